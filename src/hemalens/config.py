@@ -1,0 +1,67 @@
+"""Strict configuration: one pydantic model a method; function, file and command line read the same one."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hemalens.errors import ConfigError, near_matches, one_line
+
+
+class StrictConfig(BaseModel):
+    """Base of every configuration: frozen, unknown keys refused, values never coerced from another kind."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], *, source: str = "configuration") -> Self:
+        """Validate a mapping; raises `ConfigError` naming the key, with the nearest known keys."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise _readable(cls, error, source) from error
+
+    @classmethod
+    def load(cls, file: Path | None = None, overrides: Sequence[str] = ()) -> Self:
+        """Defaults, then a TOML file, then `key=value` overrides; raises `ConfigError`."""
+        values: dict[str, Any] = {}
+        if file is not None:
+            values.update(read_toml(file))
+        for override in overrides:
+            key, value = _parse_override(override)
+            values[key] = value
+        return cls.from_mapping(values, source=one_line(file) if file else "configuration")
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """A TOML file as a dict; raises `ConfigError` when it cannot be read or parsed."""
+    try:
+        with open(file, "rb") as handle:
+            return tomllib.load(handle)
+    except OSError as error:
+        raise ConfigError(f"cannot read {one_line(file)}", got=error.strerror or str(error)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{one_line(file)} is not valid TOML", got=str(error)) from error
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"cannot read the setting {text!r}", expected="key=value, as in --set epochs=10")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        # a bare word is a string: --set head=rf
+        return key.strip(), value.strip()
+
+
+def _readable(model: type[BaseModel], error: ValidationError, source: str) -> ConfigError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return ConfigError(f"{source}: unknown key {key!r}", remedy=near_matches(key, model.model_fields))
+    return ConfigError(f"{source}: key {key!r}", expected=first["msg"], got=repr(first["input"]))

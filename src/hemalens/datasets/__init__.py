@@ -1,0 +1,89 @@
+"""Datasets: one reader a file, one table of readers, one way to name data: `open_dataset("acevedo20:PATH")`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from hemalens.datasets import acevedo20, bccd, folder, matek19, synthetic, table, zheng2018
+from hemalens.datasets.base import CellDataset, Reader, Record
+from hemalens.errors import DatasetError, LabelError, near_matches, one_line
+from hemalens.taxonomy import AS_LABELLED, Excluded, LabelMap, find_cell_type, label_map, source_labels
+
+__all__ = ["READERS", "CellDataset", "Reader", "Record", "open_dataset"]
+
+READERS: dict[str, Reader] = {
+    "acevedo20": acevedo20.READER,
+    "matek19": matek19.READER,
+    "jtsc": zheng2018.JTSC,
+    "cellavision100": zheng2018.CELLAVISION100,
+    "bccd": bccd.CROPS,
+    "bccd_fields": bccd.FIELDS,
+    "folder": folder.READER,
+    "csv": table.READER,
+    "synthetic": synthetic.READER,
+}
+
+
+def open_dataset(spec: str, *, labels: str = "five_class") -> CellDataset:
+    """Open the data named by `spec`, "reader:path", under the label map `labels`.
+
+    Raises `DatasetError` for an unknown reader or a folder of another layout, `LabelError` for an unknown label map or
+    a label the taxonomy does not know.
+    """
+    name, separator, path = spec.partition(":")
+    if not separator or not path:
+        raise DatasetError(
+            f"cannot read the dataset name {spec!r}", expected="reader:path, as in folder:my_cells", remedy=_hint(spec)
+        )
+    if name not in READERS:
+        raise DatasetError(f"unknown dataset {name!r}", remedy=near_matches(name, READERS))
+    reader = READERS[name]
+    chosen = None if labels == AS_LABELLED else label_map(labels)
+    listing = reader.read(Path(path).expanduser())
+    records = tuple(_labelled(record, reader, chosen) for record in listing.records)
+    present = {record.label for record in records if record.label is not None}
+    order = chosen.classes if chosen else tuple(sorted(present))
+    return CellDataset(
+        name=name,
+        records=records,
+        classes=tuple(c for c in order if c in present),
+        label_map=labels,
+        licence=reader.licence,
+        citation=reader.citation,
+        synthetic=reader.synthetic,
+        notes=tuple(listing.notes),
+    )
+
+
+def _hint(spec: str) -> str:
+    return f"For one folder a class: folder:{spec}" if Path(spec).is_dir() else near_matches(spec, READERS)
+
+
+def _labelled(record: Record, reader: Reader, chosen: LabelMap | None) -> Record:
+    meaning = _meaning(record, reader, required=chosen is not None)
+    if isinstance(meaning, Excluded):
+        return replace(record, excluded=meaning.reason)
+    if chosen is None or meaning is None:
+        return replace(record, cell_type=meaning, label=record.source_label)
+    target = chosen[meaning]
+    if isinstance(target, Excluded):
+        return replace(record, cell_type=meaning, excluded=target.reason)
+    return replace(record, cell_type=meaning, label=target)
+
+
+def _meaning(record: Record, reader: Reader, *, required: bool) -> str | Excluded | None:
+    if not reader.own_labels:
+        known = source_labels(reader.name)
+        if record.source_label not in known:
+            raise LabelError(
+                f"{one_line(record.path)} has the label {record.source_label!r}, which {reader.title} does not use",
+                remedy=near_matches(record.source_label, known),
+            )
+        return known[record.source_label]
+    try:
+        return find_cell_type(record.source_label)
+    except LabelError:
+        if required:
+            raise
+        return None

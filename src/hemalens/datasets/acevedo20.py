@@ -1,0 +1,56 @@
+"""Acevedo-20: eight folders of normal peripheral blood cells, finer types in the file names' prefixes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hemalens.datasets.base import Listing, Reader, Record, note_ignored, root_holding, wrong_layout
+from hemalens.errors import DatasetError, one_line
+
+TITLE = "Acevedo-20"
+LAYOUT = "PBC_dataset_normal_DIB/<folder>/<PREFIX>_<number>.jpg with the folders basophil ... platelet"
+PREFIXES = {
+    "basophil": ("BA",),
+    "eosinophil": ("EO",),
+    "erythroblast": ("ERB",),
+    "ig": ("PMY", "MY", "MMY", "IG"),
+    "lymphocyte": ("LY",),
+    "monocyte": ("MO",),
+    "neutrophil": ("BNE", "SNE", "NEUTROPHIL", ".DS"),
+    "platelet": ("PLATELET",),
+}
+
+
+def _read(root: Path) -> Listing:
+    top = root_holding(root, "PBC_dataset_normal_DIB", TITLE, LAYOUT)
+    records: list[Record] = []
+    ignored: list[Path] = []
+    notes: list[str] = []
+    for folder, prefixes in PREFIXES.items():
+        if not (top / folder).is_dir():
+            notes.append(f"the folder {folder!r} is missing")
+            continue
+        for path in sorted((top / folder).iterdir()):
+            if path.suffix.lower() != ".jpg":
+                ignored.append(path)
+                continue
+            prefix = path.name.rpartition("_")[0]
+            if prefix not in prefixes:
+                raise DatasetError(
+                    f"{one_line(path)} is not named as in {TITLE}", expected=f"a prefix of {folder}: {', '.join(prefixes)}"
+                )
+            records.append(Record(path, prefix, domain="acevedo20"))
+    if not records:
+        raise wrong_layout(top, TITLE, LAYOUT)
+    return Listing(records, notes + note_ignored(ignored))
+
+
+READER = Reader(
+    name="acevedo20",
+    title=TITLE,
+    licence="CC BY 4.0",
+    citation="Acevedo et al., A dataset of microscopic peripheral blood cell images, Data in Brief 30 (2020), "
+    "Mendeley Data snkd93bnjr",
+    layout=LAYOUT,
+    read=_read,
+)

@@ -1,0 +1,162 @@
+"""What every dataset is made of: records, the dataset around them, and the reader that lists them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemalens.errors import DatasetError, one_line
+from hemalens.files import sha256_file, sha256_text
+from hemalens.images import SUFFIXES, Box, read_image
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One single-cell image: where it lies, what its source says it shows, and what it belongs to.
+
+    `cell_type` is a code of the taxonomy, `label` the class under the dataset's label map; where `label` is None,
+    `excluded` says why. `group` is what must never cross a split (a patient, a smear, a field), or None.
+    `box` (x_min, y_min, x_max, y_max) in pixels cuts the cell out of a larger field.
+    """
+
+    path: Path
+    source_label: str
+    domain: str
+    group: str | None = None
+    mask_path: Path | None = None
+    box: Box | None = None
+    cell_type: str | None = None
+    label: str | None = None
+    excluded: str | None = None
+
+    def read(self) -> NDArray[np.uint8]:
+        """The image, RGB uint8 (H, W, 3); raises `ImageError`."""
+        return read_image(self.path, self.box)
+
+    def content_id(self) -> str:
+        """A digest of what the image shows (file bytes and box), the same for copies under other names."""
+        digest = sha256_file(self.path)
+        return digest if self.box is None else sha256_text(digest, str(self.box))
+
+
+@dataclass(frozen=True)
+class CellDataset:
+    """Records under one label map; `classes` are the labels present, in label order."""
+
+    name: str
+    records: tuple[Record, ...]
+    classes: tuple[str, ...]
+    label_map: str
+    licence: str
+    citation: str
+    synthetic: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the contents and labels, whatever the files are called and in whatever order they lie."""
+        rows = sorted(f"{record.content_id()}:{record.source_label}:{record.label}" for record in self.records)
+        return sha256_text(self.label_map, *rows)
+
+    @cached_property
+    def targets(self) -> NDArray[np.int64]:
+        """Index into `classes` of each record, (n,); -1 where the record has no label."""
+        index = {label: i for i, label in enumerate(self.classes)}
+        return np.array([-1 if r.label is None else index[r.label] for r in self.records], dtype=np.int64)
+
+    @cached_property
+    def class_counts(self) -> dict[str, int]:
+        """Images of each class, in label order."""
+        counts = Counter(record.label for record in self.records)
+        return {label: counts[label] for label in self.classes}
+
+    @cached_property
+    def excluded_counts(self) -> dict[str, int]:
+        """How many records are left out, by reason."""
+        return dict(Counter(r.excluded for r in self.records if r.excluded is not None))
+
+    def subset(self, indices: Iterable[int]) -> CellDataset:
+        """The records at `indices`, in that order, under the same classes."""
+        return replace(self, records=tuple(self.records[i] for i in indices))
+
+    def labelled(self) -> CellDataset:
+        """Only the records that have a label; raises `DatasetError` when there is none."""
+        kept = tuple(record for record in self.records if record.label is not None)
+        if not kept:
+            reasons = "; ".join(f"{n} x {reason}" for reason, n in self.excluded_counts.items())
+            raise DatasetError(
+                f"{self.name} has no image with a label of {self.label_map}", got=reasons, remedy="Choose other --labels."
+            )
+        return replace(self, records=kept)
+
+    def only_classes(self, classes: Sequence[str]) -> CellDataset:
+        """Only the records of `classes`, in their label order; the others are gone, not relabelled."""
+        kept = tuple(c for c in self.classes if c in set(classes))
+        return replace(self, records=tuple(r for r in self.records if r.label in kept), classes=kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a reader found: records without labels, and notes on what it left out."""
+
+    records: list[Record]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How one dataset is read. `own_labels` means its labels are the user's words, not a published list."""
+
+    name: str
+    title: str
+    licence: str
+    citation: str
+    layout: str
+    read: Callable[[Path], Listing]
+    own_labels: bool = False
+    synthetic: bool = False
+
+
+def wrong_layout(root: Path, title: str, layout: str) -> DatasetError:
+    """The error of a missing or foreign folder: what was expected and what lies there."""
+    if not root.exists():
+        return DatasetError(f"there is no folder {one_line(root)}", expected=f"{title}: {layout}")
+    if root.is_dir():
+        names = sorted(entry.name for entry in root.iterdir())
+        found = ", ".join(repr(name) for name in names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    else:
+        found = "a file"
+    return DatasetError(f"{one_line(root)} is not laid out as {title}", expected=layout, got=found or "an empty folder")
+
+
+def root_holding(root: Path, inner: str, title: str, layout: str) -> Path:
+    """The folder matching the glob `inner` inside `root`, or `root` itself when its own name matches."""
+    if root.is_dir():
+        matches = [p for p in sorted(root.glob(inner)) if p.is_dir()]
+        if len(matches) == 1:
+            return matches[0]
+        if not matches and root.resolve().match(inner):
+            return root
+    raise wrong_layout(root, title, layout)
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether the name ends as an image of an accepted format does."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def note_ignored(paths: Sequence[Path]) -> list[str]:
+    """A note on files that are no images, if there are any."""
+    if not paths:
+        return []
+    shown = ", ".join(one_line(p.name) for p in paths[:3]) + (" ..." if len(paths) > 3 else "")
+    return [f"{len(paths)} file(s) without an image's name were left out: {shown}"]

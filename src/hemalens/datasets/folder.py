@@ -1,0 +1,46 @@
+"""A user's own images: one folder a class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hemalens.datasets.base import Listing, Reader, Record, is_image_name, note_ignored, wrong_layout
+from hemalens.errors import DatasetError, one_line
+from hemalens.files import walk_files
+
+LAYOUT = "<class>/<image>.jpg|.png|.bmp|.tif, one folder a class"
+
+
+def _read(root: Path) -> Listing:
+    if not root.is_dir():
+        raise wrong_layout(root, "a folder of classes", LAYOUT)
+    records: list[Record] = []
+    ignored: list[Path] = []
+    notes: list[str] = []
+    for entry in sorted(p for p in root.iterdir() if not p.name.startswith(".")):
+        if not entry.is_dir():
+            ignored.append(entry)
+            continue
+        images = [path for path in walk_files(entry) if is_image_name(path)]
+        ignored.extend(path for path in walk_files(entry) if not is_image_name(path))
+        if not images:
+            notes.append(f"the folder {one_line(entry.name)} holds no image")
+        records.extend(Record(path, entry.name, domain=root.name or "folder") for path in images)
+    if not records:
+        if any(is_image_name(path) for path in ignored):
+            raise DatasetError(
+                f"the images in {one_line(root)} are not in class folders", expected=LAYOUT, remedy="Or list them in a CSV."
+            )
+        raise wrong_layout(root, "a folder of classes", LAYOUT)
+    return Listing(records, notes + note_ignored(ignored))
+
+
+READER = Reader(
+    name="folder",
+    title="folder of classes",
+    licence="the user's own",
+    citation="the user's own images",
+    layout=LAYOUT,
+    read=_read,
+    own_labels=True,
+)

@@ -1,0 +1,72 @@
+"""A user's own images listed in a CSV: path,label and, if there are any, group, domain and mask."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from hemalens.datasets.base import Listing, Reader, Record
+from hemalens.errors import DatasetError, one_line
+
+COLUMNS = ("path", "label")
+OPTIONAL = ("group", "domain", "mask")
+LAYOUT = "a CSV with the columns path,label and optionally group,domain,mask; paths relative to the CSV, inside its folder"
+
+
+def _read(table: Path) -> Listing:
+    if not table.is_file():
+        raise DatasetError(f"there is no CSV file {one_line(table)}", expected=LAYOUT)
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            names = list(reader.fieldnames or [])
+            rows = [(reader.line_num, row) for row in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DatasetError(f"{one_line(table)} is not a UTF-8 CSV", got=str(error)) from error
+    missing = [column for column in COLUMNS if column not in names]
+    if missing:
+        raise DatasetError(
+            f"{one_line(table)} lacks the column(s) {', '.join(missing)}", expected=LAYOUT, got=", ".join(names) or "no header"
+        )
+    records = [_record(table, line, row) for line, row in rows]
+    if not records:
+        raise DatasetError(f"{one_line(table)} lists no image", expected=LAYOUT)
+    unknown = [name for name in names if name not in (*COLUMNS, *OPTIONAL)]
+    return Listing(records, [f"column(s) not used: {', '.join(unknown)}"] if unknown else [])
+
+
+def _record(table: Path, line: int, row: dict[str, str | None]) -> Record:
+    where = f"{one_line(table)}, line {line}"
+    label = (row["label"] or "").strip()
+    if not label:
+        raise DatasetError(f"{where}: the label is empty", remedy="Fill it in, or take the row out.")
+    mask = row.get("mask") or ""
+    return Record(
+        path=_inside(table.parent, row["path"] or "", where),
+        source_label=label,
+        domain=row.get("domain") or table.stem,
+        group=row.get("group") or None,
+        mask_path=_inside(table.parent, mask, where) if mask else None,
+    )
+
+
+def _inside(folder: Path, name: str, where: str) -> Path:
+    if not name:
+        raise DatasetError(f"{where}: the path is empty")
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DatasetError(f"{where}: {one_line(name)} lies outside the CSV's folder", expected="a path inside it")
+    if not path.exists():
+        raise DatasetError(f"{where}: there is no file {one_line(path)}")
+    return path
+
+
+READER = Reader(
+    name="csv",
+    title="CSV table",
+    licence="the user's own",
+    citation="the user's own images",
+    layout=LAYOUT,
+    read=_read,
+    own_labels=True,
+)

@@ -1,0 +1,60 @@
+"""Zheng-2018: two sets of single white cells with masks (0 background, 128 cytoplasm, 255 nucleus)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+from hemalens.datasets.base import Listing, Reader, Record, wrong_layout
+from hemalens.errors import DatasetError, one_line
+
+CITATION = (
+    "Zheng et al., Fast and robust segmentation of white blood cell images by self-supervised learning, Micron 107 (2018)"
+)
+LICENCE = "third-party pictures, research use only"
+
+
+def _reader(number: int, name: str, title: str) -> Reader:
+    layout = f"'Dataset {number}/NNN.bmp' with masks NNN.png, and 'Class Labels of Dataset {number}.csv'"
+    return Reader(name, title, LICENCE, CITATION, layout, _read_set(number, name, title, layout))
+
+
+def _read_set(number: int, name: str, title: str, layout: str) -> Callable[[Path], Listing]:
+    def read(root: Path) -> Listing:
+        folder = root / f"Dataset {number}"
+        table = root / f"Class Labels of Dataset {number}.csv"
+        if not folder.is_dir() or not table.is_file():
+            raise wrong_layout(root, title, layout)
+        labels = _read_labels(table)
+        records: list[Record] = []
+        without_mask = 0
+        for image_id, label in sorted(labels.items()):
+            path = folder / f"{image_id:03d}.bmp"
+            if not path.is_file():
+                raise DatasetError(f"{one_line(table)} names image {image_id}, and {one_line(path)} is missing")
+            mask = path.with_suffix(".png")
+            without_mask += not mask.is_file()
+            records.append(Record(path, label, domain=name, mask_path=mask if mask.is_file() else None))
+        unlabelled = sorted(p.name for p in folder.glob("*.bmp") if int(p.stem) not in labels)
+        if unlabelled:
+            raise DatasetError(f"{one_line(table)} has no label for {', '.join(unlabelled[:3])}")
+        if not records:
+            raise wrong_layout(root, title, layout)
+        return Listing(records, [f"{without_mask} image(s) have no mask"] if without_mask else [])
+
+    return read
+
+
+def _read_labels(table: Path) -> dict[int, str]:
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file) if row]
+    try:
+        # the header says "class label" in one set and "class" in the other: go by position
+        return {int(row[0]): row[1].strip() for row in rows[1:]}
+    except (ValueError, IndexError) as error:
+        raise DatasetError(f"{one_line(table)} is damaged", expected="rows of image ID,class") from error
+
+
+JTSC = _reader(1, "jtsc", "JTSC (Zheng-2018, Dataset 1)")
+CELLAVISION100 = _reader(2, "cellavision100", "CellaVision-100 (Zheng-2018, Dataset 2)")

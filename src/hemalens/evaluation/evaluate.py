@@ -1,0 +1,286 @@
+"""Test a bundle, or the bundles of several folds, on labelled images."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hemalens import graphs
+from hemalens.bundle import Bundle
+from hemalens.datasets.base import CellDataset, Record
+from hemalens.errors import DatasetError, SplitError
+from hemalens.evaluation import metrics
+from hemalens.evaluation.results import (
+    ClassScores,
+    Estimate,
+    Evaluation,
+    ReliabilityBin,
+    Scatter,
+    ScatterPoint,
+    Scores,
+    WrongCell,
+)
+from hemalens.features import FeatureCache, default_cache_dir, extract
+from hemalens.progress import track
+from hemalens.runtime import run_rows
+from hemalens.sampling import units
+
+N_SCATTER = 1000
+N_WRONG = 12
+THUMBNAIL_PX = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What one model answered on a dataset: probabilities (n, k) and embeddings (n, d) of its readable records."""
+
+    records: tuple[Record, ...]
+    index: NDArray[np.int64]
+    """Position of each readable record in the dataset, (n,)."""
+    probabilities: NDArray[np.float32]
+    embeddings: NDArray[np.float32]
+    unreadable: dict[str, str]
+
+
+def answer(bundle: Bundle, dataset: CellDataset) -> Answered:
+    """Run a bundle over a dataset. Embeddings of a frozen backbone come from and go to the cache."""
+    graph = bundle.graph
+    cache = FeatureCache(default_cache_dir()) if bundle.manifest.frozen_backbone else None
+    encoder = graphs.cut(graph, ["image"], ["embedding"])
+    with track("testing", len(dataset)) as progress:
+        found = extract(dataset.records, encoder, cache=cache, progress=progress)
+    if len(found.readable) == 0:
+        raise DatasetError(f"no image of {dataset.name} can be read", got=next(iter(found.errors.values()), "no image"))
+    head = graphs.cut(graph, ["embedding"], ["probabilities"]).SerializeToString()
+    probabilities = run_rows(head, {"embedding": found.embeddings}, ["probabilities"])["probabilities"]
+    return Answered(
+        records=tuple(dataset.records[i] for i in found.readable),
+        index=found.readable,
+        probabilities=probabilities,
+        embeddings=found.embeddings,
+        unreadable={str(dataset.records[i].path): error for i, error in found.errors.items()},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TestPlan:
+    """Which classes of a target are tested by a model of `labels`, and why the others are left out."""
+
+    labels: tuple[str, ...]
+    tested: tuple[str, ...]
+    left_out: dict[str, str]
+
+    __test__ = False  # not a test of pytest's
+
+
+def plan_test(labels: Sequence[str], target: CellDataset, *, min_per_class: int = 1) -> TestPlan:
+    """Shared classes with at least `min_per_class` target images; raises `DatasetError` when fewer than two are shared."""
+    counts = target.class_counts
+    left_out: dict[str, str] = {}
+    for label in labels:
+        n = counts.get(label, 0)
+        if n < min_per_class:
+            left_out[label] = f"{n} image(s) in the target, at least {min_per_class} asked for" if n else "not in the target"
+    left_out |= {label: "unknown to the model" for label in target.classes if label not in labels}
+    tested = tuple(label for label in labels if label not in left_out)
+    if len(tested) < 2:
+        raise DatasetError(
+            f"{target.name} shares too few classes with the model",
+            expected=f"at least two of {', '.join(labels)}",
+            got=", ".join(f"{name} ({n})" for name, n in counts.items()),
+            remedy="Choose the --labels the model was trained with.",
+        )
+    return TestPlan(tuple(labels), tested, left_out)
+
+
+def refuse_leaks(train_contents: set[str], target: CellDataset) -> None:
+    """Raise `SplitError` when an image of `target` was trained on."""
+    shared = [r for r in target.records if r.path.is_file() and r.content_id() in train_contents]
+    if shared:
+        raise SplitError(
+            f"{len(shared)} image(s) of {target.name} were trained on, first: {shared[0].path.name!r}",
+            expected="test images the model has not seen",
+            remedy="Take them out of either side.",
+        )
+
+
+def evaluate(
+    bundles: Sequence[Bundle],
+    tests: Sequence[CellDataset],
+    *,
+    target: CellDataset,
+    source_name: str,
+    seed: int,
+    min_per_class: int = 1,
+    on_test: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Test each bundle on its dataset of `tests` (parts of `target`, or all of it each time) and pool what they say.
+
+    Scores are means over the bundles; intervals come from a bootstrap over the target's units.
+    """
+    labels = bundles[0].manifest.labels
+    plan = plan_test(labels, target, min_per_class=min_per_class)
+    unit_of = {id(record): u for record, u in zip(target.records, units(target), strict=True)}
+    folds: list[_Fold] = []
+    unreadable: dict[str, str] = {}
+    for bundle, test in zip(bundles, tests, strict=True):
+        part = test.only_classes(plan.tested)
+        answered = answer(bundle, part)
+        unreadable |= answered.unreadable
+        truth = np.array([labels.index(str(record.label)) for record in answered.records], np.int64)
+        unit = np.array([unit_of[id(record)] for record in answered.records], np.int64)
+        folds.append(_Fold(answered, truth, np.unique(unit, return_inverse=True)[1] if len(bundles) == 1 else unit))
+        on_test()
+    scores = _scores(folds, plan, seed)
+    pooled = sum(metrics.confusion(f.truth, f.predicted, len(labels)) for f in folds)
+    tested_rows = [labels.index(label) for label in plan.tested]
+    pooled_probabilities = np.concatenate([fold.answered.probabilities for fold in folds])
+    pooled_truth = np.concatenate([fold.truth for fold in folds])
+    any_group = any(record.group is not None for record in target.records)
+    n_each = "group" if any_group else "image"
+    return Evaluation(
+        name=f"{bundles[0].manifest.method}: {source_name} -> {target.name}",
+        method=bundles[0].manifest.method,
+        source=source_name,
+        target=target.name,
+        n_images=len({id(record) for fold in folds for record in fold.answered.records}),
+        n_folds=len(folds),
+        classes=labels,
+        tested_classes=plan.tested,
+        left_out=plan.left_out,
+        unreadable=unreadable,
+        scores=scores,
+        per_class=_class_scores(np.asarray(pooled), plan, len(folds) if len(tests) > 1 and tests[0] is tests[1] else 1),
+        confusion=tuple(tuple(int(v) for v in np.asarray(pooled)[row]) for row in tested_rows),
+        reliability=tuple(ReliabilityBin(**row) for row in metrics.reliability(pooled_probabilities, pooled_truth)),
+        scatter=_scatter(folds[0], labels, seed),
+        most_confident_errors=_wrong_cells(folds, labels),
+        intervals=f"95 %: scores by a bootstrap over the tested {n_each}s within their classes (1,000 repeats), precision and "
+        "recall exact binomial (Clopper-Pearson)",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    answered: Answered
+    truth: NDArray[np.int64]
+    unit: NDArray[np.int64]
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        return self.answered.probabilities.argmax(axis=1)
+
+    def restricted(self, allowed: list[int]) -> NDArray[np.int64]:
+        """Predictions when only the classes `allowed` may be chosen."""
+        return np.array(allowed, np.int64)[self.answered.probabilities[:, allowed].argmax(axis=1)]
+
+
+def _scores(folds: list[_Fold], plan: TestPlan, seed: int) -> Scores:
+    k = len(plan.labels)
+    allowed = [plan.labels.index(label) for label in plan.tested]
+    free = [metrics.Answers(f.truth, f.predicted, f.unit) for f in folds]
+    bound = [metrics.Answers(f.truth, f.restricted(allowed), f.unit) for f in folds]
+
+    def estimate(score: Callable[[metrics.Confusion], float], models: list[metrics.Answers]) -> Estimate:
+        values = np.array([score(metrics.confusion(m.target, m.predicted, k)) for m in models])
+        # one generator a score: each interval is the same whatever else is computed
+        low, high = metrics.bootstrap_interval(score, models, k, rng=np.random.default_rng(seed))
+        std = float(values.std(ddof=1)) if len(values) > 1 else None
+        return Estimate(value=float(values.mean()), low=low, high=high, std=std)
+
+    counts = [metrics.confusion(f.truth, f.predicted, k) for f in folds]
+    probabilities = [f.answered.probabilities for f in folds]
+    pairs = list(zip(probabilities, [f.truth for f in folds], strict=True))
+    return Scores(
+        accuracy=estimate(metrics.accuracy, free),
+        majority_rate=float(np.mean([metrics.majority_rate(c) for c in counts])),
+        balanced_accuracy=estimate(metrics.balanced_accuracy, free),
+        macro_f1=estimate(metrics.macro_f1, free),
+        balanced_accuracy_restricted=estimate(metrics.balanced_accuracy, bound),
+        ece=float(np.mean([metrics.expected_calibration_error(p, t) for p, t in pairs])),
+        nll=float(np.mean([metrics.negative_log_likelihood(p, t) for p, t in pairs])),
+    )
+
+
+def _class_scores(counts: metrics.Confusion, plan: TestPlan, n_times: int) -> tuple[ClassScores, ...]:
+    """Per class; when every image was answered `n_times`, the limits count it once (answers averaged, rounded)."""
+    rows = []
+    precision, recall, f1 = metrics.precision(counts), metrics.recall(counts), metrics.f1(counts)
+    for label in plan.tested:
+        i = plan.labels.index(label)
+        right, n, answered = (round(int(v) / n_times) for v in (counts[i, i], counts[i].sum(), counts[:, i].sum()))
+        rows.append(
+            ClassScores(
+                label=label,
+                n=n,
+                n_answered=answered,
+                precision=_proportion(float(precision[i]), right, answered),
+                recall=_proportion(float(recall[i]), right, n),
+                f1=None if np.isnan(f1[i]) else float(f1[i]),
+            )
+        )
+    return tuple(rows)
+
+
+def _proportion(value: float, successes: int, n: int) -> Estimate:
+    if np.isnan(value) or n == 0:
+        return Estimate(value=None)
+    low, high = metrics.exact_interval(min(successes, n), n)
+    return Estimate(value=value, low=low, high=high)
+
+
+def _scatter(fold: _Fold, labels: tuple[str, ...], seed: int) -> Scatter | None:
+    """The first fold's embeddings on two principal components, at most 1,000 of them, drawn at random."""
+    from sklearn.decomposition import PCA
+
+    n = len(fold.truth)
+    if n < 3:
+        return None
+    chosen = np.sort(np.random.default_rng(seed).permutation(n)[:N_SCATTER])
+    pca = PCA(n_components=2, random_state=seed)
+    plane = pca.fit_transform(fold.answered.embeddings[chosen])
+    predicted = fold.predicted
+    points = tuple(
+        ScatterPoint(
+            x=round(float(x), 4),
+            y=round(float(y), 4),
+            label=labels[fold.truth[i]],
+            predicted=labels[predicted[i]],
+            domain=fold.answered.records[i].domain,
+        )
+        for (x, y), i in zip(plane, chosen, strict=True)
+    )
+    first, second = (float(v) for v in pca.explained_variance_ratio_)
+    return Scatter(explained=(first, second), n_total=n, points=points)
+
+
+def _wrong_cells(folds: list[_Fold], labels: tuple[str, ...]) -> tuple[WrongCell, ...]:
+    """The wrong answers given with the highest probability, each image once."""
+    worst: dict[Path, tuple[float, Record, str, str]] = {}
+    for fold in folds:
+        best = fold.answered.probabilities.max(axis=1)
+        for i in np.flatnonzero(fold.predicted != fold.truth):
+            record = fold.answered.records[i]
+            entry = (float(best[i]), record, labels[fold.truth[i]], labels[fold.predicted[i]])
+            if record.path not in worst or worst[record.path][0] < entry[0]:
+                worst[record.path] = entry
+    ranked = sorted(worst.values(), key=lambda entry: (-entry[0], str(entry[1].path)))[:N_WRONG]
+    return tuple(
+        WrongCell(name=record.path.name, label=label, predicted=predicted, probability=p, thumbnail=_thumbnail(record))
+        for p, record, label, predicted in ranked
+    )
+
+
+def _thumbnail(record: Record) -> str:
+    image = Image.fromarray(record.read())
+    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,187 @@
+"""Scores as functions of one confusion count or of the probabilities; intervals; temperature calibration.
+
+Confusion rows are the true classes, columns the predicted ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Confusion = NDArray[np.int64]
+Floats = NDArray[np.floating[Any]]
+N_BINS = 15
+
+
+def confusion(target: NDArray[np.int64], predicted: NDArray[np.int64], n_classes: int) -> Confusion:
+    """Counts (k, k): row the true class, column the predicted one."""
+    counts = np.zeros((n_classes, n_classes), np.int64)
+    np.add.at(counts, (target, predicted), 1)
+    return counts
+
+
+def accuracy(counts: Confusion) -> float:
+    """Share of right answers; NaN without images."""
+    return float(_ratio(np.trace(counts), counts.sum()))
+
+
+def majority_rate(counts: Confusion) -> float:
+    """Accuracy of always answering with the most frequent true class."""
+    return float(_ratio(counts.sum(axis=1).max(initial=0), counts.sum()))
+
+
+def recall(counts: Confusion) -> NDArray[np.float64]:
+    """Per class (k,): right answers among its images; NaN for a class without images."""
+    return _ratio(np.diag(counts), counts.sum(axis=1))
+
+
+def precision(counts: Confusion) -> NDArray[np.float64]:
+    """Per class (k,): right answers among the images it was given to; NaN for a class never answered."""
+    return _ratio(np.diag(counts), counts.sum(axis=0))
+
+
+def f1(counts: Confusion) -> NDArray[np.float64]:
+    """Per class (k,): 2 TP / (2 TP + FP + FN); NaN for a class neither present nor answered."""
+    return _ratio(2 * np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1))
+
+
+def balanced_accuracy(counts: Confusion) -> float:
+    """Mean recall over the classes that have images."""
+    present = counts.sum(axis=1) > 0
+    return float(recall(counts)[present].mean()) if present.any() else float("nan")
+
+
+def macro_f1(counts: Confusion) -> float:
+    """Mean F1 over the classes that have images."""
+    present = counts.sum(axis=1) > 0
+    return float(f1(counts)[present].mean()) if present.any() else float("nan")
+
+
+def _ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:
+    numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
+    return np.divide(numerator, denominator, out=np.full_like(denominator, np.nan), where=denominator > 0)
+
+
+def exact_interval(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Clopper-Pearson limits of a proportion (Clopper & Pearson 1934; Rümke's tables); (0, 1) for n = 0."""
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, n - successes + 1))
+    high = 1.0 if successes == n else float(beta.ppf(1 - tail, successes + 1, n - successes))
+    return low, high
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What one model answered: true and predicted class indices, (n,) each, and the unit of each image."""
+
+    target: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    unit: NDArray[np.int64]
+
+
+def bootstrap_interval(
+    score: Callable[[Confusion], float],
+    models: Sequence[Answers],
+    n_classes: int,
+    *,
+    rng: np.random.Generator,
+    n_repeats: int = 1000,
+) -> tuple[float, float]:
+    """95 % percentile interval of the mean score of some models over resampled units (groups, or single images).
+
+    Units, numbered alike for all models, are drawn with replacement within strata of their most frequent class, so that
+    a rare class never vanishes. NaN without images.
+    """
+    n_units = 1 + max((int(answers.unit.max(initial=-1)) for answers in models), default=-1)
+    if n_units == 0:
+        return float("nan"), float("nan")
+    # a confusion count for each model and unit: resampling is then one weighted sum
+    of_unit = np.zeros((len(models), n_units, n_classes * n_classes))
+    for counts, answers in zip(of_unit, models, strict=True):
+        np.add.at(counts, (answers.unit, answers.target * n_classes + answers.predicted), 1)
+    stratum = of_unit.sum(axis=0).reshape(n_units, n_classes, n_classes).sum(axis=2).argmax(axis=1)
+    weights = np.zeros((n_repeats, n_units))
+    for value in np.unique(stratum):
+        members = np.flatnonzero(stratum == value)
+        weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_repeats)
+    # (models, repeats, k, k)
+    resampled = (weights @ of_unit).reshape(len(models), n_repeats, n_classes, n_classes).astype(np.int64)
+    scores = [np.nanmean([score(counts[r]) for counts in resampled]) for r in range(n_repeats)]
+    low, high = np.nanpercentile(scores, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def mean_interval(values: Floats) -> tuple[float, float]:
+    """95 % interval of the mean of a few repeats or folds, by Student's t; NaN for fewer than two values."""
+    from scipy.stats import t
+
+    n = len(values)
+    if n < 2:
+        return float("nan"), float("nan")
+    half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+    centre = float(np.mean(values))
+    return centre - half, centre + half
+
+
+def log_softmax(logits: Floats) -> NDArray[np.float64]:
+    """Logarithms of the softmax over the last axis."""
+    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def negative_log_likelihood(probabilities: Floats, target: NDArray[np.int64]) -> float:
+    """Mean of -log p of the true class, p not below 1e-12; NaN without images."""
+    if len(target) == 0:
+        return float("nan")
+    chosen = np.asarray(probabilities, np.float64)[np.arange(len(target)), target]
+    return float(-np.log(np.maximum(chosen, 1e-12)).mean())
+
+
+def reliability(probabilities: Floats, target: NDArray[np.int64], n_bins: int = N_BINS) -> list[dict[str, float | int]]:
+    """Bins of equal width over the best probability: count, mean confidence and accuracy of each that has images."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == target
+    index = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
+    rows: list[dict[str, float | int]] = []
+    for b in range(n_bins):
+        inside = index == b
+        if inside.any():
+            rows.append(
+                {
+                    "low": b / n_bins,
+                    "high": (b + 1) / n_bins,
+                    "n": int(inside.sum()),
+                    "confidence": float(confidence[inside].mean()),
+                    "accuracy": float(right[inside].mean()),
+                }
+            )
+    return rows
+
+
+def expected_calibration_error(probabilities: Floats, target: NDArray[np.int64], n_bins: int = N_BINS) -> float:
+    """ECE (Guo et al. 2017): mean over images of |confidence - accuracy| of their bin; NaN without images."""
+    if len(target) == 0:
+        return float("nan")
+    rows = reliability(probabilities, target, n_bins)
+    return sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / len(target)
+
+
+def fit_temperature(logits: Floats, target: NDArray[np.int64]) -> float:
+    """The temperature in [0.05, 20] that minimises the NLL of softmax(logits / T) (Guo et al. 2017); 1 without images."""
+    from scipy.optimize import minimize_scalar
+
+    if len(target) == 0:
+        return 1.0
+
+    def loss(log_t: float) -> float:
+        return float(-log_softmax(np.asarray(logits) / np.exp(log_t))[np.arange(len(target)), target].mean())
+
+    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    return float(np.exp(found.x))

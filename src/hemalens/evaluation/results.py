@@ -1,0 +1,145 @@
+"""What a report is drawn from: every number, with its interval, as plain data that goes to `report.json` and back."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Estimate(_Part):
+    """A value with its 95 % interval; None where it cannot be had (no images). `std` is over folds, with n - 1."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    std: float | None = None
+
+
+class Scores(_Part):
+    """The scores of one evaluation, or their means over folds; all in [0, 1] but the NLL.
+
+    `balanced_accuracy_restricted` is the balanced accuracy when the model may choose among the tested classes only.
+    """
+
+    accuracy: Estimate
+    majority_rate: float | None
+    balanced_accuracy: Estimate
+    macro_f1: Estimate
+    balanced_accuracy_restricted: Estimate
+    ece: float | None
+    nll: float | None
+
+
+class ClassScores(_Part):
+    """Precision and recall of one class with exact binomial limits; `n` true images, `n_answered` answers."""
+
+    label: str
+    n: int
+    n_answered: int
+    precision: Estimate
+    recall: Estimate
+    f1: float | None
+
+
+class ReliabilityBin(_Part):
+    """One bin over the best probability."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+class ScatterPoint(_Part):
+    """One cell in the plane of the first two principal components."""
+
+    x: float
+    y: float
+    label: str
+    predicted: str
+    domain: str
+
+
+class Scatter(_Part):
+    """Embeddings on their first two principal components; `explained` are the shares of variance of the two."""
+
+    explained: tuple[float, float]
+    n_total: int
+    points: tuple[ScatterPoint, ...]
+
+
+class WrongCell(_Part):
+    """A cell the model got wrong: what it is, what it was called, how confidently; a JPEG thumbnail as base64."""
+
+    name: str
+    label: str
+    predicted: str
+    probability: float
+    thumbnail: str
+
+
+class Evaluation(_Part):
+    """A model, or the models of several folds pooled, on one set of test images.
+
+    `confusion` rows are `tested_classes` (true), columns `classes` (predicted). `left_out` names the classes that are
+    not tested, with the reason.
+    """
+
+    name: str
+    method: str
+    source: str
+    target: str
+    n_images: int
+    n_folds: int = 1
+    classes: tuple[str, ...]
+    tested_classes: tuple[str, ...]
+    left_out: dict[str, str] = Field(default_factory=dict)
+    unreadable: dict[str, str] = Field(default_factory=dict)
+    scores: Scores
+    per_class: tuple[ClassScores, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    reliability: tuple[ReliabilityBin, ...]
+    scatter: Scatter | None = None
+    most_confident_errors: tuple[WrongCell, ...] = ()
+    intervals: str
+    """How the intervals were made, in words."""
+
+
+class DataCard(_Part):
+    """One dataset of a report."""
+
+    role: str
+    name: str
+    n_images: int
+    class_counts: dict[str, int]
+    excluded: dict[str, int] = Field(default_factory=dict)
+    dropped: dict[str, int] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    licence: str
+    citation: str
+    fingerprint: str
+    synthetic: bool
+
+
+class Report(_Part):
+    """Everything a report shows. `summary` are whole sentences in plain words; `evaluations` in the order of the table."""
+
+    kind: Literal["hemalens-report"] = "hemalens-report"
+    schema_version: Literal[1] = 1
+    title: str
+    created: str
+    command: str
+    protocol: str
+    summary: tuple[str, ...]
+    synthetic: bool
+    data: tuple[DataCard, ...]
+    evaluations: tuple[Evaluation, ...]
+    methods: dict[str, dict[str, Any]]
+    environment: dict[str, str]
+    seed: int

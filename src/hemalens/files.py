@@ -1,0 +1,146 @@
+"""Files: digests, listings in a stable order, and writes that are there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hemalens.errors import OutputError, one_line
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits; remembered while size and time do not change."""
+    stat = os.stat(path)
+    return _sha256_of_state(os.fspath(path), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=200_000)
+def _sha256_of_state(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_text(*parts: str) -> str:
+    """SHA-256 over several texts; a separator keeps ("ab", "c") and ("a", "bc") apart."""
+    return hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _as_output_error(error: OSError, path: Path) -> OutputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(
+            f"the disk is full while writing {one_line(path)}",
+            remedy="Free space or choose another --out; nothing half-written was left.",
+        )
+    return OutputError(
+        f"cannot write {one_line(path)}",
+        expected="a writable place",
+        got=error.strerror or str(error),
+        remedy="Choose another --out or change the permissions.",
+    )
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn an `OSError` inside the block into an `OutputError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise _as_output_error(error, path) from error
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; renamed to `path` when the block succeeds, removed when it does not.
+
+    Raises `OutputError` for a full disk or a place that is not writable.
+    """
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=f".part{path.suffix}", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_dir(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`; takes its place when the block succeeds, removed when it does not.
+
+    An existing folder at `path` is replaced only at the end. Raises `OutputError` as `atomic_path` does.
+    """
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent))
+        try:
+            yield temporary
+            os.chmod(temporary, 0o777 & ~_umask())
+            if path.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".old", dir=path.parent))
+                os.replace(path, old / path.name)
+                os.replace(temporary, path)
+                shutil.rmtree(old)
+            else:
+                os.replace(temporary, path)
+        finally:
+            if temporary.exists():
+                shutil.rmtree(temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def claim_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output that exists unless `overwrite`; raises `OutputError`. Nothing is removed here."""
+    with output_errors(path):
+        occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    if occupied and not overwrite:
+        raise OutputError(
+            f"{one_line(path)} exists already",
+            remedy="Choose another --out, or say --overwrite to replace it.",
+        )
+    parent = path
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK):
+        raise OutputError(
+            f"cannot write {one_line(path)}", expected="a writable place", got=f"{one_line(parent)} is read-only"
+        )
+
+
+def walk_files(root: Path) -> list[Path]:
+    """Every entry below `root` that is not a folder to descend into, sorted by name; hidden names are left out."""
+    found: list[Path] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found.extend(Path(folder) / name for name in names if not name.startswith("."))
+    return sorted(found)

@@ -1,0 +1,156 @@
+"""ONNX graphs: preprocessing, joining parts, calibration, and cutting at the embedding. Opset 18, no torch.
+
+The whole graph of a bundle: image uint8 (n, h, w, 3) -> resize, round -> resized -> normalise -> pixels
+-> backbone -> embedding (n, d) -> head -> raw_logits (n, k) -> / temperature -> logits -> softmax -> probabilities.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import onnx
+from onnx import TensorProto, compose, helper, numpy_helper
+from onnx.utils import Extractor
+
+from hemalens.images import Preprocessing
+
+OPSET = 18
+ML_OPSET = 3
+IR_VERSION = 10
+
+
+def make_model(
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    initializers: list[onnx.TensorProto],
+) -> onnx.ModelProto:
+    """A checked model of one graph at this package's opset."""
+    graph = helper.make_graph(nodes, "hemalens", inputs, outputs, initializers)
+    model = helper.make_model(graph, opset_imports=_opsets(), ir_version=IR_VERSION, producer_name="hemalens")
+    onnx.checker.check_model(model)
+    return model
+
+
+def _opsets() -> list[onnx.OperatorSetIdProto]:
+    return [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
+
+
+def _float(name: str, shape: list[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def resize_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
+    """image uint8 (n, h, w, 3) -> resized float (n, 3, size, size), whole numbers 0-255.
+
+    The rounding makes the resized image one that uint8 can hold: training keeps exactly what serving computes.
+    """
+    size = preprocessing.size_px
+    nodes = [
+        helper.make_node("Cast", ["image"], ["image_float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["image_float"], ["image_nchw"], perm=[0, 3, 1, 2]),
+        helper.make_node(
+            "Resize",
+            ["image_nchw", "", "", "resize_sizes"],
+            ["image_resized"],
+            mode="linear",
+            antialias=1,
+            coordinate_transformation_mode="half_pixel",
+            axes=[2, 3],
+        ),
+        helper.make_node("Round", ["image_resized"], ["resized"]),
+    ]
+    sizes = helper.make_tensor("resize_sizes", TensorProto.INT64, [2], [size, size])
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "height", "width", 3])
+    return make_model(nodes, [image], [_float("resized", ["n", 3, size, size])], [sizes])
+
+
+def normalise_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
+    """resized (n, 3, size, size) on 0-255 -> pixels = (resized - mean) / std."""
+    size = preprocessing.size_px
+    mean = np.asarray(preprocessing.mean, np.float32).reshape(1, 3, 1, 1)
+    std = np.asarray(preprocessing.std, np.float32).reshape(1, 3, 1, 1)
+    nodes = [
+        helper.make_node("Sub", ["resized", "pixel_mean"], ["centred"]),
+        helper.make_node("Div", ["centred", "pixel_std"], ["pixels"]),
+    ]
+    return make_model(
+        nodes,
+        [_float("resized", ["n", 3, size, size])],
+        [_float("pixels", ["n", 3, size, size])],
+        [numpy_helper.from_array(mean, "pixel_mean"), numpy_helper.from_array(std, "pixel_std")],
+    )
+
+
+def temperature_graph(n_classes: int, temperature: float) -> onnx.ModelProto:
+    """raw_logits (n, k) -> logits = raw_logits / temperature -> probabilities (softmax)."""
+    nodes = [
+        helper.make_node("Div", ["raw_logits", "temperature"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    return make_model(
+        nodes,
+        [_float("raw_logits", ["n", n_classes])],
+        [_float("logits", ["n", n_classes]), _float("probabilities", ["n", n_classes])],
+        [numpy_helper.from_array(np.array([temperature], np.float32), "temperature")],
+    )
+
+
+def log_probability_graph(n_classes: int) -> onnx.ModelProto:
+    """head_probabilities (n, k) -> raw_logits = log(max(p, 1e-7)), for heads that give probabilities only."""
+    nodes = [
+        helper.make_node("Max", ["head_probabilities", "smallest"], ["clipped"]),
+        helper.make_node("Log", ["clipped"], ["raw_logits"]),
+    ]
+    return make_model(
+        nodes,
+        [_float("head_probabilities", ["n", n_classes])],
+        [_float("raw_logits", ["n", n_classes])],
+        [numpy_helper.from_array(np.array([1e-7], np.float32), "smallest")],
+    )
+
+
+def join(first: onnx.ModelProto, *others: onnx.ModelProto, keep: tuple[str, ...] = ()) -> onnx.ModelProto:
+    """Chain models: each one's inputs are outputs of the chain so far, by name.
+
+    Outputs of the chain that a later model takes disappear unless named in `keep`.
+    """
+    chain = first
+    for part in others:
+        wanted = [value.name for value in part.graph.input]
+        produced = {value.name: value for value in chain.graph.output}
+        part = compose.add_prefix(part, f"{len(chain.graph.node)}_", rename_inputs=False, rename_outputs=False)
+        kept = [name for name in produced if name not in wanted or name in keep]
+        merged = compose.merge_models(
+            chain,
+            part,
+            io_map=[(name, name) for name in wanted],
+            outputs=[*kept, *(value.name for value in part.graph.output)],
+        )
+        chain = merged
+    return chain
+
+
+def temperature_of(model: onnx.ModelProto) -> float:
+    """The calibration temperature inside a bundle's graph."""
+    for initializer in model.graph.initializer:
+        if initializer.name.endswith("temperature"):
+            return float(numpy_helper.to_array(initializer)[0])
+    raise ValueError("the graph has no temperature")
+
+
+def cut(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+    """The part of a graph between named tensors, as in `cut(model, ["embedding"], ["probabilities"])`."""
+    return Extractor(model).extract_model(inputs, outputs)
+
+
+def digest(model: onnx.ModelProto) -> str:
+    """SHA-256 of what a graph computes: its nodes in order and its weights, whatever else the file says.
+
+    The encoder cut out of a bundle has the digest of the encoder that went in.
+    """
+    sha = hashlib.sha256()
+    for part in (*model.graph.node, *sorted(model.graph.initializer, key=lambda tensor: tensor.name)):
+        sha.update(hashlib.sha256(part.SerializeToString(deterministic=True)).digest())
+    return sha.hexdigest()

@@ -1,0 +1,173 @@
+"""Safe image reading and the one definition of preprocessing."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from pydantic import Field
+
+from hemalens.config import StrictConfig
+from hemalens.errors import ImageError, one_line
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+MAX_PIXELS = 64_000_000
+"""Largest accepted image, in pixels, read from the header before anything is decoded."""
+MIN_SIDE_PX = 8
+"""Smallest accepted side: no cell can be told from fewer pixels."""
+
+Box = tuple[int, int, int, int]
+"""(x_min, y_min, x_max, y_max) in pixels; the maximum is exclusive."""
+
+
+def read_image(path: Path, box: Box | None = None) -> NDArray[np.uint8]:
+    """Read a JPEG, PNG, BMP or TIFF as RGB uint8 (H, W, 3), upright by its EXIF orientation.
+
+    Alpha is dropped, a palette and CMYK are converted, 16 bits are reduced to their upper 8, gray is repeated.
+    `box` cuts a part out. Raises `ImageError`, which names the file, for anything else.
+    """
+    image = np.asarray(_open_rgb(path))
+    if box is not None:
+        image = _cut(image, box, path)
+    if min(image.shape[:2]) < MIN_SIDE_PX:
+        height, width = image.shape[:2]
+        raise ImageError(
+            f"image {one_line(path)} is too small",
+            expected=f"at least {MIN_SIDE_PX}x{MIN_SIDE_PX} px",
+            got=f"{width}x{height} px",
+        )
+    return image
+
+
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """Read a segmentation mask as uint8 (H, W), values as stored; raises `ImageError`."""
+    with _opened(path) as image:
+        return np.asarray(image.convert("L"))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) in pixels from the header alone; raises `ImageError`."""
+    with _opened(path) as image:
+        return image.size
+
+
+def _cut(image: NDArray[np.uint8], box: Box, path: Path) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    x_min, y_min, x_max, y_max = box
+    x_min, y_min, x_max, y_max = max(x_min, 0), max(y_min, 0), min(x_max, width), min(y_max, height)
+    if x_min >= x_max or y_min >= y_max:
+        raise ImageError(f"box {box} lies outside image {one_line(path)}", got=f"{width}x{height} px")
+    return image[y_min:y_max, x_min:x_max]
+
+
+
+
+def _opened(path: Path) -> Image.Image:
+    """Open and check the header: kind of file, format, number of pages, size."""
+    try:
+        if os.path.isdir(path):
+            raise ImageError(f"{one_line(path)} is a folder", expected="an image file")
+        if os.path.getsize(path) == 0:
+            raise ImageError(f"image {one_line(path)} is empty", expected="a JPEG, PNG, BMP or TIFF", got="0 bytes")
+        with warnings.catch_warnings():
+            # Pillow only warns between its own limit and twice that; our limit is checked below
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{one_line(path)} is not a readable image", expected="a whole JPEG, PNG, BMP or 8/16-bit TIFF"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, str(error)) from error
+    except FileNotFoundError as error:
+        raise ImageError(f"image {one_line(path)} does not exist") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"image {one_line(path)} cannot be opened", got=str(error)) from error
+    width, height = image.size
+    n_pages = getattr(image, "n_frames", 1)
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise _too_large(path, f"{width}x{height} px")
+    if n_pages != 1 and image.format == "TIFF":
+        image.close()
+        raise ImageError(f"image {one_line(path)} has several pages", expected="one image a file", got=f"{n_pages}")
+    return image
+
+
+def _too_large(path: Path, got: str) -> ImageError:
+    return ImageError(
+        f"image {one_line(path)} is too large",
+        expected=f"at most {MAX_PIXELS // 1_000_000} million pixels (single-cell images, not whole slides)",
+        got=got,
+    )
+
+
+def _open_rgb(path: Path) -> Image.Image:
+    try:
+        with _opened(path) as image:
+            if ImageFile.LOAD_TRUNCATED_IMAGES:
+                raise ImageError("Pillow's LOAD_TRUNCATED_IMAGES is on", remedy="Switch it off: it hides damage.")
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            return _to_rgb(upright, path)
+    except ImageError as error:
+        if Path(path).suffix.lower() in (".tif", ".tiff") and "not a readable image" in error.what:
+            return _tiff_16_bit(path, error)
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+        raise ImageError(f"image {one_line(path)} is damaged or truncated", got=str(error)) from error
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode in ("RGB", "L", "1", "CMYK", "YCbCr", "LAB"):
+        return image.convert("RGB")
+    if image.mode in ("RGBA", "LA", "P", "PA", "RGBX"):
+        # through RGBA, so that a palette's or an alpha's colours stay as stored, and alpha is dropped
+        return Image.fromarray(np.ascontiguousarray(np.asarray(image.convert("RGBA"))[..., :3]))
+    if image.mode.startswith("I;16") or image.mode == "I":
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError(f"image {one_line(path)} has values beyond 16 bits", expected="8 or 16 bits a channel")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    raise ImageError(
+        f"image {one_line(path)} has an unsupported pixel type", expected="8 or 16 bits a channel", got=image.mode
+    )
+
+
+def _tiff_16_bit(path: Path, error: ImageError) -> Image.Image:
+    """TIFFs that Pillow cannot read (16-bit RGB and RGBA), through tifffile; otherwise raise `error`."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages[0]
+            if len(file.pages) != 1 or page.dtype != np.uint16 or page.size > MAX_PIXELS * 4:
+                raise error
+            values = page.asarray()
+    except (tifffile.TiffFileError, ValueError, OSError, KeyError, IndexError) as problem:
+        raise error from problem
+    if values.ndim != 3 or values.shape[2] not in (3, 4):
+        raise error
+    return Image.fromarray(np.ascontiguousarray((values[..., :3] >> 8).astype(np.uint8)))
+
+
+class Preprocessing(StrictConfig):
+    """What turns an image into pixels: resize (aspect ignored), then (value - mean) / std on the 0-255 scale."""
+
+    size_px: int = Field(default=224, ge=16, le=2048)
+    mean: tuple[float, float, float] = (127.0, 127.0, 127.0)
+    std: tuple[float, float, float] = (128.0, 128.0, 128.0)
+    interpolation: Literal["bilinear"] = "bilinear"
+    antialias: Literal[True] = True
+
+
+def resize(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+    """Resize (H, W, 3) uint8 to (size_px, size_px, 3) uint8, bilinear with antialiasing, aspect ignored."""
+    resized = Image.fromarray(image).resize((size_px, size_px), Image.Resampling.BILINEAR)
+    return np.asarray(resized)

@@ -1,0 +1,87 @@
+"""Predict with a bundle, on ONNX Runtime, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemalens.bundle import Bundle
+from hemalens.datasets.base import Record, is_image_name
+from hemalens.errors import BundleError, DatasetError, ImageError, one_line
+from hemalens.files import walk_files
+from hemalens.runtime import GraphRunner
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer for one image: a label with its probabilities in label order, or the error of an unreadable one.
+
+    `abstained` means that the best probability lies under the threshold; the label is then given all the same, as the
+    model's best guess.
+    """
+
+    record: Record
+    label: str | None
+    probabilities: NDArray[np.float32] | None
+    abstained: bool = False
+    embedding: NDArray[np.float32] | None = None
+    error: str | None = None
+
+
+class Predictor:
+    """Classifies images with a bundle: one prediction an input, in input order, memory bounded.
+
+    `abstain_below` in [0, 1] is the threshold on the best probability; `embeddings` adds the embedding (d,).
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, abstain_below: float = 0.0, embeddings: bool = False, n_workers: int | None = None
+    ) -> None:
+        if bundle.manifest.before_graph:
+            raise BundleError(f"unknown stage before the graph: {', '.join(bundle.manifest.before_graph)}")
+        self.bundle = bundle
+        self.labels = bundle.manifest.labels
+        self.abstain_below = abstain_below
+        self.embeddings = embeddings
+        self._runner = GraphRunner(
+            bundle.graph_bytes, ["probabilities", *(["embedding"] if embeddings else [])], n_workers=n_workers
+        )
+
+    def predict(self, inputs: Iterable[Path | Record]) -> Iterator[Prediction]:
+        """Predictions for image paths or records, one each, in order; an unreadable image gives one with an error."""
+        records = (i if isinstance(i, Record) else Record(i, source_label="", domain="") for i in inputs)
+        for record, answer in self._runner.map(records):
+            if isinstance(answer, ImageError):
+                yield Prediction(record, None, None, error=str(answer))
+                continue
+            probabilities = answer["probabilities"]
+            best = int(probabilities.argmax())
+            yield Prediction(
+                record,
+                self.labels[best],
+                probabilities,
+                abstained=bool(probabilities[best] < self.abstain_below),
+                embedding=answer.get("embedding"),
+            )
+
+
+def list_images(path: Path) -> list[Path]:
+    """The image at `path`, or every entry below the folder `path` with an image's name, sorted.
+
+    A folder with an image's name is listed too, so that it shows as an unreadable row. Raises `DatasetError` when
+    there is nothing.
+    """
+    if not path.exists():
+        raise DatasetError(f"there is no image or folder {one_line(path)}")
+    if path.is_file():
+        return [path]
+    folders = [entry for entry in path.rglob("*") if entry.is_dir() and is_image_name(entry)]
+    found = [p for p in walk_files(path) if is_image_name(p) and not any(f in p.parents for f in folders)]
+    images = sorted([*found, *folders])
+    if not images:
+        raise DatasetError(f"no image in {one_line(path)}", expected="files named *.jpg, *.png, *.bmp or *.tif")
+    return images

@@ -1,0 +1,25 @@
+"""Methods by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+
+from hemalens.errors import InputError, near_matches
+from hemalens.methods.base import Method
+
+__all__ = ["METHODS", "Method", "find_method"]
+
+METHODS: Mapping[str, str] = {
+    "finetune": "hemalens.methods.finetune",
+    "linear_probe": "hemalens.methods.linear_probe",
+}
+"""Module of each method; loaded on use, since each brings its own libraries."""
+
+
+def find_method(name: str) -> Method:
+    """A method by name; raises `InputError` with near matches for an unknown one."""
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}", remedy=near_matches(name, METHODS))
+    method: Method = import_module(METHODS[name]).METHOD
+    return method

@@ -1,0 +1,44 @@
+"""What every method is: a strict configuration and a function from a dataset to a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from hemalens.bundle import Bundle
+from hemalens.config import StrictConfig
+from hemalens.datasets.base import CellDataset
+
+
+class Fit(Protocol):
+    """How a method learns."""
+
+    def __call__(
+        self,
+        train: CellDataset,
+        *,
+        validation: CellDataset | None,
+        auxiliary: Mapping[str, CellDataset],
+        config: Any,
+        rng: np.random.Generator,
+        run_dir: Path,
+    ) -> Bundle:
+        """Learn from `train`; `validation` serves early stopping and calibration, and is never reported.
+
+        `auxiliary` holds unlabelled target images or sets of other tissue, by role. The bundle lands in
+        `run_dir`/bundle.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method by name: what it is in one line, its configuration and its `fit`."""
+
+    name: str
+    summary: str
+    config: type[StrictConfig]
+    fit: Fit

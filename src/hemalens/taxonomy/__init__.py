@@ -1,0 +1,161 @@
+"""Cell types, what each dataset's labels mean, and the named label maps. The data lies in the TOML files beside this one."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+from hemalens.errors import LabelError, near_matches
+
+__all__ = [
+    "AS_LABELLED",
+    "CellType",
+    "Excluded",
+    "LabelMap",
+    "cell_types",
+    "find_cell_type",
+    "label_map",
+    "label_map_names",
+    "source_labels",
+]
+
+AS_LABELLED = "as_labelled"
+"""The label map that leaves every source label as it is: one class for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellType:
+    """A cell type: its code, ICSH name, parent's code, LOINC code of its count, and other spellings."""
+
+    code: str
+    name: str
+    parent: str | None = None
+    loinc: str | None = None
+    aliases: tuple[str, ...] = ()
+
+    def lineage(self) -> tuple[str, ...]:
+        """Codes from this type up to its root, this one first."""
+        codes = [self.code]
+        while (parent := cell_types()[codes[-1]].parent) is not None:
+            codes.append(parent)
+        return tuple(codes)
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """A label that stands for no class, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMap:
+    """A total map from cell type codes to the classes of a model, in label order."""
+
+    name: str
+    description: str
+    classes: tuple[str, ...]
+    assignments: Mapping[str, str | Excluded]
+
+    def __getitem__(self, cell_type: str) -> str | Excluded:
+        """The class of a cell type, or why it is left out; raises `LabelError` for an unknown code."""
+        try:
+            return self.assignments[cell_type]
+        except KeyError:
+            raise LabelError(f"unknown cell type {cell_type!r}", remedy=near_matches(cell_type, cell_types())) from None
+
+
+def _load(name: str) -> dict[str, Any]:
+    return tomllib.loads(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
+
+
+@cache
+def cell_types() -> Mapping[str, CellType]:
+    """All cell types by code."""
+    types = {
+        code: CellType(code=code, aliases=tuple(entry.pop("aliases", ())), **entry)
+        for code, entry in _load("cell_types.toml").items()
+    }
+    for cell_type in types.values():
+        if cell_type.parent is not None and cell_type.parent not in types:
+            raise LabelError(f"cell type {cell_type.code!r} has the unknown parent {cell_type.parent!r}")
+    return MappingProxyType(types)
+
+
+@cache
+def source_labels(dataset: str) -> Mapping[str, str | Excluded]:
+    """What each label of a dataset means: a cell type code or `Excluded`. Empty for a dataset with labels of its own."""
+    known = cell_types()
+    meanings: dict[str, str | Excluded] = {}
+    for label, meaning in _load("source_labels.toml").get(dataset, {}).items():
+        if isinstance(meaning, dict):
+            meanings[label] = Excluded(meaning["excluded"])
+        elif meaning in known:
+            meanings[label] = meaning
+        else:
+            raise LabelError(f"label {label!r} of {dataset} has the unknown cell type {meaning!r}")
+    return MappingProxyType(meanings)
+
+
+@cache
+def label_map_names() -> tuple[str, ...]:
+    """The named label maps, `as_labelled` included."""
+    return (*_load("label_maps.toml"), AS_LABELLED)
+
+
+@cache
+def label_map(name: str) -> LabelMap:
+    """A named label map; raises `LabelError` with near matches for an unknown name."""
+    maps = _load("label_maps.toml")
+    if name not in maps:
+        raise LabelError(f"unknown label map {name!r}", remedy=near_matches(name, label_map_names()))
+    entry = maps[name]
+    assignments: dict[str, str | Excluded] = {}
+    targets: list[tuple[str | Excluded, list[str]]] = [
+        *entry["classes"].items(),
+        *((Excluded(reason), types) for reason, types in entry["excluded"].items()),
+    ]
+    for target, types in targets:
+        for code in types:
+            if code in assignments or code not in cell_types():
+                raise LabelError(f"label map {name}: cell type {code!r} is unknown or stands twice")
+            assignments[code] = target
+    missing = sorted(set(cell_types()) - set(assignments))
+    if missing:
+        raise LabelError(f"label map {name} is not total: it says nothing of {', '.join(missing)}")
+    return LabelMap(name, entry["description"], tuple(entry["classes"]), MappingProxyType(assignments))
+
+
+def _folded(text: str) -> str:
+    return "_".join(text.casefold().replace("-", " ").replace("_", " ").split())
+
+
+@cache
+def _spellings() -> Mapping[str, str]:
+    spellings: dict[str, str] = {}
+    for cell_type in cell_types().values():
+        for spelling in (cell_type.code, cell_type.name, *cell_type.aliases):
+            folded = _folded(spelling)
+            if spellings.setdefault(folded, cell_type.code) != cell_type.code:
+                raise LabelError(f"the spelling {spelling!r} stands for two cell types")
+    return MappingProxyType(spellings)
+
+
+def find_cell_type(text: str) -> str:
+    """The code of the cell type a user's label names: its code, name or an alias; case and a plural s are ignored.
+
+    Raises `LabelError` with near matches when none fits.
+    """
+    folded = _folded(text)
+    for candidate in (folded, folded.removesuffix("s")):
+        if candidate in _spellings():
+            return _spellings()[candidate]
+    raise LabelError(
+        f"the label {text!r} is no known cell type",
+        remedy=f"{near_matches(folded, _spellings())} To keep labels as they are: --labels {AS_LABELLED}",
+    )

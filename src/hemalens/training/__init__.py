@@ -1,0 +1,1 @@
+"""Training: the Lightning module and trainer, checkpoints without pickle, and the way into a bundle."""

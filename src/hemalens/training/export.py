@@ -1,0 +1,95 @@
+"""From a trained model to a bundle: one graph, one manifest, and a parity check on real images before it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from hemalens import graphs
+from hemalens.bundle import MODEL, Bundle, DataEntry, Manifest, class_entries, library_versions, write_bundle
+from hemalens.config import StrictConfig
+from hemalens.datasets.base import CellDataset, Record
+from hemalens.errors import ParityError
+from hemalens.images import Preprocessing
+from hemalens.runtime import GraphRunner
+
+PARITY = 1e-3
+"""Largest allowed difference of a probability between the bundle and the trained model."""
+N_PARITY_IMAGES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained model on its way into a bundle.
+
+    `encoder` maps image to embedding, `head` maps embedding to raw_logits; `reference` gives the trained model's own
+    probabilities (n, k), calibrated, for records, computed without the graph.
+    """
+
+    method: str
+    config: StrictConfig
+    train: CellDataset
+    validation: CellDataset | None
+    encoder: onnx.ModelProto
+    head: onnx.ModelProto
+    preprocessing: Preprocessing
+    temperature: float
+    frozen_backbone: bool
+    reference: Callable[[list[Record]], NDArray[np.floating[Any]]]
+
+
+def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes] | None = None) -> Bundle:
+    """Join the graph, compare it with the trained model on real training images, and write the bundle.
+
+    Raises `ParityError` when a probability differs by more than 1e-3.
+    """
+    classes = trained.train.classes
+    graph = graphs.join(
+        trained.encoder, trained.head, graphs.temperature_graph(len(classes), trained.temperature), keep=("embedding",)
+    )
+    content = graph.SerializeToString()
+    parity = _largest_difference(trained, content)
+    if not parity <= PARITY:
+        raise ParityError(
+            "the exported graph does not reproduce the trained model",
+            expected=f"probabilities within {PARITY}",
+            got=f"a difference of {parity:.2g}",
+        )
+    data = [DataEntry.of(trained.train, "train")]
+    if trained.validation is not None:
+        data.append(DataEntry.of(trained.validation, "validation"))
+    manifest = Manifest(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        method=trained.method,
+        config=trained.config.model_dump(mode="json"),
+        label_map=trained.train.label_map,
+        classes=class_entries(classes),
+        preprocessing=trained.preprocessing,
+        embedding_size=_embedding_size(content, trained.train.records[0]),
+        frozen_backbone=trained.frozen_backbone,
+        temperature=trained.temperature,
+        data=tuple(data),
+        parity=parity,
+        versions=library_versions(),
+    )
+    return write_bundle(path, manifest, {MODEL: content, **(extra_files or {})})
+
+
+def _largest_difference(trained: Trained, graph: bytes) -> float:
+    records = trained.train.records
+    step = max(1, len(records) // N_PARITY_IMAGES)
+    chosen = list(records[::step][:N_PARITY_IMAGES])
+    runner = GraphRunner(graph, ["probabilities"])
+    served = np.stack([runner.run(record.read())["probabilities"] for record in chosen])
+    return float(np.abs(served - trained.reference(chosen)).max())
+
+
+def _embedding_size(graph: bytes, record: Record) -> int:
+    return int(GraphRunner(graph, ["embedding"]).run(record.read())["embedding"].shape[0])
