@@ -22,6 +22,8 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 WEIGHTS = "weights.safetensors"
+SEEN = "seen_images.txt"
+"""Digests of the images a model has seen in training or validation, so that a test on them is noticed."""
 MAX_MANIFEST_BYTES = 16_000_000
 
 
@@ -118,6 +120,12 @@ class Bundle:
         return (self.path / MODEL).read_bytes()
 
     @cached_property
+    def seen(self) -> frozenset[str]:
+        """Content digests of the images seen in training and validation; empty where the bundle keeps none."""
+        file = self.path / SEEN
+        return frozenset(file.read_text(encoding="ascii").split()) if file.is_file() else frozenset()
+
+    @cached_property
     def graph(self) -> onnx.ModelProto:
         """The graph, parsed; raises `BundleError` when it is not one."""
         try:
@@ -125,6 +133,12 @@ class Bundle:
         except Exception as error:
             # protobuf's own error classes differ between its backends
             raise BundleError(f"the graph in {one_line(self.path)} cannot be parsed", got=str(error)[:120]) from error
+
+
+def seen_images(*datasets: CellDataset) -> bytes:
+    """The content of `SEEN` for these datasets."""
+    contents = {record.content_id() for dataset in datasets for record in dataset.records}
+    return ("\n".join(sorted(contents)) + "\n").encode("ascii")
 
 
 def class_entries(classes: tuple[str, ...]) -> tuple[ClassEntry, ...]:
@@ -172,7 +186,9 @@ def open_bundle(path: Path) -> Bundle:
     for name, entry in manifest.files.items():
         file = path / name
         if Path(name).name != name or not file.is_file():
-            raise BundleError(f"{one_line(name)} of the bundle {one_line(path)} is missing", remedy="Copy the whole folder.")
+            raise BundleError(
+                f"{one_line(name)} of the bundle {one_line(path)} is missing", remedy="Copy the whole folder."
+            )
         if file.stat().st_size != entry.n_bytes or sha256_file(file) != entry.sha256:
             raise BundleError(
                 f"{one_line(name)} of the bundle {one_line(path)} is damaged",
@@ -206,4 +222,6 @@ def _read_manifest(path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"the manifest of {one_line(path)} is damaged", expected=first["msg"], got=f"key {key!r}") from error
+        raise BundleError(
+            f"the manifest of {one_line(path)} is damaged", expected=first["msg"], got=f"key {key!r}"
+        ) from error

@@ -66,8 +66,6 @@ def _cut(image: NDArray[np.uint8], box: Box, path: Path) -> NDArray[np.uint8]:
     return image[y_min:y_max, x_min:x_max]
 
 
-
-
 def _opened(path: Path) -> Image.Image:
     """Open and check the header: kind of file, format, number of pages, size."""
     try:

@@ -21,6 +21,8 @@ class Cleaning:
     conflicting: tuple[Record, ...]
     copies: tuple[Record, ...]
     unreadable: tuple[Record, ...]
+    outside: dict[str, int]
+    """Images that have no label under the label map, by reason."""
 
     def __str__(self) -> str:
         return (
@@ -72,7 +74,8 @@ def clean(
             copies.extend(records[1:])
     order = {id(record): i for i, record in enumerate(dataset.records)}
     cleaned = dataset.subset(sorted(order[id(record)] for record in kept))
-    return cleaned, Cleaning(tuple(conflicting), tuple(copies), tuple(record for record, _ in broken))
+    unread = tuple(record for record, _ in broken)
+    return cleaned, Cleaning(tuple(conflicting), tuple(copies), unread, everything.excluded_counts)
 
 
 def _content(record: Record) -> str:

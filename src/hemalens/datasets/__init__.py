@@ -45,7 +45,7 @@ def open_dataset(spec: str, *, labels: str = "five_class") -> CellDataset:
     present = {record.label for record in records if record.label is not None}
     order = chosen.classes if chosen else tuple(sorted(present))
     return CellDataset(
-        name=name,
+        name=listing.name or name,
         records=records,
         classes=tuple(c for c in order if c in present),
         label_map=labels,

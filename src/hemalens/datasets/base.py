@@ -106,10 +106,11 @@ class CellDataset:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a reader found: records without labels, and notes on what it left out."""
+    """What a reader found: records without labels, notes on what it left out, and a name where the reader's is too wide."""
 
     records: list[Record]
     notes: list[str] = field(default_factory=list)
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

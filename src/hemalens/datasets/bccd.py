@@ -61,7 +61,9 @@ def _boxes(path: Path) -> list[tuple[str, Box]]:
             found.append((item.findtext("name", ""), (corners[0], corners[1], corners[2], corners[3])))
         return found
     except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise DatasetError(f"cannot read the boxes in {one_line(path)}", expected="Pascal VOC XML", got=str(error)) from error
+        raise DatasetError(
+            f"cannot read the boxes in {one_line(path)}", expected="Pascal VOC XML", got=str(error)
+        ) from error
 
 
 CROPS = Reader("bccd", "BCCD crops", LICENCE, CITATION, CROPS_LAYOUT, _read_crops)

@@ -25,14 +25,14 @@ def _read(root: Path) -> Listing:
         ignored.extend(path for path in walk_files(entry) if not is_image_name(path))
         if not images:
             notes.append(f"the folder {one_line(entry.name)} holds no image")
-        records.extend(Record(path, entry.name, domain=root.name or "folder") for path in images)
+        records.extend(Record(path, entry.name, domain=root.resolve().name) for path in images)
     if not records:
         if any(is_image_name(path) for path in ignored):
             raise DatasetError(
                 f"the images in {one_line(root)} are not in class folders", expected=LAYOUT, remedy="Or list them in a CSV."
             )
         raise wrong_layout(root, "a folder of classes", LAYOUT)
-    return Listing(records, notes + note_ignored(ignored))
+    return Listing(records, notes + note_ignored(ignored), name=root.resolve().name)
 
 
 READER = Reader(

@@ -26,13 +26,15 @@ def _read(table: Path) -> Listing:
     missing = [column for column in COLUMNS if column not in names]
     if missing:
         raise DatasetError(
-            f"{one_line(table)} lacks the column(s) {', '.join(missing)}", expected=LAYOUT, got=", ".join(names) or "no header"
+            f"{one_line(table)} lacks the column(s) {', '.join(missing)}",
+            expected=LAYOUT,
+            got=", ".join(names) or "no header",
         )
     records = [_record(table, line, row) for line, row in rows]
     if not records:
         raise DatasetError(f"{one_line(table)} lists no image", expected=LAYOUT)
     unknown = [name for name in names if name not in (*COLUMNS, *OPTIONAL)]
-    return Listing(records, [f"column(s) not used: {', '.join(unknown)}"] if unknown else [])
+    return Listing(records, [f"column(s) not used: {', '.join(unknown)}"] if unknown else [], name=table.stem)
 
 
 def _record(table: Path, line: int, row: dict[str, str | None]) -> Record:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +87,9 @@ def plan_test(labels: Sequence[str], target: CellDataset, *, min_per_class: int 
     for label in labels:
         n = counts.get(label, 0)
         if n < min_per_class:
-            left_out[label] = f"{n} image(s) in the target, at least {min_per_class} asked for" if n else "not in the target"
+            left_out[label] = (
+                f"{n} image(s) in the target, at least {min_per_class} asked for" if n else "not in the target"
+            )
     left_out |= {label: "unknown to the model" for label in target.classes if label not in labels}
     tested = tuple(label for label in labels if label not in left_out)
     if len(tested) < 2:
@@ -100,7 +102,7 @@ def plan_test(labels: Sequence[str], target: CellDataset, *, min_per_class: int 
     return TestPlan(tuple(labels), tested, left_out)
 
 
-def refuse_leaks(train_contents: set[str], target: CellDataset) -> None:
+def refuse_leaks(train_contents: Collection[str], target: CellDataset) -> None:
     """Raise `SplitError` when an image of `target` was trained on."""
     shared = [r for r in target.records if r.path.is_file() and r.content_id() in train_contents]
     if shared:

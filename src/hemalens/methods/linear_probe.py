@@ -13,6 +13,7 @@ from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ConfigError
 from hemalens.evaluation.metrics import fit_temperature, log_softmax
 from hemalens.features import FeatureCache, default_cache_dir, extract
+from hemalens.graphs import join
 from hemalens.heads import head_graph, head_logits, make_head
 from hemalens.methods.base import Method
 from hemalens.models.backbone import BackboneConfig, frozen_graph, preprocessing_of
@@ -59,8 +60,9 @@ def fit(
         config=config,
         train=train,
         validation=validation,
-        encoder=encoder,
-        head=head_graph(head, n_features=embeddings.shape[1], n_classes=len(train.classes)),
+        graph=join(
+            encoder, head_graph(head, n_features=embeddings.shape[1], n_classes=len(train.classes)), keep=("embedding",)
+        ),
         preprocessing=preprocessing_of(config),
         temperature=temperature,
         frozen_backbone=True,

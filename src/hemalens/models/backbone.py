@@ -143,15 +143,17 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:
         # the two readers raise a dozen kinds between them for a damaged or foreign file
         raise WeightsError(
-            f"cannot read the weights in {one_line(path)}", expected="a state dict, .safetensors or .pth", got=str(error)[:120]
+            f"cannot read the weights in {one_line(path)}",
+            expected="a state dict, .safetensors or .pth",
+            got=str(error)[:120],
         ) from error
 
 
 def _timm() -> Any:
     require_extra("timm", "train", "a backbone")
-    from hemalens.models import _torchvision  # noqa: F401
-
     import timm
+
+    from hemalens import _torchvision  # noqa: F401
 
     return timm
 

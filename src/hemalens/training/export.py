@@ -13,7 +13,17 @@ import onnx
 from numpy.typing import NDArray
 
 from hemalens import graphs
-from hemalens.bundle import MODEL, Bundle, DataEntry, Manifest, class_entries, library_versions, write_bundle
+from hemalens.bundle import (
+    MODEL,
+    SEEN,
+    Bundle,
+    DataEntry,
+    Manifest,
+    class_entries,
+    library_versions,
+    seen_images,
+    write_bundle,
+)
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ParityError
@@ -29,7 +39,7 @@ N_PARITY_IMAGES = 24
 class Trained:
     """A trained model on its way into a bundle.
 
-    `encoder` maps image to embedding, `head` maps embedding to raw_logits; `reference` gives the trained model's own
+    `graph` maps image to embedding and raw_logits; `reference` gives the trained model's own
     probabilities (n, k), calibrated, for records, computed without the graph.
     """
 
@@ -37,8 +47,7 @@ class Trained:
     config: StrictConfig
     train: CellDataset
     validation: CellDataset | None
-    encoder: onnx.ModelProto
-    head: onnx.ModelProto
+    graph: onnx.ModelProto
     preprocessing: Preprocessing
     temperature: float
     frozen_backbone: bool
@@ -51,9 +60,7 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     Raises `ParityError` when a probability differs by more than 1e-3.
     """
     classes = trained.train.classes
-    graph = graphs.join(
-        trained.encoder, trained.head, graphs.temperature_graph(len(classes), trained.temperature), keep=("embedding",)
-    )
+    graph = graphs.join(trained.graph, graphs.temperature_graph(len(classes), trained.temperature))
     content = graph.SerializeToString()
     parity = _largest_difference(trained, content)
     if not parity <= PARITY:
@@ -79,7 +86,8 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
         parity=parity,
         versions=library_versions(),
     )
-    return write_bundle(path, manifest, {MODEL: content, **(extra_files or {})})
+    seen = seen_images(trained.train, *([trained.validation] if trained.validation else []))
+    return write_bundle(path, manifest, {MODEL: content, SEEN: seen, **(extra_files or {})})
 
 
 def _largest_difference(trained: Trained, graph: bytes) -> float:

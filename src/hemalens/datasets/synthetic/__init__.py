@@ -63,13 +63,15 @@ def synthesize(
 def _read(root: Path) -> Listing:
     laboratories = [root] if (root / MARKER).is_file() else [p.parent for p in sorted(root.glob(f"*/{MARKER}"))]
     records = [
-        Record(path, path.parent.name, domain=laboratory.name, mask_path=laboratory / "masks" / path.parent.name / path.name)
+        Record(
+            path, path.parent.name, domain=laboratory.name, mask_path=laboratory / "masks" / path.parent.name / path.name
+        )
         for laboratory in laboratories
         for path in sorted((laboratory / "images").glob("*/*.png"))
     ]
     if not records:
         raise wrong_layout(root, "synthetic cells", LAYOUT)
-    return Listing(records)
+    return Listing(records, name=laboratories[0].name if len(laboratories) == 1 else None)
 
 
 READER = Reader(

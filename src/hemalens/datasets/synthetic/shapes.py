@@ -89,8 +89,7 @@ def window_around(laboratory: Laboratory, centre_um: tuple[float, float], half_u
     """Return the window of half width `half_um` around (x, y), cut at the image borders."""
     scale, side_px = laboratory.pixels_per_um, laboratory.image_size_px
     edges = [
-        (max(0, int((centre - half_um) * scale)), min(side_px, int((centre + half_um) * scale) + 1))
-        for centre in centre_um
+        (max(0, int((centre - half_um) * scale)), min(side_px, int((centre + half_um) * scale) + 1)) for centre in centre_um
     ]
     (left, right), (top, bottom) = edges
     x_um = (np.arange(left, right, dtype=np.float32) + 0.5) / scale - centre_um[0]

@@ -1,0 +1,56 @@
+"""hemalens: classify single blood-cell images so that the answer still holds in the next laboratory."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hemalens.bundle import Bundle, open_bundle
+    from hemalens.datasets import CellDataset, Record, open_dataset
+    from hemalens.errors import HemalensError
+    from hemalens.inference import Prediction, Predictor
+    from hemalens.jobs.benchmark import benchmark
+    from hemalens.jobs.evaluate import evaluate
+    from hemalens.jobs.predict import predict
+    from hemalens.jobs.train import train
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "Bundle": "hemalens.bundle",
+    "CellDataset": "hemalens.datasets",
+    "HemalensError": "hemalens.errors",
+    "Prediction": "hemalens.inference",
+    "Predictor": "hemalens.inference",
+    "Record": "hemalens.datasets",
+    "benchmark": "hemalens.jobs.benchmark",
+    "evaluate": "hemalens.jobs.evaluate",
+    "open_bundle": "hemalens.bundle",
+    "open_dataset": "hemalens.datasets",
+    "predict": "hemalens.jobs.predict",
+    "train": "hemalens.jobs.train",
+}
+
+__all__ = [
+    "Bundle",
+    "CellDataset",
+    "HemalensError",
+    "Prediction",
+    "Predictor",
+    "Record",
+    "__version__",
+    "benchmark",
+    "evaluate",
+    "open_bundle",
+    "open_dataset",
+    "predict",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names load on first use, so that `import hemalens` stays fast."""
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,108 @@
+"""`hemalens data list | audit | synthesize`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hemalens.cli.common import Json, Labels, Overwrite, Quiet, Seed, Talk
+
+if TYPE_CHECKING:
+    from hemalens.datasets.audit import Audit
+
+app = typer.Typer(help="List datasets, audit one, draw synthetic cells.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_datasets(as_json: Json = False) -> None:
+    """The datasets that can be opened, with their layouts and licences."""
+    from hemalens.datasets import READERS
+
+    talk = Talk(quiet=False, as_json=as_json)
+    lines = []
+    for name, reader in READERS.items():
+        lines += [f"{name}:PATH  {reader.title} ({reader.licence})", f"    {reader.layout}"]
+    facts = {
+        n: {"title": r.title, "licence": r.licence, "citation": r.citation, "layout": r.layout} for n, r in READERS.items()
+    }
+    talk.result(facts, lines)
+
+
+@app.command("audit")
+def audit(
+    spec: Annotated[str, typer.Argument(help="A dataset, as in folder:my_cells.")],
+    labels: Labels = "five_class",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Find what is broken, copied, contradictory, or would leak across a split. Nothing is changed."""
+    from hemalens.datasets import open_dataset
+    from hemalens.datasets.audit import audit as run
+    from hemalens.progress import track
+
+    talk = Talk(quiet, as_json)
+    dataset = open_dataset(spec, labels=labels)
+    with track("reading images", len(dataset)) as progress:
+        found = run(dataset, progress=progress)
+    talk.result(asdict(found), audit_lines(found))
+
+
+@app.command("synthesize")
+def synthesize(
+    folder: Annotated[Path, typer.Argument(help="The folder to write.")],
+    n_per_class: Annotated[int, typer.Option(min=1, help="Cells of each type in each laboratory.")] = 60,
+    laboratory: Annotated[list[str] | None, typer.Option(help="lab_a, lab_b; both by default; repeatable.")] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw synthetic cells with masks, for trying things out."""
+    from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES
+    from hemalens.datasets.synthetic import synthesize as run
+    from hemalens.files import claim_output
+    from hemalens.progress import track
+
+    talk = Talk(quiet)
+    claim_output(folder, overwrite=overwrite)
+    chosen = laboratory or list(LABORATORIES)
+    n_images = n_per_class * len(CELL_TYPES) * len(chosen)
+    with track("drawing", n_images) as progress:
+        run(folder, n_per_class=n_per_class, seed=seed, laboratories=chosen, progress=lambda: progress(1))
+    talk.result(None, [f"{n_images} images with masks in {folder}; open them as synthetic:{folder}"])
+
+
+def audit_lines(found: Audit) -> list[str]:
+    """An audit as lines for the terminal."""
+    lines = [f"{found.dataset}: {found.n_images} images under {found.label_map}"]
+    lines += [f"note: {note}" for note in found.notes]
+    lines.append("classes: " + (", ".join(f"{name} {n}" for name, n in found.class_counts.items()) or "none"))
+    lines.append("source labels: " + ", ".join(f"{name} {n}" for name, n in found.source_label_counts.items()))
+    lines += [f"excluded: {n} x {reason}" for reason, n in found.excluded.items()]
+    sizes = list(found.sizes.items())
+    lines.append("sizes (px): " + ", ".join(f"{size} ({n})" for size, n in sizes[:4]))
+    if len(sizes) > 4:
+        lines[-1] += f", {len(sizes) - 4} more"
+    lines.append(
+        f"groups: {found.n_groups}; images without a group: {found.n_without_group}; with a mask: {found.n_with_mask}"
+    )
+    for domain, stats in found.domains.items():
+        mean, std = ("/".join(f"{v:g}" for v in stats[key]) for key in ("mean_lab", "std_lab"))
+        lines.append(f"colour of {domain}: L*a*b* mean {mean}, std {std}")
+    lines += _section("unreadable", [error for error in found.unreadable.values()])
+    lines += _section("the same image under two labels", [" = ".join(names) for names in found.conflicts])
+    lines += _section("byte-identical copies", [" = ".join(names) for names in found.copies])
+    near = [f"{a} ~ {b} (differ by {d:g} gray levels)" for a, b, d in found.near_duplicates]
+    lines += _section("near-duplicates", near)
+    lines.append("a plain 5-fold split would test, with a relative in training:")
+    lines += [f"  {n} {what}" for what, n in found.leaks.items()]
+    lines.append(
+        "training drops what is under two labels, keeps one of identical copies, and never splits copies or groups"
+    )
+    return lines
+
+
+def _section(title: str, items: list[str]) -> list[str]:
+    return [f"{title}: {len(items)}", *(f"  {item}" for item in items[:20]), *(["  ..."] if len(items) > 20 else [])]

@@ -1,0 +1,66 @@
+"""The `hemalens` command: all verbs, and what becomes of errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from hemalens import __version__
+from hemalens.cli import data, evaluation, prediction, training
+from hemalens.errors import HemalensError, InputError
+
+app = typer.Typer(
+    name="hemalens",
+    help="Classify single blood-cell images so that the answer still holds in the next laboratory.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"hemalens {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and stop.")
+    ] = False,
+) -> None:
+    """Classify single blood-cell images so that the answer still holds in the next laboratory."""
+
+
+app.command("quickstart")(training.quickstart)
+app.add_typer(data.app, name="data")
+app.command("train")(training.train)
+app.command("predict")(prediction.predict)
+app.command("evaluate")(evaluation.evaluate)
+app.command("benchmark")(evaluation.benchmark)
+
+
+def main() -> None:
+    """Run the command; exit with 0 (done), 1 (a failure of ours) or 2 (wrong usage or input)."""
+    try:
+        app()
+    except InputError as error:
+        _fail(f"error: {error}", 2)
+    except HemalensError as error:
+        _fail(f"failure: {error}", 1)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on where it can", 130)
+    except BrokenPipeError:
+        # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _fail(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)

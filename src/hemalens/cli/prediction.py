@@ -1,0 +1,34 @@
+"""`hemalens predict`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hemalens.cli.common import Json, Out, Overwrite, Quiet, Talk
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    images: Annotated[str, typer.Argument(help="An image, a folder of images, or a dataset as in jtsc:zheng2018.")],
+    out: Out,
+    abstain_below: Annotated[float, typer.Option(min=0, max=1, help="Mark answers below this probability.")] = 0.0,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embedding (Parquet only).")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Classify images into a .csv or .parquet: one row an image, in input order, an unreadable one with its error."""
+    from hemalens.jobs.predict import predict as run
+
+    talk = Talk(quiet, as_json)
+    found = run(bundle, images, out=out, abstain_below=abstain_below, embeddings=embeddings, overwrite=overwrite)
+    counts = ", ".join(f"{label} {n}" for label, n in found.by_label.items())
+    lines = [f"{found.n_rows} rows in {out}: {counts or 'no answer'}"]
+    if abstain_below:
+        lines.append(f"below {abstain_below:g}: {found.n_abstained}")
+    lines.append(f"unreadable: {found.n_unreadable}" + (f", first: {found.first_error}" if found.first_error else ""))
+    talk.result(asdict(found), lines)

@@ -1,0 +1,258 @@
+"""The figures of a report as inline SVG that takes its ink from the page, so that it reads on light, dark and paper."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from hemalens.evaluation.report import formatting
+from hemalens.evaluation.results import Evaluation, ReliabilityBin, Scatter
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours without black, then Tol's muted ones that stay apart from them; the numbers in the
+# scatter tell the classes apart where colours alone cannot.
+PALETTE = (
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"),
+    *("#882255", "#44AA99", "#999933", "#AA4499", "#117733", "#DDCC77", "#888888", "#6699CC", "#661100"),
+)
+MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">")
+CORRECT, WRONG = "#0072B2", "#D55E00"
+N_VECTOR_POINTS = 400
+"""A scatter of more points is drawn as a PNG inside the SVG."""
+
+N_CLASSES_LARGE = 10
+"""The confusion matrix of more classes has smaller cells and takes the whole width of a page."""
+N_FEW = 10
+"""A bin of fewer images is a hollow point in the reliability diagram."""
+
+_INK, _PAPER = "#010203", "#fdfcfb"
+_POINTS_PER_PX = 0.72  # figures are laid out at 100 px an inch
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hemalens",
+    "font.family": "DejaVu Sans",
+    "font.size": 12 * _POINTS_PER_PX,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.6,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 3.0,
+    "text.parse_math": False,
+    "savefig.dpi": 200,
+}
+_ID = re.compile(r'(\sid="|url\(#|href="#)')
+_DROPPED = re.compile(
+    r"\s*<metadata>.*?</metadata>|\s*<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->| font-family: '[^']*';", re.DOTALL
+)
+
+
+def confusion_figure(evaluation: Evaluation, *, name: str) -> str:
+    """The confusion matrix as SVG: counts in cells, colour is the share of the row; blue is correct, orange wrong.
+
+    `name` makes the ids inside the SVG unique on the page.
+    """
+    rows = [formatting.shortened(formatting.label(code), 26) for code in evaluation.tested_classes]
+    columns = [formatting.shortened(formatting.label(code), 26) for code in evaluation.classes]
+    cell_px = 44.0 if len(columns) <= N_CLASSES_LARGE else 36.0
+    left_px, top_px = max(96.0, 14 + 6.6 * _longest(rows)), max(44.0, 18 + 4.7 * _longest(columns))
+    right_px = max(8.0, 4.9 * len(columns[-1]) + 14 - cell_px / 2)
+    width_px = left_px + cell_px * len(columns) + right_px
+    height_px = top_px + cell_px * max(len(rows), 1) + 6
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_axes(
+            (left_px / width_px, 6 / height_px, cell_px * len(columns) / width_px, 1 - (top_px + 6) / height_px)
+        )
+        axes.set(xlim=(0, len(columns)), ylim=(max(len(rows), 1), 0))
+        axes.xaxis.tick_top()
+        axes.set_xticks([i + 0.5 for i in range(len(columns))], columns, rotation=45, ha="left", rotation_mode="anchor")
+        axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
+        axes.tick_params(length=0, pad=4)
+        axes.spines[:].set_visible(False)
+        for row, code in enumerate(evaluation.tested_classes):
+            _draw_confusion_row(axes, row, code, evaluation)
+        for tick, code in zip(axes.get_xticklabels(), evaluation.classes, strict=True):
+            tick.set_alpha(1.0 if code in evaluation.tested_classes else 0.5)
+        for line, text in enumerate((f"predicted {formatting.ARROW}", "true \N{DOWNWARDS ARROW}")):
+            y = 1 - (top_px - 22 + 16 * line) / height_px
+            figure.text((left_px - 4) / width_px, y, text, ha="right", va="center", alpha=0.65)
+
+    return _svg(draw, width_px, height_px, name=name, alt=_confusion_alt(evaluation))
+
+
+def _longest(texts: Sequence[str]) -> int:
+    return max((len(text) for text in texts), default=0)
+
+
+def _confusion_alt(evaluation: Evaluation) -> str:
+    right = sum(
+        counts[evaluation.classes.index(code)]
+        for code, counts in zip(evaluation.tested_classes, evaluation.confusion, strict=True)
+        if code in evaluation.classes
+    )
+    n = sum(map(sum, evaluation.confusion))
+    shape = f"{len(evaluation.tested_classes)} true by {len(evaluation.classes)} predicted cell types"
+    return f"Confusion matrix, {shape}: {right} of {n} images on the diagonal. The counts follow as a table."
+
+
+def _draw_confusion_row(axes: Axes, row: int, code: str, evaluation: Evaluation) -> None:
+    from matplotlib.patches import Rectangle
+
+    counts = evaluation.confusion[row]
+    total = sum(counts)
+    for column, n in enumerate(counts):
+        correct = evaluation.classes[column] == code
+        share = n / total if total else 0.0
+        colour = CORRECT if correct else WRONG
+        inset, edge = (0.04, colour) if correct else (0.02, "none")
+        box = (column + inset, row + inset), 1 - 2 * inset, 1 - 2 * inset
+        axes.add_patch(Rectangle(*box, facecolor=(_INK, 0.05), edgecolor="none"))
+        if n:
+            axes.add_patch(Rectangle(*box, facecolor=(colour, 0.08 + 0.92 * share), edgecolor="none"))
+        if edge != "none":
+            axes.add_patch(Rectangle(*box, facecolor="none", edgecolor=edge, linewidth=1.0))
+        ink = "white" if share > 0.55 else _INK
+        small = len(str(n)) > 4
+        axes.text(
+            column + 0.5, row + 0.52, str(n), ha="center", va="center", color=ink, alpha=None if n else 0.35,
+            fontsize=(9 if small else 11.5) * _POINTS_PER_PX,
+        )  # fmt: skip
+
+
+def reliability_figure(evaluation: Evaluation, *, name: str) -> str:
+    """Accuracy against confidence as SVG, with the diagonal, over a histogram with the counts of the bins."""
+    bins = [bin_ for bin_ in evaluation.reliability if bin_.n]
+    width_px, height_px = 400.0, 470.0
+
+    def draw(figure: Figure) -> None:
+        upper = figure.add_axes((50 / width_px, 140 / height_px, 340 / width_px, 322 / height_px))
+        lower = figure.add_axes((50 / width_px, 44 / height_px, 340 / width_px, 76 / height_px))
+        _draw_calibration(upper, bins)
+        _draw_bin_counts(lower, bins)
+        for axes in (upper, lower):
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_xlim(0, 1)
+
+    points = "; ".join(f"{bin_.confidence:.2f}: {bin_.accuracy:.2f} of {bin_.n}" for bin_ in bins)
+    return _svg(draw, width_px, height_px, name=name, alt=f"Reliability diagram, confidence: accuracy. {points}.")
+
+
+def _draw_calibration(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
+    axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
+    for bin_ in bins:
+        axes.bar(bin_.low, bin_.accuracy, bin_.high - bin_.low, align="edge", color=CORRECT, alpha=0.16, linewidth=0)
+        axes.plot([bin_.confidence] * 2, [bin_.confidence, bin_.accuracy], color=WRONG, linewidth=1.4)
+        face = _PAPER if bin_.n < N_FEW else CORRECT
+        axes.plot(
+            bin_.confidence, bin_.accuracy, color=CORRECT, marker="o", markersize=5.5, markerfacecolor=face,
+            clip_on=False, zorder=4,
+        )  # fmt: skip
+    axes.set(ylim=(0, 1), ylabel="accuracy")
+    axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1], [""] * 6)
+
+
+def _draw_bin_counts(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
+    most = max((bin_.n for bin_ in bins), default=1)
+    for bin_ in bins:
+        axes.bar(bin_.low, bin_.n, bin_.high - bin_.low, align="edge", color=_INK, alpha=0.3, linewidth=0)
+        middle = (bin_.low + bin_.high) / 2
+        axes.text(middle, bin_.n + 0.04 * most, str(bin_.n), ha="center", va="bottom", fontsize=9 * _POINTS_PER_PX)
+    axes.set(ylim=(0, 1.28 * most), xlabel="confidence (best probability)", ylabel="images")
+    axes.set_yticks([0, most])
+
+
+def scatter_keys(scatter: Scatter) -> tuple[dict[str, str], dict[str, str]]:
+    """Colour of each label and marker of each domain, in the order in which the legend lists them."""
+    labels = sorted({point.label for point in scatter.points})
+    domains = sorted({point.domain for point in scatter.points})
+    return (
+        {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(labels)},
+        {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(domains)},
+    )
+
+
+def scatter_figure(scatter: Scatter, *, name: str) -> str:
+    """Embeddings as SVG: colour and number are the true label, the marker is the domain, a ring a wrong prediction."""
+    colours, markers = scatter_keys(scatter)
+    width_px, height_px = 620.0, 480.0
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_axes((32 / width_px, 32 / height_px, 1 - 40 / width_px, 1 - 40 / height_px))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_xlabel(f"component 1 ({formatting.share(scatter.explained[0])} of the variance)")
+        axes.set_ylabel(f"component 2 ({formatting.share(scatter.explained[1])} of the variance)")
+        raster = len(scatter.points) > N_VECTOR_POINTS
+        for domain, marker in markers.items():
+            points = [p for p in scatter.points if p.domain == domain]
+            axes.scatter(
+                [p.x for p in points], [p.y for p in points], c=[colours[p.label] for p in points],
+                s=16, marker=marker, edgecolors=[(0, 0, 0, 0.45)], linewidths=0.35, alpha=0.9, rasterized=raster,
+            )  # fmt: skip
+        wrong = [p for p in scatter.points if p.predicted != p.label]
+        axes.scatter([p.x for p in wrong], [p.y for p in wrong], s=52, facecolors="none", edgecolors=_INK, linewidths=0.9)
+        axes.margins(0.04)
+        _number_classes(axes, scatter, colours)
+
+    n_wrong = sum(point.predicted != point.label for point in scatter.points)
+    alt = f"Scatter of {len(scatter.points)} cells in {len(colours)} cell types; {n_wrong} wrong predictions are ringed."
+    return _svg(draw, width_px, height_px, name=name, alt=alt)
+
+
+def _number_classes(axes: Axes, scatter: Scatter, colours: dict[str, str]) -> None:
+    """Write each class's number at the median of its points, moved up or down until the numbers are apart."""
+    import statistics
+
+    placed: list[tuple[float, float]] = []
+    to_px, from_px = axes.transData, axes.transData.inverted()
+    for number, (code, colour) in enumerate(colours.items(), start=1):
+        points = [p for p in scatter.points if p.label == code]
+        x, y = to_px.transform((statistics.median(p.x for p in points), statistics.median(p.y for p in points)))
+        shifts = sorted(range(-200, 201, 4), key=abs)
+        y_free = next((y + s for s in shifts if all(abs(x - a) > 22 or abs(y + s - b) > 20 for a, b in placed)), float(y))
+        placed.append((float(x), float(y_free)))
+        box = {"boxstyle": "round,pad=0.28", "facecolor": _PAPER, "edgecolor": colour, "linewidth": 1.5}
+        axes.text(
+            *from_px.transform((x, y_free)), str(number), ha="center", va="center", bbox=box, zorder=6,
+            fontsize=11 * _POINTS_PER_PX, fontweight="bold",
+        )  # fmt: skip
+
+
+def _svg(draw: Callable[[Figure], None], width_px: float, height_px: float, *, name: str, alt: str) -> str:
+    """Draw a figure and return it as an SVG element that scales with the page and has the ids of `name`."""
+    from markupsafe import escape
+    from matplotlib import style
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    buffer = io.StringIO()
+    with style.context(["default", _STYLE]), warnings.catch_warnings():
+        # the browser has the glyphs that DejaVu Sans, used for the layout only, lacks
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure = Figure(figsize=(width_px / 100, height_px / 100), dpi=100)
+        FigureCanvasSVG(figure)
+        figure.patch.set_alpha(0)
+        draw(figure)
+        for axes in figure.axes:
+            axes.patch.set_alpha(0)
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    body = text[text.index(">", text.index("<svg")) + 1 :]
+    body = _DROPPED.sub("", body)
+    body = _ID.sub(rf"\g<1>{name}-", body)
+    body = body.replace(_INK, "currentColor").replace(_PAPER, "var(--paper, white)")
+    view = f"0 0 {width_px * _POINTS_PER_PX:g} {height_px * _POINTS_PER_PX:g}"
+    head = f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="{view}" style="max-width:{width_px:.0f}px">'
+    return head + body.strip()

@@ -1,0 +1,141 @@
+"""The report as one HTML file that needs nothing else: styles, figures and thumbnails are inside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from hemalens.evaluation.report import figures, formatting, tables
+from hemalens.evaluation.report.tables import Cell, Table
+from hemalens.evaluation.results import DataCard, Evaluation, Report
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+_MARKER_PATHS = {
+    "o": "M6 1.5A4.5 4.5 0 1 1 6 10.5A4.5 4.5 0 1 1 6 1.5Z",
+    "^": "M6 1.2L10.8 10H1.2Z",
+    "s": "M2 2H10V10H2Z",
+    "D": "M6 .8L11.2 6L6 11.2L.8 6Z",
+    "v": "M6 10.8L10.8 2H1.2Z",
+    "P": "M4 1H8V4H11V8H8V11H4V8H1V4H4Z",
+    "X": "M3.5 1L6 3.5L8.5 1L11 3.5L8.5 6L11 8.5L8.5 11L6 8.5L3.5 11L1 8.5L3.5 6L1 3.5Z",
+    "<": "M1.2 6L10 1.2V10.8Z",
+    ">": "M10.8 6L2 1.2V10.8Z",
+}
+"""Outlines of the scatter's markers in a box of 12 by 12, for the legend."""
+
+
+@dataclass(frozen=True, slots=True)
+class _LegendEntry:
+    """One line of the scatter's legend; a label has a number and a colour, a domain the outline of its marker."""
+
+    text: str
+    number: str = ""
+    colour: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _EvaluationView:
+    """One evaluation as the template prints it; figures are SVG elements."""
+
+    id: str
+    number: int
+    evaluation: Evaluation
+    setting: str
+    scores: tuple[tuple[str, Cell], ...]
+    left_out: tuple[str, ...]
+    per_class: Table
+    confusion: Table
+    reliability: Table
+    confusion_svg: str
+    is_wide: bool
+    """The confusion matrix needs the whole width of the page."""
+    reliability_svg: str
+    scatter_svg: str
+    legend: tuple[_LegendEntry, ...]
+    domains: tuple[_LegendEntry, ...]
+
+
+def render_html(report: Report) -> str:
+    """The whole report as one HTML text; the same report gives the same text."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        label=formatting.label,
+        score=formatting.score,
+        count=formatting.count,
+        visible=formatting.visible,
+        svg=Markup,
+        sentence=_sentence,
+        path=_path,
+    )
+    template = resources.files(__package__).joinpath("template.html").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        report=report,
+        notice=formatting.SYNTHETIC_NOTICE if report.synthetic else "",
+        few=figures.N_FEW,
+        research_use=formatting.RESEARCH_USE,
+        overview=tables.overview(report),
+        views=[_view(number, evaluation) for number, evaluation in enumerate(report.evaluations, start=1)],
+        cards=[_card(card) for card in report.data],
+        methods=[
+            (
+                formatting.visible(name),
+                tables.pairs(f"Configuration of {formatting.visible(name)}", ("Setting", "Value"), values),
+            )
+            for name, values in report.methods.items()
+        ],
+        environment=tables.pairs("Software and machine", ("Name", "Value"), report.environment),
+        wrong_call=tables.wrong_call,
+    )
+
+
+def _view(number: int, evaluation: Evaluation) -> _EvaluationView:
+    name = tables.anchor(number)
+    scatter = evaluation.scatter if evaluation.scatter is not None and evaluation.scatter.points else None
+    colours, markers = figures.scatter_keys(scatter) if scatter else ({}, {})
+    return _EvaluationView(
+        id=name,
+        number=number,
+        evaluation=evaluation,
+        setting=tables.setting(evaluation),
+        scores=tables.score_cells(evaluation),
+        left_out=tables.left_out(evaluation),
+        per_class=tables.per_class(evaluation),
+        confusion=tables.confusion(evaluation),
+        reliability=tables.reliability(evaluation),
+        confusion_svg=figures.confusion_figure(evaluation, name=f"{name}-confusion") if evaluation.classes else "",
+        is_wide=len(evaluation.classes) > figures.N_CLASSES_LARGE,
+        reliability_svg=figures.reliability_figure(evaluation, name=f"{name}-reliability"),
+        scatter_svg=figures.scatter_figure(scatter, name=f"{name}-scatter") if scatter else "",
+        legend=tuple(
+            _LegendEntry(formatting.label(code), number=str(i), colour=colour)
+            for i, (code, colour) in enumerate(colours.items(), start=1)
+        ),
+        domains=tuple(
+            _LegendEntry(formatting.visible(domain), path=_MARKER_PATHS[marker]) for domain, marker in markers.items()
+        ),
+    )
+
+
+def _card(card: DataCard) -> tuple[DataCard, str, tuple[str, ...], tuple[str, ...], Table]:
+    excluded, dropped = tables.reasons(card.excluded), tables.reasons(card.dropped)
+    return card, formatting.fingerprint(card.fingerprint), excluded, dropped, tables.class_counts(card)
+
+
+def _sentence(text: str) -> str:
+    """A user's text with a full stop at its end."""
+    text = formatting.visible(text).rstrip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _path(text: str) -> Markup:
+    """A file name as HTML that may break into lines after a slash."""
+    from markupsafe import Markup
+
+    return Markup("/<wbr>").join(formatting.visible(text).split("/"))

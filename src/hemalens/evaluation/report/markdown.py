@@ -1,0 +1,112 @@
+"""The report as Markdown: the same content as the HTML, without figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from hemalens.evaluation.report import formatting, tables
+from hemalens.evaluation.report.tables import Cell, Table
+from hemalens.evaluation.results import DataCard, Evaluation, Report
+
+_ALWAYS_ESCAPED = re.compile(r"([\\`*\[\]|~])")
+# an underscore inside a word is no emphasis, so file names stay readable
+_OUTER_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+_BLOCK_MARK = re.compile(r"^(\s*)([#+=-]|\d+(?=[.)]))")
+
+
+def escape(text: str) -> str:
+    """A text that Markdown prints as it is, on one line, in a table cell too."""
+    text = formatting.visible(text)
+    text = _ALWAYS_ESCAPED.sub(r"\\\1", text)
+    text = _OUTER_UNDERSCORE.sub(r"\\_", text)
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _BLOCK_MARK.sub(_escaped_mark, text)
+
+
+def _escaped_mark(match: re.Match[str]) -> str:
+    space, mark = match.groups()
+    return f"{space}{mark}" if mark.isdigit() else f"{space}\\{mark}"
+
+
+def render_markdown(report: Report) -> str:
+    """The whole report as Markdown (GitHub's tables), ending in a newline."""
+    blocks: list[str] = [f"# {escape(report.title)}"]
+    if report.synthetic:
+        blocks.append(f"> **{formatting.SYNTHETIC_NOTICE}**")
+    blocks.append(f"{escape(report.created)} \N{MIDDLE DOT} protocol: {escape(report.protocol)}")
+    blocks.extend(_items(report.summary))
+    blocks.extend(["## Overview", _table(tables.overview(report))])
+    for number, evaluation in enumerate(report.evaluations, start=1):
+        blocks.extend(_evaluation(number, evaluation))
+    blocks.append("## Data")
+    for card in report.data:
+        blocks.extend(_data_card(card))
+    blocks.append("## Methods")
+    for name, values in report.methods.items():
+        blocks.extend([f"### {escape(name)}", _table(tables.pairs("Configuration", ("Setting", "Value"), values))])
+    blocks.extend(["## Environment", _table(tables.pairs("Software", ("Name", "Value"), report.environment))])
+    blocks.extend([f"Seed: {report.seed}", f"Command: {_code(report.command)}", f"**{formatting.RESEARCH_USE}**"])
+    return "\n\n".join(blocks) + "\n"
+
+
+def _evaluation(number: int, evaluation: Evaluation) -> Iterator[str]:
+    yield f"## {number}. {escape(evaluation.name)}"
+    yield escape(tables.setting(evaluation))
+    yield from _items(f"{name}: {_estimate(cell)}" for name, cell in tables.score_cells(evaluation))
+    yield f"Intervals: {escape(evaluation.intervals)}"
+    if evaluation.left_out:
+        yield "Cell types that are not tested:"
+        yield from _items(tables.left_out(evaluation))
+    for table in (tables.per_class(evaluation), tables.confusion(evaluation), tables.reliability(evaluation)):
+        yield f"### {escape(table.caption)}"
+        yield _table(table)
+    if evaluation.most_confident_errors:
+        yield "### Most confident errors"
+        yield from _items(f"{tables.wrong_call(c)} ({c.name})" for c in evaluation.most_confident_errors)
+    if evaluation.unreadable:
+        yield "### Unreadable images"
+        yield from _items(f"{name}: {reason}" for name, reason in evaluation.unreadable.items())
+
+
+def _data_card(card: DataCard) -> Iterator[str]:
+    yield f"### {escape(card.role)}: {escape(card.name)}"
+    facts = [
+        formatting.counted(card.n_images, "image"),
+        f"Licence: {card.licence}",
+        f"Citation: {card.citation}",
+        f"Fingerprint: {formatting.fingerprint(card.fingerprint)}",
+    ]
+    if card.synthetic:
+        facts.append("Synthetic")
+    facts.extend(f"Excluded: {line}" for line in tables.reasons(card.excluded))
+    facts.extend(f"Dropped: {line}" for line in tables.reasons(card.dropped))
+    facts.extend(card.notes)
+    yield from _items(facts)
+    yield _table(tables.class_counts(card))
+
+
+def _estimate(cell: Cell) -> str:
+    return f"{cell.text} ({'; '.join(cell.notes)})" if cell.notes else cell.text
+
+
+def _items(lines: Iterable[str]) -> Iterator[str]:
+    text = "\n".join(f"- {escape(line)}" for line in lines)
+    if text:
+        yield text
+
+
+def _code(text: str) -> str:
+    text = formatting.visible(text)
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {text} {fence}" if longest else f"`{text}`"
+
+
+def _table(table: Table) -> str:
+    if not table.rows:
+        return f"{formatting.MISSING}"
+    head = [escape(column.title) for column in table.columns]
+    rule = ["---:" if column.numeric else "---" for column in table.columns]
+    rows = [[escape(_estimate(cell)) for cell in row] for row in table.rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))

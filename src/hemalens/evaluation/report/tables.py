@@ -1,0 +1,203 @@
+"""The tables and lists of a report as plain text cells, from which HTML and Markdown are both written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hemalens.evaluation.report import formatting
+from hemalens.evaluation.results import ClassScores, DataCard, Estimate, Evaluation, Report, WrongCell
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell: a value, what qualifies it (interval, spread), where it links to, and (low, value, high) to draw."""
+
+    text: str
+    notes: tuple[str, ...] = ()
+    href: str = ""
+    limits: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The head of a column; `numeric` columns are set flush right, the `heads` column names the row."""
+
+    title: str
+    numeric: bool = True
+    heads: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table with its caption; every row has as many cells as there are columns."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def anchor(number: int) -> str:
+    """The HTML id of the section of an evaluation, counted from 1."""
+    return f"evaluation-{number}"
+
+
+def estimate_cell(estimate: Estimate, *, drawn: bool = False) -> Cell:
+    """An estimate with its interval and its spread over folds; `drawn` asks for the limits as numbers too."""
+    notes = tuple(text for text in (formatting.interval(estimate), formatting.spread(estimate)) if text)
+    limits = None
+    if drawn and estimate.value is not None and estimate.low is not None and estimate.high is not None:
+        limits = (estimate.low, estimate.value, estimate.high)
+    return Cell(formatting.score(estimate.value), notes, limits=limits)
+
+
+def transfer(evaluation: Evaluation) -> str:
+    """The pair "trained on → tested on" of an evaluation."""
+    return f"{formatting.visible(evaluation.source)} {formatting.ARROW} {formatting.visible(evaluation.target)}"
+
+
+def score_cells(evaluation: Evaluation) -> tuple[tuple[str, Cell], ...]:
+    """The scores of an evaluation by name, in the order in which they are printed everywhere."""
+    scores = evaluation.scores
+    return (
+        ("Accuracy", estimate_cell(scores.accuracy)),
+        ("Majority rate", Cell(formatting.score(scores.majority_rate))),
+        ("Balanced accuracy", estimate_cell(scores.balanced_accuracy)),
+        ("Macro F1", estimate_cell(scores.macro_f1)),
+        ("Balanced accuracy, tested classes only", estimate_cell(scores.balanced_accuracy_restricted)),
+        ("ECE", Cell(formatting.score(scores.ece))),
+        ("NLL", Cell(formatting.score(scores.nll))),
+    )
+
+
+def overview(report: Report) -> Table:
+    """One row for each evaluation."""
+    names = ("Accuracy", "Majority rate", "Balanced accuracy", "Macro F1", "Bal. acc., tested classes", "ECE", "NLL")
+    columns = (
+        Column("No."),
+        Column("Method", numeric=False, heads=True),
+        Column(f"Trained on {formatting.ARROW} tested on", numeric=False),
+        Column("Images"),
+        Column("Folds"),
+        *(Column(name) for name in names),
+    )
+    rows = tuple(
+        (
+            Cell(str(number), href=f"#{anchor(number)}"),
+            Cell(formatting.visible(evaluation.method), href=f"#{anchor(number)}"),
+            Cell(transfer(evaluation)),
+            Cell(formatting.count(evaluation.n_images)),
+            Cell(str(evaluation.n_folds)),
+            *(cell for _, cell in score_cells(evaluation)),
+        )
+        for number, evaluation in enumerate(report.evaluations, start=1)
+    )
+    return Table("Every evaluation, with 95 % intervals", columns, rows)
+
+
+def per_class(evaluation: Evaluation) -> Table:
+    """Precision and recall of each class with their exact limits."""
+    columns = (
+        Column("Cell type", numeric=False, heads=True),
+        Column("Images"),
+        Column("Answers"),
+        Column("Precision"),
+        Column("Recall"),
+        Column("F1"),
+    )
+    return Table(
+        "Scores of each cell type, with exact 95 % binomial limits",
+        columns,
+        tuple(_class_row(scores) for scores in evaluation.per_class),
+    )
+
+
+def _class_row(scores: ClassScores) -> tuple[Cell, ...]:
+    return (
+        Cell(formatting.label(scores.label)),
+        Cell(formatting.count(scores.n)),
+        Cell(formatting.count(scores.n_answered)),
+        estimate_cell(scores.precision, drawn=True),
+        estimate_cell(scores.recall, drawn=True),
+        Cell(formatting.score(scores.f1)),
+    )
+
+
+def confusion(evaluation: Evaluation) -> Table:
+    """The confusion counts: rows are true, columns predicted."""
+    columns = (Column("True \\ predicted", numeric=False, heads=True),) + tuple(
+        Column(formatting.label(code)) for code in evaluation.classes
+    )
+    rows = tuple(
+        (Cell(formatting.label(code)), *(Cell(str(n)) for n in counts))
+        for code, counts in zip(evaluation.tested_classes, evaluation.confusion, strict=True)
+    )
+    return Table("Confusion counts: true cell types in rows, predicted ones in columns", columns, rows)
+
+
+def reliability(evaluation: Evaluation) -> Table:
+    """The bins of the reliability diagram that hold images."""
+    columns = (Column("Best probability", numeric=False, heads=True), Column("Images"), Column("Mean"), Column("Accuracy"))
+    rows = tuple(
+        (
+            Cell(f"{bin_.low:.2f}{formatting.EN_DASH}{bin_.high:.2f}"),
+            Cell(formatting.count(bin_.n)),
+            Cell(formatting.score(bin_.confidence)),
+            Cell(formatting.score(bin_.accuracy)),
+        )
+        for bin_ in evaluation.reliability
+        if bin_.n
+    )
+    return Table("Accuracy against the best probability", columns, rows)
+
+
+def pairs(caption: str, names: tuple[str, str], values: Mapping[str, Any]) -> Table:
+    """A table of two columns from a mapping; nested mappings become dotted names."""
+    rows = tuple((Cell(formatting.visible(name)), Cell(formatting.visible(value))) for name, value in _flattened(values))
+    return Table(caption, (Column(names[0], numeric=False, heads=True), Column(names[1], numeric=False)), rows)
+
+
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def class_counts(card: DataCard) -> Table:
+    """Images of each cell type in one dataset."""
+    rows = tuple((Cell(formatting.label(code)), Cell(formatting.count(n))) for code, n in card.class_counts.items())
+    return Table("Images of each cell type", (Column("Cell type", numeric=False, heads=True), Column("Images")), rows)
+
+
+def reasons(counts: Mapping[str, int]) -> tuple[str, ...]:
+    """What was excluded or dropped, one line for each reason, with its count."""
+    return tuple(f"{formatting.visible(reason)}: {formatting.count(n)}" for reason, n in counts.items())
+
+
+def left_out(evaluation: Evaluation) -> tuple[str, ...]:
+    """The classes that are not tested, one line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for code, reason in evaluation.left_out.items():
+        by_reason.setdefault(formatting.visible(reason), []).append(formatting.label(code))
+    return tuple(f"{formatting.listed(names)}: {reason}" for reason, names in by_reason.items())
+
+
+def setting(evaluation: Evaluation) -> str:
+    """Method, source and target, images and folds of an evaluation on one line."""
+    parts = [
+        formatting.visible(evaluation.method),
+        f"trained on {formatting.visible(evaluation.source)}, tested on {formatting.visible(evaluation.target)}",
+        formatting.counted(evaluation.n_images, "image"),
+        formatting.counted(evaluation.n_folds, "fold"),
+    ]
+    return " \N{MIDDLE DOT} ".join(parts)
+
+
+def wrong_call(cell: WrongCell) -> str:
+    """What a wrongly classified cell is, was called, and how confidently: "neutrophil called monocyte, 0.98"."""
+    called = f"{formatting.label(cell.label)} called {formatting.label(cell.predicted)}"
+    return f"{called}, {formatting.probability(cell.probability)}"

@@ -1,0 +1,61 @@
+"""Test a saved bundle on labelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hemalens.bundle import open_bundle
+from hemalens.evaluation.evaluate import evaluate as evaluate_bundles
+from hemalens.evaluation.evaluate import refuse_leaks
+from hemalens.evaluation.report import write_report
+from hemalens.evaluation.results import Report
+from hemalens.files import atomic_dir, claim_output
+from hemalens.jobs.prepare import prepare
+from hemalens.jobs.reporting import data_card, make_report
+from hemalens.jobs.train import Say
+
+
+def evaluate(
+    bundle_path: Path,
+    data_spec: str,
+    *,
+    out: Path,
+    min_per_class: int = 1,
+    drop_seen: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say = lambda text: None,
+) -> Report:
+    """Test a bundle on a dataset under the bundle's own label map, and write a report into `out`.
+
+    Raises `SplitError` when the bundle has seen some of the images, unless `drop_seen` takes them out. Unreadable
+    images are listed in the report.
+    """
+    claim_output(out, overwrite=overwrite)
+    bundle = open_bundle(bundle_path)
+    given = prepare(data_spec, labels=bundle.manifest.label_map, role="test", unreadable="keep")
+    for note in given.notes:
+        say(note)
+    dataset, card = given.dataset, given.card
+    if drop_seen:
+        readable = [r.path.is_file() and r.content_id() in bundle.seen for r in dataset.records]
+        seen = sum(readable)
+        dataset = dataset.subset([i for i, was_seen in enumerate(readable) if not was_seen])
+        card = data_card(dataset, "test", None, **{"seen in training": seen})
+        say(f"{dataset.name}: left out {seen} image(s) the model was trained on")
+    refuse_leaks(bundle.seen, dataset)
+    source = next(entry.name for entry in bundle.manifest.data if entry.role == "train")
+    evaluation = evaluate_bundles(
+        [bundle], [dataset], target=dataset, source_name=source, seed=seed, min_per_class=min_per_class
+    )
+    report = make_report(
+        f"{bundle.manifest.method} tested on {dataset.name}",
+        "a saved bundle on images it has not seen",
+        evaluations=[evaluation],
+        data=[card],
+        methods={bundle.manifest.method: bundle.manifest.config},
+        seed=seed,
+    )
+    with atomic_dir(out) as folder:
+        write_report(report, folder)
+    return report

@@ -1,0 +1,139 @@
+"""Classify images with a bundle, into a CSV or Parquet file: one row an image, in input order."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hemalens.bundle import open_bundle
+from hemalens.datasets import READERS, Record, open_dataset
+from hemalens.errors import InputError, OutputError, one_line
+from hemalens.files import atomic_path, claim_output
+from hemalens.inference import Prediction, Predictor, list_images
+from hemalens.progress import track
+from hemalens.taxonomy import AS_LABELLED
+
+ROWS_A_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionSummary:
+    """What a run of predictions came to: rows, answers by label, abstentions, and the unreadable images."""
+
+    n_rows: int
+    by_label: dict[str, int]
+    n_abstained: int
+    n_unreadable: int
+    first_error: str | None
+
+
+def predict(
+    bundle_path: Path,
+    source: str,
+    *,
+    out: Path,
+    abstain_below: float = 0.0,
+    embeddings: bool = False,
+    overwrite: bool = False,
+) -> PredictionSummary:
+    """Predict for an image, a folder of images or a dataset ("reader:path"), and write `out` (.csv or .parquet).
+
+    Columns: path, label, probability, abstained, one p_<label> a class, error; with `embeddings` (Parquet only) a list
+    column. An unreadable image is a row with its error. The file appears whole at the end, or not at all.
+    """
+    if out.suffix not in (".csv", ".parquet"):
+        raise OutputError(f"cannot write {one_line(out)}", expected="a name that ends in .csv or .parquet")
+    if embeddings and out.suffix != ".parquet":
+        raise OutputError("embeddings do not fit a CSV", remedy="Name an --out that ends in .parquet.")
+    if not 0 <= abstain_below <= 1:
+        raise InputError("the abstention threshold is out of range", expected="0 to 1", got=str(abstain_below))
+    claim_output(out, overwrite=overwrite)
+    bundle = open_bundle(bundle_path)
+    inputs = _inputs(source)
+    predictor = Predictor(bundle, abstain_below=abstain_below, embeddings=embeddings)
+    counts: Counter[str] = Counter()
+    n_abstained = n_unreadable = 0
+    first_error = None
+    with atomic_path(out) as temporary, _writer(temporary, predictor.labels, embeddings) as write:
+        with track("predicting", len(inputs)) as progress:
+            for batch in _batches(predictor.predict(inputs)):
+                write([_row(p, predictor.labels, embeddings) for p in batch])
+                counts.update(p.label for p in batch if p.label is not None)
+                n_abstained += sum(p.abstained for p in batch)
+                errors = [p.error for p in batch if p.error is not None]
+                n_unreadable += len(errors)
+                first_error = first_error or next(iter(errors), None)
+                progress(len(batch))
+    by_label = {label: counts[label] for label in predictor.labels if counts[label]}
+    return PredictionSummary(len(inputs), by_label, n_abstained, n_unreadable, first_error)
+
+
+def _inputs(source: str) -> Sequence[Path | Record]:
+    reader, separator, _ = source.partition(":")
+    if separator and reader in READERS and not Path(source).exists():
+        return open_dataset(source, labels=AS_LABELLED).records
+    return list_images(Path(source))
+
+
+def _batches(predictions: Iterable[Prediction]) -> Iterator[list[Prediction]]:
+    batch: list[Prediction] = []
+    for prediction in predictions:
+        batch.append(prediction)
+        if len(batch) == ROWS_A_BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _row(prediction: Prediction, labels: tuple[str, ...], embeddings: bool) -> dict[str, Any]:
+    p = prediction.probabilities
+    row: dict[str, Any] = {
+        # a name that is no UTF-8 is written with its bytes escaped
+        "path": str(prediction.record.path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+        "label": prediction.label,
+        "probability": None if p is None else float(p.max()),
+        "abstained": None if p is None else prediction.abstained,
+        **{f"p_{label}": None if p is None else float(p[i]) for i, label in enumerate(labels)},
+        "error": prediction.error,
+    }
+    if embeddings:
+        row["embedding"] = None if prediction.embedding is None else prediction.embedding.tolist()
+    return row
+
+
+Write = Callable[[list[dict[str, Any]]], None]
+
+
+@contextmanager
+def _writer(path: Path, labels: tuple[str, ...], embeddings: bool) -> Iterator[Write]:
+    names = ["path", "label", "probability", "abstained", *(f"p_{label}" for label in labels), "error"]
+    if path.suffix == ".csv":
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, names)
+            table.writeheader()
+
+            def write_csv(rows: list[dict[str, Any]]) -> None:
+                table.writerows([{name: _short(value) for name, value in row.items()} for row in rows])
+
+            yield write_csv
+        return
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    kinds = {"path": pa.string(), "label": pa.string(), "abstained": pa.bool_(), "error": pa.string()}
+    fields = [pa.field(name, kinds.get(name, pa.float32())) for name in names]
+    if embeddings:
+        fields.append(pa.field("embedding", pa.list_(pa.float32())))
+    schema = pa.schema(fields)
+    with parquet.ParquetWriter(path, schema) as file:
+        yield lambda rows: file.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.6f}" if isinstance(value, float) else value

@@ -1,0 +1,108 @@
+"""Train one method on one dataset, and test it on a part it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hemalens.datasets import CellDataset
+from hemalens.evaluation.evaluate import evaluate, refuse_leaks
+from hemalens.evaluation.protocols import seeded
+from hemalens.evaluation.report import write_report
+from hemalens.evaluation.results import DataCard, Report
+from hemalens.jobs.prepare import Prepared, prepare
+from hemalens.jobs.reporting import make_report
+from hemalens.jobs.runs import claim_run, finish_run, fit_in
+from hemalens.methods import find_method
+from hemalens.sampling import check_classes, hold_out
+
+Say = Callable[[str], None]
+
+
+def train(
+    method_name: str,
+    train_spec: str,
+    *,
+    out: Path,
+    labels: str = "five_class",
+    validation_spec: str | None = None,
+    test_fraction: float = 0.2,
+    validation_fraction: float = 0.15,
+    min_per_class: int = 1,
+    config_file: Path | None = None,
+    settings: Sequence[str] = (),
+    seed: int = 0,
+    overwrite: bool = False,
+    drop_unreadable: bool = False,
+    say: Say = lambda text: None,
+) -> Report:
+    """Train, write `out`/bundle, and report on the held-out test part; the same call resumes a stopped run.
+
+    `test_fraction` of the data is tested and never trained on; `validation_fraction` of the rest (or `validation_spec`)
+    serves early stopping and calibration. With `test_fraction` 0 nothing is tested and the report says so.
+    """
+    method = find_method(method_name)
+    config = method.config.load(config_file, settings)
+    given = prepare(
+        train_spec,
+        labels=labels,
+        role="train, validation and test" if test_fraction else "train and validation",
+        unreadable="drop" if drop_unreadable else "refuse",
+        min_per_class=min_per_class,
+    )
+    check_classes(given.dataset)
+    held = prepare(validation_spec, labels=labels, role="validation") if validation_spec else None
+    for note in (*given.notes, *(held.notes if held else ())):
+        say(note)
+    learn, validation, test = _split(given.dataset, held, test_fraction, validation_fraction, seed)
+    request = {
+        "job": "train",
+        "method": method.name,
+        "config": config.model_dump(mode="json"),
+        "train": learn.fingerprint,
+        "validation": validation.fingerprint,
+        "test": test.fingerprint if test else None,
+        "seed": seed,
+    }
+    if claim_run(out, request, overwrite=overwrite):
+        say("going on with the stopped run")
+    say(
+        f"training on {len(learn)} images, {len(validation)} for validation, {len(test) if test else 0} held out for the test"
+    )
+    bundle = fit_in(out, method, learn, validation=validation, config=config, rng=seeded(seed, "fit"))
+    evaluations = []
+    if test is not None:
+        name = f"{given.dataset.name} ({1 - test_fraction:.0%})"
+        evaluations.append(evaluate([bundle], [test], target=test, source_name=name, seed=seed))
+    report = make_report(
+        f"{method.name} on {given.dataset.name}",
+        f"one split: {test_fraction:.0%} held out for the test" if test else "no test part",
+        evaluations=evaluations,
+        data=_cards(given, held),
+        methods={method.name: config.model_dump(mode="json")},
+        seed=seed,
+    )
+    write_report(report, out)
+    finish_run(out)
+    return report
+
+
+def _split(
+    dataset: CellDataset, held: Prepared | None, test_fraction: float, validation_fraction: float, seed: int
+) -> tuple[CellDataset, CellDataset, CellDataset | None]:
+    """(training, validation, test) parts; no image or group in two of them."""
+    test = None
+    if test_fraction:
+        dataset, test = hold_out(dataset, test_fraction, seeded(seed, "test"))
+    if held is not None:
+        contents = {record.content_id() for record in dataset.records}
+        refuse_leaks(contents, held.dataset)
+        if test is not None:
+            refuse_leaks({record.content_id() for record in held.dataset.records}, test)
+        return dataset, held.dataset.only_classes(dataset.classes), test
+    learn, validation = hold_out(dataset, validation_fraction, seeded(seed, "validation"))
+    return learn, validation, test
+
+
+def _cards(given: Prepared, held: Prepared | None) -> list[DataCard]:
+    return [given.card] if held is None else [given.card, held.card]

@@ -1,0 +1,76 @@
+"""Checkpoints without pickle: tensors in safetensors, everything else as JSON in its metadata, one file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hemalens import _torchvision  # noqa: F401  (before lightning)
+from hemalens.errors import InputError, one_line
+from hemalens.files import atomic_path
+
+STATE = "hemalens_state"
+
+
+class SafetensorsCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints as one safetensors file each, written atomically."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a nested checkpoint of tensors, numbers, texts, lists, tuples and dicts."""
+        tensors: dict[str, torch.Tensor] = {}
+        state = json.dumps(_pack(checkpoint, tensors), allow_nan=True)
+        with atomic_path(Path(path)) as temporary:
+            save_file(tensors, temporary, metadata={STATE: state})
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read what `save_checkpoint` wrote; raises `InputError` for a damaged file."""
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                state = json.loads(file.metadata()[STATE])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"the checkpoint {one_line(path)} is damaged", got=str(error), remedy="Start anew with --overwrite."
+            ) from error
+        checkpoint: dict[str, Any] = _unpack(state, tensors)
+        return checkpoint
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint, if it is there."""
+        Path(path).unlink(missing_ok=True)
+
+
+def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """JSON in which a tensor, tuple or dict is a list that begins with its kind."""
+    if isinstance(value, torch.Tensor):
+        name = f"t{len(tensors)}"
+        # a copy: safetensors refuses tensors that share memory
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return ["tensor", name]
+    if isinstance(value, dict):
+        return ["dict", [[_pack(k, tensors), _pack(v, tensors)] for k, v in value.items()]]
+    if isinstance(value, (list, tuple)):
+        return ["list" if isinstance(value, list) else "tuple", [_pack(v, tensors) for v in value]]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
+
+
+def _unpack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if not isinstance(value, list):
+        return value
+    kind, content = value
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {_unpack(k, tensors): _unpack(v, tensors) for k, v in content}
+    items = [_unpack(v, tensors) for v in content]
+    return tuple(items) if kind == "tuple" else items

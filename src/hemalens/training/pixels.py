@@ -1,0 +1,103 @@
+"""Resized training images, decoded once by the very graph that serves later, and how epochs draw from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from hemalens.datasets.base import CellDataset
+from hemalens.errors import ImageError
+from hemalens.files import output_errors
+from hemalens.graphs import resize_graph
+from hemalens.images import Preprocessing
+from hemalens.progress import track
+from hemalens.runtime import GraphRunner
+
+MAX_RAM_BYTES = 1_000_000_000
+"""Above this the resized images lie in a file, read through the page cache, so that memory stays flat."""
+
+
+def resized_images(dataset: CellDataset, preprocessing: Preprocessing, scratch: Path) -> NDArray[np.uint8]:
+    """All images of a dataset, resized as the bundle's graph does: uint8 (n, 3, size, size).
+
+    A large set lies in the file `scratch`. Raises `ImageError` for the first unreadable image.
+    """
+    size = preprocessing.size_px
+    shape = (len(dataset), 3, size, size)
+    pixels: NDArray[np.uint8]
+    if int(np.prod(shape)) > MAX_RAM_BYTES:
+        with output_errors(scratch):
+            scratch.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=shape)
+    else:
+        pixels = np.empty(shape, np.uint8)
+    runner = GraphRunner(resize_graph(preprocessing).SerializeToString(), ["resized"])
+    with track("reading images", len(dataset)) as progress:
+        for i, (_, answer) in enumerate(runner.map(dataset.records)):
+            if isinstance(answer, ImageError):
+                raise answer
+            pixels[i] = answer["resized"]
+            progress(1)
+    return pixels
+
+
+class PixelDataset(Dataset[tuple[Tensor, int]]):
+    """Resized images with their targets; indexed by (index, seed), so that an augmentation depends on nothing else."""
+
+    def __init__(
+        self, pixels: NDArray[np.uint8], targets: NDArray[np.int64], augment: Callable[[Tensor], Tensor] | None
+    ) -> None:
+        self.pixels = pixels
+        self.targets = targets
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        index, seed = key
+        image = torch.from_numpy(self.pixels[index].copy())
+        if self.augment is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                image = self.augment(image)
+        return image, int(self.targets[index])
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Draws (index, seed) pairs, each epoch's from (seed, epoch) alone: a resumed run continues as it would have.
+
+    With `weights` (n,) indices are drawn with replacement in these proportions, otherwise each once, in random order;
+    with `shuffle` off, each once in order.
+    """
+
+    def __init__(self, n: int, *, seed: int, weights: NDArray[np.float64] | None = None, shuffle: bool = True) -> None:
+        self.n = n
+        self.seed = seed
+        self.weights = weights
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if not self.shuffle:
+            order = np.arange(self.n)
+        elif self.weights is None:
+            order = rng.permutation(self.n)
+        else:
+            order = rng.choice(self.n, self.n, p=self.weights)
+        seeds = rng.integers(2**31, size=self.n)
+        yield from zip(order.tolist(), seeds.tolist(), strict=True)

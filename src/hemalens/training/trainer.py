@@ -1,0 +1,113 @@
+"""The trainer: device, precision, progress, early stopping, and checkpoints that a killed run resumes from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.utilities import disable_possible_user_warnings
+from torch.utils.data import DataLoader
+
+from hemalens import _torchvision  # noqa: F401  (before lightning)
+from hemalens.progress import is_quiet
+from hemalens.training.checkpoints import SafetensorsCheckpointIO
+from hemalens.training.classifier import CellClassifier
+
+Precision = Literal["auto", "fp32", "bf16"]
+SCORE = "val_balanced_accuracy"
+
+
+def has_bf16() -> bool:
+    """Whether the device training will run on multiplies bfloat16 in hardware."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_flag("avx512_bf16", "amx_bf16", "bf16")
+
+
+def _cpu_flag(*names: str) -> bool:
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return any(name in words for name in names)
+
+
+class _History(Callback):
+    """One JSON line an epoch in `history.jsonl`; a resumed run continues the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        row = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"epoch": trainer.current_epoch, **row}) + "\n")
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning advises on loggers, workers and steps; the run's own report says what matters."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    os.environ.setdefault("SLURM_JOB_NAME", "bash")  # never take an interactive allocation for a launcher
+    with warnings.catch_warnings():
+        disable_possible_user_warnings()
+        warnings.filterwarnings("ignore", module="lightning")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def train(
+    module: CellClassifier,
+    training: DataLoader[Any],
+    validation: DataLoader[Any],
+    *,
+    run_dir: Path,
+    patience: int,
+    precision: Precision,
+) -> None:
+    """Train until the epochs are over or the validation score has not risen for `patience` epochs; keep the best epoch.
+
+    Checkpoints lie in `run_dir`/checkpoints; a run that was killed continues after its last whole epoch.
+    """
+    checkpoints = run_dir / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    best = ModelCheckpoint(checkpoints, filename="best", monitor=SCORE, mode="max", enable_version_counter=False)
+    last = ModelCheckpoint(checkpoints, filename="last", save_top_k=1, enable_version_counter=False, every_n_epochs=1)
+    stopping = EarlyStopping(SCORE, mode="max", patience=patience)
+    callbacks: list[Callback] = [best, stopping, _History(run_dir / "history.jsonl"), last]
+    if not is_quiet():
+        callbacks.append(RichProgressBar())
+    chosen = ("bf16" if has_bf16() else "fp32") if precision == "auto" else precision
+    with _quiet_lightning():
+        trainer = lightning.Trainer(
+            max_epochs=module.epochs,
+            accelerator="auto",
+            devices=1,
+            precision="bf16-mixed" if chosen == "bf16" else "32-true",
+            callbacks=callbacks,
+            plugins=[SafetensorsCheckpointIO()],
+            logger=False,
+            enable_progress_bar=not is_quiet(),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            gradient_clip_val=1.0,
+            default_root_dir=run_dir,
+        )
+        resume = checkpoints / "last.ckpt"
+        trainer.fit(module, training, validation, ckpt_path=resume if resume.is_file() else None)
+    state = SafetensorsCheckpointIO().load_checkpoint(checkpoints / "best.ckpt")
+    module.load_state_dict(state["state_dict"])
+    module.cpu().eval()
