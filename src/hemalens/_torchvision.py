@@ -27,7 +27,7 @@ def _binary_loads() -> bool:
         return True
     for binary in Path(spec.origin).parent.glob("_C.*"):
         try:
-            torch.ops.load_library(str(binary))
+            torch.ops.load_library(str(binary))  # type: ignore[no-untyped-call]
         except OSError:
             return False
     return True
@@ -38,10 +38,10 @@ def declare_operators() -> bool:
     global _library
     if torch.version.cuda is not None or _library is not None or _binary_loads():
         return False
-    _library = torch.library.Library("torchvision", "DEF")
+    _library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for schema in SCHEMAS:
         if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
-            _library.define(schema)
+            _library.define(schema)  # type: ignore[no-untyped-call]
     return True
 
 

@@ -120,15 +120,14 @@ def join(first: onnx.ModelProto, *others: onnx.ModelProto, keep: tuple[str, ...]
     for part in others:
         wanted = [value.name for value in part.graph.input]
         produced = {value.name: value for value in chain.graph.output}
-        part = compose.add_prefix(part, f"{len(chain.graph.node)}_", rename_inputs=False, rename_outputs=False)
+        prefixed = compose.add_prefix(part, f"{len(chain.graph.node)}_", rename_inputs=False, rename_outputs=False)
         kept = [name for name in produced if name not in wanted or name in keep]
-        merged = compose.merge_models(
+        chain = compose.merge_models(
             chain,
-            part,
+            prefixed,
             io_map=[(name, name) for name in wanted],
             outputs=[*kept, *(value.name for value in part.graph.output)],
         )
-        chain = merged
     return chain
 
 

@@ -76,7 +76,7 @@ HEADS: dict[str, Callable[[int], Any]] = {
     "ann": _neural_network,
     "xgboost": _xgboost,
 }
-"""Head by name: logistic regression; random forest (200 trees, depth 16); SVM, rbf and poly; one hidden layer of 100; XGBoost.
+"""Head by name: logistic regression; random forest (200 trees, depth 16); SVM; one hidden layer of 100; XGBoost.
 
 SVM, the network and logistic regression standardise their input; the trees do not (settings of BC-SAM).
 """
@@ -117,7 +117,10 @@ def _convert_xgboost(head: Any, n_features: int) -> onnx.ModelProto:
     from onnxmltools import convert_xgboost
     from onnxmltools.convert.common.data_types import FloatTensorType
 
-    return convert_xgboost(head, initial_types=[("embedding", FloatTensorType([None, n_features]))], target_opset=15)
+    model: onnx.ModelProto = convert_xgboost(
+        head, initial_types=[("embedding", FloatTensorType([None, n_features]))], target_opset=15
+    )
+    return model
 
 
 def _probabilities_only(model: onnx.ModelProto) -> onnx.ModelProto:

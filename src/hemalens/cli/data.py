@@ -52,6 +52,7 @@ def audit(
 
 @app.command("synthesize")
 def synthesize(
+    *,
     folder: Annotated[Path, typer.Argument(help="The folder to write.")],
     n_per_class: Annotated[int, typer.Option(min=1, help="Cells of each type in each laboratory.")] = 60,
     laboratory: Annotated[list[str] | None, typer.Option(help="lab_a, lab_b; both by default; repeatable.")] = None,
@@ -91,7 +92,7 @@ def audit_lines(found: Audit) -> list[str]:
     for domain, stats in found.domains.items():
         mean, std = ("/".join(f"{v:g}" for v in stats[key]) for key in ("mean_lab", "std_lab"))
         lines.append(f"colour of {domain}: L*a*b* mean {mean}, std {std}")
-    lines += _section("unreadable", [error for error in found.unreadable.values()])
+    lines += _section("unreadable", list(found.unreadable.values()))
     lines += _section("the same image under two labels", [" = ".join(names) for names in found.conflicts])
     lines += _section("byte-identical copies", [" = ".join(names) for names in found.copies])
     near = [f"{a} ~ {b} (differ by {d:g} gray levels)" for a, b, d in found.near_duplicates]

@@ -23,6 +23,7 @@ from hemalens.cli.common import (
 
 
 def evaluate(
+    *,
     bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
     data: Annotated[str, typer.Option("--data", metavar="SPEC", help="Labelled test data.")],
     out: Out,
@@ -51,6 +52,7 @@ def evaluate(
 
 
 def benchmark(
+    *,
     methods: Annotated[str, typer.Option("--methods", metavar="A,B", help="Methods, separated by commas.")],
     source: Annotated[str, typer.Option("--source", metavar="SPEC", help="Data to learn from.")],
     out: Out,

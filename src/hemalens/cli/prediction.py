@@ -12,6 +12,7 @@ from hemalens.cli.common import Json, Out, Overwrite, Quiet, Talk
 
 
 def predict(
+    *,
     bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
     images: Annotated[str, typer.Argument(help="An image, a folder of images, or a dataset as in jtsc:zheng2018.")],
     out: Out,

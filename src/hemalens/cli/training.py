@@ -23,6 +23,7 @@ from hemalens.cli.common import (
 
 
 def quickstart(
+    *,
     out: Out = Path("runs/quickstart"),
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -40,6 +41,7 @@ def quickstart(
 
 
 def train(
+    *,
     method: Annotated[str, typer.Argument(help="linear_probe or finetune.")],
     data: Annotated[str, typer.Option("--train", metavar="SPEC", help="Training data, as in folder:my_cells.")],
     out: Out,

@@ -161,11 +161,13 @@ def evaluate(
         scores=scores,
         per_class=_class_scores(np.asarray(pooled), plan, len(folds) if len(tests) > 1 and tests[0] is tests[1] else 1),
         confusion=tuple(tuple(int(v) for v in np.asarray(pooled)[row]) for row in tested_rows),
-        reliability=tuple(ReliabilityBin(**row) for row in metrics.reliability(pooled_probabilities, pooled_truth)),
+        reliability=tuple(
+            ReliabilityBin.model_validate(row) for row in metrics.reliability(pooled_probabilities, pooled_truth)
+        ),
         scatter=_scatter(folds[0], labels, seed),
         most_confident_errors=_wrong_cells(folds, labels),
-        intervals=f"95 %: scores by a bootstrap over the tested {n_each}s within their classes (1,000 repeats), precision and "
-        "recall exact binomial (Clopper-Pearson)",
+        intervals=f"95 %: scores by a bootstrap over the tested {n_each}s within their classes (1,000 repeats), "
+        "precision and recall exact binomial (Clopper-Pearson)",
     )
 
 
@@ -177,11 +179,12 @@ class _Fold:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        return self.answered.probabilities.argmax(axis=1)
+        return self.answered.probabilities.argmax(axis=1).astype(np.int64)
 
     def restricted(self, allowed: list[int]) -> NDArray[np.int64]:
         """Predictions when only the classes `allowed` may be chosen."""
-        return np.array(allowed, np.int64)[self.answered.probabilities[:, allowed].argmax(axis=1)]
+        chosen: NDArray[np.int64] = np.array(allowed, np.int64)[self.answered.probabilities[:, allowed].argmax(axis=1)]
+        return chosen
 
 
 def _scores(folds: list[_Fold], plan: TestPlan, seed: int) -> Scores:

@@ -63,7 +63,10 @@ def macro_f1(counts: Confusion) -> float:
 
 def _ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:
     numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
-    return np.divide(numerator, denominator, out=np.full_like(denominator, np.nan), where=denominator > 0)
+    ratio: NDArray[np.float64] = np.divide(
+        numerator, denominator, out=np.full_like(denominator, np.nan), where=denominator > 0
+    )
+    return ratio
 
 
 def exact_interval(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:

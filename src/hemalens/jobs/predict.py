@@ -59,16 +59,19 @@ def predict(
     counts: Counter[str] = Counter()
     n_abstained = n_unreadable = 0
     first_error = None
-    with atomic_path(out) as temporary, _writer(temporary, predictor.labels, embeddings) as write:
-        with track("predicting", len(inputs)) as progress:
-            for batch in _batches(predictor.predict(inputs)):
-                write([_row(p, predictor.labels, embeddings) for p in batch])
-                counts.update(p.label for p in batch if p.label is not None)
-                n_abstained += sum(p.abstained for p in batch)
-                errors = [p.error for p in batch if p.error is not None]
-                n_unreadable += len(errors)
-                first_error = first_error or next(iter(errors), None)
-                progress(len(batch))
+    with (
+        atomic_path(out) as temporary,
+        _writer(temporary, predictor.labels, embeddings) as write,
+        track("predicting", len(inputs)) as progress,
+    ):
+        for batch in _batches(predictor.predict(inputs)):
+            write([_row(p, predictor.labels, embeddings) for p in batch])
+            counts.update(p.label for p in batch if p.label is not None)
+            n_abstained += sum(p.abstained for p in batch)
+            errors = [p.error for p in batch if p.error is not None]
+            n_unreadable += len(errors)
+            first_error = first_error or next(iter(errors), None)
+            progress(len(batch))
     by_label = {label: counts[label] for label in predictor.labels if counts[label]}
     return PredictionSummary(len(inputs), by_label, n_abstained, n_unreadable, first_error)
 

@@ -93,7 +93,8 @@ def summarise(evaluation: Evaluation) -> list[str]:
     folds = f", mean of {evaluation.n_folds} folds" if evaluation.n_folds > 1 else ""
     sentences = [
         f"{where}: balanced accuracy {_with_interval(scores.balanced_accuracy)} and accuracy "
-        f"{_with_interval(scores.accuracy)} on {evaluation.n_images} images of {len(evaluation.tested_classes)} classes{folds}; "
+        f"{_with_interval(scores.accuracy)} on {evaluation.n_images} images of "
+        f"{len(evaluation.tested_classes)} classes{folds}; "
         f"always answering the most frequent class gives an accuracy of {_number(scores.majority_rate)}."
     ]
     low, high = scores.accuracy.low, scores.accuracy.high

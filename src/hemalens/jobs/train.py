@@ -66,9 +66,8 @@ def train(
     }
     if claim_run(out, request, overwrite=overwrite):
         say("going on with the stopped run")
-    say(
-        f"training on {len(learn)} images, {len(validation)} for validation, {len(test) if test else 0} held out for the test"
-    )
+    n_test = len(test) if test else 0
+    say(f"training on {len(learn)} images, {len(validation)} for validation, {n_test} held out for the test")
     bundle = fit_in(out, method, learn, validation=validation, config=config, rng=seeded(seed, "fit"))
     evaluations = []
     if test is not None:

@@ -27,7 +27,8 @@ from hemalens.sampling import balanced_weights
 from hemalens.training.classifier import CellClassifier, OptimiserConfig
 from hemalens.training.export import Trained, export_bundle
 from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
-from hemalens.training.trainer import Precision, train
+from hemalens.training.trainer import Precision
+from hemalens.training.trainer import train as run_training
 from hemalens.transforms import Augmentation, AugmentationConfig
 
 BATCH_NORM_MOMENTUM = 0.1
@@ -54,7 +55,7 @@ class FinetuneConfig(BackboneConfig):
 
 
 def fit(
-    training: CellDataset,
+    train: CellDataset,
     *,
     validation: CellDataset | None,
     auxiliary: Mapping[str, CellDataset],
@@ -70,26 +71,26 @@ def fit(
     seed = int(rng.integers(2**31))
     torch.set_num_threads(n_cores())
     preprocessing = preprocessing_of(config)
-    network = create_backbone(config, n_classes=len(training.classes))
+    network = create_backbone(config, n_classes=len(train.classes))
     prepare_for_few_steps(network, seed)
     open_last_stages(network, config.open_stages)
     module = CellClassifier(network, preprocessing, optimiser=config.optimiser, epochs=config.epochs, seed=seed)
     scratch = run_dir / "scratch"
     held = resized_images(validation, preprocessing, scratch / "validation.npy")
-    weights = balanced_weights(training.targets) if config.sampling == "balanced" else None
-    train(
+    weights = balanced_weights(train.targets) if config.sampling == "balanced" else None
+    run_training(
         module,
         DataLoader(
             PixelDataset(
-                resized_images(training, preprocessing, scratch / "train.npy"),
-                training.targets,
+                resized_images(train, preprocessing, scratch / "train.npy"),
+                train.targets,
                 Augmentation(config.augmentation),
             ),
             batch_size=config.batch_size,
-            sampler=EpochSampler(len(training), seed=seed, weights=weights),
+            sampler=EpochSampler(len(train), seed=seed, weights=weights),
             num_workers=config.n_loader_workers,
             # a batch of one has no batch statistics
-            drop_last=len(training) % config.batch_size == 1,
+            drop_last=len(train) % config.batch_size == 1,
         ),
         DataLoader(
             PixelDataset(held, validation.targets, None),
@@ -103,7 +104,7 @@ def fit(
     temperature = fit_temperature(_logits(module, held), validation.targets)
 
     def reference(records: list[Record]) -> NDArray[np.float64]:
-        chosen = CellDataset("parity", tuple(records), training.classes, training.label_map, "", "")
+        chosen = CellDataset("parity", tuple(records), train.classes, train.label_map, "", "")
         return np.exp(
             log_softmax(_logits(module, resized_images(chosen, preprocessing, scratch / "parity.npy")) / temperature)
         )
@@ -112,7 +113,7 @@ def fit(
     trained = Trained(
         method="finetune",
         config=config,
-        train=training,
+        train=train,
         validation=validation,
         graph=join(resize_graph(preprocessing), normalise_graph(preprocessing), embedding_and_logits),
         preprocessing=preprocessing,
@@ -166,7 +167,7 @@ def open_last_stages(network: nn.Module, n_stages: int | None) -> None:
 
     timm_network: Any = network
     group_of = group_parameters(network, timm_network.group_matcher(coarse=True), reverse=True)
-    stages = sorted({stage for stage in group_of.values()})
+    stages = sorted(set(group_of.values()))
     if n_stages > len(stages):
         raise ConfigError("open_stages is out of range", expected=f"at most {len(stages)}", got=str(n_stages))
     learning = set(stages[len(stages) - n_stages :])

@@ -139,7 +139,7 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
 
         # weights_only: tensors and plain containers, never code
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return dict(state["state_dict"] if "state_dict" in state else state)
+        return dict(state.get("state_dict", state))
     except Exception as error:
         # the two readers raise a dozen kinds between them for a damaged or foreign file
         raise WeightsError(
@@ -182,9 +182,9 @@ def weights_digest(config: BackboneConfig) -> str:
 
 
 def frozen_graph(config: BackboneConfig, cache_dir: Path) -> onnx.ModelProto:
-    """image uint8 (n, h, w, 3) -> embedding (n, d) of the backbone as it is, kept in `cache_dir` by everything that shapes it.
+    """image uint8 (n, h, w, 3) -> embedding (n, d) of the backbone as it is.
 
-    A graph found there is used without importing torch.
+    The graph is kept in `cache_dir` under everything that shapes it. A graph found there is used without importing torch.
     """
     require_extra("timm", "train", "a backbone")
     versions = [importlib.metadata.version(package) for package in ("timm", "torch")]

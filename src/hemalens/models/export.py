@@ -31,7 +31,7 @@ def to_onnx(module: torch.nn.Module, preprocessing: Preprocessing, outputs: list
         torch.onnx.export(
             module.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
             (torch.zeros(2, 3, size, size),),
-            buffer,
+            buffer,  # type: ignore[arg-type]
             input_names=["pixels"],
             output_names=outputs,
             dynamic_axes=axes,

@@ -1,4 +1,4 @@
-"""Cell types, what each dataset's labels mean, and the named label maps. The data lies in the TOML files beside this one."""
+"""Cell types, what each dataset's labels mean, and the named label maps; the data lies in TOML files."""
 
 from __future__ import annotations
 

@@ -36,6 +36,8 @@ class CellClassifier(lightning.LightningModule):
         self.optimiser = optimiser
         self.epochs = epochs
         self.seed = seed
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
         self._validation: list[tuple[Tensor, Tensor]] = []

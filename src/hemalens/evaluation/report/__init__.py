@@ -32,7 +32,9 @@ def write_report(report: Report, folder: Path) -> None:
     """
     values = report.model_dump(mode="json")
     for key in _not_finite(values):
-        raise HemalensError(f"the report has no number at {key}", expected="a finite number or None", got="NaN or infinity")
+        raise HemalensError(
+            f"the report's {key} is no number", expected="a finite number or None", got="NaN or infinity"
+        )
     markdown, html = render_markdown(report), render_html(report)
     write_json(folder / JSON_NAME, values)
     write_text(folder / MARKDOWN_NAME, markdown)

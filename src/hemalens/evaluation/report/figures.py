@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # scatter tell the classes apart where colours alone cannot.
 PALETTE = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"),
-    *("#882255", "#44AA99", "#999933", "#AA4499", "#117733", "#DDCC77", "#888888", "#6699CC", "#661100"),
+    *("#888888", "#882255", "#44AA99", "#999933", "#AA4499", "#117733", "#DDCC77", "#6699CC", "#661100"),
 )
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">")
 CORRECT, WRONG = "#0072B2", "#D55E00"
@@ -169,7 +169,7 @@ def _draw_bin_counts(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
         middle = (bin_.low + bin_.high) / 2
         axes.text(middle, bin_.n + 0.04 * most, str(bin_.n), ha="center", va="bottom", fontsize=9 * _POINTS_PER_PX)
     axes.set(ylim=(0, 1.28 * most), xlabel="confidence (best probability)", ylabel="images")
-    axes.set_yticks([0, most])
+    axes.set_yticks([])
 
 
 def scatter_keys(scatter: Scatter) -> tuple[dict[str, str], dict[str, str]]:
@@ -202,12 +202,16 @@ def scatter_figure(scatter: Scatter, *, name: str) -> str:
                 s=16, marker=marker, edgecolors=[(0, 0, 0, 0.45)], linewidths=0.35, alpha=0.9, rasterized=raster,
             )  # fmt: skip
         wrong = [p for p in scatter.points if p.predicted != p.label]
-        axes.scatter([p.x for p in wrong], [p.y for p in wrong], s=52, facecolors="none", edgecolors=_INK, linewidths=0.9)
+        axes.scatter(
+            [p.x for p in wrong], [p.y for p in wrong], s=52, facecolors="none", edgecolors=_INK, linewidths=0.9
+        )
         axes.margins(0.04)
         _number_classes(axes, scatter, colours)
 
     n_wrong = sum(point.predicted != point.label for point in scatter.points)
-    alt = f"Scatter of {len(scatter.points)} cells in {len(colours)} cell types; {n_wrong} wrong predictions are ringed."
+    alt = (
+        f"Scatter of {len(scatter.points)} cells in {len(colours)} cell types; {n_wrong} wrong predictions are ringed."
+    )
     return _svg(draw, width_px, height_px, name=name, alt=alt)
 
 
@@ -221,11 +225,14 @@ def _number_classes(axes: Axes, scatter: Scatter, colours: dict[str, str]) -> No
         points = [p for p in scatter.points if p.label == code]
         x, y = to_px.transform((statistics.median(p.x for p in points), statistics.median(p.y for p in points)))
         shifts = sorted(range(-200, 201, 4), key=abs)
-        y_free = next((y + s for s in shifts if all(abs(x - a) > 22 or abs(y + s - b) > 20 for a, b in placed)), float(y))
+        y_free = next(
+            (y + s for s in shifts if all(abs(x - a) > 22 or abs(y + s - b) > 20 for a, b in placed)), float(y)
+        )
         placed.append((float(x), float(y_free)))
         box = {"boxstyle": "round,pad=0.28", "facecolor": _PAPER, "edgecolor": colour, "linewidth": 1.5}
+        at_x, at_y = from_px.transform((x, y_free))
         axes.text(
-            *from_px.transform((x, y_free)), str(number), ha="center", va="center", bbox=box, zorder=6,
+            float(at_x), float(at_y), str(number), ha="center", va="center", bbox=box, zorder=6,
             fontsize=11 * _POINTS_PER_PX, fontweight="bold",
         )  # fmt: skip
 
@@ -254,5 +261,7 @@ def _svg(draw: Callable[[Figure], None], width_px: float, height_px: float, *, n
     body = _ID.sub(rf"\g<1>{name}-", body)
     body = body.replace(_INK, "currentColor").replace(_PAPER, "var(--paper, white)")
     view = f"0 0 {width_px * _POINTS_PER_PX:g} {height_px * _POINTS_PER_PX:g}"
-    head = f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="{view}" style="max-width:{width_px:.0f}px">'
+    head = (
+        f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="{view}" style="max-width:{width_px:.0f}px">'
+    )
     return head + body.strip()

@@ -18,7 +18,7 @@ def score(value: float | None) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """The limits of an estimate as "0.921–0.946", or an empty text where there are none."""
+    """The limits of an estimate with an en dash between them, or an empty text where there are none."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"{score(estimate.low)}{EN_DASH}{score(estimate.high)}"

@@ -85,8 +85,8 @@ def render_html(report: Report) -> str:
         cards=[_card(card) for card in report.data],
         methods=[
             (
-                formatting.visible(name),
-                tables.pairs(f"Configuration of {formatting.visible(name)}", ("Setting", "Value"), values),
+                name,
+                tables.configuration(name, values),
             )
             for name, values in report.methods.items()
         ],

@@ -12,7 +12,7 @@ from hemalens.evaluation.results import DataCard, Evaluation, Report
 _ALWAYS_ESCAPED = re.compile(r"([\\`*\[\]|~])")
 # an underscore inside a word is no emphasis, so file names stay readable
 _OUTER_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
-_BLOCK_MARK = re.compile(r"^(\s*)([#+=-]|\d+(?=[.)]))")
+_BLOCK_MARK = re.compile(r"^(\s*)([#+=-]|\d+(?=[.)](?:\s|$)))")
 
 
 def escape(text: str) -> str:
@@ -26,7 +26,7 @@ def escape(text: str) -> str:
 
 def _escaped_mark(match: re.Match[str]) -> str:
     space, mark = match.groups()
-    return f"{space}{mark}" if mark.isdigit() else f"{space}\\{mark}"
+    return f"{space}{mark}\\" if mark.isdigit() else f"{space}\\{mark}"
 
 
 def render_markdown(report: Report) -> str:
@@ -44,9 +44,9 @@ def render_markdown(report: Report) -> str:
         blocks.extend(_data_card(card))
     blocks.append("## Methods")
     for name, values in report.methods.items():
-        blocks.extend([f"### {escape(name)}", _table(tables.pairs("Configuration", ("Setting", "Value"), values))])
+        blocks.extend([f"### {escape(name)}", _table(tables.configuration(name, values))])
     blocks.extend(["## Environment", _table(tables.pairs("Software", ("Name", "Value"), report.environment))])
-    blocks.extend([f"Seed: {report.seed}", f"Command: {_code(report.command)}", f"**{formatting.RESEARCH_USE}**"])
+    blocks.extend(["## Command", _code(report.command), f"Seed: {report.seed}", f"**{formatting.RESEARCH_USE}**"])
     return "\n\n".join(blocks) + "\n"
 
 
@@ -97,10 +97,10 @@ def _items(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _code(text: str) -> str:
+    """A fenced block of code; the fence is longer than any run of backticks inside."""
     text = formatting.visible(text)
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * (longest + 1)
-    return f"{fence} {text} {fence}" if longest else f"`{text}`"
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
 
 
 def _table(table: Table) -> str:

@@ -127,8 +127,9 @@ def _class_row(scores: ClassScores) -> tuple[Cell, ...]:
 
 def confusion(evaluation: Evaluation) -> Table:
     """The confusion counts: rows are true, columns predicted."""
-    columns = (Column("True \\ predicted", numeric=False, heads=True),) + tuple(
-        Column(formatting.label(code)) for code in evaluation.classes
+    columns = (
+        Column("True \\ predicted", numeric=False, heads=True),
+        *(Column(formatting.label(code)) for code in evaluation.classes),
     )
     rows = tuple(
         (Cell(formatting.label(code)), *(Cell(str(n)) for n in counts))
@@ -139,7 +140,12 @@ def confusion(evaluation: Evaluation) -> Table:
 
 def reliability(evaluation: Evaluation) -> Table:
     """The bins of the reliability diagram that hold images."""
-    columns = (Column("Best probability", numeric=False, heads=True), Column("Images"), Column("Mean"), Column("Accuracy"))
+    columns = (
+        Column("Confidence", numeric=False, heads=True),
+        Column("Images"),
+        Column("Mean confidence"),
+        Column("Accuracy"),
+    )
     rows = tuple(
         (
             Cell(f"{bin_.low:.2f}{formatting.EN_DASH}{bin_.high:.2f}"),
@@ -155,8 +161,13 @@ def reliability(evaluation: Evaluation) -> Table:
 
 def pairs(caption: str, names: tuple[str, str], values: Mapping[str, Any]) -> Table:
     """A table of two columns from a mapping; nested mappings become dotted names."""
-    rows = tuple((Cell(formatting.visible(name)), Cell(formatting.visible(value))) for name, value in _flattened(values))
+    rows = tuple(tuple(Cell(formatting.visible(text)) for text in pair) for pair in _flattened(values))
     return Table(caption, (Column(names[0], numeric=False, heads=True), Column(names[1], numeric=False)), rows)
+
+
+def configuration(name: str, values: Mapping[str, Any]) -> Table:
+    """The configuration of a method, one setting a row."""
+    return pairs(f"Configuration of {formatting.visible(name)}", ("Setting", "Value"), values)
 
 
 def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -164,7 +175,10 @@ def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
         if isinstance(value, Mapping) and value:
             yield from _flattened(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            yield (
+                f"{prefix}{name}",
+                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str),
+            )
 
 
 def class_counts(card: DataCard) -> Table:

@@ -1,0 +1,47 @@
+# Two commands are enough: `make quickstart` and `make test`. Only Python 3.11 or newer and make are assumed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
+.PHONY: quickstart test test-all check format benchmarks clean
+
+quickstart: $(VENV)/.train  ## synthetic cells of two laboratories: train in one, test in both
+	$(BIN)/hemalens quickstart --out runs/quickstart --overwrite
+
+test: $(VENV)/.dev  ## the fast suite
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.dev  ## everything, slow tests included
+	$(PYTEST)
+
+check: $(VENV)/.dev  ## lint, format, types, import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmarks: $(VENV)/.dev  ## speed and memory, side by side in one run
+	$(BIN)/python benchmarks/prediction.py
+	$(BIN)/python benchmarks/startup.py
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit("hemalens needs Python 3.11 or newer, this is %d.%d; say make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[train]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

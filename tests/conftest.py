@@ -1,0 +1,37 @@
+"""What every test may rely on: the real images or a skip, a cache of its own, bounded hypothesis runs, no network."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Slow, shared cores: a time limit an example would fail tests for the machine's load, never for the code.
+settings.register_profile(
+    "hemalens",
+    deadline=None,
+    max_examples=40,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("hemalens")
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real images (env HEMALENS_DATA, else ../shared/data); skips where it is missing."""
+    folder = Path(os.environ.get("HEMALENS_DATA", _REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "README.md").is_file():
+        pytest.skip(f"the real images are not in {folder}; name their folder in the variable HEMALENS_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests out of the user's cache, and the user's cache out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEMALENS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
