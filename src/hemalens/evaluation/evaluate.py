@@ -179,7 +179,8 @@ class _Fold:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        return self.answered.probabilities.argmax(axis=1).astype(np.int64)
+        best: NDArray[np.int64] = self.answered.probabilities.argmax(axis=1).astype(np.int64)
+        return best
 
     def restricted(self, allowed: list[int]) -> NDArray[np.int64]:
         """Predictions when only the classes `allowed` may be chosen."""

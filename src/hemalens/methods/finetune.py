@@ -40,10 +40,12 @@ class FinetuneConfig(BackboneConfig):
 
     `open_stages`: how many of the last stages learn (the head always does); None opens all. `sampling`: "balanced" draws
     every class equally often, "none" each image once an epoch. `n_loader_workers`: 0 loads in the training process; the
-    result does not depend on it.
+    result does not depend on it. `image_size_px`: 128 is a third of the work of 224, for a processor without a GPU; None
+    takes what timm states for the backbone.
     """
 
-    epochs: int = Field(default=12, ge=1)
+    image_size_px: int | None = Field(default=128, ge=16, le=2048)
+    epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=32, ge=2)
     open_stages: int | None = Field(default=None, ge=0)
     sampling: Literal["balanced", "none"] = "balanced"
