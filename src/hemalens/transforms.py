@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import hemalens._torchvision  # noqa: F401
+
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 
-from hemalens import _torchvision  # noqa: F401
 from hemalens.config import StrictConfig
-
-from torchvision.transforms import v2  # isort: skip  (after the operators are declared)
 
 
 class AugmentationConfig(StrictConfig):

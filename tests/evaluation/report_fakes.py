@@ -63,7 +63,7 @@ def make_report(
         command="hemalens study transfer --source runs/data/lab_a --target runs/data/lab_b --seed 0 --out runs/report",
         protocol="train on one laboratory, test on another; five folds by smear",
         summary=(
-            "Trained on lab_a and tested on lab_b, the linear probe has a balanced accuracy of 0.759; by chance, 0.167.",
+            "Trained on lab_a and tested on lab_b, the linear probe has a balanced accuracy of 0.759; chance is 0.167.",
             "Within lab_a it reaches 0.882; the change of laboratory costs 0.123.",
             "Lymphocytes are named least precisely: 29 of 112 answers are right.",
         ),

@@ -151,9 +151,9 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def _timm() -> Any:
     require_extra("timm", "train", "a backbone")
-    import timm
+    import hemalens._torchvision  # noqa: F401
 
-    from hemalens import _torchvision  # noqa: F401
+    import timm
 
     return timm
 

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hemalens._torchvision  # noqa: F401
+
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from hemalens import _torchvision  # noqa: F401  (before lightning)
 from hemalens.errors import InputError, one_line
 from hemalens.files import atomic_path
 

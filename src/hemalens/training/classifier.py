@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import hemalens._torchvision  # noqa: F401
+
 import lightning
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hemalens import _torchvision  # noqa: F401  (before lightning)
 from hemalens.config import StrictConfig
 from hemalens.evaluation import metrics
 from hemalens.images import Preprocessing

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import hemalens._torchvision  # noqa: F401
+
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities import disable_possible_user_warnings
 from torch.utils.data import DataLoader
 
-from hemalens import _torchvision  # noqa: F401  (before lightning)
 from hemalens.progress import is_quiet
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.classifier import CellClassifier
