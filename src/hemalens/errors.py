@@ -62,6 +62,10 @@ class BundleError(InputError):
     """A bundle is missing, damaged, foreign, or of a newer schema."""
 
 
+class ReportError(InputError):
+    """A report is missing, damaged, foreign, or of a newer schema."""
+
+
 class OutputError(InputError):
     """An output cannot be written: it exists, the place is not writable, or the disk is full."""
 

@@ -48,7 +48,10 @@ def read_image(path: Path, box: Box | None = None) -> NDArray[np.uint8]:
 def read_mask(path: Path) -> NDArray[np.uint8]:
     """Read a segmentation mask as uint8 (H, W), values as stored; raises `ImageError`."""
     with _opened(path) as image:
-        return np.asarray(image.convert("L"))
+        try:
+            return np.asarray(image.convert("L"))
+        except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+            raise ImageError(f"mask {one_line(path)} is damaged or truncated", got=str(error)) from error
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -52,9 +52,7 @@ def make_report(
     """
     rng = np.random.default_rng(seed)
     evaluations = [
-        make_evaluation(
-            number, rng, n_points=n_points, domain=domain, file_name=file_name, missing=missing and number == 0
-        )
+        make_evaluation(number, rng, n_points=n_points, domain=domain, file_name=file_name, missing=missing and number == 0)
         for number in range(n_evaluations)
     ]
     return Report(
@@ -197,9 +195,7 @@ def _reliability(n: int, rng: np.random.Generator) -> tuple[ReliabilityBin, ...]
     for low, high, k in zip(edges[:-1], edges[1:], counts, strict=True):
         confidence = float(rng.uniform(low, high)) if k else float((low + high) / 2)
         accuracy = float(rng.binomial(k, max(confidence - 0.06, 0)) / k) if k else 0.0
-        bins.append(
-            ReliabilityBin(low=float(low), high=float(high), n=int(k), confidence=confidence, accuracy=accuracy)
-        )
+        bins.append(ReliabilityBin(low=float(low), high=float(high), n=int(k), confidence=confidence, accuracy=accuracy))
     return tuple(bins)
 
 

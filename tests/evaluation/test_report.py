@@ -196,7 +196,7 @@ def test_markdown_tables_are_well_formed(report: Report, hostile: Report) -> Non
         for table in tables:
             widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
             assert len(widths) == 1
-        stray = [line for line in markdown.splitlines() if line.startswith(" ") or line.startswith("<")]
+        stray = [line for line in markdown.splitlines() if line.startswith((" ", "<"))]
         assert not stray
 
 
@@ -289,9 +289,7 @@ def test_many_classes_and_foreign_names_are_drawn() -> None:
     values = report.model_dump(mode="json")
     evaluation = values["evaluations"][0]
     classes = [f"{code} $_{i}_$" for i in range(3) for code in (*CLASSES, "\u767d\u8840\u7403")][:21]
-    evaluation.update(
-        classes=classes, tested_classes=classes, confusion=[[i + j for j in range(21)] for i in range(21)]
-    )
+    evaluation.update(classes=classes, tested_classes=classes, confusion=[[i + j for j in range(21)] for i in range(21)])
     for i, point in enumerate(evaluation["scatter"]["points"]):
         point["label"] = classes[i % 21]
     svg = figures.confusion_figure(Report.model_validate(values).evaluations[0], name="a")

@@ -34,7 +34,6 @@ def write(root: Path, *, n_per_class: int = 3, seed: int = 0) -> str:
         folder = root / "AML-Cytomorphology_LMU" / code
         folder.mkdir(parents=True, exist_ok=True)
         image, _ = drawn_cell(kind, number, seed=seed, width=400, height=400)
-        Image.fromarray(np.concatenate([image, alpha], axis=2)).save(
-            folder / f"{code}_{i + 1:04d}.tiff", compression="tiff_lzw"
-        )
+        rgba = np.concatenate([image, alpha], axis=2)
+        Image.fromarray(rgba).save(folder / f"{code}_{i + 1:04d}.tiff")
     return f"matek19:{root}"

@@ -26,6 +26,7 @@ def _read(root: Path) -> Listing:
     records: list[Record] = []
     ignored: list[Path] = []
     notes: list[str] = []
+    ignored.extend(p for p in sorted(top.iterdir()) if p.name not in PREFIXES)
     for folder, prefixes in PREFIXES.items():
         if not (top / folder).is_dir():
             notes.append(f"the folder {folder!r} is missing")

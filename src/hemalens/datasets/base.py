@@ -156,8 +156,8 @@ def is_image_name(path: Path) -> bool:
 
 
 def note_ignored(paths: Sequence[Path]) -> list[str]:
-    """A note on files that are no images, if there are any."""
+    """A note on the files and folders that have no place in a layout, if there are any."""
     if not paths:
         return []
     shown = ", ".join(one_line(p.name) for p in paths[:3]) + (" ..." if len(paths) > 3 else "")
-    return [f"{len(paths)} file(s) without an image's name were left out: {shown}"]
+    return [f"{len(paths)} file(s) or folder(s) outside the expected layout were left out: {shown}"]

@@ -21,9 +21,13 @@ def _read_crops(root: Path) -> Listing:
     if not top.is_dir():
         raise wrong_layout(root, "BCCD crops", CROPS_LAYOUT)
     records: list[Record] = []
-    ignored: list[Path] = []
+    ignored: list[Path] = [p for p in sorted(top.iterdir()) if not p.is_dir()]
+    notes: list[str] = []
     for label in source_labels("bccd"):
-        for path in sorted((top / label).glob("*")):
+        if not (top / label).is_dir():
+            notes.append(f"the folder {label!r} is missing")
+            continue
+        for path in sorted((top / label).iterdir()):
             if path.suffix.lower() not in (".jpg", ".jpeg"):
                 ignored.append(path)
                 continue
@@ -32,7 +36,7 @@ def _read_crops(root: Path) -> Listing:
     foreign = [p for p in sorted(top.iterdir()) if p.is_dir() and p.name not in source_labels("bccd")]
     if not records or foreign:
         raise wrong_layout(top, "BCCD crops", CROPS_LAYOUT)
-    return Listing(records, note_ignored(ignored))
+    return Listing(records, notes + note_ignored(ignored))
 
 
 def _read_fields(root: Path) -> Listing:
@@ -60,7 +64,7 @@ def _boxes(path: Path) -> list[tuple[str, Box]]:
             corners = [int(float(item.findtext(f"bndbox/{name}", ""))) for name in ("xmin", "ymin", "xmax", "ymax")]
             found.append((item.findtext("name", ""), (corners[0], corners[1], corners[2], corners[3])))
         return found
-    except (OSError, ElementTree.ParseError, ValueError) as error:
+    except (OSError, ElementTree.ParseError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"cannot read the boxes in {one_line(path)}", expected="Pascal VOC XML", got=str(error)
         ) from error

@@ -15,14 +15,16 @@ LAYOUT = "a CSV with the columns path,label and optionally group,domain,mask; pa
 
 def _read(table: Path) -> Listing:
     if not table.is_file():
-        raise DatasetError(f"there is no CSV file {one_line(table)}", expected=LAYOUT)
+        raise DatasetError(
+            f"there is no CSV file {one_line(table)}", expected=LAYOUT, got="a folder" if table.is_dir() else None
+        )
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             names = list(reader.fieldnames or [])
             rows = [(reader.line_num, row) for row in reader]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DatasetError(f"{one_line(table)} is not a UTF-8 CSV", got=str(error)) from error
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise DatasetError(f"{one_line(table)} cannot be read as a UTF-8 CSV", got=str(error)) from error
     missing = [column for column in COLUMNS if column not in names]
     if missing:
         raise DatasetError(
@@ -39,6 +41,10 @@ def _read(table: Path) -> Listing:
 
 def _record(table: Path, line: int, row: dict[str, str | None]) -> Record:
     where = f"{one_line(table)}, line {line}"
+    if None in row:
+        raise DatasetError(
+            f"{where}: more values than columns", remedy="Put a value that holds a comma in double quotes."
+        )
     label = (row["label"] or "").strip()
     if not label:
         raise DatasetError(f"{where}: the label is empty", remedy="Fill it in, or take the row out.")
@@ -46,8 +52,9 @@ def _record(table: Path, line: int, row: dict[str, str | None]) -> Record:
     return Record(
         path=_inside(table.parent, row["path"] or "", where),
         source_label=label,
-        domain=row.get("domain") or table.stem,
-        group=row.get("group") or None,
+        domain=(row.get("domain") or "").strip() or table.stem,
+        # a stray space would make two groups of one, and a group must not cross a split
+        group=(row.get("group") or "").strip() or None,
         mask_path=_inside(table.parent, mask, where) if mask else None,
     )
 
@@ -56,9 +63,13 @@ def _inside(folder: Path, name: str, where: str) -> Path:
     if not name:
         raise DatasetError(f"{where}: the path is empty")
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside, exists = path.resolve().is_relative_to(folder.resolve()), path.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DatasetError(f"{where}: {one_line(name)} cannot be a path", got=str(error)) from error
+    if not inside:
         raise DatasetError(f"{where}: {one_line(name)} lies outside the CSV's folder", expected="a path inside it")
-    if not path.exists():
+    if not exists:
         raise DatasetError(f"{where}: there is no file {one_line(path)}")
     return path
 

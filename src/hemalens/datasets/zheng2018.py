@@ -36,7 +36,8 @@ def _read_set(number: int, name: str, title: str, layout: str) -> Callable[[Path
             mask = path.with_suffix(".png")
             without_mask += not mask.is_file()
             records.append(Record(path, label, domain=name, mask_path=mask if mask.is_file() else None))
-        unlabelled = sorted(p.name for p in folder.glob("*.bmp") if int(p.stem) not in labels)
+        listed = {record.path for record in records}
+        unlabelled = [one_line(p.name) for p in sorted(folder.glob("*.bmp")) if p not in listed]
         if unlabelled:
             raise DatasetError(f"{one_line(table)} has no label for {', '.join(unlabelled[:3])}")
         if not records:
@@ -47,13 +48,17 @@ def _read_set(number: int, name: str, title: str, layout: str) -> Callable[[Path
 
 
 def _read_labels(table: Path) -> dict[int, str]:
-    with open(table, newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if row]
     try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
         # the header says "class label" in one set and "class" in the other: go by position
-        return {int(row[0]): row[1].strip() for row in rows[1:]}
-    except (ValueError, IndexError) as error:
-        raise DatasetError(f"{one_line(table)} is damaged", expected="rows of image ID,class") from error
+        pairs = [(int(row[0]), row[1].strip()) for row in rows[1:]]
+    except (OSError, csv.Error, ValueError, IndexError) as error:
+        raise DatasetError(f"{one_line(table)} is damaged", expected="rows of image ID,class", got=str(error)) from error
+    labels = dict(pairs)
+    if len(labels) < len(pairs):
+        raise DatasetError(f"{one_line(table)} names an image twice", expected="one row an image")
+    return labels
 
 
 JTSC = _reader(1, "jtsc", "JTSC (Zheng-2018, Dataset 1)")

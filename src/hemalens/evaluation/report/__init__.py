@@ -9,19 +9,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hemalens.errors import HemalensError, InputError, one_line
+from hemalens.errors import HemalensError, ReportError, one_line
 from hemalens.evaluation.report.html import render_html
 from hemalens.evaluation.report.markdown import render_markdown
 from hemalens.evaluation.results import Report
 from hemalens.files import write_json, write_text
 
-__all__ = ["ReportError", "read_report", "render_html", "render_markdown", "write_report"]
+__all__ = ["read_report", "render_html", "render_markdown", "write_report"]
 
 JSON_NAME, MARKDOWN_NAME, HTML_NAME = "report.json", "report.md", "report.html"
-
-
-class ReportError(InputError):
-    """A report is missing, damaged, foreign, or of a newer schema."""
 
 
 def write_report(report: Report, folder: Path) -> None:
@@ -32,9 +28,7 @@ def write_report(report: Report, folder: Path) -> None:
     """
     values = report.model_dump(mode="json")
     for key in _not_finite(values):
-        raise HemalensError(
-            f"the report's {key} is no number", expected="a finite number or None", got="NaN or infinity"
-        )
+        raise HemalensError(f"the report's {key} is no number", expected="a finite number or None", got="NaN or infinity")
     markdown, html = render_markdown(report), render_html(report)
     write_json(folder / JSON_NAME, values)
     write_text(folder / MARKDOWN_NAME, markdown)

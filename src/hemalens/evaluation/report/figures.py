@@ -202,16 +202,12 @@ def scatter_figure(scatter: Scatter, *, name: str) -> str:
                 s=16, marker=marker, edgecolors=[(0, 0, 0, 0.45)], linewidths=0.35, alpha=0.9, rasterized=raster,
             )  # fmt: skip
         wrong = [p for p in scatter.points if p.predicted != p.label]
-        axes.scatter(
-            [p.x for p in wrong], [p.y for p in wrong], s=52, facecolors="none", edgecolors=_INK, linewidths=0.9
-        )
+        axes.scatter([p.x for p in wrong], [p.y for p in wrong], s=52, facecolors="none", edgecolors=_INK, linewidths=0.9)
         axes.margins(0.04)
         _number_classes(axes, scatter, colours)
 
     n_wrong = sum(point.predicted != point.label for point in scatter.points)
-    alt = (
-        f"Scatter of {len(scatter.points)} cells in {len(colours)} cell types; {n_wrong} wrong predictions are ringed."
-    )
+    alt = f"Scatter of {len(scatter.points)} cells in {len(colours)} cell types; {n_wrong} wrong predictions are ringed."
     return _svg(draw, width_px, height_px, name=name, alt=alt)
 
 
@@ -225,9 +221,7 @@ def _number_classes(axes: Axes, scatter: Scatter, colours: dict[str, str]) -> No
         points = [p for p in scatter.points if p.label == code]
         x, y = to_px.transform((statistics.median(p.x for p in points), statistics.median(p.y for p in points)))
         shifts = sorted(range(-200, 201, 4), key=abs)
-        y_free = next(
-            (y + s for s in shifts if all(abs(x - a) > 22 or abs(y + s - b) > 20 for a, b in placed)), float(y)
-        )
+        y_free = next((y + s for s in shifts if all(abs(x - a) > 22 or abs(y + s - b) > 20 for a, b in placed)), float(y))
         placed.append((float(x), float(y_free)))
         box = {"boxstyle": "round,pad=0.28", "facecolor": _PAPER, "edgecolor": colour, "linewidth": 1.5}
         at_x, at_y = from_px.transform((x, y_free))
@@ -261,7 +255,5 @@ def _svg(draw: Callable[[Figure], None], width_px: float, height_px: float, *, n
     body = _ID.sub(rf"\g<1>{name}-", body)
     body = body.replace(_INK, "currentColor").replace(_PAPER, "var(--paper, white)")
     view = f"0 0 {width_px * _POINTS_PER_PX:g} {height_px * _POINTS_PER_PX:g}"
-    head = (
-        f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="{view}" style="max-width:{width_px:.0f}px">'
-    )
+    head = f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="{view}" style="max-width:{width_px:.0f}px">'
     return head + body.strip()
