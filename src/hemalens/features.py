@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hemalens import graphs
 from hemalens.datasets.base import Record
-from hemalens.errors import ImageError, one_line
+from hemalens.errors import ImageError, OutputError, one_line
 from hemalens.files import output_errors
 from hemalens.runtime import GraphRunner
 
@@ -48,10 +48,21 @@ class FeatureCache:
         connection.execute("CREATE TABLE IF NOT EXISTS embeddings (content TEXT PRIMARY KEY, vector BLOB NOT NULL)")
         return connection
 
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"the feature cache {one_line(self.folder)} cannot be used",
+                got=str(error),
+                remedy="Free space, remove the folder, or name another with HEMALENS_CACHE.",
+            ) from error
+
     def get(self, graph_digest: str, contents: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The vectors known for these contents."""
         found: dict[str, NDArray[np.float32]] = {}
-        with closing(self._connect(graph_digest)) as connection:
+        with self._errors(), closing(self._connect(graph_digest)) as connection:
             for start in range(0, len(contents), 500):
                 part = contents[start : start + 500]
                 marks = ",".join("?" * len(part))
@@ -61,7 +72,7 @@ class FeatureCache:
 
     def put(self, graph_digest: str, vectors: dict[str, NDArray[np.float32]]) -> None:
         """Keep vectors; an entry that is there already stays."""
-        with closing(self._connect(graph_digest)) as connection, connection:
+        with self._errors(), closing(self._connect(graph_digest)) as connection, connection:
             rows = [(content, vector.astype(np.float32).tobytes()) for content, vector in vectors.items()]
             connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)
 

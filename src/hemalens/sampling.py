@@ -39,9 +39,11 @@ class Cleaning:
         }
 
 
-def clean(
-    dataset: CellDataset, *, unreadable: Literal["refuse", "drop", "keep"] = "refuse"
-) -> tuple[CellDataset, Cleaning]:
+Unreadable = Literal["refuse", "drop", "keep"]
+"""What becomes of unreadable images: an error, dropped and counted, or kept for whoever reports them one by one."""
+
+
+def clean(dataset: CellDataset, *, unreadable: Unreadable = "refuse") -> tuple[CellDataset, Cleaning]:
     """Labelled records fit for use: no image under two labels, one of identical ones.
 
     The source's own labels decide what conflicts, those of records outside the label map included. Unreadable images

@@ -100,8 +100,11 @@ class CellDataset:
 
     def only_classes(self, classes: Sequence[str]) -> CellDataset:
         """Only the records of `classes`, in their label order; the others are gone, not relabelled."""
-        kept = tuple(c for c in self.classes if c in set(classes))
-        return replace(self, records=tuple(r for r in self.records if r.label in kept), classes=kept)
+        return self.under(tuple(c for c in self.classes if c in set(classes)))
+
+    def under(self, classes: tuple[str, ...]) -> CellDataset:
+        """Only the records of `classes`, with exactly these as label order, images or none: another set's order."""
+        return replace(self, records=tuple(r for r in self.records if r.label in classes), classes=classes)
 
 
 @dataclass(frozen=True, slots=True)

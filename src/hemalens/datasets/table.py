@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 from hemalens.datasets.base import Listing, Reader, Record
 from hemalens.errors import DatasetError, one_line
@@ -39,12 +40,10 @@ def _read(table: Path) -> Listing:
     return Listing(records, [f"column(s) not used: {', '.join(unknown)}"] if unknown else [], name=table.stem)
 
 
-def _record(table: Path, line: int, row: dict[str, str | None]) -> Record:
+def _record(table: Path, line: int, row: dict[str | Any, str | Any]) -> Record:
     where = f"{one_line(table)}, line {line}"
     if None in row:
-        raise DatasetError(
-            f"{where}: more values than columns", remedy="Put a value that holds a comma in double quotes."
-        )
+        raise DatasetError(f"{where}: more values than columns", remedy="Put a value that holds a comma in double quotes.")
     label = (row["label"] or "").strip()
     if not label:
         raise DatasetError(f"{where}: the label is empty", remedy="Fill it in, or take the row out.")

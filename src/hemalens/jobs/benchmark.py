@@ -20,6 +20,7 @@ from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import claim_run, finish_run, fit_in
 from hemalens.jobs.train import Say
 from hemalens.methods import Method, find_method
+from hemalens.sampling import Unreadable
 
 Protocol = Literal["k-fold", "cross-domain"]
 
@@ -48,13 +49,8 @@ def benchmark(
     _check_protocol(protocol, target_specs)
     chosen = [find_method(name) for name in dict.fromkeys(method_names)]
     configs = {method.name: _config_of(method, settings, {m.name for m in chosen}) for method in chosen}
-    source = prepare(
-        source_spec,
-        labels=labels,
-        role="source",
-        unreadable="drop" if drop_unreadable else "refuse",
-        min_per_class=min_per_class,
-    )
+    unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
+    source = prepare(source_spec, labels=labels, role="source", unreadable=unreadable, min_per_class=min_per_class)
     targets = [prepare(spec, labels=labels, role="target", unreadable="keep") for spec in target_specs]
     for note in (note for given in (source, *targets) for note in given.notes):
         say(note)
@@ -71,15 +67,11 @@ def benchmark(
         say("going on with the stopped run")
     evaluations: list[Evaluation] = []
     for method in chosen:
+        fit = _fit_fold(method, configs[method.name], say)
+        run_dir, sets = out / "fits" / method.name, [target.dataset for target in targets]
         say(f"{method.name}: {n_folds} folds of {source.dataset.name}")
         evaluations += cross_domain(
-            _fit_fold(method, configs[method.name], say),
-            source.dataset,
-            [target.dataset for target in targets],
-            n_folds=n_folds,
-            seed=seed,
-            run_dir=out / "fits" / method.name,
-            min_per_class=min_per_class,
+            fit, source.dataset, sets, n_folds=n_folds, seed=seed, run_dir=run_dir, min_per_class=min_per_class
         )
     report = make_report(
         f"{', '.join(configs)}: {protocol} from {source.dataset.name}",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.evaluation.results import DataCard
 from hemalens.jobs.reporting import data_card
-from hemalens.sampling import clean, leave_out_small
+from hemalens.sampling import Unreadable, clean, leave_out_small
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +24,7 @@ def prepare(
     *,
     labels: str,
     role: str,
-    unreadable: Literal["refuse", "drop", "keep"] = "refuse",
+    unreadable: Unreadable = "refuse",
     min_per_class: int = 1,
 ) -> Prepared:
     """Open, clean, and leave out the classes of fewer than `min_per_class` images."""

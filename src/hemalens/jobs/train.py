@@ -9,12 +9,12 @@ from hemalens.datasets import CellDataset
 from hemalens.evaluation.evaluate import evaluate, refuse_leaks
 from hemalens.evaluation.protocols import seeded
 from hemalens.evaluation.report import write_report
-from hemalens.evaluation.results import DataCard, Report
+from hemalens.evaluation.results import Report
 from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import claim_run, finish_run, fit_in
 from hemalens.methods import find_method
-from hemalens.sampling import check_classes, hold_out
+from hemalens.sampling import Unreadable, check_classes, hold_out
 
 Say = Callable[[str], None]
 
@@ -43,13 +43,9 @@ def train(
     """
     method = find_method(method_name)
     config = method.config.load(config_file, settings)
-    given = prepare(
-        train_spec,
-        labels=labels,
-        role="train, validation and test" if test_fraction else "train and validation",
-        unreadable="drop" if drop_unreadable else "refuse",
-        min_per_class=min_per_class,
-    )
+    role = "train, validation and test" if test_fraction else "train and validation"
+    unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
+    given = prepare(train_spec, labels=labels, role=role, unreadable=unreadable, min_per_class=min_per_class)
     check_classes(given.dataset)
     held = prepare(validation_spec, labels=labels, role="validation") if validation_spec else None
     for note in (*given.notes, *(held.notes if held else ())):
@@ -69,15 +65,14 @@ def train(
     n_test = len(test) if test else 0
     say(f"training on {len(learn)} images, {len(validation)} for validation, {n_test} held out for the test")
     bundle = fit_in(out, method, learn, validation=validation, config=config, rng=seeded(seed, "fit"))
-    evaluations = []
-    if test is not None:
-        name = f"{given.dataset.name} ({1 - test_fraction:.0%})"
-        evaluations.append(evaluate([bundle], [test], target=test, source_name=name, seed=seed))
+    name = f"{given.dataset.name} ({1 - test_fraction:.0%})"
+    tests = [test] if test else []
+    evaluations = [evaluate([bundle], [t], target=t, source_name=name, seed=seed) for t in tests]
     report = make_report(
         f"{method.name} on {given.dataset.name}",
         f"one split: {test_fraction:.0%} held out for the test" if test else "no test part",
         evaluations=evaluations,
-        data=_cards(given, held),
+        data=[given.card, *([held.card] if held else [])],
         methods={method.name: config.model_dump(mode="json")},
         seed=seed,
     )
@@ -98,10 +93,6 @@ def _split(
         refuse_leaks(contents, held.dataset)
         if test is not None:
             refuse_leaks({record.content_id() for record in held.dataset.records}, test)
-        return dataset, held.dataset.only_classes(dataset.classes), test
+        return dataset, held.dataset.under(dataset.classes), test
     learn, validation = hold_out(dataset, validation_fraction, seeded(seed, "validation"))
     return learn, validation, test
-
-
-def _cards(given: Prepared, held: Prepared | None) -> list[DataCard]:
-    return [given.card] if held is None else [given.card, held.card]

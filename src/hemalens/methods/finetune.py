@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,10 +67,8 @@ def fit(
     run_dir: Path,
 ) -> Bundle:
     """Train with early stopping on `validation`, calibrate on it, export the best epoch."""
-    if auxiliary:
-        raise ConfigError("finetune takes no auxiliary data", got=", ".join(auxiliary))
-    if validation is None:
-        raise ConfigError("finetune needs a validation part for early stopping and calibration")
+    if auxiliary or validation is None:
+        raise ConfigError("finetune takes a validation part, for early stopping and calibration, and no auxiliary data")
     seed = int(rng.integers(2**31))
     torch.set_num_threads(n_cores())
     preprocessing = preprocessing_of(config)
@@ -80,44 +79,35 @@ def fit(
     scratch = run_dir / "scratch"
     held = resized_images(validation, preprocessing, scratch / "validation.npy")
     weights = balanced_weights(train.targets) if config.sampling == "balanced" else None
-    run_training(
-        module,
-        DataLoader(
-            PixelDataset(
-                resized_images(train, preprocessing, scratch / "train.npy"),
-                train.targets,
-                Augmentation(config.augmentation),
-            ),
-            batch_size=config.batch_size,
-            sampler=EpochSampler(len(train), seed=seed, weights=weights),
-            num_workers=config.n_loader_workers,
-            # a batch of one has no batch statistics
-            drop_last=len(train) % config.batch_size == 1,
-        ),
-        DataLoader(
-            PixelDataset(held, validation.targets, None),
-            batch_size=config.batch_size,
-            sampler=EpochSampler(len(validation), seed=seed, shuffle=False),
-        ),
-        run_dir=run_dir,
-        patience=config.patience,
-        precision=config.precision,
+    pixels = resized_images(train, preprocessing, scratch / "train.npy")
+    training = DataLoader(
+        PixelDataset(pixels, train.targets, Augmentation(config.augmentation)),
+        batch_size=config.batch_size,
+        sampler=EpochSampler(len(train), seed=seed, weights=weights),
+        num_workers=config.n_loader_workers,
+        # a batch of one has no batch statistics
+        drop_last=len(train) % config.batch_size == 1,
     )
+    checking = DataLoader(
+        PixelDataset(held, validation.targets, None),
+        batch_size=config.batch_size,
+        sampler=EpochSampler(len(validation), seed=seed, shuffle=False),
+    )
+    run_training(module, training, checking, run_dir=run_dir, patience=config.patience, precision=config.precision)
     temperature = fit_temperature(_logits(module, held), validation.targets)
 
     def reference(records: list[Record]) -> NDArray[np.float64]:
-        chosen = CellDataset("parity", tuple(records), train.classes, train.label_map, "", "")
-        return np.exp(
-            log_softmax(_logits(module, resized_images(chosen, preprocessing, scratch / "parity.npy")) / temperature)
-        )
+        chosen = replace(train, records=tuple(records))
+        logits = _logits(module, resized_images(chosen, preprocessing, scratch / "parity.npy"))
+        return np.exp(log_softmax(logits / temperature))
 
-    embedding_and_logits = to_onnx(_TwoOutputs(module.network).eval(), preprocessing, ["embedding", "raw_logits"])
+    network_graph = to_onnx(_TwoOutputs(module.network).eval(), preprocessing, ["embedding", "raw_logits"])
     trained = Trained(
         method="finetune",
         config=config,
         train=train,
         validation=validation,
-        graph=join(resize_graph(preprocessing), normalise_graph(preprocessing), embedding_and_logits),
+        graph=join(resize_graph(preprocessing), normalise_graph(preprocessing), network_graph),
         preprocessing=preprocessing,
         temperature=temperature,
         frozen_backbone=False,

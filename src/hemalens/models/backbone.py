@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 
 from hemalens.config import StrictConfig
 from hemalens.errors import ConfigError, WeightsError, near_matches, one_line, require_extra
@@ -192,7 +194,8 @@ def frozen_graph(config: BackboneConfig, cache_dir: Path) -> onnx.ModelProto:
     key = sha256_text(config.backbone, weights_digest(config), preprocessing_key, *versions)
     stored = cache_dir / "graphs" / f"{key}.onnx"
     if stored.is_file():
-        return onnx.load_model(stored)
+        with suppress(DecodeError):  # a damaged file is made anew
+            return onnx.load_model(stored)
     from hemalens.models.export import to_onnx
 
     preprocessing = preprocessing_of(config)

@@ -108,7 +108,13 @@ def train(
             default_root_dir=run_dir,
         )
         resume = checkpoints / "last.ckpt"
-        trainer.fit(module, training, validation, ckpt_path=resume if resume.is_file() else None)
+        try:
+            trainer.fit(module, training, validation, ckpt_path=resume if resume.is_file() else None)
+        except SystemExit:
+            # the trainer turns Ctrl-C into an exit of its own
+            if trainer.interrupted:
+                raise KeyboardInterrupt from None
+            raise
     state = SafetensorsCheckpointIO().load_checkpoint(checkpoints / "best.ckpt")
     module.load_state_dict(state["state_dict"])
     module.cpu().eval()

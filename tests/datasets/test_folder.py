@@ -1,0 +1,130 @@
+"""A user's folder of classes: what users really have in such folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from fakes import folder
+
+from hemalens.datasets import open_dataset
+from hemalens.errors import DatasetError, LabelError
+from hemalens.taxonomy import AS_LABELLED
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder.write(tmp_path / "my cells", n_per_class=1)
+    return tmp_path / "my cells"
+
+
+def _image(root: Path) -> Path:
+    return root / "monocyte" / "cell 0.png"
+
+
+def test_folder_names_are_labels_and_the_folder_is_the_domain_and_the_name(root: Path) -> None:
+    dataset = open_dataset(f"folder:{root}", labels=AS_LABELLED)
+    assert set(dataset.classes) == set(folder.KINDS)
+    assert dataset.name == "my cells"
+    assert {r.domain for r in dataset.records} == {"my cells"}
+    assert {r.group for r in dataset.records} == {None}
+
+
+def test_users_spellings_find_their_cell_types(root: Path) -> None:
+    found = {r.source_label: r.cell_type for r in open_dataset(f"folder:{root}").records}
+    assert found == folder.KINDS
+
+
+def test_relative_root_has_the_name_of_its_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    assert open_dataset("folder:.").name == "my cells"
+
+
+def test_home_folder_is_expanded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert len(open_dataset("folder:~/my cells")) == len(open_dataset(f"folder:{root}"))
+
+
+def test_hidden_files_and_folders_are_left_out(root: Path) -> None:
+    before = open_dataset(f"folder:{root}").records
+    shutil.copy(_image(root), root / "monocyte" / "._cell 0.png")
+    shutil.copytree(root / "monocyte", root / ".thumbnails")
+    shutil.copytree(root / "monocyte", root / "monocyte" / ".cache")
+    (root / ".DS_Store").write_bytes(b"\0")
+    dataset = open_dataset(f"folder:{root}")
+    assert dataset.records == before
+    assert not dataset.notes
+
+
+def test_files_that_are_no_images_and_images_outside_class_folders_are_noted(root: Path) -> None:
+    before = open_dataset(f"folder:{root}").records
+    (root / "monocyte" / "notes.txt").write_text("")
+    (root / "monocyte" / "model.onnx").write_bytes(b"")
+    shutil.copy(_image(root), root / "stray.png")
+    dataset = open_dataset(f"folder:{root}")
+    assert dataset.records == before
+    assert len(dataset.notes) == 1
+    assert dataset.notes[0].startswith("3 file(s) or folder(s) outside the expected layout were left out: ")
+    assert {"'stray.png'", "'notes.txt'", "'model.onnx'"} == set(dataset.notes[0].partition(": ")[2].split(", "))
+
+
+def test_class_folder_without_images_is_noted(root: Path) -> None:
+    (root / "basophil" / "cell 0.png").unlink()
+    assert open_dataset(f"folder:{root}").notes == ("the folder 'basophil' holds no image",)
+
+
+def test_images_that_lie_in_no_class_folder_are_an_error_that_says_how_to_lay_them_out(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").write_bytes(b"x")
+    with pytest.raises(
+        DatasetError, match=r"the images in .* are not in class folders; expected <class>/<image>.*Or list them in a CSV"
+    ):
+        open_dataset(f"folder:{tmp_path}")
+
+
+def test_folder_of_other_files_is_no_folder_of_classes(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.txt").write_text("")
+    with pytest.raises(DatasetError, match=r"is not laid out as a folder of classes; expected .*; got 'sub'"):
+        open_dataset(f"folder:{tmp_path}")
+
+
+def test_directory_named_as_an_image_is_entered_not_listed(root: Path) -> None:
+    (root / "monocyte" / "x.jpg").mkdir()
+    shutil.copy(_image(root), root / "monocyte" / "x.jpg" / "inner.png")
+    names = [r.path.name for r in open_dataset(f"folder:{root}").records if r.source_label == "monocyte"]
+    assert names == ["cell 0.png", "inner.png"]
+
+
+def test_images_in_subfolders_belong_to_the_class_folder(root: Path) -> None:
+    (root / "monocyte" / "2024" / "may").mkdir(parents=True)
+    shutil.copy(_image(root), root / "monocyte" / "2024" / "may" / "cell.png")
+    assert open_dataset(f"folder:{root}").class_counts["monocyte"] == 2
+
+
+@pytest.mark.parametrize("name", ["Zelle ä ö.png", "細胞.png", " lead and trail .png", "new\nline.png", "a;b|c,d.png", "'quoted\".PNG"])
+def test_unusual_file_names_are_read(root: Path, name: str) -> None:
+    shutil.copy(_image(root), root / "monocyte" / name)
+    record = next(r for r in open_dataset(f"folder:{root}").records if r.path.name == name)
+    assert record.read().shape == (96, 96, 3)
+
+
+def test_unusual_folder_name_is_a_class_as_labelled_and_a_one_line_label_error_otherwise(root: Path) -> None:
+    (root / "monocyte").rename(root / "fremde\nZelle µ")
+    assert "fremde\nZelle µ" in open_dataset(f"folder:{root}", labels=AS_LABELLED).classes
+    with pytest.raises(LabelError, match=r"is no known cell type.*--labels as_labelled") as error:
+        open_dataset(f"folder:{root}")
+    assert "\n" not in str(error.value)
+    assert "'fremde\\nZelle µ'" in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".png", ".bmp", ".tif", ".TIFF"])
+def test_every_accepted_suffix_is_listed(root: Path, suffix: str) -> None:
+    (root / "monocyte" / f"x{suffix}").write_bytes(b"")
+    assert open_dataset(f"folder:{root}").class_counts["monocyte"] == 2
+
+
+def test_broken_link_is_listed_so_that_it_is_reported_as_unreadable(root: Path) -> None:
+    (root / "monocyte" / "gone.png").symlink_to(root / "nowhere.png")
+    assert open_dataset(f"folder:{root}").class_counts["monocyte"] == 2
