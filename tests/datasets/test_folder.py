@@ -46,6 +46,11 @@ def test_home_folder_is_expanded(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(open_dataset("folder:~/my cells")) == len(open_dataset(f"folder:{root}"))
 
 
+def test_unknown_users_home_is_a_dataset_error() -> None:
+    with pytest.raises(DatasetError, match=r"cannot find the folder '~nobody-of-this-name/cells'; got "):
+        open_dataset("folder:~nobody-of-this-name/cells")
+
+
 def test_hidden_files_and_folders_are_left_out(root: Path) -> None:
     before = open_dataset(f"folder:{root}").records
     shutil.copy(_image(root), root / "monocyte" / "._cell 0.png")

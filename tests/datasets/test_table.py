@@ -58,7 +58,7 @@ def test_empty_optional_values_count_as_not_given_and_stray_spaces_make_no_new_g
 def test_missing_columns_are_named_with_those_that_are_there(root: Path, header: str, lacking: str) -> None:
     with pytest.raises(DatasetError, match=rf"list.csv' lacks the column\(s\) {lacking}; expected a CSV with") as error:
         _open(root, f"{header}\nx,y\n" if header else "")
-    assert f"got {header or 'no header'}" in str(error.value)
+    assert f"got {header.replace(',', ', ') or 'no header'}" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "images/../../secret.png", "{outside}", "link.png", "linked/secret.png"])
@@ -142,7 +142,7 @@ def test_one_image_under_two_labels_is_left_out_by_cleaning(root: Path) -> None:
         b"\xef\xbb\xbfpath,label\nimages/000.png,a\n",
         b"path,label\r\nimages/000.png,a\r\n",
         b"path,label\nimages/000.png,a",
-        b"\n\npath,label\n\nimages/000.png,a\n\n",
+        b"path,label\n\nimages/000.png,a\n\n",
         b'"path","label"\n"images/000.png","a"\n',
         b"label,path\na,images/000.png\n",
         b"path,label\nimages/000.png,  a \n",
@@ -168,7 +168,7 @@ def test_quoted_line_break_in_a_label_keeps_the_row_and_the_error_on_one_line(ro
     assert "\n" not in str(error.value)
 
 
-@given(content=st.one_of(st.binary(max_size=80), st.text(max_size=80).map(lambda t: f"path,label\n{t}".encode("utf-8", "ignore"))))
+@given(content=st.one_of(st.binary(max_size=80), st.text('a./~,;"\'\n\r\0 \\\u00e9', max_size=40).map(lambda text: f"path,label\n{text}".encode())))
 def test_any_bytes_give_records_or_an_input_error_on_one_line(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:

@@ -48,11 +48,10 @@ def test_numbers_stand_for_the_five_types_and_each_image_has_its_mask(
 
 
 def test_both_sets_are_read_from_one_root(tmp_path: Path) -> None:
-    for _, _, write in SETS:
-        write(tmp_path / str(_), n_per_class=1)
-    for entry in (tmp_path / "2").iterdir():
-        entry.rename(tmp_path / "1" / entry.name)
-    assert len(open_dataset(f"jtsc:{tmp_path / '1'}")) == len(open_dataset(f"cellavision100:{tmp_path / '1'}")) == 5
+    for number, _, write in SETS:
+        write(tmp_path / "set", n_per_class=number)
+    assert len(open_dataset(f"jtsc:{tmp_path / 'set'}")) == 5
+    assert len(open_dataset(f"cellavision100:{tmp_path / 'set'}")) == 10
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,11 @@ def open_dataset(spec: str, *, labels: str = "five_class") -> CellDataset:
         raise DatasetError(f"unknown dataset {name!r}", remedy=near_matches(name, READERS))
     reader = READERS[name]
     chosen = None if labels == AS_LABELLED else label_map(labels)
-    listing = reader.read(Path(path).expanduser())
+    try:
+        root = Path(path).expanduser()
+    except RuntimeError as error:
+        raise DatasetError(f"cannot find the folder {one_line(path)}", got=str(error)) from error
+    listing = reader.read(root)
     records = tuple(_labelled(record, reader, chosen) for record in listing.records)
     present = {record.label for record in records if record.label is not None}
     order = chosen.classes if chosen else tuple(sorted(present))

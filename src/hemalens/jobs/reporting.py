@@ -73,7 +73,7 @@ def make_report(
     """A report with its summary."""
     return Report(
         title=title,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=command_line(),
         protocol=protocol,
         summary=tuple(sentence for evaluation in evaluations for sentence in summarise(evaluation)),

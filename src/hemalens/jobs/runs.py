@@ -34,7 +34,7 @@ def claim_run(out: Path, request: Mapping[str, Any], *, overwrite: bool) -> bool
             shutil.rmtree(out)
         known = None
     if known is None:
-        if out.exists() and any(out.iterdir()):
+        if out.is_file() or (out.is_dir() and any(out.iterdir())):
             raise OutputError(
                 f"{one_line(out)} holds something else than a run", remedy="Choose another --out; it is not overwritten."
             )

@@ -46,8 +46,8 @@ def train(
     role = "train, validation and test" if test_fraction else "train and validation"
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     given = prepare(train_spec, labels=labels, role=role, unreadable=unreadable, min_per_class=min_per_class)
-    check_classes(given.dataset)
-    held = prepare(validation_spec, labels=labels, role="validation") if validation_spec else None
+    check_classes(given.dataset, n_units=1 + bool(test_fraction) + (validation_spec is None))
+    held = prepare(validation_spec, labels=labels, role="validation", unreadable=unreadable) if validation_spec else None
     for note in (*given.notes, *(held.notes if held else ())):
         say(note)
     learn, validation, test = _split(given.dataset, held, test_fraction, validation_fraction, seed)
