@@ -137,7 +137,7 @@ class Bundle:
 
 def seen_images(*datasets: CellDataset) -> bytes:
     """The content of `SEEN` for these datasets."""
-    contents = {record.content_id() for dataset in datasets for record in dataset.records}
+    contents = {content for dataset in datasets for content in dataset.contents}
     return ("\n".join(sorted(contents)) + "\n").encode("ascii")
 
 
@@ -205,7 +205,7 @@ def _read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{one_line(path)} is no bundle", expected=f"a {MANIFEST} in it")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise BundleError(f"the manifest of {one_line(path)} is damaged", got=str(error)) from error
     if not isinstance(content, dict) or content.get("kind") != "hemalens-bundle":
         raise BundleError(f"{one_line(path)} is no hemalens bundle", expected='"kind": "hemalens-bundle" in its manifest')

@@ -47,9 +47,12 @@ class Predictor:
         self.labels = bundle.manifest.labels
         self.abstain_below = abstain_below
         self.embeddings = embeddings
-        self._runner = GraphRunner(
-            bundle.graph_bytes, ["probabilities", *(["embedding"] if embeddings else [])], n_workers=n_workers
-        )
+        outputs = ["probabilities", *(["embedding"] if embeddings else [])]
+        try:
+            self._runner = GraphRunner(bundle.graph_bytes, outputs, n_workers=n_workers)
+        except Exception as error:
+            # ONNX Runtime has a class of its own for each kind of foreign graph
+            raise BundleError(f"the graph in {one_line(bundle.path)} cannot be run", got=str(error)[:120]) from error
 
     def predict(self, inputs: Iterable[Path | Record]) -> Iterator[Prediction]:
         """Predictions for image paths or records, one each, in order; an unreadable image gives one with an error."""

@@ -59,12 +59,12 @@ def clean(dataset: CellDataset, *, unreadable: Unreadable = "refuse") -> tuple[C
         )
     bad = {id(record) for record, _ in broken}
     said_of: dict[str, set[str]] = defaultdict(set)
-    for record in everything.records:
-        said_of[_content(record)].add(record.source_label)
+    for content, record in zip(everything.contents, everything.records, strict=True):
+        said_of[content].add(record.source_label)
     by_content: dict[str, list[Record]] = defaultdict(list)
-    for record in dataset.records:
+    for content, record in zip(dataset.contents, dataset.records, strict=True):
         if id(record) not in bad:
-            by_content[_content(record)].append(record)
+            by_content[content].append(record)
     kept: list[Record] = []
     conflicting: list[Record] = []
     copies: list[Record] = []
@@ -78,14 +78,6 @@ def clean(dataset: CellDataset, *, unreadable: Unreadable = "refuse") -> tuple[C
     cleaned = dataset.subset(sorted(order[id(record)] for record in kept))
     unread = tuple(record for record, _ in broken)
     return cleaned, Cleaning(tuple(conflicting), tuple(copies), unread, everything.excluded_counts)
-
-
-def _content(record: Record) -> str:
-    """The content's digest; a file without content to read counts as unlike any other."""
-    try:
-        return record.content_id()
-    except OSError:
-        return f"{record.path}:{record.box}"
 
 
 def _unreadable(dataset: CellDataset, *, thorough: bool) -> list[tuple[Record, ImageError]]:
@@ -110,8 +102,8 @@ def units(dataset: CellDataset) -> NDArray[np.int64]:
         return i
 
     first: dict[tuple[str, ...], int] = {}
-    for i, record in enumerate(dataset.records):
-        keys = [("content", _content(record))]
+    for i, (content, record) in enumerate(zip(dataset.contents, dataset.records, strict=True)):
+        keys = [("content", content)]
         if record.group is not None:
             keys.append(("group", record.domain, record.group))  # type: ignore[arg-type]
         for key in keys:

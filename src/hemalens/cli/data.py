@@ -61,12 +61,18 @@ def synthesize(
     quiet: Quiet = False,
 ) -> None:
     """Draw synthetic cells with masks, for trying things out."""
-    from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES
+    from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES, MARKER
     from hemalens.datasets.synthetic import synthesize as run
+    from hemalens.errors import OutputError, one_line
     from hemalens.files import claim_output
     from hemalens.progress import track
 
     talk = Talk(quiet)
+    if overwrite and folder.exists() and not (folder.is_dir() and all((e / MARKER).is_file() for e in folder.iterdir())):
+        raise OutputError(
+            f"{one_line(folder)} holds something else than synthetic cells",
+            remedy="Choose another folder; it is not overwritten.",
+        )
     claim_output(folder, overwrite=overwrite)
     chosen = laboratory or list(LABORATORIES)
     n_images = n_per_class * len(CELL_TYPES) * len(chosen)

@@ -62,9 +62,15 @@ class CellDataset:
         return len(self.records)
 
     @cached_property
+    def contents(self) -> tuple[str, ...]:
+        """Each record's content digest; a file without content to read counts as unlike any other."""
+        return tuple(_content(record) for record in self.records)
+
+    @cached_property
     def fingerprint(self) -> str:
         """A digest of the contents and labels, whatever the files are called and in whatever order they lie."""
-        rows = sorted(f"{record.content_id()}:{record.source_label}:{record.label}" for record in self.records)
+        pairs = zip(self.contents, self.records, strict=True)
+        rows = sorted(f"{content}:{record.source_label}:{record.label}" for content, record in pairs)
         return sha256_text(self.label_map, *rows)
 
     @cached_property
@@ -86,17 +92,23 @@ class CellDataset:
 
     def subset(self, indices: Iterable[int]) -> CellDataset:
         """The records at `indices`, in that order, under the same classes."""
-        return replace(self, records=tuple(self.records[i] for i in indices))
+        return self._part(list(indices), self.classes)
+
+    def _part(self, chosen: list[int], classes: tuple[str, ...]) -> CellDataset:
+        part = replace(self, records=tuple(self.records[i] for i in chosen), classes=classes)
+        # what is known of the contents goes along: folds of folds would digest every file again
+        part.__dict__["contents"] = tuple(self.contents[i] for i in chosen)
+        return part
 
     def labelled(self) -> CellDataset:
         """Only the records that have a label; raises `DatasetError` when there is none."""
-        kept = tuple(record for record in self.records if record.label is not None)
+        kept = [i for i, record in enumerate(self.records) if record.label is not None]
         if not kept:
             reasons = "; ".join(f"{n} x {reason}" for reason, n in self.excluded_counts.items())
             raise DatasetError(
                 f"{self.name} has no image with a label of {self.label_map}", got=reasons, remedy="Choose other --labels."
             )
-        return replace(self, records=kept)
+        return self.subset(kept)
 
     def only_classes(self, classes: Sequence[str]) -> CellDataset:
         """Only the records of `classes`, in their label order; the others are gone, not relabelled."""
@@ -104,7 +116,14 @@ class CellDataset:
 
     def under(self, classes: tuple[str, ...]) -> CellDataset:
         """Only the records of `classes`, with exactly these as label order, images or none: another set's order."""
-        return replace(self, records=tuple(r for r in self.records if r.label in classes), classes=classes)
+        return self._part([i for i, r in enumerate(self.records) if r.label in classes], classes)
+
+
+def _content(record: Record) -> str:
+    try:
+        return record.content_id()
+    except OSError:
+        return f"unreadable:{record.path}:{record.box}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +105,7 @@ def plan_test(labels: Sequence[str], target: CellDataset, *, min_per_class: int 
 
 def refuse_leaks(train_contents: Collection[str], target: CellDataset) -> None:
     """Raise `SplitError` when an image of `target` was trained on."""
-    shared = [r for r in target.records if r.path.is_file() and r.content_id() in train_contents]
+    shared = [r for content, r in zip(target.contents, target.records, strict=True) if content in train_contents]
     if shared:
         raise SplitError(
             f"{len(shared)} image(s) of {target.name} were trained on, first: {shared[0].path.name!r}",
@@ -194,7 +195,7 @@ def _scores(folds: list[_Fold], plan: TestPlan, seed: int) -> Scores:
     free = [metrics.Answers(f.truth, f.predicted, f.unit) for f in folds]
     bound = [metrics.Answers(f.truth, f.restricted(allowed), f.unit) for f in folds]
 
-    def estimate(score: Callable[[metrics.Confusion], float], models: list[metrics.Answers]) -> Estimate:
+    def estimate(score: Callable[[metrics.Confusion], Any], models: list[metrics.Answers]) -> Estimate:
         values = np.array([score(metrics.confusion(m.target, m.predicted, k)) for m in models])
         # one generator a score: each interval is the same whatever else is computed
         low, high = metrics.bootstrap_interval(score, models, k, rng=np.random.default_rng(seed))

@@ -24,41 +24,53 @@ def confusion(target: NDArray[np.int64], predicted: NDArray[np.int64], n_classes
     return counts
 
 
-def accuracy(counts: Confusion) -> float:
-    """Share of right answers; NaN without images."""
-    return float(_ratio(np.trace(counts), counts.sum()))
+def accuracy(counts: Confusion) -> Any:
+    """Share of right answers; NaN without images. Counts (..., k, k) give (...)."""
+    return _scalar(_ratio(_diagonal(counts).sum(axis=-1), counts.sum(axis=(-2, -1))))
 
 
-def majority_rate(counts: Confusion) -> float:
-    """Accuracy of always answering with the most frequent true class."""
-    return float(_ratio(counts.sum(axis=1).max(initial=0), counts.sum()))
+def majority_rate(counts: Confusion) -> Any:
+    """Accuracy of always answering with the most frequent true class. Counts (..., k, k) give (...)."""
+    return _scalar(_ratio(counts.sum(axis=-1).max(axis=-1, initial=0), counts.sum(axis=(-2, -1))))
 
 
 def recall(counts: Confusion) -> NDArray[np.float64]:
-    """Per class (k,): right answers among its images; NaN for a class without images."""
-    return _ratio(np.diag(counts), counts.sum(axis=1))
+    """Per class (..., k): right answers among its images; NaN for a class without images."""
+    return _ratio(_diagonal(counts), counts.sum(axis=-1))
 
 
 def precision(counts: Confusion) -> NDArray[np.float64]:
-    """Per class (k,): right answers among the images it was given to; NaN for a class never answered."""
-    return _ratio(np.diag(counts), counts.sum(axis=0))
+    """Per class (..., k): right answers among the images it was given to; NaN for a class never answered."""
+    return _ratio(_diagonal(counts), counts.sum(axis=-2))
 
 
 def f1(counts: Confusion) -> NDArray[np.float64]:
-    """Per class (k,): 2 TP / (2 TP + FP + FN); NaN for a class neither present nor answered."""
-    return _ratio(2 * np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1))
+    """Per class (..., k): 2 TP / (2 TP + FP + FN); NaN for a class neither present nor answered."""
+    return _ratio(2 * _diagonal(counts), counts.sum(axis=-2) + counts.sum(axis=-1))
 
 
-def balanced_accuracy(counts: Confusion) -> float:
-    """Mean recall over the classes that have images."""
-    present = counts.sum(axis=1) > 0
-    return float(recall(counts)[present].mean()) if present.any() else float("nan")
+def balanced_accuracy(counts: Confusion) -> Any:
+    """Mean recall over the classes that have images. Counts (..., k, k) give (...)."""
+    return _mean_of_present(recall(counts), counts)
 
 
-def macro_f1(counts: Confusion) -> float:
-    """Mean F1 over the classes that have images."""
-    present = counts.sum(axis=1) > 0
-    return float(f1(counts)[present].mean()) if present.any() else float("nan")
+def macro_f1(counts: Confusion) -> Any:
+    """Mean F1 over the classes that have images. Counts (..., k, k) give (...)."""
+    return _mean_of_present(f1(counts), counts)
+
+
+def _mean_of_present(values: NDArray[np.float64], counts: Confusion) -> Any:
+    present = counts.sum(axis=-1) > 0
+    return _scalar(_ratio(np.where(present, values, 0).sum(axis=-1), present.sum(axis=-1)))
+
+
+def _diagonal(counts: Confusion) -> NDArray[np.int64]:
+    return np.diagonal(counts, axis1=-2, axis2=-1)
+
+
+def _scalar(values: NDArray[np.float64]) -> Any:
+    """A plain float for one confusion, an array for several."""
+    return float(values) if values.ndim == 0 else values
 
 
 def _ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:
@@ -89,7 +101,7 @@ class Answers:
 
 
 def bootstrap_interval(
-    score: Callable[[Confusion], float],
+    score: Callable[[Confusion], Any],
     models: Sequence[Answers],
     n_classes: int,
     *,
@@ -98,8 +110,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """95 % percentile interval of the mean score of some models over resampled units (groups, or single images).
 
-    Units, numbered alike for all models, are drawn with replacement within strata of their most frequent class, so that
-    a rare class never vanishes. NaN without images.
+    `score` takes counts (..., k, k) and gives (...). Units, numbered alike for all models, are drawn with replacement
+    within strata of their most frequent class, so that a rare class never vanishes. NaN without images.
     """
     n_units = 1 + max((int(answers.unit.max(initial=-1)) for answers in models), default=-1)
     if n_units == 0:
@@ -115,7 +127,7 @@ def bootstrap_interval(
         weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_repeats)
     # (models, repeats, k, k)
     resampled = (weights @ of_unit).reshape(len(models), n_repeats, n_classes, n_classes).astype(np.int64)
-    scores = [np.nanmean([score(counts[r]) for counts in resampled]) for r in range(n_repeats)]
+    scores = np.nanmean(score(resampled), axis=0)
     low, high = np.nanpercentile(scores, [2.5, 97.5])
     return float(low), float(high)
 

@@ -41,7 +41,7 @@ def cross_domain(
     part for early stopping and calibration is taken out of each fold's training part. `source` and `targets` must be
     clean (`sampling.clean`). Raises `SplitError` when a target holds an image of the source.
     """
-    contents = {record.content_id() for record in source.records}
+    contents = set(source.contents)
     for target in targets:
         refuse_leaks(contents, target)
     folds = k_fold(source, n_folds, seeded(seed, "k_fold"))

@@ -19,7 +19,7 @@ from hemalens.jobs.prepare import prepare
 from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import claim_run, finish_run, fit_in
 from hemalens.jobs.train import Say
-from hemalens.methods import Method, find_method
+from hemalens.methods import METHODS, Method, find_method
 from hemalens.sampling import Unreadable
 
 Protocol = Literal["k-fold", "cross-domain"]
@@ -47,6 +47,8 @@ def benchmark(
     source's folds and of each target's test.
     """
     _check_protocol(protocol, target_specs)
+    if not method_names:
+        raise InputError("no method is named", expected=f"one or more of {', '.join(METHODS)}", remedy="Say --methods A,B.")
     chosen = [find_method(name) for name in dict.fromkeys(method_names)]
     configs = {method.name: _config_of(method, settings, {m.name for m in chosen}) for method in chosen}
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from hemalens.bundle import open_bundle
+from hemalens.errors import OutputError, one_line
 from hemalens.evaluation.evaluate import evaluate as evaluate_bundles
 from hemalens.evaluation.evaluate import refuse_leaks
-from hemalens.evaluation.report import write_report
+from hemalens.evaluation.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from hemalens.evaluation.results import Report
 from hemalens.files import atomic_dir, claim_output
 from hemalens.jobs.prepare import prepare
@@ -31,17 +32,18 @@ def evaluate(
     Raises `SplitError` when the bundle has seen some of the images, unless `drop_seen` takes them out. Unreadable
     images are listed in the report.
     """
-    claim_output(out, overwrite=overwrite)
+    _claim(out, overwrite=overwrite)
     bundle = open_bundle(bundle_path)
     given = prepare(data_spec, labels=bundle.manifest.label_map, role="test", unreadable="keep")
     for note in given.notes:
         say(note)
     dataset, card = given.dataset, given.card
     if drop_seen:
-        readable = [r.path.is_file() and r.content_id() in bundle.seen for r in dataset.records]
-        seen = sum(readable)
-        dataset = dataset.subset([i for i, was_seen in enumerate(readable) if not was_seen])
-        card = data_card(dataset, "test", None, **{"seen in training": seen})
+        fresh = [i for i, content in enumerate(dataset.contents) if content not in bundle.seen]
+        seen = len(dataset) - len(fresh)
+        dataset = dataset.subset(fresh)
+        dropped = {**card.dropped, "seen in training": seen}
+        card = data_card(dataset, "test").model_copy(update={"excluded": card.excluded, "dropped": dropped})
         say(f"{dataset.name}: left out {seen} image(s) the model was trained on")
     refuse_leaks(bundle.seen, dataset)
     source = next(entry.name for entry in bundle.manifest.data if entry.role == "train")
@@ -59,3 +61,13 @@ def evaluate(
     with atomic_dir(out) as folder:
         write_report(report, folder)
     return report
+
+
+def _claim(out: Path, *, overwrite: bool) -> None:
+    """Refuse an output that exists; `overwrite` replaces a report, and nothing but a report."""
+    reports = {JSON_NAME, MARKDOWN_NAME, HTML_NAME}
+    if overwrite and out.exists() and not (out.is_dir() and {entry.name for entry in out.iterdir()} <= reports):
+        raise OutputError(
+            f"{one_line(out)} holds something else than a report", remedy="Choose another --out; it is not overwritten."
+        )
+    claim_output(out, overwrite=overwrite)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hemalens.datasets import CellDataset
+from hemalens.errors import SplitError
 from hemalens.evaluation.evaluate import evaluate, refuse_leaks
 from hemalens.evaluation.protocols import seeded
 from hemalens.evaluation.report import write_report
@@ -89,10 +90,16 @@ def _split(
     if test_fraction:
         dataset, test = hold_out(dataset, test_fraction, seeded(seed, "test"))
     if held is not None:
-        contents = {record.content_id() for record in dataset.records}
-        refuse_leaks(contents, held.dataset)
+        refuse_leaks(set(dataset.contents), held.dataset)
         if test is not None:
-            refuse_leaks({record.content_id() for record in held.dataset.records}, test)
-        return dataset, held.dataset.under(dataset.classes), test
+            refuse_leaks(set(held.dataset.contents), test)
+        validation = held.dataset.under(dataset.classes)
+        if not len(validation):
+            raise SplitError(
+                f"the validation data {validation.name} shares no class with the training data",
+                expected=", ".join(dataset.classes),
+                got=", ".join(held.dataset.classes),
+            )
+        return dataset, validation, test
     learn, validation = hold_out(dataset, validation_fraction, seeded(seed, "validation"))
     return learn, validation, test

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hemalens.bundle import Bundle
 from hemalens.datasets.base import CellDataset, Record
-from hemalens.errors import ConfigError
+from hemalens.errors import ConfigError, SplitError
 from hemalens.evaluation.metrics import fit_temperature, log_softmax
 from hemalens.features import FeatureCache, default_cache_dir, extract
 from hemalens.graphs import join
@@ -46,7 +46,15 @@ def fit(
     with track("embedding", n_images) as progress:
         embeddings = extract(train.records, encoder, cache=cache, progress=progress).complete()
         held = extract(validation.records, encoder, cache=cache, progress=progress).complete() if validation else None
-    head.fit(embeddings, train.targets)
+    try:
+        head.fit(embeddings, train.targets)
+    except ValueError as error:
+        # heads with inner folds or a validation part of their own need some images of each class
+        raise SplitError(
+            f"the head {config.head!r} cannot learn from {len(train)} images of {len(train.classes)} classes",
+            got=str(error),
+            remedy="Add images, or take another head, as in --set head=lr.",
+        ) from error
     temperature = 1.0
     if validation is not None and held is not None:
         temperature = fit_temperature(head_logits(head, held), validation.targets)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from pydantic import Field
 
 from hemalens.config import StrictConfig
 from hemalens.errors import ConfigError, WeightsError, near_matches, one_line, require_extra
@@ -35,7 +36,7 @@ class BackboneConfig(StrictConfig):
 
     backbone: str = PACKAGED
     weights: str = "package"
-    image_size_px: int | None = None
+    image_size_px: int | None = Field(default=None, ge=16, le=2048)
     seed: int = 0
 
 
@@ -44,9 +45,16 @@ def preprocessing_of(config: BackboneConfig) -> Preprocessing:
     if config.backbone == PACKAGED:
         return Preprocessing(size_px=config.image_size_px or 224)
     stated = _timm().get_pretrained_cfg(_checked_name(config.backbone), allow_unregistered=False)
+    size = config.image_size_px or stated.input_size[1]
+    if stated.fixed_input_size and size != stated.input_size[1]:
+        raise ConfigError(
+            f"{config.backbone!r} takes images of one size only",
+            expected=f"image_size_px={stated.input_size[1]}",
+            got=str(size),
+        )
     scale: Any = 255.0
     return Preprocessing(
-        size_px=config.image_size_px or stated.input_size[1],
+        size_px=size,
         mean=tuple(float(m) * scale for m in stated.mean),
         std=tuple(float(s) * scale for s in stated.std),
     )
@@ -168,7 +176,6 @@ def _checked_name(name: str) -> str:
     return name
 
 
-@cache
 def weights_digest(config: BackboneConfig) -> str:
     """What the weights are, as a digest; it changes whenever they could. None of it imports torch but for the hub."""
     if config.weights == "package":
@@ -176,11 +183,15 @@ def weights_digest(config: BackboneConfig) -> str:
     if config.weights == "none":
         return sha256_text("none", str(config.seed))
     if config.weights == "hub":
-        digests = [np.asarray(t).tobytes().hex() for t in create_backbone(config).state_dict().values()]
-        return sha256_text(*digests)
+        return _hub_digest(config)
     if not Path(config.weights).is_file():
         raise WeightsError(f"there is no weights file {one_line(config.weights)}", expected="FILE, package, hub or none")
     return sha256_file(Path(config.weights))
+
+
+@cache
+def _hub_digest(config: BackboneConfig) -> str:
+    return sha256_text(*(np.asarray(t).tobytes().hex() for t in create_backbone(config).state_dict().values()))
 
 
 def frozen_graph(config: BackboneConfig, cache_dir: Path) -> onnx.ModelProto:

@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from hemalens.errors import InputError, one_line
+from hemalens.errors import InputError, OutputError, one_line
 from hemalens.files import atomic_path
 
 STATE = "hemalens_state"
@@ -27,7 +27,12 @@ class SafetensorsCheckpointIO(CheckpointIO):
         tensors: dict[str, torch.Tensor] = {}
         state = json.dumps(_pack(checkpoint, tensors), allow_nan=True)
         with atomic_path(Path(path)) as temporary:
-            save_file(tensors, temporary, metadata={STATE: state})
+            try:
+                save_file(tensors, temporary, metadata={STATE: state})
+            except SafetensorError as error:
+                raise OutputError(
+                    f"cannot write {one_line(path)}", got=str(error), remedy="Free space or choose another --out."
+                ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read what `save_checkpoint` wrote; raises `InputError` for a damaged file."""

@@ -10,6 +10,7 @@ import hemalens._torchvision  # noqa: F401
 import lightning
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from hemalens.config import StrictConfig
@@ -20,10 +21,10 @@ from hemalens.images import Preprocessing
 class OptimiserConfig(StrictConfig):
     """AdamW; the learning rate rises linearly over `warmup_epochs` and falls to zero along a cosine."""
 
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup_epochs: float = 1.0
-    label_smoothing: float = 0.1
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup_epochs: float = Field(default=1.0, ge=0)
+    label_smoothing: float = Field(default=0.1, ge=0, le=1)
 
 
 class CellClassifier(lightning.LightningModule):

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import disable_possible_user_warnings
 from torch.utils.data import DataLoader
 
+from hemalens.files import write_text
 from hemalens.progress import is_quiet
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.classifier import CellClassifier
@@ -50,8 +51,10 @@ class _History(Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         row = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"epoch": trainer.current_epoch, **row}) + "\n")
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        # an epoch that a kill undid before its checkpoint was written stands there already
+        kept = [line for line in lines if json.loads(line)["epoch"] < trainer.current_epoch]
+        write_text(self.path, "\n".join([*kept, json.dumps({"epoch": trainer.current_epoch, **row})]) + "\n")
 
 
 @contextmanager

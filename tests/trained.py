@@ -1,0 +1,158 @@
+"""Small trained things that several test modules share: made once a session, in the session's temporary folder.
+
+Synthetic cells of four types, and bundles of networks with a few thousand weights: seconds in all.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from hemalens import graphs
+from hemalens.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
+from hemalens.config import StrictConfig
+from hemalens.datasets import CellDataset, open_dataset
+from hemalens.datasets.synthetic import synthesize
+from hemalens.images import Preprocessing
+from hemalens.methods import Method, find_method
+from hemalens.sampling import hold_out
+
+CELL_TYPES = ("neutrophil", "eosinophil", "lymphocyte", "monocyte")
+N_PER_CLASS = 8
+PROBE = {"backbone": "test_resnet", "weights": "none", "image_size_px": 64}
+FINETUNE = {**PROBE, "image_size_px": 32, "epochs": 3, "batch_size": 8, "precision": "fp32", "patience": 9}
+
+
+def settings(values: dict[str, object]) -> list[str]:
+    """A method's settings as the command line takes them."""
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def cells(temporary: pytest.TempPathFactory) -> Path:
+    """The folder of lab_a and lab_b: 8 cells of each of 4 types in each."""
+    return _cells(temporary.getbasetemp())
+
+
+@functools.cache
+def _cells(base: Path) -> Path:
+    folder = base / "shared cells"
+    synthesize(folder, n_per_class=N_PER_CLASS, seed=5, cell_types=CELL_TYPES)
+    return folder
+
+
+def laboratory(temporary: pytest.TempPathFactory, name: str = "lab_a") -> CellDataset:
+    """The cells of one laboratory under the five classes."""
+    return _laboratory(temporary.getbasetemp(), name)
+
+
+@functools.cache
+def _laboratory(base: Path, name: str) -> CellDataset:
+    return open_dataset(f"synthetic:{_cells(base) / name}")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit was given and what it gave."""
+
+    method: Method
+    config: StrictConfig
+    train: CellDataset
+    validation: CellDataset
+    run_dir: Path
+    bundle: Bundle
+
+
+def fitted(temporary: pytest.TempPathFactory, method_name: str) -> Fitted:
+    """A method fitted on three quarters of lab_a, calibrated on the rest; of each method one a session."""
+    return _fitted(temporary.getbasetemp(), method_name)
+
+
+@functools.cache
+def _fitted(base: Path, method_name: str) -> Fitted:
+    method = find_method(method_name)
+    train, validation = hold_out(_laboratory(base, "lab_a"), 0.25, np.random.default_rng(0))
+    config = method.config.from_mapping({"linear_probe": PROBE, "finetune": FINETUNE}[method_name])
+    run_dir = base / f"shared {method_name}"
+    bundle = method.fit(
+        train, validation=validation, auxiliary={}, config=config, rng=np.random.default_rng(1), run_dir=run_dir
+    )
+    return Fitted(method, config, train, validation, run_dir, bundle)
+
+
+class StubConfig(StrictConfig):
+    """The stub's one setting, so that requests can differ."""
+
+    scale: float = 50.0
+
+
+def colour_bundle(
+    path: Path, train: CellDataset, *, validation: CellDataset | None = None, scale: float = 50.0, temperature: float = 1.0
+) -> Bundle:
+    """The nearest mean colour as a bundle, without training: the embedding is the mean RGB of the image in [0, 1].
+
+    Logits are -scale * squared distance to the mean embedding of each class.
+    """
+    embeddings = np.stack([record.read().mean(axis=(0, 1)) / 255 for record in train.records])
+    centres = np.stack([embeddings[train.targets == i].mean(axis=0) for i in range(len(train.classes))])
+    graph = graphs.join(_colour_graph(centres, scale), graphs.temperature_graph(len(train.classes), temperature))
+    manifest = Manifest(
+        created="2026-01-01T00:00:00+00:00",
+        method="nearest_colour",
+        config={"scale": scale},
+        label_map=train.label_map,
+        classes=class_entries(train.classes),
+        preprocessing=Preprocessing(size_px=16),
+        embedding_size=3,
+        frozen_backbone=True,
+        temperature=temperature,
+        data=(),
+        parity=0.0,
+        versions={},
+    )
+    seen = seen_images(train, *([validation] if validation else []))
+    return write_bundle(path, manifest, {"model.onnx": graph.SerializeToString(), "seen_images.txt": seen})
+
+
+def _colour_graph(centres: np.ndarray, scale: float) -> onnx.ModelProto:
+    k = len(centres)
+    constants = {
+        "c255": np.array([255.0], np.float32),
+        "centres": centres[None].astype(np.float32),
+        "one": np.array([1], np.int64),
+        "two": np.array([2], np.int64),
+        "pixels_axes": np.array([1, 2], np.int64),
+        "scale": np.array([-scale], np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["image"], ["image_float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["image_float", "pixels_axes"], ["mean_colour"], keepdims=0),
+        helper.make_node("Div", ["mean_colour", "c255"], ["embedding"]),
+        helper.make_node("Unsqueeze", ["embedding", "one"], ["row"]),
+        helper.make_node("Sub", ["row", "centres"], ["difference"]),
+        helper.make_node("ReduceSumSquare", ["difference", "two"], ["distance"], keepdims=0),
+        helper.make_node("Mul", ["distance", "scale"], ["raw_logits"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "height", "width", 3])
+    outputs = [
+        helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 3]),
+        helper.make_tensor_value_info("raw_logits", TensorProto.FLOAT, ["n", k]),
+    ]
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    return graphs.make_model(nodes, [image], outputs, weights)
+
+
+def stub_method(on_fit: Callable[[CellDataset, CellDataset | None, Path], None] = lambda *given: None) -> Method:
+    """`colour_bundle` as a method; `on_fit` is told of every fit before it begins."""
+
+    def fit(train, *, validation, auxiliary, config, rng, run_dir):  # type: ignore[no-untyped-def]  # noqa: ANN
+        on_fit(train, validation, run_dir)
+        return colour_bundle(run_dir / "bundle", train, validation=validation, scale=config.scale)
+
+    return Method("nearest_colour", "the nearest mean colour", StubConfig, fit)
