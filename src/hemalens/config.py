@@ -27,13 +27,19 @@ class StrictConfig(BaseModel):
 
     @classmethod
     def load(cls, file: Path | None = None, overrides: Sequence[str] = ()) -> Self:
-        """Defaults, then a TOML file, then `key=value` overrides; raises `ConfigError`."""
+        """Defaults, then a TOML file, then overrides `key=value` or `part.key=value`; raises `ConfigError`."""
         values: dict[str, Any] = {}
         if file is not None:
             values.update(read_toml(file))
         for override in overrides:
             key, value = _parse_override(override)
-            values[key] = value
+            *parts, last = key.split(".")
+            place = values
+            for part in parts:
+                place = place.setdefault(part, {})
+                if not isinstance(place, dict):
+                    raise ConfigError(f"the setting {override!r} goes into {part!r}, which is a plain value")
+            place[last] = value
         return cls.from_mapping(values, source=one_line(file) if file else "configuration")
 
 
@@ -63,5 +69,17 @@ def _readable(model: type[BaseModel], error: ValidationError, source: str) -> Co
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return ConfigError(f"{source}: unknown key {key!r}", remedy=near_matches(key, model.model_fields))
+        return ConfigError(f"{source}: unknown key {key!r}", remedy=near_matches(key, _keys(model)))
     return ConfigError(f"{source}: key {key!r}", expected=first["msg"], got=repr(first["input"]))
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    """All keys of a model, those of its parts as `part.key`."""
+    keys = []
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += [f"{name}.{key}" for key in _keys(kind)]
+        else:
+            keys.append(name)
+    return keys
