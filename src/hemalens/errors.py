@@ -82,7 +82,11 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     """A short text naming the known names closest to `name`, or all of them when none is close."""
     known = list(known)
     folded = {k.casefold(): k for k in known}
-    close = [folded[m] for m in difflib.get_close_matches(name.casefold(), list(folded), n=3, cutoff=0.5)]
+    wanted = name.casefold()
+    matches = [k for k in folded if wanted and wanted in k] + difflib.get_close_matches(
+        wanted, list(folded), n=3, cutoff=0.5
+    )
+    close = [folded[match] for match in dict.fromkeys(matches)][:3]
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     return "known: " + ", ".join(sorted(known))

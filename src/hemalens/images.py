@@ -50,8 +50,8 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
     with _opened(path) as image:
         try:
             return np.asarray(image.convert("L"))
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-            raise ImageError(f"mask {one_line(path)} is damaged or truncated", got=str(error)) from error
+        except Exception as error:
+            raise _damaged("mask", path, error) from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -80,6 +80,10 @@ def _opened(path: Path) -> Image.Image:
             # Pillow only warns between its own limit and twice that; our limit is checked below
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path, formats=FORMATS)
+            width, height = image.size
+            n_pages = getattr(image, "n_frames", 1) if width * height <= MAX_PIXELS else 1
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:
         raise ImageError(
             f"{one_line(path)} is not a readable image", expected="a whole JPEG, PNG, BMP or 8/16-bit TIFF"
@@ -88,17 +92,24 @@ def _opened(path: Path) -> Image.Image:
         raise _too_large(path, str(error)) from error
     except FileNotFoundError as error:
         raise ImageError(f"image {one_line(path)} does not exist") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"image {one_line(path)} cannot be opened", got=str(error)) from error
-    width, height = image.size
-    n_pages = getattr(image, "n_frames", 1)
+    except Exception as error:
+        raise _damaged("image", path, error) from error
     if width * height > MAX_PIXELS:
         image.close()
         raise _too_large(path, f"{width}x{height} px")
     if n_pages != 1 and image.format == "TIFF":
         image.close()
-        raise ImageError(f"image {one_line(path)} has several pages", expected="one image a file", got=f"{n_pages}")
+        raise _several_pages(path, n_pages)
     return image
+
+
+def _several_pages(path: Path, n_pages: int) -> ImageError:
+    return ImageError(f"image {one_line(path)} has several pages", expected="one image a file", got=f"{n_pages}")
+
+
+def _damaged(kind: str, path: Path, error: Exception) -> ImageError:
+    """What a decoder says of damaged bytes: they raise TypeError, struct.error, zlib.error and more besides OSError."""
+    return ImageError(f"{kind} {one_line(path)} is damaged or truncated", got=str(error) or type(error).__name__)
 
 
 def _too_large(path: Path, got: str) -> ImageError:
@@ -121,8 +132,8 @@ def _open_rgb(path: Path) -> Image.Image:
         if Path(path).suffix.lower() in (".tif", ".tiff") and "not a readable image" in error.what:
             return _tiff_16_bit(path, error)
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-        raise ImageError(f"image {one_line(path)} is damaged or truncated", got=str(error)) from error
+    except Exception as error:
+        raise _damaged("image", path, error) from error
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
@@ -148,10 +159,16 @@ def _tiff_16_bit(path: Path, error: ImageError) -> Image.Image:
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages[0]
-            if len(file.pages) != 1 or page.dtype != np.uint16 or page.size > MAX_PIXELS * 4:
+            if page.dtype != np.uint16 or page.ndim != 3:
                 raise error
+            if page.shape[0] * page.shape[1] > MAX_PIXELS:
+                raise _too_large(path, f"{page.shape[1]}x{page.shape[0]} px")
+            if len(file.pages) != 1:
+                raise _several_pages(path, len(file.pages))
             values = page.asarray()
-    except (tifffile.TiffFileError, ValueError, OSError, KeyError, IndexError) as problem:
+    except ImageError:
+        raise
+    except Exception as problem:
         raise error from problem
     if values.ndim != 3 or values.shape[2] not in (3, 4):
         raise error
