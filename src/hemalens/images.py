@@ -80,8 +80,6 @@ def _opened(path: Path) -> Image.Image:
             # Pillow only warns between its own limit and twice that; our limit is checked below
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path, formats=FORMATS)
-            width, height = image.size
-            n_pages = getattr(image, "n_frames", 1) if width * height <= MAX_PIXELS else 1
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -92,15 +90,28 @@ def _opened(path: Path) -> Image.Image:
         raise _too_large(path, str(error)) from error
     except FileNotFoundError as error:
         raise ImageError(f"image {one_line(path)} does not exist") from error
+    except OSError as error:
+        raise ImageError(f"image {one_line(path)} cannot be opened", got=error.strerror or str(error)) from error
     except Exception as error:
         raise _damaged("image", path, error) from error
-    if width * height > MAX_PIXELS:
+    try:
+        _check_header(image, path)
+    except ImageError:
         image.close()
-        raise _too_large(path, f"{width}x{height} px")
-    if n_pages != 1 and image.format == "TIFF":
-        image.close()
-        raise _several_pages(path, n_pages)
+        raise
     return image
+
+
+def _check_header(image: Image.Image, path: Path) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _too_large(path, f"{width}x{height} px")
+    try:
+        n_pages = getattr(image, "n_frames", 1)
+    except Exception as error:
+        raise _damaged("image", path, error) from error
+    if n_pages != 1 and image.format == "TIFF":
+        raise _several_pages(path, n_pages)
 
 
 def _several_pages(path: Path, n_pages: int) -> ImageError:

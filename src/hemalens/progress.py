@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 DELAY_S = 2.0
 
 _quiet = False
+
+
+class Advance(Protocol):
+    """How work says that it gets on."""
+
+    def __call__(self, n: int, what: str | None = None) -> None:
+        """`n` more things are done; `what`, when given, becomes the bar's text."""
 
 
 def set_quiet(quiet: bool) -> None:
@@ -24,10 +32,10 @@ def is_quiet() -> bool:
 
 
 @contextmanager
-def track(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A callable that takes the number of things just done; its bar appears after two seconds."""
+def track(what: str, total: int | None) -> Iterator[Advance]:
+    """A callable to say what was just done; its bar appears after two seconds."""
     if is_quiet():
-        yield lambda n: None
+        yield lambda n, what=None: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -38,9 +46,9 @@ def track(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     begun = time.monotonic()
     shown = False
 
-    def advance(n: int) -> None:
+    def advance(n: int, what: str | None = None) -> None:
         nonlocal shown
-        bar.advance(task, n)
+        bar.update(task, advance=n, description=what)
         if not shown and time.monotonic() - begun > DELAY_S:
             shown = True
             bar.start()

@@ -15,12 +15,12 @@ import hemalens._torchvision  # noqa: F401
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import disable_possible_user_warnings
 from torch.utils.data import DataLoader
 
 from hemalens.files import write_text
-from hemalens.progress import is_quiet
+from hemalens.progress import Advance, track
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.classifier import CellClassifier
 
@@ -57,6 +57,21 @@ class _History(Callback):
         write_text(self.path, "\n".join([*kept, json.dumps({"epoch": trainer.current_epoch, **row})]) + "\n")
 
 
+class _Bar(Callback):
+    """One bar for the whole training, with the epoch and the last validation score."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance = advance
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.advance(trainer.current_epoch * trainer.num_training_batches)  # a resumed run begins where it stopped
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        score = trainer.callback_metrics.get(SCORE)
+        shown = "" if score is None else f", validation {float(score):.3f}"
+        self.advance(1, f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}{shown}")
+
+
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Lightning advises on loggers, workers and steps; the run's own report says what matters."""
@@ -91,20 +106,18 @@ def train(
     best = ModelCheckpoint(checkpoints, filename="best", monitor=SCORE, mode="max", enable_version_counter=False)
     last = ModelCheckpoint(checkpoints, filename="last", save_top_k=1, enable_version_counter=False, every_n_epochs=1)
     stopping = EarlyStopping(SCORE, mode="max", patience=patience)
-    callbacks: list[Callback] = [best, stopping, _History(run_dir / "history.jsonl"), last]
-    if not is_quiet():
-        callbacks.append(RichProgressBar())
+    history = _History(run_dir / "history.jsonl")
     chosen = ("bf16" if has_bf16() else "fp32") if precision == "auto" else precision
-    with _quiet_lightning():
+    with _quiet_lightning(), track("training", module.epochs * len(training)) as advance:
         trainer = lightning.Trainer(
             max_epochs=module.epochs,
             accelerator="auto",
             devices=1,
             precision="bf16-mixed" if chosen == "bf16" else "32-true",
-            callbacks=callbacks,
+            callbacks=[best, stopping, history, _Bar(advance), last],
             plugins=[SafetensorsCheckpointIO()],
             logger=False,
-            enable_progress_bar=not is_quiet(),
+            enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             gradient_clip_val=1.0,
