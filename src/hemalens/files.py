@@ -91,15 +91,29 @@ def atomic_dir(path: Path) -> Iterator[Path]:
             yield temporary
             os.chmod(temporary, 0o777 & ~_umask())
             if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".old", dir=path.parent))
-                os.replace(path, old / path.name)
-                os.replace(temporary, path)
-                shutil.rmtree(old)
+                _exchange(temporary, path)
             else:
                 os.replace(temporary, path)
         finally:
             if temporary.exists():
                 shutil.rmtree(temporary)
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Put `new` in the place of `path` and remove what was there; a failure puts the old one back."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".old", dir=path.parent))
+    try:
+        os.replace(path, aside / path.name)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            os.replace(aside / path.name, path)
+            raise
+    except BaseException:
+        # not the tree: should the old one be stuck in there, it stays
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside)
 
 
 def _umask() -> int:
@@ -109,9 +123,9 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text atomically."""
+    """Write a UTF-8 text atomically; a file name's bytes that are no UTF-8 become \\udc.. escapes, as JSON has them."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -131,6 +145,8 @@ def claim_output(path: Path, *, overwrite: bool) -> None:
     parent = path
     while not parent.exists():
         parent = parent.parent
+        if parent.exists() and not parent.is_dir():
+            raise OutputError(f"cannot write {one_line(path)}", expected="a folder", got=f"the file {one_line(parent)}")
     if not os.access(parent, os.W_OK):
         raise OutputError(
             f"cannot write {one_line(path)}", expected="a writable place", got=f"{one_line(parent)} is read-only"

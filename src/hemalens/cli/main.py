@@ -12,6 +12,9 @@ from hemalens import __version__
 from hemalens.cli import data, evaluation, prediction, training
 from hemalens.errors import HemalensError, InputError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells count it."""
+
 app = typer.Typer(
     name="hemalens",
     help="Classify single blood-cell images so that the answer still holds in the next laboratory.",
@@ -48,13 +51,16 @@ app.command("benchmark")(evaluation.benchmark)
 def main() -> None:
     """Run the command; exit with 0 (done), 1 (a failure of ours) or 2 (wrong usage or input)."""
     try:
-        app()
+        app(prog_name="hemalens")
     except InputError as error:
         _fail(f"error: {error}", 2)
     except HemalensError as error:
         _fail(f"failure: {error}", 1)
-    except KeyboardInterrupt:
-        _fail("stopped; the same command goes on where it can", 130)
+    except SystemExit as ending:
+        # typer turns Ctrl-C into an exit without a word
+        if ending.code == INTERRUPTED:
+            _fail("stopped; the same command goes on where it can", INTERRUPTED)
+        raise
     except BrokenPipeError:
         # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -46,7 +46,7 @@ def evaluate(
         card = data_card(dataset, "test").model_copy(update={"excluded": card.excluded, "dropped": dropped})
         say(f"{dataset.name}: left out {seen} image(s) the model was trained on")
     refuse_leaks(bundle.seen, dataset)
-    source = next(entry.name for entry in bundle.manifest.data if entry.role == "train")
+    source = next((entry.name for entry in bundle.manifest.data if entry.role == "train"), "unknown data")
     evaluation = evaluate_bundles(
         [bundle], [dataset], target=dataset, source_name=source, seed=seed, min_per_class=min_per_class
     )
