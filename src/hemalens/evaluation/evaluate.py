@@ -122,7 +122,6 @@ def evaluate(
     source_name: str,
     seed: int,
     min_per_class: int = 1,
-    on_test: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Test each bundle on its dataset of `tests` (parts of `target`, or all of it each time) and pool what they say.
 
@@ -139,13 +138,13 @@ def evaluate(
         unreadable |= answered.unreadable
         truth = np.array([labels.index(str(record.label)) for record in answered.records], np.int64)
         unit = np.array([unit_of[id(record)] for record in answered.records], np.int64)
-        folds.append(_Fold(answered, truth, np.unique(unit, return_inverse=True)[1] if len(bundles) == 1 else unit))
-        on_test()
+        folds.append(_Fold(answered, truth, unit))
     scores = _scores(folds, plan, seed)
-    pooled = sum(metrics.confusion(f.truth, f.predicted, len(labels)) for f in folds)
+    pooled = np.sum([metrics.confusion(f.truth, f.predicted, len(labels)) for f in folds], axis=0)
     tested_rows = [labels.index(label) for label in plan.tested]
     pooled_probabilities = np.concatenate([fold.answered.probabilities for fold in folds])
     pooled_truth = np.concatenate([fold.truth for fold in folds])
+    n_images = len({id(record) for fold in folds for record in fold.answered.records})
     any_group = any(record.group is not None for record in target.records)
     n_each = "group" if any_group else "image"
     return Evaluation(
@@ -153,15 +152,15 @@ def evaluate(
         method=bundles[0].manifest.method,
         source=source_name,
         target=target.name,
-        n_images=len({id(record) for fold in folds for record in fold.answered.records}),
+        n_images=n_images,
         n_folds=len(folds),
         classes=labels,
         tested_classes=plan.tested,
         left_out=plan.left_out,
         unreadable=unreadable,
         scores=scores,
-        per_class=_class_scores(np.asarray(pooled), plan, len(folds) if len(tests) > 1 and tests[0] is tests[1] else 1),
-        confusion=tuple(tuple(int(v) for v in np.asarray(pooled)[row]) for row in tested_rows),
+        per_class=_class_scores(pooled, plan, round(len(pooled_truth) / n_images)),
+        confusion=tuple(tuple(int(v) for v in pooled[row]) for row in tested_rows),
         reliability=tuple(
             ReliabilityBin.model_validate(row) for row in metrics.reliability(pooled_probabilities, pooled_truth)
         ),

@@ -120,6 +120,9 @@ def bootstrap_interval(
     of_unit = np.zeros((len(models), n_units, n_classes * n_classes))
     for counts, answers in zip(of_unit, models, strict=True):
         np.add.at(counts, (answers.unit, answers.target * n_classes + answers.predicted), 1)
+    # a unit that no model was tested on would only thin out its stratum
+    of_unit = of_unit[:, of_unit.sum(axis=(0, 2)) > 0]
+    n_units = of_unit.shape[1]
     stratum = of_unit.sum(axis=0).reshape(n_units, n_classes, n_classes).sum(axis=2).argmax(axis=1)
     weights = np.zeros((n_repeats, n_units))
     for value in np.unique(stratum):

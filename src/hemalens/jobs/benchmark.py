@@ -46,9 +46,7 @@ def benchmark(
     A setting is METHOD.key=value, or key=value for all methods. `min_per_class` leaves smaller classes out, of the
     source's folds and of each target's test.
     """
-    _check_protocol(protocol, target_specs)
-    if not method_names:
-        raise InputError("no method is named", expected=f"one or more of {', '.join(METHODS)}", remedy="Say --methods A,B.")
+    _check_request(method_names, protocol, target_specs)
     chosen = [find_method(name) for name in dict.fromkeys(method_names)]
     configs = {method.name: _config_of(method, settings, {m.name for m in chosen}) for method in chosen}
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
@@ -88,7 +86,9 @@ def benchmark(
     return report
 
 
-def _check_protocol(protocol: str, target_specs: Sequence[str]) -> None:
+def _check_request(method_names: Sequence[str], protocol: str, target_specs: Sequence[str]) -> None:
+    if not method_names:
+        raise InputError("no method is named", expected=f"one or more of {', '.join(METHODS)}", remedy="Say --methods A,B.")
     if protocol == "cross-domain" and not target_specs:
         raise InputError("the protocol cross-domain needs a target", remedy="Name one or more with --target SPEC.")
     if protocol == "k-fold" and target_specs:
