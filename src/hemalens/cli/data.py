@@ -105,9 +105,8 @@ def audit_lines(found: Audit) -> list[str]:
     lines += _section("near-duplicates", near)
     lines.append("a plain 5-fold split would test, with a relative in training:")
     lines += [f"  {n} {what}" for what, n in found.leaks.items()]
-    lines.append(
-        "training drops what is under two labels, keeps one of identical copies, and never splits copies or groups"
-    )
+    lines.append("training drops what is under two labels, keeps one of identical copies, and never splits a group;")
+    lines.append("near-duplicates are for you to judge: a CSV can give them one group")
     return lines
 
 

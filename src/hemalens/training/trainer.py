@@ -102,6 +102,26 @@ def train(
     Checkpoints lie in `run_dir`/checkpoints; a run that was killed continues after its last whole epoch.
     """
     checkpoints = run_dir / "checkpoints"
+    finished = checkpoints / "finished"
+    # early stopping is over once it has stopped: a run that failed after it is not trained further
+    if not finished.is_file():
+        _fit(module, training, validation, run_dir=run_dir, patience=patience, precision=precision)
+        write_text(finished, "")
+    state = SafetensorsCheckpointIO().load_checkpoint(checkpoints / "best.ckpt")
+    module.load_state_dict(state["state_dict"])
+    module.cpu().eval()
+
+
+def _fit(
+    module: CellClassifier,
+    training: DataLoader[Any],
+    validation: DataLoader[Any],
+    *,
+    run_dir: Path,
+    patience: int,
+    precision: Precision,
+) -> None:
+    checkpoints = run_dir / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     best = ModelCheckpoint(checkpoints, filename="best", monitor=SCORE, mode="max", enable_version_counter=False)
     last = ModelCheckpoint(checkpoints, filename="last", save_top_k=1, enable_version_counter=False, every_n_epochs=1)
@@ -131,6 +151,3 @@ def train(
             if trainer.interrupted:
                 raise KeyboardInterrupt from None
             raise
-    state = SafetensorsCheckpointIO().load_checkpoint(checkpoints / "best.ckpt")
-    module.load_state_dict(state["state_dict"])
-    module.cpu().eval()
