@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trained
 
+import trained
 from hemalens import files
 from hemalens.bundle import (
     MANIFEST,
     MODEL,
     SEEN,
-    Bundle,
     class_entries,
     library_versions,
     open_bundle,
@@ -200,6 +199,10 @@ def test_reading_a_digest_anew_when_a_file_has_changed(copy: Path) -> None:
     assert open_bundle(copy).manifest.files[MODEL].sha256 == files.sha256_file(copy / MODEL) != digest
 
 
-def test_synthetic_is_what_its_training_data_are(tmp_path_factory: pytest.TempPathFactory, original: Path) -> None:
-    assert trained.fitted(tmp_path_factory, "linear_probe").bundle.manifest.synthetic
-    assert not Bundle(original, open_bundle(original).manifest).manifest.synthetic, "the stub names no data"
+def test_synthetic_is_what_the_training_data_are_not_the_validation_data(original: Path) -> None:
+    manifest = open_bundle(original).manifest
+    assert manifest.synthetic
+    (entry,) = manifest.data
+    photographed = entry.model_copy(update={"synthetic": False})
+    held = entry.model_copy(update={"role": "validation"})
+    assert not manifest.model_copy(update={"data": (photographed, held)}).synthetic

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import trained
 from PIL import Image
 
+import trained
 from hemalens.bundle import Bundle
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import BundleError, DatasetError
@@ -125,7 +125,7 @@ def test_a_stage_before_the_graph_is_refused_when_unknown(bundle: Bundle) -> Non
 def test_at_most_four_images_a_worker_are_under_way(bundle: Bundle, cells: CellDataset) -> None:
     n_workers, taken = 2, 0
 
-    def endless():  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def endless():  # type: ignore[no-untyped-def]
         nonlocal taken
         while True:
             taken += 1

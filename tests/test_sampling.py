@@ -47,12 +47,12 @@ def _singles(sizes: Sequence[int]) -> CellDataset:
 
 def _components(dataset: CellDataset) -> NDArray[np.int32]:
     """Units by the definition: connected components of "same content or same group of the same domain"."""
-    r = dataset.records
-    linked = [
-        [a.path.stem == b.path.stem or (a.group is not None and (a.domain, a.group) == (b.domain, b.group)) for b in r]
-        for a in r
-    ]
-    return connected_components(np.array(linked), directed=False)[1]
+    content = np.array([r.path.stem for r in dataset.records])
+    group = np.array(
+        [f"{r.domain}/{r.group}" if r.group is not None else f"alone {i}" for i, r in enumerate(dataset.records)]
+    )
+    linked = (content[:, None] == content) | (group[:, None] == group)
+    return connected_components(linked, directed=False)[1]
 
 
 @st.composite
@@ -117,14 +117,11 @@ def test_copies_link_their_groups_in_a_chain() -> None:
 
 
 @given(rows=_rows(), fraction=st.floats(0.05, 0.95), seed=st.integers(0, 2**32))
-def test_hold_out_splits_no_unit_and_keeps_every_class_on_both_sides(
-    rows: list[Row], fraction: float, seed: int
-) -> None:
+def test_hold_out_splits_no_unit_and_keeps_every_class_on_both_sides(rows: list[Row], fraction: float, seed: int) -> None:
     dataset = _dataset(rows)
     try:
         rest, held = hold_out(dataset, fraction, np.random.default_rng(seed))
-    except (SplitError, DatasetError) as error:
-        assert "\n" not in str(error)
+    except (SplitError, DatasetError):
         return
     _check_parts(dataset, [rest, held])
     assert min(*rest.class_counts.values(), *held.class_counts.values()) >= 1
@@ -147,9 +144,7 @@ def test_hold_out_of_single_images_takes_the_rounded_share_of_every_class(
 
 
 @given(rows=_pure_groups(), fraction=st.floats(0.1, 0.5), seed=st.integers(0, 2**32))
-def test_hold_out_of_groups_misses_the_share_by_less_than_one_group(
-    rows: list[Row], fraction: float, seed: int
-) -> None:
+def test_hold_out_of_groups_misses_the_share_by_less_than_one_group(rows: list[Row], fraction: float, seed: int) -> None:
     dataset = _dataset(rows)
     rest, held = hold_out(dataset, fraction, np.random.default_rng(seed))
     _check_parts(dataset, [rest, held])
@@ -167,6 +162,12 @@ def test_fraction_out_of_range_is_a_split_error(fraction: float) -> None:
 def test_two_images_of_each_class_part_one_by_one() -> None:
     rest, held = hold_out(_singles([2, 2]), 0.01, np.random.default_rng(0))
     assert list(rest.class_counts.values()) == list(held.class_counts.values()) == [1, 1]
+
+
+def test_large_share_leaves_a_group_of_every_class_on_either_side() -> None:
+    rows: list[Row] = [(c, f"{c}{g}", 100 * i + 10 * g + j) for i, c in enumerate("ab") for g in (0, 1) for j in range(5)]
+    rest, held = hold_out(_dataset(rows), 0.9, np.random.default_rng(0))
+    assert rest.class_counts == held.class_counts == {"a": 5, "b": 5}
 
 
 def test_groups_that_leave_no_split_are_a_split_error_that_names_the_class() -> None:
@@ -193,8 +194,7 @@ def test_k_fold_splits_no_unit_and_tests_every_record_exactly_once(rows: list[Ro
     dataset = _dataset(rows)
     try:
         folds = k_fold(dataset, n_folds, np.random.default_rng(seed))
-    except (SplitError, DatasetError) as error:
-        assert "\n" not in str(error)
+    except (SplitError, DatasetError):
         return
     assert len(folds) == n_folds
     _check_parts(dataset, [test for _, test in folds])
@@ -210,9 +210,7 @@ def test_k_fold_of_pure_groups_has_every_class_in_every_fold(rows: list[Row], n_
         assert min(*train.class_counts.values(), *test.class_counts.values()) >= 1
 
 
-@given(
-    sizes=st.lists(st.integers(5, 40), min_size=2, max_size=4), n_folds=st.integers(2, 5), seed=st.integers(0, 2**32)
-)
+@given(sizes=st.lists(st.integers(5, 40), min_size=2, max_size=4), n_folds=st.integers(2, 5), seed=st.integers(0, 2**32))
 def test_k_fold_of_single_images_shares_every_class_evenly(sizes: list[int], n_folds: int, seed: int) -> None:
     folds = k_fold(_singles(sizes), n_folds, np.random.default_rng(seed))
     for c, n in enumerate(sizes):
@@ -251,7 +249,10 @@ def test_other_seeds_give_other_splits() -> None:
 
 
 def test_one_class_or_none_is_a_dataset_error() -> None:
-    with pytest.raises(DatasetError, match=r"one class cannot be told from itself; expected images of at least two classes; got class 0 \(5\)"):
+    with pytest.raises(
+        DatasetError,
+        match=r"one class cannot be told from itself; expected images of at least two classes; got class 0 \(5\)",
+    ):
         check_classes(_singles([5]))
     with pytest.raises(DatasetError, match="got none"):
         check_classes(_dataset([]))
@@ -297,7 +298,15 @@ def test_balanced_weights_give_every_class_the_same_sum(targets: list[int]) -> N
 def files(tmp_path: Path) -> CellDataset:
     """Six images of two classes: a copy, a conflict, and one record outside the label map."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
-    plan = [("0", "a", 0), ("1", "a", 1), ("1 copy", "a", 1), ("2", "a", 2), ("2 again", "b", 2), ("3", "b", 3), ("4", "b", 4)]
+    plan = [
+        ("0", "a", 0),
+        ("1", "a", 1),
+        ("1 copy", "a", 1),
+        ("2", "a", 2),
+        ("2 again", "b", 2),
+        ("3", "b", 3),
+        ("4", "b", 4),
+    ]
     for name, _, picture in plan:
         Image.fromarray(pixels[picture]).save(tmp_path / f"{name}.png")
     records = [Record(tmp_path / f"{name}.png", label, "lab", label=label) for name, label, _ in plan]

@@ -65,11 +65,27 @@ ACEVEDO20: dict[str, tuple[str, int | None]] = {
 FIVE = {name: name.lower() for name in ("Basophil", "Eosinophil", "Lymphocyte", "Monocyte", "Neutrophil")}
 NUMBERED = {"1": "neutrophil", "2": "lymphocyte", "3": "monocyte", "4": "eosinophil", "5": "basophil"}
 BONE_MARROW = {
-    **{"ABE": "abnormal_eosinophil", "BAS": "basophil", "BLA": "blast", "EBO": "erythroblast", "EOS": "eosinophil"},
-    **{"FGC": "faggot_cell", "HAC": "hairy_cell", "KSC": "smudge_cell", "LYI": "immature_lymphocyte", "LYT": "lymphocyte"},
-    **{"MMZ": "metamyelocyte", "MON": "monocyte", "MYB": "myelocyte", "NGB": "band_neutrophil"},
-    **{"NGS": "segmented_neutrophil", "OTH": "other_cell", "PEB": "proerythroblast", "PLM": "plasma_cell"},
-    **{"PMO": "promyelocyte", "ART": None, "NIF": None},
+    "ABE": "abnormal_eosinophil",
+    "BAS": "basophil",
+    "BLA": "blast",
+    "EBO": "erythroblast",
+    "EOS": "eosinophil",
+    "FGC": "faggot_cell",
+    "HAC": "hairy_cell",
+    "KSC": "smudge_cell",
+    "LYI": "immature_lymphocyte",
+    "LYT": "lymphocyte",
+    "MMZ": "metamyelocyte",
+    "MON": "monocyte",
+    "MYB": "myelocyte",
+    "NGB": "band_neutrophil",
+    "NGS": "segmented_neutrophil",
+    "OTH": "other_cell",
+    "PEB": "proerythroblast",
+    "PLM": "plasma_cell",
+    "PMO": "promyelocyte",
+    "ART": None,
+    "NIF": None,
 }
 MEANINGS: dict[str, dict[str, str | None]] = {
     "matek19": {label: code for label, (code, _) in MATEK19.items()},
@@ -80,7 +96,8 @@ MEANINGS: dict[str, dict[str, str | None]] = {
     "bccd": dict(FIVE),
     "bloodmnist": {
         **{name: name for name in ("basophil", "eosinophil", "erythroblast", "lymphocyte", "monocyte", "neutrophil")},
-        **{"platelet": "platelet", "immature granulocytes": "immature_granulocyte"},
+        "platelet": "platelet",
+        "immature granulocytes": "immature_granulocyte",
     },
     "bone_marrow": dict(BONE_MARROW),
     "jtsc": dict(NUMBERED),
@@ -188,10 +205,19 @@ def test_five_classes_take_only_the_mature_cells() -> None:
 def test_eight_classes_are_the_folders_of_acevedo() -> None:
     chosen = label_map("eight_class")
     folders = {
-        **{"BA": "basophil", "EO": "eosinophil", "ERB": "erythroblast", "LY": "lymphocyte", "MO": "monocyte"},
-        **{"PMY": "immature_granulocyte", "MY": "immature_granulocyte", "MMY": "immature_granulocyte"},
-        **{"IG": "immature_granulocyte", "BNE": "neutrophil", "SNE": "neutrophil", "NEUTROPHIL": "neutrophil"},
-        **{"PLATELET": "platelet"},
+        "BA": "basophil",
+        "EO": "eosinophil",
+        "ERB": "erythroblast",
+        "LY": "lymphocyte",
+        "MO": "monocyte",
+        "PMY": "immature_granulocyte",
+        "MY": "immature_granulocyte",
+        "MMY": "immature_granulocyte",
+        "IG": "immature_granulocyte",
+        "BNE": "neutrophil",
+        "SNE": "neutrophil",
+        "NEUTROPHIL": "neutrophil",
+        "PLATELET": "platelet",
     }
     assert {label: chosen[code] for label, (code, _) in ACEVEDO20.items()} == folders
     assert set(chosen.classes) == set(folders.values())
@@ -200,7 +226,15 @@ def test_eight_classes_are_the_folders_of_acevedo() -> None:
 
 def test_fab_eight_keeps_every_matek_image_and_puts_the_rest_under_other() -> None:
     chosen = label_map("fab_eight")
-    named = ("myeloblast", "promyelocyte", "myelocyte", "metamyelocyte", "band_neutrophil", "segmented_neutrophil", "monocyte")
+    named = (
+        "myeloblast",
+        "promyelocyte",
+        "myelocyte",
+        "metamyelocyte",
+        "band_neutrophil",
+        "segmented_neutrophil",
+        "monocyte",
+    )
     assert chosen.classes == (*named, "other")
     for code, _ in MATEK19.values():
         assert chosen[code] == (code if code in named else "other")
@@ -355,7 +389,13 @@ def test_spellings_of_users_find_the_type(text: str, code: str) -> None:
 def test_every_code_name_and_alias_finds_its_type_in_any_case_and_with_a_plural_s() -> None:
     for code, cell_type in cell_types().items():
         for spelling in (code, cell_type.name, *cell_type.aliases):
-            for text in (spelling, spelling.upper(), spelling.title(), spelling.replace("_", " "), spelling.replace("_", "-")):
+            for text in (
+                spelling,
+                spelling.upper(),
+                spelling.title(),
+                spelling.replace("_", " "),
+                spelling.replace("_", "-"),
+            ):
                 assert find_cell_type(text) == code, text
         assert find_cell_type(f"{code}s") == code
 
@@ -382,10 +422,10 @@ def test_unknown_spelling_names_near_ones_and_the_way_out(text: str, near: str) 
 @given(text=st.text(max_size=20))
 def test_any_text_finds_a_known_type_or_raises_a_one_line_label_error(text: str) -> None:
     try:
-        assert find_cell_type(text) in cell_types()
+        found = find_cell_type(text)
     except LabelError as error:
-        assert "\n" not in str(error)
-        assert "--labels as_labelled" in str(error)
+        found = str(error)
+    assert found in cell_types() or ("\n" not in found and "--labels as_labelled" in found)
 
 
 def test_two_types_under_one_spelling_fail(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ Synthetic cells of four types, and bundles of networks with a few thousand weigh
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hemalens import graphs
-from hemalens.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
+from hemalens.bundle import Bundle, DataEntry, Manifest, class_entries, seen_images, write_bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.synthetic import synthesize
@@ -80,10 +81,19 @@ def _fitted(base: Path, method_name: str) -> Fitted:
     train, validation = hold_out(_laboratory(base, "lab_a"), 0.25, np.random.default_rng(0))
     config = method.config.from_mapping({"linear_probe": PROBE, "finetune": FINETUNE}[method_name])
     run_dir = base / f"shared {method_name}"
-    bundle = method.fit(
-        train, validation=validation, auxiliary={}, config=config, rng=np.random.default_rng(1), run_dir=run_dir
-    )
+    with one_thread():
+        bundle = method.fit(
+            train, validation=validation, auxiliary={}, config=config, rng=np.random.default_rng(1), run_dir=run_dir
+        )
     return Fitted(method, config, train, validation, run_dir, bundle)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Train on one thread: on batches this small, several wait for one another, on busy cores ten times as long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hemalens.methods.finetune.n_cores", lambda: 1)
+        yield
 
 
 class StubConfig(StrictConfig):
@@ -112,7 +122,7 @@ def colour_bundle(
         embedding_size=3,
         frozen_backbone=True,
         temperature=temperature,
-        data=(),
+        data=(DataEntry.of(train, "train"), *([DataEntry.of(validation, "validation")] if validation else [])),
         parity=0.0,
         versions={},
     )

@@ -27,7 +27,7 @@ class HemalensError(Exception):
         message = "; ".join(parts)
         if remedy is not None:
             message = f"{message}. {remedy}"
-        super().__init__(" ".join(message.split()))
+        super().__init__(" ".join(message.splitlines()))
 
 
 class InputError(HemalensError):

@@ -56,6 +56,8 @@ def resize_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
             ["image_resized"],
             mode="linear",
             antialias=1,
+            # weights outside the image count for nothing, as in Pillow; otherwise borders differ by several gray levels
+            exclude_outside=1,
             coordinate_transformation_mode="half_pixel",
             axes=[2, 3],
         ),

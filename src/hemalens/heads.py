@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -104,12 +105,15 @@ def head_graph(head: Head, *, n_features: int, n_classes: int) -> onnx.ModelProt
         from skl2onnx import to_onnx
         from skl2onnx.common.data_types import FloatTensorType
 
-        model = to_onnx(
-            head,
-            initial_types=[("embedding", FloatTensorType([None, n_features]))],
-            options={"zipmap": False},
-            target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
-        )
+        with warnings.catch_warnings():
+            # the converter looks at attributes of SVC that scikit-learn is about to remove
+            warnings.filterwarnings("ignore", "Attribute `prob[AB]_` was deprecated", FutureWarning)
+            model = to_onnx(
+                head,
+                initial_types=[("embedding", FloatTensorType([None, n_features]))],
+                options={"zipmap": False},
+                target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
+            )
     return join(_probabilities_only(model), log_probability_graph(n_classes))
 
 

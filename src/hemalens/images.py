@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from pydantic import Field
 
 from hemalens.config import StrictConfig
@@ -21,6 +21,9 @@ MAX_PIXELS = 64_000_000
 """Largest accepted image, in pixels, read from the header before anything is decoded."""
 MIN_SIDE_PX = 8
 """Smallest accepted side: no cell can be told from fewer pixels."""
+
+_ORIENTATION = 0x0112
+"""The EXIF and TIFF tag that says how an image has to be turned."""
 
 Box = tuple[int, int, int, int]
 """(x_min, y_min, x_max, y_max) in pixels; the maximum is exclusive."""
@@ -136,15 +139,49 @@ def _open_rgb(path: Path) -> Image.Image:
         with _opened(path) as image:
             if ImageFile.LOAD_TRUNCATED_IMAGES:
                 raise ImageError("Pillow's LOAD_TRUNCATED_IMAGES is on", remedy="Switch it off: it hides damage.")
+            if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_misread(image, path):
+                return ImageOps.exif_transpose(_planar_tiff(path))
             image.load()
             upright = ImageOps.exif_transpose(image)
             return _to_rgb(upright, path)
-    except ImageError as error:
-        if Path(path).suffix.lower() in (".tif", ".tiff") and "not a readable image" in error.what:
-            return _tiff_16_bit(path, error)
+    except ImageError:
         raise
     except Exception as error:
         raise _damaged("image", path, error) from error
+
+
+def _is_misread(image: TiffImagePlugin.TiffImageFile, path: Path) -> bool:
+    """Whether Pillow would read wrong values without a word: 16-bit channels stored one plane after the other.
+
+    Raises `ImageError` for 16-bit gray that counts from white to black, which Pillow does not turn around.
+    """
+    bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+    if max(bits) <= 8:
+        return False
+    if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        raise ImageError(
+            f"image {one_line(path)} has an unsupported pixel type", expected="0 for black", got="16 bits with 0 for white"
+        )
+    return bool(len(bits) > 1 and image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2)
+
+
+def _planar_tiff(path: Path) -> Image.Image:
+    """A 16-bit RGB or RGBA TIFF stored in planes, through tifffile; alpha is dropped, the orientation is passed on."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        values = page.asarray()  # (3 or 4, H, W)
+        orientation = page.tags.valueof(_ORIENTATION, default=1)
+    if values.dtype != np.uint16 or values.ndim != 3 or values.shape[0] not in (3, 4):
+        raise ImageError(
+            f"image {one_line(path)} has an unsupported pixel type",
+            expected="16-bit RGB or RGBA planes",
+            got=f"{values.dtype} planes of shape {values.shape}",
+        )
+    image = Image.fromarray(np.ascontiguousarray(np.moveaxis(values[:3] >> 8, 0, 2).astype(np.uint8)))
+    image.getexif()[_ORIENTATION] = int(orientation)
+    return image
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
@@ -161,29 +198,6 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     raise ImageError(
         f"image {one_line(path)} has an unsupported pixel type", expected="8 or 16 bits a channel", got=image.mode
     )
-
-
-def _tiff_16_bit(path: Path, error: ImageError) -> Image.Image:
-    """TIFFs that Pillow cannot read (16-bit RGB and RGBA), through tifffile; otherwise raise `error`."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages[0]
-            if page.dtype != np.uint16 or page.ndim != 3:
-                raise error
-            if page.shape[0] * page.shape[1] > MAX_PIXELS:
-                raise _too_large(path, f"{page.shape[1]}x{page.shape[0]} px")
-            if len(file.pages) != 1:
-                raise _several_pages(path, len(file.pages))
-            values = page.asarray()
-    except ImageError:
-        raise
-    except Exception as problem:
-        raise error from problem
-    if values.ndim != 3 or values.shape[2] not in (3, 4):
-        raise error
-    return Image.fromarray(np.ascontiguousarray((values[..., :3] >> 8).astype(np.uint8)))
 
 
 class Preprocessing(StrictConfig):

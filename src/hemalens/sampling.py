@@ -172,6 +172,7 @@ def hold_out(dataset: CellDataset, fraction: float, rng: np.random.Generator) ->
 def k_fold(dataset: CellDataset, n_folds: int, rng: np.random.Generator) -> list[tuple[CellDataset, CellDataset]]:
     """(train, test) of each fold: stratified, every unit tested exactly once.
 
+    Every class is in every training part; a test part may lack one where groups mix classes.
     Raises `SplitError` when a class has fewer units than folds.
     """
     if n_folds < 2:
@@ -195,6 +196,8 @@ def k_fold(dataset: CellDataset, n_folds: int, rng: np.random.Generator) -> list
 
 def _unit_class_counts(dataset: CellDataset) -> NDArray[np.float64]:
     """Images of each class in each unit, (n_units, n_classes)."""
+    if (dataset.targets < 0).any():
+        raise SplitError(f"{dataset.name} holds images without a label", remedy="Take its labelled() part first.")
     unit = units(dataset)
     counts = np.zeros((unit.max() + 1, len(dataset.classes)))
     np.add.at(counts, (unit, dataset.targets), 1)

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fakes import acevedo20
 
+from fakes import acevedo20
 from hemalens.datasets import open_dataset
 from hemalens.errors import DatasetError
 from hemalens.taxonomy import AS_LABELLED
@@ -67,7 +67,9 @@ def test_unspecified_prefixes_are_left_out_of_the_thirteen_classes_with_a_reason
 @pytest.mark.parametrize("name", ["XY_123.jpg", "BA_123.jpg", "no prefix.jpg", "._MY_3.jpg", "ba_1.jpg"])
 def test_unknown_or_misplaced_prefix_names_the_file_and_the_prefixes_of_its_folder(root: Path, name: str) -> None:
     shutil.copy(next((root / "ig").iterdir()), root / "ig" / name)
-    with pytest.raises(DatasetError, match=r"not named as in Acevedo-20; expected a prefix of ig: PMY, MY, MMY, IG") as error:
+    with pytest.raises(
+        DatasetError, match=r"not named as in Acevedo-20; expected a prefix of ig: PMY, MY, MMY, IG"
+    ) as error:
         open_dataset(f"acevedo20:{root}")
     assert repr(str(root / "ig" / name)) in str(error.value)
 
@@ -91,8 +93,19 @@ def test_suffix_in_capitals_counts(root: Path) -> None:
 def test_real_subset_has_the_counts_of_its_readme(real_data: Path) -> None:
     prefixes = open_dataset(f"acevedo20:{real_data / 'acevedo20'}", labels=AS_LABELLED).class_counts
     assert prefixes == {
-        **{"BA": 400, "EO": 400, "ERB": 400, "LY": 400, "MO": 400, "PLATELET": 400},
-        **{"MY": 149, "MMY": 136, "PMY": 93, "IG": 22, "BNE": 212, "SNE": 182, "NEUTROPHIL": 6},
+        "BA": 400,
+        "EO": 400,
+        "ERB": 400,
+        "LY": 400,
+        "MO": 400,
+        "PLATELET": 400,
+        "MY": 149,
+        "MMY": 136,
+        "PMY": 93,
+        "IG": 22,
+        "BNE": 212,
+        "SNE": 182,
+        "NEUTROPHIL": 6,
     }
     eight = open_dataset(f"acevedo20:{real_data / 'acevedo20'}", labels="eight_class")
     assert set(eight.class_counts.values()) == {400}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import bccd
 from PIL import Image
 
+from fakes import bccd
 from hemalens.datasets import open_dataset
 from hemalens.errors import DatasetError, ImageError, LabelError
 from hemalens.taxonomy import AS_LABELLED
@@ -76,7 +76,8 @@ def test_boxes_of_one_field_differ_in_content_and_equal_boxes_of_copies_do_not(r
 
 def test_boxes_without_area_are_left_out_and_noted(root: Path) -> None:
     bccd.write_annotation(
-        _annotation(root), [("RBC", (10, 10, 10, 40)), ("RBC", (10, 40, 30, 40)), ("WBC", (9, 9, 5, 40)), ("WBC", (5, 5, 40, 40))]
+        _annotation(root),
+        [("RBC", (10, 10, 10, 40)), ("RBC", (10, 40, 30, 40)), ("WBC", (9, 9, 5, 40)), ("WBC", (5, 5, 40, 40))],
     )
     dataset = open_dataset(f"bccd_fields:{root}")
     assert len(dataset) == 1 + 4

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import FAKES
 from PIL import Image
 
+from fakes import FAKES
 from hemalens.datasets import READERS, CellDataset, open_dataset
 from hemalens.errors import DatasetError, LabelError
 from hemalens.taxonomy import AS_LABELLED, cell_types, label_map_names
@@ -49,7 +49,7 @@ def _root(spec: str) -> Path:
 def _copied(spec: str, to: Path) -> str:
     """Copy a dataset to another root; return its name there."""
     shutil.copytree(_root(spec), to)
-    name, path = spec.split(":")[0], _path(spec)
+    name, path = spec.split(":", maxsplit=1)[0], _path(spec)
     return f"{name}:{to if path.is_dir() else to / path.name}"
 
 
@@ -156,19 +156,21 @@ def test_fingerprint_changes_with_one_label_one_record_and_the_label_map(fake: F
     first, rest = dataset.records[0], dataset.records[1:]
     other = next(r.source_label for r in rest if r.source_label != first.source_label)
     relabelled = (dataclasses.replace(first, source_label=other), *rest)
+    remapped = (dataclasses.replace(first, label="another class"), *rest)
     seen = {
         dataset.fingerprint,
         dataclasses.replace(dataset, records=relabelled).fingerprint,
+        dataclasses.replace(dataset, records=remapped).fingerprint,
         dataclasses.replace(dataset, records=rest).fingerprint,
         dataclasses.replace(dataset, records=(first, *dataset.records)).fingerprint,
         open_dataset(fake(name), labels="eight_class").fingerprint,
     }
-    assert len(seen) == 5
+    assert len(seen) == 6
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_missing_root_is_an_error_that_names_it_and_says_what_was_expected(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="there is no (folder|CSV file)") as caught:
+    with pytest.raises(DatasetError, match=r"there is no (folder|CSV file)") as caught:
         open_dataset(f"{name}:{tmp_path / 'nowhere'}")
     _check_layout_error(caught.value, name, "nowhere")
 

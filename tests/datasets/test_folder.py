@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fakes import folder
 
+from fakes import folder
 from hemalens.datasets import open_dataset
 from hemalens.errors import DatasetError, LabelError
 from hemalens.taxonomy import AS_LABELLED
@@ -108,7 +108,9 @@ def test_images_in_subfolders_belong_to_the_class_folder(root: Path) -> None:
     assert open_dataset(f"folder:{root}").class_counts["monocyte"] == 2
 
 
-@pytest.mark.parametrize("name", ["Zelle ä ö.png", "細胞.png", " lead and trail .png", "new\nline.png", "a;b|c,d.png", "'quoted\".PNG"])
+@pytest.mark.parametrize(
+    "name", ["Zelle ä ö.png", "細胞.png", " lead and trail .png", "new\nline.png", "a;b|c,d.png", "'quoted\".PNG"]
+)
 def test_unusual_file_names_are_read(root: Path, name: str) -> None:
     shutil.copy(_image(root), root / "monocyte" / name)
     record = next(r for r in open_dataset(f"folder:{root}").records if r.path.name == name)

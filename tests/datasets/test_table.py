@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fakes import csv
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes import csv
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import DatasetError, InputError
 from hemalens.sampling import clean
@@ -45,7 +45,8 @@ def test_without_optional_columns_the_table_is_the_domain(root: Path) -> None:
 def test_empty_optional_values_count_as_not_given_and_stray_spaces_make_no_new_group(root: Path) -> None:
     dataset = _open(
         root,
-        "path,label,group,domain,mask\nimages/000.png,a,,,\nimages/001.png,a, p1 , d ,\nimages/002.png,a,p1,d,\nimages/003.png,a, , ,\n",
+        "path,label,group,domain,mask\nimages/000.png,a,,,\nimages/001.png,a, p1 , d ,\n"
+        "images/002.png,a,p1,d,\nimages/003.png,a, , ,\n",
     )
     assert [r.group for r in dataset.records] == [None, "p1", "p1", None]
     assert [r.domain for r in dataset.records] == ["list", "d", "d", "list"]
@@ -53,7 +54,13 @@ def test_empty_optional_values_count_as_not_given_and_stray_spaces_make_no_new_g
 
 @pytest.mark.parametrize(
     ("header", "lacking"),
-    [("path", "label"), ("label", "path"), ("file;class", "path, label"), ("Path,Label", "path, label"), ("", "path, label")],
+    [
+        ("path", "label"),
+        ("label", "path"),
+        ("file;class", "path, label"),
+        ("Path,Label", "path, label"),
+        ("", "path, label"),
+    ],
 )
 def test_missing_columns_are_named_with_those_that_are_there(root: Path, header: str, lacking: str) -> None:
     with pytest.raises(DatasetError, match=rf"list.csv' lacks the column\(s\) {lacking}; expected a CSV with") as error:
@@ -70,7 +77,9 @@ def test_paths_out_of_the_folder_are_refused_with_their_line(root: Path, name: s
     (root / "linked").symlink_to(root.parent)
     name = name.format(outside=outside)
     row = f"{name},a," if column == "path" else f"images/001.png,a,{name}"
-    with pytest.raises(DatasetError, match=r"list.csv', line 3: .* lies outside the CSV's folder; expected a path inside it"):
+    with pytest.raises(
+        DatasetError, match=r"list.csv', line 3: .* lies outside the CSV's folder; expected a path inside it"
+    ):
         _open(root, f"path,label,mask\nimages/000.png,a,\n{row}\n")
 
 
@@ -168,23 +177,33 @@ def test_quoted_line_break_in_a_label_keeps_the_row_and_the_error_on_one_line(ro
     assert "\n" not in str(error.value)
 
 
-@given(content=st.one_of(st.binary(max_size=80), st.text('a./~,;"\'\n\r\0 \\\u00e9', max_size=40).map(lambda text: f"path,label\n{text}".encode())))
+@given(
+    content=st.one_of(
+        st.binary(max_size=80),
+        st.text("a./~,;\"'\n\r\0 \\\u00e9", max_size=40).map(lambda text: f"path,label\n{text}".encode()),
+    )
+)
 def test_any_bytes_give_records_or_an_input_error_on_one_line(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     root = tmp_path_factory.getbasetemp() / "csv bytes"
     root.mkdir(exist_ok=True)
+    refusal = None
     try:
         dataset = _open(root, content)
     except InputError as error:
-        assert "\n" not in str(error)
-        assert len(str(error)) > 20
-    else:
+        refusal = str(error)
+    if refusal is None:
         assert len(dataset) > 0
+    else:
+        assert "\n" not in refusal
+        assert "list.csv" in refusal or "no known cell type" in refusal
 
 
 @given(
-    names=st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12), min_size=1, max_size=4)
+    names=st.lists(
+        st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12), min_size=1, max_size=4
+    )
 )
 def test_no_path_leaves_the_folder(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
     import csv as standard
@@ -194,5 +213,5 @@ def test_no_path_leaves_the_folder(tmp_path_factory: pytest.TempPathFactory, nam
     root.mkdir(exist_ok=True)
     text = io.StringIO()
     standard.writer(text).writerows([["path", "label"], *([f"../{name}", "a"] for name in names)])
-    with pytest.raises(DatasetError, match="lies outside|there is no file|cannot be a path"):
+    with pytest.raises(DatasetError, match=r"lies outside|there is no file|cannot be a path"):
         _open(root, text.getvalue())

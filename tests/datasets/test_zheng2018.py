@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import zheng2018
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes import zheng2018
 from hemalens.datasets import open_dataset
 from hemalens.errors import DatasetError, LabelError
 from hemalens.images import read_mask
@@ -111,7 +111,9 @@ def test_image_named_twice_is_refused(root: Path) -> None:
         open_dataset(f"jtsc:{root}")
 
 
-@pytest.mark.parametrize("content", [b"image ID,class label\r\n1\r\n", b"image ID,class\r\none,1\r\n", b"\xff\xfe\x00", b"a\r\n,"])
+@pytest.mark.parametrize(
+    "content", [b"image ID,class label\r\n1\r\n", b"image ID,class\r\none,1\r\n", b"\xff\xfe\x00", b"a\r\n,"]
+)
 def test_damaged_table_is_an_error_that_names_it(root: Path, content: bytes) -> None:
     _table(root).write_bytes(content)
     with pytest.raises(DatasetError, match=r"Class Labels of Dataset 1.csv' is damaged; expected rows of image ID,class"):
@@ -120,7 +122,7 @@ def test_damaged_table_is_an_error_that_names_it(root: Path, content: bytes) -> 
 
 def test_empty_table_is_an_error(root: Path) -> None:
     _table(root).write_bytes(b"")
-    with pytest.raises(DatasetError, match="has no label for '001.bmp'"):
+    with pytest.raises(DatasetError, match=r"has no label for '001.bmp'"):
         open_dataset(f"jtsc:{root}")
 
 

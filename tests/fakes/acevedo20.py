@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fakes.cells import drawn_cell, numbered
 from PIL import Image
+
+from fakes.cells import drawn_cell, numbered
 
 KINDS = {
     "BA": "basophil",
@@ -23,9 +24,19 @@ KINDS = {
     "PLATELET": "platelet",
 }
 FOLDERS = {
-    **{"BA": "basophil", "EO": "eosinophil", "ERB": "erythroblast", "LY": "lymphocyte", "MO": "monocyte"},
-    **{"PMY": "ig", "MY": "ig", "MMY": "ig", "IG": "ig", "PLATELET": "platelet"},
-    **{"BNE": "neutrophil", "SNE": "neutrophil", "NEUTROPHIL": "neutrophil"},
+    "BA": "basophil",
+    "EO": "eosinophil",
+    "ERB": "erythroblast",
+    "LY": "lymphocyte",
+    "MO": "monocyte",
+    "PMY": "ig",
+    "MY": "ig",
+    "MMY": "ig",
+    "IG": "ig",
+    "PLATELET": "platelet",
+    "BNE": "neutrophil",
+    "SNE": "neutrophil",
+    "NEUTROPHIL": "neutrophil",
 }
 STRAY = ".DS_169665.jpg"
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from fakes.cells import drawn_cell, numbered
 from PIL import Image
+
+from fakes.cells import drawn_cell, numbered
 
 KINDS = {name.capitalize(): name for name in ("neutrophil", "eosinophil", "lymphocyte", "monocyte", "basophil")}
 FIELD_PX = (640, 480)

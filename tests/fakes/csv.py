@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from PIL import Image
+
 from fakes.cells import drawn_cell, numbered
 from fakes.folder import KINDS
-from PIL import Image
 
 HEADER = "path,label,group,domain,mask"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fakes.cells import drawn_cell, numbered
 from PIL import Image
+
+from fakes.cells import drawn_cell, numbered
 
 KINDS = {
     "Neutrophils": "neutrophil",

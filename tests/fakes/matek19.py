@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from fakes.cells import drawn_cell, numbered
 from PIL import Image
+
+from fakes.cells import drawn_cell, numbered
 
 KINDS = {
     "BAS": "basophil",

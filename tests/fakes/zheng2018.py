@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fakes.cells import drawn_cell
 from PIL import Image
+
+from fakes.cells import drawn_cell
 
 KINDS = {"1": "neutrophil", "2": "lymphocyte", "3": "monocyte", "4": "eosinophil", "5": "basophil"}
 # the header differs between the two sets, the spelling is theirs

@@ -16,7 +16,7 @@ from pydantic import Field
 from hemalens.config import StrictConfig
 from hemalens.errors import ConfigError, WeightsError, near_matches, one_line, require_extra
 from hemalens.files import atomic_path, sha256_file, sha256_text
-from hemalens.graphs import join, normalise_graph, resize_graph
+from hemalens.graphs import digest, join, normalise_graph, resize_graph
 from hemalens.images import Preprocessing
 
 if TYPE_CHECKING:
@@ -201,8 +201,9 @@ def frozen_graph(config: BackboneConfig, cache_dir: Path) -> onnx.ModelProto:
     """
     require_extra("timm", "train", "a backbone")
     versions = [importlib.metadata.version(package) for package in ("timm", "torch")]
-    preprocessing_key = str(config.image_size_px)
-    key = sha256_text(config.backbone, weights_digest(config), preprocessing_key, *versions)
+    # how this program resizes and normalises is part of the graph; what a backbone wants follows from timm's version
+    recipe = [digest(make(Preprocessing())) for make in (resize_graph, normalise_graph)]
+    key = sha256_text(config.backbone, weights_digest(config), str(config.image_size_px), *recipe, *versions)
     stored = cache_dir / "graphs" / f"{key}.onnx"
     if stored.is_file():
         with suppress(DecodeError):  # a damaged file is made anew

@@ -1,0 +1,177 @@
+"""Graphs against Pillow and the formulas; joining and cutting, whose digest the feature cache depends on."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import trained
+from PIL import Image
+
+from hemalens import graphs
+from hemalens.datasets import CellDataset
+from hemalens.images import Preprocessing, resize
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> CellDataset:
+    return trained.laboratory(tmp_path_factory)
+
+
+def _run(model: onnx.ModelProto, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def _io(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
+    return [value.name for value in model.graph.input], [value.name for value in model.graph.output]
+
+
+@pytest.mark.parametrize("size_px", [16, 50, 96, 224, 300])
+def test_resize_is_pillow_s_within_one_gray_level(cells: CellDataset, size_px: int) -> None:
+    graph = graphs.resize_graph(Preprocessing(size_px=size_px))
+    for record in cells.records[::8]:
+        image = record.read()
+        for given in (image, image[:70, :], image[:, 10:61]):
+            got = _run(graph, image=given[None])["resized"][0].transpose(1, 2, 0)
+            pillow = Image.fromarray(given).resize((size_px, size_px), Image.Resampling.BILINEAR)
+            difference = np.abs(got - np.asarray(pillow, np.float32))
+            assert difference.max() <= 1
+            assert difference.mean() < 0.3
+            np.testing.assert_array_equal(resize(given, size_px), np.asarray(pillow))
+
+
+def test_resize_keeps_whole_numbers_that_uint8_can_hold(cells: CellDataset) -> None:
+    """Steep edges would overshoot under another filter."""
+    steep = np.indices((40, 40)).sum(axis=0) % 2 * 255
+    for image in (np.repeat(steep[..., None], 3, axis=2).astype(np.uint8), cells.records[0].read()):
+        resized = _run(graphs.resize_graph(Preprocessing(size_px=64)), image=image[None])["resized"]
+        np.testing.assert_array_equal(resized, resized.astype(np.uint8))
+
+
+def test_an_image_of_the_right_size_stays_as_it_is(cells: CellDataset) -> None:
+    image = np.asarray(Image.fromarray(cells.records[0].read()).resize((48, 48)))
+    resized = _run(graphs.resize_graph(Preprocessing(size_px=48)), image=image[None])["resized"][0]
+    np.testing.assert_array_equal(resized.transpose(1, 2, 0), image)
+
+
+def test_resize_takes_several_images_at_once() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 30, 20, 3), dtype=np.uint8)
+    graph = graphs.resize_graph(Preprocessing(size_px=16))
+    together = _run(graph, image=images)["resized"]
+    for image, row in zip(images, together, strict=True):
+        np.testing.assert_array_equal(_run(graph, image=image[None])["resized"][0], row)
+
+
+def test_normalisation_by_its_definition() -> None:
+    preprocessing = Preprocessing(size_px=16, mean=(10.0, 127.0, 200.5), std=(1.0, 128.0, 57.3))
+    resized = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16)).astype(np.float32)
+    pixels = _run(graphs.normalise_graph(preprocessing), resized=resized)["pixels"]
+    for channel, (mean, std) in enumerate(zip((10.0, 127.0, 200.5), (1.0, 128.0, 57.3), strict=True)):
+        np.testing.assert_allclose(pixels[:, channel], (resized[:, channel] - mean) / std, rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0, 3.7])
+def test_temperature_and_softmax_by_their_definition(temperature: float) -> None:
+    raw = np.random.default_rng(0).normal(0, 4, (5, 3)).astype(np.float32)
+    graph = graphs.temperature_graph(3, temperature)
+    got = _run(graph, raw_logits=raw)
+    np.testing.assert_allclose(got["logits"], raw / temperature, rtol=1e-5)
+    powers = np.exp(raw.astype(np.float64) / temperature)
+    np.testing.assert_allclose(got["probabilities"], powers / powers.sum(axis=1, keepdims=True), atol=1e-6)
+    assert graphs.temperature_of(graph) == pytest.approx(temperature)
+
+
+def test_large_logits_do_not_overflow() -> None:
+    p = _run(graphs.temperature_graph(2, 0.05), raw_logits=np.array([[800.0, -800.0]], np.float32))["probabilities"]
+    np.testing.assert_array_equal(p, [[1, 0]])
+
+
+def test_a_graph_without_a_temperature_says_so() -> None:
+    with pytest.raises(ValueError, match="no temperature"):
+        graphs.temperature_of(graphs.normalise_graph(Preprocessing()))
+
+
+def test_log_probabilities_are_finite_and_softmax_gives_them_back() -> None:
+    p = np.array([[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]], np.float32)
+    graph = graphs.join(graphs.log_probability_graph(3), graphs.temperature_graph(3, 1.0), keep=("raw_logits",))
+    got = _run(graph, head_probabilities=p)
+    np.testing.assert_allclose(got["raw_logits"], np.log(np.maximum(p, 1e-7)), rtol=1e-5)
+    np.testing.assert_allclose(got["probabilities"], p, atol=1e-6)
+
+
+def test_joining_passes_on_what_nobody_takes_and_what_is_kept() -> None:
+    preprocessing = Preprocessing(size_px=16)
+    first, second = graphs.resize_graph(preprocessing), graphs.normalise_graph(preprocessing)
+    assert _io(graphs.join(first, second)) == (["image"], ["pixels"])
+    assert _io(graphs.join(first, second, keep=("resized",))) == (["image"], ["resized", "pixels"])
+    image = np.random.default_rng(0).integers(0, 256, (1, 20, 20, 3), dtype=np.uint8)
+    whole = _run(graphs.join(first, second, keep=("resized",)), image=image)
+    parts = _run(first, image=image)
+    np.testing.assert_array_equal(whole["resized"], parts["resized"])
+    np.testing.assert_array_equal(whole["pixels"], _run(second, **parts)["pixels"])
+
+
+def test_joining_graphs_whose_inner_names_collide() -> None:
+    double = graphs.join(graphs.temperature_graph(2, 2.0), _renamed(graphs.temperature_graph(2, 5.0)))
+    raw = np.array([[1.0, 3.0]], np.float32)
+    got = _run(double, raw_logits=raw)
+    np.testing.assert_allclose(got["logits_again"], raw / 2 / 5, rtol=1e-6)
+
+
+def _renamed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """logits -> logits_again, with the same inner names as the graph that it follows."""
+    names = {"raw_logits": "logits", "logits": "logits_again", "probabilities": "probabilities_again"}
+    for values in (model.graph.input, model.graph.output):
+        for value in values:
+            value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    return model
+
+
+def test_cut_gives_the_parts_that_joined_give_the_whole(
+    cells: CellDataset, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = trained.fitted(tmp_path_factory, "linear_probe").bundle.graph
+    encoder, head = graphs.cut(model, ["image"], ["embedding"]), graphs.cut(model, ["embedding"], ["probabilities"])
+    assert _io(encoder) == (["image"], ["embedding"])
+    assert _io(head) == (["embedding"], ["probabilities"])
+    image = cells.records[0].read()[None]
+    embedding = _run(encoder, image=image)["embedding"]
+    whole = _run(model, image=image)
+    np.testing.assert_array_equal(embedding, whole["embedding"])
+    np.testing.assert_allclose(_run(head, embedding=embedding)["probabilities"], whole["probabilities"], atol=1e-6)
+
+
+def test_the_encoder_cut_out_of_a_bundle_has_the_digest_of_the_one_that_went_in(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Otherwise no embedding of the training would ever be found again in the cache."""
+    from hemalens.features import default_cache_dir
+    from hemalens.models.backbone import BackboneConfig, frozen_graph
+
+    bundle = trained.fitted(tmp_path_factory, "linear_probe").bundle
+    frozen = frozen_graph(BackboneConfig(**trained.PROBE), default_cache_dir())
+    cut = graphs.cut(bundle.graph, ["image"], ["embedding"])
+    assert graphs.digest(cut) == graphs.digest(frozen)
+    assert graphs.digest(graphs.cut(cut, ["image"], ["embedding"])) == graphs.digest(frozen)
+
+
+def test_the_digest_changes_with_everything_that_is_computed() -> None:
+    graph = graphs.join(graphs.resize_graph(Preprocessing(size_px=32)), graphs.normalise_graph(Preprocessing(size_px=32)))
+    same = onnx.load_model_from_string(graph.SerializeToString())
+    same.doc_string = "another word"
+    same.producer_name = "another program"
+    assert graphs.digest(same) == graphs.digest(graph)
+    digests = {graphs.digest(graph)}
+    for preprocessing in (
+        Preprocessing(size_px=33),
+        Preprocessing(size_px=32, mean=(127.0, 127.0, 127.5)),
+        Preprocessing(size_px=32, std=(1.0, 128.0, 128.0)),
+    ):
+        digests.add(graphs.digest(graphs.join(graphs.resize_graph(preprocessing), graphs.normalise_graph(preprocessing))))
+    assert len(digests) == 4
