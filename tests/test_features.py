@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import trained
 
+import trained
 from hemalens import graphs
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import ImageError, OutputError
@@ -240,14 +240,14 @@ def test_a_locked_or_damaged_cache_is_a_typed_error(cache: FeatureCache, monkeyp
     cache.put("graph", {"a": np.zeros(2, np.float32)})
     (file,) = (cache.folder / "features").iterdir()
     file.write_bytes(b"this is no database " * 100)
-    with pytest.raises(OutputError, match="the feature cache '.*' cannot be used; got .*HEMALENS_CACHE"):
+    with pytest.raises(OutputError, match=r"the feature cache '.*' cannot be used; got .*HEMALENS_CACHE"):
         cache.get("graph", ["a"])
 
     def full(*given: object, **more: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(sqlite3, "connect", full)
-    with pytest.raises(OutputError, match="got database or disk is full. Free space"):
+    with pytest.raises(OutputError, match=r"got database or disk is full. Free space"):
         cache.put("graph", {})
 
 

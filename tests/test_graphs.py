@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import trained
 from PIL import Image
 
+import trained
 from hemalens import graphs
 from hemalens.datasets import CellDataset
 from hemalens.images import Preprocessing, resize

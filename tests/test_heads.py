@@ -57,7 +57,9 @@ def test_the_graph_says_what_the_head_says(heads: dict[str, Any], blobs: Split, 
 def test_the_graph_joins_an_encoder_and_a_temperature(heads: dict[str, Any], blobs: Split, name: str) -> None:
     head, (_, _, held) = heads[name], blobs
     nodes = [helper.make_node("Identity", ["rows"], ["embedding"])]
-    rows, embedding = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", N_FEATURES]) for n in ("rows", "embedding"))
+    rows, embedding = (
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", N_FEATURES]) for n in ("rows", "embedding")
+    )
     encoder = graphs.make_model(nodes, [rows], [embedding], [])
     with_head = graphs.join(encoder, head_graph(head, n_features=N_FEATURES, n_classes=N_CLASSES), keep=("embedding",))
     graph = graphs.join(with_head, graphs.temperature_graph(N_CLASSES, 2.0))
@@ -137,7 +139,7 @@ def test_the_number_of_trees_grown_is_that_of_the_settings(heads: dict[str, Any]
 
 
 def test_an_unknown_head_shows_the_near_ones() -> None:
-    with pytest.raises(ConfigError, match="unknown head 'svm_rfb'. did you mean 'svm_rbf'"):
+    with pytest.raises(ConfigError, match=r"unknown head 'svm_rfb'. did you mean 'svm_rbf'"):
         make_head("svm_rfb", seed=0)
-    with pytest.raises(ConfigError, match="unknown head 'zzz'. known: ann, lr, rf, svm_poly, svm_rbf, xgboost"):
+    with pytest.raises(ConfigError, match=r"unknown head 'zzz'. known: ann, lr, rf, svm_poly, svm_rbf, xgboost"):
         make_head("zzz", seed=0)

@@ -166,7 +166,7 @@ def test_list_images_is_sorted_and_complete(tmp_path: Path) -> None:
 def test_list_images_says_what_it_wanted(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no image in .*; expected files named \*\.jpg"):
         list_images(tmp_path)
-    with pytest.raises(DatasetError, match="there is no image or folder '.*gone'"):
+    with pytest.raises(DatasetError, match=r"there is no image or folder '.*gone'"):
         list_images(tmp_path / "gone")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -161,7 +162,7 @@ def _colour_graph(centres: np.ndarray, scale: float) -> onnx.ModelProto:
 def stub_method(on_fit: Callable[[CellDataset, CellDataset | None, Path], None] = lambda *given: None) -> Method:
     """`colour_bundle` as a method; `on_fit` is told of every fit before it begins."""
 
-    def fit(train, *, validation, auxiliary, config, rng, run_dir):  # type: ignore[no-untyped-def]  # noqa: ANN
+    def fit(train: CellDataset, *, validation: CellDataset | None, config: Any, run_dir: Path, **more: object) -> Bundle:
         on_fit(train, validation, run_dir)
         return colour_bundle(run_dir / "bundle", train, validation=validation, scale=config.scale)
 

@@ -51,6 +51,8 @@ def read_image(path: Path, box: Box | None = None) -> NDArray[np.uint8]:
 def read_mask(path: Path) -> NDArray[np.uint8]:
     """Read a segmentation mask as uint8 (H, W), values as stored; raises `ImageError`."""
     with _opened(path) as image:
+        if image.mode not in ("L", "1"):
+            raise ImageError(f"mask {one_line(path)} is no mask", expected="8-bit gray or 1-bit values", got=image.mode)
         try:
             return np.asarray(image.convert("L"))
         except Exception as error:

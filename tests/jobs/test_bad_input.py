@@ -119,7 +119,7 @@ def test_an_empty_folder(tmp_path: Path, hemalens: Command) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="there is no folder '.*gone'"):
+    with pytest.raises(DatasetError, match=r"there is no folder '.*gone'"):
         train("linear_probe", f"folder:{tmp_path / 'gone'}", out=tmp_path / "run")
 
 
@@ -153,7 +153,7 @@ def test_a_class_of_copies_counts_as_one_image(folder: Path, stub: None) -> None
     first, *others = sorted((folder / "lymphocyte").iterdir())
     for other in others:
         shutil.copy(first, other)
-    with pytest.raises(SplitError, match="'lymphocyte' .*got 1"):
+    with pytest.raises(SplitError, match=r"'lymphocyte' .*got 1"):
         train("stub", f"folder:{folder}", out=folder.parent / "run")
 
 
@@ -217,7 +217,7 @@ def test_unreadable_validation_images_are_dropped_too(folder: Path, stub: None, 
 def test_a_truncated_image_is_a_typed_error_in_training(folder: Path, tmp_path: Path) -> None:
     for image in (folder / "neutrophil").iterdir():
         image.write_bytes(image.read_bytes()[:-200])
-    with pytest.raises(ImageError, match="cannot be read, first: .*damaged or truncated"):
+    with pytest.raises(ImageError, match=r"cannot be read, first: .*damaged or truncated"):
         train("linear_probe", f"folder:{folder}", out=tmp_path / "run", settings=trained.settings(trained.PROBE))
 
 
@@ -284,7 +284,7 @@ def test_unknown_names_show_the_near_ones(folder: Path, bundle: Path, tmp_path: 
 
 def test_a_label_the_taxonomy_does_not_know(folder: Path, tmp_path: Path) -> None:
     (folder / "neutrophil").rename(folder / "neutrofil")
-    with pytest.raises(LabelError, match="'neutrofil' is no known cell type. did you mean 'neutrophil'.*as_labelled"):
+    with pytest.raises(LabelError, match=r"'neutrofil' is no known cell type. did you mean 'neutrophil'.*as_labelled"):
         train("linear_probe", f"folder:{folder}", out=tmp_path / "run")
 
 
@@ -343,7 +343,7 @@ def test_a_head_that_needs_more_images_says_so(folder: Path, tmp_path: Path) -> 
         for image in sorted((folder / kind).iterdir())[3:]:
             image.unlink()
     settings = [*trained.settings(trained.PROBE), "head=svm_rbf"]
-    with pytest.raises(SplitError, match="head 'svm_rbf' cannot learn from 2 images of 2 classes.*--set head=lr"):
+    with pytest.raises(SplitError, match=r"head 'svm_rbf' cannot learn from 2 images of 2 classes.*--set head=lr"):
         train("linear_probe", f"folder:{folder}", out=tmp_path / "run", settings=settings)
 
 
@@ -357,11 +357,11 @@ def test_a_benchmark_of_no_method_and_protocols_that_do_not_fit(folder: Path, tm
     spec, out = f"folder:{folder}", tmp_path / "run"
     with pytest.raises(InputError, match="no method is named; expected one or more of finetune, linear_probe"):
         benchmark([], spec, protocol="k-fold", out=out)
-    with pytest.raises(InputError, match="cross-domain needs a target. Name one or more with --target"):
+    with pytest.raises(InputError, match=r"cross-domain needs a target. Name one or more with --target"):
         benchmark(["linear_probe"], spec, protocol="cross-domain", out=out)
     with pytest.raises(InputError, match="k-fold takes no target"):
         benchmark(["linear_probe"], spec, protocol="k-fold", target_specs=[spec], out=out)
-    with pytest.raises(SplitError, match="shared|trained on"):
+    with pytest.raises(SplitError, match=r"shared|trained on"):
         benchmark(["linear_probe"], spec, protocol="cross-domain", target_specs=[spec], n_folds=2, out=out)
 
 
@@ -372,7 +372,7 @@ def test_validation_data_with_images_of_the_training_data_or_without_its_classes
         train("stub", f"folder:{folder}", out=tmp_path / "run", validation_spec=f"folder:{folder}")
     _image(tmp_path / "other" / "monocyte" / "a.png")
     _image(tmp_path / "other" / "basophil" / "b.png", seed=1)
-    with pytest.raises(SplitError, match="validation data other shares no class .*expected neutrophil.*got "):
+    with pytest.raises(SplitError, match=r"validation data other shares no class .*expected neutrophil.*got "):
         train("stub", f"folder:{folder}", out=tmp_path / "run", validation_spec=f"folder:{tmp_path / 'other'}")
 
 
@@ -545,14 +545,14 @@ def test_a_place_below_a_file_cannot_be_written(bundle: Path, unseen: Path, stub
 
 @pytest.mark.parametrize("job", ["train", "predict", "evaluate"])
 def test_a_place_without_permission(
-    bundle: Path, unseen: Path, stub: None, tmp_path: Path, job: str, monkeypatch: pytest.MonkeyPatch
+    *, bundle: Path, unseen: Path, stub: None, tmp_path: Path, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(*given: object, **more: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "x"))
 
     monkeypatch.setattr("hemalens.files.tempfile.mkstemp", denied)
     monkeypatch.setattr("hemalens.files.tempfile.mkdtemp", denied)
-    with pytest.raises(OutputError, match="got Permission denied. Choose another --out or change the permissions"):
+    with pytest.raises(OutputError, match=r"got Permission denied. Choose another --out or change the permissions"):
         _writers(bundle, unseen)[job](tmp_path / "new" / "a.csv")
 
 
@@ -560,7 +560,7 @@ def test_a_place_without_permission(
 def test_an_existing_file_is_refused_and_kept(bundle: Path, unseen: Path, stub: None, tmp_path: Path, job: str) -> None:
     out = tmp_path / "mine.csv"
     out.write_text("kept")
-    with pytest.raises(OutputError, match="'.*mine.csv' (exists already|holds something else)"):
+    with pytest.raises(OutputError, match=r"'.*mine.csv' (exists already|holds something else)"):
         _writers(bundle, unseen)[job](out)
     assert out.read_text() == "kept"
 
@@ -573,7 +573,7 @@ def test_a_folder_of_something_else_is_never_removed(
     (out / "letters").mkdir(parents=True)
     (out / "letters" / "a.txt").write_text("kept")
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match="'.*documents' (exists already|holds something else)"):
+        with pytest.raises(OutputError, match=r"'.*documents' (exists already|holds something else)"):
             _writers(bundle, unseen)[job](out, overwrite=overwrite)
     assert (out / "letters" / "a.txt").read_text() == "kept"
 
@@ -599,7 +599,7 @@ def test_an_evaluation_never_replaces_a_run(bundle: Path, unseen: Path, stub: No
     assert _names(tmp_path / "run") == before
     writers["evaluate"](tmp_path / "report")
     writers["evaluate"](tmp_path / "report", overwrite=True)
-    with pytest.raises(OutputError, match="exists already. Choose another --out, or say --overwrite"):
+    with pytest.raises(OutputError, match=r"exists already. Choose another --out, or say --overwrite"):
         writers["evaluate"](tmp_path / "report")
 
 
@@ -651,7 +651,7 @@ def test_a_file_that_cannot_grow_is_a_typed_error(bundle: Path, unseen: Path, tm
     _, hard = soft_and_hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
     try:
-        with pytest.raises(OutputError, match="cannot write '.*answers.csv'; .*got File too large"):
+        with pytest.raises(OutputError, match=r"cannot write '.*answers.csv'; .*got File too large"):
             predict(bundle, str(unseen), out=tmp_path / "answers.csv")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, soft_and_hard)
@@ -667,7 +667,7 @@ def test_a_full_disk_while_the_bundle_is_written_leaves_a_run_that_goes_on(
         return _raise_full_disk() if self.name == "model.onnx" else write_bytes(self, content)  # type: ignore[return-value]
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OutputError, match="the disk is full while writing '.*run/bundle'"):
+    with pytest.raises(OutputError, match=r"the disk is full while writing '.*run/bundle'"):
         train("stub", f"folder:{folder}", out=tmp_path / "run")
     assert _names(tmp_path / "run") == ["fit.json", "run.json"]
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
@@ -683,13 +683,13 @@ def test_the_feature_cache_damaged_or_in_the_way_is_a_typed_error(
     spec, settings = f"folder:{folder}", trained.settings(trained.PROBE)
     monkeypatch.setenv("HEMALENS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(OutputError, match="cannot write '.*cache/"):
+    with pytest.raises(OutputError, match=r"cannot write '.*cache/"):
         train("linear_probe", spec, out=tmp_path / "run", settings=settings)
     (tmp_path / "cache").unlink()
     train("linear_probe", spec, out=tmp_path / "run", settings=settings)
     for file in (tmp_path / "cache" / "features").iterdir():
         file.write_bytes(b"no database" * 500)
-    with pytest.raises(OutputError, match="the feature cache '.*' cannot be used; got .*HEMALENS_CACHE"):
+    with pytest.raises(OutputError, match=r"the feature cache '.*' cannot be used; got .*HEMALENS_CACHE"):
         train("linear_probe", spec, out=tmp_path / "run", settings=settings, overwrite=True)
 
 
@@ -740,7 +740,7 @@ WEIGHTS = (
 @pytest.mark.parametrize("method", ["linear_probe", "finetune"])
 @pytest.mark.parametrize("case", WEIGHTS)
 def test_weights_that_cannot_be_had_stop_the_run(
-    folder: Path, tmp_path: Path, case: str, method: str, monkeypatch: pytest.MonkeyPatch, hemalens: Command
+    *, folder: Path, tmp_path: Path, case: str, method: str, monkeypatch: pytest.MonkeyPatch, hemalens: Command
 ) -> None:
     import huggingface_hub.constants
 

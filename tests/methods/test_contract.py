@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-import trained
 from PIL import Image
 from scipy.optimize import minimize_scalar
-from trained import Fitted
 
+import trained
 from hemalens.bundle import MANIFEST, Bundle, open_bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, InputError, ParityError
 from hemalens.inference import Predictor
 from hemalens.methods import METHODS, Method, find_method
+from trained import Fitted
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_an_entry_of_the_table_is_a_method_of_that_name(name: str) -> None:
 
 
 def test_an_unknown_method_shows_the_near_ones() -> None:
-    with pytest.raises(InputError, match="unknown method 'finetun'. did you mean 'finetune'"):
+    with pytest.raises(InputError, match=r"unknown method 'finetun'. did you mean 'finetune'"):
         find_method("finetun")
 
 
@@ -211,9 +211,9 @@ def test_nothing_but_the_bundle_and_the_record_of_the_training_is_left(fit: Fitt
 @pytest.mark.parametrize("name", METHODS)
 def test_the_configuration_is_strict(name: str) -> None:
     config = find_method(name).config
-    with pytest.raises(ConfigError, match="unknown key 'bacbone'. did you mean 'backbone'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'bacbone'. did you mean 'backbone'"):
         config.from_mapping({"bacbone": "test_resnet"})
-    with pytest.raises(ConfigError, match="key 'seed'.*got '1'"):
+    with pytest.raises(ConfigError, match=r"key 'seed'.*got '1'"):
         config.from_mapping({"seed": "1"})
 
 

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import trained
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
-from trained import Fitted
 
+import trained
 from hemalens.errors import ConfigError, InputError, OutputError
 from hemalens.methods.finetune import METHOD, open_last_stages, prepare_for_few_steps
 from hemalens.models.backbone import BackboneConfig, create_backbone
@@ -25,6 +24,7 @@ from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.classifier import CellClassifier, OptimiserConfig, warmup_cosine
 from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
 from hemalens.transforms import Augmentation, AugmentationConfig
+from trained import Fitted
 
 
 @pytest.fixture(autouse=True)
@@ -39,16 +39,14 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     return trained.fitted(tmp_path_factory, "finetune")
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a kill: nothing catches it."""
 
 
 def _fit(unbroken: Fitted, run_dir: Path, **changes: Any) -> Any:
     config = METHOD.config.from_mapping({**trained.FINETUNE, **changes})
     rng = np.random.default_rng(1)
-    return METHOD.fit(
-        unbroken.train, validation=unbroken.validation, auxiliary={}, config=config, rng=rng, run_dir=run_dir
-    )
+    return METHOD.fit(unbroken.train, validation=unbroken.validation, auxiliary={}, config=config, rng=rng, run_dir=run_dir)
 
 
 def _history(run_dir: Path) -> list[dict[str, float]]:
@@ -81,12 +79,12 @@ def test_a_run_killed_after_an_epoch_ends_as_an_unbroken_one(
 
     def killed_in_the_third(self: CellClassifier) -> None:
         if self.current_epoch == 2:
-            raise Killed
+            raise KilledError
         begin(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(CellClassifier, "on_train_epoch_start", killed_in_the_third)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             _fit(unbroken, tmp_path)
     assert [row["epoch"] for row in _history(tmp_path)] == [0, 1]
     assert not (tmp_path / "bundle").exists()
@@ -110,12 +108,12 @@ def test_a_run_killed_while_a_checkpoint_is_written_ends_as_an_unbroken_one(
 
     def killed_in_the_second(self: Any, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         if Path(path).name == "last.ckpt" and checkpoint["epoch"] == 1:
-            raise Killed
+            raise KilledError
         save(self, checkpoint, path, storage_options)
 
     with monkeypatch.context() as patch:
         patch.setattr(SafetensorsCheckpointIO, "save_checkpoint", killed_in_the_second)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             _fit(unbroken, tmp_path)
     _fit(unbroken, tmp_path)
     assert _history(tmp_path) == _history(unbroken.run_dir)
@@ -142,9 +140,7 @@ def test_a_run_stopped_before_its_bundle_was_written_does_not_train_on(
     assert _history(tmp_path) == stopped
 
 
-def test_ctrl_c_in_training_is_an_interruption(
-    unbroken: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_in_training_is_an_interruption(unbroken: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import signal
 
     def interrupt(self: CellClassifier) -> None:
@@ -283,10 +279,10 @@ def test_the_setting_decides_the_sampling(
         assert validation.sampler.weights is None
         assert not validation.sampler.shuffle
         assert validation.dataset.augment is None, "validation images are never augmented"
-        raise Killed
+        raise KilledError
 
     monkeypatch.setattr("hemalens.methods.finetune.run_training", seen)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         _fit(unbroken, tmp_path, sampling=sampling)
 
 
