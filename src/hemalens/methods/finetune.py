@@ -23,7 +23,6 @@ from hemalens.graphs import join, normalise_graph, resize_graph
 from hemalens.methods.base import Method
 from hemalens.models.backbone import BackboneConfig, create_backbone, preprocessing_of
 from hemalens.models.export import to_onnx
-from hemalens.runtime import n_cores
 from hemalens.sampling import balanced_weights
 from hemalens.training.classifier import CellClassifier, OptimiserConfig
 from hemalens.training.export import Trained, export_bundle
@@ -70,7 +69,6 @@ def fit(
     if auxiliary or validation is None:
         raise ConfigError("finetune takes a validation part, for early stopping and calibration, and no auxiliary data")
     seed = int(rng.integers(2**31))
-    torch.set_num_threads(n_cores())
     preprocessing = preprocessing_of(config)
     network = create_backbone(config, n_classes=len(train.classes))
     prepare_for_few_steps(network, seed)
