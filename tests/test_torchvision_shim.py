@@ -31,7 +31,7 @@ if shim._library is None:
 for name in ("nms", "qnms"):
     assert hasattr(torch.ops.torchvision, name), name
 assert shim.declare_operators() is False, "twice is once"
-import torchvision, timm
+import torchvision
 from torchvision.transforms import v2
 image = torch.arange(48, dtype=torch.uint8).reshape(3, 4, 4)
 assert torch.equal(v2.functional.horizontal_flip(image), image.flip(-1))
@@ -48,7 +48,7 @@ def test_nothing_is_done_beside_a_torch_with_cuda() -> None:
     assert (done.returncode, done.stdout) == (0, "True False\n"), done.stderr
 
 
-def test_torchvision_and_timm_import_beside_a_torch_without_cuda() -> None:
+def test_torchvision_imports_beside_a_torch_without_cuda() -> None:
     done = _python(BROKEN)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in ("declared", "whole")

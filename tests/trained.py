@@ -6,8 +6,7 @@ Synthetic cells of four types, and bundles of networks with a few thousand weigh
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,19 +81,10 @@ def _fitted(base: Path, method_name: str) -> Fitted:
     train, validation = hold_out(_laboratory(base, "lab_a"), 0.25, np.random.default_rng(0))
     config = method.config.from_mapping({"linear_probe": PROBE, "finetune": FINETUNE}[method_name])
     run_dir = base / f"shared {method_name}"
-    with one_thread():
-        bundle = method.fit(
-            train, validation=validation, auxiliary={}, config=config, rng=np.random.default_rng(1), run_dir=run_dir
-        )
+    bundle = method.fit(
+        train, validation=validation, auxiliary={}, config=config, rng=np.random.default_rng(1), run_dir=run_dir
+    )
     return Fitted(method, config, train, validation, run_dir, bundle)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Train on one thread: on batches this small, several wait for one another, on busy cores ten times as long."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hemalens.methods.finetune.n_cores", lambda: 1)
-        yield
 
 
 class StubConfig(StrictConfig):

@@ -537,7 +537,9 @@ def unseen(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_place_below_a_file_cannot_be_written(bundle: Path, unseen: Path, stub: None, tmp_path: Path, job: str) -> None:
     (tmp_path / "file").write_text("kept")
     out = tmp_path / "file" / "below" / "a.csv"
-    with pytest.raises(OutputError, match=f"cannot write '{tmp_path}/file.*expected a writable place") as caught:
+    with pytest.raises(
+        OutputError, match=f"cannot write '{out}'; expected a folder; got the file '{tmp_path}/file'"
+    ) as caught:
         _writers(bundle, unseen)[job](out)
     _one_line(caught)
     assert (tmp_path / "file").read_text() == "kept"

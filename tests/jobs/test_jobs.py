@@ -66,8 +66,7 @@ def _names(folder: Path) -> set[str]:
 def test_train_from_end_to_end(labs: Callable[[str], str], tmp_path: Path, method: str) -> None:
     chosen = {"linear_probe": trained.PROBE, "finetune": {**trained.FINETUNE, "epochs": 1}}[method]
     said: list[str] = []
-    with trained.one_thread():
-        report = train(method, labs("lab_a"), out=tmp_path / "run", settings=trained.settings(chosen), say=said.append)
+    report = train(method, labs("lab_a"), out=tmp_path / "run", settings=trained.settings(chosen), say=said.append)
     assert {*REPORT_FILES, "bundle", "run.json", "fit.json"} <= _names(tmp_path / "run")
     assert read_report(tmp_path / "run" / "report.json") == report
     assert json.loads((tmp_path / "run" / "run.json").read_text())["finished"] is True
@@ -347,13 +346,13 @@ def test_settings_of_one_method_and_of_all(labs: Callable[[str], str], fits: lis
 
 
 def test_quickstart_from_end_to_end(tmp_path: Path, fits: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hemalens.jobs.quickstart.N_PER_CLASS", 4)
+    monkeypatch.setattr("hemalens.jobs.quickstart.N_PER_CLASS", 3)
     out = tmp_path / "quick"
     report, predicted = quickstart(out=out)
     assert {*REPORT_FILES, "data", "train", "lab_b", "predictions.csv", "run.json"} == _names(out)
     assert [e.target for e in report.evaluations] == ["lab_a", "lab_b"]
     assert report.synthetic
-    assert predicted.n_rows == 4 * 8 == len(pandas.read_csv(out / "predictions.csv"))
+    assert predicted.n_rows == 3 * 8 == len(pandas.read_csv(out / "predictions.csv"))
     with pytest.raises(OutputError, match="finished"):
         quickstart(out=out)
 

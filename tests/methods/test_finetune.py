@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,6 @@ from hemalens.training.classifier import CellClassifier, OptimiserConfig, warmup
 from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
 from hemalens.transforms import Augmentation, AugmentationConfig
 from trained import Fitted
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with trained.one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")
