@@ -179,11 +179,19 @@ def test_groups_that_leave_no_split_are_a_split_error_that_names_the_class() -> 
 
 
 def test_split_that_no_whole_group_can_make_says_that_groups_are_too_large() -> None:
-    # a and b live in the same two patients, c needs both sides too: taking either patient is more than asked for
-    rows: list[Row] = [(c, p, 10 * i + j) for i, (c, p) in enumerate([("a", "1"), ("a", "2")]) for j in range(10)]
-    rows += [("b", "1", 100), ("b", "2", 101)]
-    with pytest.raises(SplitError, match=r"with class '[ab]' on both sides. Its groups are too large"):
-        hold_out(_dataset(rows), 0.05, np.random.default_rng(0))
+    # three patients with two classes each: whichever are held out, a class is missing on one side
+    rows: list[Row] = [(c, patient, i) for i, (c, patient) in enumerate(["a1", "b1", "b2", "c2", "a3", "c3"])]
+    with pytest.raises(SplitError, match=r"with class '[abc]' on both sides. Its groups are too large"):
+        hold_out(_dataset(rows), 0.3, np.random.default_rng(0))
+
+
+def test_a_group_larger_than_the_wanted_share_is_held_out_where_no_smaller_one_is() -> None:
+    rows: list[Row] = [
+        (c, patient, i) for i, (c, patient) in enumerate(["a1", "a1", "a2", "a2", "b3", "b3", "b4", "b4", "b4"])
+    ]
+    rest, held = hold_out(_dataset(rows), 0.1, np.random.default_rng(0))
+    assert held.class_counts == {"a": 2, "b": 2}
+    assert rest.class_counts == {"a": 2, "b": 3}
 
 
 # k_fold

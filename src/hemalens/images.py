@@ -38,13 +38,7 @@ def read_image(path: Path, box: Box | None = None) -> NDArray[np.uint8]:
     image = np.asarray(_open_rgb(path))
     if box is not None:
         image = _cut(image, box, path)
-    if min(image.shape[:2]) < MIN_SIDE_PX:
-        height, width = image.shape[:2]
-        raise ImageError(
-            f"image {one_line(path)} is too small",
-            expected=f"at least {MIN_SIDE_PX}x{MIN_SIDE_PX} px",
-            got=f"{width}x{height} px",
-        )
+        _check_smallest(image.shape[1], image.shape[0], path)
     return image
 
 
@@ -111,12 +105,22 @@ def _check_header(image: Image.Image, path: Path) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_large(path, f"{width}x{height} px")
+    _check_smallest(width, height, path)
     try:
         n_pages = getattr(image, "n_frames", 1)
     except Exception as error:
         raise _damaged("image", path, error) from error
     if n_pages != 1 and image.format == "TIFF":
         raise _several_pages(path, n_pages)
+
+
+def _check_smallest(width: int, height: int, path: Path) -> None:
+    if min(width, height) < MIN_SIDE_PX:
+        raise ImageError(
+            f"image {one_line(path)} is too small",
+            expected=f"at least {MIN_SIDE_PX}x{MIN_SIDE_PX} px",
+            got=f"{width}x{height} px",
+        )
 
 
 def _several_pages(path: Path, n_pages: int) -> ImageError:

@@ -156,9 +156,16 @@ def hold_out(dataset: CellDataset, fraction: float, rng: np.random.Generator) ->
     # large units first: they fit only while there is room
     for unit in sorted(order, key=lambda u: -counts[u].sum()):
         gain = np.abs(wanted - taken).sum() - np.abs(wanted - taken - counts[unit]).sum()
-        if gain > 0 and np.all(total - taken - counts[unit] >= (total > 0)):
+        if gain > 0 and np.all(total - taken - counts[unit] >= 1):
             chosen[unit] = True
             taken += counts[unit]
+    # a class whose every unit is larger than its share gives its smallest one all the same
+    for missing_class in np.flatnonzero(taken < 1):
+        for unit in sorted(order, key=lambda u: counts[u].sum()):
+            fits = counts[unit][missing_class] and not chosen[unit] and np.all(total - taken - counts[unit] >= 1)
+            if fits and taken[missing_class] < 1:
+                chosen[unit] = True
+                taken += counts[unit]
     if np.any(taken < 1):
         missing = dataset.classes[int(np.argmin(taken))]
         raise SplitError(

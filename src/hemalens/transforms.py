@@ -7,6 +7,7 @@ from typing import Any
 import hemalens._torchvision  # noqa: F401
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -22,11 +23,11 @@ class AugmentationConfig(StrictConfig):
     """
 
     flip: bool = True
-    rotation_deg: float = 180.0
-    brightness: float = 0.2
-    contrast: float = 0.2
-    saturation: float = 0.2
-    hue: float = 0.02
+    rotation_deg: float = Field(default=180.0, ge=0, le=180)
+    brightness: float = Field(default=0.2, ge=0, le=1)
+    contrast: float = Field(default=0.2, ge=0, le=1)
+    saturation: float = Field(default=0.2, ge=0, le=1)
+    hue: float = Field(default=0.02, ge=0, le=0.5)
 
 
 class Augmentation:
