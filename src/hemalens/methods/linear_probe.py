@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from hemalens.bundle import Bundle
 from hemalens.datasets.base import CellDataset, Record
@@ -47,7 +48,9 @@ def fit(
         embeddings = extract(train.records, encoder, cache=cache, progress=progress).complete()
         held = extract(validation.records, encoder, cache=cache, progress=progress).complete() if validation else None
     try:
-        head.fit(embeddings, train.targets)
+        # these matrix products are too small to share: one thread is twice as fast as two, more so on a busy machine
+        with threadpool_limits(1, user_api="blas"):
+            head.fit(embeddings, train.targets)
     except ValueError as error:
         # heads with inner folds or a validation part of their own need some images of each class
         raise SplitError(

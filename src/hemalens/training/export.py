@@ -32,7 +32,7 @@ from hemalens.runtime import GraphRunner
 
 PARITY = 1e-3
 """Largest allowed difference of a probability between the bundle and the trained model."""
-N_PARITY_IMAGES = 16
+N_PARITY_IMAGES = 8
 
 
 @dataclass(frozen=True, slots=True)
