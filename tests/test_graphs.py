@@ -81,17 +81,11 @@ def test_temperature_and_softmax_by_their_definition(temperature: float) -> None
     np.testing.assert_allclose(got["logits"], raw / temperature, rtol=1e-5)
     powers = np.exp(raw.astype(np.float64) / temperature)
     np.testing.assert_allclose(got["probabilities"], powers / powers.sum(axis=1, keepdims=True), atol=1e-6)
-    assert graphs.temperature_of(graph) == pytest.approx(temperature)
 
 
 def test_large_logits_do_not_overflow() -> None:
     p = _run(graphs.temperature_graph(2, 0.05), raw_logits=np.array([[800.0, -800.0]], np.float32))["probabilities"]
     np.testing.assert_array_equal(p, [[1, 0]])
-
-
-def test_a_graph_without_a_temperature_says_so() -> None:
-    with pytest.raises(ValueError, match="no temperature"):
-        graphs.temperature_of(graphs.normalise_graph(Preprocessing()))
 
 
 def test_log_probabilities_are_finite_and_softmax_gives_them_back() -> None:

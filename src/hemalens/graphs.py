@@ -133,14 +133,6 @@ def join(first: onnx.ModelProto, *others: onnx.ModelProto, keep: tuple[str, ...]
     return chain
 
 
-def temperature_of(model: onnx.ModelProto) -> float:
-    """The calibration temperature inside a bundle's graph."""
-    for initializer in model.graph.initializer:
-        if initializer.name.endswith("temperature"):
-            return float(numpy_helper.to_array(initializer)[0])
-    raise ValueError("the graph has no temperature")
-
-
 def cut(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
     """The part of a graph between named tensors, as in `cut(model, ["embedding"], ["probabilities"])`."""
     return Extractor(model).extract_model(inputs, outputs)

@@ -28,7 +28,6 @@ from hemalens.evaluation.metrics import (
     log_softmax,
     macro_f1,
     majority_rate,
-    mean_interval,
     negative_log_likelihood,
     precision,
     recall,
@@ -170,14 +169,6 @@ def test_exact_interval_is_symmetric_in_success_and_failure(n: int, data: st.Dat
 
 def test_no_images_say_nothing_of_a_share() -> None:
     assert exact_interval(0, 0) == (0.0, 1.0)
-
-
-def test_mean_interval_is_student_s() -> None:
-    # n = 4, mean 2.5, s = 1.29099, t(0.975, 3) = 3.18245: half width 2.05426
-    low, high = mean_interval(np.array([1.0, 2.0, 3.0, 4.0]))
-    assert (low, high) == (pytest.approx(2.5 - 2.05426, abs=1e-5), pytest.approx(2.5 + 2.05426, abs=1e-5))
-    assert all(math.isnan(limit) for limit in mean_interval(np.array([0.5])))
-    assert mean_interval(np.array([0.5, 0.5])) == (0.5, 0.5)
 
 
 def _answers(rng: np.random.Generator, n: int, right: float, n_groups: int | None = None) -> Answers:

@@ -135,18 +135,6 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def mean_interval(values: Floats) -> tuple[float, float]:
-    """95 % interval of the mean of a few repeats or folds, by Student's t; NaN for fewer than two values."""
-    from scipy.stats import t
-
-    n = len(values)
-    if n < 2:
-        return float("nan"), float("nan")
-    half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
-    centre = float(np.mean(values))
-    return centre - half, centre + half
-
-
 def log_softmax(logits: Floats) -> NDArray[np.float64]:
     """Logarithms of the softmax over the last axis."""
     shifted = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
