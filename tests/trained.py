@@ -29,6 +29,9 @@ CELL_TYPES = ("neutrophil", "eosinophil", "lymphocyte", "monocyte")
 N_PER_CLASS = 8
 PROBE = {"backbone": "test_resnet", "weights": "none", "image_size_px": 64}
 FINETUNE = {**PROBE, "image_size_px": 32, "epochs": 3, "batch_size": 8, "precision": "fp32", "patience": 9}
+BLOODSHOT = {**PROBE, "image_size_px": 32, "epochs": 3, "batch_size": 8, "precision": "fp32"}
+SETTINGS = {"bloodshot": BLOODSHOT, "finetune": FINETUNE, "linear_probe": PROBE}
+"""Method -> settings that make it small."""
 
 
 def settings(values: dict[str, object]) -> list[str]:
@@ -79,7 +82,7 @@ def fitted(temporary: pytest.TempPathFactory, method_name: str) -> Fitted:
 def _fitted(base: Path, method_name: str) -> Fitted:
     method = find_method(method_name)
     train, validation = hold_out(_laboratory(base, "lab_a"), 0.25, np.random.default_rng(0))
-    config = method.config.from_mapping({"linear_probe": PROBE, "finetune": FINETUNE}[method_name])
+    config = method.config.from_mapping(SETTINGS[method_name])
     run_dir = base / f"shared {method_name}"
     bundle = method.fit(
         train, validation=validation, auxiliary={}, config=config, rng=np.random.default_rng(1), run_dir=run_dir

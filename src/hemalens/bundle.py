@@ -39,10 +39,13 @@ class ClassEntry(_Part):
     loinc: str | None = None
 
 
+Role = Literal["train", "validation", "auxiliary", "support"]
+
+
 class DataEntry(_Part):
     """One dataset a model has seen: in which role, its fingerprint, counts, licence, and what was dropped from it."""
 
-    role: Literal["train", "validation", "auxiliary"]
+    role: Role
     name: str
     fingerprint: str
     class_counts: dict[str, int]
@@ -52,9 +55,7 @@ class DataEntry(_Part):
     dropped: dict[str, int] = Field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls, dataset: CellDataset, role: Literal["train", "validation", "auxiliary"], dropped: dict[str, int] | None = None
-    ) -> DataEntry:
+    def of(cls, dataset: CellDataset, role: Role, dropped: dict[str, int] | None = None) -> DataEntry:
         """The entry of a dataset."""
         return cls(
             role=role,
@@ -75,6 +76,36 @@ class FileEntry(_Part):
     n_bytes: int = Field(ge=0)
 
 
+class ExpectedAccuracy(_Part):
+    """What an adapted bundle may be expected to score, by leaving each support image out once.
+
+    `n` images could be answered so (their class has another image or group); `low` and `high` are exact binomial limits,
+    95 %. `tells` is False when the support is too small to tell, and `verdict` says it in words.
+    """
+
+    n: int
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    balanced_accuracy: float | None
+    majority_rate: float | None
+    tells: bool
+    verdict: str
+
+
+class Adaptation(_Part):
+    """How a bundle was adapted to a new laboratory: from which bundle, by which images, and what to expect of it.
+
+    `base_model_sha256` is the digest of the base bundle's graph, `support_images` are the content digests of the support.
+    """
+
+    base_model_sha256: str
+    few_shot: dict[str, Any]
+    support_images: tuple[str, ...]
+    new_classes: tuple[str, ...]
+    expected: ExpectedAccuracy
+
+
 class Manifest(_Part):
     """All that a bundle says of itself."""
 
@@ -92,6 +123,7 @@ class Manifest(_Part):
     temperature: float = Field(gt=0)
     data: tuple[DataEntry, ...]
     metrics: dict[str, Any] = Field(default_factory=dict)
+    adaptation: Adaptation | None = None
     parity: float
     versions: dict[str, str]
     files: dict[str, FileEntry] = Field(default_factory=dict)
@@ -104,7 +136,7 @@ class Manifest(_Part):
     @property
     def synthetic(self) -> bool:
         """Whether any training image was drawn, not photographed."""
-        return any(entry.synthetic for entry in self.data if entry.role == "train")
+        return any(entry.synthetic for entry in self.data if entry.role in ("train", "support"))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,9 +27,14 @@ class StrictConfig(BaseModel):
             raise _readable(cls, error, source) from error
 
     @classmethod
-    def load(cls, file: Path | None = None, overrides: Sequence[str] = ()) -> Self:
-        """Defaults, then a TOML file, then overrides `key=value` or `part.key=value`; raises `ConfigError`."""
-        values: dict[str, Any] = {}
+    def load(
+        cls, file: Path | None = None, overrides: Sequence[str] = (), *, base: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Defaults, `base`, a TOML file, overrides `key=value` or `part.key=value`, each over the one before.
+
+        Raises `ConfigError`.
+        """
+        values: dict[str, Any] = deepcopy(dict(base or {}))
         if file is not None:
             values.update(read_toml(file))
         for override in overrides:

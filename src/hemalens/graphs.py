@@ -37,7 +37,8 @@ def _opsets() -> list[onnx.OperatorSetIdProto]:
     return [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
 
 
-def _float(name: str, shape: list[int | str]) -> onnx.ValueInfoProto:
+def float_value(name: str, shape: list[int | str]) -> onnx.ValueInfoProto:
+    """The declaration of a float tensor as input or output."""
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
@@ -65,7 +66,7 @@ def resize_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
     ]
     sizes = helper.make_tensor("resize_sizes", TensorProto.INT64, [2], [size, size])
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "height", "width", 3])
-    return make_model(nodes, [image], [_float("resized", ["n", 3, size, size])], [sizes])
+    return make_model(nodes, [image], [float_value("resized", ["n", 3, size, size])], [sizes])
 
 
 def normalise_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
@@ -79,8 +80,8 @@ def normalise_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
     ]
     return make_model(
         nodes,
-        [_float("resized", ["n", 3, size, size])],
-        [_float("pixels", ["n", 3, size, size])],
+        [float_value("resized", ["n", 3, size, size])],
+        [float_value("pixels", ["n", 3, size, size])],
         [numpy_helper.from_array(mean, "pixel_mean"), numpy_helper.from_array(std, "pixel_std")],
     )
 
@@ -93,8 +94,8 @@ def temperature_graph(n_classes: int, temperature: float) -> onnx.ModelProto:
     ]
     return make_model(
         nodes,
-        [_float("raw_logits", ["n", n_classes])],
-        [_float("logits", ["n", n_classes]), _float("probabilities", ["n", n_classes])],
+        [float_value("raw_logits", ["n", n_classes])],
+        [float_value("logits", ["n", n_classes]), float_value("probabilities", ["n", n_classes])],
         [numpy_helper.from_array(np.array([temperature], np.float32), "temperature")],
     )
 
@@ -107,8 +108,8 @@ def log_probability_graph(n_classes: int) -> onnx.ModelProto:
     ]
     return make_model(
         nodes,
-        [_float("head_probabilities", ["n", n_classes])],
-        [_float("raw_logits", ["n", n_classes])],
+        [float_value("head_probabilities", ["n", n_classes])],
+        [float_value("raw_logits", ["n", n_classes])],
         [numpy_helper.from_array(np.array([1e-7], np.float32), "smallest")],
     )
 

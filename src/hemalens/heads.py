@@ -19,10 +19,10 @@ SMALLEST_PROBABILITY = 1e-7
 class Head(Protocol):
     """A scikit-learn classifier with probabilities."""
 
-    def fit(self, X: NDArray[np.float32], y: NDArray[np.int64]) -> Any:
+    def fit(self, X: NDArray[np.floating[Any]], y: NDArray[np.int64]) -> Any:
         """Learn from embeddings (n, d) and class indices (n,)."""
 
-    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+    def predict_proba(self, X: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
         """Probabilities (n, k)."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,12 @@ from numpy.typing import NDArray
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import DatasetError, ImageError, SplitError, one_line
 from hemalens.images import image_size
+
+
+def seeded(seed: int, *names: str) -> np.random.Generator:
+    """A generator for one purpose: the same whatever else is drawn elsewhere."""
+    words = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") for name in names]
+    return np.random.default_rng([seed, *words])
 
 
 @dataclass(frozen=True, slots=True)

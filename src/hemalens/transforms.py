@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import hemalens._torchvision  # noqa: F401
@@ -18,16 +19,23 @@ class AugmentationConfig(StrictConfig):
     """What may happen to a training image.
 
     `flip`: mirrored left-right and up-down, each with p = 0.5. `rotation_deg`: angle uniform in +- this many degrees,
-    the corners filled with the image's border colour, so that a rotation leaves no mark. `brightness`, `contrast` and
+    the corners filled with the image's border colour, so that a rotation leaves no mark. `zoom`: the cell's size times a
+    factor between 1 / (1 + zoom) and 1 + zoom, uniform in its logarithm. `brightness`, `contrast` and
     `saturation`: factor uniform in 1 +- this. `hue`: shift uniform in +- this share of the colour circle.
     """
 
     flip: bool = True
     rotation_deg: float = Field(default=180.0, ge=0, le=180)
+    zoom: float = Field(default=0.0, ge=0, le=3)
     brightness: float = Field(default=0.2, ge=0, le=1)
     contrast: float = Field(default=0.2, ge=0, le=1)
     saturation: float = Field(default=0.2, ge=0, le=1)
     hue: float = Field(default=0.02, ge=0, le=0.5)
+
+    @classmethod
+    def none(cls) -> AugmentationConfig:
+        """Images as they are."""
+        return cls(flip=False, rotation_deg=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
 
 
 class Augmentation:
@@ -43,16 +51,23 @@ class Augmentation:
 
     def __call__(self, image: Tensor) -> Tensor:
         """A changed copy, uint8 (3, H, W)."""
-        if self.config.rotation_deg:
-            angle = float(torch.empty(1).uniform_(-self.config.rotation_deg, self.config.rotation_deg))
-            image = v2.functional.rotate(
-                image, angle, interpolation=v2.InterpolationMode.BILINEAR, fill=border_colour(image)
+        turn, zoom = self.config.rotation_deg, math.log1p(self.config.zoom)
+        if turn or zoom:
+            angle = float(torch.empty(1).uniform_(-turn, turn)) if turn else 0.0
+            size = math.exp(float(torch.empty(1).uniform_(-zoom, zoom))) if zoom else 1.0
+            image = v2.functional.affine(
+                image,
+                angle,
+                translate=[0.0, 0.0],
+                scale=size,
+                shear=[0.0, 0.0],
+                interpolation=v2.InterpolationMode.BILINEAR,
+                fill=border_colours(image[None])[0].tolist(),
             )
         return self._steps(image) if self._steps else image
 
 
-def border_colour(image: Tensor) -> list[float]:
-    """Median colour of the outermost pixels of an image (3, H, W), one value a channel."""
-    edges = (image[:, 0, :], image[:, -1, :], image[:, :, 0], image[:, :, -1])
-    border = torch.cat([edge.reshape(3, -1) for edge in edges], dim=1)
-    return [float(value) for value in border.median(dim=1).values]
+def border_colours(images: Tensor) -> Tensor:
+    """Median colour of the outermost pixels of each image (n, c, H, W): (n, c)."""
+    edges = (images[:, :, 0, :], images[:, :, -1, :], images[:, :, :, 0], images[:, :, :, -1])
+    return torch.cat(edges, dim=2).median(dim=2).values

@@ -32,6 +32,8 @@ from hemalens.evaluation.metrics import (
     precision,
     recall,
     reliability,
+    resampled_confusions,
+    two_way_interval,
 )
 
 K = 4
@@ -227,6 +229,75 @@ def test_bootstrap_without_images_is_nan() -> None:
     nothing = np.zeros(0, np.int64)
     for models in ([], [Answers(nothing, nothing, nothing)]):
         assert all(math.isnan(v) for v in bootstrap_interval(accuracy, models, 2, rng=np.random.default_rng(0)))
+
+
+@given(seed=st.integers(0, 10_000), n_models=st.integers(1, 4), n=st.integers(1, 25))
+@settings(max_examples=25)
+def test_resampled_confusions_are_sums_over_drawn_units(seed: int, n_models: int, n: int) -> None:
+    """The same draws in plain loops: units within strata of their most frequent class, alike for all models."""
+    rng = np.random.default_rng(seed)
+    unit_of, target = rng.integers(0, max(1, n // 2), n), rng.integers(0, K, n)
+    tested = [rng.random(n) < 0.7 for _ in range(n_models)]
+    tested[0][0] = True
+    models = [Answers(target[t], rng.integers(0, K, int(t.sum())), unit_of[t]) for t in tested]
+    found = resampled_confusions(models, K, rng=np.random.default_rng(seed), n_repeats=6)
+    assert found is not None
+    assert found.shape == (n_models, 6, K, K)
+    used = sorted({int(u) for model in models for u in model.unit})
+    strata: dict[int, list[int]] = {}
+    for u in used:
+        truths = [int(t) for model in models for t, own in zip(model.target, model.unit, strict=True) if own == u]
+        strata.setdefault(max(range(K), key=truths.count), []).append(u)
+    draws = np.random.default_rng(seed)
+    times = np.zeros((6, max(used) + 1), int)
+    for stratum in sorted(strata):
+        members = strata[stratum]
+        times[:, members] = draws.multinomial(len(members), np.full(len(members), 1 / len(members)), size=6)
+    for model, counts in zip(models, found, strict=True):
+        for repeat in range(6):
+            expected = np.zeros((K, K), int)
+            for t, p, u in zip(model.target, model.predicted, model.unit, strict=True):
+                expected[t, p] += times[repeat, u]
+            np.testing.assert_array_equal(counts[repeat], expected)
+
+
+def test_resampled_confusions_without_images_are_none() -> None:
+    nothing = np.zeros(0, np.int64)
+    for models in ([], [Answers(nothing, nothing, nothing)]):
+        assert resampled_confusions(models, 2, rng=np.random.default_rng(0)) is None
+
+
+@given(
+    scores=npst.arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 12)), elements=st.floats(0, 1)),
+    missing=st.floats(0, 0.9),
+    seed=st.integers(0, 1000),
+)
+def test_two_way_interval_is_that_of_means_over_models_drawn_again(
+    scores: NDArray[np.float64], missing: float, seed: int
+) -> None:
+    scores = np.where(np.random.default_rng(seed).random(scores.shape) < missing, np.nan, scores)
+    n_models, n_repeats = scores.shape
+    drawn = np.random.default_rng(seed).integers(n_models, size=(n_models, n_repeats))
+    means = []
+    for repeat in range(n_repeats):
+        values = [scores[m, repeat] for m in drawn[:, repeat] if not math.isnan(scores[m, repeat])]
+        if values:
+            means.append(math.fsum(values) / len(values))
+    found = two_way_interval(scores, rng=np.random.default_rng(seed))
+    expected = np.percentile(means, [2.5, 97.5]) if means else [np.nan, np.nan]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_two_way_interval_has_both_sources_of_chance() -> None:
+    rng = np.random.default_rng(0)
+    n_models, n_repeats = 30, 4000
+    of_model, of_repeat = rng.normal(0, 1, (n_models, 1)), rng.normal(0, 0.2, (1, n_repeats))
+    low, high = two_way_interval(of_model + of_repeat, rng=rng)
+    expected = 2 * 1.96 * math.sqrt(of_model.var() / n_models + 0.2**2)
+    assert high - low == pytest.approx(expected, rel=0.1)
+    assert low < of_model.mean() < high
+    only_repeats = two_way_interval(np.repeat(of_repeat, 5, axis=0), rng=rng)
+    assert only_repeats[1] - only_repeats[0] == pytest.approx(2 * 1.96 * 0.2, rel=0.1)
 
 
 # Probabilities

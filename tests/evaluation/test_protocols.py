@@ -17,8 +17,8 @@ from hemalens.bundle import Bundle
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import DatasetError, SplitError
 from hemalens.evaluation.evaluate import evaluate, plan_test, refuse_leaks
-from hemalens.evaluation.protocols import cross_domain, seeded
-from hemalens.sampling import clean
+from hemalens.evaluation.protocols import cross_domain
+from hemalens.sampling import clean, seeded
 
 N_FOLDS = 3
 VALIDATION = 0.45

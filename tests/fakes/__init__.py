@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fakes import acevedo20, bccd, csv, folder, matek19, zheng2018
+from fakes import acevedo20, bccd, cnmc, csv, folder, matek19, zheng2018
 from hemalens.datasets.synthetic import synthesize
 
 __all__ = ["FAKES"]
@@ -23,6 +23,7 @@ def _write_synthetic(root: Path, *, n_per_class: int = 3, seed: int = 0) -> str:
 FAKES: dict[str, Callable[..., str]] = {
     "acevedo20": acevedo20.write,
     "matek19": matek19.write,
+    "cnmc": cnmc.write,
     "jtsc": zheng2018.write_jtsc,
     "cellavision100": zheng2018.write_cellavision100,
     "bccd": bccd.write_crops,

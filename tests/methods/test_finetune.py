@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader
 
 import trained
 from hemalens.errors import ConfigError, InputError, OutputError
-from hemalens.methods.finetune import METHOD, open_last_stages, prepare_for_few_steps
+from hemalens.methods.finetune import METHOD, open_last_stages, start_head_near_zero
 from hemalens.models.backbone import BackboneConfig, create_backbone
 from hemalens.sampling import balanced_weights
 from hemalens.training import checkpoints as checkpoints_module
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.classifier import CellClassifier, OptimiserConfig, warmup_cosine
+from hemalens.training.fit import follow_quickly
 from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
 from hemalens.transforms import Augmentation, AugmentationConfig
 from trained import Fitted
@@ -124,7 +125,7 @@ def test_a_run_stopped_before_its_bundle_was_written_does_not_train_on(
     # a rate too small to change an answer: the score never rises again
     changes = {"epochs": 6, "patience": 1, "optimiser": {"learning_rate": 1e-12}}
     with monkeypatch.context() as patch:
-        patch.setattr("hemalens.methods.finetune.export_bundle", full)
+        patch.setattr("hemalens.training.fit.export_bundle", full)
         with pytest.raises(OutputError):
             _fit(unbroken, tmp_path, **changes)
     stopped = _history(tmp_path)
@@ -211,7 +212,8 @@ def test_more_stages_than_there_are_is_an_error() -> None:
 
 def test_the_head_starts_undecided_and_the_averages_follow() -> None:
     network: Any = create_backbone(BackboneConfig(backbone="test_efficientnet", weights="none"), n_classes=4)
-    prepare_for_few_steps(network, seed=3)
+    start_head_near_zero(network, seed=3)
+    follow_quickly(network)
     head = network.get_classifier()
     assert float(head.weight.detach().std()) == pytest.approx(0.01, rel=0.2)
     assert not head.bias.any()
@@ -219,7 +221,7 @@ def test_the_head_starts_undecided_and_the_averages_follow() -> None:
     assert norms
     assert {m.momentum for m in norms} == {0.1}
     other: Any = create_backbone(BackboneConfig(backbone="test_efficientnet", weights="none", seed=5), n_classes=4)
-    prepare_for_few_steps(other, seed=3)
+    start_head_near_zero(other, seed=3)
     torch.testing.assert_close(other.get_classifier().weight, head.weight, rtol=0, atol=0)
 
 
@@ -274,7 +276,7 @@ def test_the_setting_decides_the_sampling(
         assert validation.dataset.augment is None, "validation images are never augmented"
         raise KilledError
 
-    monkeypatch.setattr("hemalens.methods.finetune.run_training", seen)
+    monkeypatch.setattr("hemalens.training.fit.train", seen)
     with pytest.raises(KilledError):
         _fit(unbroken, tmp_path, sampling=sampling)
 
@@ -462,6 +464,6 @@ def test_the_module_normalises_as_the_graph_does(unbroken: Fitted) -> None:
     preprocessing = unbroken.bundle.manifest.preprocessing
     module = CellClassifier(torch.nn.Identity(), preprocessing, optimiser=OptimiserConfig(), epochs=1, seed=0)
     image = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(1, 3, 1, 1)
-    pixels = module(image).numpy()
+    pixels = module.pixels(image).numpy()
     for channel, (mean, std) in enumerate(zip(preprocessing.mean, preprocessing.std, strict=True)):
         np.testing.assert_allclose(pixels[0, channel].ravel(), (np.arange(256) - mean) / std, rtol=1e-5, atol=1e-6)

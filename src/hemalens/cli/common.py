@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hemalens.errors import InputError
 from hemalens.progress import set_quiet
 
 if TYPE_CHECKING:
-    from hemalens.evaluation.results import Report
+    from hemalens.evaluation.results import ComparisonTable, Report
+
+MAX_COLUMNS = 8
+"""A wider table is not legible in a terminal of 80 columns."""
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")]
 Labels = Annotated[
@@ -24,8 +28,25 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output 
 DropUnreadable = Annotated[bool, typer.Option("--drop-unreadable", help="Go on without unreadable images, and count them.")]
 MinPerClass = Annotated[int, typer.Option(min=1, help="Leave out classes of fewer images, and name them.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable.")]
+FewShot = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--few-shot",
+        metavar="KEY=VALUE",
+        help="How a few cells classify the rest: rule=prototype, nearest_neighbour or logistic_regression; normalise, "
+        "centre, n_prototypes, c; repeatable.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """The numbers of an option like 1,2,5; raises `InputError`."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"cannot read {option}", expected="whole numbers, as in 1,2,5", got=repr(text)) from error
 
 
 class Talk:
@@ -53,7 +74,15 @@ def show_report(talk: Talk, report: Report, out: Path) -> None:
         return
     if report.synthetic:
         print("These images are synthetic: drawn by the program, not photographed.")
-    print_evaluations(report)
+    if report.evaluations:
+        print_evaluations(report)
+    if report.k_shot:
+        print_k_shot(report)
+    for table in report.tables:
+        if len(table.columns) <= MAX_COLUMNS:
+            print_table(table)
+        else:
+            print(f"in the report: {table.title}")
     print(f"report: {out / 'report.html'}")
 
 
@@ -78,3 +107,55 @@ def print_evaluations(report: Report) -> None:
     for e in report.evaluations:
         for label, reason in e.left_out.items():
             console.print(f"{e.target}: class {label} not tested: {reason}", markup=False)
+
+
+def print_k_shot(report: Report) -> None:
+    """A table of the k-shot results for each new laboratory, 80 columns wide."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=False, highlight=False)
+    for target in dict.fromkeys(result.target for result in report.k_shot):
+        here = [result for result in report.k_shot if result.target == target]
+        title = f"{target}: k labelled images a class memorised" + (", TRANSDUCTIVE" if here[0].transductive else "")
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("embedder", overflow="fold")
+        for name in ("k", "balanced\naccuracy", "95 %", "accuracy", "majority\nrate"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for result in here:
+            for shots in result.shots:
+                balanced = shots.balanced_accuracy
+                table.add_row(
+                    result.method if shots is result.shots[0] else "",
+                    str(shots.k),
+                    f"{balanced.value:.3f}±{balanced.std:.3f}",
+                    f"{balanced.low:.3f}–{balanced.high:.3f}",
+                    f"{shots.accuracy.value:.3f}",
+                    f"{shots.majority_rate:.3f}",
+                )
+            if result.supervised is not None:
+                all_labels = result.supervised.balanced_accuracy
+                interval = "n/a" if all_labels.low is None else f"{all_labels.low:.3f}–{all_labels.high:.3f}"
+                accuracy = f"{result.supervised.accuracy.value:.3f}"
+                table.add_row("", "all", f"{all_labels.value:.3f}", interval, accuracy, "")
+        console.print(table)
+        for label, reason in here[0].left_out.items():
+            console.print(f"{target}: class {label} left out: {reason}", markup=False)
+
+
+def print_table(table: ComparisonTable) -> None:
+    """A study's table, 80 columns wide."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(table.columns):
+        shown.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*("n/a" if v is None else v if isinstance(v, str) else f"{v:.3f}" for v in row))
+    console = Console(soft_wrap=False, highlight=False)
+    console.print(shown)
+    if table.note:
+        console.print(table.note, markup=False)

@@ -9,6 +9,7 @@ import typer
 
 from hemalens.cli.common import (
     DropUnreadable,
+    FewShot,
     Json,
     Labels,
     MinPerClass,
@@ -19,6 +20,7 @@ from hemalens.cli.common import (
     Set,
     Talk,
     show_report,
+    whole_numbers,
 )
 
 
@@ -59,9 +61,25 @@ def benchmark(
     target: Annotated[
         list[str] | None, typer.Option("--target", metavar="SPEC", help="Data to test on; repeatable.")
     ] = None,
-    protocol: Annotated[Literal["k-fold", "cross-domain"], typer.Option(help="How it is split.")] = "cross-domain",
+    protocol: Annotated[
+        Literal["k-fold", "cross-domain", "k-shot"], typer.Option(help="How it is split.")
+    ] = "cross-domain",
     labels: Labels = "five_class",
-    folds: Annotated[int, typer.Option(min=2, help="Folds of the source.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the source; not for k-shot.")] = 5,
+    shots: Annotated[
+        str | None, typer.Option(metavar="K,K", help="k-shot: labelled images a class; 1,2,3,5,10,15,20,30,50.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=2, help="k-shot: drawings of the labelled images for each k.")] = 100,
+    without_replacement: Annotated[
+        bool, typer.Option("--without-replacement", help="k-shot: no image is drawn twice (published: with).")
+    ] = False,
+    support: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="k-shot: draw from here, test all of the target.")
+    ] = None,
+    target_labels: Annotated[
+        str | None, typer.Option(metavar="MAP", help="k-shot: label map of the target, where it is not the source's.")
+    ] = None,
+    few_shot: FewShot = None,
     min_per_class: MinPerClass = 1,
     settings: Set = None,
     seed: Seed = 0,
@@ -74,9 +92,19 @@ def benchmark(
 
     A setting for one method is written METHOD.KEY=VALUE.
     """
+    from hemalens.evaluation.k_shot import PUBLISHED_SHOTS, KShotPlan
+    from hemalens.fewshot import FewShotConfig
+    from hemalens.jobs.benchmark import KShotRequest
     from hemalens.jobs.benchmark import benchmark as run
 
     talk = Talk(quiet, as_json)
+    plan = KShotPlan(
+        shots=PUBLISHED_SHOTS if shots is None else whole_numbers(shots, "--shots"),
+        n_repeats=repeats,
+        replacement=not without_replacement,
+        classifier=FewShotConfig.load(None, few_shot or []),
+        seed=seed,
+    )
     report = run(
         [name.strip() for name in methods.split(",") if name.strip()],
         source,
@@ -85,6 +113,7 @@ def benchmark(
         out=out,
         labels=labels,
         n_folds=folds,
+        k_shot=KShotRequest(plan, support, target_labels),
         min_per_class=min_per_class,
         settings=settings or [],
         seed=seed,

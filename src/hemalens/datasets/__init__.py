@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from hemalens.datasets import acevedo20, bccd, folder, matek19, synthetic, table, zheng2018
+from hemalens.datasets import acevedo20, bccd, cnmc, folder, matek19, synthetic, table, zheng2018
 from hemalens.datasets.base import CellDataset, Reader, Record
 from hemalens.errors import DatasetError, LabelError, near_matches, one_line
 from hemalens.taxonomy import AS_LABELLED, Excluded, LabelMap, find_cell_type, label_map, source_labels
 
-__all__ = ["READERS", "CellDataset", "Reader", "Record", "open_dataset"]
+__all__ = ["READERS", "CellDataset", "Keep", "Reader", "Record", "open_dataset"]
 
 READERS: dict[str, Reader] = {
     "acevedo20": acevedo20.READER,
     "matek19": matek19.READER,
+    "cnmc": cnmc.READER,
     "jtsc": zheng2018.JTSC,
     "cellavision100": zheng2018.CELLAVISION100,
     "bccd": bccd.CROPS,
@@ -25,7 +27,11 @@ READERS: dict[str, Reader] = {
 }
 
 
-def open_dataset(spec: str, *, labels: str = "five_class") -> CellDataset:
+Keep = Callable[[str], bool]
+"""Whether a cell type, or a word the taxonomy does not know, stays a class of its own where a label map leaves it out."""
+
+
+def open_dataset(spec: str, *, labels: str = "five_class", keep: Keep = lambda label: False) -> CellDataset:
     """Open the data named by `spec`, "reader:path", under the label map `labels`.
 
     Raises `DatasetError` for an unknown reader or a folder of another layout, `LabelError` for an unknown label map or
@@ -45,9 +51,10 @@ def open_dataset(spec: str, *, labels: str = "five_class") -> CellDataset:
     except RuntimeError as error:
         raise DatasetError(f"cannot find the folder {one_line(path)}", got=str(error)) from error
     listing = reader.read(root)
-    records = tuple(_labelled(record, reader, chosen) for record in listing.records)
+    records = tuple(_labelled(record, reader, chosen, keep) for record in listing.records)
     present = {record.label for record in records if record.label is not None}
-    order = chosen.classes if chosen else tuple(sorted(present))
+    mapped = chosen.classes if chosen else ()
+    order = (*mapped, *sorted(present - set(mapped)))
     return CellDataset(
         name=listing.name or name,
         records=records,
@@ -64,13 +71,15 @@ def _hint(spec: str) -> str:
     return f"For one folder a class: folder:{spec}" if Path(spec).is_dir() else near_matches(spec, READERS)
 
 
-def _labelled(record: Record, reader: Reader, chosen: LabelMap | None) -> Record:
-    meaning = _meaning(record, reader, required=chosen is not None)
+def _labelled(record: Record, reader: Reader, chosen: LabelMap | None, keep: Keep) -> Record:
+    meaning = _meaning(record, reader, required=chosen is not None and not keep(record.source_label))
     if isinstance(meaning, Excluded):
         return replace(record, excluded=meaning.reason)
     if chosen is None or meaning is None:
         return replace(record, cell_type=meaning, label=record.source_label)
     target = chosen[meaning]
+    if isinstance(target, Excluded) and keep(meaning):
+        return replace(record, cell_type=meaning, label=meaning)
     if isinstance(target, Excluded):
         return replace(record, cell_type=meaning, excluded=target.reason)
     return replace(record, cell_type=meaning, label=target)

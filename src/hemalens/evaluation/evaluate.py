@@ -24,16 +24,15 @@ from hemalens.evaluation.results import (
     Evaluation,
     ReliabilityBin,
     Scatter,
-    ScatterPoint,
     Scores,
     WrongCell,
 )
+from hemalens.evaluation.scatter import scatter
 from hemalens.features import FeatureCache, default_cache_dir, extract
 from hemalens.progress import track
 from hemalens.runtime import run_rows
 from hemalens.sampling import units
 
-N_SCATTER = 1000
 N_WRONG = 12
 THUMBNAIL_PX = 96
 
@@ -164,7 +163,7 @@ def evaluate(
         reliability=tuple(
             ReliabilityBin.model_validate(row) for row in metrics.reliability(pooled_probabilities, pooled_truth)
         ),
-        scatter=_scatter(folds[0], labels, seed),
+        scatter=_scatter_of_fold(folds[0], labels, seed),
         most_confident_errors=_wrong_cells(folds, labels),
         intervals=f"95 %: scores by a bootstrap over the tested {n_each}s within their classes (1,000 repeats), "
         "precision and recall exact binomial (Clopper-Pearson)",
@@ -242,29 +241,10 @@ def _proportion(value: float, successes: int, n: int) -> Estimate:
     return Estimate(value=value, low=low, high=high)
 
 
-def _scatter(fold: _Fold, labels: tuple[str, ...], seed: int) -> Scatter | None:
-    """The first fold's embeddings on two principal components, at most 1,000 of them, drawn at random."""
-    from sklearn.decomposition import PCA
-
-    n = len(fold.truth)
-    if n < 3:
-        return None
-    chosen = np.sort(np.random.default_rng(seed).permutation(n)[:N_SCATTER])
-    pca = PCA(n_components=2, random_state=seed)
-    plane = pca.fit_transform(fold.answered.embeddings[chosen])
-    predicted = fold.predicted
-    points = tuple(
-        ScatterPoint(
-            x=round(float(x), 4),
-            y=round(float(y), 4),
-            label=labels[fold.truth[i]],
-            predicted=labels[predicted[i]],
-            domain=fold.answered.records[i].domain,
-        )
-        for (x, y), i in zip(plane, chosen, strict=True)
-    )
-    first, second = (float(v) for v in pca.explained_variance_ratio_)
-    return Scatter(explained=(first, second), n_total=n, points=points)
+def _scatter_of_fold(fold: _Fold, labels: tuple[str, ...], seed: int) -> Scatter | None:
+    records, predicted = fold.answered.records, fold.predicted
+    told = [(labels[t], labels[p], r.domain) for t, p, r in zip(fold.truth, predicted, records, strict=True)]
+    return scatter(fold.answered.embeddings, told, seed=seed)
 
 
 def _wrong_cells(folds: list[_Fold], labels: tuple[str, ...]) -> tuple[WrongCell, ...]:

@@ -100,6 +100,33 @@ class Answers:
     unit: NDArray[np.int64]
 
 
+def resampled_confusions(
+    models: Sequence[Answers], n_classes: int, *, rng: np.random.Generator, n_repeats: int = 1000
+) -> Confusion | None:
+    """Confusion counts (models, repeats, k, k) over resampled units (groups, or single images); None without images.
+
+    Units, numbered alike for all models, are drawn with replacement within strata of their most frequent class, so that a
+    rare class never vanishes.
+    """
+    n_units = 1 + max((int(answers.unit.max(initial=-1)) for answers in models), default=-1)
+    if n_units == 0:
+        return None
+    # a confusion count for each model and unit: resampling is then one weighted sum; counts this small are exact in float32
+    of_unit = np.zeros((len(models), n_units, n_classes * n_classes), np.float32)
+    for counts, answers in zip(of_unit, models, strict=True):
+        np.add.at(counts, (answers.unit, answers.target * n_classes + answers.predicted), 1)
+    # a unit that no model was tested on would only thin out its stratum
+    of_unit = of_unit[:, of_unit.sum(axis=(0, 2)) > 0]
+    n_units = of_unit.shape[1]
+    stratum = of_unit.sum(axis=0).reshape(n_units, n_classes, n_classes).sum(axis=2).argmax(axis=1)
+    weights = np.zeros((n_repeats, n_units), np.float32)
+    for value in np.unique(stratum):
+        members = np.flatnonzero(stratum == value)
+        weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_repeats)
+    resampled: Confusion = (weights @ of_unit).reshape(len(models), n_repeats, n_classes, n_classes).astype(np.int64)
+    return resampled
+
+
 def bootstrap_interval(
     score: Callable[[Confusion], Any],
     models: Sequence[Answers],
@@ -108,30 +135,30 @@ def bootstrap_interval(
     rng: np.random.Generator,
     n_repeats: int = 1000,
 ) -> tuple[float, float]:
-    """95 % percentile interval of the mean score of some models over resampled units (groups, or single images).
+    """95 % percentile interval of the mean score of some models over resampled units; NaN without images.
 
-    `score` takes counts (..., k, k) and gives (...). Units, numbered alike for all models, are drawn with replacement
-    within strata of their most frequent class, so that a rare class never vanishes. NaN without images.
+    `score` takes counts (..., k, k) and gives (...). See `resampled_confusions`.
     """
-    n_units = 1 + max((int(answers.unit.max(initial=-1)) for answers in models), default=-1)
-    if n_units == 0:
+    resampled = resampled_confusions(models, n_classes, rng=rng, n_repeats=n_repeats)
+    if resampled is None:
         return float("nan"), float("nan")
-    # a confusion count for each model and unit: resampling is then one weighted sum
-    of_unit = np.zeros((len(models), n_units, n_classes * n_classes))
-    for counts, answers in zip(of_unit, models, strict=True):
-        np.add.at(counts, (answers.unit, answers.target * n_classes + answers.predicted), 1)
-    # a unit that no model was tested on would only thin out its stratum
-    of_unit = of_unit[:, of_unit.sum(axis=(0, 2)) > 0]
-    n_units = of_unit.shape[1]
-    stratum = of_unit.sum(axis=0).reshape(n_units, n_classes, n_classes).sum(axis=2).argmax(axis=1)
-    weights = np.zeros((n_repeats, n_units))
-    for value in np.unique(stratum):
-        members = np.flatnonzero(stratum == value)
-        weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_repeats)
-    # (models, repeats, k, k)
-    resampled = (weights @ of_unit).reshape(len(models), n_repeats, n_classes, n_classes).astype(np.int64)
-    scores = np.nanmean(score(resampled), axis=0)
-    low, high = np.nanpercentile(scores, [2.5, 97.5])
+    low, high = np.nanpercentile(np.nanmean(score(resampled), axis=0), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def two_way_interval(scores: NDArray[np.float64], *, rng: np.random.Generator) -> tuple[float, float]:
+    """95 % percentile interval of the mean over models when both models and test units might have been others.
+
+    `scores` (models, repeats) are those of `resampled_confusions`; for each repeat the models are resampled as well. NaN
+    says nothing: the mean is over the others.
+    """
+    n_models, n_repeats = scores.shape
+    drawn = np.take_along_axis(scores, rng.integers(n_models, size=(n_models, n_repeats)), axis=0)
+    tells = ~np.isnan(drawn)
+    means = _ratio(np.where(tells, drawn, 0).sum(axis=0), tells.sum(axis=0))
+    if np.isnan(means).all():
+        return float("nan"), float("nan")
+    low, high = np.nanpercentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,16 +11,16 @@ from hemalens.bundle import Bundle
 from hemalens.datasets.base import CellDataset
 from hemalens.evaluation.evaluate import evaluate, refuse_leaks
 from hemalens.evaluation.results import Evaluation
-from hemalens.sampling import check_classes, hold_out, k_fold
+from hemalens.sampling import check_classes, hold_out, k_fold, seeded
 
 FitFold = Callable[[CellDataset, CellDataset, np.random.Generator, Path], Bundle]
 """(train, validation, generator, run folder) -> bundle."""
 
 
-def seeded(seed: int, *names: str) -> np.random.Generator:
-    """A generator for one purpose: the same whatever else is drawn elsewhere."""
-    words = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") for name in names]
-    return np.random.default_rng([seed, *words])
+def fit_whole(fit: FitFold, source: CellDataset, *, seed: int, run_dir: Path, validation_fraction: float = 0.15) -> Bundle:
+    """One model from all of the source, but for a validation part for early stopping and calibration."""
+    rest, validation = hold_out(source, validation_fraction, seeded(seed, "validation"))
+    return fit(rest, validation, seeded(seed, "fit"), run_dir)
 
 
 def cross_domain(

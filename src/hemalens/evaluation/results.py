@@ -12,7 +12,7 @@ class _Part(BaseModel):
 
 
 class Estimate(_Part):
-    """A value with its 95 % interval; None where it cannot be had (no images). `std` is over folds, with n - 1."""
+    """A value with its 95 % interval; None where it cannot be had (no images). `std` is over folds or repeats, n - 1."""
 
     value: float | None
     low: float | None = None
@@ -111,6 +111,60 @@ class Evaluation(_Part):
     """How the intervals were made, in words."""
 
 
+class Shots(_Part):
+    """Scores with `k` labelled images a class: means over repeats, each with its own support."""
+
+    k: int
+    n_repeats: int
+    accuracy: Estimate
+    majority_rate: float
+    balanced_accuracy: Estimate
+    macro_f1: Estimate
+    f1: dict[str, Estimate]
+    """F1 of each class."""
+
+
+class Supervised(_Part):
+    """What all labels of the new laboratory together give on the same embeddings: the line to reach."""
+
+    what: str
+    accuracy: Estimate
+    balanced_accuracy: Estimate
+
+
+class KShot(_Part):
+    """An embedder on a new laboratory of which `k` images a class are known, for several k.
+
+    `support` says where the known images come from; `transductive` that the tested images were looked at, unlabelled.
+    """
+
+    name: str
+    method: str
+    source: str
+    target: str
+    support: str
+    classifier: str
+    replacement: bool
+    transductive: bool
+    n_images: int
+    classes: tuple[str, ...]
+    left_out: dict[str, str] = Field(default_factory=dict)
+    unreadable: dict[str, str] = Field(default_factory=dict)
+    shots: tuple[Shots, ...]
+    supervised: Supervised | None = None
+    scatter: Scatter | None = None
+    intervals: str
+
+
+class ComparisonTable(_Part):
+    """A table of a study, ours beside the published numbers; a cell is a text or a number, None where there is none."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float | None, ...], ...]
+    note: str = ""
+
+
 class DataCard(_Part):
     """One dataset of a report."""
 
@@ -140,6 +194,8 @@ class Report(_Part):
     synthetic: bool
     data: tuple[DataCard, ...]
     evaluations: tuple[Evaluation, ...]
+    k_shot: tuple[KShot, ...] = ()
+    tables: tuple[ComparisonTable, ...] = ()
     methods: dict[str, dict[str, Any]]
     environment: dict[str, str]
     seed: int

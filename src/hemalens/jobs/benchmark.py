@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,17 +13,20 @@ from hemalens.bundle import Bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.errors import InputError
-from hemalens.evaluation.protocols import FitFold, cross_domain
+from hemalens.evaluation.k_shot import KShotPlan
+from hemalens.evaluation.protocols import FitFold, cross_domain, fit_whole
 from hemalens.evaluation.report import write_report
-from hemalens.evaluation.results import Evaluation, Report
-from hemalens.jobs.prepare import prepare
+from hemalens.evaluation.results import DataCard, Evaluation, KShot, Report
+from hemalens.graphs import cut
+from hemalens.jobs.k_shot import NewLaboratory, check_laboratories, embed_laboratory, open_laboratories
+from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import claim_run, finish_run, fit_in
 from hemalens.jobs.train import Say
 from hemalens.methods import METHODS, Method, find_method
 from hemalens.sampling import Unreadable
 
-Protocol = Literal["k-fold", "cross-domain"]
+Protocol = Literal["k-fold", "cross-domain", "k-shot"]
 
 
 def benchmark(
@@ -34,6 +38,7 @@ def benchmark(
     out: Path,
     labels: str = "five_class",
     n_folds: int = 5,
+    k_shot: KShotRequest | None = None,
     min_per_class: int = 1,
     settings: Sequence[str] = (),
     seed: int = 0,
@@ -44,40 +49,41 @@ def benchmark(
     """Run each method under the protocol on the same folds, and write one report into `out`; the same call resumes.
 
     A setting is METHOD.key=value, or key=value for all methods. `min_per_class` leaves smaller classes out, of the
-    source's folds and of each target's test.
+    source's folds and of each target's test. `k_shot` is for the protocol of that name only.
     """
     _check_request(method_names, protocol, target_specs)
     chosen = [find_method(name) for name in dict.fromkeys(method_names)]
     configs = {method.name: _config_of(method, settings, {m.name for m in chosen}) for method in chosen}
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     source = prepare(source_spec, labels=labels, role="source", unreadable=unreadable, min_per_class=min_per_class)
-    targets = [prepare(spec, labels=labels, role="target", unreadable="keep") for spec in target_specs]
-    for note in (note for given in (source, *targets) for note in given.notes):
+    task: _Folds | _KShot
+    if protocol == "k-shot":
+        task = _KShot.open(source, target_specs, k_shot or KShotRequest(), labels, min_per_class)
+    else:
+        targets = [prepare(spec, labels=labels, role="target", unreadable="keep") for spec in target_specs]
+        task = _Folds(source, targets, n_folds, min_per_class)
+    for note in (*source.notes, *task.notes):
         say(note)
     request = {
         "job": protocol,
         "configs": {name: config.model_dump(mode="json") for name, config in configs.items()},
         "source": source.dataset.fingerprint,
-        "targets": [target.dataset.fingerprint for target in targets],
-        "n_folds": n_folds,
         "min_per_class": min_per_class,
         "seed": seed,
+        **task.request(),
     }
     if claim_run(out, request, overwrite=overwrite):
         say("going on with the stopped run")
-    evaluations: list[Evaluation] = []
+    found = _Found()
     for method in chosen:
-        fit = _fit_fold(method, configs[method.name], say)
-        run_dir, sets = out / "fits" / method.name, [target.dataset for target in targets]
-        say(f"{method.name}: {n_folds} folds of {source.dataset.name}")
-        evaluations += cross_domain(
-            fit, source.dataset, sets, n_folds=n_folds, seed=seed, run_dir=run_dir, min_per_class=min_per_class
-        )
+        say(f"{method.name}: {task.described}")
+        task.run(method, _fit_fold(method, configs[method.name], say), out / "fits" / method.name, seed, found)
     report = make_report(
         f"{', '.join(configs)}: {protocol} from {source.dataset.name}",
-        f"{protocol}, {n_folds} folds" + (", each fold's model on every target whole" if targets else ""),
-        evaluations=evaluations,
-        data=[source.card, *(target.card for target in targets)],
+        f"{protocol}, {task.described}",
+        evaluations=found.evaluations,
+        k_shot=found.k_shot,
+        data=[source.card, *task.cards],
         methods={name: config.model_dump(mode="json") for name, config in configs.items()},
         seed=seed,
     )
@@ -86,14 +92,110 @@ def benchmark(
     return report
 
 
+@dataclass(frozen=True, slots=True)
+class KShotRequest:
+    """What the protocol k-shot is asked: the plan, a pool of labelled images of its own, the target's label map."""
+
+    plan: KShotPlan = field(default_factory=KShotPlan)
+    support_spec: str | None = None
+    target_labels: str | None = None
+
+
+@dataclass(slots=True)
+class _Found:
+    evaluations: list[Evaluation] = field(default_factory=list)
+    k_shot: list[KShot] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folds:
+    """k-fold on the source; each fold's model also on every target."""
+
+    source: Prepared
+    targets: Sequence[Prepared]
+    n_folds: int
+    min_per_class: int
+
+    @property
+    def notes(self) -> list[str]:
+        return [note for target in self.targets for note in target.notes]
+
+    @property
+    def cards(self) -> list[DataCard]:
+        return [target.card for target in self.targets]
+
+    @property
+    def described(self) -> str:
+        return f"{self.n_folds} folds" + (", each fold's model on every target whole" if self.targets else "")
+
+    def request(self) -> dict[str, Any]:
+        return {"targets": [target.dataset.fingerprint for target in self.targets], "n_folds": self.n_folds}
+
+    def run(self, method: Method, fit: FitFold, run_dir: Path, seed: int, found: _Found) -> None:
+        found.evaluations += cross_domain(
+            fit,
+            self.source.dataset,
+            [target.dataset for target in self.targets],
+            n_folds=self.n_folds,
+            seed=seed,
+            run_dir=run_dir,
+            min_per_class=self.min_per_class,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _KShot:
+    """One embedder from the whole source, but for a validation part; a few labelled images of every target."""
+
+    source: Prepared
+    laboratories: list[NewLaboratory]
+    asked: KShotRequest
+
+    @classmethod
+    def open(cls, source: Prepared, specs: Sequence[str], asked: KShotRequest, labels: str, min_per_class: int) -> _KShot:
+        found = open_laboratories(
+            specs, asked.support_spec, labels=asked.target_labels or labels, min_per_class=min_per_class
+        )
+        check_laboratories(found, asked.plan, source.dataset)
+        return cls(source, found, asked)
+
+    @property
+    def notes(self) -> list[str]:
+        return [note for laboratory in self.laboratories for note in laboratory.notes]
+
+    @property
+    def cards(self) -> list[DataCard]:
+        return [card for laboratory in self.laboratories for card in laboratory.cards]
+
+    @property
+    def described(self) -> str:
+        plan = self.asked.plan
+        return f"{', '.join(map(str, plan.shots))} labelled images a class, {plan.n_repeats} repeats, {plan.classifier}" + (
+            " (transductive)" if plan.classifier.transductive else ""
+        )
+
+    def request(self) -> dict[str, Any]:
+        parts = [part for lab in self.laboratories for part in (lab.target, lab.pool) if part is not None]
+        plan = {**asdict(self.asked.plan), "classifier": self.asked.plan.classifier.model_dump(mode="json")}
+        return {"targets": [part.fingerprint for part in parts], "k_shot": plan}
+
+    def run(self, method: Method, fit: FitFold, run_dir: Path, seed: int, found: _Found) -> None:
+        name = self.source.dataset.name
+        bundle = fit_whole(fit, self.source.dataset, seed=seed, run_dir=run_dir)
+        encoder = cut(bundle.graph, ["image"], ["embedding"])
+        for laboratory in self.laboratories:
+            seen = embed_laboratory(laboratory, encoder, seed=seed)
+            found.k_shot.append(seen.score(self.asked.plan, method=method.name, source=name))
+
+
 def _check_request(method_names: Sequence[str], protocol: str, target_specs: Sequence[str]) -> None:
     if not method_names:
         raise InputError("no method is named", expected=f"one or more of {', '.join(METHODS)}", remedy="Say --methods A,B.")
-    if protocol == "cross-domain" and not target_specs:
-        raise InputError("the protocol cross-domain needs a target", remedy="Name one or more with --target SPEC.")
+    if protocol != "k-fold" and not target_specs:
+        raise InputError(f"the protocol {protocol} needs a target", remedy="Name one or more with --target SPEC.")
     if protocol == "k-fold" and target_specs:
         raise InputError(
-            "the protocol k-fold takes no target", remedy="Leave --target out, or say --protocol cross-domain."
+            "the protocol k-fold takes no target", remedy="Leave --target out, or say --protocol cross-domain or k-shot."
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from hemalens.bundle import library_versions
 from hemalens.datasets import CellDataset
-from hemalens.evaluation.results import DataCard, Estimate, Evaluation, Report
+from hemalens.evaluation.results import ComparisonTable, DataCard, Estimate, Evaluation, KShot, Report
 from hemalens.runtime import n_cores
 from hemalens.sampling import Cleaning
 
@@ -65,21 +65,27 @@ def make_report(
     title: str,
     protocol: str,
     *,
-    evaluations: Sequence[Evaluation],
+    evaluations: Sequence[Evaluation] = (),
+    k_shot: Sequence[KShot] = (),
+    tables: Sequence[ComparisonTable] = (),
     data: Sequence[DataCard],
     methods: Mapping[str, Mapping[str, Any]],
     seed: int,
 ) -> Report:
     """A report with its summary."""
+    sentences = [sentence for evaluation in evaluations for sentence in summarise(evaluation)]
+    sentences += [sentence for result in k_shot for sentence in summarise_k_shot(result)]
     return Report(
         title=title,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=command_line(),
         protocol=protocol,
-        summary=tuple(sentence for evaluation in evaluations for sentence in summarise(evaluation)),
+        summary=tuple(sentences),
         synthetic=any(card.synthetic for card in data),
         data=tuple(data),
         evaluations=tuple(evaluations),
+        k_shot=tuple(k_shot),
+        tables=tuple(tables),
         methods={name: dict(config) for name, config in methods.items()},
         environment=environment(),
         seed=seed,
@@ -104,6 +110,23 @@ def summarise(evaluation: Evaluation) -> list[str]:
         elif low <= scores.majority_rate:
             sentences.append(f"{where}: the accuracy does not differ from always answering the most frequent class.")
     return sentences
+
+
+def summarise_k_shot(result: KShot) -> list[str]:
+    """A k-shot result in plain words, at the k nearest to ten; it says so when it is transductive."""
+    shots = min(result.shots, key=lambda s: abs(s.k - 10))
+    where = f"{result.method}, {result.source} -> {result.target}"
+    how = f"{result.classifier}{', transductive' if result.transductive else ''}"
+    sentence = (
+        f"{where}: with {shots.k} labelled image(s) of each of {len(result.classes)} classes ({how}) balanced accuracy "
+        f"{_with_interval(shots.balanced_accuracy)} and accuracy {_with_interval(shots.accuracy)}, mean of "
+        f"{shots.n_repeats} drawings; always answering the most frequent class gives an accuracy of "
+        f"{_number(shots.majority_rate)}"
+    )
+    if result.supervised is not None:
+        sentence += f"; {result.supervised.what} gives a balanced accuracy of "
+        sentence += _with_interval(result.supervised.balanced_accuracy)
+    return [sentence + "."]
 
 
 def _number(value: float | None) -> str:

@@ -8,14 +8,13 @@ from pathlib import Path
 from hemalens.datasets import CellDataset
 from hemalens.errors import SplitError
 from hemalens.evaluation.evaluate import evaluate, refuse_leaks
-from hemalens.evaluation.protocols import seeded
 from hemalens.evaluation.report import write_report
 from hemalens.evaluation.results import Report
 from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import claim_run, finish_run, fit_in
 from hemalens.methods import find_method
-from hemalens.sampling import Unreadable, check_classes, hold_out
+from hemalens.sampling import Unreadable, check_classes, hold_out, seeded
 
 Say = Callable[[str], None]
 

@@ -11,6 +11,7 @@ from hemalens.methods.base import Method
 __all__ = ["METHODS", "Method", "find_method"]
 
 METHODS: Mapping[str, str] = {
+    "bloodshot": "hemalens.methods.bloodshot",
     "finetune": "hemalens.methods.finetune",
     "linear_probe": "hemalens.methods.linear_probe",
 }

@@ -2,58 +2,33 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 
-from hemalens.bundle import WEIGHTS, Bundle
-from hemalens.datasets.base import CellDataset, Record
+from hemalens.bundle import Bundle
+from hemalens.datasets.base import CellDataset
 from hemalens.errors import ConfigError
-from hemalens.evaluation.metrics import fit_temperature, log_softmax
-from hemalens.graphs import join, normalise_graph, resize_graph
 from hemalens.methods.base import Method
-from hemalens.models.backbone import BackboneConfig, create_backbone, preprocessing_of
-from hemalens.models.export import to_onnx
-from hemalens.sampling import balanced_weights
-from hemalens.training.classifier import CellClassifier, OptimiserConfig
-from hemalens.training.export import Trained, export_bundle
-from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
-from hemalens.training.trainer import Precision
-from hemalens.training.trainer import train as run_training
-from hemalens.transforms import Augmentation, AugmentationConfig
-
-BATCH_NORM_MOMENTUM = 0.1
-"""Share of each batch in the running statistics (torch's own default)."""
+from hemalens.models.backbone import create_backbone, preprocessing_of
+from hemalens.training.classifier import CellClassifier
+from hemalens.training.fit import TrainingConfig, check_parts, fit_network, follow_quickly
 
 
-class FinetuneConfig(BackboneConfig):
-    """A backbone and how it is trained.
+class FinetuneConfig(TrainingConfig):
+    """A pretrained backbone and how it is trained on.
 
-    `open_stages`: how many of the last stages learn (the head always does); None opens all. `sampling`: "balanced" draws
-    every class equally often, "none" each image once an epoch. `n_loader_workers`: 0 loads in the training process; the
-    result does not depend on it. `image_size_px`: 128 is a third of the work of 224, for a processor without a GPU; None
-    takes what timm states for the backbone.
+    `open_stages`: how many of the last stages learn (the head always does); None opens all. `image_size_px`: 128 is a third
+    of the work of 224, for a processor without a GPU; None takes what timm states for the backbone.
     """
 
     image_size_px: int | None = Field(default=128, ge=16, le=2048)
-    epochs: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=32, ge=2)
     open_stages: int | None = Field(default=None, ge=0)
-    sampling: Literal["balanced", "none"] = "balanced"
-    patience: int = Field(default=5, ge=1)
-    precision: Precision = "auto"
-    n_loader_workers: int = Field(default=0, ge=0)
-    optimiser: OptimiserConfig = OptimiserConfig()
-    augmentation: AugmentationConfig = AugmentationConfig()
 
 
 def fit(
@@ -66,74 +41,27 @@ def fit(
     run_dir: Path,
 ) -> Bundle:
     """Train with early stopping on `validation`, calibrate on it, export the best epoch."""
-    if auxiliary or validation is None:
-        raise ConfigError("finetune takes a validation part, for early stopping and calibration, and no auxiliary data")
+    held = check_parts("finetune", validation, auxiliary)
     seed = int(rng.integers(2**31))
     preprocessing = preprocessing_of(config)
     network = create_backbone(config, n_classes=len(train.classes))
-    prepare_for_few_steps(network, seed)
+    follow_quickly(network)
+    start_head_near_zero(network, seed)
     open_last_stages(network, config.open_stages)
     module = CellClassifier(network, preprocessing, optimiser=config.optimiser, epochs=config.epochs, seed=seed)
-    scratch = run_dir / "scratch"
-    held = resized_images(validation, preprocessing, scratch / "validation.npy")
-    weights = balanced_weights(train.targets) if config.sampling == "balanced" else None
-    pixels = resized_images(train, preprocessing, scratch / "train.npy")
-    training = DataLoader(
-        PixelDataset(pixels, train.targets, Augmentation(config.augmentation)),
-        batch_size=config.batch_size,
-        sampler=EpochSampler(len(train), seed=seed, weights=weights),
-        num_workers=config.n_loader_workers,
-        # a batch of one has no batch statistics
-        drop_last=len(train) % config.batch_size == 1,
-    )
-    checking = DataLoader(
-        PixelDataset(held, validation.targets, None),
-        batch_size=config.batch_size,
-        sampler=EpochSampler(len(validation), seed=seed, shuffle=False),
-    )
-    run_training(module, training, checking, run_dir=run_dir, patience=config.patience, precision=config.precision)
-    temperature = fit_temperature(_logits(module, held), validation.targets)
-
-    def reference(records: list[Record]) -> NDArray[np.float64]:
-        chosen = replace(train, records=tuple(records))
-        logits = _logits(module, resized_images(chosen, preprocessing, scratch / "parity.npy"))
-        return np.exp(log_softmax(logits / temperature))
-
-    network_graph = to_onnx(_TwoOutputs(module.network).eval(), preprocessing, ["embedding", "raw_logits"])
-    trained = Trained(
+    return fit_network(
+        module,
         method="finetune",
+        train_part=train,
+        validation=held,
         config=config,
-        train=train,
-        validation=validation,
-        graph=join(resize_graph(preprocessing), normalise_graph(preprocessing), network_graph),
         preprocessing=preprocessing,
-        temperature=temperature,
-        frozen_backbone=False,
-        reference=reference,
+        run_dir=run_dir,
     )
-    bundle = export_bundle(trained, run_dir / "bundle", extra_files={WEIGHTS: _weights(module.network)})
-    shutil.rmtree(scratch, ignore_errors=True)
-    return bundle
 
 
-class _TwoOutputs(nn.Module):
-    """A timm network that gives its pooled embedding beside its logits."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network: Any = network
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = self.network.forward_head(self.network.forward_features(pixels), pre_logits=True)
-        return embedding, self.network.get_classifier()(embedding)
-
-
-def prepare_for_few_steps(network: nn.Module, seed: int) -> None:
-    """Start the head near zero, and let batch-norm averages follow within tens of steps.
-
-    timm starts a narrow head with logits of several units, and its `tf_` networks average batch statistics over hundreds
-    of steps, as long ImageNet runs do.
-    """
+def start_head_near_zero(network: nn.Module, seed: int) -> None:
+    """Give the head small weights: timm starts a narrow one with logits of several units."""
     timm_network: Any = network
     head = timm_network.get_classifier()
     generator = torch.Generator().manual_seed(seed)
@@ -141,9 +69,6 @@ def prepare_for_few_steps(network: nn.Module, seed: int) -> None:
         head.weight.normal_(std=0.01, generator=generator)
         if head.bias is not None:
             head.bias.zero_()
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = BATCH_NORM_MOMENTUM
 
 
 def open_last_stages(network: nn.Module, n_stages: int | None) -> None:
@@ -164,19 +89,6 @@ def open_last_stages(network: nn.Module, n_stages: int | None) -> None:
     head = {id(parameter) for parameter in timm_network.get_classifier().parameters()}
     for name, parameter in network.named_parameters():
         parameter.requires_grad = id(parameter) in head or group_of.get(name) in learning
-
-
-def _logits(module: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    with torch.inference_mode():
-        parts = [module(torch.from_numpy(pixels[i : i + 32])) for i in range(0, len(pixels), 32)]
-    logits: NDArray[np.float32] = torch.cat(parts).numpy()
-    return logits
-
-
-def _weights(network: nn.Module) -> bytes:
-    from safetensors.torch import save
-
-    return save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
 
 
 METHOD = Method("finetune", "any timm backbone, trained whole or in its last stages", FinetuneConfig, fit)

@@ -1,9 +1,9 @@
-"""The Lightning module of a classifier: normalised pixels in, cross-entropy, AdamW with warm-up and cosine."""
+"""The Lightning module of a classifier: normalised pixels in, an embedding, logits, and a loss to minimise."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import hemalens._torchvision  # noqa: F401
 
@@ -19,22 +19,31 @@ from hemalens.images import Preprocessing
 
 
 class OptimiserConfig(StrictConfig):
-    """AdamW; the learning rate rises linearly over `warmup_epochs` and falls to zero along a cosine."""
+    """AdamW (without weight decay: Adam), and how the learning rate runs.
+
+    It rises linearly over `warmup_epochs`; then it falls to zero along a cosine, or stays. `gradient_clip` is the largest
+    allowed norm of the gradient, None for no limit.
+    """
 
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_epochs: float = Field(default=1.0, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
     label_smoothing: float = Field(default=0.1, ge=0, le=1)
+    gradient_clip: float | None = Field(default=1.0, gt=0)
 
 
 class CellClassifier(lightning.LightningModule):
-    """Trains a timm network on uint8 batches (n, 3, size, size)."""
+    """Trains a timm network with a head on uint8 batches (n, 3, size, size).
+
+    A method with another head or loss overrides `embed`, `classify` or `loss`.
+    """
 
     def __init__(
         self, network: nn.Module, preprocessing: Preprocessing, *, optimiser: OptimiserConfig, epochs: int, seed: int
     ) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: Any = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = optimiser
         self.epochs = epochs
         self.seed = seed
@@ -44,24 +53,42 @@ class CellClassifier(lightning.LightningModule):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
         self._validation: list[tuple[Tensor, Tensor]] = []
 
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 (n, 3, size, size) -> logits (n, k)."""
-        pixels = (images.float() - self.mean) / self.std
-        logits: Tensor = self.network(pixels.to(memory_format=torch.channels_last))
+    def pixels(self, images: Tensor) -> Tensor:
+        """uint8 (n, 3, size, size) -> normalised float, as in the bundle's graph."""
+        return ((images.float() - self.mean) / self.std).to(memory_format=torch.channels_last)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Pixels (n, 3, size, size) -> pooled embedding (n, d)."""
+        embedding: Tensor = self.network.forward_head(self.network.forward_features(pixels), pre_logits=True)
+        return embedding
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        """Embedding (n, d) -> logits (n, k)."""
+        logits: Tensor = self.network.get_classifier()(embedding)
         return logits
 
+    def loss(self, pixels: Tensor, targets: Tensor) -> Tensor:
+        """What training minimises on one batch: cross-entropy with label smoothing."""
+        logits = self.classify(self.embed(pixels))
+        return nn.functional.cross_entropy(logits, targets, label_smoothing=self.optimiser.label_smoothing)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 (n, 3, size, size) -> logits (n, k)."""
+        return self.classify(self.embed(self.pixels(images)))
+
     def on_train_epoch_start(self) -> None:
-        """Dropout draws depend on the epoch alone, and what is frozen stays in evaluation mode."""
+        """Dropout draws depend on the epoch alone; what learns is in training mode, what is frozen in evaluation mode."""
         torch.manual_seed(self.seed + self.current_epoch)
+        self.train()  # the trainer leaves each part in the mode it finds it in, and backbones come in evaluation mode
         for module in self.network.modules():
             own = list(module.parameters(recurse=False))
             if own and not any(parameter.requires_grad for parameter in own):
                 module.eval()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """Cross-entropy with label smoothing."""
+        """The loss of one batch."""
         images, targets = batch
-        loss = nn.functional.cross_entropy(self(images), targets, label_smoothing=self.optimiser.label_smoothing)
+        loss = self.loss(self.pixels(images), targets)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets))
         return loss
 
@@ -82,15 +109,18 @@ class CellClassifier(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW over the open parameters, no decay on biases and norms; a factor on the rate at every step."""
-        open_parameters = [p for p in self.network.parameters() if p.requires_grad]
+        open_parameters = [p for p in self.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in open_parameters if p.ndim > 1], "weight_decay": self.optimiser.weight_decay},
             {"params": [p for p in open_parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         adamw = torch.optim.AdamW(groups, lr=self.optimiser.learning_rate)
         n_steps = int(self.trainer.estimated_stepping_batches)
-        n_warmup = max(1, round(n_steps * self.optimiser.warmup_epochs / self.epochs))
-        schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: warmup_cosine(step, n_warmup, n_steps))
+        n_warmup = round(n_steps * self.optimiser.warmup_epochs / self.epochs)
+        if self.optimiser.schedule == "cosine":
+            schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: warmup_cosine(step, max(1, n_warmup), n_steps))
+        else:
+            schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: min(1.0, (step + 1) / max(1, n_warmup)))
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,9 @@ PARITY = 1e-3
 """Largest allowed difference of a probability between the bundle and the trained model."""
 N_PARITY_IMAGES = 8
 
+Reference = Callable[[list[Record]], NDArray[np.floating[Any]]]
+"""The trained model's own probabilities (n, k) for records, computed without the graph."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:
@@ -51,7 +54,7 @@ class Trained:
     preprocessing: Preprocessing
     temperature: float
     frozen_backbone: bool
-    reference: Callable[[list[Record]], NDArray[np.floating[Any]]]
+    reference: Reference
 
 
 def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes] | None = None) -> Bundle:
@@ -62,13 +65,7 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     classes = trained.train.classes
     graph = graphs.join(trained.graph, graphs.temperature_graph(len(classes), trained.temperature))
     content = graph.SerializeToString()
-    parity, embedding_size = _largest_difference(trained, content)
-    if not parity <= PARITY:
-        raise ParityError(
-            "the exported graph does not reproduce the trained model",
-            expected=f"probabilities within {PARITY}",
-            got=f"a difference of {parity:.2g}",
-        )
+    parity, embedding_size = check_parity(content, trained.train.records, trained.reference)
     data = [DataEntry.of(trained.train, "train")]
     if trained.validation is not None:
         data.append(DataEntry.of(trained.validation, "validation"))
@@ -90,14 +87,22 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     return write_bundle(path, manifest, {MODEL: content, SEEN: seen, **(extra_files or {})})
 
 
-def _largest_difference(trained: Trained, graph: bytes) -> tuple[float, int]:
-    """(largest difference of a probability on some training images, length of the embedding)."""
-    records = trained.train.records
+def check_parity(graph: bytes, records: Sequence[Record], reference: Reference) -> tuple[float, int]:
+    """(largest difference of a probability on some of the records, length of the embedding).
+
+    Raises `ParityError` when a probability differs by more than 1e-3.
+    """
     chosen = list(records[:: max(1, len(records) // N_PARITY_IMAGES)][:N_PARITY_IMAGES])
     served = []
     for _, answer in GraphRunner(graph, ["probabilities", "embedding"]).map(chosen):
         if isinstance(answer, ImageError):
             raise answer
         served.append(answer)
-    difference = np.abs(np.stack([a["probabilities"] for a in served]) - trained.reference(chosen)).max()
-    return float(difference), len(served[0]["embedding"])
+    difference = float(np.abs(np.stack([a["probabilities"] for a in served]) - reference(chosen)).max())
+    if not difference <= PARITY:
+        raise ParityError(
+            "the exported graph does not reproduce the trained model",
+            expected=f"probabilities within {PARITY}",
+            got=f"a difference of {difference:.2g}",
+        )
+    return difference, len(served[0]["embedding"])

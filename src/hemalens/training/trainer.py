@@ -94,12 +94,13 @@ def train(
     validation: DataLoader[Any],
     *,
     run_dir: Path,
-    patience: int,
+    patience: int | None,
     precision: Precision,
 ) -> None:
     """Train until the epochs are over or the validation score has not risen for `patience` epochs; keep the best epoch.
 
-    Checkpoints lie in `run_dir`/checkpoints; a run that was killed continues after its last whole epoch.
+    Without `patience` all epochs are run and the last one's weights are kept, whatever the validation says. Checkpoints lie
+    in `run_dir`/checkpoints; a run that was killed continues after its last whole epoch.
     """
     checkpoints = run_dir / "checkpoints"
     finished = checkpoints / "finished"
@@ -107,7 +108,8 @@ def train(
     if not finished.is_file():
         _fit(module, training, validation, run_dir=run_dir, patience=patience, precision=precision)
         write_text(finished, "")
-    state = SafetensorsCheckpointIO().load_checkpoint(checkpoints / "best.ckpt")
+    kept = "last" if patience is None else "best"
+    state = SafetensorsCheckpointIO().load_checkpoint(checkpoints / f"{kept}.ckpt")
     module.load_state_dict(state["state_dict"])
     module.cpu().eval()
 
@@ -118,14 +120,14 @@ def _fit(
     validation: DataLoader[Any],
     *,
     run_dir: Path,
-    patience: int,
+    patience: int | None,
     precision: Precision,
 ) -> None:
     checkpoints = run_dir / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     best = ModelCheckpoint(checkpoints, filename="best", monitor=SCORE, mode="max", enable_version_counter=False)
     last = ModelCheckpoint(checkpoints, filename="last", save_top_k=1, enable_version_counter=False, every_n_epochs=1)
-    stopping = EarlyStopping(SCORE, mode="max", patience=patience)
+    stopping = [] if patience is None else [EarlyStopping(SCORE, mode="max", patience=patience)]
     history = _History(run_dir / "history.jsonl")
     chosen = ("bf16" if has_bf16() else "fp32") if precision == "auto" else precision
     with _quiet_lightning(), track("training", module.epochs * len(training)) as advance:
@@ -134,13 +136,13 @@ def _fit(
             accelerator="auto",
             devices=1,
             precision="bf16-mixed" if chosen == "bf16" else "32-true",
-            callbacks=[best, stopping, history, _Bar(advance), last],
+            callbacks=[best, *stopping, history, _Bar(advance), last],
             plugins=[SafetensorsCheckpointIO()],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            gradient_clip_val=1.0,
+            gradient_clip_val=module.optimiser.gradient_clip,
             default_root_dir=run_dir,
         )
         resume = checkpoints / "last.ckpt"

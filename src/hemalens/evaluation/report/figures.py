@@ -1,14 +1,13 @@
-"""The figures of a report as inline SVG that takes its ink from the page, so that it reads on light, dark and paper."""
+"""The figures of an evaluation: confusion matrix, reliability diagram and embeddings."""
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hemalens.evaluation.report import formatting
+from hemalens.evaluation.report.canvas import INK, MARKERS, PAPER, POINTS_PER_PX, draw_svg
 from hemalens.evaluation.results import Evaluation, ReliabilityBin, Scatter
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ PALETTE = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"),
     *("#888888", "#882255", "#44AA99", "#999933", "#AA4499", "#117733", "#DDCC77", "#6699CC", "#661100"),
 )
-MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">")
 CORRECT, WRONG = "#0072B2", "#D55E00"
 N_VECTOR_POINTS = 400
 """A scatter of more points is drawn as a PNG inside the SVG."""
@@ -30,31 +28,6 @@ N_CLASSES_LARGE = 10
 """The confusion matrix of more classes has smaller cells and takes the whole width of a page."""
 N_FEW = 10
 """A bin of fewer images is a hollow point in the reliability diagram."""
-
-_INK, _PAPER = "#010203", "#fdfcfb"
-_POINTS_PER_PX = 0.72  # figures are laid out at 100 px an inch
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "hemalens",
-    "font.family": "DejaVu Sans",
-    "font.size": 12 * _POINTS_PER_PX,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.linewidth": 0.6,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 3.0,
-    "ytick.major.size": 3.0,
-    "text.parse_math": False,
-    "savefig.dpi": 200,
-}
-_ID = re.compile(r'(\sid="|url\(#|href="#)')
-_DROPPED = re.compile(
-    r"\s*<metadata>.*?</metadata>|\s*<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->| font-family: '[^']*';", re.DOTALL
-)
 
 
 def confusion_figure(evaluation: Evaluation, *, name: str) -> str:
@@ -88,7 +61,7 @@ def confusion_figure(evaluation: Evaluation, *, name: str) -> str:
             y = 1 - (top_px - 22 + 16 * line) / height_px
             figure.text((left_px - 4) / width_px, y, text, ha="right", va="center", alpha=0.65)
 
-    return _svg(draw, width_px, height_px, name=name, alt=_confusion_alt(evaluation))
+    return draw_svg(draw, width_px, height_px, name=name, alt=_confusion_alt(evaluation))
 
 
 def _longest(texts: Sequence[str]) -> int:
@@ -117,16 +90,16 @@ def _draw_confusion_row(axes: Axes, row: int, code: str, evaluation: Evaluation)
         colour = CORRECT if correct else WRONG
         inset, edge = (0.04, colour) if correct else (0.02, "none")
         box = (column + inset, row + inset), 1 - 2 * inset, 1 - 2 * inset
-        axes.add_patch(Rectangle(*box, facecolor=(_INK, 0.05), edgecolor="none"))
+        axes.add_patch(Rectangle(*box, facecolor=(INK, 0.05), edgecolor="none"))
         if n:
             axes.add_patch(Rectangle(*box, facecolor=(colour, 0.08 + 0.92 * share), edgecolor="none"))
         if edge != "none":
             axes.add_patch(Rectangle(*box, facecolor="none", edgecolor=edge, linewidth=1.0))
-        ink = "white" if share > 0.55 else _INK
+        ink = "white" if share > 0.55 else INK
         small = len(str(n)) > 4
         axes.text(
             column + 0.5, row + 0.52, str(n), ha="center", va="center", color=ink, alpha=None if n else 0.35,
-            fontsize=(9 if small else 11.5) * _POINTS_PER_PX,
+            fontsize=(9 if small else 11.5) * POINTS_PER_PX,
         )  # fmt: skip
 
 
@@ -145,15 +118,15 @@ def reliability_figure(evaluation: Evaluation, *, name: str) -> str:
             axes.set_xlim(0, 1)
 
     points = "; ".join(f"{bin_.confidence:.2f}: {bin_.accuracy:.2f} of {bin_.n}" for bin_ in bins)
-    return _svg(draw, width_px, height_px, name=name, alt=f"Reliability diagram, confidence: accuracy. {points}.")
+    return draw_svg(draw, width_px, height_px, name=name, alt=f"Reliability diagram, confidence: accuracy. {points}.")
 
 
 def _draw_calibration(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
-    axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
     for bin_ in bins:
         axes.bar(bin_.low, bin_.accuracy, bin_.high - bin_.low, align="edge", color=CORRECT, alpha=0.16, linewidth=0)
         axes.plot([bin_.confidence] * 2, [bin_.confidence, bin_.accuracy], color=WRONG, linewidth=1.4)
-        face = _PAPER if bin_.n < N_FEW else CORRECT
+        face = PAPER if bin_.n < N_FEW else CORRECT
         axes.plot(
             bin_.confidence, bin_.accuracy, color=CORRECT, marker="o", markersize=5.5, markerfacecolor=face,
             clip_on=False, zorder=4,
@@ -165,26 +138,34 @@ def _draw_calibration(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
 def _draw_bin_counts(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
     most = max((bin_.n for bin_ in bins), default=1)
     for bin_ in bins:
-        axes.bar(bin_.low, bin_.n, bin_.high - bin_.low, align="edge", color=_INK, alpha=0.3, linewidth=0)
+        axes.bar(bin_.low, bin_.n, bin_.high - bin_.low, align="edge", color=INK, alpha=0.3, linewidth=0)
         middle = (bin_.low + bin_.high) / 2
-        axes.text(middle, bin_.n + 0.04 * most, str(bin_.n), ha="center", va="bottom", fontsize=9 * _POINTS_PER_PX)
+        axes.text(middle, bin_.n + 0.04 * most, str(bin_.n), ha="center", va="bottom", fontsize=9 * POINTS_PER_PX)
     axes.set(ylim=(0, 1.28 * most), xlabel="confidence (best probability)", ylabel="images")
     axes.set_yticks([])
 
 
-def scatter_keys(scatter: Scatter) -> tuple[dict[str, str], dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class ScatterKeys:
     """Colour of each label and marker of each domain, in the order in which the legend lists them."""
-    labels = sorted({point.label for point in scatter.points})
-    domains = sorted({point.domain for point in scatter.points})
-    return (
+
+    colours: dict[str, str]
+    markers: dict[str, str]
+
+
+def scatter_keys(*scatters: Scatter) -> ScatterKeys:
+    """The keys of scatters that share a legend."""
+    labels = sorted({point.label for scatter in scatters for point in scatter.points})
+    domains = sorted({point.domain for scatter in scatters for point in scatter.points})
+    return ScatterKeys(
         {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(labels)},
         {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(domains)},
     )
 
 
-def scatter_figure(scatter: Scatter, *, name: str) -> str:
+def scatter_figure(scatter: Scatter, keys: ScatterKeys, *, name: str) -> str:
     """Embeddings as SVG: colour and number are the true label, the marker is the domain, a ring a wrong prediction."""
-    colours, markers = scatter_keys(scatter)
+    colours, markers = keys.colours, keys.markers
     width_px, height_px = 620.0, 480.0
 
     def draw(figure: Figure) -> None:
@@ -202,13 +183,14 @@ def scatter_figure(scatter: Scatter, *, name: str) -> str:
                 s=16, marker=marker, edgecolors=[(0, 0, 0, 0.45)], linewidths=0.35, alpha=0.9, rasterized=raster,
             )  # fmt: skip
         wrong = [p for p in scatter.points if p.predicted != p.label]
-        axes.scatter([p.x for p in wrong], [p.y for p in wrong], s=52, facecolors="none", edgecolors=_INK, linewidths=0.9)
+        axes.scatter([p.x for p in wrong], [p.y for p in wrong], s=52, facecolors="none", edgecolors=INK, linewidths=0.9)
         axes.margins(0.04)
         _number_classes(axes, scatter, colours)
 
     n_wrong = sum(point.predicted != point.label for point in scatter.points)
-    alt = f"Scatter of {len(scatter.points)} cells in {len(colours)} cell types; {n_wrong} wrong predictions are ringed."
-    return _svg(draw, width_px, height_px, name=name, alt=alt)
+    n_labels = len({point.label for point in scatter.points})
+    alt = f"Scatter of {len(scatter.points)} cells in {n_labels} cell types; {n_wrong} wrong predictions are ringed."
+    return draw_svg(draw, width_px, height_px, name=name, alt=alt)
 
 
 def _number_classes(axes: Axes, scatter: Scatter, colours: dict[str, str]) -> None:
@@ -219,41 +201,15 @@ def _number_classes(axes: Axes, scatter: Scatter, colours: dict[str, str]) -> No
     to_px, from_px = axes.transData, axes.transData.inverted()
     for number, (code, colour) in enumerate(colours.items(), start=1):
         points = [p for p in scatter.points if p.label == code]
+        if not points:
+            continue
         x, y = to_px.transform((statistics.median(p.x for p in points), statistics.median(p.y for p in points)))
         shifts = sorted(range(-200, 201, 4), key=abs)
         y_free = next((y + s for s in shifts if all(abs(x - a) > 22 or abs(y + s - b) > 20 for a, b in placed)), float(y))
         placed.append((float(x), float(y_free)))
-        box = {"boxstyle": "round,pad=0.28", "facecolor": _PAPER, "edgecolor": colour, "linewidth": 1.5}
+        box = {"boxstyle": "round,pad=0.28", "facecolor": PAPER, "edgecolor": colour, "linewidth": 1.5}
         at_x, at_y = from_px.transform((x, y_free))
         axes.text(
             float(at_x), float(at_y), str(number), ha="center", va="center", bbox=box, zorder=6,
-            fontsize=11 * _POINTS_PER_PX, fontweight="bold",
+            fontsize=11 * POINTS_PER_PX, fontweight="bold",
         )  # fmt: skip
-
-
-def _svg(draw: Callable[[Figure], None], width_px: float, height_px: float, *, name: str, alt: str) -> str:
-    """Draw a figure and return it as an SVG element that scales with the page and has the ids of `name`."""
-    from markupsafe import escape
-    from matplotlib import style
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    buffer = io.StringIO()
-    with style.context(["default", _STYLE]), warnings.catch_warnings():
-        # the browser has the glyphs that DejaVu Sans, used for the layout only, lacks
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure = Figure(figsize=(width_px / 100, height_px / 100), dpi=100)
-        FigureCanvasSVG(figure)
-        figure.patch.set_alpha(0)
-        draw(figure)
-        for axes in figure.axes:
-            axes.patch.set_alpha(0)
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    body = text[text.index(">", text.index("<svg")) + 1 :]
-    body = _DROPPED.sub("", body)
-    body = _ID.sub(rf"\g<1>{name}-", body)
-    body = body.replace(_INK, "currentColor").replace(_PAPER, "var(--paper, white)")
-    view = f"0 0 {width_px * _POINTS_PER_PX:g} {height_px * _POINTS_PER_PX:g}"
-    head = f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="{view}" style="max-width:{width_px:.0f}px">'
-    return head + body.strip()

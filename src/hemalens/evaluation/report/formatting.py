@@ -13,8 +13,8 @@ FINGERPRINT_DIGITS = 12
 
 
 def score(value: float | None) -> str:
-    """A score with three decimals, or "n/a"."""
-    return MISSING if value is None else f"{value:.3f}"
+    """A score with three decimals, zero without a sign, or "n/a"."""
+    return MISSING if value is None else f"{value:z.3f}"
 
 
 def interval(estimate: Estimate) -> str:

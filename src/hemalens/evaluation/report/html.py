@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from hemalens.evaluation.report import figures, formatting, tables
+from hemalens.evaluation.report import curves, figures, formatting, k_shot, tables
+from hemalens.evaluation.report.curves import LineStyle
+from hemalens.evaluation.report.figures import ScatterKeys
+from hemalens.evaluation.report.k_shot import Line, Target
 from hemalens.evaluation.report.tables import Cell, Table
-from hemalens.evaluation.results import DataCard, Evaluation, Report
+from hemalens.evaluation.results import DataCard, Evaluation, Report, Scatter
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -24,7 +27,7 @@ _MARKER_PATHS = {
     "<": "M1.2 6L10 1.2V10.8Z",
     ">": "M10.8 6L2 1.2V10.8Z",
 }
-"""Outlines of the scatter's markers in a box of 12 by 12, for the legend."""
+"""Outlines of the markers in a box of 12 by 12, for the legends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,14 @@ class _LegendEntry:
     number: str = ""
     colour: str = ""
     path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _ScatterLegend:
+    """The legend of a scatter, or of several with the same keys."""
+
+    labels: tuple[_LegendEntry, ...]
+    domains: tuple[_LegendEntry, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +66,52 @@ class _EvaluationView:
     """The confusion matrix needs the whole width of the page."""
     reliability_svg: str
     scatter_svg: str
-    legend: tuple[_LegendEntry, ...]
-    domains: tuple[_LegendEntry, ...]
+    legend: _ScatterLegend
+
+
+@dataclass(frozen=True, slots=True)
+class _LineKey:
+    """One line of the curves' legend; `path` is the outline of its marker."""
+
+    line: Line
+    style: LineStyle
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedding:
+    """A scatter of a target with the line it belongs to."""
+
+    line: Line
+    scatter: Scatter
+    svg: str
+
+
+@dataclass(frozen=True, slots=True)
+class _TargetView:
+    """The k-shot results on one target as the template prints them; figures are SVG elements."""
+
+    target: Target
+    warning: str
+    facts: tuple[tuple[str, tuple[str, ...]], ...]
+    curves: tuple[str, str]
+    keys: tuple[_LineKey, ...]
+    has_reference: bool
+    scores: Table
+    class_scores: Table
+    embeddings: tuple[_Embedding, ...]
+    legend: _ScatterLegend
+    unreadable: tuple[tuple[str, str], ...]
 
 
 def render_html(report: Report) -> str:
     """The whole report as one HTML text; the same report gives the same text."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FunctionLoader(_template), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters.update(
         label=formatting.label,
         score=formatting.score,
@@ -74,14 +121,17 @@ def render_html(report: Report) -> str:
         sentence=_sentence,
         path=_path,
     )
-    template = resources.files(__package__).joinpath("template.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    return environment.get_template("template.html").render(
         report=report,
         notice=formatting.SYNTHETIC_NOTICE if report.synthetic else "",
         few=figures.N_FEW,
         research_use=formatting.RESEARCH_USE,
-        overview=tables.overview(report),
+        overview=tables.overview(report) if report.evaluations else None,
+        k_shot_overview=k_shot.overview(report) if report.k_shot else None,
+        introduction=k_shot.INTRODUCTION,
         views=[_view(number, evaluation) for number, evaluation in enumerate(report.evaluations, start=1)],
+        targets=[_target_view(target) for target in k_shot.targets(report)],
+        comparisons=[(tables.comparison(table), table.note) for table in report.tables],
         cards=[_card(card) for card in report.data],
         methods=[
             (
@@ -95,31 +145,65 @@ def render_html(report: Report) -> str:
     )
 
 
+def _template(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
 def _view(number: int, evaluation: Evaluation) -> _EvaluationView:
     name = tables.anchor(number)
     scatter = evaluation.scatter if evaluation.scatter is not None and evaluation.scatter.points else None
-    colours, markers = figures.scatter_keys(scatter) if scatter else ({}, {})
+    keys = figures.scatter_keys(scatter) if scatter else figures.scatter_keys()
     return _EvaluationView(
         id=name,
         number=number,
         evaluation=evaluation,
         setting=tables.setting(evaluation),
         scores=tables.score_cells(evaluation),
-        left_out=tables.left_out(evaluation),
+        left_out=tables.left_out(evaluation.left_out),
         per_class=tables.per_class(evaluation),
         confusion=tables.confusion(evaluation),
         reliability=tables.reliability(evaluation),
         confusion_svg=figures.confusion_figure(evaluation, name=f"{name}-confusion") if evaluation.classes else "",
         is_wide=len(evaluation.classes) > figures.N_CLASSES_LARGE,
         reliability_svg=figures.reliability_figure(evaluation, name=f"{name}-reliability"),
-        scatter_svg=figures.scatter_figure(scatter, name=f"{name}-scatter") if scatter else "",
-        legend=tuple(
-            _LegendEntry(formatting.label(code), number=str(i), colour=colour)
-            for i, (code, colour) in enumerate(colours.items(), start=1)
+        scatter_svg=figures.scatter_figure(scatter, keys, name=f"{name}-scatter") if scatter else "",
+        legend=_scatter_legend(keys),
+    )
+
+
+def _scatter_legend(keys: ScatterKeys) -> _ScatterLegend:
+    labels = (
+        _LegendEntry(formatting.label(code), number=str(i), colour=colour)
+        for i, (code, colour) in enumerate(keys.colours.items(), start=1)
+    )
+    domains = (
+        _LegendEntry(formatting.visible(domain), path=_MARKER_PATHS[marker]) for domain, marker in keys.markers.items()
+    )
+    return _ScatterLegend(tuple(labels), tuple(domains))
+
+
+def _target_view(target: Target) -> _TargetView:
+    shown = [(line, line.result.scatter) for line in target.lines if line.result.scatter and line.result.scatter.points]
+    scatters = [scatter for _, scatter in shown if scatter is not None]
+    keys = figures.scatter_keys(*scatters)
+    return _TargetView(
+        target=target,
+        warning=k_shot.warning(target),
+        facts=k_shot.facts(target),
+        curves=curves.k_shot_figures(target, name=target.anchor),
+        keys=tuple(
+            _LineKey(line, style, _MARKER_PATHS[style.marker])
+            for line, style in zip(target.lines, curves.line_styles(target), strict=True)
         ),
-        domains=tuple(
-            _LegendEntry(formatting.visible(domain), path=_MARKER_PATHS[marker]) for domain, marker in markers.items()
+        has_reference=any(line.result.supervised for line in target.lines),
+        scores=k_shot.scores(target),
+        class_scores=k_shot.class_scores(target),
+        embeddings=tuple(
+            _Embedding(line, scatter, figures.scatter_figure(scatter, keys, name=f"{target.anchor}-scatter-{i}"))
+            for i, (line, scatter) in enumerate(zip((line for line, _ in shown), scatters, strict=True), start=1)
         ),
+        legend=_scatter_legend(keys),
+        unreadable=k_shot.unreadable(target),
     )
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from hemalens.evaluation.report import formatting, tables
+from hemalens.evaluation.report import formatting, k_shot, tables
+from hemalens.evaluation.report.k_shot import Target
 from hemalens.evaluation.report.tables import Cell, Table
 from hemalens.evaluation.results import DataCard, Evaluation, Report
 
 _ALWAYS_ESCAPED = re.compile(r"([\\`*\[\]|~])")
 # an underscore inside a word is no emphasis, so file names stay readable
 _OUTER_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
-_BLOCK_MARK = re.compile(r"^(\s*)([#+=-]|\d+(?=[.)](?:\s|$)))")
+_BLOCK_MARK = re.compile(r"^(\s*)([#+=-](?!\d)|\d+(?=[.)](?:\s|$)))")
 
 
 def escape(text: str) -> str:
@@ -36,18 +37,40 @@ def render_markdown(report: Report) -> str:
         blocks.append(f"> **{formatting.SYNTHETIC_NOTICE}**")
     blocks.append(f"{escape(report.created)} \N{MIDDLE DOT} protocol: {escape(report.protocol)}")
     blocks.extend(_items(report.summary))
-    blocks.extend(["## Overview", _table(tables.overview(report))])
-    for number, evaluation in enumerate(report.evaluations, start=1):
-        blocks.extend(_evaluation(number, evaluation))
-    blocks.append("## Data")
+    blocks.extend(_results(report))
+    if report.data:
+        blocks.append("## Data")
     for card in report.data:
         blocks.extend(_data_card(card))
-    blocks.append("## Methods")
+    if report.methods:
+        blocks.append("## Methods")
     for name, values in report.methods.items():
         blocks.extend([f"### {escape(name)}", _table(tables.configuration(name, values))])
     blocks.extend(["## Environment", _table(tables.pairs("Software", ("Name", "Value"), report.environment))])
     blocks.extend(["## Command", _code(report.command), f"Seed: {report.seed}", f"**{formatting.RESEARCH_USE}**"])
     return "\n\n".join(blocks) + "\n"
+
+
+def _results(report: Report) -> Iterator[str]:
+    if report.evaluations or report.k_shot:
+        yield "## Overview"
+    if report.evaluations:
+        yield _table(tables.overview(report))
+    if report.k_shot:
+        table = k_shot.overview(report)
+        yield escape(table.caption)
+        yield _table(table)
+    for number, evaluation in enumerate(report.evaluations, start=1):
+        yield from _evaluation(number, evaluation)
+    for target in k_shot.targets(report):
+        yield from _target(target)
+    if report.tables:
+        yield "## Ours beside the published"
+    for comparison in report.tables:
+        yield f"### {escape(comparison.title)}"
+        yield _table(tables.comparison(comparison))
+        if comparison.note:
+            yield escape(comparison.note)
 
 
 def _evaluation(number: int, evaluation: Evaluation) -> Iterator[str]:
@@ -57,7 +80,7 @@ def _evaluation(number: int, evaluation: Evaluation) -> Iterator[str]:
     yield f"Intervals: {escape(evaluation.intervals)}"
     if evaluation.left_out:
         yield "Cell types that are not tested:"
-        yield from _items(tables.left_out(evaluation))
+        yield from _items(tables.left_out(evaluation.left_out))
     for table in (tables.per_class(evaluation), tables.confusion(evaluation), tables.reliability(evaluation)):
         yield f"### {escape(table.caption)}"
         yield _table(table)
@@ -67,6 +90,20 @@ def _evaluation(number: int, evaluation: Evaluation) -> Iterator[str]:
     if evaluation.unreadable:
         yield "### Unreadable images"
         yield from _items(f"{name}: {reason}" for name, reason in evaluation.unreadable.items())
+
+
+def _target(target: Target) -> Iterator[str]:
+    yield f"## Few labelled cells: {escape(target.name)}"
+    yield k_shot.INTRODUCTION
+    if warning := k_shot.warning(target):
+        yield f"> **{escape(warning)}**"
+    yield from _items(f"{term}: {line}" for term, lines in k_shot.facts(target) for line in lines)
+    for table in (k_shot.scores(target), k_shot.class_scores(target)):
+        yield f"### {escape(table.caption)}"
+        yield _table(table)
+    if unreadable := k_shot.unreadable(target):
+        yield f"### Unreadable images of {escape(target.name)}"
+        yield from _items(f"{file}: {reason}" for file, reason in unreadable)
 
 
 def _data_card(card: DataCard) -> Iterator[str]:
@@ -104,9 +141,17 @@ def _code(text: str) -> str:
 
 
 def _table(table: Table) -> str:
-    if not table.rows:
-        return f"{formatting.MISSING}"
+    """A table; the heads of groups are repeated in a first column, as Markdown has no rows across columns."""
     head = [escape(column.title) for column in table.columns]
     rule = ["---:" if column.numeric else "---" for column in table.columns]
-    rows = [[escape(_estimate(cell)) for cell in row] for row in table.rows]
+    rows = [[_cell(cell) for cell in row] for row in table.rows]
+    if table.groups:
+        head, rule = [escape(table.grouped_by), *head], ["---", *rule]
+        rows = [[_cell(cell) for cell in (group.head, *row)] for group in table.groups for row in group.rows]
+    if not rows:
+        return f"{formatting.MISSING}"
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
+
+
+def _cell(cell: Cell) -> str:
+    return escape(_estimate(cell)) + (f" **{escape(cell.tag)}**" if cell.tag else "")

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hemalens.evaluation.report import formatting
-from hemalens.evaluation.results import ClassScores, DataCard, Estimate, Evaluation, Report, WrongCell
+from hemalens.evaluation.results import ClassScores, ComparisonTable, DataCard, Estimate, Evaluation, Report, WrongCell
+
+# "0.91", "<0.01", "1,234", "0.91 ± 0.02", "0.91 (0.88–0.93)", "12 %"
+_NUMBER = re.compile(r"[<>~+\-−]?\s?\d[\d\s.,%()±–-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell: a value, what qualifies it (interval, spread), where it links to, and (low, value, high) to draw."""
+    """One cell: a value, what qualifies it (interval, spread), where it links to, and (low, value, high) to draw.
+
+    `tag` is a warning that stands out beside the text.
+    """
 
     text: str
     notes: tuple[str, ...] = ()
     href: str = ""
     limits: tuple[float, float, float] | None = None
+    tag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +39,26 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Rows that follow one another under a head of their own."""
+
+    head: Cell
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
-    """A table with its caption; every row has as many cells as there are columns."""
+    """A table with its caption; every row has as many cells as there are columns.
+
+    A table with `groups` has the rows of these; where heads between rows cannot be shown, they become a first column of
+    the title `grouped_by`.
+    """
 
     caption: str
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...] = ()
+    groups: tuple[Group, ...] = ()
+    grouped_by: str = ""
 
 
 def anchor(number: int) -> str:
@@ -192,10 +214,10 @@ def reasons(counts: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(f"{formatting.visible(reason)}: {formatting.count(n)}" for reason, n in counts.items())
 
 
-def left_out(evaluation: Evaluation) -> tuple[str, ...]:
+def left_out(reason_of: Mapping[str, str]) -> tuple[str, ...]:
     """The classes that are not tested, one line for each reason."""
     by_reason: dict[str, list[str]] = {}
-    for code, reason in evaluation.left_out.items():
+    for code, reason in reason_of.items():
         by_reason.setdefault(formatting.visible(reason), []).append(formatting.label(code))
     return tuple(f"{formatting.listed(names)}: {reason}" for reason, names in by_reason.items())
 
@@ -209,6 +231,24 @@ def setting(evaluation: Evaluation) -> str:
         formatting.counted(evaluation.n_folds, "fold"),
     ]
     return " \N{MIDDLE DOT} ".join(parts)
+
+
+def comparison(table: ComparisonTable) -> Table:
+    """A study's own table; a column of nothing but numbers, as values or as text, is set flush right."""
+    columns = tuple(
+        Column(formatting.visible(title), numeric=i > 0 and all(_is_number(row[i]) for row in table.rows), heads=i == 0)
+        for i, title in enumerate(table.columns)
+    )
+    rows = tuple(tuple(_comparison_cell(value) for value in row) for row in table.rows)
+    return Table(formatting.visible(table.title), columns, rows)
+
+
+def _is_number(value: str | float | None) -> bool:
+    return not isinstance(value, str) or _NUMBER.fullmatch(value) is not None
+
+
+def _comparison_cell(value: str | float | None) -> Cell:
+    return Cell(formatting.visible(value) if isinstance(value, str) else formatting.score(value))
 
 
 def wrong_call(cell: WrongCell) -> str:

@@ -1,0 +1,218 @@
+"""Classify from a few labelled embeddings: class means and cosine as published (BloodShot), and what may be better.
+
+Pure NumPy and scikit-learn, and a graph of plain ONNX operators: adapting and predicting need no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import numpy as np
+import onnx
+from numpy.typing import ArrayLike, NDArray
+from onnx import helper, numpy_helper
+from pydantic import Field
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from hemalens.config import StrictConfig
+from hemalens.errors import ConfigError, InputError
+from hemalens.graphs import float_value, make_model
+
+Rule = Literal["prototype", "nearest_neighbour", "logistic_regression"]
+Centre = Literal["none", "support", "target"]
+Floats = NDArray[np.floating[Any]]
+COSINE_SCALE = 64.0
+"""Logits are this times the cosine, as in the AAM-softmax that the embedder was trained with."""
+SHORTEST = 1e-12
+
+
+class FewShotConfig(StrictConfig):
+    """How a few labelled embeddings classify the rest; the defaults are the published way.
+
+    `rule`: nearest class mean, nearest labelled image (both by cosine), or logistic regression with inverse regularisation
+    strength `c`. `normalise`: embeddings are brought to unit length before they are averaged or learned from. `centre`: the
+    mean of the "support", or of the "target"'s unlabelled images (transductive), is subtracted from all embeddings first.
+    `n_prototypes`: means a class, by k-means where there are images enough.
+    """
+
+    rule: Rule = "prototype"
+    normalise: bool = False
+    centre: Centre = "none"
+    n_prototypes: int = Field(default=1, ge=1, le=100)
+    c: float = Field(default=1.0, gt=0)
+
+    @property
+    def transductive(self) -> bool:
+        """Whether the images to be classified are looked at, without labels, before any is classified."""
+        return self.centre == "target"
+
+    def __str__(self) -> str:
+        means = "class means" if self.n_prototypes == 1 else f"up to {self.n_prototypes} means a class"
+        words = {"prototype": means, "nearest_neighbour": "nearest image", "logistic_regression": "logistic regression"}
+        text = words[self.rule] + ("" if self.rule == "logistic_regression" else ", cosine")
+        text += ", unit length first" if self.normalise else ""
+        where = {"none": "", "support": ", centred on the support", "target": ", centred on the target"}
+        return text + where[self.centre]
+
+    def make(self, *, random_state: int = 0) -> PrototypeClassifier:
+        """A new, unfitted classifier."""
+        return PrototypeClassifier(**self.model_dump(), random_state=random_state)
+
+
+class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Memorise labelled embeddings (n, d) and classify others by them; parameters as in `FewShotConfig`.
+
+    Fitted: `classes_` (k,), `centre_` (d,), and either `prototypes_`, one array (p, d) of unit vectors a class, or
+    `weight_` (k, d) and `bias_` (k,) of the logistic regression.
+    """
+
+    def __init__(
+        self,
+        rule: Rule = "prototype",
+        *,
+        normalise: bool = False,
+        centre: Centre = "none",
+        n_prototypes: int = 1,
+        c: float = 1.0,
+        random_state: int = 0,
+    ) -> None:
+        self.rule = rule
+        self.normalise = normalise
+        self.centre = centre
+        self.n_prototypes = n_prototypes
+        self.c = c
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike, unlabelled: ArrayLike | None = None) -> Self:
+        """Learn from support embeddings (n, d) and their classes (n,).
+
+        `unlabelled` (m, d) are the target's embeddings, for `centre="target"` only. Raises `InputError` for a support of
+        one class and `ConfigError` for centring on a target that is not given.
+        """
+        support, labels = np.asarray(X, np.float64), np.asarray(y)
+        self.classes_, index = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise InputError("the support has one class only", expected="labelled images of at least two classes")
+        self.centre_ = self._centre(support, unlabelled)
+        self.n_features_in_ = support.shape[1]
+        points = self._transformed(support)
+        if self.rule == "logistic_regression":
+            self._fit_logistic_regression(points, index)
+        else:
+            self.prototypes_ = [_unit(self._means(points[index == i])) for i in range(len(self.classes_))]
+        return self
+
+    def _centre(self, support: Floats, unlabelled: ArrayLike | None) -> Floats:
+        if self.centre == "target":
+            if unlabelled is None:
+                raise ConfigError("centring on the target needs the target's unlabelled embeddings")
+            return np.asarray(np.asarray(unlabelled, np.float64).mean(axis=0))
+        return np.asarray(support.mean(axis=0)) if self.centre == "support" else np.zeros(support.shape[1])
+
+    def _transformed(self, X: Floats) -> Floats:
+        centred = X - self.centre_
+        points: Floats = _unit(centred) if self.normalise else centred
+        return points
+
+    def _means(self, points: Floats) -> Floats:
+        n = min(self.n_prototypes, len(np.unique(points, axis=0)))
+        if self.rule == "nearest_neighbour":
+            return points
+        if n == 1:
+            return np.asarray(points.mean(axis=0, keepdims=True))
+        from sklearn.cluster import KMeans
+
+        centres: Floats = KMeans(n, n_init=3, random_state=self.random_state).fit(points).cluster_centers_
+        return centres
+
+    def _fit_logistic_regression(self, points: Floats, index: NDArray[np.int64]) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        found = LogisticRegression(C=self.c, max_iter=2000, random_state=self.random_state).fit(points, index)
+        weight, bias = found.coef_, found.intercept_
+        # two classes: one row, the logit of the second against the first
+        self.weight_ = np.concatenate([-weight, weight]) / 2 if len(weight) == 1 else weight
+        self.bias_ = np.concatenate([-bias, bias]) / 2 if len(weight) == 1 else bias
+
+    def decision_function(self, X: ArrayLike) -> Floats:
+        """Logits (n, k): 64 times the cosine to the nearest prototype of each class, or those of the regression."""
+        check_is_fitted(self)
+        embeddings = np.asarray(X, np.float64)
+        if self.rule == "logistic_regression":
+            logits: Floats = self._projected(embeddings, self.weight_, unit=self.normalise) + self.bias_
+            return logits
+        cosine = self._projected(embeddings, np.concatenate(self.prototypes_), unit=True)
+        first = np.cumsum([0, *(len(p) for p in self.prototypes_[:-1])])
+        return COSINE_SCALE * np.maximum.reduceat(cosine, first, axis=1)
+
+    def _projected(self, X: Floats, directions: Floats, *, unit: bool) -> Floats:
+        """(X - centre) @ directions.T, of X - centre as it is or brought to unit length."""
+        # not X @ ... - centre @ ...: what rounding leaves of an image at the centre would count as its direction
+        centred = X - self.centre_ if self.centre_.any() else X
+        projected: Floats = centred @ directions.T
+        if not unit:
+            return projected
+        cosine: Floats = projected / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), SHORTEST)
+        return cosine
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The most likely class of each embedding, (n,)."""
+        logits = self.decision_function(X)
+        answers: NDArray[Any] = self.classes_[logits.argmax(axis=1)]
+        return answers
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Softmax of the logits, (n, k); not calibrated."""
+        probabilities: NDArray[np.float64] = softmax(self.decision_function(X), axis=1)
+        return probabilities
+
+
+def _unit(vectors: Floats) -> Floats:
+    unit: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), SHORTEST)
+    return unit
+
+
+def leave_one_out(config: FewShotConfig, embeddings: Floats, targets: NDArray[np.int64], unit: NDArray[np.int64]) -> Floats:
+    """Logits (n, k) of each support image from a classifier that has not seen its unit (its copies and its group).
+
+    A class that no other unit has is unknown to that classifier: -inf in its column.
+    """
+    n_classes = int(targets.max()) + 1
+    logits = np.full((len(targets), n_classes), -np.inf)
+    for one in np.unique(unit):
+        out = unit == one
+        if len(np.unique(targets[~out])) < 2:
+            continue
+        fitted = config.make().fit(embeddings[~out], targets[~out])
+        logits[np.ix_(out, fitted.classes_)] = fitted.decision_function(embeddings[out])
+    return logits
+
+
+def few_shot_graph(fitted: PrototypeClassifier) -> onnx.ModelProto:
+    """A fitted classifier as a graph: embedding (n, d) -> raw_logits (n, k)."""
+    k, d = len(fitted.classes_), fitted.n_features_in_
+    constants = {"centre": fitted.centre_, "shortest": np.array([SHORTEST])}
+    nodes = [helper.make_node("Sub", ["embedding", "centre"], ["centred"])]
+    regression = fitted.rule == "logistic_regression"
+    points = "centred"
+    if fitted.normalise or not regression:
+        nodes += [
+            helper.make_node("ReduceL2", ["centred", "last_axis"], ["length"], keepdims=1),
+            helper.make_node("Max", ["length", "shortest"], ["safe_length"]),
+            helper.make_node("Div", ["centred", "safe_length"], ["unit"]),
+        ]
+        points = "unit"
+    if regression:
+        constants |= {"weight": fitted.weight_, "bias": fitted.bias_}
+        nodes.append(helper.make_node("Gemm", [points, "weight", "bias"], ["raw_logits"], transB=1))
+    else:
+        for i, prototypes in enumerate(fitted.prototypes_):
+            constants[f"prototypes_{i}"] = COSINE_SCALE * prototypes.T
+            nodes.append(helper.make_node("MatMul", [points, f"prototypes_{i}"], [f"near_{i}"]))
+            nodes.append(helper.make_node("ReduceMax", [f"near_{i}", "last_axis"], [f"logit_{i}"], keepdims=1))
+        nodes.append(helper.make_node("Concat", [f"logit_{i}" for i in range(k)], ["raw_logits"], axis=1))
+    initializers = [numpy_helper.from_array(np.asarray(v, np.float32), name) for name, v in constants.items()]
+    initializers.append(numpy_helper.from_array(np.array([-1], np.int64), "last_axis"))
+    return make_model(nodes, [float_value("embedding", ["n", d])], [float_value("raw_logits", ["n", k])], initializers)

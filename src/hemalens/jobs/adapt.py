@@ -1,0 +1,172 @@
+"""Adapt a bundle to a new laboratory with a few labelled cells: its embedding stays, its classifier is learned anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemalens import graphs
+from hemalens.bundle import (
+    MODEL,
+    SEEN,
+    Adaptation,
+    Bundle,
+    DataEntry,
+    ExpectedAccuracy,
+    class_entries,
+    library_versions,
+    open_bundle,
+    seen_images,
+    write_bundle,
+)
+from hemalens.datasets import READERS, CellDataset, Record
+from hemalens.errors import ConfigError, LabelError, SplitError, one_line
+from hemalens.evaluation import metrics
+from hemalens.evaluation.metrics import fit_temperature, log_softmax
+from hemalens.features import FeatureCache, default_cache_dir, extract
+from hemalens.fewshot import FewShotConfig, few_shot_graph, leave_one_out
+from hemalens.files import claim_output
+from hemalens.jobs.prepare import prepare
+from hemalens.jobs.train import Say
+from hemalens.progress import track
+from hemalens.sampling import Unreadable, units
+from hemalens.training.export import check_parity
+
+WIDEST = 0.3
+"""A 95 % interval of the expected accuracy that is wider than this tells too little."""
+
+
+def adapt(
+    bundle_path: Path,
+    support_spec: str,
+    *,
+    out: Path,
+    few_shot: Sequence[str] = (),
+    allow_new: bool = False,
+    drop_unreadable: bool = False,
+    overwrite: bool = False,
+    say: Say = lambda text: None,
+) -> Bundle:
+    """Write a bundle `out` that classifies by the labelled cells of `support_spec`, with the embedding of `bundle_path`.
+
+    It knows the classes of the support, those that the bundle never had included when `allow_new` asks for them;
+    `few_shot` are settings key=value of `FewShotConfig`. Raises `LabelError` for labels unknown to the bundle and
+    `SplitError` for a support of one class.
+    """
+    config = FewShotConfig.load(None, few_shot)
+    if config.transductive:
+        raise ConfigError(
+            "a bundle is adapted before the images it will see are there", expected="centre=none or centre=support"
+        )
+    claim_output(out, overwrite=overwrite)
+    base = open_bundle(bundle_path)
+    unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
+    support = _support(base, support_spec, allow_new=allow_new, unreadable=unreadable, say=say)
+    encoder = graphs.cut(base.graph, ["image"], ["embedding"])
+    with track("embedding", len(support)) as progress:
+        cache = FeatureCache(default_cache_dir())
+        embeddings = extract(support.records, encoder, cache=cache, progress=progress).complete().astype(np.float64)
+    logits = leave_one_out(config, embeddings, support.targets, units(support))
+    told = np.isfinite(logits[np.arange(len(support)), support.targets])
+    temperature = fit_temperature(logits[told], support.targets[told])
+    expected = _expected(support, logits, told)
+    fitted = config.make().fit(embeddings, support.targets)
+    place = {id(record): i for i, record in enumerate(support.records)}
+
+    def reference(records: list[Record]) -> NDArray[np.float64]:
+        chosen = embeddings[[place[id(record)] for record in records]]
+        return np.exp(log_softmax(fitted.decision_function(chosen) / temperature))
+
+    tail = graphs.temperature_graph(len(support.classes), temperature)
+    content = graphs.join(encoder, few_shot_graph(fitted), tail, keep=("embedding",)).SerializeToString()
+    parity, _ = check_parity(content, support.records, reference)
+    manifest = base.manifest.model_copy(
+        update={
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "classes": class_entries(support.classes),
+            "temperature": temperature,
+            "data": (*base.manifest.data, DataEntry.of(support, "support")),
+            "adaptation": Adaptation(
+                base_model_sha256=base.manifest.files[MODEL].sha256,
+                few_shot=config.model_dump(mode="json"),
+                support_images=support.contents,
+                new_classes=tuple(c for c in support.classes if c not in base.manifest.labels),
+                expected=expected,
+            ),
+            "parity": parity,
+            "versions": library_versions(),
+        }
+    )
+    seen = "\n".join(sorted(base.seen)) + "\n" if base.seen else ""
+    return write_bundle(out, manifest, {MODEL: content, SEEN: seen_images(support) + seen.encode("ascii")})
+
+
+def _support(base: Bundle, spec: str, *, allow_new: bool, unreadable: Unreadable, say: Say) -> CellDataset:
+    """The labelled cells, in the bundle's label order, new classes behind."""
+    known = base.manifest.labels
+    reader = READERS.get(spec.partition(":")[0])
+    # words of the user's own are meant; what a published set holds beyond the label map is left out as everywhere
+    own_words = reader is not None and reader.own_labels
+    given = prepare(
+        spec,
+        labels=base.manifest.label_map,
+        role="support",
+        unreadable=unreadable,
+        keep=lambda label: allow_new or own_words or label in known,
+    )
+    for note in given.notes:
+        say(note)
+    support = given.dataset
+    new = [c for c in support.classes if c not in known]
+    if new and not allow_new:
+        raise LabelError(
+            f"label(s) unknown to the bundle: {', '.join(f'{one_line(c)} ({support.class_counts[c]})' for c in new)}",
+            expected=", ".join(known),
+            remedy="To learn them as new classes, say --allow-new.",
+        )
+    present = (*(c for c in known if c in support.classes), *new)
+    if len(present) < 2:
+        counts = ", ".join(f"{name} ({n})" for name, n in support.class_counts.items())
+        raise SplitError("the support has one class only", expected="labelled cells of two classes or more", got=counts)
+    gone = [c for c in known if c not in present]
+    if gone:
+        say(f"not in the support, so the adapted bundle cannot answer: {', '.join(gone)}")
+    seen = sum(content in base.seen for content in support.contents)
+    if seen:
+        say(f"{seen} support image(s) were in the bundle's training data: the expected accuracy is too good")
+    return support.under(present)
+
+
+def _expected(support: CellDataset, logits: NDArray[np.floating], told: NDArray[np.bool_]) -> ExpectedAccuracy:
+    """Leave-one-out scores of the support, and whether they tell anything."""
+    n, k = int(told.sum()), len(support.classes)
+    if not n:
+        verdict = "too small to tell: no class has two images (or groups), so none can be left out"
+        nothing = dict.fromkeys(("accuracy", "low", "high", "balanced_accuracy", "majority_rate"))
+        return ExpectedAccuracy(n=0, **nothing, tells=False, verdict=verdict)  # type: ignore[arg-type]
+    counts = metrics.confusion(support.targets[told], logits[told].argmax(axis=1), k)
+    right = int(np.trace(counts))
+    low, high = metrics.exact_interval(right, n)
+    lone = [name for i, name in enumerate(support.classes) if not counts[i].sum()]
+    reasons = []
+    if lone:
+        reasons.append(f"one image (or group) only of {', '.join(lone)}")
+    if high - low > WIDEST:
+        reasons.append(f"the interval is {high - low:.2f} wide, {WIDEST} would tell")
+    if low <= metrics.majority_rate(counts):
+        reasons.append(f"it may be no better than the most frequent class ({metrics.majority_rate(counts):.2f})")
+    scored = f"expected accuracy {right / n:.2f} (95 % {low:.2f}-{high:.2f}), leaving each of {n} support images out once"
+    return ExpectedAccuracy(
+        n=n,
+        accuracy=right / n,
+        low=low,
+        high=high,
+        balanced_accuracy=metrics.balanced_accuracy(counts),
+        majority_rate=metrics.majority_rate(counts),
+        tells=not reasons,
+        verdict=f"{scored}; too small to tell: {'; '.join(reasons)}" if reasons else scored,
+    )

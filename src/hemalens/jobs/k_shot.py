@@ -1,0 +1,111 @@
+"""The protocol k-shot for several targets: what is memorised from, what is tested, and an embedder's scores on each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import onnx
+
+from hemalens.datasets import CellDataset
+from hemalens.errors import DatasetError, InputError, SplitError
+from hemalens.evaluation.evaluate import refuse_leaks
+from hemalens.evaluation.k_shot import Embedded, KShotPlan, check_k_shot, embed, k_shot, supervised_reference
+from hemalens.evaluation.results import DataCard, KShot, Supervised
+from hemalens.jobs.prepare import Prepared, prepare
+
+
+@dataclass(frozen=True, slots=True)
+class NewLaboratory:
+    """A target, the pool its few labelled images come from (None: from the target itself), and what was left out."""
+
+    target: CellDataset
+    pool: CellDataset | None
+    left_out: dict[str, str] = field(default_factory=dict)
+    cards: tuple[DataCard, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def open_laboratories(
+    target_specs: Sequence[str], support_spec: str | None, *, labels: str, min_per_class: int = 1
+) -> list[NewLaboratory]:
+    """Open the targets; `support_spec` names a pool of its own for a single target. Classes in one only are left out."""
+    if support_spec is not None and len(target_specs) != 1:
+        raise InputError("a support of its own goes with one target", got=f"{len(target_specs)} targets")
+    laboratories = []
+    for spec in target_specs:
+        target = prepare(spec, labels=labels, role="target", unreadable="keep", min_per_class=min_per_class)
+        pool = prepare(support_spec, labels=labels, role="support", unreadable="keep") if support_spec else None
+        laboratories.append(_paired(target, pool))
+    return laboratories
+
+
+def _paired(target: Prepared, pool: Prepared | None) -> NewLaboratory:
+    known = target.dataset.classes
+    shared = known if pool is None else tuple(c for c in known if c in pool.dataset.classes)
+    if len(shared) < 2:
+        raise DatasetError(
+            f"{target.dataset.name} leaves too few classes for k-shot",
+            expected="two or more, each with labelled images to memorise",
+            got=", ".join(shared) or "none",
+        )
+    lost = {c: f"no image in the support {pool.dataset.name}" for c in known if c not in shared} if pool else {}
+    return NewLaboratory(
+        target.dataset.under(shared),
+        pool.dataset.under(shared) if pool else None,
+        target.left_out | lost,
+        (target.card, *((pool.card,) if pool else ())),
+        (*target.notes, *(pool.notes if pool else ())),
+    )
+
+
+def check_laboratories(laboratories: Sequence[NewLaboratory], plan: KShotPlan, source: CellDataset) -> None:
+    """Raise `SplitError` before anything is trained: too large a k, overlaps, images of the source."""
+    for laboratory in laboratories:
+        for part in (laboratory.target, laboratory.pool):
+            if part is not None:
+                refuse_leaks(set(source.contents), part)
+        check_k_shot(laboratory.target, laboratory.pool, plan)
+
+
+def possible_shots(laboratory: NewLaboratory, plan: KShotPlan) -> tuple[KShotPlan, tuple[int, ...]]:
+    """The plan with those k that the laboratory's classes allow, and the k left out."""
+    allowed = []
+    for k in plan.shots:
+        try:
+            check_k_shot(laboratory.target, laboratory.pool, replace(plan, shots=(k,)))
+        except SplitError:
+            continue
+        allowed.append(k)
+    if not allowed:
+        check_k_shot(laboratory.target, laboratory.pool, plan)  # says why
+    return replace(plan, shots=tuple(allowed)), tuple(k for k in plan.shots if k not in allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedLaboratory:
+    """A laboratory seen by one embedder: embeddings of target and pool, and what all labels would give."""
+
+    laboratory: NewLaboratory
+    target: Embedded
+    pool: Embedded | None
+    supervised: Supervised | None
+
+    def score(self, plan: KShotPlan, *, method: str, source: str) -> KShot:
+        """The embedder's k-shot scores under a plan."""
+        return k_shot(
+            self.target,
+            self.pool,
+            plan,
+            method=method,
+            source=source,
+            supervised=self.supervised,
+            left_out=self.laboratory.left_out,
+        )
+
+
+def embed_laboratory(laboratory: NewLaboratory, encoder: onnx.ModelProto, *, seed: int) -> EmbeddedLaboratory:
+    """Run an encoder (image -> embedding) over a laboratory's images, once."""
+    target = embed(encoder, laboratory.target)
+    pool = embed(encoder, laboratory.pool) if laboratory.pool else None
+    return EmbeddedLaboratory(laboratory, target, pool, supervised_reference(target, pool, seed=seed))

@@ -1,0 +1,150 @@
+"""From a network to a bundle: resized images, epochs, calibration, export. The one road of every trained method."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from hemalens.bundle import WEIGHTS, Bundle
+from hemalens.datasets.base import CellDataset, Record
+from hemalens.errors import ConfigError
+from hemalens.evaluation.metrics import fit_temperature, log_softmax
+from hemalens.graphs import join, normalise_graph, resize_graph
+from hemalens.images import Preprocessing
+from hemalens.models.backbone import BackboneConfig
+from hemalens.models.export import to_onnx
+from hemalens.sampling import balanced_weights
+from hemalens.training.classifier import CellClassifier, OptimiserConfig
+from hemalens.training.export import Trained, export_bundle
+from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
+from hemalens.training.trainer import Precision, train
+from hemalens.transforms import Augmentation, AugmentationConfig
+
+BATCH_NORM_MOMENTUM = 0.1
+"""Share of each batch in the running statistics (torch's own default)."""
+
+
+class TrainingConfig(BackboneConfig):
+    """A backbone and how it is trained.
+
+    `sampling`: "balanced" draws every class equally often, "none" each image once an epoch. `patience`: epochs without a
+    better validation score before training stops and the best epoch is kept; None runs all epochs and keeps the last.
+    `n_loader_workers`: 0 loads in the training process; the result does not depend on it.
+    """
+
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    sampling: Literal["balanced", "none"] = "balanced"
+    patience: int | None = Field(default=5, ge=1)
+    precision: Precision = "auto"
+    n_loader_workers: int = Field(default=0, ge=0)
+    optimiser: OptimiserConfig = OptimiserConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
+def check_parts(method: str, validation: CellDataset | None, auxiliary: Mapping[str, CellDataset]) -> CellDataset:
+    """The validation part; raises `ConfigError` without one, or with auxiliary data that the method cannot use."""
+    if auxiliary or validation is None:
+        raise ConfigError(
+            f"{method} takes a validation part, for the choice of the epoch and calibration, and no auxiliary data"
+        )
+    return validation
+
+
+def fit_network(
+    module: CellClassifier,
+    *,
+    method: str,
+    train_part: CellDataset,
+    validation: CellDataset,
+    config: TrainingConfig,
+    preprocessing: Preprocessing,
+    run_dir: Path,
+) -> Bundle:
+    """Train `module`, calibrate it on `validation`, write `run_dir`/bundle; a stopped run goes on."""
+    scratch = run_dir / "scratch"
+    held = resized_images(validation, preprocessing, scratch / "validation.npy")
+    weights = balanced_weights(train_part.targets) if config.sampling == "balanced" else None
+    pixels = resized_images(train_part, preprocessing, scratch / "train.npy")
+    training = DataLoader(
+        PixelDataset(pixels, train_part.targets, Augmentation(config.augmentation)),
+        batch_size=config.batch_size,
+        sampler=EpochSampler(len(train_part), seed=module.seed, weights=weights),
+        num_workers=config.n_loader_workers,
+        # a batch of one has no batch statistics
+        drop_last=len(train_part) % config.batch_size == 1,
+    )
+    checking = DataLoader(
+        PixelDataset(held, validation.targets, None),
+        batch_size=config.batch_size,
+        sampler=EpochSampler(len(validation), seed=module.seed, shuffle=False),
+    )
+    train(module, training, checking, run_dir=run_dir, patience=config.patience, precision=config.precision)
+    temperature = fit_temperature(_logits(module, held), validation.targets)
+
+    def reference(records: list[Record]) -> NDArray[np.float64]:
+        chosen = replace(train_part, records=tuple(records))
+        logits = _logits(module, resized_images(chosen, preprocessing, scratch / "parity.npy"))
+        return np.exp(log_softmax(logits / temperature))
+
+    network_graph = to_onnx(_TwoOutputs(module).eval(), preprocessing, ["embedding", "raw_logits"])
+    trained = Trained(
+        method=method,
+        config=config,
+        train=train_part,
+        validation=validation,
+        graph=join(resize_graph(preprocessing), normalise_graph(preprocessing), network_graph),
+        preprocessing=preprocessing,
+        temperature=temperature,
+        frozen_backbone=False,
+        reference=reference,
+    )
+    bundle = export_bundle(trained, run_dir / "bundle", extra_files={WEIGHTS: _weights(module)})
+    shutil.rmtree(scratch, ignore_errors=True)
+    return bundle
+
+
+class _TwoOutputs(nn.Module):
+    """A trained module that gives its embedding beside its logits."""
+
+    def __init__(self, module: CellClassifier) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = self.module.embed(pixels)
+        return embedding, self.module.classify(embedding)
+
+
+def follow_quickly(network: nn.Module) -> None:
+    """Let batch-norm averages follow within tens of steps.
+
+    timm's `tf_` networks average batch statistics over hundreds of steps, as long ImageNet runs do.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = BATCH_NORM_MOMENTUM
+
+
+def _logits(module: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        parts = [module(torch.from_numpy(pixels[i : i + 32])) for i in range(0, len(pixels), 32)]
+    logits: NDArray[np.float32] = torch.cat(parts).numpy()
+    return logits
+
+
+def _weights(module: nn.Module) -> bytes:
+    from safetensors.torch import save
+
+    state = {name.removeprefix("network."): tensor.contiguous() for name, tensor in module.state_dict().items()}
+    return save(state)
