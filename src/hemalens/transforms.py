@@ -55,15 +55,17 @@ class Augmentation:
         if turn or zoom:
             angle = float(torch.empty(1).uniform_(-turn, turn)) if turn else 0.0
             size = math.exp(float(torch.empty(1).uniform_(-zoom, zoom))) if zoom else 1.0
-            image = v2.functional.affine(
-                image,
+            # zeros from outside are the colour itself, once it is taken off; torchvision's own fill darkens the seam
+            colour = border_colours(image[None].float())[0, :, None, None]
+            moved = v2.functional.affine(
+                image - colour,
                 angle,
                 translate=[0.0, 0.0],
                 scale=size,
                 shear=[0.0, 0.0],
                 interpolation=v2.InterpolationMode.BILINEAR,
-                fill=border_colours(image[None])[0].tolist(),
             )
+            image = (moved + colour).round().to(image.dtype)
         return self._steps(image) if self._steps else image
 
 

@@ -112,18 +112,19 @@ def resampled_confusions(
     if n_units == 0:
         return None
     # a confusion count for each model and unit: resampling is then one weighted sum; counts this small are exact in float32
-    of_unit = np.zeros((len(models), n_units, n_classes * n_classes), np.float32)
-    for counts, answers in zip(of_unit, models, strict=True):
-        np.add.at(counts, (answers.unit, answers.target * n_classes + answers.predicted), 1)
+    of_unit = np.zeros((n_units, len(models), n_classes * n_classes), np.float32)
+    for i, answers in enumerate(models):
+        np.add.at(of_unit, (answers.unit, i, answers.target * n_classes + answers.predicted), 1)
     # a unit that no model was tested on would only thin out its stratum
-    of_unit = of_unit[:, of_unit.sum(axis=(0, 2)) > 0]
-    n_units = of_unit.shape[1]
-    stratum = of_unit.sum(axis=0).reshape(n_units, n_classes, n_classes).sum(axis=2).argmax(axis=1)
+    of_unit = of_unit[of_unit.sum(axis=(1, 2)) > 0]
+    n_units = len(of_unit)
+    stratum = of_unit.sum(axis=1).reshape(n_units, n_classes, n_classes).sum(axis=2).argmax(axis=1)
     weights = np.zeros((n_repeats, n_units), np.float32)
     for value in np.unique(stratum):
         members = np.flatnonzero(stratum == value)
         weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_repeats)
-    resampled: Confusion = (weights @ of_unit).reshape(len(models), n_repeats, n_classes, n_classes).astype(np.int64)
+    drawn = (weights @ of_unit.reshape(n_units, -1)).reshape(n_repeats, len(models), n_classes, n_classes)
+    resampled: Confusion = drawn.astype(np.int64).swapaxes(0, 1)
     return resampled
 
 
