@@ -6,7 +6,7 @@ Synthetic cells of four types, and bundles of networks with a few thousand weigh
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from hemalens import graphs
 from hemalens.bundle import Bundle, DataEntry, Manifest, class_entries, seen_images, write_bundle
@@ -94,6 +95,22 @@ class StubConfig(StrictConfig):
     """The stub's one setting, so that requests can differ."""
 
     scale: float = 50.0
+
+
+Colour = tuple[int, int, int]
+
+
+def colour_cells(
+    folder: Path, colours: Mapping[str, Colour], n: int | Mapping[str, int], *, seed: int, noise: float = 4
+) -> Path:
+    """Images of one colour a class, each a little off by `noise`, in one folder a class: fit for `colour_bundle`."""
+    rng = np.random.default_rng(seed)
+    for name, colour in colours.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(n if isinstance(n, int) else n[name]):
+            pixels = np.asarray(colour) + rng.normal(0, noise, 3) + rng.normal(0, 8, (20, 20, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{name} {i}.png")
+    return folder
 
 
 def colour_bundle(

@@ -27,36 +27,25 @@ from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import ConfigError, ImageError, InputError, LabelError, OutputError, SplitError
 from hemalens.inference import Predictor, list_images
 from hemalens.jobs.adapt import adapt
+from trained import Colour, colour_cells
 
-Colour = tuple[int, int, int]
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
 AWAY: Mapping[str, Colour] = {"monocyte": (90, 160, 60), "lymphocyte": (110, 60, 150), "neutrophil": (190, 110, 90)}
 """The same types in another stain, listed in another order."""
-
-
-def _draw(folder: Path, colours: Mapping[str, Colour], n: int | Mapping[str, int], *, seed: int, noise: float = 4) -> Path:
-    """Cells of one colour a class, each a little off, in one folder a class."""
-    rng = np.random.default_rng(seed)
-    for name, colour in colours.items():
-        (folder / name).mkdir(parents=True)
-        for i in range(n if isinstance(n, int) else n[name]):
-            pixels = np.asarray(colour) + rng.normal(0, noise, 3) + rng.normal(0, 8, (20, 20, 3))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{name} {i}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The nearest mean colour, from the first laboratory's stain."""
     folder = tmp_path_factory.mktemp("base")
-    cells = open_dataset(f"folder:{_draw(folder / 'home', HOME, 6, seed=0)}")
+    cells = open_dataset(f"folder:{colour_cells(folder / 'home', HOME, 6, seed=0)}")
     return trained.colour_bundle(folder / "bundle", cells)
 
 
 @pytest.fixture(scope="module")
 def support(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten cells a class of the second laboratory."""
-    return _draw(tmp_path_factory.mktemp("support") / "away", AWAY, 10, seed=1)
+    return colour_cells(tmp_path_factory.mktemp("support") / "away", AWAY, 10, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +92,7 @@ def _names(folder: Path) -> set[str]:
 def test_the_adapted_bundle_answers_by_the_class_means_of_the_support(
     adapted: Bundle, support: Path, tmp_path: Path
 ) -> None:
-    fresh = _draw(tmp_path / "fresh", AWAY, 5, seed=2)
+    fresh = colour_cells(tmp_path / "fresh", AWAY, 5, seed=2)
     labels = list(adapted.manifest.labels)
     cosine = _cosines(*_cells(support), labels, _cells(fresh)[0])
     powers = np.exp(64 * cosine / adapted.manifest.temperature)
@@ -152,7 +141,7 @@ def test_the_manifest_says_how_it_was_adapted(base: Bundle, adapted: Bundle, sup
 
 
 def test_the_expected_accuracy_is_that_of_leaving_each_image_out(base: Bundle, tmp_path: Path) -> None:
-    folder = _draw(tmp_path / "noisy", AWAY, {"monocyte": 7, "lymphocyte": 9, "neutrophil": 12}, seed=3, noise=35)
+    folder = colour_cells(tmp_path / "noisy", AWAY, {"monocyte": 7, "lymphocyte": 9, "neutrophil": 12}, seed=3, noise=35)
     manifest = adapt(base.path, f"folder:{folder}", out=tmp_path / "out").manifest
     assert manifest.adaptation is not None
     expected = manifest.adaptation.expected
@@ -185,14 +174,14 @@ def test_a_support_large_and_plain_enough_tells(base: Bundle, adapted: Bundle) -
 
 
 def test_a_small_support_says_that_it_tells_nothing(base: Bundle, tmp_path: Path) -> None:
-    few = _draw(tmp_path / "few", AWAY, {"monocyte": 1, "lymphocyte": 3, "neutrophil": 2}, seed=4)
+    few = colour_cells(tmp_path / "few", AWAY, {"monocyte": 1, "lymphocyte": 3, "neutrophil": 2}, seed=4)
     manifest = adapt(base.path, f"folder:{few}", out=tmp_path / "few bundle").manifest
     assert manifest.adaptation is not None
     expected = manifest.adaptation.expected
     assert (expected.n, expected.tells) == (5, False)
     assert "too small to tell: one image (or group) only of monocyte; the interval is " in expected.verdict
     assert "it may be no better than the most frequent class (0.60)" in expected.verdict
-    lone = _draw(tmp_path / "lone", AWAY, 1, seed=5)
+    lone = colour_cells(tmp_path / "lone", AWAY, 1, seed=5)
     manifest = adapt(base.path, f"folder:{lone}", out=tmp_path / "lone bundle").manifest
     assert manifest.adaptation is not None
     nothing = manifest.adaptation.expected
@@ -203,7 +192,7 @@ def test_a_small_support_says_that_it_tells_nothing(base: Bundle, tmp_path: Path
 
 def test_images_of_one_patient_do_not_vouch_for_each_other(base: Bundle, tmp_path: Path) -> None:
     """Two patients a class: leaving one out leaves the other; monocytes come from one patient and cannot be told."""
-    folder = _draw(tmp_path / "cells", AWAY, 4, seed=6)
+    folder = colour_cells(tmp_path / "cells", AWAY, 4, seed=6)
     with open(tmp_path / "cells.csv", "w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["path", "label", "group"])
@@ -231,7 +220,7 @@ def test_every_way_to_classify_gives_a_bundle_that_serves_it(
     base: Bundle, support: Path, tmp_path: Path, settings: list[str]
 ) -> None:
     bundle = adapt(base.path, f"folder:{support}", out=tmp_path / "out", few_shot=settings)
-    fresh = _draw(tmp_path / "fresh", AWAY, 5, seed=7)
+    fresh = colour_cells(tmp_path / "fresh", AWAY, 5, seed=7)
     answers = _answers(bundle, fresh)
     assert np.mean([a == path.parent.name for a, path in zip(answers, list_images(fresh), strict=True)]) > 0.9
     assert bundle.manifest.adaptation is not None
@@ -262,7 +251,7 @@ else:
 
 
 def test_neither_adapting_nor_predicting_needs_torch(base: Bundle, support: Path, tmp_path: Path) -> None:
-    fresh = _draw(tmp_path / "fresh", AWAY, 3, seed=8)
+    fresh = colour_cells(tmp_path / "fresh", AWAY, 3, seed=8)
     for given in (str(support), ""):
         command = [sys.executable, "-W", "error", "-c", ADAPT_AND_PREDICT, str(base.path), given, str(tmp_path / "b")]
         done = subprocess.run([*command, str(fresh)], capture_output=True, text=True, check=False)
@@ -279,7 +268,7 @@ ODD = {**AWAY, "Blasts": (120, 120, 120), "my odd cell": (30, 120, 220)}
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _draw(tmp_path_factory.mktemp("odd") / "odd", ODD, 4, seed=9)
+    return colour_cells(tmp_path_factory.mktemp("odd") / "odd", ODD, 4, seed=9)
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +300,7 @@ def test_new_classes_stand_behind_the_known_ones(enlarged: Bundle, odd: Path) ->
 
 def test_a_user_s_word_for_a_known_class_is_that_class(base: Bundle, tmp_path: Path) -> None:
     words = {"Segmented neutrophils": HOME["neutrophil"], "Lymphocyte": HOME["lymphocyte"]}
-    folder = _draw(tmp_path / "words", words, 3, seed=10)
+    folder = colour_cells(tmp_path / "words", words, 3, seed=10)
     assert adapt(base.path, f"folder:{folder}", out=tmp_path / "out").manifest.labels == ("neutrophil", "lymphocyte")
 
 
@@ -345,7 +334,7 @@ def test_the_support_is_no_test_of_the_bundle(adapted: Bundle, support: Path, tm
 
 
 def test_new_classes_are_tested(enlarged: Bundle, tmp_path: Path) -> None:
-    fresh = _draw(tmp_path / "fresh", ODD, 3, seed=11)
+    fresh = colour_cells(tmp_path / "fresh", ODD, 3, seed=11)
     (result,) = evaluate(enlarged.path, f"folder:{fresh}", out=tmp_path / "report").evaluations
     assert result.tested_classes == enlarged.manifest.labels
     assert result.n_images == 15
@@ -361,7 +350,7 @@ def test_new_classes_are_tested(enlarged: Bundle, tmp_path: Path) -> None:
 
 def test_an_adapted_bundle_is_adapted_again(enlarged: Bundle, base: Bundle, odd: Path, tmp_path: Path) -> None:
     third = {name: colour[::-1] for name, colour in ODD.items() if name != "monocyte"}
-    folder = _draw(tmp_path / "third", third, 4, seed=12)
+    folder = colour_cells(tmp_path / "third", third, 4, seed=12)
     said: list[str] = []
     again = adapt(enlarged.path, f"folder:{folder}", out=tmp_path / "out", say=said.append)
     manifest = again.manifest
@@ -434,7 +423,7 @@ def test_an_output_that_exists_is_refused_and_only_a_bundle_is_replaced(
     assert len(open_bundle(out).manifest.data) == 3
     mine = shutil.copytree(support, tmp_path / "mine")
     for place in (mine, mine / "monocyte", list_images(mine)[0]):
-        with pytest.raises(OutputError, match="holds something else than a bundle. Choose another --out"):
+        with pytest.raises(OutputError, match=r"holds something else than a bundle. Choose another --out"):
             adapt(base.path, spec, out=place, overwrite=True)
     assert _digests(mine) == _digests(support)
 

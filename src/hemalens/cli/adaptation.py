@@ -38,12 +38,10 @@ def adapt(
         overwrite=overwrite,
         say=talk.say,
     ).manifest
-    if adapted.adaptation is None:  # a bundle that adapt has just written has one
-        raise RuntimeError("the bundle was written without its adaptation")
     counts = adapted.data[-1].class_counts
     lines = [
         f"adapted to {', '.join(f'{label} ({n})' for label, n in counts.items())}",
-        adapted.adaptation.expected.verdict,
+        *([adapted.adaptation.expected.verdict] if adapted.adaptation else []),
         f"bundle: {out}",
     ]
     talk.result(adapted.model_dump(mode="json"), lines)

@@ -154,7 +154,7 @@ def print_table(table: ComparisonTable) -> None:
     for i, name in enumerate(table.columns):
         shown.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
     for row in table.rows:
-        shown.add_row(*("n/a" if v is None else v if isinstance(v, str) else f"{v:.3f}" for v in row))
+        shown.add_row(*("n/a" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
     console = Console(soft_wrap=False, highlight=False)
     console.print(shown)
     if table.note:

@@ -30,7 +30,7 @@ def quickstart(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Draw synthetic cells of two laboratories, train in one, test in both, predict: the whole way in two minutes."""
+    """Draw synthetic cells of two laboratories; train in one, test in both, adapt with a few cells, predict."""
     from hemalens.jobs.quickstart import quickstart as run
 
     talk = Talk(quiet, as_json)

@@ -112,9 +112,12 @@ def resampled_confusions(
     if n_units == 0:
         return None
     # a confusion count for each model and unit: resampling is then one weighted sum; counts this small are exact in float32
-    of_unit = np.zeros((n_units, len(models), n_classes * n_classes), np.float32)
-    for i, answers in enumerate(models):
-        np.add.at(of_unit, (answers.unit, i, answers.target * n_classes + answers.predicted), 1)
+    shape = (n_units, len(models), n_classes * n_classes)
+    cells = [
+        np.ravel_multi_index((a.unit, np.full_like(a.unit, i), a.target * n_classes + a.predicted), shape)
+        for i, a in enumerate(models)
+    ]
+    of_unit = np.bincount(np.concatenate(cells), minlength=int(np.prod(shape))).reshape(shape).astype(np.float32)
     # a unit that no model was tested on would only thin out its stratum
     of_unit = of_unit[of_unit.sum(axis=(1, 2)) > 0]
     n_units = len(of_unit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Part(BaseModel):
@@ -161,8 +161,15 @@ class ComparisonTable(_Part):
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str | float | None, ...], ...]
+    rows: tuple[tuple[str | int | float | None, ...], ...]
     note: str = ""
+
+    @model_validator(mode="after")
+    def _as_many_cells_as_columns(self) -> ComparisonTable:
+        wrong = [row for row in self.rows if len(row) != len(self.columns)]
+        if wrong:
+            raise ValueError(f"a row of {len(wrong[0])} cells in a table of {len(self.columns)} columns")
+        return self
 
 
 class DataCard(_Part):

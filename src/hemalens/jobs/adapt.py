@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from hemalens import graphs
 from hemalens.bundle import (
+    MANIFEST,
     MODEL,
     SEEN,
+    WEIGHTS,
     Adaptation,
     Bundle,
     DataEntry,
@@ -24,7 +26,7 @@ from hemalens.bundle import (
     write_bundle,
 )
 from hemalens.datasets import READERS, CellDataset, Record
-from hemalens.errors import ConfigError, LabelError, SplitError, one_line
+from hemalens.errors import ConfigError, LabelError, OutputError, SplitError, one_line
 from hemalens.evaluation import metrics
 from hemalens.evaluation.metrics import fit_temperature, log_softmax
 from hemalens.features import FeatureCache, default_cache_dir, extract
@@ -62,7 +64,7 @@ def adapt(
         raise ConfigError(
             "a bundle is adapted before the images it will see are there", expected="centre=none or centre=support"
         )
-    claim_output(out, overwrite=overwrite)
+    _claim(out, overwrite=overwrite)
     base = open_bundle(bundle_path)
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     support = _support(base, support_spec, allow_new=allow_new, unreadable=unreadable, say=say)
@@ -103,6 +105,16 @@ def adapt(
     )
     seen = "\n".join(sorted(base.seen)) + "\n" if base.seen else ""
     return write_bundle(out, manifest, {MODEL: content, SEEN: seen_images(support) + seen.encode("ascii")})
+
+
+def _claim(out: Path, *, overwrite: bool) -> None:
+    """Refuse an output that exists; `overwrite` replaces a bundle, and nothing but a bundle."""
+    parts = {MANIFEST, MODEL, SEEN, WEIGHTS}
+    if overwrite and out.exists() and not (out.is_dir() and {entry.name for entry in out.iterdir()} <= parts):
+        raise OutputError(
+            f"{one_line(out)} holds something else than a bundle", remedy="Choose another --out; it is not overwritten."
+        )
+    claim_output(out, overwrite=overwrite)
 
 
 def _support(base: Bundle, spec: str, *, allow_new: bool, unreadable: Unreadable, say: Say) -> CellDataset:

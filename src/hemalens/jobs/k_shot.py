@@ -29,13 +29,20 @@ class NewLaboratory:
 def open_laboratories(
     target_specs: Sequence[str], support_spec: str | None, *, labels: str, min_per_class: int = 1
 ) -> list[NewLaboratory]:
-    """Open the targets; `support_spec` names a pool of its own for a single target. Classes in one only are left out."""
+    """Open the targets; `support_spec` names a pool of its own for a single target.
+
+    Classes of fewer than `min_per_class` images on either side are left out, and classes of one side only.
+    """
     if support_spec is not None and len(target_specs) != 1:
         raise InputError("a support of its own goes with one target", got=f"{len(target_specs)} targets")
     laboratories = []
     for spec in target_specs:
         target = prepare(spec, labels=labels, role="target", unreadable="keep", min_per_class=min_per_class)
-        pool = prepare(support_spec, labels=labels, role="support", unreadable="keep") if support_spec else None
+        pool = (
+            prepare(support_spec, labels=labels, role="support", unreadable="keep", min_per_class=min_per_class)
+            if support_spec
+            else None
+        )
         laboratories.append(_paired(target, pool))
     return laboratories
 
@@ -49,7 +56,10 @@ def _paired(target: Prepared, pool: Prepared | None) -> NewLaboratory:
             expected="two or more, each with labelled images to memorise",
             got=", ".join(shared) or "none",
         )
-    lost = {c: f"no image in the support {pool.dataset.name}" for c in known if c not in shared} if pool else {}
+    lost = {}
+    if pool is not None:
+        name, small = pool.dataset.name, pool.left_out
+        lost = {c: f"support {name}: {small.get(c, 'no image')}" for c in known if c not in shared}
     return NewLaboratory(
         target.dataset.under(shared),
         pool.dataset.under(shared) if pool else None,

@@ -34,7 +34,7 @@ def ten_shot_table(results: Sequence[KShot], k_shot: int) -> list[ComparisonTabl
         for result in here:
             shots = result.shots[0]
             told = published("bloodshot")["ten_shot"].get(result.method, {})
-            row: list[str | float | None] = [
+            row: list[str | int | float | None] = [
                 result.method,
                 _mean_std(shots.balanced_accuracy),
                 _interval(shots.balanced_accuracy),
@@ -71,10 +71,10 @@ def generic_table(evaluations: Sequence[Evaluation], label_map: str) -> list[Com
     columns += ["published precision", "published recall", "published images"] if comparable else []
     rows = []
     for scores in ours.per_class:
-        row: list[str | float | None] = [scores.label, str(scores.n), scores.precision.value, scores.recall.value]
+        row: list[str | int | float | None] = [scores.label, scores.n, scores.precision.value, scores.recall.value]
         if comparable:
             precision, recall, n = told[scores.label]
-            row += [precision, recall, str(n)]
+            row += [precision, recall, n]
         rows.append(tuple(row))
     majority = ours.scores.majority_rate
     note = (
@@ -91,7 +91,7 @@ def options_table(options: Mapping[str, Sequence[KShot]], k_shot: int) -> list[C
     tables = []
     first = next(iter(options.values()))
     for target in dict.fromkeys(result.target for result in first):
-        rows: list[tuple[str | float | None, ...]] = []
+        rows: list[tuple[str | int | float | None, ...]] = []
         for i, result in enumerate(first):
             if result.target == target:
                 rows.append(
