@@ -71,7 +71,7 @@ def test_the_manifest_names_every_file_with_its_size_and_digest(original: Path) 
 def test_the_seen_images_are_the_digests_of_the_files(cells: CellDataset, original: Path) -> None:
     expected = {hashlib.sha256(record.path.read_bytes()).hexdigest() for record in cells.records}
     assert open_bundle(original).seen == expected
-    assert (original / SEEN).read_bytes() == seen_images(cells)
+    assert (original / SEEN).read_bytes() == seen_images(cells.contents)
 
 
 def test_a_bundle_without_a_list_of_seen_images_has_seen_none_known(copy: Path) -> None:

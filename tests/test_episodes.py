@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemalens.datasets import CellDataset, Record
@@ -244,6 +244,7 @@ def test_of_many_pairs_some_are_named_and_the_others_counted() -> None:
 
 
 @given(rows=_rows(), other=_rows())
+@settings(max_examples=20)
 def test_an_overlap_is_found_exactly_where_there_is_one(rows: list[Row], other: list[Row]) -> None:
     support, test = _dataset(rows, name="support"), _dataset([(c, g, n + 25) for c, g, n in other], name="test")
     contents, groups = {n for _, _, n in rows}, {g for _, g, _ in rows if g}

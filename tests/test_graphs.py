@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import trained
@@ -169,3 +170,40 @@ def test_the_digest_changes_with_everything_that_is_computed() -> None:
     ):
         digests.add(graphs.digest(graphs.join(graphs.resize_graph(preprocessing), graphs.normalise_graph(preprocessing))))
     assert len(digests) == 4
+
+
+def _encoder(operator: str, d: int) -> onnx.ModelProto:
+    """image -> embedding (n, d): mean or maximum of each colour in [0, 1], the first d of them; its image is read twice."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node(operator, ["pixels", "axes"], ["colour"], keepdims=0),
+        helper.make_node("Cast", ["image"], ["again"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMin", ["again", "axes"], ["darkest"], keepdims=0),
+        helper.make_node("Sub", ["colour", "darkest"], ["contrast"]),
+        helper.make_node("Slice", ["contrast", "first", "last", "last_axis"], ["embedding"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "height", "width", 3])
+    numbers = {"axes": [1, 2], "first": [0], "last": [d], "last_axis": [-1]}
+    constants = [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in numbers.items()]
+    return graphs.make_model(nodes, [image], [graphs.float_value("embedding", ["n", d])], constants)
+
+
+def test_encoders_side_by_side_give_their_embeddings_at_unit_length_one_behind_the_other() -> None:
+    """Names that the encoders share, also with what joins them, are kept apart."""
+    encoders = [_encoder("ReduceMean", 3), _encoder("ReduceMax", 2), _encoder("ReduceMean", 3)]
+    both = graphs.side_by_side(encoders)
+    assert _io(both) == (["image"], ["embedding"])
+    assert both.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 8
+    images = np.random.default_rng(0).integers(0, 256, (4, 9, 7, 3), dtype=np.uint8)
+    expected = []
+    for encoder in encoders:
+        alone = _run(encoder, image=images)["embedding"].astype(np.float64)
+        expected.append(alone / np.linalg.norm(alone, axis=1, keepdims=True))
+    np.testing.assert_allclose(_run(both, image=images)["embedding"], np.concatenate(expected, axis=1), atol=1e-6)
+    # an even image has no contrast: a zero vector stays one
+    flat = np.full((1, 5, 5, 3), 100, np.uint8)
+    np.testing.assert_array_equal(_run(both, image=flat)["embedding"], np.zeros((1, 8)))
+    nested = graphs.side_by_side([both, encoders[0]])
+    found = _run(nested, image=images)["embedding"]
+    np.testing.assert_allclose(found[:, :8] * np.sqrt(3), np.concatenate(expected, axis=1), atol=1e-6)
+    np.testing.assert_allclose(found[:, 8:], expected[0], atol=1e-6)

@@ -137,7 +137,7 @@ def colour_bundle(
         parity=0.0,
         versions={},
     )
-    seen = seen_images(train, *([validation] if validation else []))
+    seen = seen_images([*train.contents, *(validation.contents if validation else ())])
     return write_bundle(path, manifest, {"model.onnx": graph.SerializeToString(), "seen_images.txt": seen})
 
 

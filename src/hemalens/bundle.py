@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,12 +95,12 @@ class ExpectedAccuracy(_Part):
 
 
 class Adaptation(_Part):
-    """How a bundle was adapted to a new laboratory: from which bundle, by which images, and what to expect of it.
+    """How a bundle was adapted to a new laboratory: from which bundles, by which images, and what to expect of it.
 
-    `base_model_sha256` is the digest of the base bundle's graph, `support_images` are the content digests of the support.
+    `base_model_sha256` are the digests of the base bundles' graphs, `support_images` the content digests of the support.
     """
 
-    base_model_sha256: str
+    base_model_sha256: tuple[str, ...]
     few_shot: dict[str, Any]
     support_images: tuple[str, ...]
     new_classes: tuple[str, ...]
@@ -167,10 +168,9 @@ class Bundle:
             raise BundleError(f"the graph in {one_line(self.path)} cannot be parsed", got=str(error)[:120]) from error
 
 
-def seen_images(*datasets: CellDataset) -> bytes:
-    """The content of `SEEN` for these datasets."""
-    contents = {content for dataset in datasets for content in dataset.contents}
-    return ("\n".join(sorted(contents)) + "\n").encode("ascii")
+def seen_images(contents: Iterable[str]) -> bytes:
+    """The content of `SEEN` for images of these content digests."""
+    return ("\n".join(sorted(set(contents))) + "\n").encode("ascii")
 
 
 def class_entries(classes: tuple[str, ...]) -> tuple[ClassEntry, ...]:

@@ -7,6 +7,7 @@ The whole graph of a bundle: image uint8 (n, h, w, 3) -> resize, round -> resize
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -18,6 +19,8 @@ from hemalens.images import Preprocessing
 OPSET = 18
 ML_OPSET = 3
 IR_VERSION = 10
+SHORTEST_LENGTH = 1e-12
+"""A shorter vector keeps its length when others are brought to unit length."""
 
 
 def make_model(
@@ -114,6 +117,37 @@ def log_probability_graph(n_classes: int) -> onnx.ModelProto:
     )
 
 
+def unit_length_nodes(vectors: str, result: str) -> list[onnx.NodeProto]:
+    """`result` = `vectors` (n, d) at unit length; takes the initializers `last_axis` ([-1]) and `shortest_length`."""
+    return [
+        helper.make_node("ReduceL2", [vectors, "last_axis"], [f"{vectors}_length"], keepdims=1),
+        helper.make_node("Max", [f"{vectors}_length", "shortest_length"], [f"{vectors}_safe_length"]),
+        helper.make_node("Div", [vectors, f"{vectors}_safe_length"], [result]),
+    ]
+
+
+def side_by_side(encoders: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
+    """Encoders image -> embedding (n, d_i) as one: embedding (n, sum of d_i), each part at unit length."""
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "height", "width", 3])
+    to_each = [helper.make_node("Identity", ["image"], [f"encoder_{i}_image"]) for i in range(len(encoders))]
+    outputs = [
+        helper.make_tensor_value_info(node.output[0], TensorProto.UINT8, ["n", "height", "width", 3]) for node in to_each
+    ]
+    chain = make_model(to_each, [image], outputs, [])
+    for i, encoder in enumerate(encoders):
+        chain = join(chain, compose.add_prefix(encoder, f"encoder_{i}_"))
+    names = [value.name for value in chain.graph.output]
+    size = sum(value.type.tensor_type.shape.dim[1].dim_value for value in chain.graph.output)
+    nodes = [node for name in names for node in unit_length_nodes(name, f"{name}_unit")]
+    nodes.append(helper.make_node("Concat", [f"{name}_unit" for name in names], ["embedding"], axis=1))
+    constants = [
+        numpy_helper.from_array(np.array([-1], np.int64), "last_axis"),
+        numpy_helper.from_array(np.array([SHORTEST_LENGTH], np.float32), "shortest_length"),
+    ]
+    tail = make_model(nodes, list(chain.graph.output), [float_value("embedding", ["n", size])], constants)
+    return join(chain, tail)
+
+
 def join(first: onnx.ModelProto, *others: onnx.ModelProto, keep: tuple[str, ...] = ()) -> onnx.ModelProto:
     """Chain models: each one's inputs are outputs of the chain so far, by name.
 
@@ -136,7 +170,10 @@ def join(first: onnx.ModelProto, *others: onnx.ModelProto, keep: tuple[str, ...]
 
 def cut(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
     """The part of a graph between named tensors, as in `cut(model, ["embedding"], ["probabilities"])`."""
-    return Extractor(model).extract_model(inputs, outputs)
+    part = Extractor(model).extract_model(inputs, outputs)
+    # it notes the types of inputs among the inner tensors, and joining would then rename them as such
+    del part.graph.value_info[:]
+    return part
 
 
 def digest(model: onnx.ModelProto) -> str:

@@ -22,9 +22,11 @@ VERBS = (
     ("data", "audit"),
     ("data", "synthesize"),
     ("train",),
+    ("adapt",),
     ("predict",),
     ("evaluate",),
     ("benchmark",),
+    ("study",),
 )
 HEAVY = ("torch", "torchvision", "timm", "lightning", "sklearn", "matplotlib", "pandas", "onnxruntime", "scipy", "skimage")
 

@@ -118,7 +118,7 @@ def test_the_manifest_says_how_it_was_adapted(base: Bundle, adapted: Bundle, sup
     manifest = adapted.manifest
     assert base.manifest.adaptation is None
     assert manifest.adaptation is not None
-    assert manifest.adaptation.base_model_sha256 == hashlib.sha256((base.path / MODEL).read_bytes()).hexdigest()
+    assert manifest.adaptation.base_model_sha256 == (hashlib.sha256((base.path / MODEL).read_bytes()).hexdigest(),)
     assert set(manifest.adaptation.support_images) == _digests(support)
     assert len(manifest.adaptation.support_images) == 30
     assert manifest.adaptation.new_classes == ()
@@ -239,23 +239,20 @@ class Blocker(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Blocker())
 from pathlib import Path
 base, support, bundle, images = sys.argv[1:]
-if support:
-    from hemalens.jobs.adapt import adapt
-    adapt(Path(base), f"folder:{support}", out=Path(bundle))
-else:
-    FORBIDDEN.add("sklearn")
-    from hemalens import predict
-    found = predict(Path(bundle), images, out=Path(bundle).parent / "answers.csv")
-    print(json.dumps(found.by_label))
+from hemalens import predict
+from hemalens.jobs.adapt import adapt
+adapt(Path(base), f"folder:{support}", out=Path(bundle))
+found = predict(Path(bundle), images, out=Path(bundle).parent / "answers.csv")
+print(json.dumps(found.by_label))
 """
 
 
 def test_neither_adapting_nor_predicting_needs_torch(base: Bundle, support: Path, tmp_path: Path) -> None:
     fresh = colour_cells(tmp_path / "fresh", AWAY, 3, seed=8)
-    for given in (str(support), ""):
-        command = [sys.executable, "-W", "error", "-c", ADAPT_AND_PREDICT, str(base.path), given, str(tmp_path / "b")]
-        done = subprocess.run([*command, str(fresh)], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    given = [str(path) for path in (base.path, support, tmp_path / "b", fresh)]
+    command = [sys.executable, "-W", "error", "-c", ADAPT_AND_PREDICT, *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"neutrophil": 3, "lymphocyte": 3, "monocyte": 3}
 
 
@@ -358,7 +355,7 @@ def test_an_adapted_bundle_is_adapted_again(enlarged: Bundle, base: Bundle, odd:
     assert manifest.adaptation is not None
     assert manifest.adaptation.new_classes == ()
     assert set(manifest.adaptation.support_images) == _digests(folder)
-    assert manifest.adaptation.base_model_sha256 == enlarged.manifest.files[MODEL].sha256
+    assert manifest.adaptation.base_model_sha256 == (enlarged.manifest.files[MODEL].sha256,)
     assert [entry.role for entry in manifest.data] == ["train", "support", "support"]
     assert again.seen == base.seen | _digests(odd) | _digests(folder)
     assert "not in the support, so the adapted bundle cannot answer: monocyte" in said
@@ -367,6 +364,40 @@ def test_an_adapted_bundle_is_adapted_again(enlarged: Bundle, base: Bundle, odd:
     image = list_images(folder)[0]
     before, after = (next(Predictor(b, embeddings=True).predict([image])).embedding for b in (base, again))
     np.testing.assert_array_equal(before, after)
+
+
+def test_two_embedders_side_by_side_are_as_one(
+    base: Bundle, enlarged: Bundle, odd: Path, support: Path, tmp_path: Path
+) -> None:
+    """Both embed alike here: the same answers as of one embedder at unit length."""
+    both = adapt(base.path, f"folder:{support}", out=tmp_path / "both", beside=[enlarged.path])
+    alone = adapt(base.path, f"folder:{support}", out=tmp_path / "alone", few_shot=["normalise=true"])
+    fresh = list_images(colour_cells(tmp_path / "fresh", AWAY, 4, seed=13))
+    found, expected = (list(Predictor(b, embeddings=True).predict(fresh)) for b in (both, alone))
+    for one, other, path in zip(found, expected, fresh, strict=True):
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-3)
+        assert one.embedding is not None
+        unit = _colour(path) / np.linalg.norm(_colour(path))
+        np.testing.assert_allclose(one.embedding, [*unit, *unit], atol=1e-5)
+    manifest = both.manifest
+    assert manifest.labels == base.manifest.labels
+    assert manifest.embedding_size == 6
+    assert manifest.adaptation is not None
+    digests = tuple(bundle.manifest.files[MODEL].sha256 for bundle in (base, enlarged))
+    assert manifest.adaptation.base_model_sha256 == digests
+    assert [entry.role for entry in manifest.data] == ["train", "train", "support", "support"]
+    assert both.seen == base.seen | _digests(odd) | _digests(support)
+    again = adapt(both.path, f"folder:{odd}", out=tmp_path / "again", beside=[base.path], allow_new=True)
+    assert again.manifest.embedding_size == 9
+    assert len(set(_answers(again, odd))) == 5
+
+
+def test_images_that_any_of_the_embedders_learned_from_are_told(
+    base: Bundle, enlarged: Bundle, odd: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    adapt(base.path, f"folder:{odd}", out=tmp_path / "out", beside=[enlarged.path], allow_new=True, say=said.append)
+    assert any("20 support image(s) were in the bundle's training data" in text for text in said)
 
 
 def test_images_of_the_training_data_make_the_expected_accuracy_too_good_and_it_is_told(

@@ -350,10 +350,11 @@ def test_a_network_of_one_image_size(folder: Path, tmp_path: Path) -> None:
 
 def test_a_benchmark_of_no_method_and_protocols_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     spec, out = f"folder:{folder}", tmp_path / "run"
-    with pytest.raises(InputError, match="no method is named; expected one or more of finetune, linear_probe"):
+    with pytest.raises(InputError, match="no method is named; expected one or more of bloodshot, finetune, linear_probe"):
         benchmark([], spec, protocol="k-fold", out=out)
-    with pytest.raises(InputError, match=r"cross-domain needs a target. Name one or more with --target"):
-        benchmark(["linear_probe"], spec, protocol="cross-domain", out=out)
+    for protocol in ("cross-domain", "k-shot"):
+        with pytest.raises(InputError, match=rf"{protocol} needs a target. Name one or more with --target"):
+            benchmark(["linear_probe"], spec, protocol=protocol, out=out)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="k-fold takes no target"):
         benchmark(["linear_probe"], spec, protocol="k-fold", target_specs=[spec], out=out)
     with pytest.raises(SplitError, match=r"shared|trained on"):

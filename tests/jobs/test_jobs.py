@@ -349,8 +349,16 @@ def test_quickstart_from_end_to_end(tmp_path: Path, fits: list[str], monkeypatch
     monkeypatch.setattr("hemalens.jobs.quickstart.N_PER_CLASS", 3)
     out = tmp_path / "quick"
     report, predicted = quickstart(out=out)
-    assert {*REPORT_FILES, "data", "train", "lab_b", "predictions.csv", "run.json"} == _names(out)
-    assert [e.target for e in report.evaluations] == ["lab_a", "lab_b"]
+    folders = {"data", "train", "lab_b", "adapted", "lab_b_adapted"}
+    assert {*REPORT_FILES, *folders, "predictions.csv", "run.json"} == _names(out)
+    assert [(e.method, e.target) for e in report.evaluations] == [
+        ("nearest_colour", "lab_a"),
+        ("nearest_colour", "lab_b"),
+        ("nearest_colour, adapted", "lab_b"),
+    ]
+    support = open_bundle(out / "adapted").manifest.data[-1]
+    assert (support.role, sum(support.class_counts.values())) == ("support", 8)
+    assert report.evaluations[-1].n_images == 2 * 8, "what was memorised is not tested"
     assert report.synthetic
     assert predicted.n_rows == 3 * 8 == len(pandas.read_csv(out / "predictions.csv"))
     with pytest.raises(OutputError, match="finished"):
@@ -360,8 +368,10 @@ def test_quickstart_from_end_to_end(tmp_path: Path, fits: list[str], monkeypatch
 @pytest.mark.slow
 def test_quickstart_with_the_real_network(tmp_path: Path) -> None:
     report, _ = quickstart(out=tmp_path / "quick")
-    home, away = (e.scores.balanced_accuracy.value for e in report.evaluations)
+    home, away, adapted = (e.scores.balanced_accuracy.value for e in report.evaluations)
     assert home is not None
     assert away is not None
+    assert adapted is not None
     assert home > 0.8
     assert away < home - 0.2, "the next laboratory is the point of it"
+    assert adapted > away + 0.1, "and a few of its cells help"

@@ -15,6 +15,10 @@ def adapt(
     bundle: Annotated[Path, typer.Argument(help="The bundle to adapt.")],
     support: Annotated[str, typer.Option("--support", metavar="SPEC", help="A few labelled cells, as in folder:my_cells.")],
     out: Out,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option("--beside", metavar="BUNDLE", help="A further bundle whose embedding stands beside; repeatable."),
+    ] = None,
     few_shot: FewShot = None,
     allow_new: Annotated[
         bool, typer.Option("--allow-new", help="Learn labels that the bundle does not know as new classes.")
@@ -32,6 +36,7 @@ def adapt(
         bundle,
         support,
         out=out,
+        beside=beside or [],
         few_shot=few_shot or [],
         allow_new=allow_new,
         drop_unreadable=drop_unreadable,

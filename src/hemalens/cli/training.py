@@ -42,7 +42,7 @@ def quickstart(
 
 def train(
     *,
-    method: Annotated[str, typer.Argument(help="linear_probe or finetune.")],
+    method: Annotated[str, typer.Argument(help="linear_probe, finetune or bloodshot.")],
     data: Annotated[str, typer.Option("--train", metavar="SPEC", help="Training data, as in folder:my_cells.")],
     out: Out,
     validation: Annotated[

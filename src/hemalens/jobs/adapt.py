@@ -47,6 +47,7 @@ def adapt(
     support_spec: str,
     *,
     out: Path,
+    beside: Sequence[Path] = (),
     few_shot: Sequence[str] = (),
     allow_new: bool = False,
     drop_unreadable: bool = False,
@@ -55,9 +56,10 @@ def adapt(
 ) -> Bundle:
     """Write a bundle `out` that classifies by the labelled cells of `support_spec`, with the embedding of `bundle_path`.
 
-    It knows the classes of the support, those that the bundle never had included when `allow_new` asks for them;
-    `few_shot` are settings key=value of `FewShotConfig`. Raises `LabelError` for labels unknown to the bundle and
-    `SplitError` for a support of one class.
+    `beside` names further bundles whose embeddings stand beside it, each at unit length: two embedders that learned
+    differently know more than either. The new bundle knows the classes of the support, those that the first bundle never
+    had included when `allow_new` asks for them; `few_shot` are settings key=value of `FewShotConfig`. Raises `LabelError`
+    for labels unknown to the bundle and `SplitError` for a support of one class.
     """
     config = FewShotConfig.load(None, few_shot)
     if config.transductive:
@@ -67,8 +69,14 @@ def adapt(
     _claim(out, overwrite=overwrite)
     base = open_bundle(bundle_path)
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
+    bases = [base, *(open_bundle(path) for path in beside)]
     support = _support(base, support_spec, allow_new=allow_new, unreadable=unreadable, say=say)
-    encoder = graphs.cut(base.graph, ["image"], ["embedding"])
+    learned = frozenset[str]().union(*(bundle.seen for bundle in bases))
+    known = sum(content in learned for content in support.contents)
+    if known:
+        say(f"{known} support image(s) were in the bundle's training data: the expected accuracy is too good")
+    encoders = [graphs.cut(bundle.graph, ["image"], ["embedding"]) for bundle in bases]
+    encoder = graphs.side_by_side(encoders) if beside else encoders[0]
     with track("embedding", len(support)) as progress:
         cache = FeatureCache(default_cache_dir())
         embeddings = extract(support.records, encoder, cache=cache, progress=progress).complete().astype(np.float64)
@@ -91,9 +99,11 @@ def adapt(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "classes": class_entries(support.classes),
             "temperature": temperature,
-            "data": (*base.manifest.data, DataEntry.of(support, "support")),
+            "data": (*(entry for bundle in bases for entry in bundle.manifest.data), DataEntry.of(support, "support")),
+            "embedding_size": sum(bundle.manifest.embedding_size for bundle in bases),
+            "frozen_backbone": all(bundle.manifest.frozen_backbone for bundle in bases),
             "adaptation": Adaptation(
-                base_model_sha256=base.manifest.files[MODEL].sha256,
+                base_model_sha256=tuple(bundle.manifest.files[MODEL].sha256 for bundle in bases),
                 few_shot=config.model_dump(mode="json"),
                 support_images=support.contents,
                 new_classes=tuple(c for c in support.classes if c not in base.manifest.labels),
@@ -103,8 +113,7 @@ def adapt(
             "versions": library_versions(),
         }
     )
-    seen = "\n".join(sorted(base.seen)) + "\n" if base.seen else ""
-    return write_bundle(out, manifest, {MODEL: content, SEEN: seen_images(support) + seen.encode("ascii")})
+    return write_bundle(out, manifest, {MODEL: content, SEEN: seen_images(learned.union(support.contents))})
 
 
 def _claim(out: Path, *, overwrite: bool) -> None:
@@ -147,9 +156,6 @@ def _support(base: Bundle, spec: str, *, allow_new: bool, unreadable: Unreadable
     gone = [c for c in known if c not in present]
     if gone:
         say(f"not in the support, so the adapted bundle cannot answer: {', '.join(gone)}")
-    seen = sum(content in base.seen for content in support.contents)
-    if seen:
-        say(f"{seen} support image(s) were in the bundle's training data: the expected accuracy is too good")
     return support.under(present)
 
 

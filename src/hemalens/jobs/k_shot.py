@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import onnx
 
 from hemalens.datasets import CellDataset
@@ -12,6 +13,7 @@ from hemalens.errors import DatasetError, InputError, SplitError
 from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.k_shot import Embedded, KShotPlan, check_k_shot, embed, k_shot, supervised_reference
 from hemalens.evaluation.results import DataCard, KShot, Supervised
+from hemalens.fewshot import unit_length
 from hemalens.jobs.prepare import Prepared, prepare
 
 
@@ -119,3 +121,19 @@ def embed_laboratory(laboratory: NewLaboratory, encoder: onnx.ModelProto, *, see
     target = embed(encoder, laboratory.target)
     pool = embed(encoder, laboratory.pool) if laboratory.pool else None
     return EmbeddedLaboratory(laboratory, target, pool, supervised_reference(target, pool, seed=seed))
+
+
+def side_by_side(parts: Sequence[EmbeddedLaboratory], *, seed: int) -> EmbeddedLaboratory:
+    """The same laboratory seen by several embedders at once: their embeddings at unit length, one behind the other.
+
+    The numbers are those of `graphs.side_by_side`, without running the networks again.
+    """
+    first = parts[0]
+    target = _joined([part.target for part in parts])
+    pool = _joined([part.pool for part in parts if part.pool]) if first.pool else None
+    return EmbeddedLaboratory(first.laboratory, target, pool, supervised_reference(target, pool, seed=seed))
+
+
+def _joined(parts: Sequence[Embedded]) -> Embedded:
+    embeddings = np.concatenate([unit_length(part.embeddings) for part in parts], axis=1)
+    return replace(parts[0], embeddings=embeddings)

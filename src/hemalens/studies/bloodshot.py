@@ -14,7 +14,6 @@ from typing import Literal
 import onnx
 from pydantic import Field
 
-from hemalens.bundle import Bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.evaluation.evaluate import evaluate
@@ -31,6 +30,7 @@ from hemalens.jobs.k_shot import (
     embed_laboratory,
     open_laboratories,
     possible_shots,
+    side_by_side,
 )
 from hemalens.jobs.prepare import prepare
 from hemalens.jobs.reporting import make_report
@@ -39,6 +39,8 @@ from hemalens.models.backbone import BackboneConfig, frozen_graph
 from hemalens.sampling import check_classes
 from hemalens.studies.base import Role, Say, Study
 from hemalens.studies.bloodshot_embedders import (
+    FROZEN,
+    JOINED,
     OWN_SETTINGS,
     PUBLISHED,
     ROWS,
@@ -48,7 +50,6 @@ from hemalens.studies.bloodshot_embedders import (
 )
 from hemalens.studies.bloodshot_tables import OPTIONS, generic_table, options_table, ten_shot_table
 
-FROZEN = "frozen ImageNet"
 LEFT_OUT = ("KSC", "LYA", "MMZ", "MOB")
 """Classes of Matek-19 that the paper's run left out; PMB, with 18 images rarer than MOB with 26, stayed in."""
 
@@ -74,15 +75,6 @@ class BloodShotStudyConfig(StrictConfig):
     sweep_repeats: int = Field(default=20, ge=2)
     replacement: bool = True
     classifier: FewShotConfig = FewShotConfig()
-
-
-@dataclass(frozen=True, slots=True)
-class _Embedder:
-    """One row: its encoder, and its bundle unless it is the frozen backbone."""
-
-    row: str
-    encoder: onnx.ModelProto
-    bundle: Bundle | None
 
 
 def run(
@@ -118,17 +110,17 @@ def run(
     plans = _plans(laboratories, config, seed, generic, say)
     if claim_run(out, request, overwrite=overwrite):
         say("going on with the stopped run")
-    found: list[_Embedder] = []
+    encoders: dict[str, onnx.ModelProto] = {}
     evaluations: list[Evaluation] = []
     for row, embedder in embedders.items():
         say(f"embedder {row}: {len(learn)} training images, {embedder.epochs} epochs")
         bundle = fit_embedder(row, embedder, learn, validation, out=out, seed=seed)
         at_home = evaluate([bundle], [test], target=test, source_name=f"{generic.name} (70%)", seed=seed)
         evaluations.append(at_home.model_copy(update={"method": row, "name": f"{row}: {generic.name}, test part"}))
-        found.append(_Embedder(row, cut(bundle.graph, ["image"], ["embedding"]), bundle))
+        encoders[row] = cut(bundle.graph, ["image"], ["embedding"])
     if config.rows == "all":
-        found.append(_Embedder(FROZEN, frozen_graph(BackboneConfig(), default_cache_dir()), None))
-    abroad = _abroad(found, laboratories, plans, generic.name, say)
+        encoders[FROZEN] = frozen_graph(BackboneConfig(), default_cache_dir())
+    abroad = _abroad(encoders, laboratories, plans, generic.name, say)
     report = make_report(
         f"BloodShot: {generic.name} memorises {', '.join(lab.target.name for lab in laboratories)}",
         "study bloodshot: embedders trained on 70 % of the generic set (10 % validation, 20 % test), then "
@@ -207,7 +199,7 @@ class _Abroad:
 
 
 def _abroad(
-    embedders: Sequence[_Embedder],
+    encoders: Mapping[str, onnx.ModelProto],
     laboratories: Sequence[NewLaboratory],
     plans: Sequence[_Plans],
     source: str,
@@ -217,15 +209,20 @@ def _abroad(
     results: list[KShot] = []
     options: dict[str, list[KShot]] = {name: [] for name in OPTIONS}
     for laboratory, plan in zip(laboratories, plans, strict=True):
-        for embedder in embedders:
-            say(f"{embedder.row}: a few labelled cells of {laboratory.target.name}")
-            seen = embed_laboratory(laboratory, embedder.encoder, seed=plan.table.seed)
-            first = seen.score(plan.table, method=embedder.row, source=source)
+        parts: dict[str, EmbeddedLaboratory] = {}
+        for row, encoder in encoders.items():
+            parts[row] = embed_laboratory(laboratory, encoder, seed=plan.table.seed)
+        for row, joined in JOINED.items():
+            if set(joined) <= set(parts):
+                parts[row] = side_by_side([parts[name] for name in joined], seed=plan.table.seed)
+        for row, seen in parts.items():
+            say(f"{row}: a few labelled cells of {laboratory.target.name}")
+            first = seen.score(plan.table, method=row, source=source)
             table.append(first)
             results.append(_with_table(seen, plan, first))
             for name, option in OPTIONS.items():
                 changed = replace(plan.table, classifier=option)
-                options[name].append(seen.score(changed, method=embedder.row, source=source))
+                options[name].append(seen.score(changed, method=row, source=source))
     return _Abroad(table, results, options)
 
 

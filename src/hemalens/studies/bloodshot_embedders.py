@@ -30,6 +30,13 @@ ROWS: dict[str, dict[str, Any]] = {
     AUGMENTED_ROW: {**IMAGENET, **AUGMENTED},
 }
 """Row -> settings: the paper's three (random weights first), the same from ImageNet weights, and one with augmentation."""
+FROZEN = "frozen ImageNet"
+"""The row that is not trained: Lite0 with its ImageNet weights at 224 px."""
+JOINED: dict[str, tuple[str, ...]] = {
+    "frozen | augmented": (FROZEN, AUGMENTED_ROW),
+    "all from ImageNet": (FROZEN, *(f"{loss}, ImageNet" for loss in LOSSES), AUGMENTED_ROW),
+}
+"""Embedders side by side: each embedding at unit length, one behind the other."""
 PUBLISHED = tuple(f"{loss}, random" for loss in LOSSES)
 
 

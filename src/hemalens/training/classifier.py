@@ -77,13 +77,18 @@ class CellClassifier(lightning.LightningModule):
         return self.classify(self.embed(self.pixels(images)))
 
     def on_train_epoch_start(self) -> None:
-        """Dropout draws depend on the epoch alone; what learns is in training mode, what is frozen in evaluation mode."""
-        torch.manual_seed(self.seed + self.current_epoch)
+        """What learns is in training mode, what is frozen in evaluation mode."""
         self.train()  # the trainer leaves each part in the mode it finds it in, and backbones come in evaluation mode
         for module in self.network.modules():
             own = list(module.parameters(recurse=False))
             if own and not any(parameter.requires_grad for parameter in own):
                 module.eval()
+
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        """Random draws in the network and the loss depend on the epoch alone."""
+        if batch_index == 0:
+            # not when the epoch begins: loaders draw then, in a resumed run before that hook and otherwise after it
+            torch.manual_seed(self.seed + self.current_epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """The loss of one batch."""

@@ -83,7 +83,7 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
         parity=parity,
         versions=library_versions(),
     )
-    seen = seen_images(trained.train, *([trained.validation] if trained.validation else []))
+    seen = seen_images([*trained.train.contents, *(trained.validation.contents if trained.validation else ())])
     return write_bundle(path, manifest, {MODEL: content, SEEN: seen, **(extra_files or {})})
 
 

@@ -146,6 +146,10 @@ def _fit(
             default_root_dir=run_dir,
         )
         resume = checkpoints / "last.ckpt"
+        if resume.is_file():
+            # workers begin to load before the trainer tells the sampler its epoch
+            sampler: Any = training.sampler
+            sampler.set_epoch(SafetensorsCheckpointIO().load_checkpoint(resume)["epoch"] + 1)
         try:
             trainer.fit(module, training, validation, ckpt_path=resume if resume.is_file() else None)
         except SystemExit:
