@@ -25,6 +25,7 @@ from hemalens.bundle import MODEL, Bundle
 from hemalens.datasets import open_dataset
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import ConfigError, ImageError, InputError, LabelError, OutputError, SplitError
+from hemalens.evaluation.metrics import fit_temperature
 from hemalens.inference import Predictor, list_images
 from hemalens.jobs.adapt import adapt
 from trained import Colour, colour_cells
@@ -147,11 +148,14 @@ def test_the_expected_accuracy_is_that_of_leaving_each_image_out(base: Bundle, t
     expected = manifest.adaptation.expected
     colours, labels = _cells(folder)
     classes = list(manifest.labels)
-    answers = []
+    rows = []
     for i in range(len(labels)):
         others = [j for j in range(len(labels)) if j != i]
-        cosine = _cosines(colours[others], [labels[j] for j in others], classes, colours[[i]])
-        answers.append(classes[int(cosine.argmax())])
+        rows.append(_cosines(colours[others], [labels[j] for j in others], classes, colours[[i]])[0])
+    answers = [classes[int(row.argmax())] for row in rows]
+    targets = np.array([classes.index(label) for label in labels])
+    assert manifest.temperature == pytest.approx(fit_temperature(64 * np.array(rows), targets), rel=1e-3)
+    assert abs(manifest.temperature - 1) > 0.01
     right = sum(a == t for a, t in zip(answers, labels, strict=True))
     assert 0 < right < 28, "some of each"
     assert expected.n == 28
@@ -390,6 +394,18 @@ def test_two_embedders_side_by_side_are_as_one(
     again = adapt(both.path, f"folder:{odd}", out=tmp_path / "again", beside=[base.path], allow_new=True)
     assert again.manifest.embedding_size == 9
     assert len(set(_answers(again, odd))) == 5
+
+
+def test_a_class_learned_before_keeps_its_place_before_a_newer_one(base: Bundle, odd: Path, tmp_path: Path) -> None:
+    first = shutil.copytree(odd, tmp_path / "first")
+    shutil.rmtree(first / "Blasts")
+    once = adapt(base.path, f"folder:{first}", out=tmp_path / "once", allow_new=True)
+    twice = adapt(once.path, f"folder:{odd}", out=tmp_path / "twice", allow_new=True)
+    assert twice.manifest.labels == (*once.manifest.labels, "blast") == (*base.manifest.labels, "my odd cell", "blast")
+    assert twice.manifest.adaptation is not None
+    assert twice.manifest.adaptation.new_classes == ("blast",)
+    answers = _answers(twice, odd)
+    assert answers.count("my odd cell") == answers.count("blast") == 4
 
 
 def test_images_that_any_of_the_embedders_learned_from_are_told(

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import trained
 from hemalens.bundle import Bundle
+from hemalens.images import Preprocessing
 from hemalens.methods import find_method
 from hemalens.models.backbone import BackboneConfig, create_backbone
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
@@ -111,19 +112,19 @@ def test_without_patience_the_last_epoch_is_kept_and_with_it_the_best(
         assert all(same) is (epoch == kept)
 
 
-def test_a_constant_rate_follows_its_warm_up(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates: list[float] = []
-    step = CellClassifier.training_step
+@pytest.mark.parametrize(("warmup_epochs", "n_warmup"), [(0.0, 0), (1.0, 10), (0.5, 5)])
+def test_a_constant_rate_follows_its_warm_up(warmup_epochs: float, n_warmup: int) -> None:
+    optimiser = OptimiserConfig(learning_rate=0.01, warmup_epochs=warmup_epochs, schedule="constant")
+    module = CellClassifier(torch.nn.Linear(3, 2), Preprocessing(), optimiser=optimiser, epochs=2, seed=0)
 
-    def seen(self: CellClassifier, *given: Any) -> torch.Tensor:
-        optimiser: Any = self.optimizers()
-        rates.append(optimiser.param_groups[0]["lr"])
-        return step(self, *given)
+    class Trainer:
+        estimated_stepping_batches = 20
 
-    monkeypatch.setattr(CellClassifier, "training_step", seen)
-    fit("finetune", epochs=2, optimiser={"learning_rate": 0.01, "warmup_epochs": 1.0, "schedule": "constant"})
-    n = len(rates) // 2
-    np.testing.assert_allclose(rates, [*(0.01 * (np.arange(n) + 1) / n), *([0.01] * n)], rtol=1e-6)
+    module._trainer = Trainer()  # type: ignore[assignment]
+    module._fabric = None
+    (factor,) = module.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas
+    expected = [(step + 1) / n_warmup if step < n_warmup else 1.0 for step in range(20)]
+    np.testing.assert_allclose([factor(step) for step in range(20)], expected)
 
 
 def test_the_defaults_of_the_optimiser_are_adamw_with_a_cosine() -> None:
