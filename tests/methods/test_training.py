@@ -122,7 +122,7 @@ def test_a_constant_rate_follows_its_warm_up(warmup_epochs: float, n_warmup: int
 
     module._trainer = Trainer()  # type: ignore[assignment]
     module._fabric = None
-    (factor,) = module.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas
+    factor = module.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas[0]
     expected = [(step + 1) / n_warmup if step < n_warmup else 1.0 for step in range(20)]
     np.testing.assert_allclose([factor(step) for step in range(20)], expected)
 
