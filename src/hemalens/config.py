@@ -34,9 +34,9 @@ class StrictConfig(BaseModel):
 
         Raises `ConfigError`.
         """
-        values: dict[str, Any] = deepcopy(dict(base or {}))
+        values = _over(_defaults_of_parts(cls), base or {})
         if file is not None:
-            values.update(read_toml(file))
+            values = _over(values, read_toml(file))
         for override in overrides:
             key, value = _parse_override(override)
             *parts, last = key.split(".")
@@ -47,6 +47,21 @@ class StrictConfig(BaseModel):
                     raise ConfigError(f"the setting {override!r} goes into {part!r}, which is a plain value")
             place[last] = value
         return cls.from_mapping(values, source=one_line(file) if file else "configuration")
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, part by part: what a part does not name stays as it was."""
+    merged = deepcopy(dict(below))
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _over(merged[key], value) if both else deepcopy(value)
+    return merged
+
+
+def _defaults_of_parts(model: type[BaseModel]) -> dict[str, Any]:
+    """The defaults of the parts that are models of their own: they may differ from those models' own defaults."""
+    defaults = {name: info.get_default(call_default_factory=True) for name, info in model.model_fields.items()}  # type: ignore[call-overload]
+    return {name: value.model_dump() for name, value in defaults.items() if isinstance(value, BaseModel)}
 
 
 def read_toml(file: Path) -> dict[str, Any]:

