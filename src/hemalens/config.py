@@ -91,6 +91,8 @@ def _readable(model: type[BaseModel], error: ValidationError, source: str) -> Co
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return ConfigError(f"{source}: unknown key {key!r}", remedy=near_matches(key, _keys(model)))
+    if first["type"] == "value_error":
+        return ConfigError(f"{source}: {first['msg'].removeprefix('Value error, ')}")
     return ConfigError(
         f"{source}: key {key!r}", expected=first["msg"].removeprefix("Input should be "), got=repr(first["input"])
     )

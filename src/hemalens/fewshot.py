@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import helper, numpy_helper
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
@@ -41,6 +41,14 @@ class FewShotConfig(StrictConfig):
     centre: Centre = "none"
     n_prototypes: int = Field(default=1, ge=1, le=100)
     c: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> FewShotConfig:
+        if self.n_prototypes != 1 and self.rule != "prototype":
+            raise ValueError("n_prototypes goes with rule=prototype only")
+        if self.c != 1.0 and self.rule != "logistic_regression":
+            raise ValueError("c goes with rule=logistic_regression only")
+        return self
 
     @property
     def transductive(self) -> bool:

@@ -98,13 +98,15 @@ def benchmark(
     from hemalens.jobs.benchmark import benchmark as run
 
     talk = Talk(quiet, as_json)
-    plan = KShotPlan(
-        shots=PUBLISHED_SHOTS if shots is None else whole_numbers(shots, "--shots"),
-        n_repeats=repeats,
-        replacement=not without_replacement,
-        classifier=FewShotConfig.load(None, few_shot or []),
-        seed=seed,
-    )
+    k_shot = None
+    if protocol == "k-shot" or any((shots, without_replacement, support, target_labels, few_shot)):
+        plan = KShotPlan(
+            shots=PUBLISHED_SHOTS if shots is None else whole_numbers(shots, "--shots"),
+            n_repeats=repeats,
+            replacement=not without_replacement,
+            classifier=FewShotConfig.load(None, few_shot or []),
+        )
+        k_shot = KShotRequest(plan, support, target_labels)
     report = run(
         [name.strip() for name in methods.split(",") if name.strip()],
         source,
@@ -113,7 +115,7 @@ def benchmark(
         out=out,
         labels=labels,
         n_folds=folds,
-        k_shot=KShotRequest(plan, support, target_labels),
+        k_shot=k_shot,
         min_per_class=min_per_class,
         settings=settings or [],
         seed=seed,

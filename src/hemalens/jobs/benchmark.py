@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,16 +49,22 @@ def benchmark(
     """Run each method under the protocol on the same folds, and write one report into `out`; the same call resumes.
 
     A setting is METHOD.key=value, or key=value for all methods. `min_per_class` leaves smaller classes out, of the
-    source's folds and of each target's test. `k_shot` is for the protocol of that name only.
+    source's folds and of each target's test. `k_shot` is for the protocol of that name only; its drawings follow `seed`.
     """
     _check_request(method_names, protocol, target_specs)
+    if k_shot is not None and protocol != "k-shot":
+        raise InputError(
+            f"the protocol {protocol} memorises no images", remedy="Leave the options of k-shot out, or take it."
+        )
     chosen = [find_method(name) for name in dict.fromkeys(method_names)]
     configs = {method.name: _config_of(method, settings, {m.name for m in chosen}) for method in chosen}
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     source = prepare(source_spec, labels=labels, role="source", unreadable=unreadable, min_per_class=min_per_class)
     task: _Folds | _KShot
     if protocol == "k-shot":
-        task = _KShot.open(source, target_specs, k_shot or KShotRequest(), labels, min_per_class)
+        asked = k_shot or KShotRequest()
+        asked = replace(asked, plan=replace(asked.plan, seed=seed))
+        task = _KShot.open(source, target_specs, asked, labels, min_per_class)
     else:
         targets = [prepare(spec, labels=labels, role="target", unreadable="keep") for spec in target_specs]
         task = _Folds(source, targets, n_folds, min_per_class)
