@@ -112,13 +112,13 @@ class EmbedderModule(CellClassifier):
         """Classification loss, plus lambda times the consistency under a random rotation of each image."""
         if self.config.loss == "softmax":
             return super().loss(pixels, targets)
-        embeddings = self.embed(pixels)
-        loss: Tensor = self.head.loss(embeddings, targets)
         if self.config.loss == "aam":
-            return loss
-        # rotated() gives a view of the same pixels: gradients flow through both embeddings
-        consistency = rotation_consistency(embeddings, self.embed(self.rotated(pixels)))
-        return loss + self.config.consistency_weight * consistency
+            aam: Tensor = self.head.loss(self.embed(pixels), targets)
+            return aam
+        # one pass for both: two would leave batch norm with averages of neither
+        embeddings, rotated = self.embed(torch.cat([pixels, self.rotated(pixels)])).chunk(2)
+        loss: Tensor = self.head.loss(embeddings, targets)
+        return loss + self.config.consistency_weight * rotation_consistency(embeddings, rotated)
 
     def rotated(self, pixels: Tensor) -> Tensor:
         """Each image turned by an angle uniform on the circle."""
