@@ -23,6 +23,16 @@ from hemalens.cli.common import (
     whole_numbers,
 )
 
+Shots = Annotated[str | None, typer.Option(metavar="K,K", help="k-shot: labelled images a class; 1,2,3,5,10,15,20,30,50.")]
+Repeats = Annotated[int, typer.Option(min=2, help="k-shot: drawings of the labelled images for each k.")]
+WithoutReplacement = Annotated[
+    bool, typer.Option("--without-replacement", help="k-shot: no image is drawn twice (published: with).")
+]
+Support = Annotated[str | None, typer.Option(metavar="SPEC", help="k-shot: draw from here, test all of the target.")]
+TargetLabels = Annotated[
+    str | None, typer.Option(metavar="MAP", help="k-shot: label map of the target, where it is not the source's.")
+]
+
 
 def evaluate(
     *,
@@ -66,19 +76,11 @@ def benchmark(
     ] = "cross-domain",
     labels: Labels = "five_class",
     folds: Annotated[int, typer.Option(min=2, help="Folds of the source; not for k-shot.")] = 5,
-    shots: Annotated[
-        str | None, typer.Option(metavar="K,K", help="k-shot: labelled images a class; 1,2,3,5,10,15,20,30,50.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=2, help="k-shot: drawings of the labelled images for each k.")] = 100,
-    without_replacement: Annotated[
-        bool, typer.Option("--without-replacement", help="k-shot: no image is drawn twice (published: with).")
-    ] = False,
-    support: Annotated[
-        str | None, typer.Option(metavar="SPEC", help="k-shot: draw from here, test all of the target.")
-    ] = None,
-    target_labels: Annotated[
-        str | None, typer.Option(metavar="MAP", help="k-shot: label map of the target, where it is not the source's.")
-    ] = None,
+    shots: Shots = None,
+    repeats: Repeats = 100,
+    without_replacement: WithoutReplacement = False,
+    support: Support = None,
+    target_labels: TargetLabels = None,
     few_shot: FewShot = None,
     min_per_class: MinPerClass = 1,
     settings: Set = None,
@@ -100,12 +102,8 @@ def benchmark(
     talk = Talk(quiet, as_json)
     k_shot = None
     if protocol == "k-shot" or any((shots, without_replacement, support, target_labels, few_shot)):
-        plan = KShotPlan(
-            shots=PUBLISHED_SHOTS if shots is None else whole_numbers(shots, "--shots"),
-            n_repeats=repeats,
-            replacement=not without_replacement,
-            classifier=FewShotConfig.load(None, few_shot or []),
-        )
+        known = PUBLISHED_SHOTS if shots is None else whole_numbers(shots, "--shots")
+        plan = KShotPlan(known, repeats, not without_replacement, FewShotConfig.load(None, few_shot or []))
         k_shot = KShotRequest(plan, support, target_labels)
     report = run(
         [name.strip() for name in methods.split(",") if name.strip()],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from hemalens.bundle import (
     Bundle,
     DataEntry,
     ExpectedAccuracy,
+    Manifest,
     class_entries,
     library_versions,
     open_bundle,
@@ -30,7 +32,7 @@ from hemalens.errors import ConfigError, LabelError, OutputError, SplitError, on
 from hemalens.evaluation import metrics
 from hemalens.evaluation.metrics import fit_temperature, log_softmax
 from hemalens.features import FeatureCache, default_cache_dir, extract
-from hemalens.fewshot import FewShotConfig, few_shot_graph, leave_one_out
+from hemalens.fewshot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
 from hemalens.files import claim_output
 from hemalens.jobs.prepare import prepare
 from hemalens.jobs.train import Say
@@ -71,49 +73,70 @@ def adapt(
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     bases = [base, *(open_bundle(path) for path in beside)]
     support = _support(base, support_spec, allow_new=allow_new, unreadable=unreadable, say=say)
-    learned = frozenset[str]().union(*(bundle.seen for bundle in bases))
-    known = sum(content in learned for content in support.contents)
-    if known:
-        say(f"{known} support image(s) were in the bundle's training data: the expected accuracy is too good")
+    known = frozenset[str]().union(*(bundle.seen for bundle in bases))
+    seen = sum(content in known for content in support.contents)
+    if seen:
+        say(f"{seen} support image(s) were in the bundle's training data: the expected accuracy is too good")
     encoders = [graphs.cut(bundle.graph, ["image"], ["embedding"]) for bundle in bases]
     encoder = graphs.side_by_side(encoders) if beside else encoders[0]
     with track("embedding", len(support)) as progress:
         cache = FeatureCache(default_cache_dir())
         embeddings = extract(support.records, encoder, cache=cache, progress=progress).complete().astype(np.float64)
-    logits = leave_one_out(config, embeddings, support.targets, units(support))
-    told = np.isfinite(logits[np.arange(len(support)), support.targets])
-    temperature = fit_temperature(logits[told], support.targets[told])
-    expected = _expected(support, logits, told)
-    fitted = config.make().fit(embeddings, support.targets)
+    learned = _learn(config, support, embeddings)
     place = {id(record): i for i, record in enumerate(support.records)}
 
     def reference(records: list[Record]) -> NDArray[np.float64]:
         chosen = embeddings[[place[id(record)] for record in records]]
-        return np.exp(log_softmax(fitted.decision_function(chosen) / temperature))
+        return np.exp(log_softmax(learned.classifier.decision_function(chosen) / learned.temperature))
 
-    tail = graphs.temperature_graph(len(support.classes), temperature)
-    content = graphs.join(encoder, few_shot_graph(fitted), tail, keep=("embedding",)).SerializeToString()
+    tail = graphs.temperature_graph(len(support.classes), learned.temperature)
+    graph = graphs.join(encoder, few_shot_graph(learned.classifier), tail, keep=("embedding",))
+    content = graph.SerializeToString()
     parity, _ = check_parity(content, support.records, reference)
-    manifest = base.manifest.model_copy(
+    manifest = _manifest(bases, support, config, learned, parity)
+    return write_bundle(out, manifest, {MODEL: content, SEEN: seen_images(known.union(support.contents))})
+
+
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    classifier: PrototypeClassifier
+    temperature: float
+    expected: ExpectedAccuracy
+
+
+def _learn(config: FewShotConfig, support: CellDataset, embeddings: NDArray[np.float64]) -> _Learned:
+    """The classifier of the whole support; its temperature and what to expect of it from leaving each image out once."""
+    logits = leave_one_out(config, embeddings, support.targets, units(support))
+    told = np.isfinite(logits[np.arange(len(support)), support.targets])
+    temperature = fit_temperature(logits[told], support.targets[told])
+    return _Learned(config.make().fit(embeddings, support.targets), temperature, _expected(support, logits, told))
+
+
+def _manifest(
+    bases: Sequence[Bundle], support: CellDataset, config: FewShotConfig, learned: _Learned, parity: float
+) -> Manifest:
+    """The first base's manifest, changed in what adapting changes."""
+    first = bases[0].manifest
+    adaptation = Adaptation(
+        base_model_sha256=tuple(bundle.manifest.files[MODEL].sha256 for bundle in bases),
+        few_shot=config.model_dump(mode="json"),
+        support_images=support.contents,
+        new_classes=tuple(c for c in support.classes if c not in first.labels),
+        expected=learned.expected,
+    )
+    return first.model_copy(
         update={
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "classes": class_entries(support.classes),
-            "temperature": temperature,
+            "temperature": learned.temperature,
             "data": (*(entry for bundle in bases for entry in bundle.manifest.data), DataEntry.of(support, "support")),
             "embedding_size": sum(bundle.manifest.embedding_size for bundle in bases),
             "frozen_backbone": all(bundle.manifest.frozen_backbone for bundle in bases),
-            "adaptation": Adaptation(
-                base_model_sha256=tuple(bundle.manifest.files[MODEL].sha256 for bundle in bases),
-                few_shot=config.model_dump(mode="json"),
-                support_images=support.contents,
-                new_classes=tuple(c for c in support.classes if c not in base.manifest.labels),
-                expected=expected,
-            ),
+            "adaptation": adaptation,
             "parity": parity,
             "versions": library_versions(),
         }
     )
-    return write_bundle(out, manifest, {MODEL: content, SEEN: seen_images(learned.union(support.contents))})
 
 
 def _claim(out: Path, *, overwrite: bool) -> None:

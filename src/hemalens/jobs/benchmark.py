@@ -51,28 +51,23 @@ def benchmark(
     A setting is METHOD.key=value, or key=value for all methods. `min_per_class` leaves smaller classes out, of the
     source's folds and of each target's test. `k_shot` is for the protocol of that name only; its drawings follow `seed`.
     """
-    _check_request(method_names, protocol, target_specs)
-    if k_shot is not None and protocol != "k-shot":
-        raise InputError(
-            f"the protocol {protocol} memorises no images", remedy="Leave the options of k-shot out, or take it."
-        )
+    _check_request(method_names, protocol, target_specs, k_shot)
     chosen = [find_method(name) for name in dict.fromkeys(method_names)]
     configs = {method.name: _config_of(method, settings, {m.name for m in chosen}) for method in chosen}
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     source = prepare(source_spec, labels=labels, role="source", unreadable=unreadable, min_per_class=min_per_class)
     task: _Folds | _KShot
     if protocol == "k-shot":
-        asked = k_shot or KShotRequest()
-        asked = replace(asked, plan=replace(asked.plan, seed=seed))
+        asked = (k_shot or KShotRequest()).seeded(seed)
         task = _KShot.open(source, target_specs, asked, labels, min_per_class)
     else:
-        targets = [prepare(spec, labels=labels, role="target", unreadable="keep") for spec in target_specs]
-        task = _Folds(source, targets, n_folds, min_per_class)
+        task = _Folds.open(source, target_specs, labels, n_folds, min_per_class)
     for note in (*source.notes, *task.notes):
         say(note)
+    shown = {name: config.model_dump(mode="json") for name, config in configs.items()}
     request = {
         "job": protocol,
-        "configs": {name: config.model_dump(mode="json") for name, config in configs.items()},
+        "configs": shown,
         "source": source.dataset.fingerprint,
         "min_per_class": min_per_class,
         "seed": seed,
@@ -90,7 +85,7 @@ def benchmark(
         evaluations=found.evaluations,
         k_shot=found.k_shot,
         data=[source.card, *task.cards],
-        methods={name: config.model_dump(mode="json") for name, config in configs.items()},
+        methods=shown,
         seed=seed,
     )
     write_report(report, out)
@@ -105,6 +100,10 @@ class KShotRequest:
     plan: KShotPlan = field(default_factory=KShotPlan)
     support_spec: str | None = None
     target_labels: str | None = None
+
+    def seeded(self, seed: int) -> KShotRequest:
+        """The same with drawings that follow `seed`."""
+        return replace(self, plan=replace(self.plan, seed=seed))
 
 
 @dataclass(slots=True)
@@ -121,6 +120,11 @@ class _Folds:
     targets: Sequence[Prepared]
     n_folds: int
     min_per_class: int
+
+    @classmethod
+    def open(cls, source: Prepared, specs: Sequence[str], labels: str, n_folds: int, min_per_class: int) -> _Folds:
+        targets = [prepare(spec, labels=labels, role="target", unreadable="keep") for spec in specs]
+        return cls(source, targets, n_folds, min_per_class)
 
     @property
     def notes(self) -> list[str]:
@@ -194,7 +198,14 @@ class _KShot:
             found.k_shot.append(seen.score(self.asked.plan, method=method.name, source=name))
 
 
-def _check_request(method_names: Sequence[str], protocol: str, target_specs: Sequence[str]) -> None:
+def _check_request(
+    method_names: Sequence[str], protocol: str, target_specs: Sequence[str], k_shot: KShotRequest | None
+) -> None:
+    if k_shot is not None and protocol != "k-shot":
+        raise InputError(
+            f"the protocol {protocol} memorises no images",
+            remedy="Leave the options of k-shot out, or say --protocol k-shot.",
+        )
     if not method_names:
         raise InputError("no method is named", expected=f"one or more of {', '.join(METHODS)}", remedy="Say --methods A,B.")
     if protocol != "k-fold" and not target_specs:

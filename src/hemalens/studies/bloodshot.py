@@ -14,6 +14,7 @@ from typing import Literal
 import onnx
 from pydantic import Field
 
+from hemalens.bundle import Bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.evaluation.evaluate import evaluate
@@ -88,22 +89,23 @@ def run(
 ) -> Report:
     """Train the embedders, test them at home and with a few memorised cells abroad; the same call resumes."""
     STUDY.check_roles(data)
-    own = [setting for setting in settings if not setting.startswith(OWN_SETTINGS)]
-    config = BloodShotStudyConfig.load(None, own)
+    config = BloodShotStudyConfig.load(None, [s for s in settings if not s.startswith(OWN_SETTINGS)])
     rows = PUBLISHED if config.rows == "published" else tuple(ROWS)
     embedders = {row: embedder_config(row, settings) for row in rows}
-    support = next(iter(data.get("support", ())), None)
     laboratories = open_laboratories(
-        data["novel"], support, labels=config.novel_labels, min_per_class=config.novel_min_per_class
+        data["novel"],
+        next(iter(data.get("support", ())), None),
+        labels=config.novel_labels,
+        min_per_class=config.novel_min_per_class,
     )
     generic, cards, notes = _generic(data["generic"][0], config)
     for note in (*notes, *(note for laboratory in laboratories for note in laboratory.notes)):
         say(note)
     learn, validation, test = three_parts(generic, seed)
+    shown = {"study": config.model_dump(mode="json"), **{r: e.model_dump(mode="json") for r, e in embedders.items()}}
     request = {
         "job": "study bloodshot",
-        "config": config.model_dump(mode="json"),
-        "embedders": {row: embedder.model_dump(mode="json") for row, embedder in embedders.items()},
+        "configs": shown,
         "data": [generic.fingerprint, *(card.fingerprint for lab in laboratories for card in lab.cards)],
         "seed": seed,
     }
@@ -115,14 +117,13 @@ def run(
     for row, embedder in embedders.items():
         say(f"embedder {row}: {len(learn)} training images, {embedder.epochs} epochs")
         bundle = fit_embedder(row, embedder, learn, validation, out=out, seed=seed)
-        at_home = evaluate([bundle], [test], target=test, source_name=f"{generic.name} (70%)", seed=seed)
-        evaluations.append(at_home.model_copy(update={"method": row, "name": f"{row}: {generic.name}, test part"}))
+        evaluations.append(_at_home(row, bundle, test, seed))
         encoders[row] = cut(bundle.graph, ["image"], ["embedding"])
     if config.rows == "all":
         encoders[FROZEN] = frozen_graph(BackboneConfig(), default_cache_dir())
     abroad = _abroad(encoders, laboratories, plans, generic.name, say)
     report = make_report(
-        f"BloodShot: {generic.name} memorises {', '.join(lab.target.name for lab in laboratories)}",
+        f"BloodShot: from {generic.name} to {', '.join(lab.target.name for lab in laboratories)}",
         "study bloodshot: embedders trained on 70 % of the generic set (10 % validation, 20 % test), then "
         f"{config.table_repeats} drawings of {config.table_shots} images a class, {config.sweep_repeats} for the other k",
         evaluations=evaluations,
@@ -133,12 +134,17 @@ def run(
             *options_table(abroad.options, config.table_shots),
         ],
         data=[*cards, *(card for laboratory in laboratories for card in laboratory.cards)],
-        methods={"study": config.model_dump(mode="json"), **{r: e.model_dump(mode="json") for r, e in embedders.items()}},
+        methods=shown,
         seed=seed,
     )
     write_report(report, out)
     finish_run(out)
     return report
+
+
+def _at_home(row: str, bundle: Bundle, test: CellDataset, seed: int) -> Evaluation:
+    found = evaluate([bundle], [test], target=test, source_name=f"{test.name} (70%)", seed=seed)
+    return found.model_copy(update={"method": row, "name": f"{row}: {test.name}, test part"})
 
 
 def _generic(spec: str, config: BloodShotStudyConfig) -> tuple[CellDataset, list[DataCard], list[str]]:
