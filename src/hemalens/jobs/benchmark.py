@@ -54,12 +54,11 @@ def benchmark(
     _check_request(method_names, protocol, target_specs, k_shot)
     chosen = [find_method(name) for name in dict.fromkeys(method_names)]
     configs = {method.name: _config_of(method, settings, {m.name for m in chosen}) for method in chosen}
-    unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
-    source = prepare(source_spec, labels=labels, role="source", unreadable=unreadable, min_per_class=min_per_class)
+    broken: Unreadable = "drop" if drop_unreadable else "refuse"
+    source = prepare(source_spec, labels=labels, role="source", unreadable=broken, min_per_class=min_per_class)
     task: _Folds | _KShot
     if protocol == "k-shot":
-        asked = (k_shot or KShotRequest()).seeded(seed)
-        task = _KShot.open(source, target_specs, asked, labels, min_per_class)
+        task = _KShot.open(source, target_specs, (k_shot or KShotRequest()).seeded(seed), labels, min_per_class)
     else:
         task = _Folds.open(source, target_specs, labels, n_folds, min_per_class)
     for note in (*source.notes, *task.notes):
@@ -77,7 +76,6 @@ def benchmark(
         say("going on with the stopped run")
     found = _Found()
     for method in chosen:
-        say(f"{method.name}: {task.described}")
         task.run(method, _fit_fold(method, configs[method.name], say), out / "fits" / method.name, seed, found)
     report = make_report(
         f"{', '.join(configs)}: {protocol} from {source.dataset.name}",

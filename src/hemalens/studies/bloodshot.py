@@ -92,11 +92,9 @@ def run(
     config = BloodShotStudyConfig.load(None, [s for s in settings if not s.startswith(OWN_SETTINGS)])
     rows = PUBLISHED if config.rows == "published" else tuple(ROWS)
     embedders = {row: embedder_config(row, settings) for row in rows}
+    pool = next(iter(data.get("support", ())), None)
     laboratories = open_laboratories(
-        data["novel"],
-        next(iter(data.get("support", ())), None),
-        labels=config.novel_labels,
-        min_per_class=config.novel_min_per_class,
+        data["novel"], pool, labels=config.novel_labels, min_per_class=config.novel_min_per_class
     )
     generic, cards, notes = _generic(data["generic"][0], config)
     for note in (*notes, *(note for laboratory in laboratories for note in laboratory.notes)):
