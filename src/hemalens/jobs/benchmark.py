@@ -63,10 +63,9 @@ def benchmark(
         task = _Folds.open(source, target_specs, labels, n_folds, min_per_class)
     for note in (*source.notes, *task.notes):
         say(note)
-    shown = {name: config.model_dump(mode="json") for name, config in configs.items()}
-    request = {
+    request: dict[str, Any] = {
         "job": protocol,
-        "configs": shown,
+        "configs": {name: config.model_dump(mode="json") for name, config in configs.items()},
         "source": source.dataset.fingerprint,
         "min_per_class": min_per_class,
         "seed": seed,
@@ -76,6 +75,7 @@ def benchmark(
         say("going on with the stopped run")
     found = _Found()
     for method in chosen:
+        say(f"{method.name}: {task.described}")
         task.run(method, _fit_fold(method, configs[method.name], say), out / "fits" / method.name, seed, found)
     report = make_report(
         f"{', '.join(configs)}: {protocol} from {source.dataset.name}",
@@ -83,7 +83,7 @@ def benchmark(
         evaluations=found.evaluations,
         k_shot=found.k_shot,
         data=[source.card, *task.cards],
-        methods=shown,
+        methods=request["configs"],
         seed=seed,
     )
     write_report(report, out)
