@@ -74,7 +74,8 @@ def make_report(
 ) -> Report:
     """A report with its summary."""
     sentences = [sentence for evaluation in evaluations for sentence in summarise(evaluation)]
-    sentences += [sentence for result in k_shot for sentence in summarise_k_shot(result)]
+    for target in dict.fromkeys(result.target for result in k_shot):
+        sentences += summarise_k_shot([result for result in k_shot if result.target == target])
     return Report(
         title=title,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -112,8 +113,30 @@ def summarise(evaluation: Evaluation) -> list[str]:
     return sentences
 
 
-def summarise_k_shot(result: KShot) -> list[str]:
-    """A k-shot result in plain words, at the k nearest to ten; it says so when it is transductive."""
+MOST_SENTENCES = 3
+"""More embedders than this on one target are summed up in one sentence."""
+
+
+def summarise_k_shot(results: Sequence[KShot]) -> list[str]:
+    """The k-shot results on one target in plain words, at the k nearest to ten; what is transductive says so."""
+    if len(results) <= MOST_SENTENCES:
+        return [_k_shot_sentence(result) for result in results]
+    at_ten = [(result, min(result.shots, key=lambda s: abs(s.k - 10))) for result in results]
+    ranked = sorted(at_ten, key=lambda entry: entry[1].balanced_accuracy.value or 0.0)
+    (worst, low), (best, high) = ranked[0], ranked[-1]
+    return [
+        f"{best.target}: with {high.k} labelled image(s) of each of {len(best.classes)} classes the balanced accuracy of "
+        f"{len(results)} embedders runs from {_with_interval(low.balanced_accuracy)} ({_named(worst)}) to "
+        f"{_with_interval(high.balanced_accuracy)} ({_named(best)}); always answering the most frequent class gives an "
+        f"accuracy of {_number(high.majority_rate)}."
+    ]
+
+
+def _named(result: KShot) -> str:
+    return f"{result.method}, transductive" if result.transductive else result.method
+
+
+def _k_shot_sentence(result: KShot) -> str:
     shots = min(result.shots, key=lambda s: abs(s.k - 10))
     where = f"{result.method}, {result.source} -> {result.target}"
     how = f"{result.classifier}{', transductive' if result.transductive else ''}"
@@ -126,7 +149,7 @@ def summarise_k_shot(result: KShot) -> list[str]:
     if result.supervised is not None:
         sentence += f"; {result.supervised.what} gives a balanced accuracy of "
         sentence += _with_interval(result.supervised.balanced_accuracy)
-    return [sentence + "."]
+    return sentence + "."
 
 
 def _number(value: float | None) -> str:

@@ -41,7 +41,7 @@ ROWS: dict[str, dict[str, Any]] = {
 FROZEN = "frozen ImageNet"
 """The row that is not trained: Lite0 with its ImageNet weights at 224 px."""
 JOINED: dict[str, tuple[str, ...]] = {
-    "frozen | augmented": (FROZEN, AUGMENTED_ROW),
+    "frozen + augmented": (FROZEN, AUGMENTED_ROW),
     "all from ImageNet": (FROZEN, *(f"{loss}, ImageNet" for loss in LOSSES), AUGMENTED_ROW),
 }
 """Embedders side by side: each embedding at unit length, one behind the other."""
