@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -151,6 +151,18 @@ def claim_output(path: Path, *, overwrite: bool) -> None:
         raise OutputError(
             f"cannot write {one_line(path)}", expected="a writable place", got=f"{one_line(parent)} is read-only"
         )
+
+
+def claim_folder(path: Path, parts: Collection[str], what: str, *, overwrite: bool) -> None:
+    """`claim_output` for a folder of files named in `parts`: `overwrite` replaces such a folder, and nothing else.
+
+    `what` says what it is, as in "a report". Raises `OutputError`.
+    """
+    if overwrite and path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= set(parts)):
+        raise OutputError(
+            f"{one_line(path)} holds something else than {what}", remedy="Choose another --out; it is not overwritten."
+        )
+    claim_output(path, overwrite=overwrite)
 
 
 def walk_files(root: Path) -> list[Path]:

@@ -28,12 +28,12 @@ from hemalens.bundle import (
     write_bundle,
 )
 from hemalens.datasets import READERS, CellDataset, Record
-from hemalens.errors import ConfigError, LabelError, OutputError, SplitError, one_line
+from hemalens.errors import ConfigError, LabelError, SplitError, one_line
 from hemalens.evaluation import metrics
 from hemalens.evaluation.metrics import fit_temperature, log_softmax
 from hemalens.features import FeatureCache, default_cache_dir, extract
 from hemalens.fewshot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
-from hemalens.files import claim_output
+from hemalens.files import claim_folder
 from hemalens.jobs.prepare import prepare
 from hemalens.jobs.train import Say
 from hemalens.progress import track
@@ -68,7 +68,7 @@ def adapt(
         raise ConfigError(
             "a bundle is adapted before the images it will see are there", expected="centre=none or centre=support"
         )
-    _claim(out, overwrite=overwrite)
+    claim_folder(out, (MANIFEST, MODEL, SEEN, WEIGHTS), "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     bases = [base, *(open_bundle(path) for path in beside)]
@@ -137,16 +137,6 @@ def _manifest(
             "versions": library_versions(),
         }
     )
-
-
-def _claim(out: Path, *, overwrite: bool) -> None:
-    """Refuse an output that exists; `overwrite` replaces a bundle, and nothing but a bundle."""
-    parts = {MANIFEST, MODEL, SEEN, WEIGHTS}
-    if overwrite and out.exists() and not (out.is_dir() and {entry.name for entry in out.iterdir()} <= parts):
-        raise OutputError(
-            f"{one_line(out)} holds something else than a bundle", remedy="Choose another --out; it is not overwritten."
-        )
-    claim_output(out, overwrite=overwrite)
 
 
 def _support(base: Bundle, spec: str, *, allow_new: bool, unreadable: Unreadable, say: Say) -> CellDataset:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from hemalens.bundle import open_bundle
-from hemalens.errors import OutputError, one_line
 from hemalens.evaluation.evaluate import evaluate as evaluate_bundles
 from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from hemalens.evaluation.results import Report
-from hemalens.files import atomic_dir, claim_output
+from hemalens.files import atomic_dir, claim_folder
 from hemalens.jobs.prepare import prepare
 from hemalens.jobs.reporting import data_card, make_report
 from hemalens.jobs.train import Say
@@ -32,7 +31,7 @@ def evaluate(
     Raises `SplitError` when the bundle has seen some of the images, unless `drop_seen` takes them out. Unreadable
     images are listed in the report.
     """
-    _claim(out, overwrite=overwrite)
+    claim_folder(out, (JSON_NAME, MARKDOWN_NAME, HTML_NAME), "a report", overwrite=overwrite)
     bundle = open_bundle(bundle_path)
     # an adapted bundle may know classes that its label map has no place for
     known = bundle.manifest.labels
@@ -65,13 +64,3 @@ def evaluate(
     with atomic_dir(out) as folder:
         write_report(report, folder)
     return report
-
-
-def _claim(out: Path, *, overwrite: bool) -> None:
-    """Refuse an output that exists; `overwrite` replaces a report, and nothing but a report."""
-    reports = {JSON_NAME, MARKDOWN_NAME, HTML_NAME}
-    if overwrite and out.exists() and not (out.is_dir() and {entry.name for entry in out.iterdir()} <= reports):
-        raise OutputError(
-            f"{one_line(out)} holds something else than a report", remedy="Choose another --out; it is not overwritten."
-        )
-    claim_output(out, overwrite=overwrite)
