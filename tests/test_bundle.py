@@ -14,16 +14,8 @@ import pytest
 
 import trained
 from hemalens import files
-from hemalens.bundle import (
-    MANIFEST,
-    MODEL,
-    SEEN,
-    class_entries,
-    library_versions,
-    open_bundle,
-    seen_images,
-    write_bundle,
-)
+from hemalens.artifacts import MANIFEST, library_versions
+from hemalens.bundle import MODEL, SEEN, class_entries, open_bundle, seen_images, write_bundle
 from hemalens.datasets import CellDataset
 from hemalens.errors import BundleError, OutputError
 from hemalens.inference import Predictor

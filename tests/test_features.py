@@ -17,10 +17,11 @@ import pytest
 
 import trained
 from hemalens import graphs
+from hemalens.cache import FeatureCache, default_cache_dir
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import ImageError, OutputError
 from hemalens.evaluation.evaluate import answer
-from hemalens.features import FeatureCache, default_cache_dir, extract
+from hemalens.features import extract
 from hemalens.runtime import GraphRunner
 
 
@@ -218,7 +219,7 @@ WRITE = """
 import sys
 from pathlib import Path
 import numpy as np
-from hemalens.features import FeatureCache
+from hemalens.cache import FeatureCache
 cache, start = FeatureCache(Path(sys.argv[1])), int(sys.argv[2])
 for i in range(start, start + 60):
     cache.put("graph", {f"{i:03d}": np.full(4, i, np.float32), "shared": np.full(4, 7, np.float32)})

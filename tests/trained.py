@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from hemalens import graphs
-from hemalens.bundle import Bundle, DataEntry, Manifest, class_entries, seen_images, write_bundle
+from hemalens.artifacts import DataEntry
+from hemalens.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.synthetic import synthesize

@@ -1,92 +1,43 @@
-"""Embeddings of images, computed once for each image content and graph, and kept in a content-addressed cache."""
+"""Embeddings and feature maps, computed once for each image content and graph, kept in a content-addressed cache."""
 
 from __future__ import annotations
 
-import os
-import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-import platformdirs
 from numpy.typing import NDArray
 
 from hemalens import graphs
+from hemalens.cache import FeatureCache, default_cache_dir
 from hemalens.datasets.base import Record
-from hemalens.errors import ImageError, OutputError, one_line
-from hemalens.files import output_errors
+from hemalens.errors import ImageError, one_line
+from hemalens.files import large_array
+from hemalens.progress import track
 from hemalens.runtime import GraphRunner
+
+MAPS_AT_ONCE = 256
+"""Feature maps that are held beside the large array while it is filled."""
 
 Progress = Callable[[int], None]
 """Called with the number of images just done."""
 
 
-def default_cache_dir() -> Path:
-    """The folder `HEMALENS_CACHE` names, otherwise the user's cache folder."""
-    named = os.environ.get("HEMALENS_CACHE")
-    return Path(named) if named else Path(platformdirs.user_cache_dir("hemalens"))
-
-
-class FeatureCache:
-    """Embeddings on disk by graph digest and image content: one SQLite file a graph, safe for several processes.
-
-    The key holds everything that changes the value: the graph's bytes (preprocessing and weights in it), the image
-    file's bytes and the box cut from it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def _connect(self, graph_digest: str) -> sqlite3.Connection:
-        path = self.folder / "features" / f"{graph_digest}.sqlite"
-        with output_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, timeout=60)
-        connection.execute("CREATE TABLE IF NOT EXISTS embeddings (content TEXT PRIMARY KEY, vector BLOB NOT NULL)")
-        return connection
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise OutputError(
-                f"the feature cache {one_line(self.folder)} cannot be used",
-                got=str(error),
-                remedy="Free space, remove the folder, or name another with HEMALENS_CACHE.",
-            ) from error
-
-    def get(self, graph_digest: str, contents: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """The vectors known for these contents."""
-        found: dict[str, NDArray[np.float32]] = {}
-        with self._errors(), closing(self._connect(graph_digest)) as connection:
-            for start in range(0, len(contents), 500):
-                part = contents[start : start + 500]
-                marks = ",".join("?" * len(part))
-                rows = connection.execute(f"SELECT content, vector FROM embeddings WHERE content IN ({marks})", part)
-                found.update((content, np.frombuffer(vector, np.float32)) for content, vector in rows)
-        return found
-
-    def put(self, graph_digest: str, vectors: dict[str, NDArray[np.float32]]) -> None:
-        """Keep vectors; an entry that is there already stays."""
-        with self._errors(), closing(self._connect(graph_digest)) as connection, connection:
-            rows = [(content, vector.astype(np.float32).tobytes()) for content, vector in vectors.items()]
-            connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)
-
-
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """Embeddings (n_readable, d) of the records at `readable`, and the errors of the others by index."""
+    """Embeddings (n_readable, d), or feature maps (n_readable, c, h, w), of the records at `readable`, and the errors of
+    the others by index.
+    """
 
-    embeddings: NDArray[np.float32]
+    embeddings: NDArray[Any]
     readable: NDArray[np.int64]
     errors: dict[int, str]
 
-    def complete(self) -> NDArray[np.float32]:
-        """All embeddings (n, d); raises `ImageError` when an image could not be read."""
+    def complete(self) -> NDArray[Any]:
+        """All of them; raises `ImageError` when an image could not be read."""
         if self.errors:
             raise ImageError(f"{len(self.errors)} image(s) cannot be read, first: {next(iter(self.errors.values()))}")
         return self.embeddings
@@ -97,33 +48,35 @@ def extract(
     graph: onnx.ModelProto,
     *,
     cache: FeatureCache | None,
+    output: str = "embedding",
     progress: Progress = lambda n: None,
 ) -> Extraction:
-    """Embeddings of the records by a graph from `image` to `embedding`; copies are computed once.
+    """What a graph gives for each record at `output`, from `image`; copies are computed once.
 
     What was computed before a stop stays in the cache.
     """
+    dtype, shape = graphs.kind_of(graph, output)
     graph_digest = graphs.digest(graph)
     contents: dict[int, str] = {}
     errors: dict[int, str] = {}
     for i, record in enumerate(records):
         try:
-            contents[i] = record.content_id()
+            contents[i] = record.view_id()
         except OSError as error:
             errors[i] = f"cannot read {one_line(record.path)}: {error.strerror}"
-    vectors = cache.get(graph_digest, list(dict.fromkeys(contents.values()))) if cache else {}
+    vectors = cache.get(graph_digest, list(dict.fromkeys(contents.values())), dtype) if cache else {}
     todo = {content: records[i] for i, content in contents.items() if content not in vectors}
     progress(len(records) - len(todo))
     broken: dict[str, str] = {}
-    fresh: dict[str, NDArray[np.float32]] = {}
+    fresh: dict[str, NDArray[Any]] = {}
     if todo:
-        runner = GraphRunner(graph.SerializeToString(), ["embedding"])
+        runner = GraphRunner(graph.SerializeToString(), [output])
         for content, (_, answer) in zip(todo, runner.map(todo.values()), strict=True):
             progress(1)
             if isinstance(answer, ImageError):
                 broken[content] = str(answer)
                 continue
-            fresh[content] = vectors[content] = answer["embedding"]
+            fresh[content] = vectors[content] = answer[output].ravel()
             if cache and len(fresh) >= 256:
                 cache.put(graph_digest, fresh)
                 fresh = {}
@@ -131,5 +84,22 @@ def extract(
             cache.put(graph_digest, fresh)
     errors |= {i: broken[content] for i, content in contents.items() if content in broken}
     readable = [i for i in range(len(records)) if i not in errors]
-    stacked = np.stack([vectors[contents[i]] for i in readable]) if readable else np.zeros((0, 0), np.float32)
-    return Extraction(stacked, np.array(readable, np.int64), errors)
+    stacked = np.stack([vectors[contents[i]] for i in readable]) if readable else np.zeros((0, int(np.prod(shape))), dtype)
+    whole = stacked.reshape(len(readable), *shape) if len(shape) > 1 else stacked
+    return Extraction(whole, np.array(readable, np.int64), errors)
+
+
+def feature_maps(records: Sequence[Record], graph: onnx.ModelProto, scratch: Path) -> NDArray[np.float16]:
+    """The feature maps (n, c, h, w) of a graph from `image` to `feature_map`, from the cache where they are known.
+
+    A large set lies in the file `scratch`, so that memory stays flat. Raises `ImageError` for an unreadable image.
+    """
+    dtype, shape = graphs.kind_of(graph, "feature_map")
+    maps = large_array((len(records), *shape), dtype, scratch)
+    cache = FeatureCache(default_cache_dir())
+    with track("feature maps", len(records)) as progress:
+        for start in range(0, len(records), MAPS_AT_ONCE):
+            part = records[start : start + MAPS_AT_ONCE]
+            found = extract(part, graph, cache=cache, output="feature_map", progress=progress)
+            maps[start : start + len(part)] = found.complete()
+    return maps

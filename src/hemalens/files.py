@@ -14,6 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
 from hemalens.errors import OutputError, one_line
 
 
@@ -163,6 +166,20 @@ def claim_folder(path: Path, parts: Collection[str], what: str, *, overwrite: bo
             f"{one_line(path)} holds something else than {what}", remedy="Choose another --out; it is not overwritten."
         )
     claim_output(path, overwrite=overwrite)
+
+
+MAX_RAM_BYTES = 1_000_000_000
+"""Above this an array lies in a file, read through the page cache, so that memory stays flat."""
+
+
+def large_array(shape: tuple[int, ...], dtype: DTypeLike, scratch: Path) -> NDArray[Any]:
+    """An array to be filled: in memory when it is small, otherwise in the file `scratch`; raises `OutputError`."""
+    if int(np.prod(shape)) * np.dtype(dtype).itemsize <= MAX_RAM_BYTES:
+        return np.empty(shape, dtype)
+    with output_errors(scratch):
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        array: NDArray[Any] = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    return array
 
 
 def walk_files(root: Path) -> list[Path]:

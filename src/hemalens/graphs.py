@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -38,6 +39,30 @@ def make_model(
 
 def _opsets() -> list[onnx.OperatorSetIdProto]:
     return [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
+
+
+def kind_of(model: onnx.ModelProto, output: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Type and shape of one output, without its first axis; an axis whose length is left open counts as 0."""
+    tensor = next(value for value in model.graph.output if value.name == output).type.tensor_type
+    shape = tuple(int(dimension.dim_value) for dimension in tensor.shape.dim[1:])
+    return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape
+
+
+def half_map_graph(shape: tuple[int, ...]) -> onnx.ModelProto:
+    """full_map (n, c, h, w) -> feature_map, rounded to 16-bit floats: half the room in the cache.
+
+    The rounding is part of the graph, so that what learns from kept maps sees exactly what serving computes.
+    """
+    node = helper.make_node("Cast", ["full_map"], ["feature_map"], to=TensorProto.FLOAT16)
+    half = helper.make_tensor_value_info("feature_map", TensorProto.FLOAT16, ["n", *shape])
+    return make_model([node], [float_value("full_map", ["n", *shape])], [half], [])
+
+
+def full_map_graph(shape: tuple[int, ...]) -> onnx.ModelProto:
+    """feature_map (n, c, h, w) of 16-bit floats -> full_map of 32-bit ones, the same values."""
+    node = helper.make_node("Cast", ["feature_map"], ["full_map"], to=TensorProto.FLOAT)
+    half = helper.make_tensor_value_info("feature_map", TensorProto.FLOAT16, ["n", *shape])
+    return make_model([node], [half], [float_value("full_map", ["n", *shape])], [])
 
 
 def float_value(name: str, shape: list[int | str]) -> onnx.ValueInfoProto:

@@ -83,10 +83,15 @@ SVM, the network and logistic regression standardise their input; the trees do n
 """
 
 
-def make_head(name: str, *, seed: int) -> Head:
-    """A new, unfitted head; raises `ConfigError` for an unknown name."""
+def check_head(name: str) -> None:
+    """Raise `ConfigError` for an unknown head: before hours of work, not after."""
     if name not in HEADS:
         raise ConfigError(f"unknown head {name!r}", remedy=near_matches(name, HEADS))
+
+
+def make_head(name: str, *, seed: int) -> Head:
+    """A new, unfitted head; raises `ConfigError` for an unknown name."""
+    check_head(name)
     head: Head = HEADS[name](seed)
     return head
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +41,6 @@ class Predictor:
     def __init__(
         self, bundle: Bundle, *, abstain_below: float = 0.0, embeddings: bool = False, n_workers: int | None = None
     ) -> None:
-        if bundle.manifest.before_graph:
-            raise BundleError(f"unknown stage before the graph: {', '.join(bundle.manifest.before_graph)}")
         self.bundle = bundle
         self.labels = bundle.manifest.labels
         self.abstain_below = abstain_below
@@ -56,7 +54,9 @@ class Predictor:
 
     def predict(self, inputs: Iterable[Path | Record]) -> Iterator[Prediction]:
         """Predictions for image paths or records, one each, in order; an unreadable image gives one with an error."""
-        records = (i if isinstance(i, Record) else Record(i, source_label="", domain="") for i in inputs)
+        stages = self.bundle.stages
+        given = (i if isinstance(i, Record) else Record(i, source_label="", domain="") for i in inputs)
+        records = (replace(record, before=stages) for record in given) if stages else given
         for record, answer in self._runner.map(records):
             if isinstance(answer, ImageError):
                 yield Prediction(record, None, None, error=str(answer))

@@ -1,15 +1,17 @@
-"""Losses as pure functions on batches: AAM-softmax, rotation consistency, and their sum."""
+"""Losses as pure functions on batches: of classifiers, of masks, of reconstructions and between domains."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import Literal
 
 import hemalens._torchvision  # noqa: F401
 
 import torch
 from torch import Tensor, nn
 
-from hemalens.errors import ConfigError
+from hemalens.errors import ConfigError, SplitError
 
 
 def aam_softmax(embeddings: Tensor, centres: Tensor, targets: Tensor, *, margin_rad: float, scale: float) -> Tensor:
@@ -66,6 +68,85 @@ def rotate_each(pixels: Tensor, angles_rad: Tensor, fill: Tensor) -> Tensor:
     fill = fill[:, :, None, None].to(pixels.dtype)
     turned = nn.functional.grid_sample(pixels - fill, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return turned + fill
+
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+SSIM_CONSTANTS = (0.01**2, 0.03**2)
+"""Window, its width and the two constants of structural similarity, for values in [0, 1] (Wang et al. 2004)."""
+
+
+def structural_similarity(images: Tensor, targets: Tensor) -> Tensor:
+    """Mean structural similarity of two batches (n, c, h, w) in [0, 1]; h and w 11 or more (Wang et al. 2004, equation 13).
+
+    A Gaussian window, first along rows, then along columns: a fifth of the work of a square one. No padding.
+    """
+    position = torch.arange(SSIM_WINDOW, dtype=images.dtype, device=images.device) - SSIM_WINDOW // 2
+    window = torch.exp(-(position**2) / (2 * SSIM_SIGMA**2))
+    window = window / window.sum()
+
+    def blurred(values: Tensor) -> Tensor:
+        n = values.shape[1]
+        rows = nn.functional.conv2d(values, window.view(1, 1, 1, -1).expand(n, 1, 1, -1), groups=n)
+        return nn.functional.conv2d(rows, window.view(1, 1, -1, 1).expand(n, 1, -1, 1), groups=n)
+
+    five = torch.cat([images, targets, images * images, targets * targets, images * targets], dim=1)
+    mean_x, mean_y, square_x, square_y, product = blurred(five).chunk(5, dim=1)
+    c1, c2 = SSIM_CONSTANTS
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    variances = square_x - mean_x**2 + square_y - mean_y**2
+    return (luminance * (2 * (product - mean_x * mean_y) + c2) / (variances + c2)).mean()
+
+
+Kernel = Literal["linear", "rbf"]
+RBF_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Bandwidths of the kernel mixture, as multiples of the median squared distance within the batch."""
+
+
+def maximum_mean_discrepancy(latents: Tensor, domains: Tensor, *, kernel: Kernel = "linear") -> Tensor:
+    """Squared distance between the distributions of the latents (n, d) of each two domains (n,), the mean over pairs.
+
+    "linear" is BC-SAM's: the squared distance of the two means. "rbf" is a mixture of Gaussian kernels (Gretton et al.
+    2012, equation 5, the biased estimate, never negative). Raises `SplitError` for a batch of one domain, where it would
+    be NaN.
+    """
+    parts = [latents[domains == domain] for domain in torch.unique(domains)]
+    if len(parts) < 2:
+        raise SplitError("a batch of one domain has no discrepancy between domains", expected="two domains or more")
+    pairs = list(itertools.combinations(range(len(parts)), 2))
+    if kernel == "linear":
+        means = [part.mean(dim=0) for part in parts]
+        return torch.stack([(means[i] - means[j]).square().sum() for i, j in pairs]).mean()
+    with torch.no_grad():
+        width = torch.pdist(latents.float()).square().median().clamp_min(1e-12)
+
+    def alike(x: Tensor, y: Tensor) -> Tensor:
+        squared = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+        return torch.stack([torch.exp(-squared / (scale * width)).mean() for scale in RBF_SCALES]).mean()
+
+    within = [alike(part, part) for part in parts]
+    return torch.stack([within[i] + within[j] - 2 * alike(parts[i], parts[j]) for i, j in pairs]).mean()
+
+
+DICE_SMOOTH = 1e-5
+
+
+def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """1 - Dice, the mean over classes: logits (n, k, h, w), class indices (n, h, w); squares in the denominator.
+
+    Over the whole batch at once, as in BC-SAM's fine-tuning.
+    """
+    probabilities = logits.softmax(dim=1)
+    truth = nn.functional.one_hot(masks, logits.shape[1]).movedim(-1, 1).to(probabilities.dtype)
+    over = (0, 2, 3)
+    common = (probabilities * truth).sum(dim=over)
+    total = probabilities.square().sum(dim=over) + truth.square().sum(dim=over)
+    return (1 - (2 * common + DICE_SMOOTH) / (total + DICE_SMOOTH)).mean()
+
+
+def mask_loss(logits: Tensor, masks: Tensor, *, ce_weight: float = 0.2, dice_weight: float = 0.8) -> Tensor:
+    """What mask fine-tuning minimises: cross-entropy and Dice, weighted as in BC-SAM."""
+    return ce_weight * nn.functional.cross_entropy(logits, masks) + dice_weight * dice_loss(logits, masks)
 
 
 class AAMSoftmax(nn.Module):

@@ -183,6 +183,17 @@ def hold_out(dataset: CellDataset, fraction: float, rng: np.random.Generator) ->
     return dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held))
 
 
+def part_of(dataset: CellDataset, fraction: float, rng: np.random.Generator) -> tuple[CellDataset, CellDataset]:
+    """(rest, part): about `fraction` of the images, whole units, whatever their labels; raises `SplitError` for too few."""
+    unit = units(dataset)
+    n_units = int(unit.max()) + 1 if len(dataset) else 0
+    n_held = min(max(1, round(n_units * fraction)), n_units - 1)
+    if n_units < 2:
+        raise SplitError(f"{dataset.name} cannot be split", expected="two independent images or groups", got=str(n_units))
+    held = np.isin(unit, rng.permutation(n_units)[:n_held])
+    return dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held))
+
+
 def k_fold(dataset: CellDataset, n_folds: int, rng: np.random.Generator) -> list[tuple[CellDataset, CellDataset]]:
     """(train, test) of each fold: stratified, every unit tested exactly once.
 

@@ -14,7 +14,8 @@ from PIL import Image
 from scipy.optimize import minimize_scalar
 
 import trained
-from hemalens.bundle import MANIFEST, Bundle, open_bundle
+from hemalens.artifacts import MANIFEST
+from hemalens.bundle import Bundle, open_bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, InputError, ParityError

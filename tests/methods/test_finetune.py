@@ -20,8 +20,9 @@ from hemalens.models.backbone import BackboneConfig, create_backbone
 from hemalens.sampling import balanced_weights
 from hemalens.training import checkpoints as checkpoints_module
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
-from hemalens.training.classifier import CellClassifier, OptimiserConfig, warmup_cosine
+from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import follow_quickly
+from hemalens.training.learner import OptimiserConfig, warmup_cosine
 from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
 from hemalens.transforms import Augmentation, AugmentationConfig
 from trained import Fitted

@@ -17,7 +17,8 @@ from hemalens.images import Preprocessing
 from hemalens.methods import find_method
 from hemalens.models.backbone import BackboneConfig, create_backbone
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
-from hemalens.training.classifier import CellClassifier, OptimiserConfig
+from hemalens.training.classifier import CellClassifier
+from hemalens.training.learner import OptimiserConfig
 
 BatchNorm = torch.nn.modules.batchnorm._BatchNorm
 Fit = Callable[..., Bundle]

@@ -41,6 +41,27 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no note
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
+CellImage = Annotated[
+    str | None,
+    typer.Option(
+        "--cell-image",
+        metavar="SEGMENTER",
+        help="Cut the white cell out first: classical, or the folder of a trained segmenter.",
+    ),
+]
+
+
+def role_specs(given: Sequence[str], option: str) -> list[tuple[str, str]]:
+    """(role, dataset name) of each ROLE=SPEC; raises `InputError`."""
+    pairs = []
+    for text in given:
+        role, separator, spec = text.partition("=")
+        if not separator or not role or not spec:
+            raise InputError(f"cannot read {option} {text!r}", expected="ROLE=SPEC, as in generic=matek19:my_data")
+        pairs.append((role, spec))
+    return pairs
+
+
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:
     """The numbers of an option like 1,2,5; raises `InputError`."""
     try:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from hemalens.cli.common import (
+    CellImage,
     DropUnreadable,
     FewShot,
     Json,
@@ -82,6 +83,7 @@ def benchmark(
     support: Support = None,
     target_labels: TargetLabels = None,
     few_shot: FewShot = None,
+    cell_image: CellImage = None,
     min_per_class: MinPerClass = 1,
     settings: Set = None,
     seed: Seed = 0,
@@ -119,6 +121,7 @@ def benchmark(
         seed=seed,
         overwrite=overwrite,
         drop_unreadable=drop_unreadable,
+        cell_image=cell_image,
         say=talk.say,
     )
     show_report(talk, report, out)

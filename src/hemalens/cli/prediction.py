@@ -31,5 +31,7 @@ def predict(
     lines = [f"{found.n_rows} rows in {out}: {counts or 'no answer'}"]
     if abstain_below:
         lines.append(f"below {abstain_below:g}: {found.n_abstained}")
+    if found.cell_images:
+        lines.append("cells cut out: " + ", ".join(f"{outcome} {n}" for outcome, n in found.cell_images.items()))
     lines.append(f"unreadable: {found.n_unreadable}" + (f", first: {found.first_error}" if found.first_error else ""))
     talk.result(asdict(found), lines)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hemalens.cli.common import (
+    CellImage,
     DropUnreadable,
     Json,
     Labels,
@@ -18,6 +19,7 @@ from hemalens.cli.common import (
     Seed,
     Set,
     Talk,
+    role_specs,
     show_report,
 )
 
@@ -42,12 +44,19 @@ def quickstart(
 
 def train(
     *,
-    method: Annotated[str, typer.Argument(help="linear_probe, finetune or bloodshot.")],
-    data: Annotated[str, typer.Option("--train", metavar="SPEC", help="Training data, as in folder:my_cells.")],
+    method: Annotated[str, typer.Argument(help="linear_probe, finetune, bloodshot, bc_sam or bc_sam_segmenter.")],
+    data: Annotated[
+        list[str], typer.Option("--train", metavar="SPEC", help="Training data, as in folder:my_cells; repeatable.")
+    ],
     out: Out,
     validation: Annotated[
         str | None, typer.Option("--val", metavar="SPEC", help="Validation data; otherwise a part of the training data.")
     ] = None,
+    auxiliary: Annotated[
+        list[str] | None,
+        typer.Option("--aux", metavar="ROLE=SPEC", help="Images to learn from without their labels; repeatable."),
+    ] = None,
+    cell_image: CellImage = None,
     labels: Labels = "five_class",
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of the method, TOML.")] = None,
     settings: Set = None,
@@ -63,10 +72,34 @@ def train(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a method, save its bundle, and test it on a part it has not seen. The same command resumes a stopped run."""
-    from hemalens.jobs.train import train as run
+    """Train a method, save its bundle, and test it on a part it has not seen. The same command resumes a stopped run.
+
+    bc_sam_segmenter learns from masks instead of labels, and saves a segmenter.
+    """
+    from hemalens.methods import SEGMENTERS
 
     talk = Talk(quiet, as_json)
+    chosen = [*(settings or []), *([f"weights={weights}"] if weights else [])]
+    if method in SEGMENTERS:
+        from hemalens.jobs.segment import train_segmenter
+
+        report = train_segmenter(
+            data,
+            out=out,
+            test_fraction=test_fraction,
+            config_file=config,
+            settings=chosen,
+            seed=seed,
+            overwrite=overwrite,
+            drop_unreadable=drop_unreadable,
+            say=talk.say,
+        )
+        show_report(talk, report, out)
+        if not as_json:
+            print(f"segmenter: {out / 'segmenter'}")
+        return
+    from hemalens.jobs.train import train as run
+
     report = run(
         method,
         data,
@@ -77,7 +110,9 @@ def train(
         validation_fraction=validation_fraction,
         min_per_class=min_per_class,
         config_file=config,
-        settings=[*(settings or []), *([f"weights={weights}"] if weights else [])],
+        auxiliary_specs=role_specs(auxiliary or [], "--aux"),
+        cell_image=cell_image,
+        settings=chosen,
         seed=seed,
         overwrite=overwrite,
         drop_unreadable=drop_unreadable,

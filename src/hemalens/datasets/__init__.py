@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from hemalens.datasets.base import CellDataset, Reader, Record
 from hemalens.errors import DatasetError, LabelError, near_matches, one_line
 from hemalens.taxonomy import AS_LABELLED, Excluded, LabelMap, find_cell_type, label_map, source_labels
 
-__all__ = ["READERS", "CellDataset", "Keep", "Reader", "Record", "open_dataset"]
+__all__ = ["READERS", "CellDataset", "Keep", "Reader", "Record", "open_dataset", "together"]
 
 READERS: dict[str, Reader] = {
     "acevedo20": acevedo20.READER,
@@ -65,6 +65,27 @@ def open_dataset(spec: str, *, labels: str = "five_class", keep: Keep = lambda l
         synthetic=reader.synthetic,
         notes=tuple(listing.notes),
     )
+
+
+def together(datasets: Sequence[CellDataset]) -> CellDataset:
+    """Several datasets under one label map as one; labels in the first set's order, those of the others behind."""
+    first = datasets[0]
+    if len(datasets) == 1:
+        return first
+    present = {label for dataset in datasets for label in dataset.classes}
+    order = first.classes if first.label_map == AS_LABELLED else label_map(first.label_map).classes
+    joined = CellDataset(
+        name=" + ".join(dataset.name for dataset in datasets),
+        records=tuple(record for dataset in datasets for record in dataset.records),
+        classes=(*(c for c in order if c in present), *sorted(present - set(order))),
+        label_map=first.label_map,
+        licence="; ".join(dict.fromkeys(dataset.licence for dataset in datasets)),
+        citation="; ".join(dict.fromkeys(dataset.citation for dataset in datasets)),
+        synthetic=any(dataset.synthetic for dataset in datasets),
+        notes=tuple(f"{dataset.name}: {note}" for dataset in datasets for note in dataset.notes),
+    )
+    joined.__dict__["contents"] = tuple(content for dataset in datasets for content in dataset.contents)
+    return joined
 
 
 def _hint(spec: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +17,25 @@ from hemalens.files import sha256_file, sha256_text
 from hemalens.images import SUFFIXES, Box, read_image
 
 
+class Stage(Protocol):
+    """What happens to an image before a graph sees it, such as cutting its cell out."""
+
+    @property
+    def digest(self) -> str:
+        """What the stage does, as a digest: it changes whenever the result could."""
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """An image uint8 (H, W, 3), changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One single-cell image: where it lies, what its source says it shows, and what it belongs to.
 
     `cell_type` is a code of the taxonomy, `label` the class under the dataset's label map; where `label` is None,
     `excluded` says why. `group` is what must never cross a split (a patient, a smear, a field), or None.
-    `box` (x_min, y_min, x_max, y_max) in pixels cuts the cell out of a larger field.
+    `box` (x_min, y_min, x_max, y_max) in pixels cuts the cell out of a larger field. `before` are the stages that an image
+    goes through whenever it is read.
     """
 
     path: Path
@@ -34,15 +47,28 @@ class Record:
     cell_type: str | None = None
     label: str | None = None
     excluded: str | None = None
+    before: tuple[Stage, ...] = ()
 
     def read(self) -> NDArray[np.uint8]:
-        """The image, RGB uint8 (H, W, 3); raises `ImageError`."""
-        return read_image(self.path, self.box)
+        """The image, RGB uint8 (H, W, 3), after its stages; raises `ImageError`."""
+        image = read_image(self.path, self.box)
+        for stage in self.before:
+            image = stage(image)
+        return image
+
+    def unstaged(self) -> Record:
+        """The same image as it lies on disk."""
+        return replace(self, before=()) if self.before else self
 
     def content_id(self) -> str:
         """A digest of what the image shows (file bytes and box), the same for copies under other names."""
         digest = sha256_file(self.path)
         return digest if self.box is None else sha256_text(digest, str(self.box))
+
+    def view_id(self) -> str:
+        """A digest of what `read` gives: the content and the stages it goes through."""
+        content = self.content_id()
+        return sha256_text(content, *(stage.digest for stage in self.before)) if self.before else content
 
 
 @dataclass(frozen=True)
@@ -99,6 +125,19 @@ class CellDataset:
         # what is known of the contents goes along: folds of folds would digest every file again
         part.__dict__["contents"] = tuple(self.contents[i] for i in chosen)
         return part
+
+    def through(self, stages: tuple[Stage, ...]) -> CellDataset:
+        """The same images, read through these stages instead of any others."""
+        if all(record.before == stages for record in self.records):
+            return self
+        staged = replace(self, records=tuple(replace(record, before=stages) for record in self.records))
+        staged.__dict__["contents"] = self.contents
+        return staged
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages its images are read through."""
+        return self.records[0].before if self.records else ()
 
     def labelled(self) -> CellDataset:
         """Only the records that have a label; raises `DatasetError` when there is none."""

@@ -15,6 +15,7 @@ from PIL import Image
 
 from hemalens import graphs
 from hemalens.bundle import Bundle
+from hemalens.cache import FeatureCache, default_cache_dir
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import DatasetError, SplitError
 from hemalens.evaluation import metrics
@@ -28,7 +29,7 @@ from hemalens.evaluation.results import (
     WrongCell,
 )
 from hemalens.evaluation.scatter import scatter
-from hemalens.features import FeatureCache, default_cache_dir, extract
+from hemalens.features import extract
 from hemalens.progress import track
 from hemalens.runtime import run_rows
 from hemalens.sampling import units
@@ -55,7 +56,7 @@ def answer(bundle: Bundle, dataset: CellDataset) -> Answered:
     cache = FeatureCache(default_cache_dir()) if bundle.manifest.frozen_backbone else None
     encoder = graphs.cut(graph, ["image"], ["embedding"])
     with track("testing", len(dataset)) as progress:
-        found = extract(dataset.records, encoder, cache=cache, progress=progress)
+        found = extract(dataset.through(bundle.stages).records, encoder, cache=cache, progress=progress)
     if len(found.readable) == 0:
         raise DatasetError(f"no image of {dataset.name} can be read", got=next(iter(found.errors.values()), "no image"))
     head = graphs.cut(graph, ["embedding"], ["probabilities"]).SerializeToString()
@@ -126,14 +127,39 @@ def evaluate(
 
     Scores are means over the bundles; intervals come from a bootstrap over the target's units.
     """
-    labels = bundles[0].manifest.labels
-    plan = plan_test(labels, target, min_per_class=min_per_class)
+    plan = plan_test(bundles[0].manifest.labels, target, min_per_class=min_per_class)
+    contents = set(target.contents)
+    answers = [answer(bundle, test.only_classes(plan.tested)) for bundle, test in zip(bundles, tests, strict=True)]
+    return score(
+        answers,
+        plan,
+        target=target,
+        method=bundles[0].manifest.method,
+        source_name=source_name,
+        seed=seed,
+        transductive=any(not bundle.seen_unlabelled.isdisjoint(contents) for bundle in bundles),
+    )
+
+
+def score(
+    answers: Sequence[Answered],
+    plan: TestPlan,
+    *,
+    target: CellDataset,
+    method: str,
+    source_name: str,
+    seed: int,
+    transductive: bool = False,
+) -> Evaluation:
+    """The evaluation of what one model or the models of several folds answered on images of `target`.
+
+    Only classes of `plan.tested` may be among them. `transductive`: images were seen in training, without their labels.
+    """
+    labels = plan.labels
     unit_of = {id(record): u for record, u in zip(target.records, units(target), strict=True)}
     folds: list[_Fold] = []
     unreadable: dict[str, str] = {}
-    for bundle, test in zip(bundles, tests, strict=True):
-        part = test.only_classes(plan.tested)
-        answered = answer(bundle, part)
+    for answered in answers:
         unreadable |= answered.unreadable
         truth = np.array([labels.index(str(record.label)) for record in answered.records], np.int64)
         unit = np.array([unit_of[id(record)] for record in answered.records], np.int64)
@@ -147,10 +173,11 @@ def evaluate(
     any_group = any(record.group is not None for record in target.records)
     n_each = "group" if any_group else "image"
     return Evaluation(
-        name=f"{bundles[0].manifest.method}: {source_name} -> {target.name}",
-        method=bundles[0].manifest.method,
+        name=f"{method}: {source_name} -> {target.name}" + (" (transductive)" if transductive else ""),
+        method=method,
         source=source_name,
         target=target.name,
+        transductive=transductive,
         n_images=n_images,
         n_folds=len(folds),
         classes=labels,

@@ -10,13 +10,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hemalens.cache import FeatureCache, default_cache_dir
 from hemalens.datasets.base import CellDataset
 from hemalens.episodes import Episode, draw_episodes, refuse_overlap
 from hemalens.errors import DatasetError, SplitError
 from hemalens.evaluation import metrics
 from hemalens.evaluation.results import Estimate, KShot, Shots, Supervised
 from hemalens.evaluation.scatter import scatter
-from hemalens.features import FeatureCache, default_cache_dir, extract
+from hemalens.features import extract
 from hemalens.fewshot import FewShotConfig
 from hemalens.heads import make_head
 from hemalens.progress import track

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# the first bytes of a JPEG or a PNG file, in base64
+_PICTURE = re.compile(r"(?:/9j/|iVBORw0KGgo)[A-Za-z0-9+/]*={0,2}")
 
 
 class _Part(BaseModel):
@@ -88,13 +92,14 @@ class Evaluation(_Part):
     """A model, or the models of several folds pooled, on one set of test images.
 
     `confusion` rows are `tested_classes` (true), columns `classes` (predicted). `left_out` names the classes that are
-    not tested, with the reason.
+    not tested, with the reason. `transductive`: tested images were seen in training, without their labels.
     """
 
     name: str
     method: str
     source: str
     target: str
+    transductive: bool = False
     n_images: int
     n_folds: int = 1
     classes: tuple[str, ...]
@@ -172,6 +177,39 @@ class ComparisonTable(_Part):
         return self
 
 
+class Picture(_Part):
+    """One cell in several pictures, such as the image and the image with an outline, and what is to be said of it.
+
+    `pictures` are JPEG or PNG files as base64, without the head of a data URI; an empty text where there is none.
+    """
+
+    name: str
+    caption: str = ""
+    pictures: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _base64_of_known_files(self) -> Picture:
+        if not all(text == "" or _PICTURE.fullmatch(text) for text in self.pictures):
+            raise ValueError("a picture that is not the base64 text of a JPEG or PNG file")
+        return self
+
+
+class PictureTable(_Part):
+    """Pictures of several cells, a row each; `columns` say what every picture of a row shows."""
+
+    title: str
+    columns: tuple[str, ...] = Field(min_length=1)
+    rows: tuple[Picture, ...]
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _as_many_pictures_as_columns(self) -> PictureTable:
+        wrong = [row for row in self.rows if len(row.pictures) != len(self.columns)]
+        if wrong:
+            raise ValueError(f"a row of {len(wrong[0].pictures)} pictures in a table of {len(self.columns)} columns")
+        return self
+
+
 class DataCard(_Part):
     """One dataset of a report."""
 
@@ -203,6 +241,7 @@ class Report(_Part):
     evaluations: tuple[Evaluation, ...]
     k_shot: tuple[KShot, ...] = ()
     tables: tuple[ComparisonTable, ...] = ()
+    pictures: tuple[PictureTable, ...] = ()
     methods: dict[str, dict[str, Any]]
     environment: dict[str, str]
     seed: int

@@ -11,33 +11,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemalens import graphs
+from hemalens.artifacts import MANIFEST, WEIGHTS, DataEntry, library_versions
 from hemalens.bundle import (
-    MANIFEST,
     MODEL,
     SEEN,
-    WEIGHTS,
+    SEEN_UNLABELLED,
     Adaptation,
     Bundle,
-    DataEntry,
     ExpectedAccuracy,
     Manifest,
     class_entries,
-    library_versions,
     open_bundle,
     seen_images,
     write_bundle,
 )
+from hemalens.cache import FeatureCache, default_cache_dir
 from hemalens.datasets import READERS, CellDataset, Record
 from hemalens.errors import ConfigError, LabelError, SplitError, one_line
 from hemalens.evaluation import metrics
 from hemalens.evaluation.metrics import fit_temperature, log_softmax
-from hemalens.features import FeatureCache, default_cache_dir, extract
+from hemalens.features import extract
 from hemalens.fewshot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
 from hemalens.files import claim_folder
 from hemalens.jobs.prepare import prepare
 from hemalens.jobs.train import Say
 from hemalens.progress import track
 from hemalens.sampling import Unreadable, units
+from hemalens.stages import SEGMENTER, CellImageStage
 from hemalens.training.export import check_parity
 
 WIDEST = 0.3
@@ -68,11 +68,12 @@ def adapt(
         raise ConfigError(
             "a bundle is adapted before the images it will see are there", expected="centre=none or centre=support"
         )
-    claim_folder(out, (MANIFEST, MODEL, SEEN, WEIGHTS), "a bundle", overwrite=overwrite)
+    claim_folder(out, (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, WEIGHTS, SEGMENTER), "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     bases = [base, *(open_bundle(path) for path in beside)]
-    support = _support(base, support_spec, allow_new=allow_new, unreadable=unreadable, say=say)
+    stages = _stages_of(bases)
+    support = _support(base, support_spec, allow_new=allow_new, unreadable=unreadable, say=say).through(stages)
     known = frozenset[str]().union(*(bundle.seen for bundle in bases))
     seen = sum(content in known for content in support.contents)
     if seen:
@@ -94,7 +95,19 @@ def adapt(
     content = graph.SerializeToString()
     parity, _ = check_parity(content, support.records, reference)
     manifest = _manifest(bases, support, config, learned, parity)
-    return write_bundle(out, manifest, {MODEL: content, SEEN: seen_images(known.union(support.contents))})
+    files = {MODEL: content, SEEN: seen_images(known.union(support.contents))}
+    return write_bundle(out, manifest, files | {name: more for stage in stages for name, more in stage.files().items()})
+
+
+def _stages_of(bases: Sequence[Bundle]) -> tuple[CellImageStage, ...]:
+    """What an image goes through before the graphs; raises `ConfigError` where the bundles differ."""
+    digests = {tuple(stage.digest for stage in base.stages) for base in bases}
+    if len(digests) > 1:
+        raise ConfigError(
+            "the bundles want their images prepared differently",
+            expected="bundles trained with the same --cell-image, or all without it",
+        )
+    return bases[0].stages
 
 
 @dataclass(frozen=True, slots=True)

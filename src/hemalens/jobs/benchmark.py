@@ -25,6 +25,7 @@ from hemalens.jobs.runs import claim_run, finish_run, fit_in
 from hemalens.jobs.train import Say
 from hemalens.methods import METHODS, Method, find_method
 from hemalens.sampling import Unreadable
+from hemalens.segmenters import cell_image_stages
 
 Protocol = Literal["k-fold", "cross-domain", "k-shot"]
 
@@ -44,18 +45,23 @@ def benchmark(
     seed: int = 0,
     overwrite: bool = False,
     drop_unreadable: bool = False,
+    cell_image: str | None = None,
     say: Say = lambda text: None,
 ) -> Report:
     """Run each method under the protocol on the same folds, and write one report into `out`; the same call resumes.
 
     A setting is METHOD.key=value, or key=value for all methods. `min_per_class` leaves smaller classes out, of the
-    source's folds and of each target's test. `k_shot` is for the protocol of that name only; its drawings follow `seed`.
+    source's folds and of each target's test. `cell_image` names the segmenter that cuts the cells out first. `k_shot` is
+    for the protocol of that name only; its drawings follow `seed`.
     """
     _check_request(method_names, protocol, target_specs, k_shot)
     chosen = [find_method(name) for name in dict.fromkeys(method_names)]
     configs = {method.name: _config_of(method, settings, {m.name for m in chosen}) for method in chosen}
     broken: Unreadable = "drop" if drop_unreadable else "refuse"
-    source = prepare(source_spec, labels=labels, role="source", unreadable=broken, min_per_class=min_per_class)
+    stages = cell_image_stages(cell_image)
+    source = prepare(
+        source_spec, labels=labels, role="source", unreadable=broken, min_per_class=min_per_class, stages=stages
+    )
     task: _Folds | _KShot
     if protocol == "k-shot":
         task = _KShot.open(source, target_specs, (k_shot or KShotRequest()).seeded(seed), labels, min_per_class)
@@ -68,6 +74,7 @@ def benchmark(
         "configs": {name: config.model_dump(mode="json") for name, config in configs.items()},
         "source": source.dataset.fingerprint,
         "min_per_class": min_per_class,
+        "before": [stage.digest for stage in stages],
         "seed": seed,
         **task.request(),
     }
@@ -192,7 +199,7 @@ class _KShot:
         bundle = fit_whole(fit, self.source.dataset, seed=seed, run_dir=run_dir)
         encoder = cut(bundle.graph, ["image"], ["embedding"])
         for laboratory in self.laboratories:
-            seen = embed_laboratory(laboratory, encoder, seed=seed)
+            seen = embed_laboratory(laboratory.through(bundle.stages), encoder, seed=seed)
             found.k_shot.append(seen.score(self.asked.plan, method=method.name, source=name))
 
 

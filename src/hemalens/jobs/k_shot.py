@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from hemalens.datasets import CellDataset
+from hemalens.datasets.base import Stage
 from hemalens.errors import DatasetError, InputError, SplitError
 from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.k_shot import Embedded, KShotPlan, check_k_shot, embed, k_shot, supervised_reference
@@ -26,6 +27,11 @@ class NewLaboratory:
     left_out: dict[str, str] = field(default_factory=dict)
     cards: tuple[DataCard, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def through(self, stages: tuple[Stage, ...]) -> NewLaboratory:
+        """The same images, read through these stages."""
+        pool = self.pool.through(stages) if self.pool else None
+        return replace(self, target=self.target.through(stages), pool=pool)
 
 
 def open_laboratories(

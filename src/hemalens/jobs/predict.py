@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from hemalens.errors import InputError, OutputError, one_line
 from hemalens.files import atomic_path, claim_output
 from hemalens.inference import Prediction, Predictor, list_images
 from hemalens.progress import track
+from hemalens.segmentation import Outcome
 from hemalens.taxonomy import AS_LABELLED
 
 ROWS_A_BATCH = 256
@@ -30,6 +31,8 @@ class PredictionSummary:
     n_abstained: int
     n_unreadable: int
     first_error: str | None
+    cell_images: dict[Outcome, int]
+    """How the cells came out that were cut out before the graph; empty for a bundle that sees whole images."""
 
 
 def predict(
@@ -54,7 +57,7 @@ def predict(
         raise InputError("the abstention threshold is out of range", expected="0 to 1", got=str(abstain_below))
     claim_output(out, overwrite=overwrite)
     bundle = open_bundle(bundle_path)
-    inputs = _inputs(source)
+    inputs = open_images(source)
     predictor = Predictor(bundle, abstain_below=abstain_below, embeddings=embeddings)
     counts: Counter[str] = Counter()
     n_abstained = n_unreadable = 0
@@ -73,14 +76,16 @@ def predict(
             first_error = first_error or next(iter(errors), None)
             progress(len(batch))
     by_label = {label: counts[label] for label in predictor.labels if counts[label]}
-    return PredictionSummary(len(inputs), by_label, n_abstained, n_unreadable, first_error)
+    cells = dict(sum((stage.seen for stage in bundle.stages), Counter[Outcome]()))
+    return PredictionSummary(len(inputs), by_label, n_abstained, n_unreadable, first_error, cells)
 
 
-def _inputs(source: str) -> Sequence[Path | Record]:
+def open_images(source: str) -> tuple[Record, ...]:
+    """The images of a dataset ("reader:path"), a folder, or one image; raises `DatasetError` when there is none."""
     reader, separator, _ = source.partition(":")
     if separator and reader in READERS and not Path(source).exists():
         return open_dataset(source, labels=AS_LABELLED).records
-    return list_images(Path(source))
+    return tuple(Record(path, source_label="", domain=path.parent.name) for path in list_images(Path(source)))
 
 
 def _batches(predictions: Iterable[Prediction]) -> Iterator[list[Prediction]]:

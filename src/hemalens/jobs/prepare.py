@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hemalens.datasets import CellDataset, Keep, open_dataset
+from hemalens.datasets import CellDataset, Keep, open_dataset, together
 from hemalens.evaluation.results import DataCard
 from hemalens.jobs.reporting import data_card
 from hemalens.sampling import Unreadable, clean, leave_out_small
+from hemalens.segmentation import Outcome
+from hemalens.stages import CellImageStage, count_outcomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +24,21 @@ class Prepared:
 
 
 def prepare(
-    spec: str,
+    specs: str | Sequence[str],
     *,
     labels: str,
     role: str,
     unreadable: Unreadable = "refuse",
     min_per_class: int = 1,
     keep: Keep = lambda label: False,
+    stages: tuple[CellImageStage, ...] = (),
 ) -> Prepared:
-    """Open, clean, and leave out the classes of fewer than `min_per_class` images; `keep` as in `open_dataset`."""
-    opened = open_dataset(spec, labels=labels, keep=keep)
+    """Open, clean, and leave out the classes of fewer than `min_per_class` images; `keep` as in `open_dataset`.
+
+    Several names give one dataset of all their images. `stages` cut the cells out whenever an image is read.
+    """
+    named = [specs] if isinstance(specs, str) else list(dict.fromkeys(specs))
+    opened = together([open_dataset(spec, labels=labels, keep=keep) for spec in named])
     cleaned, cleaning = clean(opened, unreadable=unreadable)
     kept, small = leave_out_small(cleaned, min_per_class)
     notes = list(opened.notes)
@@ -41,4 +49,15 @@ def prepare(
     notes += [f"left out {what}: {n}" for what, n in dropped.items()]
     left_out = {name: f"{n} image(s), at least {min_per_class} asked for" for name, n in small.items()}
     card = data_card(kept, role, cleaning, **dropped)
+    for stage in stages:
+        kept = kept.through(stages)
+        notes.append(_said_of_cells(count_outcomes(kept, stage), stage))
+        card = card.model_copy(update={"notes": (*card.notes, notes[-1])})
     return Prepared(kept, card, tuple(f"{opened.name}: {note}" for note in notes), left_out)
+
+
+def _said_of_cells(counts: Mapping[Outcome, int], stage: CellImageStage) -> str:
+    return (
+        f"cells cut out ({stage.segmenter.name}): {sum(counts.values())}, of which {counts.get('touches border', 0)} "
+        f"touch the image's border; {counts.get('empty mask', 0)} image(s) without a cell found are shown whole"
+    )

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hemalens.bundle import library_versions
+from hemalens.artifacts import library_versions
 from hemalens.datasets import CellDataset
-from hemalens.evaluation.results import ComparisonTable, DataCard, Estimate, Evaluation, KShot, Report
+from hemalens.evaluation.results import ComparisonTable, DataCard, Estimate, Evaluation, KShot, PictureTable, Report
 from hemalens.runtime import n_cores
 from hemalens.sampling import Cleaning
 
@@ -68,6 +68,7 @@ def make_report(
     evaluations: Sequence[Evaluation] = (),
     k_shot: Sequence[KShot] = (),
     tables: Sequence[ComparisonTable] = (),
+    pictures: Sequence[PictureTable] = (),
     data: Sequence[DataCard],
     methods: Mapping[str, Mapping[str, Any]],
     seed: int,
@@ -87,6 +88,7 @@ def make_report(
         evaluations=tuple(evaluations),
         k_shot=tuple(k_shot),
         tables=tuple(tables),
+        pictures=tuple(pictures),
         methods={name: dict(config) for name, config in methods.items()},
         environment=environment(),
         seed=seed,

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hemalens.bundle import Bundle, library_versions, open_bundle
+from hemalens.artifacts import library_versions
+from hemalens.bundle import Bundle, open_bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.errors import BundleError, OutputError, one_line
@@ -18,6 +19,7 @@ from hemalens.files import claim_output, output_errors, sha256_text, write_json
 from hemalens.methods import Method
 
 RUN_FILE = "run.json"
+NO_AUXILIARY: Mapping[str, CellDataset] = {}
 
 
 def claim_run(out: Path, request: Mapping[str, Any], *, overwrite: bool) -> bool:
@@ -78,6 +80,7 @@ def fit_in(
     validation: CellDataset | None,
     config: StrictConfig,
     rng: np.random.Generator,
+    auxiliary: Mapping[str, CellDataset] = NO_AUXILIARY,
 ) -> Bundle:
     """Fit in a folder of its own. A finished bundle of the same request is taken as it is; a stopped fit goes on."""
     request = {
@@ -85,6 +88,8 @@ def fit_in(
         "config": config.model_dump(mode="json"),
         "train": train.fingerprint,
         "validation": validation.fingerprint if validation else None,
+        "auxiliary": {role: dataset.fingerprint for role, dataset in auxiliary.items()},
+        "before": [stage.digest for stage in train.stages],
         "generator": str(rng.bit_generator.state),
         "versions": library_versions(),
     }
@@ -106,4 +111,4 @@ def fit_in(
                 shutil.rmtree(run_dir / folder, ignore_errors=True)
             (run_dir / "history.jsonl").unlink(missing_ok=True)
     write_json(file, {"key": key, **request})
-    return method.fit(train, validation=validation, auxiliary={}, config=config, rng=rng, run_dir=run_dir)
+    return method.fit(train, validation=validation, auxiliary=auxiliary, config=config, rng=rng, run_dir=run_dir)

@@ -15,13 +15,16 @@ from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import claim_run, finish_run, fit_in
 from hemalens.methods import find_method
 from hemalens.sampling import Unreadable, check_classes, hold_out, seeded
+from hemalens.segmenters import cell_image_stages
+from hemalens.stages import CellImageStage
+from hemalens.taxonomy import AS_LABELLED
 
 Say = Callable[[str], None]
 
 
 def train(
     method_name: str,
-    train_spec: str,
+    train_specs: str | Sequence[str],
     *,
     out: Path,
     labels: str = "five_class",
@@ -29,6 +32,8 @@ def train(
     test_fraction: float = 0.2,
     validation_fraction: float = 0.15,
     min_per_class: int = 1,
+    auxiliary_specs: Sequence[tuple[str, str]] = (),
+    cell_image: str | None = None,
     config_file: Path | None = None,
     settings: Sequence[str] = (),
     seed: int = 0,
@@ -40,15 +45,26 @@ def train(
 
     `test_fraction` of the data is tested and never trained on; `validation_fraction` of the rest (or `validation_spec`)
     serves early stopping and calibration. With `test_fraction` 0 nothing is tested and the report says so.
+    `auxiliary_specs` are (role, name) of sets that a method learns from without their labels. `cell_image` names the
+    segmenter that cuts the cells out first.
     """
     method = find_method(method_name)
     config = method.config.load(config_file, settings)
     role = "train, validation and test" if test_fraction else "train and validation"
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
-    given = prepare(train_spec, labels=labels, role=role, unreadable=unreadable, min_per_class=min_per_class)
+    stages = cell_image_stages(cell_image)
+    given = prepare(
+        train_specs, labels=labels, role=role, unreadable=unreadable, min_per_class=min_per_class, stages=stages
+    )
     check_classes(given.dataset, n_units=1 + bool(test_fraction) + (validation_spec is None))
-    held = prepare(validation_spec, labels=labels, role="validation", unreadable=unreadable) if validation_spec else None
-    for note in (*given.notes, *(held.notes if held else ())):
+    held = (
+        prepare(validation_spec, labels=labels, role="validation", unreadable=unreadable, stages=stages)
+        if validation_spec
+        else None
+    )
+    more = open_auxiliary(auxiliary_specs, unreadable=unreadable, stages=stages)
+    opened = [given, *([held] if held else []), *more.values()]
+    for note in (note for each in opened for note in each.notes):
         say(note)
     learn, validation, test = _split(given.dataset, held, test_fraction, validation_fraction, seed)
     request = {
@@ -58,13 +74,23 @@ def train(
         "train": learn.fingerprint,
         "validation": validation.fingerprint,
         "test": test.fingerprint if test else None,
+        "auxiliary": {role: each.dataset.fingerprint for role, each in more.items()},
+        "before": [stage.digest for stage in stages],
         "seed": seed,
     }
     if claim_run(out, request, overwrite=overwrite):
         say("going on with the stopped run")
     n_test = len(test) if test else 0
     say(f"training on {len(learn)} images, {len(validation)} for validation, {n_test} held out for the test")
-    bundle = fit_in(out, method, learn, validation=validation, config=config, rng=seeded(seed, "fit"))
+    bundle = fit_in(
+        out,
+        method,
+        learn,
+        validation=validation,
+        auxiliary={role: each.dataset for role, each in more.items()},
+        config=config,
+        rng=seeded(seed, "fit"),
+    )
     name = f"{given.dataset.name} ({1 - test_fraction:.0%})"
     tests = [test] if test else []
     evaluations = [evaluate([bundle], [t], target=t, source_name=name, seed=seed) for t in tests]
@@ -72,13 +98,30 @@ def train(
         f"{method.name} on {given.dataset.name}",
         f"one split: {test_fraction:.0%} held out for the test" if test else "no test part",
         evaluations=evaluations,
-        data=[given.card, *([held.card] if held else [])],
+        data=[each.card for each in opened],
         methods={method.name: config.model_dump(mode="json")},
         seed=seed,
     )
     write_report(report, out)
     finish_run(out)
     return report
+
+
+def open_auxiliary(
+    specs: Sequence[tuple[str, str]], *, unreadable: Unreadable, stages: tuple[CellImageStage, ...] = ()
+) -> dict[str, Prepared]:
+    """Sets to learn from without their labels, by role; several in one role are one set. Labels are not looked at."""
+    roles = dict.fromkeys(role for role, _ in specs)
+    return {
+        role: prepare(
+            [spec for other, spec in specs if other == role],
+            labels=AS_LABELLED,
+            role=f"auxiliary, {role}",
+            unreadable=unreadable,
+            stages=stages,
+        )
+        for role in roles
+    }
 
 
 def _split(

@@ -8,19 +8,23 @@ from importlib import import_module
 from hemalens.errors import InputError, near_matches
 from hemalens.methods.base import Method
 
-__all__ = ["METHODS", "Method", "find_method"]
+__all__ = ["METHODS", "SEGMENTERS", "Method", "find_method"]
 
 METHODS: Mapping[str, str] = {
+    "bc_sam": "hemalens.methods.bc_sam",
     "bloodshot": "hemalens.methods.bloodshot",
     "finetune": "hemalens.methods.finetune",
     "linear_probe": "hemalens.methods.linear_probe",
 }
 """Module of each method; loaded on use, since each brings its own libraries."""
 
+SEGMENTERS: Mapping[str, str] = {"bc_sam_segmenter": "hemalens.methods.bc_sam_segmenter"}
+"""Module of each method that learns from masks and gives a segmenter, not a bundle."""
+
 
 def find_method(name: str) -> Method:
     """A method by name; raises `InputError` with near matches for an unknown one."""
     if name not in METHODS:
-        raise InputError(f"unknown method {name!r}", remedy=near_matches(name, METHODS))
+        raise InputError(f"unknown method {name!r}", remedy=near_matches(name, [*METHODS, *SEGMENTERS]))
     method: Method = import_module(METHODS[name]).METHOD
     return method

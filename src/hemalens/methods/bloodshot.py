@@ -21,8 +21,9 @@ from hemalens.images import Preprocessing
 from hemalens.losses import AAMSoftmax, rotate_each, rotation_consistency
 from hemalens.methods.base import Method
 from hemalens.models.backbone import create_backbone, preprocessing_of
-from hemalens.training.classifier import CellClassifier, OptimiserConfig
+from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import TrainingConfig, check_parts, fit_network, follow_quickly
+from hemalens.training.learner import OptimiserConfig
 from hemalens.transforms import AugmentationConfig, border_colours
 
 MARGIN_RAD = 0.499

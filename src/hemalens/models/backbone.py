@@ -6,7 +6,7 @@ import importlib.metadata
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from pydantic import Field
 from hemalens.config import StrictConfig
 from hemalens.errors import ConfigError, WeightsError, near_matches, one_line, require_extra
 from hemalens.files import atomic_path, sha256_file, sha256_text
-from hemalens.graphs import digest, join, normalise_graph, resize_graph
+from hemalens.graphs import digest, half_map_graph, join, normalise_graph, resize_graph
 from hemalens.images import Preprocessing
 
 if TYPE_CHECKING:
@@ -196,8 +196,11 @@ def _hub_digest(config: BackboneConfig) -> str:
     return sha256_text(*(np.asarray(t).tobytes().hex() for t in create_backbone(config).state_dict().values()))
 
 
-def frozen_graph(config: BackboneConfig, cache_dir: Path) -> onnx.ModelProto:
-    """image uint8 (n, h, w, 3) -> embedding (n, d) of the backbone as it is.
+Output = Literal["embedding", "feature_map"]
+
+
+def frozen_graph(config: BackboneConfig, cache_dir: Path, *, output: Output = "embedding") -> onnx.ModelProto:
+    """image uint8 (n, h, w, 3) -> embedding (n, d) of the backbone as it is, or its last feature map (n, c, h, w), 16 bits.
 
     The graph is kept in `cache_dir` under everything that shapes it. A graph found there is used without importing torch.
     """
@@ -205,16 +208,21 @@ def frozen_graph(config: BackboneConfig, cache_dir: Path) -> onnx.ModelProto:
     versions = [importlib.metadata.version(package) for package in ("timm", "torch")]
     # how this program resizes and normalises is part of the graph; what a backbone wants follows from timm's version
     recipe = [digest(make(Preprocessing())) for make in (resize_graph, normalise_graph)]
-    key = sha256_text(config.backbone, weights_digest(config), str(config.image_size_px), *recipe, *versions)
+    key = sha256_text(config.backbone, weights_digest(config), str(config.image_size_px), output, *recipe, *versions)
     stored = cache_dir / "graphs" / f"{key}.onnx"
     if stored.is_file():
         with suppress(DecodeError):  # a damaged file is made anew
             return onnx.load_model(stored)
-    from hemalens.models.export import to_onnx
+    from hemalens.models.export import LastMap, to_onnx
 
     preprocessing = preprocessing_of(config)
-    backbone = to_onnx(create_backbone(config), preprocessing, ["embedding"])
-    graph = join(resize_graph(preprocessing), normalise_graph(preprocessing), backbone)
+    before = join(resize_graph(preprocessing), normalise_graph(preprocessing))
+    network = create_backbone(config)
+    if output == "embedding":
+        graph = join(before, to_onnx(network, preprocessing, ["embedding"]))
+    else:
+        last = LastMap(network)
+        graph = join(before, to_onnx(last, preprocessing, ["full_map"]), half_map_graph(last.shape(preprocessing)))
     with atomic_path(stored) as temporary:
         onnx.save_model(graph, temporary)
     return graph

@@ -10,17 +10,51 @@ from typing import Any
 import onnx
 import torch
 
+from hemalens.errors import ConfigError
 from hemalens.graphs import IR_VERSION, OPSET
 from hemalens.images import Preprocessing
 
 
-def to_onnx(module: torch.nn.Module, preprocessing: Preprocessing, outputs: list[str]) -> onnx.ModelProto:
+class LastMap(torch.nn.Module):
+    """A timm network up to its last feature map: pixels (n, 3, size, size) -> (n, c, h, w)."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network: Any = network
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The map before pooling."""
+        feature_map: torch.Tensor = self.network.forward_features(pixels)
+        return feature_map
+
+    def shape(self, preprocessing: Preprocessing) -> tuple[int, ...]:
+        """(c, h, w) at this input size; raises `ConfigError` for a network that keeps no map, such as a ViT."""
+        size = preprocessing.size_px
+        with torch.inference_mode():
+            found = tuple(self.eval()(torch.zeros(1, 3, size, size)).shape[1:])
+        if len(found) != 3:
+            raise ConfigError(
+                "this backbone keeps no feature map", expected="channels, height, width", got=f"an output of shape {found}"
+            )
+        return found
+
+
+def to_onnx(
+    module: torch.nn.Module,
+    preprocessing: Preprocessing,
+    outputs: list[str],
+    *,
+    feature_map: tuple[int, ...] | None = None,
+) -> onnx.ModelProto:
     """Trace a module in evaluation mode: pixels float (n, 3, size, size) -> `outputs`, first axis free.
+
+    With `feature_map`, a shape (c, h, w), the module takes `full_map` (n, c, h, w) instead of pixels.
 
     The TorchScript exporter: ten times faster than the newer one on these networks, and it needs no further package.
     """
-    size = preprocessing.size_px
-    axes: dict[str, Any] = {name: {0: "n"} for name in ("pixels", *outputs)}
+    pixels = (3, preprocessing.size_px, preprocessing.size_px)
+    source, shape = ("pixels", pixels) if feature_map is None else ("full_map", feature_map)
+    axes: dict[str, Any] = {name: {0: "n"} for name in (source, *outputs)}
     buffer = io.BytesIO()
     training = module.training
     module.eval()
@@ -30,9 +64,9 @@ def to_onnx(module: torch.nn.Module, preprocessing: Preprocessing, outputs: list
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
-            (torch.zeros(2, 3, size, size),),
+            (torch.zeros(2, *shape),),
             buffer,  # type: ignore[arg-type]
-            input_names=["pixels"],
+            input_names=[source],
             output_names=outputs,
             dynamic_axes=axes,
             opset_version=OPSET,

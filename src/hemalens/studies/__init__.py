@@ -10,7 +10,7 @@ from hemalens.studies.base import Study
 
 __all__ = ["STUDIES", "Study", "find_study"]
 
-STUDIES: Mapping[str, str] = {"bloodshot": "hemalens.studies.bloodshot"}
+STUDIES: Mapping[str, str] = {"bc-sam": "hemalens.studies.bc_sam", "bloodshot": "hemalens.studies.bloodshot"}
 """Module of each study; loaded on use."""
 
 

@@ -13,14 +13,14 @@ import onnx
 from numpy.typing import NDArray
 
 from hemalens import graphs
+from hemalens.artifacts import DataEntry, library_versions
 from hemalens.bundle import (
     MODEL,
     SEEN,
+    SEEN_UNLABELLED,
     Bundle,
-    DataEntry,
     Manifest,
     class_entries,
-    library_versions,
     seen_images,
     write_bundle,
 )
@@ -29,6 +29,7 @@ from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ImageError, ParityError
 from hemalens.images import Preprocessing
 from hemalens.runtime import GraphRunner
+from hemalens.stages import CellImageStage
 
 PARITY = 1e-3
 """Largest allowed difference of a probability between the bundle and the trained model."""
@@ -55,6 +56,8 @@ class Trained:
     temperature: float
     frozen_backbone: bool
     reference: Reference
+    auxiliary: tuple[CellDataset, ...] = ()
+    """Images it has seen without their labels."""
 
 
 def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes] | None = None) -> Bundle:
@@ -69,6 +72,8 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     data = [DataEntry.of(trained.train, "train")]
     if trained.validation is not None:
         data.append(DataEntry.of(trained.validation, "validation"))
+    data += [DataEntry.of(dataset, "auxiliary") for dataset in trained.auxiliary]
+    stages = bundle_stages(trained.train)
     manifest = Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         method=trained.method,
@@ -76,6 +81,7 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
         label_map=trained.train.label_map,
         classes=class_entries(classes),
         preprocessing=trained.preprocessing,
+        before_graph=tuple(stage.entry() for stage in stages),
         embedding_size=embedding_size,
         frozen_backbone=trained.frozen_backbone,
         temperature=trained.temperature,
@@ -84,7 +90,17 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
         versions=library_versions(),
     )
     seen = seen_images([*trained.train.contents, *(trained.validation.contents if trained.validation else ())])
-    return write_bundle(path, manifest, {MODEL: content, SEEN: seen, **(extra_files or {})})
+    files = {MODEL: content, SEEN: seen, **(extra_files or {})}
+    if trained.auxiliary:
+        files[SEEN_UNLABELLED] = seen_images(content for dataset in trained.auxiliary for content in dataset.contents)
+    for stage in stages:
+        files |= stage.files()
+    return write_bundle(path, manifest, files)
+
+
+def bundle_stages(dataset: CellDataset) -> tuple[CellImageStage, ...]:
+    """What the images of a training set went through, as a bundle must repeat it."""
+    return tuple(stage for stage in dataset.stages if isinstance(stage, CellImageStage))
 
 
 def check_parity(graph: bytes, records: Sequence[Record], reference: Reference) -> tuple[float, int]:

@@ -15,7 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hemalens.bundle import WEIGHTS, Bundle
+from hemalens.artifacts import WEIGHTS
+from hemalens.bundle import Bundle
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ConfigError
 from hemalens.evaluation.metrics import fit_temperature, log_softmax
@@ -24,8 +25,9 @@ from hemalens.images import Preprocessing
 from hemalens.models.backbone import BackboneConfig
 from hemalens.models.export import to_onnx
 from hemalens.sampling import balanced_weights
-from hemalens.training.classifier import CellClassifier, OptimiserConfig
+from hemalens.training.classifier import CellClassifier
 from hemalens.training.export import Trained, export_bundle
+from hemalens.training.learner import OptimiserConfig
 from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
 from hemalens.training.trainer import Precision, train
 from hemalens.transforms import Augmentation, AugmentationConfig

@@ -13,14 +13,11 @@ from torch.utils.data import Dataset, Sampler
 
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import ImageError
-from hemalens.files import output_errors
+from hemalens.files import large_array
 from hemalens.graphs import resize_graph
 from hemalens.images import Preprocessing
 from hemalens.progress import track
 from hemalens.runtime import GraphRunner
-
-MAX_RAM_BYTES = 1_000_000_000
-"""Above this the resized images lie in a file, read through the page cache, so that memory stays flat."""
 
 
 def resized_images(dataset: CellDataset, preprocessing: Preprocessing, scratch: Path) -> NDArray[np.uint8]:
@@ -29,14 +26,7 @@ def resized_images(dataset: CellDataset, preprocessing: Preprocessing, scratch: 
     A large set lies in the file `scratch`. Raises `ImageError` for the first unreadable image.
     """
     size = preprocessing.size_px
-    shape = (len(dataset), 3, size, size)
-    pixels: NDArray[np.uint8]
-    if int(np.prod(shape)) > MAX_RAM_BYTES:
-        with output_errors(scratch):
-            scratch.parent.mkdir(parents=True, exist_ok=True)
-            pixels = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=shape)
-    else:
-        pixels = np.empty(shape, np.uint8)
+    pixels: NDArray[np.uint8] = large_array((len(dataset), 3, size, size), np.uint8, scratch)
     runner = GraphRunner(resize_graph(preprocessing).SerializeToString(), ["resized"])
     with track("reading images", len(dataset)) as progress:
         for i, (_, answer) in enumerate(runner.map(dataset.records)):

@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader
 from hemalens.files import write_text
 from hemalens.progress import Advance, track
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
-from hemalens.training.classifier import CellClassifier
+from hemalens.training.learner import Learner
 
 Precision = Literal["auto", "fp32", "bf16"]
-SCORE = "val_balanced_accuracy"
+BEST: dict[str, Any] = {"mode": "max", "enable_version_counter": False}
 
 
 def has_bf16() -> bool:
@@ -60,14 +60,15 @@ class _History(Callback):
 class _Bar(Callback):
     """One bar for the whole training, with the epoch and the last validation score."""
 
-    def __init__(self, advance: Advance) -> None:
+    def __init__(self, advance: Advance, score: str | None) -> None:
         self.advance = advance
+        self.score = score
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.advance(trainer.current_epoch * trainer.num_training_batches)  # a resumed run begins where it stopped
 
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        score = trainer.callback_metrics.get(SCORE)
+        score = trainer.callback_metrics.get(self.score) if self.score else None
         shown = "" if score is None else f", validation {float(score):.3f}"
         self.advance(1, f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}{shown}")
 
@@ -89,9 +90,9 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def train(
-    module: CellClassifier,
+    module: Learner,
     training: DataLoader[Any],
-    validation: DataLoader[Any],
+    validation: DataLoader[Any] | None,
     *,
     run_dir: Path,
     patience: int | None,
@@ -99,8 +100,8 @@ def train(
 ) -> None:
     """Train until the epochs are over or the validation score has not risen for `patience` epochs; keep the best epoch.
 
-    Without `patience` all epochs are run and the last one's weights are kept, whatever the validation says. Checkpoints lie
-    in `run_dir`/checkpoints; a run that was killed continues after its last whole epoch.
+    Without `patience`, or where nothing is validated, all epochs are run and the last one's weights are kept. Checkpoints
+    lie in `run_dir`/checkpoints; a run that was killed continues after its last whole epoch.
     """
     checkpoints = run_dir / "checkpoints"
     finished = checkpoints / "finished"
@@ -108,26 +109,26 @@ def train(
     if not finished.is_file():
         _fit(module, training, validation, run_dir=run_dir, patience=patience, precision=precision)
         write_text(finished, "")
-    kept = "last" if patience is None else "best"
+    kept = "last" if patience is None or module.score is None else "best"
     state = SafetensorsCheckpointIO().load_checkpoint(checkpoints / f"{kept}.ckpt")
     module.load_state_dict(state["state_dict"])
     module.cpu().eval()
 
 
 def _fit(
-    module: CellClassifier,
+    module: Learner,
     training: DataLoader[Any],
-    validation: DataLoader[Any],
+    validation: DataLoader[Any] | None,
     *,
     run_dir: Path,
     patience: int | None,
     precision: Precision,
 ) -> None:
-    checkpoints = run_dir / "checkpoints"
+    checkpoints, score = run_dir / "checkpoints", module.score
     checkpoints.mkdir(parents=True, exist_ok=True)
-    best = ModelCheckpoint(checkpoints, filename="best", monitor=SCORE, mode="max", enable_version_counter=False)
+    best = [] if score is None else [ModelCheckpoint(checkpoints, filename="best", monitor=score, **BEST)]
     last = ModelCheckpoint(checkpoints, filename="last", save_top_k=1, enable_version_counter=False, every_n_epochs=1)
-    stopping = [] if patience is None else [EarlyStopping(SCORE, mode="max", patience=patience)]
+    stopping = [] if patience is None or score is None else [EarlyStopping(score, mode="max", patience=patience)]
     history = _History(run_dir / "history.jsonl")
     chosen = ("bf16" if has_bf16() else "fp32") if precision == "auto" else precision
     with _quiet_lightning(), track("training", module.epochs * len(training)) as advance:
@@ -136,7 +137,7 @@ def _fit(
             accelerator="auto",
             devices=1,
             precision="bf16-mixed" if chosen == "bf16" else "32-true",
-            callbacks=[best, *stopping, history, _Bar(advance), last],
+            callbacks=[*best, *stopping, history, _Bar(advance, score), last],
             plugins=[SafetensorsCheckpointIO()],
             logger=False,
             enable_progress_bar=False,

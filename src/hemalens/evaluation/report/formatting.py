@@ -9,6 +9,7 @@ EN_DASH = "\N{EN DASH}"
 ARROW = "\N{RIGHTWARDS ARROW}"
 SYNTHETIC_NOTICE = "These images are synthetic: drawn by the program, not photographed."
 RESEARCH_USE = "Research use: a morphologist confirms every result."
+TRANSDUCTIVE = "transductive"
 FINGERPRINT_DIGITS = 12
 
 

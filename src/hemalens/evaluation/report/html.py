@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from hemalens.evaluation.report import curves, figures, formatting, k_shot, tables
+from hemalens.evaluation.report import curves, figures, formatting, k_shot, pictures, tables
 from hemalens.evaluation.report.curves import LineStyle
 from hemalens.evaluation.report.figures import ScatterKeys
 from hemalens.evaluation.report.k_shot import Line, Target
@@ -120,6 +120,7 @@ def render_html(report: Report) -> str:
         svg=Markup,
         sentence=_sentence,
         path=_path,
+        data_uri=pictures.data_uri,
     )
     return environment.get_template("template.html").render(
         report=report,
@@ -127,11 +128,13 @@ def render_html(report: Report) -> str:
         few=figures.N_FEW,
         research_use=formatting.RESEARCH_USE,
         overview=tables.overview(report) if report.evaluations else None,
+        transductive=tables.transductive(report),
         k_shot_overview=k_shot.overview(report) if report.k_shot else None,
         introduction=k_shot.INTRODUCTION,
         views=[_view(number, evaluation) for number, evaluation in enumerate(report.evaluations, start=1)],
         targets=[_target_view(target) for target in k_shot.targets(report)],
         comparisons=[(tables.comparison(table), table.note) for table in report.tables],
+        albums=[(table, pictures.n_abreast(table)) for table in pictures.shown(report)],
         cards=[_card(card) for card in report.data],
         methods=[
             (

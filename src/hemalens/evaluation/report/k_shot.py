@@ -10,7 +10,6 @@ from hemalens.evaluation.report import formatting
 from hemalens.evaluation.report.tables import Cell, Column, Group, Table, estimate_cell, left_out
 from hemalens.evaluation.results import Estimate, KShot, Report, Shots
 
-TRANSDUCTIVE = "transductive"
 N_OTHERS = 3
 """So many methods, or more, with the same setting need not be named where the rest are."""
 INTRODUCTION = (
@@ -29,7 +28,7 @@ class Line:
     @property
     def tag(self) -> str:
         """A warning that goes wherever the result is shown, or an empty text."""
-        return TRANSDUCTIVE if self.result.transductive else ""
+        return formatting.TRANSDUCTIVE if self.result.transductive else ""
 
 
 @dataclass(frozen=True, slots=True)

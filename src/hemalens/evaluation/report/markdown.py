@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from hemalens.evaluation.report import formatting, k_shot, tables
+from hemalens.evaluation.report import formatting, k_shot, pictures, tables
 from hemalens.evaluation.report.k_shot import Target
 from hemalens.evaluation.report.tables import Cell, Table
 from hemalens.evaluation.results import DataCard, Evaluation, Report
@@ -56,6 +56,8 @@ def _results(report: Report) -> Iterator[str]:
         yield "## Overview"
     if report.evaluations:
         yield _table(tables.overview(report))
+        if transductive := tables.transductive(report):
+            yield transductive
     if report.k_shot:
         table = k_shot.overview(report)
         yield escape(table.caption)
@@ -71,6 +73,19 @@ def _results(report: Report) -> Iterator[str]:
         yield _table(tables.comparison(comparison))
         if comparison.note:
             yield escape(comparison.note)
+    yield from _pictures(report)
+
+
+def _pictures(report: Report) -> Iterator[str]:
+    shown = pictures.shown(report)
+    if shown:
+        yield "## Pictures"
+    for table in shown:
+        yield f"### {escape(table.title)}"
+        if table.note:
+            yield escape(table.note)
+        yield escape(pictures.introduction(table))
+        yield from _items(map(pictures.line, table.rows))
 
 
 def _evaluation(number: int, evaluation: Evaluation) -> Iterator[str]:

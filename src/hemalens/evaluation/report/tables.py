@@ -108,7 +108,11 @@ def overview(report: Report) -> Table:
     rows = tuple(
         (
             Cell(str(number), href=f"#{anchor(number)}"),
-            Cell(formatting.visible(evaluation.method), href=f"#{anchor(number)}"),
+            Cell(
+                formatting.visible(evaluation.method),
+                href=f"#{anchor(number)}",
+                tag=formatting.TRANSDUCTIVE if evaluation.transductive else "",
+            ),
             Cell(transfer(evaluation)),
             Cell(formatting.count(evaluation.n_images)),
             Cell(str(evaluation.n_folds)),
@@ -117,6 +121,13 @@ def overview(report: Report) -> Table:
         for number, evaluation in enumerate(report.evaluations, start=1)
     )
     return Table("Every evaluation, with 95 % intervals", columns, rows)
+
+
+def transductive(report: Report) -> str:
+    """What the word means that marks some evaluations, or an empty text where it marks none."""
+    if not any(evaluation.transductive for evaluation in report.evaluations):
+        return ""
+    return f"{formatting.TRANSDUCTIVE.capitalize()}: tested images were seen in training, without their labels."
 
 
 def per_class(evaluation: Evaluation) -> Table:

@@ -1,0 +1,70 @@
+"""Arrays on disk, by what they were computed with and what from: computed once, found again."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from numpy.typing import DTypeLike, NDArray
+
+from hemalens.errors import OutputError, one_line
+from hemalens.files import output_errors
+
+
+def default_cache_dir() -> Path:
+    """The folder `HEMALENS_CACHE` names, otherwise the user's cache folder."""
+    named = os.environ.get("HEMALENS_CACHE")
+    return Path(named) if named else Path(platformdirs.user_cache_dir("hemalens"))
+
+
+class FeatureCache:
+    """Arrays on disk by graph digest and image content: one SQLite file a graph, safe for several processes.
+
+    The key holds everything that changes the value: the graph's bytes (preprocessing and weights in it), the image
+    file's bytes, the box cut from it and the stages it goes through. Each file holds flat arrays of one type.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _connect(self, graph_digest: str) -> sqlite3.Connection:
+        path = self.folder / "features" / f"{graph_digest}.sqlite"
+        with output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=60)
+        connection.execute("CREATE TABLE IF NOT EXISTS embeddings (content TEXT PRIMARY KEY, vector BLOB NOT NULL)")
+        return connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"the feature cache {one_line(self.folder)} cannot be used",
+                got=str(error),
+                remedy="Free space, remove the folder, or name another with HEMALENS_CACHE.",
+            ) from error
+
+    def get(self, graph_digest: str, contents: Sequence[str], dtype: DTypeLike = np.float32) -> dict[str, NDArray[Any]]:
+        """The arrays known for these contents, flat, read as `dtype`, which must be the type they were put in as."""
+        found: dict[str, NDArray[Any]] = {}
+        with self._errors(), closing(self._connect(graph_digest)) as connection:
+            for start in range(0, len(contents), 500):
+                part = contents[start : start + 500]
+                marks = ",".join("?" * len(part))
+                rows = connection.execute(f"SELECT content, vector FROM embeddings WHERE content IN ({marks})", part)
+                found.update((content, np.frombuffer(vector, dtype)) for content, vector in rows)
+        return found
+
+    def put(self, graph_digest: str, vectors: dict[str, NDArray[Any]]) -> None:
+        """Keep arrays; an entry that is there already stays."""
+        with self._errors(), closing(self._connect(graph_digest)) as connection, connection:
+            rows = [(content, vector.tobytes()) for content, vector in vectors.items()]
+            connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)

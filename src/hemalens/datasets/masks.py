@@ -1,0 +1,48 @@
+"""Masks that a dataset brings: which cells of it have one, and the mask of one cell, checked."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemalens.datasets.base import CellDataset, Record
+from hemalens.errors import DatasetError, ImageError, one_line
+from hemalens.images import read_mask
+
+
+def with_masks(dataset: CellDataset) -> CellDataset:
+    """The records that have a mask; raises `DatasetError` when there is none."""
+    chosen = [i for i, record in enumerate(dataset.records) if record.mask_path is not None]
+    if not chosen:
+        raise DatasetError(
+            f"{dataset.name} has no masks",
+            expected="images with a mask each, as in jtsc, cellavision100, synthetic, or a csv with the column mask",
+            got=f"{len(dataset)} images without one",
+        )
+    return dataset.subset(chosen)
+
+
+def read_cell_mask(record: Record, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """The whole cell's mask (H, W) of a record whose image is (H, W, 3): wherever its mask is not 0.
+
+    Raises `ImageError` for a mask of another size, or one that has no cell or nothing but a cell.
+    """
+    if record.mask_path is None:
+        raise DatasetError(f"{one_line(record.path)} has no mask")
+    mask = read_mask(record.mask_path) > 0
+    if mask.shape != image.shape[:2]:
+        height, width = image.shape[:2]
+        raise ImageError(
+            f"the mask {one_line(record.mask_path)} is not of its image's size",
+            expected=f"{width}x{height} px",
+            got=f"{mask.shape[1]}x{mask.shape[0]} px",
+            remedy="Repair it, or take the image out.",
+        )
+    if mask.all() or not mask.any():
+        raise ImageError(
+            f"the mask {one_line(record.mask_path)} has one class only",
+            expected="0 for background and another value for the cell",
+            got="nothing but cell" if mask.all() else "nothing but background",
+            remedy="Repair it, or take the image out.",
+        )
+    return mask

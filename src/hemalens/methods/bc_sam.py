@@ -1,0 +1,163 @@
+"""BC-SAM: feature maps of a fine-tuned Segment Anything, a cross-domain autoencoder, a classical head (Cai et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from pydantic import Field
+
+from hemalens.artifacts import WEIGHTS
+from hemalens.bundle import Bundle
+from hemalens.cache import default_cache_dir
+from hemalens.datasets.base import CellDataset, Record
+from hemalens.errors import ConfigError
+from hemalens.features import feature_maps
+from hemalens.graphs import cut, half_map_graph, join, kind_of
+from hemalens.heads import check_head
+from hemalens.images import Preprocessing
+from hemalens.methods.base import Method
+from hemalens.models.autoencoder import CellAutoencoder
+from hemalens.models.backbone import BackboneConfig, frozen_graph, preprocessing_of
+from hemalens.progress import track
+from hemalens.segmentation import CellImageConfig
+from hemalens.segmenters import TrainedSegmenter, open_segmenter, open_trained_segmenter
+from hemalens.stages import CLASSICAL, CellImageStage
+from hemalens.training.autoencoder import (
+    AutoencoderConfig,
+    CellPairs,
+    check_domains,
+    fit_autoencoder,
+    latent_graph,
+    latents,
+)
+from hemalens.training.probe import Encoded, Probe, export_probe
+
+UNLABELLED = "unlabelled"
+"""The role of images, such as another laboratory's, from which the autoencoder learns without their labels."""
+
+
+class BCSamConfig(BackboneConfig):
+    """The published settings, but for the weights of Segment Anything, which no package brings.
+
+    `segmenter`: the folder of a trained one (`hemalens train bc_sam_segmenter`), or "classical". `features`: whose feature
+    maps are encoded, the segmenter's own as published, or those of a timm `backbone` with its `weights`. `head`: lr, rf,
+    svm_rbf, svm_poly, ann (best in the published table) or xgboost. `margin_px` and `background` shape the cell image.
+    """
+
+    features: Literal["segmenter", "timm"] = "segmenter"
+    segmenter: str = ""
+    margin_px: int = Field(default=10, ge=0, le=200)
+    background: int = Field(default=128, ge=0, le=255)
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    head: str = "ann"
+
+    @property
+    def cell_image(self) -> CellImageConfig:
+        """How the cell image is cut that the autoencoder learns to draw."""
+        side = self.autoencoder.side_px
+        return CellImageConfig(size_px=side, margin_px=self.margin_px, background=self.background)
+
+
+def fit(
+    train: CellDataset,
+    *,
+    validation: CellDataset | None,
+    auxiliary: Mapping[str, CellDataset],
+    config: BCSamConfig,
+    rng: np.random.Generator,
+    run_dir: Path,
+) -> Bundle:
+    """Train the autoencoder on `train` and the auxiliary set "unlabelled", then the head on the latents of `train`."""
+    foreign = [role for role in auxiliary if role != UNLABELLED]
+    if foreign:
+        raise ConfigError("bc_sam knows one kind of auxiliary data", expected=UNLABELLED, got=", ".join(foreign))
+    check_head(config.head)
+    more = [dataset.through(train.stages) for dataset in auxiliary.values()]
+    records = [record for dataset in (train, *more) for record in dataset.records]
+    check_domains([record.domain for record in records], config.autoencoder)
+    maps_of, stage = feature_graph(config), cell_image_stage(config)
+    scratch = run_dir / "scratch"
+    maps = feature_maps(records, maps_of, scratch / "maps.npy")
+    pairs = CellPairs.whole(maps, cell_images(records, stage), [record.domain for record in records])
+    network = fit_autoencoder(pairs, config.autoencoder, run_dir)
+    encoder = latent_graph(network, maps.shape[1:])
+    learn = Encoded(train, latents(encoder, maps[: len(train)]))
+    held = None
+    if validation is not None:
+        held_maps = feature_maps(validation.records, maps_of, scratch / "validation.npy")
+        held = Encoded(validation, latents(encoder, held_maps))
+    probe = Probe(
+        method="bc_sam",
+        config=config,
+        head=config.head,
+        encoder=join(maps_of, encoder),
+        preprocessing=_preprocessing(config),
+        frozen_backbone=False,
+    )
+    return export_probe(
+        probe,
+        learn,
+        held,
+        seed=int(rng.integers(2**31)),
+        run_dir=run_dir,
+        auxiliary=more,
+        extra_files={WEIGHTS: _weights(network)},
+    )
+
+
+def feature_graph(config: BCSamConfig) -> onnx.ModelProto:
+    """image uint8 (n, h, w, 3) -> feature_map (n, c, h, w), 16 bits; raises `ConfigError` where none is named."""
+    if config.features == "timm":
+        backbone = BackboneConfig(**{name: getattr(config, name) for name in BackboneConfig.model_fields})
+        return frozen_graph(backbone, default_cache_dir(), output="feature_map")
+    graph = cut(_trained(config).graph, ["image"], ["full_map"])
+    return join(graph, half_map_graph(kind_of(graph, "full_map")[1]))
+
+
+def cell_image_stage(config: BCSamConfig) -> CellImageStage:
+    """What cuts the cells out that are to be drawn; raises `ConfigError` where no segmenter is named."""
+    if not config.segmenter:
+        raise _no_segmenter()
+    return CellImageStage(open_segmenter(config.segmenter), config.cell_image)
+
+
+def _trained(config: BCSamConfig) -> TrainedSegmenter:
+    if config.segmenter in ("", CLASSICAL):
+        raise _no_segmenter()
+    return open_trained_segmenter(Path(config.segmenter))
+
+
+def _no_segmenter() -> ConfigError:
+    return ConfigError(
+        "bc_sam needs a segmenter",
+        expected="the folder of a fine-tuned Segment Anything, from `hemalens train bc_sam_segmenter`",
+        remedy="Say --set segmenter=FOLDER; or, without SAM's weights, --set features=timm --set segmenter=classical.",
+    )
+
+
+def _preprocessing(config: BCSamConfig) -> Preprocessing:
+    return preprocessing_of(config) if config.features == "timm" else _trained(config).manifest.preprocessing
+
+
+def cell_images(records: Sequence[Record], stage: CellImageStage) -> NDArray[np.uint8]:
+    """The cell images (n, side, side, 3) of records as they lie on disk; raises `ImageError` for an unreadable one."""
+    cells = np.empty((len(records), stage.config.size_px, stage.config.size_px, 3), np.uint8)
+    with track("cutting cells out", len(records)) as progress:
+        for i, record in enumerate(records):
+            cells[i] = stage.make(record.unstaged().read()).pixels
+            progress(1)
+    return cells
+
+
+def _weights(network: CellAutoencoder) -> bytes:
+    from safetensors.torch import save
+
+    return save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+
+
+METHOD = Method("bc_sam", "feature maps, cross-domain autoencoder, classical head (BC-SAM)", BCSamConfig, fit)

@@ -1,0 +1,128 @@
+"""BC-SAM's segmenter: Segment Anything with low-rank adapters, tuned on the masks of a few cells (Cai et al. 2024)."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from hemalens.artifacts import WEIGHTS, DataEntry, library_versions
+from hemalens.config import StrictConfig
+from hemalens.datasets.base import CellDataset
+from hemalens.errors import ConfigError
+from hemalens.images import Preprocessing
+from hemalens.models.lora import add_lora, count_parameters, merge_lora, trainable_state
+from hemalens.models.sam import SamConfig, SamSegmenter, build_sam, image_size_of
+from hemalens.segmenters import SegmenterManifest, TrainedSegmenter, write_segmenter
+from hemalens.stages import SEGMENTER
+from hemalens.training.learner import OptimiserConfig
+from hemalens.training.segmenter import SegmenterTraining, check_masks, fit_masks, segmenter_graph, weights_of
+from hemalens.training.trainer import Precision
+
+NAME = "bc_sam_segmenter"
+PIXEL_MEAN = (215.0322, 187.7592, 200.4668)
+PIXEL_STD = (41.3047, 56.9191, 21.9522)
+"""Of red, green and blue on 0-255, from the authors' code."""
+ADAMW = OptimiserConfig(
+    learning_rate=1e-4,
+    weight_decay=0.1,
+    warmup_epochs=10,
+    schedule="cosine",
+    schedule_epochs=150,
+    label_smoothing=0.0,
+    gradient_clip=None,
+)
+"""The published optimiser: 10 warm-up epochs, then a cosine that would be over after 150."""
+N_PARITY_IMAGES = 4
+
+
+class SegmenterConfig(StrictConfig):
+    """The published settings.
+
+    `weights`: the path of SAM's ViT-B (the official sam_vit_b_01ec64.pth, or transformers' facebook/sam-vit-base), or
+    "none" for a network trained from random weights. `architecture`: "vit_b", or "small", ours, for training from
+    scratch on a processor. `rank` of the adapters; 0 trains every parameter. `mask_fraction`: the share of the training
+    masks that is used. `epochs`: the paper's schedule runs over 150 epochs and takes the weights of epoch 85.
+    """
+
+    architecture: Literal["vit_b", "small"] = "vit_b"
+    weights: str = ""
+    image_size_px: int | None = Field(default=None, ge=16, le=1024)
+    rank: int = Field(default=4, ge=0)
+    mask_fraction: float = Field(default=0.01, gt=0, le=1)
+    epochs: int = Field(default=85, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    ce_weight: float = Field(default=0.2, ge=0)
+    dice_weight: float = Field(default=0.8, ge=0)
+    augment: bool = True
+    mean: tuple[float, float, float] = Field(default=PIXEL_MEAN, strict=False)
+    std: tuple[float, float, float] = Field(default=PIXEL_STD, strict=False)
+    seed: int = Field(default=1234, ge=0)
+    precision: Precision = "auto"
+    optimiser: OptimiserConfig = ADAMW
+
+    @property
+    def sam(self) -> SamConfig:
+        """The network; raises `ConfigError` where no weights are named."""
+        if not self.weights:
+            raise ConfigError(
+                f"{NAME} needs the weights of Segment Anything, which no package brings",
+                expected="weights=FILE, sam_vit_b_01ec64.pth or the folder of facebook/sam-vit-base",
+                remedy="Without them a small network can be trained from scratch: --set architecture=small "
+                "--set weights=none --set rank=0 --set optimiser.learning_rate=0.001.",
+            )
+        return SamConfig(
+            architecture=self.architecture, weights=self.weights, image_size_px=self.image_size_px, seed=self.seed
+        )
+
+
+def build(config: SegmenterConfig) -> SamSegmenter:
+    """The network as it is before training: adapters in, the rest of the encoder frozen; all open with rank 0."""
+    network = build_sam(config.sam)
+    if config.rank:
+        add_lora(network, config.rank, seed=config.seed)
+    return network
+
+
+def fit_segmenter(train: CellDataset, *, config: SegmenterConfig, run_dir: Path) -> TrainedSegmenter:
+    """Train on all masks of `train`, write `run_dir`/segmenter; a stopped training goes on.
+
+    The folder holds the graph with the adapters merged into it, and what was trained: adapters, prompt encoder and mask
+    decoder, or with rank 0 the whole network.
+    """
+    network = build(config)
+    trained, total = count_parameters(network)
+    preprocessing = Preprocessing(size_px=image_size_of(config.sam), mean=config.mean, std=config.std)
+    fit_masks(network, train, preprocessing, _training(config), run_dir)
+    state: dict[str, Any] = trainable_state(network) if config.rank else network.state_dict()
+    weights = weights_of(state)
+    if config.rank:
+        merge_lora(network)
+    graph = segmenter_graph(network, preprocessing)
+    parity = check_masks(graph, network, (record.read() for record in train.records[:N_PARITY_IMAGES]))
+    manifest = SegmenterManifest(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        method=NAME,
+        config=config.model_dump(mode="json"),
+        architecture=config.architecture,
+        from_scratch=config.weights == "none",
+        preprocessing=preprocessing,
+        n_masks=len(train),
+        n_parameters=total,
+        n_trained_parameters=trained,
+        data=(DataEntry.of(train, "train"),),
+        parity=parity,
+        versions=library_versions(),
+    )
+    files = {SEGMENTER: graph.SerializeToString(), WEIGHTS: weights}
+    written = write_segmenter(run_dir / "segmenter", manifest, files)
+    shutil.rmtree(run_dir / "scratch", ignore_errors=True)
+    return written
+
+
+def _training(config: SegmenterConfig) -> SegmenterTraining:
+    shared = SegmenterTraining.model_fields.keys()
+    return SegmenterTraining(**{name: getattr(config, name) for name in shared})

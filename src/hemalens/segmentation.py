@@ -1,0 +1,377 @@
+"""Where the white cell is: stain-based segmentation without weights, mask agreement, and the masked cell image.
+
+The segmentation rests on what holds for every Romanowsky stain. An image is turned into the absorbance of each colour
+channel against the empty field, so that lamp, camera and a yellow or white background drop out. Chromatin absorbs red
+and green more than blue; haemoglobin absorbs blue and green but hardly any red, so the most chromatin-like region near
+the centre marks the white cell. Around it the outline is the cheapest closed curve in polar coordinates: it takes in
+what looks like the cell, leaves out what looks like its surroundings, and prefers strong edges and a smooth course.
+"Looks like" is a pair of colour histograms learnt from the image itself, inside and outside of the curve before.
+
+There is no deconvolution into stain vectors: the published matrices are those of haematoxylin and eosin in tissue, and
+a Romanowsky stain has no fixed vectors, since azure and eosin bind together and the ratio differs between laboratories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from hemalens.config import StrictConfig
+from hemalens.errors import ImageError, InputError
+
+Mask = NDArray[np.bool_]
+Plane = NDArray[np.float64]
+Outcome = Literal["cell", "touches border", "empty mask"]
+"""What `cell_image` found: a whole cell, one that the image's border cuts off, or none."""
+
+_WORK_PX = 120
+"""Longer side of the reduced copy the outline is searched in."""
+_SMOOTHING_PX = 1.0
+"""Gaussian on the reduced copy: below the size of any nucleus, above sensor noise."""
+_CHROMATIN = np.array([1.0, 1.0, -1.0])
+"""Weights of the absorbances of red, green and blue in the chromatin signal."""
+_MIN_NUCLEUS_FRACTION = 0.0005
+"""Smallest share of the image that counts as a nucleus; a platelet of a wide field covers about 0.004."""
+_MIN_CONTRAST = 0.08
+"""Chromatin signal (natural absorbance units) below which nothing in the image is stained like a nucleus."""
+_CENTRE_SIGMA = 0.15
+"""How near the centre the cell is expected, as a fraction of the image's mean side."""
+_LOBE_GAP = 1.2
+_NEIGHBOUR_GAP = 2.5
+_LOBE_SHARE = 0.1
+_LOBE_STAIN = 0.75
+_BIAS = 0.4
+_OUTER = 0.4
+_FIELD_WEIGHT = 2.0
+_SURE = 3.0
+_NUCLEUS_SMOOTHING = 0.03
+_NUCLEUS_STAIN = 0.8
+_SPECK_SHARE = 0.01
+_MIN_NUCLEUS_PX = 4
+_N_SPLITS = 2
+_SPLIT_RATIO = 2.4
+_SPLIT_SHARE = 0.004
+_REACH = 0.8
+_REACH_WEIGHT = 0.7
+_NEAR = 0.5
+_FAR = 1.3
+_CORNERS = 0.28
+_STAIN_WEIGHT = 0.2
+_HUE_WEIGHT = 0.1
+_LEARNT_WEIGHT = 1
+_STEEP = 10
+_FAINT = 0.05
+_BIN_SIGMA = 0.6
+_UNSEEN = 0.0001
+_N_RAYS = 64
+_N_ROUNDS = 2
+_N_BINS = 20
+"""Bins a channel of the colour histograms."""
+_MAX_STEP = 3
+"""Largest change of the radius from ray to ray, in steps of the radius."""
+_MAX_EXTENTS = 4.0
+_EDGE_WEIGHT = 10
+_BEND_WEIGHT = 0.2
+_EIGHT = np.ones((3, 3), bool)
+"""Neighbourhood in which diagonal pixels touch."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellMask:
+    """The segmented white cell of one image."""
+
+    cell: Mask
+    """(H, W), the whole cell with its nucleus; all False where none was found."""
+    nucleus: Mask | None
+    """(H, W), part of `cell`; None where no cell was found."""
+
+
+def segment_cell(image: NDArray[np.uint8]) -> CellMask:
+    """Segment the one white cell near the centre of a single-cell image, uint8 (H, W, 3) RGB.
+
+    Deterministic, for any Romanowsky stain and scale. Where nothing is stained like a nucleus the mask is empty.
+    """
+    height, width = image.shape[:2]
+    empty = CellMask(np.zeros((height, width), bool), None)
+    scale = min(1.0, _WORK_PX / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) if scale < 1 else image
+    absorbance = _absorbance(small)
+    chromatin = absorbance @ _CHROMATIN
+    seed, others = _central_nucleus(chromatin)
+    if not seed.any():
+        return empty
+    centre, radii = _outline(absorbance, seed, others)
+    cell = _fill(centre, radii, small.shape[:2])
+    nucleus = _nucleus_within(chromatin, cell, seed)
+    full = _fill((centre + 0.5) / np.array(size[::-1]) * (height, width) - 0.5, radii / scale, (height, width))
+    nucleus = np.asarray(Image.fromarray(nucleus).resize((width, height), Image.Resampling.NEAREST)) & full
+    return CellMask(full, nucleus) if full.any() else empty
+
+
+def _absorbance(image: NDArray[np.uint8]) -> Plane:
+    """Natural absorbance of each channel against the empty field, (h, w, 3), at least 0.
+
+    The empty field is the most frequent green value above the Otsu threshold: everything stained absorbs green.
+    """
+    smooth = ndimage.gaussian_filter(image.astype(float), (_SMOOTHING_PX, _SMOOTHING_PX, 0))
+    green = smooth[..., 1]
+    bright = green[green >= threshold_otsu(green)] if np.ptp(green) > 0 else green.ravel()
+    counts, edges = np.histogram(bright, 64, (0, 256))
+    mode = edges[int(np.argmax(counts))]
+    field = np.median(smooth[(green >= mode - 2) & (green <= mode + 6)], axis=0)
+    absorbance: Plane = np.log((field + 1) / (smooth + 1)).clip(0)
+    return absorbance
+
+
+def _central_nucleus(chromatin: Plane) -> tuple[Mask, Mask]:
+    """(the strongly stained region nearest the centre with its lobes, the other such regions), (h, w) each.
+
+    The first is empty where nothing is stained strongly.
+    """
+    nothing = np.zeros(chromatin.shape, bool)
+    labels, n_labels = ndimage.label(chromatin > _chromatin_threshold(chromatin), _EIGHT)
+    if n_labels == 0:
+        return nothing, nothing
+    rows, columns = np.indices(chromatin.shape)
+    height, width = chromatin.shape
+    distance = np.hypot(rows - (height - 1) / 2, columns - (width - 1) / 2) / (_CENTRE_SIGMA * (height + width) / 2)
+    index = np.arange(1, n_labels + 1)
+    areas = np.bincount(labels.ravel())[1:]
+    scores = ndimage.sum_labels(chromatin * np.exp(-(distance**2) / 2), labels, index)
+    scores[areas < max(_MIN_NUCLEUS_FRACTION * labels.size, _MIN_NUCLEUS_PX)] = 0
+    best = int(np.argmax(scores))
+    if scores[best] <= 0:
+        return nothing, nothing
+    main = labels == index[best]
+    gap = ndimage.minimum(ndimage.distance_transform_edt(~main), labels, index)
+    large = areas >= _LOBE_SHARE * areas[best]
+    alike = ndimage.mean(chromatin, labels, index) > _LOBE_STAIN * chromatin[main].mean()
+    # what the border cuts off belongs to a neighbour
+    cut = np.isin(index, np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    gap = gap / np.sqrt(areas[best] / np.pi)
+    own = (gap < _LOBE_GAP) & large & alike & ~cut
+    own[best] = True
+    foreign = (cut | (gap > _NEIGHBOUR_GAP)) & large & alike & ~own
+    return np.isin(labels, index[own]), np.isin(labels, index[foreign])
+
+
+def _chromatin_threshold(chromatin: Plane) -> float:
+    """The Otsu threshold, raised while it still keeps two groups of clearly different stain, as red cells and nuclei."""
+    threshold = _MIN_CONTRAST
+    kept = chromatin[chromatin > threshold] if np.ptp(chromatin) > _MIN_CONTRAST else chromatin[:0]
+    values = chromatin.ravel()
+    for i in range(_N_SPLITS):
+        if kept.size == 0 or np.ptp(values) == 0:
+            break
+        higher = float(threshold_otsu(values))
+        upper, lower = values[values > higher], values[values <= higher]
+        if i > 0 and (upper.mean() < _SPLIT_RATIO * lower.mean() or upper.size < _SPLIT_SHARE * chromatin.size):
+            break
+        threshold, values = max(higher, _MIN_CONTRAST), upper
+    return threshold
+
+
+def _outline(absorbance: Plane, seed: Mask, others: Mask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(row, column) of the centre and the radius on each ray, in pixels of the reduced copy."""
+    rows, columns = np.nonzero(seed)
+    centre = np.array([rows.mean(), columns.mean()])
+    # of a disk of the same spread: lobes apart count as wide as they lie
+    extent = max(1.0, float(np.sqrt(2 * (rows.var() + columns.var()))))
+    distance = ndimage.distance_transform_edt(~seed)
+    reach = distance / extent
+    brightness = -ndimage.gaussian_filter(absorbance.sum(axis=2), 1.0)
+    prior = _stain_evidence(absorbance, seed) - _REACH_WEIGHT * (reach - _REACH).clip(0)
+    if others.any():
+        prior[ndimage.distance_transform_edt(~others) < distance] = -_SURE
+    bins = _colour_bins(absorbance)
+    # the corners of an image that the cell fills are none of it either
+    far = min(_FAR, float(np.quantile(reach, 1 - _CORNERS)))
+    inside, outside = reach < min(_NEAR, far), reach > far
+    radii = np.zeros(_N_RAYS)
+    for _ in range(_N_ROUNDS):
+        evidence = _LEARNT_WEIGHT * _learnt_evidence(bins, inside, outside) + prior
+        evidence[seed] = 1.0
+        radii = _cheapest_curve(evidence.clip(-1, 1), brightness, centre, extent)
+        inside = _fill(centre, radii, seed.shape)
+        outside = ~inside & (reach > _OUTER)
+    return centre, radii
+
+
+def _stain_evidence(absorbance: Plane, seed: Mask) -> Plane:
+    """For the cell or against it, (h, w), before anything is learnt of the image's colours.
+
+    Stain of any kind speaks for it; a stain that takes more blue than red, as haemoglobin does, speaks against it.
+    """
+    red, blue = absorbance[..., 0], absorbance[..., 2]
+    total = absorbance.sum(axis=2)
+    strength = max(float(np.median(total[seed])), 1e-6)
+    stain = np.tanh(_STEEP * (total / strength - _FAINT))
+    evidence: Plane = np.where(stain < 0, _FIELD_WEIGHT, _STAIN_WEIGHT) * stain
+    evidence += _HUE_WEIGHT * np.tanh(_STEEP * (2 * red - blue) / strength)
+    return evidence
+
+
+def _colour_bins(absorbance: Plane) -> NDArray[np.int64]:
+    """The bin of each pixel in a histogram of three absorbances, (h, w)."""
+    top = np.maximum(np.percentile(absorbance.reshape(-1, 3), 99, axis=0), 1e-6)
+    # square root: finer bins where cytoplasm, red cells and empty field lie
+    bins = (np.sqrt((absorbance / top).clip(0, 1)) * (_N_BINS - 1e-6)).astype(np.int64)
+    return bins @ np.array([_N_BINS**2, _N_BINS, 1])
+
+
+def _learnt_evidence(bins: NDArray[np.int64], inside: Mask, outside: Mask) -> Plane:
+    """Log ratio of the colour histograms inside and outside, between -1 and 1, (h, w); 0 for unseen colours."""
+    shape = (_N_BINS,) * 3
+    shares = []
+    for part in (inside, outside):
+        counts = np.bincount(bins[part], minlength=_N_BINS**3).reshape(shape).astype(float)
+        shares.append(ndimage.gaussian_filter(counts, _BIN_SIGMA, mode="nearest") / max(counts.sum(), 0.1 * bins.size))
+    ratio = np.log((shares[0] + _UNSEEN) / (shares[1] + _UNSEEN)).ravel()[bins]
+    evidence: Plane = np.tanh(ndimage.gaussian_filter(ratio, 1.0) / 2 - _BIAS)
+    return evidence
+
+
+def _cheapest_curve(evidence: Plane, brightness: Plane, centre: NDArray[np.float64], extent: float) -> Plane:
+    """Radius on each ray (n_rays,) of the closed curve that gains most evidence and edge for least bending.
+
+    `extent` is the nucleus' radius. Dynamic programming over two turns; the middle one is independent of the start.
+    """
+    n_radii = int(min(np.hypot(*evidence.shape), 2 + _MAX_EXTENTS * extent)) + 1
+    angle = np.arange(_N_RAYS)[:, None] * (2 * np.pi / _N_RAYS)
+    radius = np.arange(n_radii)[None, :]
+    at = np.stack([centre[0] + radius * np.sin(angle), centre[1] + radius * np.cos(angle)])
+    inside = ndimage.map_coordinates(evidence, at, order=1, mode="constant", cval=-1.0)
+    profile = ndimage.map_coordinates(brightness, at, order=1, mode="nearest")
+    # a pixel further out stands for a longer arc
+    gain = np.cumsum(inside * radius, axis=1) / extent
+    contrast = max(float(np.ptp(brightness)), 1e-6)
+    gain += _EDGE_WEIGHT * np.gradient(profile, axis=1).clip(0) / contrast
+    bend = _BEND_WEIGHT * np.arange(-_MAX_STEP, _MAX_STEP + 1)[:, None] ** 2
+    order = np.tile(np.arange(_N_RAYS), 2)
+    every = np.arange(n_radii)
+    best = gain[0]
+    padded = np.full(n_radii + 2 * _MAX_STEP, -np.inf)
+    reachable = np.lib.stride_tricks.sliding_window_view(padded, n_radii)  # (steps, n_radii), follows `padded`
+    step = np.zeros((len(order), n_radii), int)
+    for i, ray in enumerate(order[1:], 1):
+        padded[_MAX_STEP:-_MAX_STEP] = best
+        options = reachable - bend
+        step[i] = options.argmax(axis=0)
+        best = options[step[i], every] + gain[ray]
+    chosen = np.zeros(len(order), int)
+    chosen[-1] = int(best.argmax())
+    for i in range(len(order) - 1, 0, -1):
+        chosen[i - 1] = chosen[i] + step[i, chosen[i]] - _MAX_STEP
+    half = _N_RAYS // 2
+    return np.roll(chosen[half : half + _N_RAYS], half).astype(float)
+
+
+def _fill(centre: NDArray[np.float64], radii: NDArray[np.float64], shape: tuple[int, ...]) -> Mask:
+    """The pixels within the curve, bool of `shape`."""
+    rows, columns = np.indices(shape)
+    rows, columns = rows - centre[0], columns - centre[1]
+    angle = np.arctan2(rows, columns) % (2 * np.pi)
+    limit = np.interp(angle, np.arange(_N_RAYS + 1) * (2 * np.pi / _N_RAYS), np.append(radii, radii[0]))
+    inside: Mask = np.hypot(rows, columns) < limit + 0.5
+    return inside
+
+
+def _nucleus_within(chromatin: Plane, cell: Mask, seed: Mask) -> Mask:
+    """The pixels of `cell` that are stained like its nucleus rather than its cytoplasm, (h, w), small gaps closed."""
+    values = chromatin[cell]
+    if values.size == 0 or np.ptp(values) == 0:
+        return cell
+    radius = float(np.sqrt(values.size / np.pi))
+    smooth = ndimage.gaussian_filter(chromatin, _NUCLEUS_SMOOTHING * radius)
+    # a cell that is all nucleus would be split within its chromatin
+    typical = float(np.median(smooth[seed & cell])) if (seed & cell).any() else np.inf
+    nucleus = cell & (smooth > min(float(threshold_otsu(smooth[cell])), _NUCLEUS_STAIN * typical))
+    speck = int(_SPECK_SHARE * values.size) + 1
+    for part in (nucleus, ~nucleus & cell):
+        labels, _ = ndimage.label(part, _EIGHT)
+        small = np.bincount(labels.ravel()) <= speck
+        small[0] = False
+        nucleus = nucleus ^ small[labels]
+    return nucleus
+
+
+def intersection_over_union(mask: Mask, truth: Mask) -> float:
+    """Intersection over union of two masks, bool (H, W) each, 0 to 1; 1 for two empty ones.
+
+    Raises `InputError` where the shapes differ.
+    """
+    _check_same_shape(mask, truth)
+    union = int((mask | truth).sum())
+    return int((mask & truth).sum()) / union if union else 1.0
+
+
+def dice(mask: Mask, truth: Mask) -> float:
+    """Dice coefficient of two masks, bool (H, W) each, 0 to 1: twice the intersection over the sum; 1 for two empty ones.
+
+    Raises `InputError` where the shapes differ.
+    """
+    _check_same_shape(mask, truth)
+    total = int(mask.sum()) + int(truth.sum())
+    return 2 * int((mask & truth).sum()) / total if total else 1.0
+
+
+def _check_same_shape(mask: Mask, truth: Mask) -> None:
+    if mask.shape != truth.shape:
+        raise InputError("the masks have different shapes", expected=str(truth.shape), got=str(mask.shape))
+
+
+class CellImageConfig(StrictConfig):
+    """How a masked cell becomes an image of fixed size; the defaults are those of BC-SAM (Cai et al., ISBI 2024)."""
+
+    size_px: int = Field(default=128, ge=16, le=2048)
+    margin_px: int = Field(default=10, ge=0, le=512)
+    background: int = Field(default=128, ge=0, le=255)
+
+
+@dataclass(frozen=True, slots=True)
+class CellImage:
+    """One cell on a plain background, ready for a classifier."""
+
+    pixels: NDArray[np.uint8]
+    """(size_px, size_px, 3) RGB."""
+    outcome: Outcome
+
+
+_DEFAULT = CellImageConfig()
+
+
+def cell_image(image: NDArray[np.uint8], mask: Mask, config: CellImageConfig = _DEFAULT) -> CellImage:
+    """Cut the cell under `mask`, bool (H, W), out of `image`, uint8 (H, W, 3), onto a plain background.
+
+    The largest component of the mask counts (diagonal pixels touch; of equal ones the first in scan order), its holes
+    are background. Its bounding box gets a margin on each side and is resized to a square, bicubic, aspect ignored.
+    A component at the image's border is treated alike and reported as such; an empty mask gives the whole image,
+    resized. Raises `ImageError` where the mask has another size than the image. Source: BC-SAM (Cai et al., ISBI
+    2024), whose published crop loses the last row and column of the bounding box; here they are kept.
+    """
+    if mask.shape != image.shape[:2]:
+        raise ImageError("the mask has another size than the image", expected=str(image.shape[:2]), got=str(mask.shape))
+    labels, n_labels = ndimage.label(mask, _EIGHT)
+    if n_labels == 0:
+        return CellImage(_resized(image, config.size_px), "empty mask")
+    number = 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    rows, columns = ndimage.find_objects(labels)[number - 1]
+    height, width = mask.shape
+    touches = rows.start == 0 or columns.start == 0 or rows.stop == height or columns.stop == width
+    component = labels[rows, columns] == number
+    crop = np.where(component[..., None], image[rows, columns], np.uint8(config.background))
+    margin = config.margin_px
+    padded = np.pad(crop, ((margin, margin), (margin, margin), (0, 0)), constant_values=config.background)
+    return CellImage(_resized(padded, config.size_px), "touches border" if touches else "cell")
+
+
+def _resized(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(image).resize((size_px, size_px), Image.Resampling.BICUBIC))

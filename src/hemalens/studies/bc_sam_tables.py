@@ -1,0 +1,192 @@
+"""The tables and pictures of the BC-SAM study, ours beside the published."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hemalens.evaluation.pictures import thumbnail
+from hemalens.evaluation.results import ComparisonTable, Estimate, Picture, PictureTable
+from hemalens.studies.base import published
+from hemalens.studies.bc_sam_latents import Material, Row, Side
+from hemalens.studies.bc_sam_scores import Cell, difference, find
+from hemalens.training.autoencoder import draw
+
+PUBLISHED_SETS = {"matek19": "M", "acevedo20": "A"}
+N_DRAWN = 4
+"""Cells of each laboratory whose drawings are shown."""
+TABLE_NOTE = (
+    "Mean over folds. Features are the pooled ones themselves; the other rows are latents of an autoencoder that saw either "
+    "all images of both laboratories, the tested ones included, without their labels (TRANSDUCTIVE, as published), or their "
+    "training folds alone (inductive: each fold's model is then tested on that fold of the other laboratory). "
+)
+
+
+def accuracy_table(cells: Sequence[Cell], sides: Sequence[Side], label_map: str) -> ComparisonTable:
+    """The paper's table: accuracy in %, mean ± population standard deviation over folds, and the published rows."""
+    pairs = _pairs(sides)
+    columns = ["method", "autoencoder saw", *(_arrow(pair) for pair in pairs), "mean"]
+    rows: list[tuple[str | int | float | None, ...]] = []
+    for row, protocol, head in _lines(cells):
+        found = [find(cells, row=row, protocol=protocol, head=head, source=a, target=b) for a, b in pairs]
+        scores = [cell.evaluation.scores.accuracy if cell else None for cell in found]
+        values = [s.value for s in scores if s is not None and s.value is not None]
+        mean = f"{100 * float(np.mean(values)):.1f}" if len(values) == len(pairs) else None
+        n = [cell.evaluation.n_folds if cell else 1 for cell in found]
+        shown = [_percent(s, n_folds) for s, n_folds in zip(scores, n, strict=True)]
+        rows.append((f"{row}, {head}", _saw(protocol), *shown, mean))
+    rates = [_majority(cells, pair) for pair in pairs]
+    rows.append(("most frequent class", "", *rates, None))
+    letters = [PUBLISHED_SETS.get(side.dataset.name) for side in sides]
+    if sorted(filter(None, letters)) == ["A", "M"] and label_map == "thirteen_class":
+        own = dict(zip([side.key for side in sides], letters, strict=True))
+        rows += [_published_row(told, [f"{own[a]}_{own[b]}" for a, b in pairs]) for told in published("bc_sam")["row"]]
+        note = ""
+    else:
+        note = "The published numbers are for Matek-19 and Acevedo-20 under thirteen_class, and are not set beside these."
+    return ComparisonTable(
+        title="Accuracy in %, trained on -> tested on",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        note=_names(sides) + TABLE_NOTE + note,
+    )
+
+
+def _published_row(told: Mapping[str, Any], keys: Sequence[str]) -> tuple[str | None, ...]:
+    pairs = [told[key] for key in keys]
+    values = [f"{value:.1f} ± {std:.1f}" if std else f"{value:.1f}" for value, std in pairs]
+    mean = float(np.mean([value for value, _ in pairs]))
+    return (f"published: {told['method']}", told["saw"], *values, f"{mean:.1f}")
+
+
+def balanced_table(cells: Sequence[Cell], sides: Sequence[Side]) -> ComparisonTable:
+    """Balanced accuracy with 95 % intervals."""
+    pairs = _pairs(sides)
+    rows = []
+    for row, protocol, head in _lines(cells):
+        found = [find(cells, row=row, protocol=protocol, head=head, source=a, target=b) for a, b in pairs]
+        shown = [_interval(cell.evaluation.scores.balanced_accuracy) if cell else None for cell in found]
+        rows.append((f"{row}, {head}", _saw(protocol), *shown))
+    n_classes = [len(cell.evaluation.tested_classes) if (cell := _any(cells, pair)) else None for pair in pairs]
+    rows.append(("any constant answer", "", *(f"{1 / n:.3f}" if n else None for n in n_classes)))
+    return ComparisonTable(
+        title="Balanced accuracy (95 % interval), trained on -> tested on",
+        columns=("method", "autoencoder saw", *(_arrow(pair) for pair in pairs)),
+        rows=tuple(rows),
+        note=_names(sides) + TABLE_NOTE + "Intervals by a bootstrap over the tested images within their classes.",
+    )
+
+
+def gain_table(cells: Sequence[Cell], plain: Sequence[Cell], sides: Sequence[Side], *, seed: int) -> ComparisonTable:
+    """What each autoencoder adds to the pooled features under the same head, on the same test images."""
+    pairs = _pairs(sides)
+    rows = []
+    for row, protocol, head in _lines(cells):
+        if protocol is None:
+            continue
+        shown = []
+        for source, target in pairs:
+            cell = find(cells, row=row, protocol=protocol, head=head, source=source, target=target)
+            other = find(plain, protocol=protocol, head=head, source=source, target=target)
+            shown.append(_gain(difference(cell, other, seed=seed)) if cell and other else None)
+        rows.append((f"{row}, {head}", _saw(protocol), *shown))
+    return ComparisonTable(
+        title="Does the autoencoder help? Balanced accuracy minus that of the pooled features",
+        columns=("method", "autoencoder saw", *(_arrow(pair) for pair in pairs)),
+        rows=tuple(rows),
+        note=_names(sides)
+        + "Same head, same folds, same test images; paired 95 % intervals by a bootstrap over the tested images. "
+        "An interval that holds 0 says nothing either way; many are compared, so a few lie beside 0 by chance.",
+    )
+
+
+def drawings(material: Material, rows: Sequence[Row]) -> PictureTable | None:
+    """Some cells of each laboratory beside what each autoencoder draws for them; None without autoencoders."""
+    drawn = [row for row in rows if row.autoencoder is not None]
+    if not drawn:
+        return None
+    chosen = np.concatenate(
+        [
+            side.start + np.linspace(0, len(side.dataset) - 1, min(N_DRAWN, len(side.dataset))).astype(int)
+            for side in material.sides
+        ]
+    )
+    columns = [draw(row.autoencoder, material.maps[chosen]) for row in drawn if row.autoencoder is not None]
+    records = [record for side in material.sides for record in side.dataset.records]
+    table_rows = []
+    for place, i in enumerate(chosen):
+        pictures = (material.cells[i], *(column[place] for column in columns))
+        table_rows.append(
+            Picture(
+                name=records[i].path.name,
+                caption=f"{records[i].domain}, {records[i].label}",
+                pictures=tuple(thumbnail(picture) for picture in pictures),
+            )
+        )
+    names = [f"{row.name}, {row.protocol}" for row in drawn]
+    return PictureTable(
+        title="What the autoencoders draw",
+        columns=("cell image", *names),
+        rows=tuple(table_rows),
+        note="Left the cell image that is to be drawn, then the drawing from the latent. Of the inductive ones, the first "
+        "fold's.",
+    )
+
+
+def _pairs(sides: Sequence[Side]) -> list[tuple[str, str]]:
+    """(source, target) keys in the order of the published table."""
+    first, second = (side.key for side in sides)
+    return [(first, first), (first, second), (second, first), (second, second)]
+
+
+NUMBERS = {"first": "1", "second": "2"}
+
+
+def _arrow(pair: tuple[str, str]) -> str:
+    return f"{NUMBERS[pair[0]]} -> {NUMBERS[pair[1]]}"
+
+
+def _names(sides: Sequence[Side]) -> str:
+    return ", ".join(f"{NUMBERS[side.key]} = {side.dataset.name}" for side in sides) + ". "
+
+
+def _lines(cells: Sequence[Cell]) -> list[tuple[str, str | None, str]]:
+    return list(dict.fromkeys((cell.row, cell.protocol, cell.head) for cell in cells))
+
+
+def _any(cells: Sequence[Cell], pair: tuple[str, str]) -> Cell | None:
+    return find(cells, source=pair[0], target=pair[1])
+
+
+def _majority(cells: Sequence[Cell], pair: tuple[str, str]) -> str | None:
+    cell = _any(cells, pair)
+    rate = cell.evaluation.scores.majority_rate if cell else None
+    return None if rate is None else f"{100 * rate:.1f}"
+
+
+def _saw(protocol: str | None) -> str:
+    return {"transductive": "all images", "inductive": "training folds", None: "–"}[protocol]
+
+
+def _percent(estimate: Estimate | None, n_folds: int) -> str | None:
+    if estimate is None or estimate.value is None:
+        return None
+    if estimate.std is None or n_folds < 2:
+        return f"{100 * estimate.value:.1f}"
+    # the published tables give the population's standard deviation
+    return f"{100 * estimate.value:.1f} ± {100 * estimate.std * math.sqrt((n_folds - 1) / n_folds):.1f}"
+
+
+def _interval(estimate: Estimate) -> str | None:
+    if estimate.value is None:
+        return None
+    return f"{estimate.value:.3f} ({estimate.low:.3f}–{estimate.high:.3f})"
+
+
+def _gain(estimate: Estimate) -> str | None:
+    if estimate.value is None:
+        return None
+    return f"{estimate.value:+.3f} ({estimate.low:+.3f} to {estimate.high:+.3f})"

@@ -1,0 +1,99 @@
+"""A classical head on embeddings that a graph computes, and the bundle of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from hemalens.bundle import Bundle
+from hemalens.cache import FeatureCache, default_cache_dir
+from hemalens.config import StrictConfig
+from hemalens.datasets.base import CellDataset, Record
+from hemalens.errors import SplitError
+from hemalens.evaluation.metrics import fit_temperature, log_softmax
+from hemalens.features import extract
+from hemalens.graphs import join
+from hemalens.heads import Head, head_graph, head_logits, make_head
+from hemalens.images import Preprocessing
+from hemalens.training.export import Trained, export_bundle
+
+
+def fit_head(name: str, embeddings: NDArray[np.float32], dataset: CellDataset, *, seed: int) -> Head:
+    """A head fitted on the embeddings (n, d) of a dataset; raises `SplitError` when it cannot learn from so few images."""
+    head = make_head(name, seed=seed)
+    try:
+        # these matrix products are too small to share: one thread is twice as fast as two, more so on a busy machine
+        with threadpool_limits(1, user_api="blas"):
+            head.fit(embeddings, dataset.targets)
+    except ValueError as error:
+        # heads with inner folds or a validation part of their own need some images of each class
+        raise SplitError(
+            f"the head {name!r} cannot learn from {len(dataset)} images of {len(dataset.classes)} classes",
+            got=str(error),
+            remedy="Add images, or take another head, as in --set head=lr.",
+        ) from error
+    return head
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A dataset with its embeddings (n, d)."""
+
+    dataset: CellDataset
+    embeddings: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a head is put on: the method it belongs to, and the graph from image to embedding."""
+
+    method: str
+    config: StrictConfig
+    head: str
+    encoder: onnx.ModelProto
+    preprocessing: Preprocessing
+    frozen_backbone: bool
+
+
+def export_probe(
+    probe: Probe,
+    train: Encoded,
+    validation: Encoded | None,
+    *,
+    seed: int,
+    run_dir: Path,
+    auxiliary: Sequence[CellDataset] = (),
+    extra_files: dict[str, bytes] | None = None,
+) -> Bundle:
+    """Fit the head on `train`, calibrate it on `validation`, and write `run_dir`/bundle."""
+    head = fit_head(probe.head, train.embeddings, train.dataset, seed=seed)
+    temperature = 1.0
+    if validation is not None:
+        temperature = fit_temperature(head_logits(head, validation.embeddings), validation.dataset.targets)
+
+    def reference(records: list[Record]) -> NDArray[np.float64]:
+        cache = FeatureCache(default_cache_dir()) if probe.frozen_backbone else None
+        logits = head_logits(head, extract(records, probe.encoder, cache=cache).complete())
+        return np.exp(log_softmax(logits / temperature))
+
+    size, n_classes = train.embeddings.shape[1], len(train.dataset.classes)
+    graph = join(probe.encoder, head_graph(head, n_features=size, n_classes=n_classes), keep=("embedding",))
+    trained = Trained(
+        method=probe.method,
+        config=probe.config,
+        train=train.dataset,
+        validation=validation.dataset if validation else None,
+        graph=graph,
+        preprocessing=probe.preprocessing,
+        temperature=temperature,
+        frozen_backbone=probe.frozen_backbone,
+        reference=reference,
+        auxiliary=tuple(auxiliary),
+    )
+    return export_bundle(trained, run_dir / "bundle", extra_files=extra_files)
