@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -207,3 +209,29 @@ def test_encoders_side_by_side_give_their_embeddings_at_unit_length_one_behind_t
     found = _run(nested, image=images)["embedding"]
     np.testing.assert_allclose(found[:, :8] * np.sqrt(3), np.concatenate(expected, axis=1), atol=1e-6)
     np.testing.assert_allclose(found[:, 8:], expected[0], atol=1e-6)
+
+
+def test_kind_of_is_type_and_shape_without_the_first_axis() -> None:
+    resized = graphs.resize_graph(Preprocessing(size_px=32))
+    assert graphs.kind_of(resized, "resized") == (np.dtype(np.float32), (3, 32, 32))
+    assert graphs.kind_of(graphs.half_map_graph((7, 3, 5)), "feature_map") == (np.dtype(np.float16), (7, 3, 5))
+    assert graphs.kind_of(graphs.full_map_graph((7, 3, 5)), "full_map") == (np.dtype(np.float32), (7, 3, 5))
+    both = graphs.temperature_graph(4, 1.0)
+    assert graphs.kind_of(both, "logits") == graphs.kind_of(both, "probabilities") == (np.dtype(np.float32), (4,))
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "height", "width", 3])
+    same = helper.make_tensor_value_info("same", TensorProto.UINT8, ["n", "height", "width", 3])
+    open_axes = graphs.make_model([helper.make_node("Identity", ["image"], ["same"])], [image], [same], [])
+    assert graphs.kind_of(open_axes, "same") == (np.dtype(np.uint8), (0, 0, 3))
+
+
+@given(seed=st.integers(0, 1000), n=st.integers(0, 4), scale=st.floats(1e-3, 1e3))
+def test_a_map_rounded_to_16_bits_comes_back_as_those_values(seed: int, n: int, scale: float) -> None:
+    maps = (np.random.default_rng(seed).normal(size=(n, 2, 3, 4)) * scale).astype(np.float32)
+    half, full = graphs.half_map_graph((2, 3, 4)), graphs.full_map_graph((2, 3, 4))
+    kept = _run(half, full_map=maps)["feature_map"]
+    assert kept.dtype == np.float16
+    np.testing.assert_array_equal(kept, maps.astype(np.float16))
+    back = _run(full, feature_map=kept)["full_map"]
+    assert back.dtype == np.float32
+    np.testing.assert_array_equal(back, kept.astype(np.float32))
+    assert _io(graphs.join(half, full)) == (["full_map"], ["full_map"])

@@ -1,8 +1,10 @@
-"""Losses recomputed in numpy from their formulas, and rotation against torchvision's."""
+"""Losses recomputed in numpy from their formulas, rotation against torchvision's, similarity against torchmetrics'."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import Literal
 
 import hemalens._torchvision  # noqa: F401
 
@@ -12,10 +14,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torchmetrics.functional.image import structural_similarity_index_measure
 from torchvision.transforms import v2
 
-from hemalens.errors import ConfigError
-from hemalens.losses import AAMSoftmax, aam_softmax, cosine_logits, rotate_each, rotation_consistency
+from hemalens.errors import ConfigError, SplitError
+from hemalens.losses import (
+    AAMSoftmax,
+    aam_softmax,
+    cosine_logits,
+    dice_loss,
+    mask_loss,
+    maximum_mean_discrepancy,
+    rotate_each,
+    rotation_consistency,
+    structural_similarity,
+)
 
 Array = NDArray[np.float64]
 
@@ -274,3 +287,232 @@ def test_half_precision_training_rotates_the_same() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         turned = rotate_each(images, angles, torch.zeros(1, 3))
     torch.testing.assert_close(turned, exact, rtol=0, atol=0)
+
+
+# ------------------------------------------------------------------------------------------- structural similarity
+
+
+def _pictures(seed: int, shape: tuple[int, int, int, int], noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smooth pictures in [0, 1] and the same with noise."""
+    rng = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(shape[0], shape[1], 4, 4, generator=rng)
+    smooth = torch.nn.functional.interpolate(coarse, size=shape[2:], mode="bilinear")
+    return smooth, (smooth + noise * torch.randn(shape, generator=rng)).clamp(0, 1)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    shape=st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(11, 40), st.integers(11, 40)),
+    noise=st.floats(0, 1),
+)
+def test_structural_similarity_is_torchmetrics(seed: int, shape: tuple[int, int, int, int], noise: float) -> None:
+    images, others = _pictures(seed, shape, noise)
+    _, every = structural_similarity_index_measure(
+        images, others, gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=1.0, return_full_image=True
+    )
+    # torchmetrics mirrors the image at its borders; ours takes the windows that lie within it
+    expected = every[..., 5:-5, 5:-5].mean()
+    found = structural_similarity(images, others)
+    assert found.shape == ()
+    assert found.item() == pytest.approx(expected.item(), abs=1e-4)
+    assert structural_similarity(others, images).item() == pytest.approx(found.item(), abs=1e-5)
+
+
+def test_structural_similarity_by_its_formula_where_one_window_fits() -> None:
+    """Equation 13 of Wang et al. 2004 in double precision, each channel one window of 11x11."""
+    images, others = _pictures(3, (2, 3, 11, 11), 0.2)
+    offset = np.arange(11) - 5
+    g = np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * 1.5**2))
+    w = g / g.sum()
+    c1, c2 = 0.01**2, 0.03**2
+    values = []
+    for x, y in zip(images.double().numpy().reshape(-1, 11, 11), others.double().numpy().reshape(-1, 11, 11), strict=True):
+        mx, my = (w * x).sum(), (w * y).sum()
+        vx, vy, vxy = (w * (x - mx) ** 2).sum(), (w * (y - my) ** 2).sum(), (w * (x - mx) * (y - my)).sum()
+        values.append((2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2)))
+    assert structural_similarity(images, others).item() == pytest.approx(np.mean(values), abs=1e-5)
+
+
+def test_equal_images_are_alike_and_a_negative_is_not() -> None:
+    images, _ = _pictures(0, (2, 3, 32, 32), 0.0)
+    assert structural_similarity(images, images).item() == pytest.approx(1, abs=1e-5)
+    assert structural_similarity(images, 1 - images).item() < 0
+    for value in (0.0, 0.5, 1.0):
+        even = torch.full((1, 3, 16, 16), value)
+        assert structural_similarity(even, even).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_structural_similarity_leads_a_picture_to_its_target() -> None:
+    target, start = _pictures(1, (1, 3, 24, 24), 0.3)
+    drawn = start.clone().requires_grad_()
+    before = structural_similarity(drawn, target)
+    before.backward()
+    assert drawn.grad is not None
+    assert drawn.grad.isfinite().all()
+    step = 1e-3 * drawn.grad / drawn.grad.norm()
+    after = structural_similarity((drawn + step).detach(), target)
+    assert after.item() - before.item() == pytest.approx(1e-3 * float(drawn.grad.norm()), rel=0.05)
+
+
+def test_half_precision_training_keeps_the_similarity() -> None:
+    """Variances are small differences of large squares: rounded to 8 bits, nothing of them is left."""
+    images, others = _pictures(2, (2, 3, 32, 32), 0.05)
+    exact = structural_similarity(images, others)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = structural_similarity(images, others)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(exact.item(), abs=1e-6)
+
+
+# ------------------------------------------------------------------------------------------ discrepancy of domains
+
+Kernel = Literal["linear", "rbf"]
+KERNELS: tuple[Kernel, ...] = ("linear", "rbf")
+
+
+def _kernel(x: Array, y: Array, width: float) -> Array:
+    squared = ((x[:, None] - y[None]) ** 2).sum(axis=-1)
+    return np.asarray(np.mean([np.exp(-squared / (scale * width)) for scale in (0.25, 0.5, 1, 2, 4)], axis=0))
+
+
+def _discrepancy(x: Array, domains: NDArray[np.int64], kernel: str) -> float:
+    """The squared distance of two means (BC-SAM), or equation 5 of Gretton et al. 2012; the mean over pairs of domains."""
+    pairs = list(itertools.combinations(range(len(x)), 2))
+    distances = sorted(float(((x[i] - x[j]) ** 2).sum()) for i, j in pairs)
+    # torch's median of an even number is the lower of the middle two
+    width = max(distances[(len(distances) - 1) // 2], 1e-12)
+    found = []
+    for a, b in itertools.combinations(np.unique(domains), 2):
+        p, q = x[domains == a], x[domains == b]
+        if kernel == "linear":
+            found.append(float(((p.mean(axis=0) - q.mean(axis=0)) ** 2).sum()))
+        else:
+            found.append(_kernel(p, p, width).mean() + _kernel(q, q, width).mean() - 2 * _kernel(p, q, width).mean())
+    return float(np.mean(found))
+
+
+@st.composite
+def _domains(draw: st.DrawFn) -> NDArray[np.int64]:
+    """Two to four domains of one to twelve images, mixed; their numbers need not follow one another."""
+    sizes = draw(st.lists(st.integers(1, 12), min_size=2, max_size=4))
+    numbers = draw(st.lists(st.integers(0, 9), min_size=len(sizes), max_size=len(sizes), unique=True))
+    order = np.random.default_rng(draw(st.integers(0, 1000))).permutation(sum(sizes))
+    return np.repeat(numbers, sizes)[order]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@given(domains=_domains(), seed=st.integers(0, 10_000), d=st.integers(1, 50), shift=st.floats(0, 5))
+def test_discrepancy_is_its_definition(kernel: Kernel, domains: NDArray[np.int64], seed: int, d: int, shift: float) -> None:
+    x = np.random.default_rng(seed).normal(size=(len(domains), d)).clip(0) + shift * (domains == domains[0])[:, None]
+    found = maximum_mean_discrepancy(torch.tensor(x, dtype=torch.float32), torch.tensor(domains), kernel=kernel)
+    assert found.item() == pytest.approx(_discrepancy(x, domains, kernel), rel=1e-4, abs=1e-5)
+    assert found.item() >= -1e-6
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 10), n_domains=st.integers(2, 4))
+def test_the_same_images_in_every_domain_are_no_discrepancy(kernel: Kernel, seed: int, n: int, n_domains: int) -> None:
+    rng = np.random.default_rng(seed)
+    one = rng.normal(size=(n, 7))
+    latents = np.concatenate([one[rng.permutation(n)] for _ in range(n_domains)])
+    domains = torch.arange(n_domains).repeat_interleave(n)
+    found = maximum_mean_discrepancy(torch.tensor(latents, dtype=torch.float32), domains, kernel=kernel)
+    assert found.item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "latents",
+    [
+        torch.zeros(2, 50),
+        torch.ones(6, 50),
+        torch.cat([torch.zeros(5, 50), torch.ones(1, 50)]),
+        torch.cat([torch.zeros(4, 50), torch.full((2, 50), 1e-8)]),
+        torch.tensor([[0.0], [1e4]]),
+        torch.rand(2, 50, generator=torch.Generator().manual_seed(0)),
+    ],
+    ids=["none learnt yet", "all equal", "one apart", "nearly equal", "far apart", "one image a domain"],
+)
+def test_discrepancy_and_its_gradient_are_finite(kernel: Kernel, latents: torch.Tensor) -> None:
+    domains = torch.zeros(len(latents), dtype=torch.int64)
+    domains[-1] = 1
+    given_latents = latents.clone().requires_grad_()
+    value = maximum_mean_discrepancy(given_latents, domains, kernel=kernel)
+    value.backward()
+    assert value.isfinite()
+    assert value.item() >= -1e-6
+    assert given_latents.grad is not None
+    assert given_latents.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_following_the_gradient_brings_the_domains_together(kernel: Kernel) -> None:
+    rng = torch.Generator().manual_seed(0)
+    latents = torch.rand(20, 5, generator=rng)
+    domains = torch.arange(20) % 2
+    latents[domains == 1] += 0.5
+    values = []
+    for _ in range(30):
+        latents = latents.detach().requires_grad_()
+        value = maximum_mean_discrepancy(latents, domains, kernel=kernel)
+        value.backward()
+        assert latents.grad is not None
+        latents = latents - 2 * latents.grad
+        values.append(value.item())
+    assert values[-1] < 0.5 * values[0]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_one_domain_is_an_error_and_not_nan(kernel: Kernel, n: int) -> None:
+    with pytest.raises(
+        SplitError, match=r"a batch of one domain has no discrepancy between domains; expected two domains or more"
+    ):
+        maximum_mean_discrepancy(torch.rand(n, 4), torch.full((n,), 3), kernel=kernel)
+
+
+# ---------------------------------------------------------------------------------------------------------- masks
+
+
+def _dice(logits: Array, masks: NDArray[np.int64]) -> float:
+    """1 - (2 sum(p g) + s) / (sum(p^2) + sum(g^2) + s), the mean over the two classes, over the whole batch."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p = powers / powers.sum(axis=1, keepdims=True)
+    losses = []
+    for k in range(logits.shape[1]):
+        g = (masks == k).astype(float)
+        losses.append(1 - (2 * (p[:, k] * g).sum() + 1e-5) / ((p[:, k] ** 2).sum() + (g**2).sum() + 1e-5))
+    return float(np.mean(losses))
+
+
+def _cross_entropy(logits: Array, masks: NDArray[np.int64]) -> float:
+    top = logits.max(axis=1, keepdims=True)
+    log_p = logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+    return float(-np.take_along_axis(log_p, masks[:, None], axis=1).mean())
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 3), side=st.integers(1, 12), scale=st.floats(0, 20))
+def test_mask_losses_are_their_formulas(seed: int, n: int, side: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    logits, masks = rng.normal(size=(n, 2, side, side)) * scale, rng.integers(2, size=(n, side, side))
+    given_logits, truth = torch.tensor(logits, dtype=torch.float32, requires_grad=True), torch.tensor(masks)
+    loss = dice_loss(given_logits, truth)
+    assert loss.item() == pytest.approx(_dice(logits, masks), abs=1e-5)
+    both = mask_loss(given_logits, truth)
+    assert both.item() == pytest.approx(0.2 * _cross_entropy(logits, masks) + 0.8 * _dice(logits, masks), abs=1e-4)
+    other = mask_loss(given_logits, truth, ce_weight=1.5, dice_weight=0.0)
+    assert other.item() == pytest.approx(1.5 * _cross_entropy(logits, masks), rel=1e-4, abs=1e-5)
+    both.backward()
+    assert given_logits.grad is not None
+    assert given_logits.grad.isfinite().all()
+
+
+def test_the_right_mask_costs_nothing_and_the_wrong_one_all() -> None:
+    masks = torch.zeros(2, 8, 8, dtype=torch.int64)
+    masks[:, 2:6, 3:7] = 1
+    sure = 40 * (torch.nn.functional.one_hot(masks, 2).movedim(-1, 1) - 0.5)
+    assert dice_loss(sure, masks).item() == pytest.approx(0, abs=1e-6)
+    assert mask_loss(sure, masks).item() == pytest.approx(0, abs=1e-6)
+    assert dice_loss(-sure, masks).item() == pytest.approx(1, abs=1e-6)
+    nothing = torch.zeros_like(masks)
+    assert dice_loss(40 * (torch.eye(2)[nothing].movedim(-1, 1) - 0.5), nothing).item() == pytest.approx(0, abs=1e-6)

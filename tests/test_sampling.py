@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import DatasetError, ImageError, InputError, SplitError
-from hemalens.sampling import balanced_weights, check_classes, clean, hold_out, k_fold, leave_out_small, units
+from hemalens.sampling import balanced_weights, check_classes, clean, hold_out, k_fold, leave_out_small, part_of, units
 
 Row = tuple[str, str | None, int]
 """Class, group or None, and what the image shows: equal numbers are byte-identical images."""
@@ -192,6 +192,47 @@ def test_a_group_larger_than_the_wanted_share_is_held_out_where_no_smaller_one_i
     rest, held = hold_out(_dataset(rows), 0.1, np.random.default_rng(0))
     assert held.class_counts == {"a": 2, "b": 2}
     assert rest.class_counts == {"a": 2, "b": 3}
+
+
+# part_of
+
+
+@given(rows=_rows(), fraction=st.floats(0, 1), seed=st.integers(0, 2**32), labelled=st.booleans())
+def test_part_of_takes_whole_units_whatever_their_labels(
+    rows: list[Row], fraction: float, seed: int, labelled: bool
+) -> None:
+    dataset = _dataset(rows)
+    if not labelled:
+        records = tuple(dataclasses.replace(record, label=None) for record in dataset.records)
+        dataset = dataclasses.replace(dataset, records=records, classes=())
+    n_units = len(set(_components(dataset)))
+    if n_units < 2:
+        with pytest.raises(SplitError, match=r"cells cannot be split; expected two independent images or groups; got 1"):
+            part_of(dataset, fraction, np.random.default_rng(seed))
+        return
+    rest, part = part_of(dataset, fraction, np.random.default_rng(seed))
+    _check_parts(dataset, [rest, part])
+    assert min(len(rest), len(part)) >= 1
+    units_of_part = len(set(units(part)))
+    assert units_of_part + len(set(units(rest))) == n_units
+    assert abs(units_of_part - n_units * fraction) <= 0.5 or units_of_part in (1, n_units - 1)
+    again = part_of(dataset, fraction, np.random.default_rng(seed))
+    assert [side.records for side in again] == [rest.records, part.records]
+
+
+def test_part_of_keeps_the_order_and_follows_the_generator() -> None:
+    dataset = _singles([30, 10])
+    parts = {part_of(dataset, 0.25, np.random.default_rng(seed))[1].records for seed in range(5)}
+    assert len(parts) == 5
+    for records in parts:
+        assert len(records) == 10
+        places = [dataset.records.index(record) for record in records]
+        assert places == sorted(places)
+
+
+def test_nothing_can_be_split_from_nothing() -> None:
+    with pytest.raises(SplitError, match=r"expected two independent images or groups; got 0"):
+        part_of(_dataset([]), 0.5, np.random.default_rng(0))
 
 
 # k_fold

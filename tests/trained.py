@@ -170,6 +170,37 @@ def _colour_graph(centres: np.ndarray, scale: float) -> onnx.ModelProto:
     return graphs.make_model(nodes, [image], outputs, weights)
 
 
+def dark_graph(side: int = 16, *, limit: float = 180.0) -> onnx.ModelProto:
+    """A segmenter's graph without training: what absorbs green is the cell.
+
+    image -> full_map (n, 3, side, side), the image scaled down, and cell_probability (n, side, side), sigmoid of the
+    distance of its green below `limit`.
+    """
+    resize = graphs.resize_graph(Preprocessing(size_px=side))
+    constants = {
+        "green": np.array([1], np.int64),
+        "limit": np.array([limit], np.float32),
+        "one": np.array([1], np.int64),
+        "slope": np.array([0.1], np.float32),
+    }
+    nodes = [
+        helper.make_node("Identity", ["resized"], ["full_map"]),
+        helper.make_node("Gather", ["resized", "green"], ["green_map"], axis=1),
+        helper.make_node("Squeeze", ["green_map", "one"], ["green_plane"]),
+        helper.make_node("Sub", ["limit", "green_plane"], ["below"]),
+        helper.make_node("Mul", ["below", "slope"], ["evidence"]),
+        helper.make_node("Sigmoid", ["evidence"], ["cell_probability"]),
+    ]
+    outputs = [
+        graphs.float_value("full_map", ["n", 3, side, side]),
+        graphs.float_value("cell_probability", ["n", side, side]),
+    ]
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    return graphs.join(
+        resize, graphs.make_model(nodes, [graphs.float_value("resized", ["n", 3, side, side])], outputs, weights)
+    )
+
+
 def stub_method(on_fit: Callable[[CellDataset, CellDataset | None, Path], None] = lambda *given: None) -> Method:
     """`colour_bundle` as a method; `on_fit` is told of every fit before it begins."""
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from hemalens.artifacts import ArtifactManifest, Part, open_artifact, write_artifact
 from hemalens.errors import BundleError, one_line
 from hemalens.images import Preprocessing
-from hemalens.stages import CellImageEntry, CellImageStage, stage_of
+from hemalens.stages import CLASSICAL, CellImageEntry, CellImageStage, stage_of
 from hemalens.taxonomy import cell_types
 
 MODEL = "model.onnx"
@@ -108,7 +108,10 @@ class Bundle:
     @cached_property
     def stages(self) -> tuple[CellImageStage, ...]:
         """What an image goes through before the graph."""
-        return tuple(stage_of(entry, self.path) for entry in self.manifest.before_graph)
+        try:
+            return tuple(stage_of(entry, self.path) for entry in self.manifest.before_graph)
+        except Exception as error:
+            raise BundleError(f"the segmenter in {one_line(self.path)} cannot be parsed", got=str(error)[:120]) from error
 
     @cached_property
     def graph(self) -> onnx.ModelProto:
@@ -145,4 +148,8 @@ def write_bundle(path: Path, manifest: Manifest, files: dict[str, bytes]) -> Bun
 
 def open_bundle(path: Path) -> Bundle:
     """Open a bundle folder after checking schema, sizes and digests; raises `BundleError` for anything amiss."""
-    return Bundle(path, open_artifact(path, Manifest, needs=MODEL))
+    manifest = open_artifact(path, Manifest, needs=MODEL)
+    for entry in manifest.before_graph:
+        if entry.segmenter not in (CLASSICAL, *manifest.files):
+            raise BundleError(f"the manifest of {one_line(path)} names no {one_line(entry.segmenter)}")
+    return Bundle(path, manifest)

@@ -89,10 +89,11 @@ def extract(
     return Extraction(whole, np.array(readable, np.int64), errors)
 
 
-def feature_maps(records: Sequence[Record], graph: onnx.ModelProto, scratch: Path) -> NDArray[np.float16]:
+def feature_maps(records: Sequence[Record], graph: onnx.ModelProto, scratch: Path | None = None) -> NDArray[np.float16]:
     """The feature maps (n, c, h, w) of a graph from `image` to `feature_map`, from the cache where they are known.
 
-    A large set lies in the file `scratch`, so that memory stays flat. Raises `ImageError` for an unreadable image.
+    A large set lies in the file `scratch`, where one is named, so that memory stays flat. Raises `ImageError` for an
+    unreadable image.
     """
     dtype, shape = graphs.kind_of(graph, "feature_map")
     maps = large_array((len(records), *shape), dtype, scratch)

@@ -172,9 +172,12 @@ MAX_RAM_BYTES = 1_000_000_000
 """Above this an array lies in a file, read through the page cache, so that memory stays flat."""
 
 
-def large_array(shape: tuple[int, ...], dtype: DTypeLike, scratch: Path) -> NDArray[Any]:
-    """An array to be filled: in memory when it is small, otherwise in the file `scratch`; raises `OutputError`."""
-    if int(np.prod(shape)) * np.dtype(dtype).itemsize <= MAX_RAM_BYTES:
+def large_array(shape: tuple[int, ...], dtype: DTypeLike, scratch: Path | None) -> NDArray[Any]:
+    """An array to be filled: in memory when it is small or no file is named, otherwise in the file `scratch`.
+
+    Raises `OutputError`.
+    """
+    if scratch is None or int(np.prod(shape)) * np.dtype(dtype).itemsize <= MAX_RAM_BYTES:
         return np.empty(shape, dtype)
     with output_errors(scratch):
         scratch.parent.mkdir(parents=True, exist_ok=True)

@@ -87,8 +87,10 @@ def structural_similarity(images: Tensor, targets: Tensor) -> Tensor:
 
     def blurred(values: Tensor) -> Tensor:
         n = values.shape[1]
-        rows = nn.functional.conv2d(values, window.view(1, 1, 1, -1).expand(n, 1, 1, -1), groups=n)
-        return nn.functional.conv2d(rows, window.view(1, 1, -1, 1).expand(n, 1, -1, 1), groups=n)
+        # autocast would round to 8 bits, of which the variances, small differences of large squares, keep nothing
+        with torch.autocast(values.device.type, enabled=False):
+            rows = nn.functional.conv2d(values, window.view(1, 1, 1, -1).expand(n, 1, 1, -1), groups=n)
+            return nn.functional.conv2d(rows, window.view(1, 1, -1, 1).expand(n, 1, -1, 1), groups=n)
 
     five = torch.cat([images, targets, images * images, targets * targets, images * targets], dim=1)
     mean_x, mean_y, square_x, square_y, product = blurred(five).chunk(5, dim=1)

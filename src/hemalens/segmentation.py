@@ -2,13 +2,16 @@
 
 The segmentation rests on what holds for every Romanowsky stain. An image is turned into the absorbance of each colour
 channel against the empty field, so that lamp, camera and a yellow or white background drop out. Chromatin absorbs red
-and green more than blue; haemoglobin absorbs blue and green but hardly any red, so the most chromatin-like region near
-the centre marks the white cell. Around it the outline is the cheapest closed curve in polar coordinates: it takes in
-what looks like the cell, leaves out what looks like its surroundings, and prefers strong edges and a smooth course.
-"Looks like" is a pair of colour histograms learnt from the image itself, inside and outside of the curve before.
+and green more than blue, haemoglobin blue and green but hardly any red; so the most chromatin-like region near the
+centre is the nucleus. What is near the nucleus but unlike what lies far from it is the cell: two colour histograms,
+learnt from the image itself, say so of each pixel. The outline is the closed curve around the nucleus that takes in
+most of what speaks for the cell and least of what speaks against it, along strong edges and without sharp bends.
 
 There is no deconvolution into stain vectors: the published matrices are those of haematoxylin and eosin in tissue, and
-a Romanowsky stain has no fixed vectors, since azure and eosin bind together and the ratio differs between laboratories.
+a Romanowsky stain has no fixed vectors, since azure and eosin bind together and their ratio differs by laboratory.
+
+Weights and thresholds were chosen on every fourth image of the two sets of Zheng et al. (Micron 107, 2018) and on drawn
+cells; the other images of those sets had no part in it.
 """
 
 from __future__ import annotations
@@ -35,50 +38,58 @@ _WORK_PX = 120
 """Longer side of the reduced copy the outline is searched in."""
 _SMOOTHING_PX = 1.0
 """Gaussian on the reduced copy: below the size of any nucleus, above sensor noise."""
+
+# The nucleus. A chromatin signal is in natural absorbance units; gaps are in radii of a disk of the main region's area.
 _CHROMATIN = np.array([1.0, 1.0, -1.0])
 """Weights of the absorbances of red, green and blue in the chromatin signal."""
-_MIN_NUCLEUS_FRACTION = 0.0005
-"""Smallest share of the image that counts as a nucleus; a platelet of a wide field covers about 0.004."""
-_MIN_CONTRAST = 0.08
-"""Chromatin signal (natural absorbance units) below which nothing in the image is stained like a nucleus."""
-_CENTRE_SIGMA = 0.15
-"""How near the centre the cell is expected, as a fraction of the image's mean side."""
-_LOBE_GAP = 1.2
-_NEIGHBOUR_GAP = 2.5
-_LOBE_SHARE = 0.1
-_LOBE_STAIN = 0.75
-_BIAS = 0.4
-_OUTER = 0.4
-_FIELD_WEIGHT = 2.0
-_SURE = 3.0
-_NUCLEUS_SMOOTHING = 0.03
-_NUCLEUS_STAIN = 0.8
-_SPECK_SHARE = 0.01
-_MIN_NUCLEUS_PX = 4
+_MIN_CHROMATIN = 0.08
+"""Signal below which nothing is stained like a nucleus."""
+_MIN_NUCLEUS_SHARE = 0.001
+"""Smallest share of the image that counts as a nucleus; a platelet in a wide field covers about 0.004."""
 _N_SPLITS = 2
 _SPLIT_RATIO = 2.4
-_SPLIT_SHARE = 0.004
-_REACH = 0.8
-_REACH_WEIGHT = 0.7
-_NEAR = 0.5
-_FAR = 1.3
+"""A second threshold counts where the stain above it is this many times the stain below: nuclei over red cells."""
+_CENTRE_SIGMA = 0.15
+"""How near the centre the nucleus is expected, as a share of the image's mean side."""
+_LOBE_SHARE, _LOBE_STAIN, _LOBE_GAP = 0.1, 0.75, 1.2
+"""Least area and least stain of a lobe as shares of the main region's, and its largest gap to that."""
+_NEIGHBOUR_GAP = 2.5
+"""Gap from which on a nucleus is a neighbour's."""
+_NUCLEUS_SMOOTHING = 0.03
+"""Gaussian on the signal before the nucleus is cut out, in radii of the cell: evens out the chromatin's clumps."""
+_NUCLEUS_STAIN = 0.8
+"""Share of the typical signal that always counts as nucleus: a cell without cytoplasm is not split."""
+_SPECK_SHARE = 0.01
+"""Parts and holes of the nucleus up to this share of the cell are noise."""
+
+# The evidence of a pixel. Distances are in radii of a disk that spreads as the nucleus does with its lobes.
+_NEAR, _FAR = 0.5, 1.3
+"""Distances from the nucleus below which the cell's colours and above which its surroundings' are learnt at first."""
 _CORNERS = 0.28
-_STAIN_WEIGHT = 0.2
-_HUE_WEIGHT = 0.1
-_LEARNT_WEIGHT = 1
-_STEEP = 10
+"""Share of the image, the furthest, that is surroundings even of a cell that fills the image."""
+_OUTER = 0.4
+"""Distance below which nothing is learnt as surroundings later."""
+_REACH, _REACH_WEIGHT = 0.8, 0.7
+"""Distance beyond which a pixel belongs to the cell less and less, and how fast."""
 _FAINT = 0.05
-_BIN_SIGMA = 0.6
-_UNSEEN = 0.0001
-_N_RAYS = 64
+"""Absorbance, as a share of the nucleus', that tells the cell from the empty field."""
+_FIELD_WEIGHT, _STAIN_WEIGHT, _HUE_WEIGHT, _STEEP = 2.0, 0.2, 0.1, 10.0
+"""Weights of emptiness, stain and hue before anything is learnt, and how steeply they set in."""
+_EXCLUDED = -3.0
+"""Evidence that no other outweighs."""
+_N_BINS, _BIN_SIGMA, _UNSEEN, _BIAS = 20, 0.6, 1e-4, 0.4
+"""Colour histograms: bins a channel, Gaussian over bins, share added to each, and the doubt taken off their ratio."""
 _N_ROUNDS = 2
-_N_BINS = 20
-"""Bins a channel of the colour histograms."""
-_MAX_STEP = 3
-"""Largest change of the radius from ray to ray, in steps of the radius."""
+
+# The outline.
+_N_RAYS = 48
 _MAX_EXTENTS = 4.0
-_EDGE_WEIGHT = 10
-_BEND_WEIGHT = 0.2
+"""Largest radius of the cell in radii of the nucleus."""
+_MAX_STEP = 3
+"""Largest change of the radius from ray to ray, in pixels of the reduced copy."""
+_EDGE_WEIGHT, _BEND_WEIGHT = 10.0, 0.2
+_FLAT = 1e-6
+"""Range of values that rounding alone can make."""
 _EIGHT = np.ones((3, 3), bool)
 """Neighbourhood in which diagonal pixels touch."""
 
@@ -108,12 +119,16 @@ def segment_cell(image: NDArray[np.uint8]) -> CellMask:
     seed, others = _central_nucleus(chromatin)
     if not seed.any():
         return empty
-    centre, radii = _outline(absorbance, seed, others)
-    cell = _fill(centre, radii, small.shape[:2])
+    centre, radii, cell = _outline(absorbance, seed, others)
     nucleus = _nucleus_within(chromatin, cell, seed)
     full = _fill((centre + 0.5) / np.array(size[::-1]) * (height, width) - 0.5, radii / scale, (height, width))
-    nucleus = np.asarray(Image.fromarray(nucleus).resize((width, height), Image.Resampling.NEAREST)) & full
-    return CellMask(full, nucleus) if full.any() else empty
+    share = np.asarray(Image.fromarray(nucleus.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
+    return CellMask(full, full & (share > 0.5)) if full.any() else empty
+
+
+def _otsu(values: Plane) -> float:
+    """Otsu's threshold, or the maximum where the values hardly differ."""
+    return float(threshold_otsu(values)) if np.ptp(values) > _FLAT else float(values.max())
 
 
 def _absorbance(image: NDArray[np.uint8]) -> Plane:
@@ -123,8 +138,7 @@ def _absorbance(image: NDArray[np.uint8]) -> Plane:
     """
     smooth = ndimage.gaussian_filter(image.astype(float), (_SMOOTHING_PX, _SMOOTHING_PX, 0))
     green = smooth[..., 1]
-    bright = green[green >= threshold_otsu(green)] if np.ptp(green) > 0 else green.ravel()
-    counts, edges = np.histogram(bright, 64, (0, 256))
+    counts, edges = np.histogram(green[green >= _otsu(green)], 64, (0, 256))
     mode = edges[int(np.argmax(counts))]
     field = np.median(smooth[(green >= mode - 2) & (green <= mode + 6)], axis=0)
     absorbance: Plane = np.log((field + 1) / (smooth + 1)).clip(0)
@@ -146,7 +160,7 @@ def _central_nucleus(chromatin: Plane) -> tuple[Mask, Mask]:
     index = np.arange(1, n_labels + 1)
     areas = np.bincount(labels.ravel())[1:]
     scores = ndimage.sum_labels(chromatin * np.exp(-(distance**2) / 2), labels, index)
-    scores[areas < max(_MIN_NUCLEUS_FRACTION * labels.size, _MIN_NUCLEUS_PX)] = 0
+    scores[areas < _MIN_NUCLEUS_SHARE * labels.size] = 0
     best = int(np.argmax(scores))
     if scores[best] <= 0:
         return nothing, nothing
@@ -164,23 +178,20 @@ def _central_nucleus(chromatin: Plane) -> tuple[Mask, Mask]:
 
 
 def _chromatin_threshold(chromatin: Plane) -> float:
-    """The Otsu threshold, raised while it still keeps two groups of clearly different stain, as red cells and nuclei."""
-    threshold = _MIN_CONTRAST
-    kept = chromatin[chromatin > threshold] if np.ptp(chromatin) > _MIN_CONTRAST else chromatin[:0]
-    values = chromatin.ravel()
+    """Otsu's threshold, raised to that of the pixels above it where those hold red cells besides a nucleus."""
+    threshold, values = _MIN_CHROMATIN, chromatin.ravel()
     for i in range(_N_SPLITS):
-        if kept.size == 0 or np.ptp(values) == 0:
+        split = _otsu(values)
+        above, below = values[values > split], values[values <= split]
+        few = above.size <= _MIN_NUCLEUS_SHARE * chromatin.size
+        if few or (i > 0 and above.mean() < _SPLIT_RATIO * below.mean()):
             break
-        higher = float(threshold_otsu(values))
-        upper, lower = values[values > higher], values[values <= higher]
-        if i > 0 and (upper.mean() < _SPLIT_RATIO * lower.mean() or upper.size < _SPLIT_SHARE * chromatin.size):
-            break
-        threshold, values = max(higher, _MIN_CONTRAST), upper
+        threshold, values = max(split, _MIN_CHROMATIN), above
     return threshold
 
 
-def _outline(absorbance: Plane, seed: Mask, others: Mask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(row, column) of the centre and the radius on each ray, in pixels of the reduced copy."""
+def _outline(absorbance: Plane, seed: Mask, others: Mask) -> tuple[Plane, Plane, Mask]:
+    """(row, column) of the centre, radius on each ray (n_rays,), in pixels, and the mask within, (h, w)."""
     rows, columns = np.nonzero(seed)
     centre = np.array([rows.mean(), columns.mean()])
     # of a disk of the same spread: lobes apart count as wide as they lie
@@ -190,19 +201,19 @@ def _outline(absorbance: Plane, seed: Mask, others: Mask) -> tuple[NDArray[np.fl
     brightness = -ndimage.gaussian_filter(absorbance.sum(axis=2), 1.0)
     prior = _stain_evidence(absorbance, seed) - _REACH_WEIGHT * (reach - _REACH).clip(0)
     if others.any():
-        prior[ndimage.distance_transform_edt(~others) < distance] = -_SURE
+        prior[ndimage.distance_transform_edt(~others) < distance] = _EXCLUDED
     bins = _colour_bins(absorbance)
     # the corners of an image that the cell fills are none of it either
     far = min(_FAR, float(np.quantile(reach, 1 - _CORNERS)))
     inside, outside = reach < min(_NEAR, far), reach > far
     radii = np.zeros(_N_RAYS)
     for _ in range(_N_ROUNDS):
-        evidence = _LEARNT_WEIGHT * _learnt_evidence(bins, inside, outside) + prior
+        evidence = _learnt_evidence(bins, inside, outside) + prior
         evidence[seed] = 1.0
         radii = _cheapest_curve(evidence.clip(-1, 1), brightness, centre, extent)
         inside = _fill(centre, radii, seed.shape)
         outside = ~inside & (reach > _OUTER)
-    return centre, radii
+    return centre, radii, inside
 
 
 def _stain_evidence(absorbance: Plane, seed: Mask) -> Plane:
@@ -224,11 +235,12 @@ def _colour_bins(absorbance: Plane) -> NDArray[np.int64]:
     top = np.maximum(np.percentile(absorbance.reshape(-1, 3), 99, axis=0), 1e-6)
     # square root: finer bins where cytoplasm, red cells and empty field lie
     bins = (np.sqrt((absorbance / top).clip(0, 1)) * (_N_BINS - 1e-6)).astype(np.int64)
-    return bins @ np.array([_N_BINS**2, _N_BINS, 1])
+    flat: NDArray[np.int64] = bins @ np.array([_N_BINS**2, _N_BINS, 1])
+    return flat
 
 
 def _learnt_evidence(bins: NDArray[np.int64], inside: Mask, outside: Mask) -> Plane:
-    """Log ratio of the colour histograms inside and outside, between -1 and 1, (h, w); 0 for unseen colours."""
+    """Log ratio of the colour histograms inside and outside, less the bias, between -1 and 1, (h, w)."""
     shape = (_N_BINS,) * 3
     shares = []
     for part in (inside, outside):
@@ -239,7 +251,7 @@ def _learnt_evidence(bins: NDArray[np.int64], inside: Mask, outside: Mask) -> Pl
     return evidence
 
 
-def _cheapest_curve(evidence: Plane, brightness: Plane, centre: NDArray[np.float64], extent: float) -> Plane:
+def _cheapest_curve(evidence: Plane, brightness: Plane, centre: Plane, extent: float) -> Plane:
     """Radius on each ray (n_rays,) of the closed curve that gains most evidence and edge for least bending.
 
     `extent` is the nucleus' radius. Dynamic programming over two turns; the middle one is independent of the start.
@@ -271,30 +283,31 @@ def _cheapest_curve(evidence: Plane, brightness: Plane, centre: NDArray[np.float
     for i in range(len(order) - 1, 0, -1):
         chosen[i - 1] = chosen[i] + step[i, chosen[i]] - _MAX_STEP
     half = _N_RAYS // 2
-    return np.roll(chosen[half : half + _N_RAYS], half).astype(float)
+    # the curve runs along the outer side of its last pixels
+    return np.roll(chosen[half : half + _N_RAYS], half) + 0.5
 
 
-def _fill(centre: NDArray[np.float64], radii: NDArray[np.float64], shape: tuple[int, ...]) -> Mask:
+def _fill(centre: Plane, radii: Plane, shape: tuple[int, ...]) -> Mask:
     """The pixels within the curve, bool of `shape`."""
     rows, columns = np.indices(shape)
     rows, columns = rows - centre[0], columns - centre[1]
     angle = np.arctan2(rows, columns) % (2 * np.pi)
     limit = np.interp(angle, np.arange(_N_RAYS + 1) * (2 * np.pi / _N_RAYS), np.append(radii, radii[0]))
-    inside: Mask = np.hypot(rows, columns) < limit + 0.5
+    inside: Mask = np.hypot(rows, columns) < limit
     return inside
 
 
 def _nucleus_within(chromatin: Plane, cell: Mask, seed: Mask) -> Mask:
     """The pixels of `cell` that are stained like its nucleus rather than its cytoplasm, (h, w), small gaps closed."""
-    values = chromatin[cell]
-    if values.size == 0 or np.ptp(values) == 0:
+    area = int(cell.sum())
+    if area == 0:
         return cell
-    radius = float(np.sqrt(values.size / np.pi))
-    smooth = ndimage.gaussian_filter(chromatin, _NUCLEUS_SMOOTHING * radius)
-    # a cell that is all nucleus would be split within its chromatin
-    typical = float(np.median(smooth[seed & cell])) if (seed & cell).any() else np.inf
-    nucleus = cell & (smooth > min(float(threshold_otsu(smooth[cell])), _NUCLEUS_STAIN * typical))
-    speck = int(_SPECK_SHARE * values.size) + 1
+    smooth = ndimage.gaussian_filter(chromatin, _NUCLEUS_SMOOTHING * float(np.sqrt(area / np.pi)))
+    threshold = _otsu(smooth[cell])
+    if (seed & cell).any():
+        threshold = min(threshold, _NUCLEUS_STAIN * float(np.median(smooth[seed & cell])))
+    nucleus: Mask = cell & (smooth > threshold)
+    speck = int(_SPECK_SHARE * area) + 1
     for part in (nucleus, ~nucleus & cell):
         labels, _ = ndimage.label(part, _EIGHT)
         small = np.bincount(labels.ravel()) <= speck

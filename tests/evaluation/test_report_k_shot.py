@@ -106,7 +106,7 @@ def test_a_report_without_evaluations_has_no_empty_section(report: Report, html:
     check_self_contained(html)
     page = Page(html)
     links = [str(a["href"]) for tag, a in page.tags if tag == "a"]
-    assert links[1:7] == ["#overview", "#k-shot-1", "#k-shot-2", "#published", "#data", "#making"]
+    assert links[1:7] == ["#overview", "#k-shot-1", "#k-shot-2", "#tables", "#data", "#making"]
     for text in (page.text, render_markdown(report)):
         assert "Every evaluation" not in text
         assert "Trained on" not in text
@@ -117,7 +117,7 @@ def test_sections_without_content_are_left_out() -> None:
     only_evaluations = make_report(n_evaluations=1, n_points=10)
     for text in (render_html(only_evaluations), render_markdown(only_evaluations)):
         assert "Few labelled cells" not in text
-        assert "Ours beside" not in text
+        assert "## Tables" not in text and 'id="tables"' not in text
     nothing = only_evaluations.model_copy(update={"evaluations": (), "data": ()})
     html = render_html(nothing)
     assert 'id="overview"' not in html
@@ -188,7 +188,7 @@ def test_unreadable_images_are_listed_once_with_their_methods(report: Report) ->
 
 def test_published_tables_are_shown_as_they_are(report: Report, html: str) -> None:
     markdown = render_markdown(report)
-    section = markdown.split("## Ours beside the published")[1].split("\n## ")[0]
+    section = markdown.split("## Tables")[1].split("\n## ")[0]
     assert "### Balanced accuracy on lab_b, k = 10" in section
     assert "| Embedder | Published | Ours | Difference | Repeats |\n| --- | ---: | ---: | ---: | ---: |" in section
     assert "| aam, random | 0.813 | 0.801 | -0.011 | 100 |" in section

@@ -94,7 +94,9 @@ def test_the_defaults_are_the_published_settings() -> None:
         "learning_rate": 1e-3,
         "weight_decay": 0.0,
         "warmup_epochs": 0.0,
+        "warmup_steps": None,
         "schedule": "constant",
+        "schedule_epochs": None,
         "label_smoothing": 0.0,
         "gradient_clip": None,
     }

@@ -23,6 +23,26 @@ from hemalens.inference import Predictor
 from hemalens.methods import METHODS, Method, find_method
 from trained import Fitted
 
+TINY_AUTOENCODER = {
+    "mmd": "none",
+    "epochs": 1,
+    "batch_size": 8,
+    "side_px": 32,
+    "decoder_width": 0.05,
+    "precision": "fp32",
+    "optimiser": {"learning_rate": 5e-4, "warmup_steps": 1, "label_smoothing": 0.0, "gradient_clip": None},
+}
+BC_SAM = {
+    **trained.PROBE,
+    "image_size_px": 96,
+    "features": "timm",
+    "segmenter": "classical",
+    "head": "lr",
+    "autoencoder": TINY_AUTOENCODER,
+}
+"""The smallest whose feature map, 3x3, the autoencoder can take."""
+trained.SETTINGS.setdefault("bc_sam", BC_SAM)
+
 
 @pytest.fixture(params=list(METHODS))
 def fit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
@@ -212,12 +232,12 @@ def test_the_configuration_is_strict(name: str) -> None:
         config.from_mapping({"seed": "1"})
 
 
-def test_auxiliary_data_are_refused(fit: Fitted, tmp_path: Path) -> None:
+def test_auxiliary_data_of_a_role_it_does_not_know_are_refused(fit: Fitted, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="auxiliary data"):
         fit.method.fit(
             fit.train,
             validation=fit.validation,
-            auxiliary={"unlabelled": fit.validation},
+            auxiliary={"generic": fit.validation},
             config=fit.config,
             rng=np.random.default_rng(0),
             run_dir=tmp_path,
@@ -246,6 +266,22 @@ def test_linear_probe_without_a_validation_part_is_not_calibrated(tmp_path_facto
     )
     assert bundle.manifest.temperature == 1.0
     assert [entry.role for entry in bundle.manifest.data] == ["train"]
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "finetune", "bloodshot"])
+def test_a_method_that_learns_from_labels_alone_takes_no_unlabelled_images(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, name: str
+) -> None:
+    fit = trained.fitted(tmp_path_factory, name)
+    with pytest.raises(ConfigError, match="no auxiliary data"):
+        fit.method.fit(
+            fit.train,
+            validation=fit.validation,
+            auxiliary={"unlabelled": fit.validation},
+            config=fit.config,
+            rng=np.random.default_rng(0),
+            run_dir=tmp_path,
+        )
 
 
 @pytest.mark.parametrize("name", ["finetune", "bloodshot"])

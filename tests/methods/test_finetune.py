@@ -333,7 +333,7 @@ def test_many_images_lie_in_a_file_and_are_the_same(
     preprocessing = unbroken.bundle.manifest.preprocessing
     in_memory = resized_images(unbroken.validation, preprocessing, tmp_path / "a.npy")
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr("hemalens.training.pixels.MAX_RAM_BYTES", 1000)
+    monkeypatch.setattr("hemalens.files.MAX_RAM_BYTES", 1000)
     in_file = resized_images(unbroken.validation, preprocessing, tmp_path / "b" / "b.npy")
     assert isinstance(in_file, np.memmap)
     np.testing.assert_array_equal(in_memory, in_file)

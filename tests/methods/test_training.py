@@ -133,7 +133,9 @@ def test_the_defaults_of_the_optimiser_are_adamw_with_a_cosine() -> None:
         "learning_rate": 1e-3,
         "weight_decay": 0.05,
         "warmup_epochs": 1.0,
+        "warmup_steps": None,
         "schedule": "cosine",
+        "schedule_epochs": None,
         "label_smoothing": 0.1,
         "gradient_clip": 1.0,
     }

@@ -96,6 +96,9 @@ def adapt(
     parity, _ = check_parity(content, support.records, reference)
     manifest = _manifest(bases, support, config, learned, parity)
     files = {MODEL: content, SEEN: seen_images(known.union(support.contents))}
+    unlabelled = frozenset[str]().union(*(bundle.seen_unlabelled for bundle in bases))
+    if unlabelled:
+        files[SEEN_UNLABELLED] = seen_images(unlabelled)
     return write_bundle(out, manifest, files | {name: more for stage in stages for name, more in stage.files().items()})
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hemalens.datasets import CellDataset, Record
+from hemalens.datasets import READERS, CellDataset, Record
 from hemalens.datasets.masks import read_cell_mask, with_masks
 from hemalens.errors import ImageError
 from hemalens.evaluation.masks import mask_table, outlines, score_masks, shown_records
@@ -145,7 +145,7 @@ def segment(
     with atomic_dir(out) as folder:
         rows = _write_cells(records, segmenter, chosen, folder)
         readable = [record for record, row in zip(records, rows, strict=True) if not row["error"]]
-        report = _report(segmenter, segmenter_name, readable, chosen, seed=seed)
+        report = _report(segmenter, (segmenter_name, source), readable, chosen, seed=seed)
         write_report(report, folder)
         text = io.StringIO()
         table = csv.DictWriter(text, COLUMNS)
@@ -188,27 +188,32 @@ def _write_cells(
     return rows
 
 
-def _dataset(records: Sequence[Record]) -> CellDataset:
+def _dataset(records: Sequence[Record], source: str) -> CellDataset:
     """Images as a dataset, whatever they are of."""
     domains = dict.fromkeys(record.domain for record in records)
+    reader = READERS.get(source.partition(":")[0], READERS["folder"])
     return CellDataset(
         name=", ".join(domains) or "no image",
         records=tuple(records),
         classes=(),
         label_map=AS_LABELLED,
-        licence="see the images' source",
-        citation="see the images' source",
+        licence=reader.licence,
+        citation=reader.citation,
+        synthetic=reader.synthetic,
     )
 
 
-def _report(segmenter: Segmenter, name: str, readable: Sequence[Record], config: CellImageConfig, *, seed: int) -> Report:
-    dataset = _dataset(readable)
+def _report(
+    segmenter: Segmenter, names: tuple[str, str], readable: Sequence[Record], config: CellImageConfig, *, seed: int
+) -> Report:
+    name, source = names
+    dataset = _dataset(readable, source)
     masked = [record for record in readable if record.mask_path is not None]
     shown = {Path(name).name: segmenter}
     return make_report(
         f"Cells found by {Path(name).name}",
         "every image, its mask and its cell image",
-        tables=[_compared(shown, _dataset(masked), "Agreement with the given masks", seed=seed)] if masked else [],
+        tables=[_compared(shown, _dataset(masked, source), "Agreement with the given masks", seed=seed)] if masked else [],
         pictures=[_shown("Outlines", readable, shown)] if readable else [],
         data=[data_card(dataset, "segmented")],
         methods={"segment": {"segmenter": name, **config.model_dump(mode="json")}},

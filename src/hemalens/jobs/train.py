@@ -98,6 +98,7 @@ def train(
         f"{method.name} on {given.dataset.name}",
         f"one split: {test_fraction:.0%} held out for the test" if test else "no test part",
         evaluations=evaluations,
+        pictures=[method.show(bundle, test or learn)] if method.show else [],
         data=[each.card for each in opened],
         methods={method.name: config.model_dump(mode="json")},
         seed=seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ import numpy as np
 from hemalens.bundle import Bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
+from hemalens.evaluation.results import PictureTable
 
 
 class Fit(Protocol):
@@ -34,11 +35,16 @@ class Fit(Protocol):
         """
 
 
+Show = Callable[[Bundle, CellDataset], PictureTable]
+"""Pictures of what a bundle of this method makes of some images, for a report."""
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method by name: what it is in one line, its configuration and its `fit`."""
+    """A method by name: what it is in one line, its configuration and its `fit`; `show` where there is something to see."""
 
     name: str
     summary: str
     config: type[StrictConfig]
     fit: Fit
+    show: Show | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,29 +17,38 @@ from hemalens.bundle import Bundle
 from hemalens.cache import default_cache_dir
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ConfigError
+from hemalens.evaluation.pictures import thumbnail
+from hemalens.evaluation.results import Picture, PictureTable
 from hemalens.features import feature_maps
-from hemalens.graphs import cut, half_map_graph, join, kind_of
+from hemalens.graphs import cut, half_map_graph, join
 from hemalens.heads import check_head
 from hemalens.images import Preprocessing
 from hemalens.methods.base import Method
-from hemalens.models.autoencoder import CellAutoencoder
 from hemalens.models.backbone import BackboneConfig, frozen_graph, preprocessing_of
 from hemalens.progress import track
+from hemalens.runtime import run_rows
 from hemalens.segmentation import CellImageConfig
 from hemalens.segmenters import TrainedSegmenter, open_segmenter, open_trained_segmenter
 from hemalens.stages import CLASSICAL, CellImageStage
 from hemalens.training.autoencoder import (
     AutoencoderConfig,
     CellPairs,
+    autoencoder_bytes,
     check_domains,
+    draw,
     fit_autoencoder,
     latent_graph,
     latents,
+    read_autoencoder,
 )
 from hemalens.training.probe import Encoded, Probe, export_probe
 
 UNLABELLED = "unlabelled"
 """The role of images, such as another laboratory's, from which the autoencoder learns without their labels."""
+
+
+N_SHOWN = 12
+"""Cells whose drawings a report shows."""
 
 
 class BCSamConfig(BackboneConfig):
@@ -91,6 +101,7 @@ def fit(
     if validation is not None:
         held_maps = feature_maps(validation.records, maps_of, scratch / "validation.npy")
         held = Encoded(validation, latents(encoder, held_maps))
+    shutil.rmtree(scratch, ignore_errors=True)
     probe = Probe(
         method="bc_sam",
         config=config,
@@ -106,7 +117,7 @@ def fit(
         seed=int(rng.integers(2**31)),
         run_dir=run_dir,
         auxiliary=more,
-        extra_files={WEIGHTS: _weights(network)},
+        extra_files={WEIGHTS: autoencoder_bytes(network)},
     )
 
 
@@ -116,7 +127,9 @@ def feature_graph(config: BCSamConfig) -> onnx.ModelProto:
         backbone = BackboneConfig(**{name: getattr(config, name) for name in BackboneConfig.model_fields})
         return frozen_graph(backbone, default_cache_dir(), output="feature_map")
     graph = cut(_trained(config).graph, ["image"], ["full_map"])
-    return join(graph, half_map_graph(kind_of(graph, "full_map")[1]))
+    # windowed attention leaves the sides of the exported map open
+    found = run_rows(graph.SerializeToString(), {"image": np.zeros((1, 8, 8, 3), np.uint8)}, ["full_map"])
+    return join(graph, half_map_graph(found["full_map"].shape[1:]))
 
 
 def cell_image_stage(config: BCSamConfig) -> CellImageStage:
@@ -154,10 +167,34 @@ def cell_images(records: Sequence[Record], stage: CellImageStage) -> NDArray[np.
     return cells
 
 
-def _weights(network: CellAutoencoder) -> bytes:
-    from safetensors.torch import save
+def show(bundle: Bundle, dataset: CellDataset) -> PictureTable:
+    """What the autoencoder of a bundle draws of some cells, beside the cell images it was to draw."""
+    config = BCSamConfig.from_mapping(bundle.manifest.config)
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, N_SHOWN).astype(int))
+    records = [dataset.records[i] for i in chosen]
+    maps = feature_maps(records, feature_graph(config))
+    network = read_autoencoder(bundle.path / WEIGHTS, maps.shape[1:], config.autoencoder)
+    cells = cell_images(records, cell_image_stage(config))
+    return drawings(records, cells, {"drawn from the latent": draw(network, maps)})
 
-    return save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+
+def drawings(
+    records: Sequence[Record],
+    cells: NDArray[np.uint8],
+    drawn: Mapping[str, NDArray[np.uint8]],
+    *,
+    note: str = "The cell image that is to be drawn, and what the autoencoder draws from the latent.",
+) -> PictureTable:
+    """Cell images (n, side, side, 3) beside one or more drawings of them."""
+    rows = [
+        Picture(
+            name=record.path.name,
+            caption=", ".join(text for text in (record.domain, record.label) if text),
+            pictures=tuple(thumbnail(images[i]) for images in (cells, *drawn.values())),
+        )
+        for i, record in enumerate(records)
+    ]
+    return PictureTable(title="What the autoencoder draws", columns=("cell image", *drawn), rows=tuple(rows), note=note)
 
 
-METHOD = Method("bc_sam", "feature maps, cross-domain autoencoder, classical head (BC-SAM)", BCSamConfig, fit)
+METHOD = Method("bc_sam", "feature maps, cross-domain autoencoder, classical head (BC-SAM)", BCSamConfig, fit, show)

@@ -25,7 +25,8 @@ class LastMap(torch.nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """The map before pooling."""
         feature_map: torch.Tensor = self.network.forward_features(pixels)
-        return feature_map
+        # swin and its kin keep the channels last
+        return feature_map.permute(0, 3, 1, 2) if getattr(self.network, "output_fmt", "") == "NHWC" else feature_map
 
     def shape(self, preprocessing: Preprocessing) -> tuple[int, ...]:
         """(c, h, w) at this input size; raises `ConfigError` for a network that keeps no map, such as a ViT."""

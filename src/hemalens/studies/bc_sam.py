@@ -6,6 +6,7 @@ Published: first = Matek-19, second = Acevedo-20, as `--data first=matek19:M --d
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from hemalens.sampling import check_classes
 from hemalens.studies.base import Role, Say, Study
 from hemalens.studies.bc_sam_latents import Discrepancy, Material, Protocol, Row, Side
 from hemalens.studies.bc_sam_scores import Cell, Direction
-from hemalens.studies.bc_sam_tables import accuracy_table, balanced_table, drawings, gain_table
+from hemalens.studies.bc_sam_tables import accuracy_table, balanced_table, drawn, gain_table
 
 POOLED = "features"
 RESNEXT_ROW, RESNEXT_HEAD = "ResNeXt-50", "fine-tuned"
@@ -91,7 +92,6 @@ def run(
     found = _run(sides, config, features, out=out, seed=seed, say=say)
     if config.resnext:
         found.cells.extend(_resnext(sides, config, resnext, out=out, seed=seed, say=say))
-    table = drawings(found.material, found.rows)
     report = make_report(
         f"BC-SAM: {sides[0].dataset.name} and {sides[1].dataset.name}",
         f"study bc-sam: {config.n_folds} folds of each laboratory, each fold's models tested in both",
@@ -101,12 +101,13 @@ def run(
             balanced_table(found.cells, sides),
             *([gain_table(found.cells, found.plain, sides, seed=seed)] if config.pooled and found.rows[1:] else []),
         ],
-        pictures=[table] if table else [],
+        pictures=drawn(found.material, found.rows),
         data=[each.card for each in opened],
         methods=methods,
         seed=seed,
     )
     write_report(report, out)
+    shutil.rmtree(out / "scratch", ignore_errors=True)
     finish_run(out)
     return report
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +15,21 @@ from numpy.typing import NDArray
 from hemalens import graphs
 from hemalens.cache import default_cache_dir
 from hemalens.datasets import CellDataset
-from hemalens.errors import WeightsError
 from hemalens.features import feature_maps
 from hemalens.files import atomic_path, sha256_text
 from hemalens.methods.bc_sam import BCSamConfig, cell_image_stage, cell_images, feature_graph
-from hemalens.models.autoencoder import CellAutoencoder, channels_of
+from hemalens.models.autoencoder import CellAutoencoder
 from hemalens.sampling import k_fold, seeded, units
 from hemalens.stages import CellImageStage
-from hemalens.training.autoencoder import AutoencoderConfig, CellPairs, fit_autoencoder, latent_graph, latents
+from hemalens.training.autoencoder import (
+    AutoencoderConfig,
+    CellPairs,
+    autoencoder_bytes,
+    fit_autoencoder,
+    latent_graph,
+    latents,
+    read_autoencoder,
+)
 
 Say = Callable[[str], None]
 Protocol = Literal["transductive", "inductive"]
@@ -129,33 +136,15 @@ class Material:
         """Trained on these images; a network of the same images, features, cell images and settings is taken as it is."""
         contents = [c for side in self.sides for c in side.dataset.contents]
         key = sha256_text(
-            graphs.digest(self.graph), self.stage.digest, config.model_dump_json(), *(contents[i] for i in rows)
+            graphs.digest(self.graph),
+            self.stage.digest,
+            config.model_dump_json(),
+            *(f"{self.pairs.domains[i]}:{contents[i]}" for i in rows),
         )
         kept = default_cache_dir() / "autoencoders" / f"{key}.safetensors"
         if kept.is_file():
-            return _read(kept, self.maps.shape[1:], config)
+            return read_autoencoder(kept, self.maps.shape[1:], config)
         network = fit_autoencoder(self.pairs.part(rows), config, run_dir)
-        from safetensors.torch import save_file
-
         with atomic_path(kept) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, temporary)
+            temporary.write_bytes(autoencoder_bytes(network))
         return network
-
-
-def _read(file: Path, map_shape: Sequence[int], config: AutoencoderConfig) -> CellAutoencoder:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    network = CellAutoencoder(
-        channels_of(map_shape),
-        latent_size=config.latent_size,
-        side_px=config.side_px,
-        decoder_width=config.decoder_width,
-    )
-    try:
-        network.load_state_dict(load_file(file), strict=True)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"the kept autoencoder {file.name} is damaged", got=str(error)[:120], remedy="Remove it from the cache."
-        ) from error
-    return network.eval()

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hemalens.evaluation.pictures import thumbnail
-from hemalens.evaluation.results import ComparisonTable, Estimate, Picture, PictureTable
+from hemalens.evaluation.results import ComparisonTable, Estimate, PictureTable
+from hemalens.methods.bc_sam import drawings
 from hemalens.studies.base import published
 from hemalens.studies.bc_sam_latents import Material, Row, Side
 from hemalens.studies.bc_sam_scores import Cell, difference, find
@@ -19,9 +19,9 @@ PUBLISHED_SETS = {"matek19": "M", "acevedo20": "A"}
 N_DRAWN = 4
 """Cells of each laboratory whose drawings are shown."""
 TABLE_NOTE = (
-    "Mean over folds. Features are the pooled ones themselves; the other rows are latents of an autoencoder that saw either "
-    "all images of both laboratories, the tested ones included, without their labels (TRANSDUCTIVE, as published), or their "
-    "training folds alone (inductive: each fold's model is then tested on that fold of the other laboratory). "
+    "Mean over folds. Features are the pooled ones themselves; the other rows are latents of an autoencoder that saw "
+    "either all images of both laboratories, the tested ones included, without their labels (TRANSDUCTIVE, as published), "
+    "or their training folds alone (inductive: each fold's model is then tested on that fold of the other laboratory). "
 )
 
 
@@ -103,37 +103,17 @@ def gain_table(cells: Sequence[Cell], plain: Sequence[Cell], sides: Sequence[Sid
     )
 
 
-def drawings(material: Material, rows: Sequence[Row]) -> PictureTable | None:
-    """Some cells of each laboratory beside what each autoencoder draws for them; None without autoencoders."""
-    drawn = [row for row in rows if row.autoencoder is not None]
-    if not drawn:
-        return None
+def drawn(material: Material, rows: Sequence[Row]) -> list[PictureTable]:
+    """Some cells of each laboratory beside what each autoencoder draws for them; nothing without autoencoders."""
     chosen = np.concatenate(
-        [
-            side.start + np.linspace(0, len(side.dataset) - 1, min(N_DRAWN, len(side.dataset))).astype(int)
-            for side in material.sides
-        ]
+        [side.start + np.unique(np.linspace(0, len(side.dataset) - 1, N_DRAWN).astype(int)) for side in material.sides]
     )
-    columns = [draw(row.autoencoder, material.maps[chosen]) for row in drawn if row.autoencoder is not None]
+    columns = {
+        f"{row.name}, {row.protocol}": draw(row.autoencoder, material.maps[chosen]) for row in rows if row.autoencoder
+    }
     records = [record for side in material.sides for record in side.dataset.records]
-    table_rows = []
-    for place, i in enumerate(chosen):
-        pictures = (material.cells[i], *(column[place] for column in columns))
-        table_rows.append(
-            Picture(
-                name=records[i].path.name,
-                caption=f"{records[i].domain}, {records[i].label}",
-                pictures=tuple(thumbnail(picture) for picture in pictures),
-            )
-        )
-    names = [f"{row.name}, {row.protocol}" for row in drawn]
-    return PictureTable(
-        title="What the autoencoders draw",
-        columns=("cell image", *names),
-        rows=tuple(table_rows),
-        note="Left the cell image that is to be drawn, then the drawing from the latent. Of the inductive ones, the first "
-        "fold's.",
-    )
+    note = "Left the cell image that is to be drawn, then the drawings from the latent; of the inductive the first fold's."
+    return [drawings([records[i] for i in chosen], material.cells[chosen], columns, note=note)] if columns else []
 
 
 def _pairs(sides: Sequence[Side]) -> list[tuple[str, str]]:

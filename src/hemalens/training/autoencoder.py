@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hemalens.config import StrictConfig
-from hemalens.errors import ConfigError, ParityError, one_line
+from hemalens.errors import ConfigError, ParityError, WeightsError, one_line
 from hemalens.features import MAPS_AT_ONCE
 from hemalens.graphs import full_map_graph, join
 from hemalens.images import Preprocessing
@@ -186,12 +186,7 @@ def fit_autoencoder(pairs: CellPairs, config: AutoencoderConfig, run_dir: Path) 
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = CellAutoencoder(
-            channels_of(pairs.maps.shape[1:]),
-            latent_size=config.latent_size,
-            side_px=config.side_px,
-            decoder_width=config.decoder_width,
-        )
+        network = _network(pairs.maps.shape[1:], config)
     module = AutoencoderModule(network, config)
     # whole batches come from the dataset: the loader is not to put single images together
     loader = DataLoader(
@@ -237,3 +232,34 @@ def latents(graph: onnx.ModelProto, maps: NDArray[np.float16]) -> NDArray[np.flo
         for i in range(0, len(maps), MAPS_AT_ONCE)
     ]
     return np.concatenate(parts)
+
+
+def autoencoder_bytes(network: CellAutoencoder) -> bytes:
+    """The weights as a safetensors file."""
+    from safetensors.torch import save
+
+    return save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+
+
+def read_autoencoder(file: Path, map_shape: Sequence[int], config: AutoencoderConfig) -> CellAutoencoder:
+    """The network of `autoencoder_bytes`; raises `WeightsError` for a damaged file, or one of another network."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    network = _network(map_shape, config)
+    try:
+        network.load_state_dict(load_file(file), strict=True)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"the autoencoder in {one_line(file)} cannot be read", got=str(error)[:120], remedy="Train it again."
+        ) from error
+    return network.eval()
+
+
+def _network(map_shape: Sequence[int], config: AutoencoderConfig) -> CellAutoencoder:
+    return CellAutoencoder(
+        channels_of(map_shape),
+        latent_size=config.latent_size,
+        side_px=config.side_px,
+        decoder_width=config.decoder_width,
+    )

@@ -67,7 +67,7 @@ def _results(report: Report) -> Iterator[str]:
     for target in k_shot.targets(report):
         yield from _target(target)
     if report.tables:
-        yield "## Ours beside the published"
+        yield "## Tables"
     for comparison in report.tables:
         yield f"### {escape(comparison.title)}"
         yield _table(tables.comparison(comparison))

@@ -258,7 +258,9 @@ def _is_number(value: str | float | None) -> bool:
     return not isinstance(value, str) or _NUMBER.fullmatch(value) is not None
 
 
-def _comparison_cell(value: str | float | None) -> Cell:
+def _comparison_cell(value: str | int | float | None) -> Cell:
+    if isinstance(value, int):
+        return Cell(formatting.count(value))
     return Cell(formatting.visible(value) if isinstance(value, str) else formatting.score(value))
 
 
