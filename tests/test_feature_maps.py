@@ -1,4 +1,4 @@
-"""Feature maps: a backbone's last map against torch, kept in 16 bits, staged and unstaged images apart, large sets in a file."""
+"""Feature maps: a backbone's last map against torch, kept in 16 bits, staged images apart, large sets in a file."""
 
 from __future__ import annotations
 

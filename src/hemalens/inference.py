@@ -56,7 +56,7 @@ class Predictor:
         """Predictions for image paths or records, one each, in order; an unreadable image gives one with an error."""
         stages = self.bundle.stages
         given = (i if isinstance(i, Record) else Record(i, source_label="", domain="") for i in inputs)
-        records = (replace(record, before=stages) for record in given) if stages else given
+        records = (record if record.before == stages else replace(record, before=stages) for record in given)
         for record, answer in self._runner.map(records):
             if isinstance(answer, ImageError):
                 yield Prediction(record, None, None, error=str(answer))

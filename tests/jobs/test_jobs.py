@@ -324,7 +324,7 @@ def test_a_damaged_fold_is_fitted_again(
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr("hemalens.jobs.benchmark.write_report", killed)
+        patch.setattr("hemalens.jobs.runs.write_report", killed)
         with pytest.raises(KilledError):
             run()
     fits.clear()

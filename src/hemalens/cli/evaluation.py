@@ -98,16 +98,15 @@ def benchmark(
     """
     from hemalens.evaluation.k_shot import PUBLISHED_SHOTS, KShotPlan
     from hemalens.fewshot import FewShotConfig
-    from hemalens.jobs.benchmark import KShotRequest
-    from hemalens.jobs.benchmark import benchmark as run
+    from hemalens.jobs import benchmark as jobs
 
     talk = Talk(quiet, as_json)
     k_shot = None
     if protocol == "k-shot" or any((shots, without_replacement, support, target_labels, few_shot)):
         known = PUBLISHED_SHOTS if shots is None else whole_numbers(shots, "--shots")
         plan = KShotPlan(known, repeats, not without_replacement, FewShotConfig.load(None, few_shot or []))
-        k_shot = KShotRequest(plan, support, target_labels)
-    report = run(
+        k_shot = jobs.KShotRequest(plan, support, target_labels)
+    report = jobs.benchmark(
         [name.strip() for name in methods.split(",") if name.strip()],
         source,
         target_specs=target or [],

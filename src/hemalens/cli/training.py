@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,18 @@ from hemalens.cli.common import (
     role_specs,
     show_report,
 )
+from hemalens.errors import InputError
+
+if TYPE_CHECKING:
+    from hemalens.evaluation.results import Report
+
+TrainingData = Annotated[
+    list[str], typer.Option("--train", metavar="SPEC", help="Training data, as in folder:my_cells; repeatable.")
+]
+Auxiliary = Annotated[
+    list[str] | None,
+    typer.Option("--aux", metavar="ROLE=SPEC", help="Images to learn from without their labels; repeatable."),
+]
 
 
 def quickstart(
@@ -45,17 +57,12 @@ def quickstart(
 def train(
     *,
     method: Annotated[str, typer.Argument(help="linear_probe, finetune, bloodshot, bc_sam or bc_sam_segmenter.")],
-    data: Annotated[
-        list[str], typer.Option("--train", metavar="SPEC", help="Training data, as in folder:my_cells; repeatable.")
-    ],
+    data: TrainingData,
     out: Out,
     validation: Annotated[
         str | None, typer.Option("--val", metavar="SPEC", help="Validation data; otherwise a part of the training data.")
     ] = None,
-    auxiliary: Annotated[
-        list[str] | None,
-        typer.Option("--aux", metavar="ROLE=SPEC", help="Images to learn from without their labels; repeatable."),
-    ] = None,
+    auxiliary: Auxiliary = None,
     cell_image: CellImage = None,
     labels: Labels = "five_class",
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings of the method, TOML.")] = None,
@@ -79,45 +86,45 @@ def train(
     from hemalens.methods import SEGMENTERS
 
     talk = Talk(quiet, as_json)
-    chosen = [*(settings or []), *([f"weights={weights}"] if weights else [])]
+    shared: dict[str, Any] = {
+        "out": out,
+        "test_fraction": test_fraction,
+        "config_file": config,
+        "settings": [*(settings or []), *([f"weights={weights}"] if weights else [])],
+        "seed": seed,
+        "overwrite": overwrite,
+        "drop_unreadable": drop_unreadable,
+        "say": talk.say,
+    }
     if method in SEGMENTERS:
-        from hemalens.jobs.segment import train_segmenter
-
-        report = train_segmenter(
-            data,
-            out=out,
-            test_fraction=test_fraction,
-            config_file=config,
-            settings=chosen,
-            seed=seed,
-            overwrite=overwrite,
-            drop_unreadable=drop_unreadable,
-            say=talk.say,
-        )
-        show_report(talk, report, out)
-        if not as_json:
-            print(f"segmenter: {out / 'segmenter'}")
+        _train_segmenter(talk, data, {"--val": validation, "--aux": auxiliary, "--cell-image": cell_image}, shared)
         return
     from hemalens.jobs.train import train as run
 
     report = run(
         method,
         data,
-        out=out,
         labels=labels,
         validation_spec=validation,
-        test_fraction=test_fraction,
-        validation_fraction=validation_fraction,
-        min_per_class=min_per_class,
-        config_file=config,
         auxiliary_specs=role_specs(auxiliary or [], "--aux"),
         cell_image=cell_image,
-        settings=chosen,
-        seed=seed,
-        overwrite=overwrite,
-        drop_unreadable=drop_unreadable,
-        say=talk.say,
+        validation_fraction=validation_fraction,
+        min_per_class=min_per_class,
+        **shared,
     )
+    _finish(talk, report, out, "bundle")
+
+
+def _train_segmenter(talk: Talk, data: list[str], useless: dict[str, Any], shared: dict[str, Any]) -> None:
+    from hemalens.jobs.segment import train_segmenter
+
+    given = [option for option, value in useless.items() if value]
+    if given:
+        raise InputError("a segmenter learns from masks alone", got=", ".join(given), remedy="Leave these options out.")
+    _finish(talk, train_segmenter(data, **shared), shared["out"], "segmenter")
+
+
+def _finish(talk: Talk, report: Report, out: Path, what: str) -> None:
     show_report(talk, report, out)
-    if not as_json:
-        print(f"bundle: {out / 'bundle'}")
+    if not talk.as_json:
+        print(f"{what}: {out / what}")

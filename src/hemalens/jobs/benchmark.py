@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,6 @@ from hemalens.datasets import CellDataset
 from hemalens.errors import InputError
 from hemalens.evaluation.k_shot import KShotPlan
 from hemalens.evaluation.protocols import FitFold, cross_domain, fit_whole
-from hemalens.evaluation.report import write_report
 from hemalens.evaluation.results import DataCard, Evaluation, KShot, Report
 from hemalens.graphs import cut
 from hemalens.jobs.k_shot import NewLaboratory, check_laboratories, embed_laboratory, open_laboratories
@@ -24,7 +23,6 @@ from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import claim_run, finish_run, fit_in
 from hemalens.jobs.train import Say
 from hemalens.methods import METHODS, Method, find_method
-from hemalens.sampling import Unreadable
 from hemalens.segmenters import cell_image_stages
 
 Protocol = Literal["k-fold", "cross-domain", "k-shot"]
@@ -57,16 +55,14 @@ def benchmark(
     _check_request(method_names, protocol, target_specs, k_shot)
     chosen = [find_method(name) for name in dict.fromkeys(method_names)]
     configs = {method.name: _config_of(method, settings, {m.name for m in chosen}) for method in chosen}
-    broken: Unreadable = "drop" if drop_unreadable else "refuse"
     stages = cell_image_stages(cell_image)
-    source = prepare(
-        source_spec, labels=labels, role="source", unreadable=broken, min_per_class=min_per_class, stages=stages
+    wanted: dict[str, Any] = {"labels": labels, "min_per_class": min_per_class, "stages": stages}
+    source = prepare(source_spec, role="source", unreadable="drop" if drop_unreadable else "refuse", **wanted)
+    task: _Folds | _KShot = (
+        _KShot.open(source, target_specs, (k_shot or KShotRequest()).seeded(seed), labels, min_per_class)
+        if protocol == "k-shot"
+        else _Folds.open(source, target_specs, labels, n_folds, min_per_class)
     )
-    task: _Folds | _KShot
-    if protocol == "k-shot":
-        task = _KShot.open(source, target_specs, (k_shot or KShotRequest()).seeded(seed), labels, min_per_class)
-    else:
-        task = _Folds.open(source, target_specs, labels, n_folds, min_per_class)
     for note in (*source.notes, *task.notes):
         say(note)
     request: dict[str, Any] = {
@@ -78,12 +74,8 @@ def benchmark(
         "seed": seed,
         **task.request(),
     }
-    if claim_run(out, request, overwrite=overwrite):
-        say("going on with the stopped run")
-    found = _Found()
-    for method in chosen:
-        say(f"{method.name}: {task.described}")
-        task.run(method, _fit_fold(method, configs[method.name], say), out / "fits" / method.name, seed, found)
+    claim_run(out, request, overwrite=overwrite, say=say)
+    found = _run_all(task, {method: configs[method.name] for method in chosen}, out / "fits", seed, say)
     report = make_report(
         f"{', '.join(configs)}: {protocol} from {source.dataset.name}",
         f"{protocol}, {task.described}",
@@ -93,8 +85,7 @@ def benchmark(
         methods=request["configs"],
         seed=seed,
     )
-    write_report(report, out)
-    finish_run(out)
+    finish_run(out, report)
     return report
 
 
@@ -201,6 +192,14 @@ class _KShot:
         for laboratory in self.laboratories:
             seen = embed_laboratory(laboratory.through(bundle.stages), encoder, seed=seed)
             found.k_shot.append(seen.score(self.asked.plan, method=method.name, source=name))
+
+
+def _run_all(task: _Folds | _KShot, configs: Mapping[Method, StrictConfig], fits: Path, seed: int, say: Say) -> _Found:
+    found = _Found()
+    for method, config in configs.items():
+        say(f"{method.name}: {task.described}")
+        task.run(method, _fit_fold(method, config, say), fits / method.name, seed, found)
+    return found
 
 
 def _check_request(

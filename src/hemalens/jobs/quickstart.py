@@ -8,7 +8,6 @@ import numpy as np
 
 from hemalens.datasets import open_dataset
 from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES, synthesize
-from hemalens.evaluation.report import write_report
 from hemalens.evaluation.results import Report
 from hemalens.files import write_text
 from hemalens.jobs.adapt import adapt
@@ -66,8 +65,7 @@ def quickstart(
         methods=at_home.methods,
         seed=seed,
     )
-    write_report(report, out)
-    finish_run(out)
+    finish_run(out, report)
     return report, predicted
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from hemalens.bundle import Bundle, open_bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.errors import BundleError, OutputError, one_line
+from hemalens.evaluation.report import write_report
+from hemalens.evaluation.results import Report
 from hemalens.files import claim_output, output_errors, sha256_text, write_json
 from hemalens.methods import Method
 
@@ -22,8 +24,10 @@ RUN_FILE = "run.json"
 NO_AUXILIARY: Mapping[str, CellDataset] = {}
 
 
-def claim_run(out: Path, request: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Take `out` for the run that `request` describes; True when a stopped run of the same request goes on there.
+def claim_run(
+    out: Path, request: Mapping[str, Any], *, overwrite: bool, say: Callable[[str], None] = lambda text: None
+) -> bool:
+    """Take `out` for the run that `request` describes; True, and said, when a stopped run of it goes on there.
 
     A finished run, another run, or a folder of something else is refused; `overwrite` removes a run, and nothing but a
     run. Raises `OutputError`.
@@ -53,11 +57,14 @@ def claim_run(out: Path, request: Mapping[str, Any], *, overwrite: bool) -> bool
     write_json(
         file, {"kind": "hemalens-run", "key": key, "finished": False, "request": request, "versions": library_versions()}
     )
+    if known is not None:
+        say("going on with the stopped run")
     return known is not None
 
 
-def finish_run(out: Path) -> None:
-    """Mark a run as finished."""
+def finish_run(out: Path, report: Report) -> None:
+    """Write a run's report and mark the run as finished."""
+    write_report(report, out)
     known = _read(out / RUN_FILE)
     if known is None:
         raise OutputError(f"{one_line(out / RUN_FILE)} is gone")

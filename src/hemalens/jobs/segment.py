@@ -26,7 +26,7 @@ from hemalens.jobs.reporting import data_card, make_report
 from hemalens.jobs.runs import claim_run, finish_run
 from hemalens.jobs.train import Say
 from hemalens.progress import track
-from hemalens.sampling import part_of, seeded
+from hemalens.sampling import Unreadable, part_of, seeded
 from hemalens.segmentation import CellImageConfig, Outcome, cell_image, dice, intersection_over_union
 from hemalens.segmenters import open_segmenter
 from hemalens.stages import CLASSICAL, ClassicalSegmenter, Segmenter
@@ -57,12 +57,8 @@ def train_segmenter(
     from hemalens.models.lora import count_parameters
 
     config = SegmenterConfig.load(config_file, settings)
-    given = prepare(
-        train_specs,
-        labels=AS_LABELLED,
-        role="train and test",
-        unreadable="drop" if drop_unreadable else "refuse",
-    )
+    unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
+    given = prepare(train_specs, labels=AS_LABELLED, role="train and test", unreadable=unreadable)
     for note in given.notes:
         say(note)
     masked = with_masks(given.dataset)
@@ -78,16 +74,13 @@ def train_segmenter(
         "test": test.fingerprint if test else None,
         "seed": seed,
     }
-    if claim_run(out, request, overwrite=overwrite):
-        say("going on with the stopped run")
+    claim_run(out, request, overwrite=overwrite, say=say)
     say(f"{trained:,} of {total:,} parameters learn")
     say(f"training on {n_masks} of {len(rest)} masks, {len(test) if test else 0} held out for the test")
     fit_segmenter(learn, config=config, run_dir=out)
     origin = "trained from random weights, not from SAM's" if config.weights == "none" else "tuned from SAM's weights"
-    segmenters: dict[str, Segmenter] = {
-        f"{NAME}, {config.architecture}": open_segmenter(str(out / "segmenter")),
-        CLASSICAL: ClassicalSegmenter(),
-    }
+    tuned = open_segmenter(str(out / "segmenter"))
+    segmenters = {f"{NAME}, {config.architecture}": tuned, CLASSICAL: ClassicalSegmenter()}
     note = f"{config.architecture}: {origin}; {n_masks} masks; {trained:,} of {total:,} parameters learned."
     report = make_report(
         f"{NAME} on {masked.name}",
@@ -98,8 +91,7 @@ def train_segmenter(
         methods={NAME: config.model_dump(mode="json")},
         seed=seed,
     )
-    write_report(report, out)
-    finish_run(out)
+    finish_run(out, report)
     return report
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.errors import SplitError
 from hemalens.evaluation.evaluate import evaluate, refuse_leaks
-from hemalens.evaluation.report import write_report
 from hemalens.evaluation.results import Report
 from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import claim_run, finish_run, fit_in
-from hemalens.methods import find_method
+from hemalens.methods import Method, find_method
 from hemalens.sampling import Unreadable, check_classes, hold_out, seeded
 from hemalens.segmenters import cell_image_stages
 from hemalens.stages import CellImageStage
@@ -50,62 +51,67 @@ def train(
     """
     method = find_method(method_name)
     config = method.config.load(config_file, settings)
-    role = "train, validation and test" if test_fraction else "train and validation"
-    unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     stages = cell_image_stages(cell_image)
-    given = prepare(
-        train_specs, labels=labels, role=role, unreadable=unreadable, min_per_class=min_per_class, stages=stages
-    )
+    unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
+    role = "train, validation and test" if test_fraction else "train and validation"
+    wanted: dict[str, Any] = {"labels": labels, "unreadable": unreadable, "stages": stages}
+    given = prepare(train_specs, role=role, min_per_class=min_per_class, **wanted)
     check_classes(given.dataset, n_units=1 + bool(test_fraction) + (validation_spec is None))
-    held = (
-        prepare(validation_spec, labels=labels, role="validation", unreadable=unreadable, stages=stages)
-        if validation_spec
-        else None
-    )
+    held = prepare(validation_spec, role="validation", **wanted) if validation_spec else None
     more = open_auxiliary(auxiliary_specs, unreadable=unreadable, stages=stages)
     opened = [given, *([held] if held else []), *more.values()]
     for note in (note for each in opened for note in each.notes):
         say(note)
-    learn, validation, test = _split(given.dataset, held, test_fraction, validation_fraction, seed)
-    request = {
+    learn, validation, test = parts = _split(given.dataset, held, test_fraction, validation_fraction, seed)
+    auxiliary = {name: each.dataset for name, each in more.items()}
+    request = _request(method, config, parts, auxiliary, stages) | {"seed": seed}
+    claim_run(out, request, overwrite=overwrite, say=say)
+    n_test = len(test) if test else 0
+    say(f"training on {len(learn)} images, {len(validation)} for validation, {n_test} held out for the test")
+    fit: dict[str, Any] = {"auxiliary": auxiliary, "config": config, "rng": seeded(seed, "fit")}
+    bundle = fit_in(out, method, learn, validation=validation, **fit)
+    report = make_report(
+        f"{method.name} on {given.dataset.name}",
+        f"one split: {test_fraction:.0%} held out for the test" if test else "no test part",
+        evaluations=[evaluate([bundle], [test], target=test, source_name=_named(given, test_fraction), seed=seed)]
+        if test
+        else [],
+        pictures=[method.show(bundle, test or learn)] if method.show else [],
+        data=[each.card for each in opened],
+        methods={method.name: config.model_dump(mode="json")},
+        seed=seed,
+    )
+    finish_run(out, report)
+    return report
+
+
+def _named(given: Prepared, test_fraction: float) -> str:
+    return f"{given.dataset.name} ({1 - test_fraction:.0%})"
+
+
+_Parts = tuple[CellDataset, CellDataset, CellDataset | None]
+"""(training, validation, test)."""
+
+
+def _request(
+    method: Method,
+    config: StrictConfig,
+    parts: _Parts,
+    auxiliary: Mapping[str, CellDataset],
+    stages: tuple[CellImageStage, ...],
+) -> dict[str, Any]:
+    """What makes a run another one."""
+    learn, validation, test = parts
+    return {
         "job": "train",
         "method": method.name,
         "config": config.model_dump(mode="json"),
         "train": learn.fingerprint,
         "validation": validation.fingerprint,
         "test": test.fingerprint if test else None,
-        "auxiliary": {role: each.dataset.fingerprint for role, each in more.items()},
+        "auxiliary": {role: dataset.fingerprint for role, dataset in auxiliary.items()},
         "before": [stage.digest for stage in stages],
-        "seed": seed,
     }
-    if claim_run(out, request, overwrite=overwrite):
-        say("going on with the stopped run")
-    n_test = len(test) if test else 0
-    say(f"training on {len(learn)} images, {len(validation)} for validation, {n_test} held out for the test")
-    bundle = fit_in(
-        out,
-        method,
-        learn,
-        validation=validation,
-        auxiliary={role: each.dataset for role, each in more.items()},
-        config=config,
-        rng=seeded(seed, "fit"),
-    )
-    name = f"{given.dataset.name} ({1 - test_fraction:.0%})"
-    tests = [test] if test else []
-    evaluations = [evaluate([bundle], [t], target=t, source_name=name, seed=seed) for t in tests]
-    report = make_report(
-        f"{method.name} on {given.dataset.name}",
-        f"one split: {test_fraction:.0%} held out for the test" if test else "no test part",
-        evaluations=evaluations,
-        pictures=[method.show(bundle, test or learn)] if method.show else [],
-        data=[each.card for each in opened],
-        methods={method.name: config.model_dump(mode="json")},
-        seed=seed,
-    )
-    write_report(report, out)
-    finish_run(out)
-    return report
 
 
 def open_auxiliary(
@@ -127,7 +133,7 @@ def open_auxiliary(
 
 def _split(
     dataset: CellDataset, held: Prepared | None, test_fraction: float, validation_fraction: float, seed: int
-) -> tuple[CellDataset, CellDataset, CellDataset | None]:
+) -> _Parts:
     """(training, validation, test) parts; no image or group in two of them."""
     test = None
     if test_fraction:

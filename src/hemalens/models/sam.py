@@ -151,7 +151,7 @@ class SamSegmenter(nn.Module):
         """Logits of background and cell from `feature_map`'s (n, width, g, g): (n, 2, 4g, 4g)."""
         embedding = self.vision_encoder.neck(feature_map.permute(0, 2, 3, 1))  # (n, c, g, g)
         _, no_mask = self.prompt_encoder(None, None, None, None)  # (1, c, g, g)
-        # under autocast the phases, up to hundreds of turns, would lose their fraction
+        # autocast would round the phases, several turns each, to 8 bits
         with torch.autocast(feature_map.device.type, enabled=False):
             positions = position_code(self.prompt_encoder.shared_embedding.positional_embedding, self.grid)
         return decode_masks(self.mask_decoder, embedding + no_mask, positions)

@@ -20,7 +20,6 @@ from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.protocols import cross_domain
-from hemalens.evaluation.report import write_report
 from hemalens.evaluation.results import Report
 from hemalens.heads import check_head
 from hemalens.jobs.prepare import Prepared, prepare
@@ -87,8 +86,7 @@ def run(
         "data": [side.dataset.fingerprint for side in sides],
         "seed": seed,
     }
-    if claim_run(out, request, overwrite=overwrite):
-        say("going on with the stopped run")
+    claim_run(out, request, overwrite=overwrite, say=say)
     found = _run(sides, config, features, out=out, seed=seed, say=say)
     if config.resnext:
         found.cells.extend(_resnext(sides, config, resnext, out=out, seed=seed, say=say))
@@ -106,9 +104,8 @@ def run(
         methods=methods,
         seed=seed,
     )
-    write_report(report, out)
+    finish_run(out, report)
     shutil.rmtree(out / "scratch", ignore_errors=True)
-    finish_run(out)
     return report
 
 

@@ -20,7 +20,6 @@ from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.k_shot import PUBLISHED_SHOTS, KShotPlan
-from hemalens.evaluation.report import write_report
 from hemalens.evaluation.results import DataCard, Evaluation, KShot, Report
 from hemalens.fewshot import FewShotConfig
 from hemalens.graphs import cut
@@ -108,8 +107,7 @@ def run(
         "seed": seed,
     }
     plans = _plans(laboratories, config, seed, generic, say)
-    if claim_run(out, request, overwrite=overwrite):
-        say("going on with the stopped run")
+    claim_run(out, request, overwrite=overwrite, say=say)
     encoders: dict[str, onnx.ModelProto] = {}
     evaluations: list[Evaluation] = []
     for row, embedder in embedders.items():
@@ -135,8 +133,7 @@ def run(
         methods=shown,
         seed=seed,
     )
-    write_report(report, out)
-    finish_run(out)
+    finish_run(out, report)
     return report
 
 
