@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol, get_args
@@ -19,6 +20,7 @@ from hemalens.cache import FeatureCache, default_cache_dir
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import ImageError
 from hemalens.files import sha256_text
+from hemalens.progress import track
 from hemalens.runtime import session_of
 from hemalens.segmentation import CellImage, CellImageConfig, Outcome, cell_image, segment_cell
 
@@ -143,9 +145,10 @@ def stage_of(entry: CellImageEntry, folder: Path) -> CellImageStage:
 def count_outcomes(dataset: CellDataset, stage: CellImageStage) -> dict[Outcome, int]:
     """How the cell images of a dataset come out; unreadable images are not counted."""
     found: Counter[Outcome] = Counter()
-    for record in dataset.through(()).records:
-        try:
-            found[stage.make(record.read()).outcome] += 1
-        except ImageError:
-            continue
+    with track("cutting cells out", len(dataset)) as progress:
+        for record in dataset.records:
+            # an unreadable image shows as such where it is tested or trained on
+            with suppress(ImageError):
+                found[stage.make(record.unstaged().read()).outcome] += 1
+            progress(1)
     return dict(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ VERBS = (
     ("train",),
     ("adapt",),
     ("predict",),
+    ("segment",),
     ("evaluate",),
     ("benchmark",),
     ("study",),
@@ -93,6 +95,127 @@ def test_predict_prints_counts_and_json(command: Command, tmp_path: Path, tmp_pa
     found = json.loads(command("predict", bundle, images, "--out", tmp_path / "b.parquet", "--quiet", "--json").out)
     assert found["n_rows"] == len(dataset)
     assert sum(found["by_label"].values()) == len(dataset)
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        (("segment",), ("SEGMENTER", "IMAGES", "--out", "--size", "--overwrite", "classical", "trained segmenter")),
+        (("train",), ("--aux", "ROLE=SPEC", "--cell-image", "SEGMENTER", "--train", "bc_sam_segmenter", "repeatable")),
+        (("benchmark",), ("--cell-image", "classical")),
+    ],
+)
+def test_help_names_what_is_to_be_said(verb: tuple[str, ...], words: tuple[str, ...], command: Command) -> None:
+    printed = command(*verb, "--help").out
+    assert [word for word in words if word not in printed] == []
+
+
+@pytest.fixture
+def few(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four cells of three types in class folders, and their masks in a table."""
+    folder = tmp_path / "few"
+    rows = ["path,label,mask"]
+    for kind in trained.CELL_TYPES[:3]:
+        for part in ("images", "masks"):
+            (folder / part / kind).mkdir(parents=True)
+            for image in sorted((trained.cells(tmp_path_factory) / "lab_a" / part / kind).iterdir())[:4]:
+                shutil.copy(image, folder / part / kind / image.name)
+        rows += [f"images/{kind}/{i.name},{kind},masks/{kind}/{i.name}" for i in (folder / "images" / kind).iterdir()]
+    (folder / "cells.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_segment_prints_counts_a_table_and_json(command: Command, few: Path, tmp_path: Path) -> None:
+    ended = command("segment", "classical", f"csv:{few / 'cells.csv'}", "--out", tmp_path / "a", "--size", 32, "--quiet")
+    assert (ended.code, ended.err) == (0, "")
+    assert "12 image(s): cell 12" in ended.out
+    assert "unreadable: 0" in ended.out
+    assert "Agreement with the given masks" in ended.out
+    assert f"report: {tmp_path / 'a' / 'report.html'}" in ended.out
+    (few / "images" / "monocyte.png").write_bytes(b"no image")
+    ended = command("segment", "classical", few / "images" / "monocyte.png", "--out", tmp_path / "b", "--json", "-q")
+    found = json.loads(ended.out)
+    assert {name: found[name] for name in ("n_images", "outcomes", "n_unreadable", "tables")} == {
+        "n_images": 1,
+        "outcomes": {},
+        "n_unreadable": 1,
+        "tables": [],
+    }
+    assert "monocyte.png" in found["first_error"]
+    ended = command("segment", "classical", few / "images", "--out", tmp_path / "a", "--quiet")
+    assert ended.code == 2
+    assert ended.error.startswith("error: ")
+    assert "--overwrite" in ended.error
+    assert command("segment", "classical", few / "images", "--out", tmp_path / "c", "--size", 8).code == 2
+    ended = command("segment", "clasical", few / "images", "--out", tmp_path / "c")
+    assert (ended.code, ended.error.startswith("error: there is no segmenter 'clasical'")) == (2, True)
+
+
+def test_train_a_segmenter_and_cut_cells_out_with_it(command: Command, few: Path, tmp_path: Path) -> None:
+    """The segmenter's folder goes into --cell-image, and the bundle needs it no more."""
+    small = ("architecture=small", "rank=0", "image_size_px=32", "epochs=1", "batch_size=4", "precision=fp32")
+    settings = [word for setting in (*small, "mask_fraction=0.5") for word in ("--set", setting)]
+    spec = f"csv:{few / 'cells.csv'}"
+    arguments = ("train", "bc_sam_segmenter", "--train", spec, "--weights", "none", *settings, "--out", tmp_path / "s")
+    ended = command(*arguments)
+    assert ended.code == 0
+    assert f"segmenter: {tmp_path / 's' / 'segmenter'}" in ended.out
+    assert "parameters learn" in ended.err
+    assert "training on 5 of 10 masks, 2 held out for the test" in ended.err
+    assert "trained from random weights" in " ".join(ended.out.split())
+    again = command(*arguments)
+    assert (again.code, "finished" in again.error) == (2, True)
+    probe = [word for setting in trained.settings(trained.PROBE) for word in ("--set", setting)]
+    run = ("train", "linear_probe", "--train", f"folder:{few / 'images'}", *probe, "--test-fraction", 0)
+    ended = command(*run, "--cell-image", tmp_path / "s" / "segmenter", "--out", tmp_path / "run")
+    assert ended.code == 0
+    assert "12, of which" in ended.err
+    shutil.rmtree(tmp_path / "s")
+    ended = command("predict", tmp_path / "run" / "bundle", few / "images", "--out", tmp_path / "a.csv", "--quiet")
+    assert ended.code == 0
+    counted = next(line for line in ended.out.splitlines() if line.startswith("cells cut out: "))
+    assert sum(int(part.split()[-1]) for part in counted.removeprefix("cells cut out: ").split(",")) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bc_sam",), "bc_sam needs a segmenter"),
+        (("bc_sam", "--aux", "unlabelled"), "cannot read --aux 'unlabelled'; expected ROLE=SPEC"),
+        (("bc_sam", "--aux", "=folder:x"), "cannot read --aux '=folder:x'; expected ROLE=SPEC"),
+        (("bc_sam", "--aux", "unlabelled=nowhere:x"), "unknown dataset 'nowhere'"),
+        (("bc_sam", "--set", "autoencoder.mmd=mean"), "key 'autoencoder.mmd'"),
+        (("bc_sam_segmenter",), "bc_sam_segmenter needs the weights of Segment Anything"),
+        (("bc_sam_segmenter", "--weights", "none"), "has no masks"),
+        (("bc_sam_segmentor",), "unknown method 'bc_sam_segmentor'. did you mean 'bc_sam_segmenter'"),
+        (("linear_probe", "--cell-image", "clasical"), "there is no segmenter 'clasical'"),
+    ],
+)
+def test_train_says_in_one_line_what_it_needs(
+    command: Command, few: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    method, *more = arguments
+    spec = f"folder:{few / 'images'}"
+    backbone = ("--set", "autoencoder.mmd=none") if arguments == ("bc_sam",) else ()
+    ended = command("train", method, "--train", spec, *more, *backbone, "--out", tmp_path / "run", "--quiet")
+    assert ended.code == 2
+    assert message.lower() in ended.error.lower()
+    assert not (tmp_path / "run" / "bundle").exists()
+
+
+def test_several_training_sets_are_one(command: Command, few: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for kind in ("neutrophil", "eosinophil"):
+        (other / kind).mkdir(parents=True)
+        for image in sorted((few / "images" / kind).iterdir())[:2]:
+            image.rename(other / kind / image.name)
+    probe = [word for setting in trained.settings(trained.PROBE) for word in ("--set", setting)]
+    specs = ("--train", f"folder:{few / 'images'}", "--train", f"folder:{other}")
+    ended = command(
+        "train", "linear_probe", *specs, *probe, "--test-fraction", 0, "--out", tmp_path / "run", "--json", "-q"
+    )
+    (card,) = json.loads(ended.out)["data"]
+    assert (card["name"], card["n_images"]) == ("images + other", 12)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def adapt(
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     bases = [base, *(open_bundle(path) for path in beside)]
     stages = _stages_of(bases)
-    support = _support(base, support_spec, allow_new=allow_new, unreadable=unreadable, say=say).through(stages)
+    support = _support(base, support_spec, allow_new=allow_new, unreadable=unreadable, say=say)
     known = frozenset[str]().union(*(bundle.seen for bundle in bases))
     seen = sum(content in known for content in support.contents)
     if seen:
@@ -167,6 +167,7 @@ def _support(base: Bundle, spec: str, *, allow_new: bool, unreadable: Unreadable
         role="support",
         unreadable=unreadable,
         keep=lambda label: allow_new or own_words or label in known,
+        stages=base.stages,
     )
     for note in given.notes:
         say(note)

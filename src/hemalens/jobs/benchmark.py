@@ -24,6 +24,7 @@ from hemalens.jobs.runs import claim_run, finish_run, fit_in
 from hemalens.jobs.train import Say
 from hemalens.methods import METHODS, Method, find_method
 from hemalens.segmenters import cell_image_stages
+from hemalens.stages import CellImageStage
 
 Protocol = Literal["k-fold", "cross-domain", "k-shot"]
 
@@ -59,9 +60,9 @@ def benchmark(
     wanted: dict[str, Any] = {"labels": labels, "min_per_class": min_per_class, "stages": stages}
     source = prepare(source_spec, role="source", unreadable="drop" if drop_unreadable else "refuse", **wanted)
     task: _Folds | _KShot = (
-        _KShot.open(source, target_specs, (k_shot or KShotRequest()).seeded(seed), labels, min_per_class)
+        _KShot.open(source, target_specs, (k_shot or KShotRequest()).seeded(seed), **wanted)
         if protocol == "k-shot"
-        else _Folds.open(source, target_specs, labels, n_folds, min_per_class)
+        else _Folds.open(source, target_specs, n_folds, **wanted)
     )
     for note in (*source.notes, *task.notes):
         say(note)
@@ -118,8 +119,17 @@ class _Folds:
     min_per_class: int
 
     @classmethod
-    def open(cls, source: Prepared, specs: Sequence[str], labels: str, n_folds: int, min_per_class: int) -> _Folds:
-        targets = [prepare(spec, labels=labels, role="target", unreadable="keep") for spec in specs]
+    def open(
+        cls,
+        source: Prepared,
+        specs: Sequence[str],
+        n_folds: int,
+        *,
+        labels: str,
+        min_per_class: int,
+        stages: tuple[CellImageStage, ...],
+    ) -> _Folds:
+        targets = [prepare(spec, labels=labels, role="target", unreadable="keep", stages=stages) for spec in specs]
         return cls(source, targets, n_folds, min_per_class)
 
     @property
@@ -158,9 +168,22 @@ class _KShot:
     asked: KShotRequest
 
     @classmethod
-    def open(cls, source: Prepared, specs: Sequence[str], asked: KShotRequest, labels: str, min_per_class: int) -> _KShot:
+    def open(
+        cls,
+        source: Prepared,
+        specs: Sequence[str],
+        asked: KShotRequest,
+        *,
+        labels: str,
+        min_per_class: int,
+        stages: tuple[CellImageStage, ...],
+    ) -> _KShot:
         found = open_laboratories(
-            specs, asked.support_spec, labels=asked.target_labels or labels, min_per_class=min_per_class
+            specs,
+            asked.support_spec,
+            labels=asked.target_labels or labels,
+            min_per_class=min_per_class,
+            stages=stages,
         )
         check_laboratories(found, asked.plan, source.dataset)
         return cls(source, found, asked)
@@ -190,7 +213,7 @@ class _KShot:
         bundle = fit_whole(fit, self.source.dataset, seed=seed, run_dir=run_dir)
         encoder = cut(bundle.graph, ["image"], ["embedding"])
         for laboratory in self.laboratories:
-            seen = embed_laboratory(laboratory.through(bundle.stages), encoder, seed=seed)
+            seen = embed_laboratory(laboratory, encoder, seed=seed)
             found.k_shot.append(seen.score(self.asked.plan, method=method.name, source=name))
 
 

@@ -36,7 +36,12 @@ def evaluate(
     # an adapted bundle may know classes that its label map has no place for
     known = bundle.manifest.labels
     given = prepare(
-        data_spec, labels=bundle.manifest.label_map, role="test", unreadable="keep", keep=lambda label: label in known
+        data_spec,
+        labels=bundle.manifest.label_map,
+        role="test",
+        unreadable="keep",
+        keep=lambda label: label in known,
+        stages=bundle.stages,
     )
     for note in given.notes:
         say(note)

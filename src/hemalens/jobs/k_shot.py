@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import onnx
 
 from hemalens.datasets import CellDataset
-from hemalens.datasets.base import Stage
 from hemalens.errors import DatasetError, InputError, SplitError
 from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.k_shot import Embedded, KShotPlan, check_k_shot, embed, k_shot, supervised_reference
 from hemalens.evaluation.results import DataCard, KShot, Supervised
 from hemalens.fewshot import unit_length
 from hemalens.jobs.prepare import Prepared, prepare
+from hemalens.stages import CellImageStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,29 +29,27 @@ class NewLaboratory:
     cards: tuple[DataCard, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def through(self, stages: tuple[Stage, ...]) -> NewLaboratory:
-        """The same images, read through these stages."""
-        pool = self.pool.through(stages) if self.pool else None
-        return replace(self, target=self.target.through(stages), pool=pool)
-
 
 def open_laboratories(
-    target_specs: Sequence[str], support_spec: str | None, *, labels: str, min_per_class: int = 1
+    target_specs: Sequence[str],
+    support_spec: str | None,
+    *,
+    labels: str,
+    min_per_class: int = 1,
+    stages: tuple[CellImageStage, ...] = (),
 ) -> list[NewLaboratory]:
     """Open the targets; `support_spec` names a pool of its own for a single target.
 
-    Classes of fewer than `min_per_class` images on either side are left out, and classes of one side only.
+    Classes of fewer than `min_per_class` images on either side are left out, and classes of one side only. `stages` cut
+    the cells out whenever an image is read.
     """
+    wanted: dict[str, Any] = {"labels": labels, "min_per_class": min_per_class, "stages": stages}
     if support_spec is not None and len(target_specs) != 1:
         raise InputError("a support of its own goes with one target", got=f"{len(target_specs)} targets")
     laboratories = []
     for spec in target_specs:
-        target = prepare(spec, labels=labels, role="target", unreadable="keep", min_per_class=min_per_class)
-        pool = (
-            prepare(support_spec, labels=labels, role="support", unreadable="keep", min_per_class=min_per_class)
-            if support_spec
-            else None
-        )
+        target = prepare(spec, role="target", unreadable="keep", **wanted)
+        pool = prepare(support_spec, role="support", unreadable="keep", **wanted) if support_spec else None
         laboratories.append(_paired(target, pool))
     return laboratories
 

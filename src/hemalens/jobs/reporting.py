@@ -69,12 +69,13 @@ def make_report(
     k_shot: Sequence[KShot] = (),
     tables: Sequence[ComparisonTable] = (),
     pictures: Sequence[PictureTable] = (),
+    verdicts: Sequence[str] = (),
     data: Sequence[DataCard],
     methods: Mapping[str, Mapping[str, Any]],
     seed: int,
 ) -> Report:
-    """A report with its summary."""
-    sentences = [sentence for evaluation in evaluations for sentence in summarise(evaluation)]
+    """A report with its summary; `verdicts` are sentences that stand before what is said of each evaluation."""
+    sentences = [*verdicts] + [sentence for evaluation in evaluations for sentence in summarise(evaluation)]
     for target in dict.fromkeys(result.target for result in k_shot):
         sentences += summarise_k_shot([result for result in k_shot if result.target == target])
     return Report(

@@ -138,6 +138,29 @@ def _mean_difference(scores: NDArray[np.float64], n: int) -> NDArray[np.float64]
     return apart
 
 
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """Balanced accuracy of an autoencoder's row minus that of the features, under one head, in one direction."""
+
+    row: str
+    protocol: Protocol | None
+    head: str
+    source: str
+    target: str
+    difference: Estimate
+
+
+def find_gains(cells: Sequence[Cell], plain: Sequence[Cell], *, seed: int) -> list[Gain]:
+    """The difference of every row of latents from the features tested in the same way; nothing without the latter."""
+    gains = []
+    for cell in cells:
+        same = {"protocol": cell.protocol, "head": cell.head, "source": cell.source, "target": cell.target}
+        other = find(plain, **same) if cell.protocol else None
+        if other is not None:
+            gains.append(Gain(row=cell.row, **same, difference=difference(cell, other, seed=seed)))  # type: ignore[arg-type]
+    return gains
+
+
 def find(cells: Sequence[Cell], **wanted: object) -> Cell | None:
     """The first cell with these values, if there is one."""
     return next((c for c in cells if all(getattr(c, name) == value for name, value in wanted.items())), None)

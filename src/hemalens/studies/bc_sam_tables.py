@@ -12,7 +12,7 @@ from hemalens.evaluation.results import ComparisonTable, Estimate, PictureTable
 from hemalens.methods.bc_sam import drawings
 from hemalens.studies.base import published
 from hemalens.studies.bc_sam_latents import Material, Row, Side
-from hemalens.studies.bc_sam_scores import Cell, difference, find
+from hemalens.studies.bc_sam_scores import Cell, Gain, find
 from hemalens.training.autoencoder import draw
 
 PUBLISHED_SETS = {"matek19": "M", "acevedo20": "A"}
@@ -80,26 +80,33 @@ def balanced_table(cells: Sequence[Cell], sides: Sequence[Side]) -> ComparisonTa
     )
 
 
-def gain_table(cells: Sequence[Cell], plain: Sequence[Cell], sides: Sequence[Side], *, seed: int) -> ComparisonTable:
+def gain_table(gains: Sequence[Gain], sides: Sequence[Side]) -> ComparisonTable:
     """What each autoencoder adds to the pooled features under the same head, on the same test images."""
     pairs = _pairs(sides)
+    of = {(gain.row, gain.protocol, gain.head, gain.source, gain.target): gain.difference for gain in gains}
+    lines = list(dict.fromkeys((gain.row, gain.protocol, gain.head) for gain in gains))
     rows = []
-    for row, protocol, head in _lines(cells):
-        if protocol is None:
-            continue
-        shown = []
-        for source, target in pairs:
-            cell = find(cells, row=row, protocol=protocol, head=head, source=source, target=target)
-            other = find(plain, protocol=protocol, head=head, source=source, target=target)
-            shown.append(_gain(difference(cell, other, seed=seed)) if cell and other else None)
-        rows.append((f"{row}, {head}", _saw(protocol), *shown))
+    for line in lines:
+        shown = [of.get((*line, *pair)) for pair in pairs]
+        rows.append((f"{line[0]}, {line[2]}", _saw(line[1]), *(_gain(each) if each else None for each in shown)))
     return ComparisonTable(
         title="Does the autoencoder help? Balanced accuracy minus that of the pooled features",
         columns=("method", "autoencoder saw", *(_arrow(pair) for pair in pairs)),
         rows=tuple(rows),
         note=_names(sides)
-        + "Same head, same folds, same test images; paired 95 % intervals by a bootstrap over the tested images. "
-        "An interval that holds 0 says nothing either way; many are compared, so a few lie beside 0 by chance.",
+        + "Same head, same folds, same test images; paired 95 % intervals by a bootstrap over the tested "
+        "images. An interval that holds 0 says nothing either way; many are compared, so a few lie beside 0 by chance.",
+    )
+
+
+def verdict(gains: Sequence[Gain]) -> str:
+    """Whether the autoencoder helps in the other laboratory, in a sentence."""
+    abroad = [gain.difference for gain in gains if gain.source != gain.target]
+    better = sum(each.low is not None and each.low > 0 for each in abroad)
+    worse = sum(each.high is not None and each.high < 0 for each in abroad)
+    return (
+        f"The autoencoder in the other laboratory, against the features it starts from: of {len(abroad)} comparisons (kind "
+        f"of autoencoder, head, direction) {better} are better and {worse} worse in balanced accuracy by a 95 % interval."
     )
 
 
