@@ -35,13 +35,15 @@ class Prediction:
 class Predictor:
     """Classifies images with a bundle: one prediction an input, in input order, memory bounded.
 
-    `abstain_below` in [0, 1] is the threshold on the best probability; `embeddings` adds the embedding (d,).
+    `abstain_below` in [0, 1] is the threshold on the best probability; `embeddings` adds the embedding (d,). `stages` are
+    what images go through before the graph, and count what came out.
     """
 
     def __init__(
         self, bundle: Bundle, *, abstain_below: float = 0.0, embeddings: bool = False, n_workers: int | None = None
     ) -> None:
         self.bundle = bundle
+        self.stages = tuple(stage.once() for stage in bundle.stages)
         self.labels = bundle.manifest.labels
         self.abstain_below = abstain_below
         self.embeddings = embeddings
@@ -54,7 +56,7 @@ class Predictor:
 
     def predict(self, inputs: Iterable[Path | Record]) -> Iterator[Prediction]:
         """Predictions for image paths or records, one each, in order; an unreadable image gives one with an error."""
-        stages = self.bundle.stages
+        stages = self.stages
         given = (i if isinstance(i, Record) else Record(i, source_label="", domain="") for i in inputs)
         records = (record if record.before == stages else replace(record, before=stages) for record in given)
         for record, answer in self._runner.map(records):

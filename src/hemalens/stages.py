@@ -95,12 +95,14 @@ class CellImageEntry(Part):
 class CellImageStage:
     """Shows the white cell alone: largest part of the mask, cut to its box, the rest gray (BC-SAM, section 2.2.1).
 
-    Each cell image is made once for an image and a segmenter, and kept in the cache. `seen` counts what came out.
+    Each cell image is made once for an image and a segmenter, and kept in the cache, unless `keep` is off. `seen` counts
+    what came out.
     """
 
-    def __init__(self, segmenter: Segmenter, config: CellImageConfig) -> None:
+    def __init__(self, segmenter: Segmenter, config: CellImageConfig, *, keep: bool = True) -> None:
         self.segmenter = segmenter
         self.config = config
+        self.keep = keep
         self.digest = sha256_text("cell image", segmenter.digest, config.model_dump_json())
         self._lock = threading.Lock()
         self.seen: Counter[Outcome] = Counter()
@@ -114,6 +116,8 @@ class CellImageStage:
 
     def make(self, image: NDArray[np.uint8]) -> CellImage:
         """The cell image and how it came out, from the cache where it is known."""
+        if not self.keep:
+            return cell_image(image, self.segmenter(image), self.config)
         cache = FeatureCache(default_cache_dir())
         content = sha256_text(str(image.shape), image.tobytes().hex())
         outcomes: tuple[Outcome, ...] = get_args(Outcome)
@@ -125,6 +129,10 @@ class CellImageStage:
         first = np.array([outcomes.index(made.outcome)], np.uint8)
         cache.put(self.digest, {content: np.concatenate([first, made.pixels.ravel()])})
         return made
+
+    def once(self) -> CellImageStage:
+        """The same without the cache, for images that come by once and in any number."""
+        return CellImageStage(self.segmenter, self.config, keep=False)
 
     def entry(self) -> CellImageEntry:
         """What a manifest says of it."""

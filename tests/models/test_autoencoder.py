@@ -8,7 +8,7 @@ import hemalens._torchvision  # noqa: F401
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -95,6 +95,7 @@ def test_smaller_decoders_draw_their_side_with_fewer_channels(side: int, width: 
 
 
 @given(seed=st.integers(0, 1000), channels=st.integers(1, 6), height=st.integers(3, 9), width=st.integers(3, 9))
+@settings(max_examples=15)
 def test_latents_are_never_negative_and_drawings_lie_in_0_to_1(seed: int, channels: int, height: int, width: int) -> None:
     network = CellAutoencoder(channels, latent_size=5, side_px=32, decoder_width=0.02)
     maps = 30 * torch.randn(3, channels, height, width, generator=torch.Generator().manual_seed(seed))

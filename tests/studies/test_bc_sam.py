@@ -458,6 +458,7 @@ def test_a_killed_study_goes_on_after_what_was_finished(
         'protocols=["inductive"]',
         'discrepancies=["none"]',
         "resnext=false",
+        "pooled=false",
         "features.autoencoder.seed=7",
     )
     honest, done = bc_sam_latents.fit_autoencoder, []

@@ -214,10 +214,10 @@ def test_history_has_a_line_an_epoch(unbroken: tuple[CellAutoencoder, Path]) -> 
 
 
 def test_the_loss_falls(pairs: CellPairs, tmp_path: Path) -> None:
-    fit_autoencoder(pairs, TINY.model_copy(update={"epochs": 12}), tmp_path)
+    fit_autoencoder(pairs, TINY.model_copy(update={"epochs": 9}), tmp_path)
     rows = _history(tmp_path)
     losses = [row["dissimilarity"] + 5 * row["mmd"] for row in rows]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     assert rows[-1]["dissimilarity"] < rows[0]["dissimilarity"] - 0.05
 
 

@@ -76,7 +76,7 @@ def predict(
             first_error = first_error or next(iter(errors), None)
             progress(len(batch))
     by_label = {label: counts[label] for label in predictor.labels if counts[label]}
-    cells = dict(sum((stage.seen for stage in bundle.stages), Counter[Outcome]()))
+    cells = dict(sum((stage.seen for stage in predictor.stages), Counter[Outcome]()))
     return PredictionSummary(len(inputs), by_label, n_abstained, n_unreadable, first_error, cells)
 
 

@@ -80,7 +80,8 @@ def train_segmenter(
     fit_segmenter(learn, config=config, run_dir=out)
     origin = "trained from random weights, not from SAM's" if config.weights == "none" else "tuned from SAM's weights"
     tuned = open_segmenter(str(out / "segmenter"))
-    segmenters = {f"{NAME}, {config.architecture}": tuned, CLASSICAL: ClassicalSegmenter()}
+    learned = f"SAM {config.architecture}" + (", from scratch" if config.weights == "none" else ", tuned")
+    segmenters = {learned: tuned, CLASSICAL: ClassicalSegmenter()}
     note = f"{config.architecture}: {origin}; {n_masks} masks; {trained:,} of {total:,} parameters learned."
     report = make_report(
         f"{NAME} on {masked.name}",
