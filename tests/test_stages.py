@@ -129,6 +129,22 @@ def test_other_pixels_another_shape_and_another_stage_are_made_anew() -> None:
     assert len(segmenter.seen) == 5
 
 
+def test_images_that_come_by_once_are_not_kept_and_come_out_the_same(tmp_path: Path) -> None:
+    segmenter = Red()
+    kept = CellImageStage(segmenter, SMALL)
+    passing = kept.once()
+    assert passing.digest == kept.digest
+    assert passing.entry() == kept.entry()
+    for _ in range(2):
+        for image in PICTURES.values():
+            found = passing(image)
+            np.testing.assert_array_equal(found, cell_image(image, image[..., 0] > 200, SMALL).pixels)
+    assert len(segmenter.seen) == 6
+    assert not (tmp_path / "cache of the test").exists()
+    assert passing.seen == dict.fromkeys(PICTURES, 2)
+    assert not kept.seen, "each counts its own"
+
+
 def test_the_digest_changes_with_the_segmenter_and_every_setting() -> None:
     other = Red()
     other.digest = "red over 201"  # type: ignore[misc]
@@ -253,9 +269,11 @@ def test_a_bundle_names_its_stage_and_repeats_it(cells: CellDataset, tmp_path: P
     (repeated,) = moved.stages
     assert repeated.digest == stage.digest, "kept cell images are found again"
     expected = _colours([stage(record.read()) for record in few.records])
-    predicted = list(Predictor(moved, embeddings=True).predict([record.path for record in few.records]))
+    predictor = Predictor(moved, embeddings=True)
+    predicted = list(predictor.predict([record.path for record in few.records]))
     np.testing.assert_allclose(np.stack([p.embedding for p in predicted if p.embedding is not None]), expected, atol=1e-5)
-    assert repeated.seen.total() == len(few)
+    (counting,) = predictor.stages
+    assert counting.seen.total() == len(few)
     answered = answer(moved, few)
     np.testing.assert_allclose(answered.embeddings, expected, atol=1e-5)
     assert answered.records == few.records, "what is reported is the image as it lies on disk"

@@ -144,7 +144,7 @@ def test_the_report_of_a_training(run: Run) -> None:
     (table,) = report.tables
     assert "small: trained from random weights, not from SAM's; 6 masks;" in table.note
     assert "tuned from SAM" not in table.note
-    assert [row[:3] for row in table.rows] == [("bc_sam_segmenter, small", "lab_a", 8), ("classical", "lab_a", 8)]
+    assert [row[:3] for row in table.rows] == [("SAM small, from scratch", "lab_a", 8), ("classical", "lab_a", 8)]
     overlaps = []
     for record in run.tested[0].records:
         truth = np.asarray(Image.open(record.mask_path)) > 0
@@ -155,7 +155,7 @@ def test_the_report_of_a_training(run: Run) -> None:
     assert row["mean Dice"] == pytest.approx(dice, abs=1e-9)
     (pictures,) = report.pictures
     assert len(pictures.rows) == 8
-    assert pictures.columns == ("true outline", "bc_sam_segmenter, small", "classical")
+    assert pictures.columns == ("true outline", "SAM small, from scratch", "classical")
     assert report.synthetic
     assert report.protocol == "one split: 25% of the masks held out for the test"
     assert {entry.name for entry in run.out.iterdir()} >= {"segmenter", "report.html", "run.json", "history.jsonl"}

@@ -97,6 +97,7 @@ def test_the_defaults_are_the_published_settings() -> None:
         "warmup_steps": None,
         "schedule": "constant",
         "schedule_epochs": None,
+        "cosine_from": "warmup",
         "label_smoothing": 0.0,
         "gradient_clip": None,
     }

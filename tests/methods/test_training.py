@@ -136,6 +136,7 @@ def test_the_defaults_of_the_optimiser_are_adamw_with_a_cosine() -> None:
         "warmup_steps": None,
         "schedule": "cosine",
         "schedule_epochs": None,
+        "cosine_from": "warmup",
         "label_smoothing": 0.1,
         "gradient_clip": 1.0,
     }

@@ -74,13 +74,14 @@ def test_the_autoencoder_s_published_course() -> None:
 
 
 def test_the_segmenter_s_published_course_stops_before_its_end() -> None:
-    """85 of 150 epochs, the first ten of them warm-up; six batches an epoch."""
+    """85 of 150 epochs, the first ten of them warm-up, the cosine over all 150; six batches an epoch."""
     from hemalens.methods.bc_sam_segmenter import ADAMW
 
     rates = _rates(ADAMW, epochs=85, n_steps=85 * 6)
-    np.testing.assert_allclose(rates, _course(1e-4, 60, 900, 510), rtol=1e-9, atol=1e-15)
+    whole = _course(1e-4, 0, 900, 510)
+    np.testing.assert_allclose(rates, [*(1e-4 * (i + 1) / 60 for i in range(60)), *whole[60:]], rtol=1e-9, atol=1e-15)
     assert rates[59] == pytest.approx(1e-4)
-    assert rates[-1] == pytest.approx(1e-4 * (1 + math.cos(math.pi * 449 / 840)) / 2)
+    assert rates[-1] == pytest.approx(1e-4 * (1 + math.cos(math.pi * 509 / 900)) / 2)
 
 
 @given(
@@ -112,6 +113,13 @@ def test_the_factor_rises_then_falls_and_stays_within_0_and_1(n_warmup: int, n_s
     assert (np.diff(factors[: n_warmup + 1]) >= 0).all()
     assert (np.diff(factors[n_warmup:]) <= 0).all()
     assert factors[max(n_steps, n_warmup + 1)] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_cosine_over_the_whole_count_goes_on_under_the_warm_up() -> None:
+    optimiser = OptimiserConfig(learning_rate=0.01, warmup_epochs=1.0, schedule_epochs=4, cosine_from="start")
+    rates = _rates(optimiser, epochs=2, n_steps=10)
+    after = [0.01 * 0.5 * (1 + math.cos(math.pi * step / 20)) for step in range(5, 10)]
+    np.testing.assert_allclose(rates, [*[0.01 * (step + 1) / 5 for step in range(5)], *after])
 
 
 def test_a_constant_rate_after_a_warm_up_in_steps() -> None:

@@ -32,10 +32,11 @@ ADAMW = OptimiserConfig(
     warmup_epochs=10,
     schedule="cosine",
     schedule_epochs=150,
+    cosine_from="start",
     label_smoothing=0.0,
     gradient_clip=None,
 )
-"""The published optimiser: 10 warm-up epochs, then a cosine that would be over after 150."""
+"""The published optimiser: 10 warm-up epochs, and a cosine over all of 150 epochs."""
 N_PARITY_IMAGES = 4
 
 

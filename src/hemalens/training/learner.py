@@ -20,6 +20,7 @@ class OptimiserConfig(StrictConfig):
 
     It rises linearly over `warmup_epochs`, or over `warmup_steps` batches where that is given; then it falls to zero
     along a cosine, or stays. `schedule_epochs`: the epoch at which the cosine would be over; None is the last.
+    `cosine_from`: whether the cosine is counted from the end of the warm-up, or from the first step.
     `gradient_clip` is the largest allowed norm of the gradient, None for no limit.
     """
 
@@ -29,6 +30,7 @@ class OptimiserConfig(StrictConfig):
     warmup_steps: int | None = Field(default=None, ge=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     schedule_epochs: int | None = Field(default=None, ge=1)
+    cosine_from: Literal["warmup", "start"] = "warmup"
     label_smoothing: float = Field(default=0.1, ge=0, le=1)
     gradient_clip: float | None = Field(default=1.0, gt=0)
 
@@ -73,9 +75,10 @@ class Learner(lightning.LightningModule):
         n_warmup = self._warmup_steps(n_steps)
         # the last epoch of the schedule may lie beyond the last one that is run
         n_schedule = round(n_steps * (self.optimiser.schedule_epochs or self.epochs) / self.epochs)
+        start = 0 if self.optimiser.cosine_from == "start" else max(1, n_warmup)
         if self.optimiser.schedule == "cosine":
             schedule = torch.optim.lr_scheduler.LambdaLR(
-                adamw, lambda step: warmup_cosine(step, max(1, n_warmup), n_schedule)
+                adamw, lambda step: warmup_cosine(step, max(1, n_warmup), n_schedule, start=start)
             )
         else:
             schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: min(1.0, (step + 1) / max(1, n_warmup)))
@@ -94,9 +97,13 @@ class Learner(lightning.LightningModule):
         return self.optimiser.warmup_steps
 
 
-def warmup_cosine(step: int, n_warmup: int, n_steps: int) -> float:
-    """Factor on the learning rate, in [0, 1]: linear up to step `n_warmup`, then half a cosine down to 0 at `n_steps`."""
+def warmup_cosine(step: int, n_warmup: int, n_steps: int, *, start: int | None = None) -> float:
+    """Factor on the learning rate, in [0, 1]: linear up to step `n_warmup`, then half a cosine down to 0 at `n_steps`.
+
+    The cosine is counted from the step `start`; None is the end of the warm-up.
+    """
+    first = n_warmup if start is None else start
     if step < n_warmup:
         return (step + 1) / n_warmup
-    progress = (step - n_warmup) / max(1, n_steps - n_warmup)
+    progress = (step - first) / max(1, n_steps - first)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
