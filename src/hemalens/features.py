@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hemalens import graphs
 from hemalens.cache import FeatureCache, default_cache_dir
 from hemalens.datasets.base import Record
-from hemalens.errors import ImageError, one_line
+from hemalens.errors import ConfigError, ImageError, one_line
 from hemalens.files import large_array
 from hemalens.progress import track
 from hemalens.runtime import GraphRunner
@@ -93,7 +93,7 @@ def feature_maps(records: Sequence[Record], graph: onnx.ModelProto, scratch: Pat
     """The feature maps (n, c, h, w) of a graph from `image` to `feature_map`, from the cache where they are known.
 
     A large set lies in the file `scratch`, where one is named, so that memory stays flat. Raises `ImageError` for an
-    unreadable image.
+    unreadable image, `ConfigError` for values beyond 16 bits.
     """
     dtype, shape = graphs.kind_of(graph, "feature_map")
     maps = large_array((len(records), *shape), dtype, scratch)
@@ -103,4 +103,8 @@ def feature_maps(records: Sequence[Record], graph: onnx.ModelProto, scratch: Pat
             part = records[start : start + MAPS_AT_ONCE]
             found = extract(part, graph, cache=cache, output="feature_map", progress=progress)
             maps[start : start + len(part)] = found.complete()
+            if not np.isfinite(maps[start : start + len(part)]).all():
+                raise ConfigError(
+                    "feature maps of this network do not fit 16-bit floats", expected="values within +-65,504"
+                )
     return maps

@@ -67,8 +67,11 @@ def mean_interval(values: NDArray[np.float64], unit: NDArray[np.int64], *, seed:
     _, place = np.unique(unit, return_inverse=True)
     n_units = int(place.max()) + 1
     sums, counts = np.bincount(place, values), np.bincount(place)
-    drawn = np.random.default_rng(seed).integers(n_units, size=(N_REPEATS, n_units))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    rng = np.random.default_rng(seed)
+    means = np.empty(N_REPEATS)
+    for i in range(N_REPEATS):
+        drawn = rng.integers(n_units, size=n_units)
+        means[i] = sums[drawn].sum() / counts[drawn].sum()
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hemalens.config import StrictConfig
-from hemalens.errors import ConfigError, ParityError, WeightsError, one_line
+from hemalens.errors import ConfigError, ParityError, SplitError, WeightsError, one_line
 from hemalens.features import MAPS_AT_ONCE
 from hemalens.graphs import full_map_graph, join
 from hemalens.images import Preprocessing
@@ -93,6 +93,8 @@ class DomainBatches(Sampler[list[int]]):
 
     def __init__(self, domain_ids: NDArray[np.int64], batch_size: int, *, seed: int) -> None:
         self.members = [np.flatnonzero(domain_ids == domain) for domain in np.unique(domain_ids)]
+        if len(domain_ids) < 2:
+            raise SplitError("an autoencoder learns from batches", expected="two images or more", got=str(len(domain_ids)))
         if batch_size < 2 * len(self.members):
             raise ConfigError(
                 "the batches are too small for every domain to be in each",
