@@ -27,7 +27,7 @@ from hemalens.segmentation import CellImage, CellImageConfig, Outcome, cell_imag
 CLASSICAL = "classical"
 """The segmenter by colour, without weights."""
 SEGMENTER = "segmenter.onnx"
-CLASSICAL_VERSION = "1"
+CLASSICAL_VERSION = "2"
 """Changes whenever the masks of the classical segmenter could, since kept cell images depend on it."""
 
 

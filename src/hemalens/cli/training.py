@@ -97,8 +97,9 @@ def train(
         "say": talk.say,
     }
     if method in SEGMENTERS:
-        _train_segmenter(talk, data, {"--val": validation, "--aux": auxiliary, "--cell-image": cell_image}, shared)
-        return
+        of_labels: dict[str, Any] = {"--labels": labels != "five_class", "--min-per-class": min_per_class > 1}
+        useless = of_labels | {"--val": validation, "--aux": auxiliary, "--cell-image": cell_image}
+        return _train_segmenter(talk, data, useless, shared)
     from hemalens.jobs.train import train as run
 
     report = run(
@@ -112,7 +113,7 @@ def train(
         min_per_class=min_per_class,
         **shared,
     )
-    _finish(talk, report, out, "bundle")
+    return _finish(talk, report, out, "bundle")
 
 
 def _train_segmenter(talk: Talk, data: list[str], useless: dict[str, Any], shared: dict[str, Any]) -> None:

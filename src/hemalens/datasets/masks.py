@@ -22,6 +22,12 @@ def with_masks(dataset: CellDataset) -> CellDataset:
     return dataset.subset(chosen)
 
 
+def check_cell_masks(dataset: CellDataset) -> None:
+    """Raise `ImageError` for the first bad mask: before hours of training, not after."""
+    for record in dataset.records:
+        read_cell_mask(record, record.unstaged().read())
+
+
 def read_cell_mask(record: Record, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """The whole cell's mask (H, W) of a record whose image is (H, W, 3): wherever its mask is not 0.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from hemalens.datasets import READERS, CellDataset, Record
-from hemalens.datasets.masks import read_cell_mask, with_masks
+from hemalens.datasets.masks import check_cell_masks, read_cell_mask, with_masks
 from hemalens.errors import ImageError
 from hemalens.evaluation.masks import mask_table, outlines, score_masks, shown_records
 from hemalens.evaluation.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
@@ -62,8 +63,9 @@ def train_segmenter(
     for note in given.notes:
         say(note)
     masked = with_masks(given.dataset)
+    check_cell_masks(masked)
     rest, test = part_of(masked, test_fraction, seeded(seed, "test")) if test_fraction else (masked, None)
-    n_masks = max(1, int(len(rest) * config.mask_fraction))
+    n_masks = max(1, math.floor(len(rest) * config.mask_fraction + 1e-9))
     learn = rest.subset(np.sort(seeded(seed, "masks").permutation(len(rest))[:n_masks]))
     trained, total = count_parameters(build(config))
     request = {

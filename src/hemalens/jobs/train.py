@@ -117,7 +117,10 @@ def _request(
 def open_auxiliary(
     specs: Sequence[tuple[str, str]], *, unreadable: Unreadable, stages: tuple[CellImageStage, ...] = ()
 ) -> dict[str, Prepared]:
-    """Sets to learn from without their labels, by role; several in one role are one set. Labels are not looked at."""
+    """Sets to learn from without their labels, by role; several in one role are one set.
+
+    Labels are not learned from; images that stand under two of them are left out, as everywhere.
+    """
     roles = dict.fromkeys(role for role, _ in specs)
     return {
         role: prepare(

@@ -20,10 +20,11 @@ from hemalens.errors import ConfigError
 from hemalens.evaluation.pictures import thumbnail
 from hemalens.evaluation.results import Picture, PictureTable
 from hemalens.features import feature_maps
-from hemalens.graphs import cut, half_map_graph, join
+from hemalens.graphs import cut, half_map_graph, join, kind_of
 from hemalens.heads import check_head
 from hemalens.images import Preprocessing
 from hemalens.methods.base import Method
+from hemalens.models.autoencoder import channels_of
 from hemalens.models.backbone import BackboneConfig, frozen_graph, preprocessing_of
 from hemalens.progress import track
 from hemalens.runtime import run_rows
@@ -91,6 +92,7 @@ def fit(
     records = [record for dataset in (train, *more) for record in dataset.records]
     check_domains([record.domain for record in records], config.autoencoder)
     maps_of, stage = feature_graph(config), cell_image_stage(config)
+    channels_of(kind_of(maps_of, "feature_map")[1])  # too small a map is said now, not after all are made
     scratch = run_dir / "scratch"
     maps = feature_maps(records, maps_of, scratch / "maps.npy")
     pairs = CellPairs.whole(maps, cell_images(records, stage), [record.domain for record in records])

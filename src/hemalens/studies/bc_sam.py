@@ -18,6 +18,7 @@ from pydantic import Field
 from hemalens.bundle import Bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
+from hemalens.errors import ConfigError
 from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.protocols import cross_domain
 from hemalens.evaluation.results import Report
@@ -26,7 +27,7 @@ from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import claim_run, finish_run, fit_in
 from hemalens.methods import find_method
-from hemalens.methods.bc_sam import BCSamConfig
+from hemalens.methods.bc_sam import BCSamConfig, cell_image_stage
 from hemalens.methods.finetune import FinetuneConfig
 from hemalens.sampling import check_classes
 from hemalens.studies.base import Role, Say, Study
@@ -72,6 +73,7 @@ def run(
     """Train the autoencoders and the heads, test them in both laboratories; the same call resumes."""
     STUDY.check_roles(data)
     config, features, resnext = _configs(settings)
+    cell_image_stage(features)  # a missing segmenter is said before the folder is taken
     opened = [
         prepare(data[role], labels=config.labels, role=role, min_per_class=config.min_per_class)
         for role in ("first", "second")
@@ -123,6 +125,8 @@ def _configs(settings: Sequence[str]) -> tuple[BCSamStudyConfig, BCSamConfig, Fi
     config = BCSamStudyConfig.load(None, own)
     for head in (*config.heads, config.shown_head):
         check_head(head)
+    if config.shown_head not in config.heads:
+        raise ConfigError("shown_head is not among the heads", expected=", ".join(config.heads), got=config.shown_head)
     features = BCSamConfig.load(None, [s.removeprefix(FEATURES) for s in settings if s.startswith(FEATURES)])
     resnext = FinetuneConfig.load(
         None, [s.removeprefix(RESNEXT) for s in settings if s.startswith(RESNEXT)], base=RESNEXT_DEFAULTS

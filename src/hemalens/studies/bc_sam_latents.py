@@ -120,14 +120,14 @@ class Material:
         n_folds = len(self.sides[0].folds)
         if protocol == "transductive":
             say(f"autoencoder, {words}, transductive: {len(self.maps)} images")
-            network = self._autoencoder(np.arange(len(self.maps)), config, run_dir / f"{config.mmd}_transductive")
+            network = self._autoencoder(np.arange(len(self.maps)), config, run_dir)
             embeddings = [latents(latent_graph(network, self.maps.shape[1:]), self.maps)] * n_folds
             return Row(words, protocol, tuple(embeddings), network)
         found, first = [], None
         for fold in range(n_folds):
             rows = self.training_rows(fold)
             say(f"autoencoder, {words}, inductive, fold {fold}: {len(rows)} images")
-            network = self._autoencoder(rows, config, run_dir / f"{config.mmd}_inductive_{fold}")
+            network = self._autoencoder(rows, config, run_dir)
             found.append(latents(latent_graph(network, self.maps.shape[1:]), self.maps))
             first = first or network
         return Row(words, protocol, tuple(found), first)
@@ -144,7 +144,7 @@ class Material:
         kept = default_cache_dir() / "autoencoders" / f"{key}.safetensors"
         if kept.is_file():
             return read_autoencoder(kept, self.maps.shape[1:], config)
-        network = fit_autoencoder(self.pairs.part(rows), config, run_dir)
+        network = fit_autoencoder(self.pairs.part(rows), config, run_dir / f"autoencoder_{key[:16]}")
         with atomic_path(kept) as temporary:
             temporary.write_bytes(autoencoder_bytes(network))
         return network
