@@ -104,6 +104,7 @@ class CellImageStage:
         self.config = config
         self.keep = keep
         self.digest = sha256_text("cell image", segmenter.digest, config.model_dump_json())
+        self.digest_by_content = sha256_text(self.digest, "by the file's content")
         self._lock = threading.Lock()
         self.seen: Counter[Outcome] = Counter()
 

@@ -14,12 +14,12 @@ from pydantic import Field
 
 from hemalens.artifacts import WEIGHTS
 from hemalens.bundle import Bundle
-from hemalens.cache import default_cache_dir
+from hemalens.cache import FeatureCache, default_cache_dir
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ConfigError
 from hemalens.evaluation.pictures import thumbnail
 from hemalens.evaluation.results import Picture, PictureTable
-from hemalens.features import feature_maps
+from hemalens.features import MAPS_AT_ONCE, feature_maps
 from hemalens.graphs import cut, half_map_graph, join, kind_of
 from hemalens.heads import check_head
 from hemalens.images import Preprocessing
@@ -160,12 +160,25 @@ def _preprocessing(config: BCSamConfig) -> Preprocessing:
 
 
 def cell_images(records: Sequence[Record], stage: CellImageStage) -> NDArray[np.uint8]:
-    """The cell images (n, side, side, 3) of records as they lie on disk; raises `ImageError` for an unreadable one."""
-    cells = np.empty((len(records), stage.config.size_px, stage.config.size_px, 3), np.uint8)
+    """The cell images (n, side, side, 3) of records as they lie on disk; raises `ImageError` for an unreadable one.
+
+    They are kept by the file's content, so that a second run decodes no image.
+    """
+    shape = (stage.config.size_px, stage.config.size_px, 3)
+    cells = np.empty((len(records), *shape), np.uint8)
+    cache, once = FeatureCache(default_cache_dir()), stage.once()
     with track("cutting cells out", len(records)) as progress:
-        for i, record in enumerate(records):
-            cells[i] = stage.make(record.unstaged().read()).pixels
-            progress(1)
+        for start in range(0, len(records), MAPS_AT_ONCE):
+            part = [record.unstaged() for record in records[start : start + MAPS_AT_ONCE]]
+            contents = [record.content_id() for record in part]
+            known = cache.get(once.digest_by_content, contents, np.uint8)
+            fresh = {}
+            for i, (content, record) in enumerate(zip(contents, part, strict=True)):
+                if content not in known:
+                    known[content] = fresh[content] = once.make(record.read()).pixels.ravel()
+                cells[start + i] = known[content].reshape(shape)
+                progress(1)
+            cache.put(once.digest_by_content, fresh)
     return cells
 
 
