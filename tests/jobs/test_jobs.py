@@ -19,6 +19,7 @@ from hemalens.errors import OutputError, SplitError
 from hemalens.evaluation.report import read_report
 from hemalens.jobs.benchmark import benchmark
 from hemalens.jobs.quickstart import quickstart
+from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import claim_run, finish_run
 from hemalens.methods import Method
 
@@ -166,13 +167,15 @@ def test_what_another_request_left_is_not_gone_on_with(tmp_path: Path) -> None:
     assert claim_run(tmp_path / "run", {"seed": 0}, overwrite=False) is True
     with pytest.raises(OutputError, match="holds another run"):
         claim_run(tmp_path / "run", {"seed": 1}, overwrite=False)
-    finish_run(tmp_path / "run")
+    report = make_report("a run", "a protocol", data=[], methods={}, seed=0)
+    finish_run(tmp_path / "run", report)
+    assert (tmp_path / "run" / "report.json").is_file()
     with pytest.raises(OutputError, match="finished"):
         claim_run(tmp_path / "run", {"seed": 0}, overwrite=False)
     assert claim_run(tmp_path / "run", {"seed": 1}, overwrite=True) is False
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(OutputError, match=r"'.*run.json' is gone"):
-        finish_run(tmp_path / "run")
+        finish_run(tmp_path / "run", report)
 
 
 def test_the_same_seed_gives_the_same_report(labs: Callable[[str], str], fits: list[str], tmp_path: Path) -> None:

@@ -64,10 +64,10 @@ def claim_run(
 
 def finish_run(out: Path, report: Report) -> None:
     """Write a run's report and mark the run as finished."""
-    write_report(report, out)
     known = _read(out / RUN_FILE)
     if known is None:
         raise OutputError(f"{one_line(out / RUN_FILE)} is gone")
+    write_report(report, out)
     write_json(out / RUN_FILE, {**known, "finished": True})
 
 
