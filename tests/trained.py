@@ -26,6 +26,7 @@ from hemalens.datasets.synthetic import synthesize
 from hemalens.images import Preprocessing
 from hemalens.methods import Method, find_method
 from hemalens.sampling import hold_out
+from hemalens.segmenters import TrainedSegmenter, open_trained_segmenter
 
 CELL_TYPES = ("neutrophil", "eosinophil", "lymphocyte", "monocyte")
 N_PER_CLASS = 8
@@ -209,3 +210,16 @@ def stub_method(on_fit: Callable[[CellDataset, CellDataset | None, Path], None] 
         return colour_bundle(run_dir / "bundle", train, validation=validation, scale=config.scale)
 
     return Method("nearest_colour", "the nearest mean colour", StubConfig, fit)
+
+
+def segmenter(temporary: pytest.TempPathFactory) -> TrainedSegmenter:
+    """A tiny one, of random weights and a few masks; made once a session."""
+    from hemalens.methods.bc_sam_segmenter import SegmenterConfig, fit_segmenter
+
+    run_dir = temporary.getbasetemp() / "shared segmenter"
+    if (run_dir / "segmenter").is_dir():
+        return open_trained_segmenter(run_dir / "segmenter")
+    config = SegmenterConfig(
+        architecture="small", weights="none", rank=0, image_size_px=32, epochs=1, batch_size=4, precision="fp32"
+    )
+    return fit_segmenter(laboratory(temporary).subset([0, 9, 18, 27]), config=config, run_dir=run_dir)

@@ -25,10 +25,9 @@ from hemalens.inference import list_images
 from hemalens.jobs.adapt import adapt
 from hemalens.jobs.benchmark import KShotRequest, benchmark
 from hemalens.methods import METHODS
-from hemalens.methods.bc_sam_segmenter import SegmenterConfig, fit_segmenter
 from hemalens.sampling import k_fold, seeded
 from hemalens.segmentation import CellImageConfig
-from hemalens.segmenters import TrainedSegmenter, cell_image_stages, open_trained_segmenter
+from hemalens.segmenters import TrainedSegmenter, cell_image_stages
 from hemalens.stages import CellImageStage, ClassicalSegmenter
 
 EPOCH = {"epochs": 1}
@@ -106,20 +105,9 @@ def runs(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(home, tmp_path_factory.mktemp("runs"))
 
 
-def _segmenter(temporary: pytest.TempPathFactory) -> TrainedSegmenter:
-    """A tiny one, of random weights and a few masks; made once a session."""
-    run_dir = temporary.getbasetemp() / "shared segmenter"
-    if (run_dir / "segmenter").is_dir():
-        return open_trained_segmenter(run_dir / "segmenter")
-    config = SegmenterConfig(
-        architecture="small", weights="none", rank=0, image_size_px=32, epochs=1, batch_size=4, precision="fp32"
-    )
-    return fit_segmenter(trained.laboratory(temporary).subset([0, 9, 18, 27]), config=config, run_dir=run_dir)
-
-
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> TrainedSegmenter:
-    return _segmenter(tmp_path_factory)
+    return trained.segmenter(tmp_path_factory)
 
 
 def _answers(bundle: Bundle, paths: list[Path], stage: CellImageStage, output: str = "probabilities") -> np.ndarray:

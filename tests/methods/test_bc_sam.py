@@ -30,11 +30,10 @@ from hemalens.inference import Predictor
 from hemalens.jobs.adapt import adapt
 from hemalens.jobs.evaluate import evaluate as evaluate_job
 from hemalens.methods.bc_sam import METHOD, BCSamConfig, cell_images, feature_graph
-from hemalens.methods.bc_sam_segmenter import SegmenterConfig, fit_segmenter
 from hemalens.models.autoencoder import CellAutoencoder
 from hemalens.models.backbone import BackboneConfig, create_backbone
 from hemalens.segmentation import CellImageConfig, cell_image, segment_cell
-from hemalens.segmenters import TrainedSegmenter, open_trained_segmenter
+from hemalens.segmenters import TrainedSegmenter
 from hemalens.stages import CellImageStage, ClassicalSegmenter
 
 SMALL_AUTOENCODER = (
@@ -75,20 +74,9 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"synthetic:{folder / 'cells' / 'lab_a'}"
 
 
-def _segmenter(temporary: pytest.TempPathFactory) -> TrainedSegmenter:
-    """A tiny one, of random weights and a few masks; made once a session."""
-    run_dir = temporary.getbasetemp() / "shared segmenter"
-    if (run_dir / "segmenter").is_dir():
-        return open_trained_segmenter(run_dir / "segmenter")
-    config = SegmenterConfig(
-        architecture="small", weights="none", rank=0, image_size_px=32, epochs=1, batch_size=4, precision="fp32"
-    )
-    return fit_segmenter(trained.laboratory(temporary).subset([0, 9, 18, 27]), config=config, run_dir=run_dir)
-
-
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> TrainedSegmenter:
-    return _segmenter(tmp_path_factory)
+    return trained.segmenter(tmp_path_factory)
 
 
 def _fit(
