@@ -33,7 +33,10 @@ class SegmenterManifest(ArtifactManifest):
 
 @dataclass(frozen=True)
 class TrainedSegmenter:
-    """An opened segmenter folder: its manifest, and its graph from image to feature_map and cell_probability."""
+    """An opened segmenter folder: its manifest, and its graph from image to full_map and cell_probability.
+
+    `full_map` (n, c, g, g) is the feature map before the neck, `cell_probability` (n, 4g, 4g) the mask.
+    """
 
     path: Path
     manifest: SegmenterManifest
@@ -72,6 +75,6 @@ def open_segmenter(name: str) -> Segmenter:
     return GraphSegmenter(name, open_trained_segmenter(Path(name)).graph)
 
 
-def cell_image_stages(name: str | None, config: CellImageConfig | None = None) -> tuple[CellImageStage, ...]:
+def cell_image_stages(name: str | None) -> tuple[CellImageStage, ...]:
     """The stage that cuts cells out with the segmenter `name`; none for None."""
-    return () if name is None else (CellImageStage(open_segmenter(name), config or CellImageConfig()),)
+    return () if name is None else (CellImageStage(open_segmenter(name), CellImageConfig()),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import Counter
 from contextlib import suppress
@@ -120,7 +121,7 @@ class CellImageStage:
         if not self.keep:
             return cell_image(image, self.segmenter(image), self.config)
         cache = FeatureCache(default_cache_dir())
-        content = sha256_text(str(image.shape), image.tobytes().hex())
+        content = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
         outcomes: tuple[Outcome, ...] = get_args(Outcome)
         known = cache.get(self.digest, [content], np.uint8).get(content)
         if known is not None:

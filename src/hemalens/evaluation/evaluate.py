@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from hemalens import graphs
 from hemalens.bundle import Bundle
@@ -19,6 +16,7 @@ from hemalens.cache import FeatureCache, default_cache_dir
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import DatasetError, SplitError
 from hemalens.evaluation import metrics
+from hemalens.evaluation.pictures import thumbnail
 from hemalens.evaluation.results import (
     ClassScores,
     Estimate,
@@ -35,7 +33,6 @@ from hemalens.runtime import run_rows
 from hemalens.sampling import units
 
 N_WRONG = 12
-THUMBNAIL_PX = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,14 +283,8 @@ def _wrong_cells(folds: list[_Fold], labels: tuple[str, ...]) -> tuple[WrongCell
                 worst[record.path] = entry
     ranked = sorted(worst.values(), key=lambda entry: (-entry[0], str(entry[1].path)))[:N_WRONG]
     return tuple(
-        WrongCell(name=record.path.name, label=label, predicted=predicted, probability=p, thumbnail=_thumbnail(record))
+        WrongCell(
+            name=record.path.name, label=label, predicted=predicted, probability=p, thumbnail=thumbnail(record.read())
+        )
         for p, record, label, predicted in ranked
     )
-
-
-def _thumbnail(record: Record) -> str:
-    image = Image.fromarray(record.read())
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -18,8 +18,9 @@ from hemalens.models.lora import add_lora, count_parameters, merge_lora, trainab
 from hemalens.models.sam import SamConfig, SamSegmenter, build_sam, image_size_of
 from hemalens.segmenters import SegmenterManifest, TrainedSegmenter, write_segmenter
 from hemalens.stages import SEGMENTER
+from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.learner import OptimiserConfig
-from hemalens.training.segmenter import SegmenterTraining, check_masks, fit_masks, segmenter_graph, weights_of
+from hemalens.training.segmenter import SegmenterTraining, check_masks, fit_masks, segmenter_graph
 from hemalens.training.trainer import Precision
 
 NAME = "bc_sam_segmenter"
@@ -99,7 +100,7 @@ def fit_segmenter(train: CellDataset, *, config: SegmenterConfig, run_dir: Path)
     preprocessing = Preprocessing(size_px=image_size_of(config.sam), mean=config.mean, std=config.std)
     fit_masks(network, train, preprocessing, _training(config), run_dir)
     state: dict[str, Any] = trainable_state(network) if config.rank else network.state_dict()
-    weights = weights_of(state)
+    weights = tensor_bytes(state)
     if config.rank:
         merge_lora(network)
     graph = segmenter_graph(network, preprocessing)

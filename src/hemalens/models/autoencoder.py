@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from hemalens.errors import ConfigError
+
 LATENT_SIZE = 50
 HIDDEN_CHANNELS = 256
 """Channels of the encoder's first two convolutions."""
@@ -93,8 +95,6 @@ class CellAutoencoder(nn.Module):
 
 def channels_of(shape: Sequence[int]) -> int:
     """Channels of a feature map's shape (c, h, w); raises `ConfigError` for one too small to encode."""
-    from hemalens.errors import ConfigError
-
     channels, height, width = shape
     if min(height, width) < SMALLEST_MAP:
         raise ConfigError(

@@ -31,9 +31,10 @@ from hemalens.methods.bc_sam import BCSamConfig, cell_image_stage
 from hemalens.methods.finetune import FinetuneConfig
 from hemalens.sampling import check_classes
 from hemalens.studies.base import Role, Say, Study
-from hemalens.studies.bc_sam_latents import DISCREPANCY_WORDS, Discrepancy, Material, Protocol, Row, Side
+from hemalens.studies.bc_sam_latents import DISCREPANCY_WORDS, Material, Protocol, Row, Side
 from hemalens.studies.bc_sam_scores import Cell, Direction, find_gains
 from hemalens.studies.bc_sam_tables import accuracy_table, balanced_table, drawn, gain_table, verdict
+from hemalens.training.autoencoder import Discrepancy
 
 POOLED = "features"
 RESNEXT_ROW, RESNEXT_HEAD = "ResNeXt-50", "fine-tuned"

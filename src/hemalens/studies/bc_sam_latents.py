@@ -24,6 +24,7 @@ from hemalens.stages import CellImageStage
 from hemalens.training.autoencoder import (
     AutoencoderConfig,
     CellPairs,
+    Discrepancy,
     autoencoder_bytes,
     fit_autoencoder,
     latent_graph,
@@ -33,8 +34,7 @@ from hemalens.training.autoencoder import (
 
 Say = Callable[[str], None]
 Protocol = Literal["transductive", "inductive"]
-Discrepancy = Literal["none", "linear", "rbf"]
-DISCREPANCY_WORDS = {"none": "no MMD", "linear": "linear MMD", "rbf": "kernel MMD"}
+DISCREPANCY_WORDS: dict[Discrepancy, str] = {"none": "no MMD", "linear": "linear MMD", "rbf": "kernel MMD"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,10 @@ from hemalens.features import MAPS_AT_ONCE
 from hemalens.graphs import full_map_graph, join
 from hemalens.images import Preprocessing
 from hemalens.losses import Kernel, maximum_mean_discrepancy, structural_similarity
-from hemalens.models.autoencoder import DECODERS, LATENT_SIZE, CellAutoencoder, channels_of
+from hemalens.models.autoencoder import LATENT_SIZE, CellAutoencoder, channels_of
 from hemalens.models.export import to_onnx
 from hemalens.runtime import run_rows
+from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.learner import Learner, OptimiserConfig
 from hemalens.training.trainer import Precision, train
 
@@ -35,6 +36,10 @@ LATENT_PARITY = 1e-3
 """Largest allowed difference of a latent between the graph and the trained encoder; latents are of the order of 1."""
 
 
+Discrepancy = Literal["none", "linear", "rbf"]
+"""Whether, and by which kernel, the domains are drawn together."""
+
+
 class AutoencoderConfig(StrictConfig):
     """The published autoencoder and its training.
 
@@ -44,7 +49,7 @@ class AutoencoderConfig(StrictConfig):
     """
 
     latent_size: int = Field(default=LATENT_SIZE, ge=1)
-    mmd: Literal["linear", "rbf", "none"] = "linear"
+    mmd: Discrepancy = "linear"
     mmd_weight: float = Field(default=5.0, ge=0)
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=128, ge=2)
@@ -182,7 +187,7 @@ def fit_autoencoder(pairs: CellPairs, config: AutoencoderConfig, run_dir: Path) 
     Raises `ConfigError` for a single domain, a feature map or a batch too small, or a warm-up longer than the training.
     """
     check_domains(pairs.domains, config)
-    if pairs.cells.shape[1] != config.side_px or config.side_px not in DECODERS:
+    if pairs.cells.shape[1] != config.side_px:
         raise ConfigError(
             "the cell images do not fit the decoder", expected=f"{config.side_px} px", got=f"{pairs.cells.shape[1]} px"
         )
@@ -238,9 +243,7 @@ def latents(graph: onnx.ModelProto, maps: NDArray[np.float16]) -> NDArray[np.flo
 
 def autoencoder_bytes(network: CellAutoencoder) -> bytes:
     """The weights as a safetensors file."""
-    from safetensors.torch import save
-
-    return save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+    return tensor_bytes(network.state_dict())
 
 
 def read_autoencoder(file: Path, map_shape: Sequence[int], config: AutoencoderConfig) -> CellAutoencoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import hemalens._torchvision  # noqa: F401
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from hemalens.errors import InputError, OutputError, one_line
 from hemalens.files import atomic_path
@@ -50,6 +51,11 @@ class SafetensorsCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint, if it is there."""
         Path(path).unlink(missing_ok=True)
+
+
+def tensor_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
+    """Tensors by name as a safetensors file."""
+    return save({name: tensor.contiguous() for name, tensor in state.items()})
 
 
 def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -25,6 +25,7 @@ from hemalens.images import Preprocessing
 from hemalens.models.backbone import BackboneConfig
 from hemalens.models.export import to_onnx
 from hemalens.sampling import balanced_weights
+from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.export import Trained, export_bundle
 from hemalens.training.learner import OptimiserConfig
@@ -146,7 +147,4 @@ def _logits(module: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.flo
 
 
 def _weights(module: nn.Module) -> bytes:
-    from safetensors.torch import save
-
-    state = {name.removeprefix("network."): tensor.contiguous() for name, tensor in module.state_dict().items()}
-    return save(state)
+    return tensor_bytes({name.removeprefix("network."): tensor for name, tensor in module.state_dict().items()})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -199,10 +198,3 @@ def check_masks(graph: onnx.ModelProto, network: SamSegmenter, images: Iterator[
             got=f"a difference of {largest:.2g}",
         )
     return largest
-
-
-def weights_of(state: dict[str, Any]) -> bytes:
-    """Tensors by name as a safetensors file."""
-    from safetensors.torch import save
-
-    return save({name: tensor.contiguous() for name, tensor in state.items()})
