@@ -95,7 +95,8 @@ def _hint(spec: str) -> str:
 def _labelled(record: Record, reader: Reader, chosen: LabelMap | None, keep: Keep) -> Record:
     meaning = _meaning(record, reader, required=chosen is not None and not keep(record.source_label))
     if isinstance(meaning, Excluded):
-        return replace(record, excluded=meaning.reason)
+        own_class = chosen is None and meaning.own_class
+        return replace(record, label=record.source_label) if own_class else replace(record, excluded=meaning.reason)
     if chosen is None or meaning is None:
         return replace(record, cell_type=meaning, label=record.source_label)
     target = chosen[meaning]

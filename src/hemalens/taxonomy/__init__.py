@@ -48,9 +48,13 @@ class CellType:
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """A label that stands for no class, and why."""
+    """A label that stands for no class, and why.
+
+    `own_class`: it is a class of its own where labels stay as they are, such as a kind of tissue.
+    """
 
     reason: str
+    own_class: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ def source_labels(dataset: str) -> Mapping[str, str | Excluded]:
     meanings: dict[str, str | Excluded] = {}
     for label, meaning in _load("source_labels.toml").get(dataset, {}).items():
         if isinstance(meaning, dict):
-            meanings[label] = Excluded(meaning["excluded"])
+            meanings[label] = Excluded(meaning["excluded"], meaning.get("own_class", False))
         elif meaning in known:
             meanings[label] = meaning
         else:
