@@ -161,6 +161,51 @@ class KShot(_Part):
     intervals: str
 
 
+class FractionScores(_Part):
+    """Scores of the models trained on one fraction of the training part: means over `n_seeds` draws of that fraction.
+
+    `n_train` images, of which `n_masks` have a mask, in `class_counts` of each class.
+    """
+
+    fraction: float = Field(gt=0, le=1)
+    n_train: int
+    n_masks: int
+    class_counts: dict[str, int]
+    n_seeds: int
+    accuracy: Estimate
+    majority_rate: float
+    balanced_accuracy: Estimate
+    macro_f1: Estimate
+    recall: dict[str, Estimate]
+    """Recall of each tested class."""
+
+
+Selection = Literal["validation", "published-selection"]
+"""On which images the epoch of a training is chosen; "published-selection": on those that are then reported."""
+
+
+class FractionCurve(_Part):
+    """A method trained on several fractions of the same training part, always tested on the same images.
+
+    `selection` "published-selection" means that the epoch was chosen on the tested images: the scores flatter.
+    """
+
+    name: str
+    method: str
+    source: str
+    target: str
+    selection: Selection
+    transductive: bool = False
+    n_images: int
+    n_validation: int
+    classes: tuple[str, ...]
+    left_out: dict[str, str] = Field(default_factory=dict)
+    unreadable: dict[str, str] = Field(default_factory=dict)
+    fractions: tuple[FractionScores, ...] = Field(min_length=1)
+    """Largest fraction first."""
+    intervals: str
+
+
 class ComparisonTable(_Part):
     """A table of a study, ours beside the published numbers; a cell is a text or a number, None where there is none."""
 
@@ -240,6 +285,7 @@ class Report(_Part):
     data: tuple[DataCard, ...]
     evaluations: tuple[Evaluation, ...]
     k_shot: tuple[KShot, ...] = ()
+    fractions: tuple[FractionCurve, ...] = ()
     tables: tuple[ComparisonTable, ...] = ()
     pictures: tuple[PictureTable, ...] = ()
     methods: dict[str, dict[str, Any]]
