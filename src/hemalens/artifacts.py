@@ -39,7 +39,7 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Role = Literal["train", "validation", "auxiliary", "support"]
+Role = Literal["train", "validation", "pretraining", "auxiliary", "support"]
 
 
 class DataEntry(Part):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -192,6 +194,50 @@ def part_of(dataset: CellDataset, fraction: float, rng: np.random.Generator) -> 
         raise SplitError(f"{dataset.name} cannot be split", expected="two independent images or groups", got=str(n_units))
     held = np.isin(unit, rng.permutation(n_units)[:n_held])
     return dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held))
+
+
+def nested_fractions(
+    dataset: CellDataset, fractions: Sequence[float], rng: np.random.Generator, *, strict: bool = False
+) -> dict[float, CellDataset]:
+    """Parts of `dataset` by fraction: floor(n * fraction) images of each class, every part inside the larger ones.
+
+    A class that would be empty keeps one image; with `strict` that is a `SplitError`. Images with a mask are spread
+    evenly, so that a part holds their share of each class, to within one. The parts drawn do not depend on which
+    fractions are asked for. The subsets WBC_50, WBC_10 and WBC_1 have these
+    sizes.
+    """
+    for fraction in fractions:
+        if not 0 < fraction <= 1:
+            raise SplitError("a fraction is out of range", expected="above 0, at most 1", got=str(fraction))
+    orders = [_masks_evenly(dataset, np.flatnonzero(dataset.targets == i), rng) for i in range(len(dataset.classes))]
+    parts = {}
+    for fraction in fractions:
+        chosen: list[int] = []
+        for name, order in zip(dataset.classes, orders, strict=True):
+            # 0.57 of 100 are 57, whatever 0.57 is in binary
+            n = int(len(order) * Fraction(str(fraction)))
+            if n == 0 and strict:
+                raise SplitError(
+                    f"{fraction:g} of class {one_line(name)} is no image",
+                    expected=f"at least {int(np.ceil(1 / fraction))} images",
+                    got=str(len(order)),
+                    remedy="Leave --strict out to keep one image, or ask for a larger fraction.",
+                )
+            chosen.extend(order[: max(n, 1)].tolist())
+        parts[fraction] = dataset.subset(sorted(chosen))
+    return parts
+
+
+def _masks_evenly(dataset: CellDataset, members: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """`members` in random order, such that the first p of n hold about p/n of those with a mask, for every p."""
+    order = rng.permutation(members)
+    has_mask = np.array([dataset.records[i].mask_path is not None for i in order], bool)
+    n, n_masks = len(order), int(has_mask.sum())
+    wanted = np.minimum(np.arange(2, n + 2) * n_masks // max(n, 1), np.minimum(np.arange(1, n + 1), n_masks))
+    takes_mask = np.diff(wanted, prepend=0) > 0
+    arranged = np.empty_like(order)
+    arranged[takes_mask], arranged[~takes_mask] = order[has_mask], order[~has_mask]
+    return arranged
 
 
 def k_fold(dataset: CellDataset, n_folds: int, rng: np.random.Generator) -> list[tuple[CellDataset, CellDataset]]:

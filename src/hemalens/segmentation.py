@@ -342,11 +342,15 @@ def _check_same_shape(mask: Mask, truth: Mask) -> None:
 
 
 class CellImageConfig(StrictConfig):
-    """How a masked cell becomes an image of fixed size; the defaults are those of BC-SAM (Cai et al., ISBI 2024)."""
+    """How a masked cell becomes an image of fixed size; the defaults are those of BC-SAM (Cai et al., ISBI 2024).
+
+    Without `crop` the cell keeps its place and size, and only what surrounds it is blanked.
+    """
 
     size_px: int = Field(default=128, ge=16, le=2048)
     margin_px: int = Field(default=10, ge=0, le=512)
     background: int = Field(default=128, ge=0, le=255)
+    crop: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,18 +376,25 @@ def cell_image(image: NDArray[np.uint8], mask: Mask, config: CellImageConfig = _
     """
     if mask.shape != image.shape[:2]:
         raise ImageError("the mask has another size than the image", expected=str(image.shape[:2]), got=str(mask.shape))
-    labels, n_labels = ndimage.label(mask, _EIGHT)
-    if n_labels == 0:
+    component = largest_component(mask)
+    if not component.any():
         return CellImage(_resized(image, config.size_px), "empty mask")
-    number = 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    rows, columns = ndimage.find_objects(labels)[number - 1]
+    rows, columns = ndimage.find_objects(component.view(np.uint8))[0]
     height, width = mask.shape
     touches = rows.start == 0 or columns.start == 0 or rows.stop == height or columns.stop == width
-    component = labels[rows, columns] == number
-    crop = np.where(component[..., None], image[rows, columns], np.uint8(config.background))
-    margin = config.margin_px
+    crop = np.where(component[..., None], image, np.uint8(config.background))
+    crop, margin = (crop[rows, columns], config.margin_px) if config.crop else (crop, 0)
     padded = np.pad(crop, ((margin, margin), (margin, margin), (0, 0)), constant_values=config.background)
     return CellImage(_resized(padded, config.size_px), "touches border" if touches else "cell")
+
+
+def largest_component(mask: Mask) -> Mask:
+    """The largest connected part of a mask (diagonal pixels touch; of equal ones the first in scan order)."""
+    labels, n_labels = ndimage.label(mask, _EIGHT)
+    if n_labels == 0:
+        return np.zeros_like(mask)
+    largest: Mask = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    return largest
 
 
 def _resized(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:

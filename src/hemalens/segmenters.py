@@ -9,8 +9,9 @@ from typing import Literal
 
 import onnx
 
-from hemalens.artifacts import ArtifactManifest, open_artifact, write_artifact
+from hemalens.artifacts import MANIFEST, ArtifactManifest, open_artifact, write_artifact
 from hemalens.errors import BundleError, InputError, one_line
+from hemalens.files import sha256_file
 from hemalens.images import Preprocessing
 from hemalens.segmentation import CellImageConfig
 from hemalens.stages import CLASSICAL, SEGMENTER, CellImageStage, ClassicalSegmenter, GraphSegmenter, Segmenter
@@ -73,6 +74,12 @@ def open_segmenter(name: str) -> Segmenter:
             remedy="Train one with `hemalens train bc_sam_segmenter`.",
         )
     return GraphSegmenter(name, open_trained_segmenter(Path(name)).graph)
+
+
+def segmenter_source(key: str, name: str) -> dict[str, str]:
+    """What a configuration's key names, as a digest: the manifest of a trained segmenter; nothing for the others."""
+    manifest = Path(name) / MANIFEST
+    return {key: sha256_file(manifest)} if name not in ("", CLASSICAL) and manifest.is_file() else {}
 
 
 def cell_image_stages(name: str | None) -> tuple[CellImageStage, ...]:

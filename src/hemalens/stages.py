@@ -17,10 +17,10 @@ from PIL import Image
 
 from hemalens import graphs
 from hemalens.artifacts import Part
-from hemalens.cache import FeatureCache, default_cache_dir
-from hemalens.datasets.base import CellDataset
+from hemalens.cache import FeatureCache
+from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ImageError
-from hemalens.files import sha256_text
+from hemalens.files import default_cache_dir, sha256_text
 from hemalens.progress import track
 from hemalens.runtime import session_of
 from hemalens.segmentation import CellImage, CellImageConfig, Outcome, cell_image, segment_cell
@@ -83,6 +83,22 @@ class GraphSegmenter:
         whole = Image.fromarray(found[0]).resize((width, height), Image.Resampling.BILINEAR)
         mask: NDArray[np.bool_] = np.asarray(whole) >= 0.5
         return mask
+
+
+def kept_mask(record: Record, segmenter: Segmenter) -> NDArray[np.bool_]:
+    """The segmenter's mask (H, W) of a record's image as it lies on disk, made once and kept in the cache.
+
+    Raises `ImageError`.
+    """
+    cache, key, content = FeatureCache(default_cache_dir()), sha256_text("mask", segmenter.digest), record.content_id()
+    known = cache.get(key, [content], np.uint8).get(content)
+    if known is None:
+        mask = segmenter(record.unstaged().read())
+        # one file holds masks of all sizes: the two sides stand before the bits
+        known = np.concatenate([np.array(mask.shape, "<u4").view(np.uint8), np.packbits(mask)])
+        cache.put(key, {content: known})
+    height, width = (int(side) for side in known[:8].view("<u4"))
+    return np.unpackbits(known[8:], count=height * width).reshape(height, width).astype(bool)
 
 
 class CellImageEntry(Part):

@@ -25,14 +25,14 @@ from hemalens.bundle import (
     seen_images,
     write_bundle,
 )
-from hemalens.cache import FeatureCache, default_cache_dir
+from hemalens.cache import FeatureCache
 from hemalens.datasets import READERS, CellDataset, Record
 from hemalens.errors import ConfigError, LabelError, SplitError, one_line
 from hemalens.evaluation import metrics
 from hemalens.evaluation.metrics import fit_temperature, log_softmax
 from hemalens.features import extract
 from hemalens.fewshot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
-from hemalens.files import claim_folder
+from hemalens.files import claim_folder, default_cache_dir
 from hemalens.jobs.prepare import prepare
 from hemalens.jobs.train import Say
 from hemalens.progress import track

@@ -79,6 +79,11 @@ def _read(file: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.get("kind") == "hemalens-run" else None
 
 
+def asked_of(method: Method, config: StrictConfig) -> dict[str, Any]:
+    """What a request says of a method: its name, its settings, and what lies in the files they name."""
+    return {"method": method.name, "config": config.model_dump(mode="json"), "sources": config.sources()}
+
+
 def fit_in(
     run_dir: Path,
     method: Method,
@@ -90,9 +95,7 @@ def fit_in(
     auxiliary: Mapping[str, CellDataset] = NO_AUXILIARY,
 ) -> Bundle:
     """Fit in a folder of its own. A finished bundle of the same request is taken as it is; a stopped fit goes on."""
-    request = {
-        "method": method.name,
-        "config": config.model_dump(mode="json"),
+    request = asked_of(method, config) | {
         "train": train.fingerprint,
         "validation": validation.fingerprint if validation else None,
         "auxiliary": {role: dataset.fingerprint for role, dataset in auxiliary.items()},

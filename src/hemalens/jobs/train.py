@@ -11,14 +11,14 @@ from hemalens.datasets import CellDataset
 from hemalens.errors import SplitError
 from hemalens.evaluation.evaluate import evaluate, refuse_leaks
 from hemalens.evaluation.results import Report
+from hemalens.jobs.auxiliary import open_auxiliary
 from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.jobs.reporting import make_report
-from hemalens.jobs.runs import claim_run, finish_run, fit_in
+from hemalens.jobs.runs import asked_of, claim_run, finish_run, fit_in
 from hemalens.methods import Method, find_method
 from hemalens.sampling import Unreadable, check_classes, hold_out, seeded
 from hemalens.segmenters import cell_image_stages
 from hemalens.stages import CellImageStage
-from hemalens.taxonomy import AS_LABELLED
 
 Say = Callable[[str], None]
 
@@ -46,8 +46,8 @@ def train(
 
     `test_fraction` of the data is tested and never trained on; `validation_fraction` of the rest (or `validation_spec`)
     serves early stopping and calibration. With `test_fraction` 0 nothing is tested and the report says so.
-    `auxiliary_specs` are (role, name) of sets that a method learns from without their labels. `cell_image` names the
-    segmenter that cuts the cells out first.
+    `auxiliary_specs` are (role, name) of further sets that the method has a use for. `cell_image` names the segmenter that
+    cuts the cells out first.
     """
     method = find_method(method_name)
     config = method.config.load(config_file, settings)
@@ -58,7 +58,7 @@ def train(
     given = prepare(train_specs, role=role, min_per_class=min_per_class, **wanted)
     check_classes(given.dataset, n_units=1 + bool(test_fraction) + (validation_spec is None))
     held = prepare(validation_spec, role="validation", **wanted) if validation_spec else None
-    more = open_auxiliary(auxiliary_specs, unreadable=unreadable, stages=stages)
+    more = open_auxiliary([method], auxiliary_specs, **wanted)
     opened = [given, *([held] if held else []), *more.values()]
     for note in (note for each in opened for note in each.notes):
         say(note)
@@ -102,35 +102,13 @@ def _request(
 ) -> dict[str, Any]:
     """What makes a run another one."""
     learn, validation, test = parts
-    return {
+    return asked_of(method, config) | {
         "job": "train",
-        "method": method.name,
-        "config": config.model_dump(mode="json"),
         "train": learn.fingerprint,
         "validation": validation.fingerprint,
         "test": test.fingerprint if test else None,
         "auxiliary": {role: dataset.fingerprint for role, dataset in auxiliary.items()},
         "before": [stage.digest for stage in stages],
-    }
-
-
-def open_auxiliary(
-    specs: Sequence[tuple[str, str]], *, unreadable: Unreadable, stages: tuple[CellImageStage, ...] = ()
-) -> dict[str, Prepared]:
-    """Sets to learn from without their labels, by role; several in one role are one set.
-
-    Labels are not learned from; images that stand under two of them are left out, as everywhere.
-    """
-    roles = dict.fromkeys(role for role, _ in specs)
-    return {
-        role: prepare(
-            [spec for other, spec in specs if other == role],
-            labels=AS_LABELLED,
-            role=f"auxiliary, {role}",
-            unreadable=unreadable,
-            stages=stages,
-        )
-        for role in roles
     }
 
 

@@ -15,6 +15,7 @@ METHODS: Mapping[str, str] = {
     "bloodshot": "hemalens.methods.bloodshot",
     "finetune": "hemalens.methods.finetune",
     "linear_probe": "hemalens.methods.linear_probe",
+    "mask_augmentation": "hemalens.methods.mask_augmentation",
 }
 """Module of each method; loaded on use, since each brings its own libraries."""
 

@@ -40,6 +40,16 @@ Show = Callable[[Bundle, CellDataset], PictureTable]
 
 
 @dataclass(frozen=True, slots=True)
+class AuxiliaryRole:
+    """A part that further data play in a method: what it is, whether their labels are learned, whether it must be there."""
+
+    name: str
+    what: str
+    labelled: bool
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """A method by name: what it is in one line, its configuration and its `fit`; `show` where there is something to see."""
 
@@ -48,3 +58,4 @@ class Method:
     config: type[StrictConfig]
     fit: Fit
     show: Show | None = None
+    roles: tuple[AuxiliaryRole, ...] = ()

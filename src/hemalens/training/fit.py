@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,20 +15,21 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hemalens.artifacts import WEIGHTS
-from hemalens.bundle import Bundle
+from hemalens.artifacts import MANIFEST, WEIGHTS
+from hemalens.bundle import Bundle, open_bundle
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ConfigError
 from hemalens.evaluation.metrics import fit_temperature, log_softmax
 from hemalens.graphs import join, normalise_graph, resize_graph
 from hemalens.images import Preprocessing
-from hemalens.models.backbone import BackboneConfig
+from hemalens.models.backbone import BackboneConfig, weights_file
 from hemalens.models.export import to_onnx
 from hemalens.sampling import balanced_weights
 from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.export import Trained, export_bundle
 from hemalens.training.learner import OptimiserConfig
+from hemalens.training.mask_use import MaskUse, training_images, without_background
 from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
 from hemalens.training.trainer import Precision, train
 from hemalens.transforms import Augmentation, AugmentationConfig
@@ -42,26 +43,42 @@ class TrainingConfig(BackboneConfig):
 
     `sampling`: "balanced" draws every class equally often, "none" each image once an epoch. `patience`: epochs without a
     better validation score before training stops and the best epoch is kept; None runs all epochs and keeps the last.
+    `images_per_epoch`: how many images are drawn an epoch, None as many as there are; a fixed number gives trainings on
+    few and on many images the same number of steps. `masks`: what the masks of training images are used for.
     `n_loader_workers`: 0 loads in the training process; the result does not depend on it.
     """
 
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=32, ge=2)
+    images_per_epoch: int | None = Field(default=None, ge=2)
     sampling: Literal["balanced", "none"] = "balanced"
     patience: int | None = Field(default=5, ge=1)
     precision: Precision = "auto"
     n_loader_workers: int = Field(default=0, ge=0)
     optimiser: OptimiserConfig = OptimiserConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
+    masks: MaskUse = MaskUse()
 
 
-def check_parts(method: str, validation: CellDataset | None, auxiliary: Mapping[str, CellDataset]) -> CellDataset:
+def check_parts(
+    method: str, validation: CellDataset | None, auxiliary: Mapping[str, CellDataset], roles: Collection[str] = ()
+) -> CellDataset:
     """The validation part; raises `ConfigError` without one, or with auxiliary data that the method cannot use."""
-    if auxiliary or validation is None:
-        raise ConfigError(
-            f"{method} takes a validation part, for the choice of the epoch and calibration, and no auxiliary data"
-        )
+    if validation is None:
+        raise ConfigError(f"{method} takes a validation part, for the choice of the epoch and calibration")
+    foreign = [role for role in auxiliary if role not in roles]
+    if foreign:
+        known = f"the roles {', '.join(roles)}" if roles else "no auxiliary data"
+        raise ConfigError(f"{method} has no use for auxiliary data of the role {foreign[0]!r}", expected=known)
     return validation
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a network has learned from before its training: with labels, and without."""
+
+    labelled: tuple[CellDataset, ...] = ()
+    unlabelled: tuple[CellDataset, ...] = ()
 
 
 def fit_network(
@@ -73,19 +90,22 @@ def fit_network(
     config: TrainingConfig,
     preprocessing: Preprocessing,
     run_dir: Path,
+    before: Before = Before(),
 ) -> Bundle:
     """Train `module`, calibrate it on `validation`, write `run_dir`/bundle; a stopped run goes on."""
     scratch = run_dir / "scratch"
+    train_part, validation = (without_background(part, config.masks, preprocessing) for part in (train_part, validation))
     held = resized_images(validation, preprocessing, scratch / "validation.npy")
-    weights = balanced_weights(train_part.targets) if config.sampling == "balanced" else None
-    pixels = resized_images(train_part, preprocessing, scratch / "train.npy")
+    pixels, targets = training_images(train_part, preprocessing, config.masks, seed=module.seed, run_dir=run_dir)
+    weights = balanced_weights(targets) if config.sampling == "balanced" else None
+    sampler = EpochSampler(len(targets), seed=module.seed, weights=weights, n_draws=config.images_per_epoch)
     training = DataLoader(
-        PixelDataset(pixels, train_part.targets, Augmentation(config.augmentation)),
+        PixelDataset(pixels, targets, Augmentation(config.augmentation)),
         batch_size=config.batch_size,
-        sampler=EpochSampler(len(train_part), seed=module.seed, weights=weights),
+        sampler=sampler,
         num_workers=config.n_loader_workers,
         # a batch of one has no batch statistics
-        drop_last=len(train_part) % config.batch_size == 1,
+        drop_last=len(sampler) % config.batch_size == 1,
     )
     checking = DataLoader(
         PixelDataset(held, validation.targets, None),
@@ -111,6 +131,9 @@ def fit_network(
         temperature=temperature,
         frozen_backbone=False,
         reference=reference,
+        auxiliary=before.unlabelled,
+        pretraining=before.labelled,
+        inherited=_images_behind(config.weights),
     )
     bundle = export_bundle(trained, run_dir / "bundle", extra_files={WEIGHTS: _weights(module)})
     shutil.rmtree(scratch, ignore_errors=True)
@@ -127,6 +150,15 @@ class _TwoOutputs(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.module.embed(pixels)
         return embedding, self.module.classify(embedding)
+
+
+def _images_behind(weights: str) -> frozenset[str]:
+    """Contents of the images that a bundle named as `weights` has learned from; none for weights from elsewhere."""
+    file = weights_file(weights)
+    if file is None or not (file.parent / MANIFEST).is_file():
+        return frozenset()
+    bundle = open_bundle(file.parent)
+    return bundle.seen | bundle.seen_unlabelled
 
 
 def follow_quickly(network: nn.Module) -> None:

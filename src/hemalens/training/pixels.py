@@ -73,11 +73,21 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """Draws (index, seed) pairs, each epoch's from (seed, epoch) alone: a resumed run continues as it would have.
 
     With `weights` (n,) indices are drawn with replacement in these proportions, otherwise each once, in random order;
-    with `shuffle` off, each once in order.
+    with `shuffle` off, each once in order. `n_draws`: how many an epoch, other than n; without weights the images are
+    gone through again, or not all of them are seen.
     """
 
-    def __init__(self, n: int, *, seed: int, weights: NDArray[np.float64] | None = None, shuffle: bool = True) -> None:
+    def __init__(
+        self,
+        n: int,
+        *,
+        seed: int,
+        weights: NDArray[np.float64] | None = None,
+        n_draws: int | None = None,
+        shuffle: bool = True,
+    ) -> None:
         self.n = n
+        self.n_draws = n_draws or n
         self.seed = seed
         self.weights = weights
         self.shuffle = shuffle
@@ -88,15 +98,15 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.n
+        return self.n_draws
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         if not self.shuffle:
-            order = np.arange(self.n)
+            order = np.arange(self.n_draws)
         elif self.weights is None:
-            order = rng.permutation(self.n)
+            order = np.concatenate([rng.permutation(self.n) for _ in range(-(-self.n_draws // self.n))])[: self.n_draws]
         else:
-            order = rng.choice(self.n, self.n, p=self.weights)
-        seeds = rng.integers(2**31, size=self.n)
+            order = rng.choice(self.n, self.n_draws, p=self.weights)
+        seeds = rng.integers(2**31, size=self.n_draws)
         yield from zip(order.tolist(), seeds.tolist(), strict=True)

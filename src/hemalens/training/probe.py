@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from hemalens.bundle import Bundle
-from hemalens.cache import FeatureCache, default_cache_dir
+from hemalens.cache import FeatureCache
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import SplitError
 from hemalens.evaluation.metrics import fit_temperature, log_softmax
 from hemalens.features import extract
+from hemalens.files import default_cache_dir
 from hemalens.graphs import join
 from hemalens.heads import Head, head_graph, head_logits, make_head
 from hemalens.images import Preprocessing

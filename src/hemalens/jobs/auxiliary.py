@@ -1,0 +1,71 @@
+"""Further data of a method, by role: opened as the role wants them, and refused where no method has a use for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from hemalens.datasets import CellDataset, open_dataset
+from hemalens.errors import InputError, LabelError, near_matches
+from hemalens.jobs.prepare import Prepared, prepare
+from hemalens.methods import Method
+from hemalens.methods.base import AuxiliaryRole
+from hemalens.sampling import Unreadable
+from hemalens.stages import CellImageStage
+from hemalens.taxonomy import AS_LABELLED
+
+
+def open_auxiliary(
+    methods: Sequence[Method],
+    specs: Sequence[tuple[str, str]],
+    *,
+    labels: str,
+    unreadable: Unreadable = "refuse",
+    stages: tuple[CellImageStage, ...] = (),
+) -> dict[str, Prepared]:
+    """The sets in `specs`, (role, name), by role; several in one role are one set.
+
+    A set whose labels are learned is read under `labels` where that map knows any of its labels, and as labelled
+    otherwise (tissue, for instance). A set without use for its labels is read as labelled: images under two of them are
+    left out, as everywhere. Raises `InputError` for a role that no method has, or that a method lacks.
+    """
+    known = _roles_of(methods)
+    for role, _ in specs:
+        if role not in known:
+            named = ", ".join(method.name for method in methods)
+            remedy = near_matches(role, known) if known else "Leave --aux out."
+            raise InputError(f"{named}: no use for auxiliary data of the role {role!r}", remedy=remedy)
+    given = dict.fromkeys(role for role, _ in specs)
+    for method in methods:
+        for role in method.roles:
+            if role.required and role.name not in given:
+                raise InputError(f"{method.name} needs {role.what}", remedy=f"Say --aux {role.name}=SPEC.")
+    opened = {}
+    for name in given:
+        named_sets = [spec for other, spec in specs if other == name]
+        chosen = _labels_for(named_sets, labels) if known[name].labelled else AS_LABELLED
+        role = f"auxiliary, {name}"
+        found = prepare(named_sets, labels=chosen, role=role, unreadable=unreadable, stages=stages)
+        if known[name].labelled and chosen != labels:
+            found = replace(found, notes=(*found.notes, f"{found.dataset.name}: no class of {labels}, read as labelled"))
+        opened[name] = found
+    return opened
+
+
+def parts_for(method: Method, auxiliary: Mapping[str, CellDataset]) -> dict[str, CellDataset]:
+    """Those sets that the method has a use for."""
+    return {role.name: auxiliary[role.name] for role in method.roles if role.name in auxiliary}
+
+
+def _roles_of(methods: Sequence[Method]) -> dict[str, AuxiliaryRole]:
+    return {role.name: role for method in methods for role in method.roles}
+
+
+def _labels_for(specs: Sequence[str], labels: str) -> str:
+    """`labels` where a set has any label under it."""
+    if labels == AS_LABELLED:
+        return labels
+    try:
+        return labels if any(open_dataset(spec, labels=labels).classes for spec in specs) else AS_LABELLED
+    except LabelError:
+        return AS_LABELLED  # a user's own words that are no cell types

@@ -1,0 +1,85 @@
+"""What a cell's mask makes possible: the cell alone, the background alone, the cell moved elsewhere. Pure functions.
+
+Images are uint8 (H, W, 3); a mask here is the share of the cell in each pixel, float (H, W) in [0, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Image = NDArray[np.uint8]
+Share = NDArray[np.float32]
+
+_LEVELS = (2, 4, 8, 16, 32, 64)
+"""Widths, in px, over which the surroundings are averaged to fill a hole: the narrowest that still sees some."""
+
+
+def cell_alone(image: Image, share: Share, gray: int) -> Image:
+    """The image with everything outside the mask in one gray value, 0 to 255."""
+    return _mixed(image.astype(np.float32), share, np.float32(gray))
+
+
+def without_cell(image: Image, share: Share) -> Image:
+    """The image's background: where the cell was, its surroundings go on smoothly."""
+    seen = (ndimage.maximum_filter(share, size=3) <= 0).astype(np.float32)
+    if not seen.any():
+        return image
+    known = image.astype(np.float32) * seen[..., None]
+    filled = np.zeros_like(known)
+    open_ = np.ones(share.shape, bool)
+    for width in _LEVELS:
+        weight = ndimage.gaussian_filter(seen, width)
+        near = open_ & (weight > 0.05)
+        mean = ndimage.gaussian_filter(known, (width, width, 0)) / np.maximum(weight, 1e-6)[..., None]
+        filled[near] = mean[near]
+        open_ &= ~near
+    filled[open_] = known.sum(axis=(0, 1)) / seen.sum()
+    return _mixed(filled, ndimage.gaussian_filter(1 - seen, 1.0).astype(np.float32), image.astype(np.float32))
+
+
+def moved_cell(image: Image, share: Share, background: Image, rng: np.random.Generator) -> Image:
+    """The cell of `image` turned by any angle, mirrored or not, and set anywhere on `background` of the same size.
+
+    It stays inside the image as far as its size allows. Source: random translation, rotation and flip of a cell that
+    was cut out by its mask (Kong, "White Blood Cell Classification based on Transfer Learning").
+    """
+    height, width = share.shape
+    angle, mirrored = rng.uniform(0, 2 * np.pi), rng.random() < 0.5
+    across, down = rng.random(), rng.random()
+    rows, columns = np.nonzero(share > 0.5)
+    if len(rows) == 0:
+        return background
+    centre = np.array([rows.mean(), columns.mean()])
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    if mirrored:
+        turn = turn @ np.diag([1.0, -1.0])
+    # where the cell's pixels come to lie around its centre
+    reach = (np.stack([rows, columns], axis=1) - centre) @ turn.T
+    low, high = -reach.min(axis=0), np.array([height - 1, width - 1]) - reach.max(axis=0)
+    target = np.where(low <= high, low + np.array([down, across]) * (high - low), (low + high) / 2)
+    offset = centre - turn.T @ target
+    alpha = ndimage.affine_transform(share, turn.T, offset=offset, order=1, output=np.float32)
+    # colours go along with their share, so that no background is carried over at the rim
+    layers = [
+        ndimage.affine_transform(image[..., c] * share, turn.T, offset=offset, order=1, output=np.float32) for c in range(3)
+    ]
+    cell = np.stack(layers, axis=-1)
+    return _whole(cell + (1 - alpha[..., None]) * background)
+
+
+def plain(shape: tuple[int, ...], gray: int) -> Image:
+    """An image of one gray value."""
+    return np.full(shape, gray, np.uint8)
+
+
+def _mixed(front: NDArray[np.float32], share: Share, back: NDArray[np.float32] | np.float32) -> Image:
+    return _whole(front * share[..., None] + back * (1 - share[..., None]))
+
+
+def _whole(values: NDArray[np.floating[Any]]) -> Image:
+    gray_levels: Image = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return gray_levels
