@@ -17,11 +17,12 @@ import pytest
 
 import trained
 from hemalens import graphs
-from hemalens.cache import FeatureCache, default_cache_dir
+from hemalens.cache import FeatureCache
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import ImageError, OutputError
 from hemalens.evaluation.evaluate import answer
 from hemalens.features import extract
+from hemalens.files import default_cache_dir
 from hemalens.runtime import GraphRunner
 
 

@@ -148,7 +148,7 @@ def test_the_encoder_cut_out_of_a_bundle_has_the_digest_of_the_one_that_went_in(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """Otherwise no embedding of the training would ever be found again in the cache."""
-    from hemalens.cache import default_cache_dir
+    from hemalens.files import default_cache_dir
     from hemalens.models.backbone import BackboneConfig, frozen_graph
 
     bundle = trained.fitted(tmp_path_factory, "linear_probe").bundle

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -10,17 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from numpy.typing import DTypeLike, NDArray
 
 from hemalens.errors import OutputError, one_line
 from hemalens.files import output_errors
-
-
-def default_cache_dir() -> Path:
-    """The folder `HEMALENS_CACHE` names, otherwise the user's cache folder."""
-    named = os.environ.get("HEMALENS_CACHE")
-    return Path(named) if named else Path(platformdirs.user_cache_dir("hemalens"))
 
 
 class FeatureCache:

@@ -12,10 +12,10 @@ import onnx
 from numpy.typing import NDArray
 
 from hemalens import graphs
-from hemalens.cache import FeatureCache, default_cache_dir
+from hemalens.cache import FeatureCache
 from hemalens.datasets.base import Record
 from hemalens.errors import ConfigError, ImageError, one_line
-from hemalens.files import large_array
+from hemalens.files import default_cache_dir, large_array
 from hemalens.progress import track
 from hemalens.runtime import GraphRunner
 

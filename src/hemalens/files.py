@@ -15,9 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 from numpy.typing import DTypeLike, NDArray
 
 from hemalens.errors import OutputError, one_line
+
+
+def default_cache_dir() -> Path:
+    """The folder `HEMALENS_CACHE` names, otherwise the user's cache folder."""
+    named = os.environ.get("HEMALENS_CACHE")
+    return Path(named) if named else Path(platformdirs.user_cache_dir("hemalens"))
 
 
 def sha256_file(path: Path) -> str:

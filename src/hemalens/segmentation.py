@@ -391,9 +391,7 @@ def cell_image(image: NDArray[np.uint8], mask: Mask, config: CellImageConfig = _
 def largest_component(mask: Mask) -> Mask:
     """The largest connected part of a mask (diagonal pixels touch; of equal ones the first in scan order)."""
     labels, n_labels = ndimage.label(mask, _EIGHT)
-    if n_labels == 0:
-        return np.zeros_like(mask)
-    largest: Mask = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    largest: Mask = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])) if n_labels else np.zeros_like(mask)
     return largest
 
 

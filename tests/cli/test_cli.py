@@ -21,6 +21,7 @@ VERBS = (
     ("data",),
     ("data", "list"),
     ("data", "audit"),
+    ("data", "download"),
     ("data", "synthesize"),
     ("train",),
     ("adapt",),

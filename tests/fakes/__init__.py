@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fakes import acevedo20, bccd, cnmc, csv, folder, matek19, zheng2018
+from fakes import acevedo20, bccd, bloodmnist, cam16, cnmc, csv, folder, matek19, prcc, raabin, wbc_subsets, zheng2018
 from hemalens.datasets.synthetic import synthesize
 
 __all__ = ["FAKES"]
@@ -28,6 +28,11 @@ FAKES: dict[str, Callable[..., str]] = {
     "cellavision100": zheng2018.write_cellavision100,
     "bccd": bccd.write_crops,
     "bccd_fields": bccd.write_fields,
+    "wbc_subsets": wbc_subsets.write,
+    "cam16": cam16.write,
+    "prcc": prcc.write,
+    "raabin": raabin.write,
+    "bloodmnist": bloodmnist.write,
     "folder": folder.write,
     "csv": csv.write,
     "synthetic": _write_synthetic,

@@ -33,7 +33,7 @@ from hemalens.errors import (
     SplitError,
     WeightsError,
 )
-from hemalens.jobs.benchmark import benchmark
+from hemalens.jobs.benchmark import Folds, benchmark
 
 TRAIN_MODULE = "hemalens.jobs.train.find_method"
 
@@ -360,7 +360,7 @@ def test_a_benchmark_of_no_method_and_protocols_that_do_not_fit(folder: Path, tm
     with pytest.raises(InputError, match="k-fold takes no target"):
         benchmark(["linear_probe"], spec, protocol="k-fold", target_specs=[spec], out=out)
     with pytest.raises(SplitError, match=r"shared|trained on"):
-        benchmark(["linear_probe"], spec, protocol="cross-domain", target_specs=[spec], n_folds=2, out=out)
+        benchmark(["linear_probe"], spec, protocol="cross-domain", target_specs=[spec], plan=Folds(2), out=out)
 
 
 def test_validation_data_with_images_of_the_training_data_or_without_its_classes(

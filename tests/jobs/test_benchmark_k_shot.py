@@ -85,7 +85,7 @@ def _run(labs: Path, out: Path, *, methods: tuple[str, ...] = ("one",), target: 
         target_specs=[f"folder:{labs / target}"],
         protocol="k-shot",
         out=out,
-        k_shot=request,
+        plan=request,
         **changes,
     )
 
@@ -262,7 +262,7 @@ def test_images_of_the_source_are_neither_tested_nor_memorised(labs: Path, fits:
             target_specs=[f"folder:{tmp_path / 'away'}"],
             protocol="k-shot",
             out=tmp_path / "run",
-            k_shot=KShotRequest(SMALL),
+            plan=KShotRequest(SMALL),
         )
     with pytest.raises(SplitError, match=message.format("pool")):
         _run(labs, tmp_path / "run", support_spec=f"folder:{tmp_path / 'pool'}")
@@ -294,7 +294,7 @@ def test_a_pool_with_images_or_patients_of_the_target_is_refused_and_the_pairs_a
             target_specs=[away],
             protocol="k-shot",
             out=tmp_path / "run",
-            k_shot=KShotRequest(SMALL, pool),
+            plan=KShotRequest(SMALL, pool),
         )
     _refused(fits, tmp_path / "run")
 
@@ -305,7 +305,7 @@ def test_requests_that_do_not_fit_are_refused(labs: Path, fits: list[str], tmp_p
     with pytest.raises(InputError, match=r"the protocol k-shot needs a target. Name one or more with --target"):
         benchmark(["one"], source, protocol="k-shot", out=out)
     with pytest.raises(InputError, match="a support of its own goes with one target; got 2 targets"):
-        benchmark(["one"], source, target_specs=[away, pool], protocol="k-shot", out=out, k_shot=KShotRequest(SMALL, pool))
+        benchmark(["one"], source, target_specs=[away, pool], protocol="k-shot", out=out, plan=KShotRequest(SMALL, pool))
     one_class = tmp_path / "one class" / "neutrophil"
     shutil.copytree(labs / "pool" / "neutrophil", one_class)
     for target, support in ((one_class.parent, None), (labs / "away", f"folder:{one_class.parent}")):
@@ -316,7 +316,7 @@ def test_requests_that_do_not_fit_are_refused(labs: Path, fits: list[str], tmp_p
                 target_specs=[f"folder:{target}"],
                 protocol="k-shot",
                 out=out,
-                k_shot=KShotRequest(SMALL, support),
+                plan=KShotRequest(SMALL, support),
             )
     with pytest.raises(LabelError, match="unknown label map 'five'"):
         _run(labs, out, target_labels="five")
@@ -336,7 +336,7 @@ def test_several_targets_and_a_label_map_of_their_own(labs: Path, fits: list[str
         target_specs=[f"folder:{tmp_path / name}" for name in ("own", "other")],
         protocol="k-shot",
         out=tmp_path / "run",
-        k_shot=KShotRequest(SMALL, target_labels="as_labelled"),
+        plan=KShotRequest(SMALL, target_labels="as_labelled"),
     )
     assert fits == ["one"], "one embedder for all targets"
     assert [result.target for result in report.k_shot] == ["own", "other"]

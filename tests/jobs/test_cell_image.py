@@ -23,7 +23,7 @@ from hemalens.evaluation.k_shot import KShotPlan
 from hemalens.evaluation.report import read_report
 from hemalens.inference import list_images
 from hemalens.jobs.adapt import adapt
-from hemalens.jobs.benchmark import KShotRequest, benchmark
+from hemalens.jobs.benchmark import Folds, KShotRequest, benchmark
 from hemalens.methods import METHODS
 from hemalens.sampling import k_fold, seeded
 from hemalens.segmentation import CellImageConfig
@@ -282,10 +282,9 @@ def _bench(home: Path, out: Path, protocol: Any, **more: Any) -> Any:
         f"folder:{home}",
         protocol=protocol,
         out=out,
-        n_folds=2,
         cell_image="classical",
         settings=SMALLEST["linear_probe"],
-        **more,
+        **({"plan": Folds(2)} | more),
     )
 
 
@@ -327,7 +326,7 @@ def test_k_shot_memorises_cell_images(home: Path, away: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(job, "embed", spy)
     plan = KShotPlan(shots=(1,), n_repeats=2)
-    _bench(home, tmp_path / "run", "k-shot", target_specs=[f"folder:{away}"], k_shot=KShotRequest(plan))
+    _bench(home, tmp_path / "run", "k-shot", target_specs=[f"folder:{away}"], plan=KShotRequest(plan))
     bundle = open_bundle(tmp_path / "run" / "fits" / "linear_probe" / "bundle")
     ((target, embeddings),) = seen
     wanted = _answers(bundle, [record.path for record in target.records], _by_hand(), "embedding")

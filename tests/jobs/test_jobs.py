@@ -17,7 +17,7 @@ from hemalens import evaluate, open_bundle, predict, train
 from hemalens.bundle import Bundle
 from hemalens.errors import OutputError, SplitError
 from hemalens.evaluation.report import read_report
-from hemalens.jobs.benchmark import benchmark
+from hemalens.jobs.benchmark import Folds, benchmark
 from hemalens.jobs.quickstart import quickstart
 from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import claim_run, finish_run
@@ -275,7 +275,7 @@ def test_a_benchmark_from_end_to_end(labs: Callable[[str], str], fits: list[str]
         target_specs=[labs("lab_b")],
         protocol="cross-domain",
         out=tmp_path / "run",
-        n_folds=2,
+        plan=Folds(2),
     )
     assert [(e.source, e.target, e.n_folds) for e in report.evaluations] == [("lab_a", "lab_a", 2), ("lab_a", "lab_b", 2)]
     assert _names(tmp_path / "run") >= REPORT_FILES
@@ -288,7 +288,7 @@ def test_a_benchmark_from_end_to_end(labs: Callable[[str], str], fits: list[str]
             target_specs=[labs("lab_b")],
             protocol="cross-domain",
             out=tmp_path / "run",
-            n_folds=2,
+            plan=Folds(2),
         )
 
 
@@ -296,7 +296,7 @@ def test_a_stopped_benchmark_fits_only_what_is_missing(
     labs: Callable[[str], str], fits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run() -> Any:
-        return benchmark(["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / "run", n_folds=3)
+        return benchmark(["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / "run", plan=Folds(3))
 
     make = trained.colour_bundle
 
@@ -313,7 +313,7 @@ def test_a_stopped_benchmark_fits_only_what_is_missing(
     fits.clear()
     resumed = run()
     assert fits == ["fold_2"]
-    unbroken = benchmark(["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / "again", n_folds=3)
+    unbroken = benchmark(["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / "again", plan=Folds(3))
     assert resumed.evaluations == unbroken.evaluations
 
 
@@ -321,7 +321,7 @@ def test_a_damaged_fold_is_fitted_again(
     labs: Callable[[str], str], fits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run() -> Any:
-        return benchmark(["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / "run", n_folds=2)
+        return benchmark(["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / "run", plan=Folds(2))
 
     def killed(*given: object, **more: object) -> None:
         raise KilledError
@@ -340,7 +340,7 @@ def test_a_damaged_fold_is_fitted_again(
 def test_settings_of_one_method_and_of_all(labs: Callable[[str], str], fits: list[str], tmp_path: Path) -> None:
     for name, setting in (("all", "scale=9.0"), ("one", "nearest_colour.scale=9.0")):
         report = benchmark(
-            ["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / name, n_folds=2, settings=[setting]
+            ["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / name, plan=Folds(2), settings=[setting]
         )
         assert report.methods["nearest_colour"] == {"scale": 9.0}
 

@@ -19,12 +19,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fakes import acevedo20, matek19
-from hemalens.cache import default_cache_dir
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, InputError, SplitError, WeightsError
 from hemalens.evaluation.metrics import Answers
 from hemalens.evaluation.report import read_report
 from hemalens.evaluation.results import ComparisonTable, Estimate, Report
+from hemalens.files import default_cache_dir
 from hemalens.heads import HEADS
 from hemalens.studies import bc_sam, bc_sam_latents
 from hemalens.studies.base import published

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +16,12 @@ from hemalens.errors import InputError
 from hemalens.progress import set_quiet
 
 if TYPE_CHECKING:
-    from hemalens.evaluation.results import ComparisonTable, Report
+    from hemalens.evaluation.results import ComparisonTable, FractionScores, Report
 
 MAX_COLUMNS = 8
 """A wider table is not legible in a terminal of 80 columns."""
+METHOD_WIDTH = 16
+"""A method's name goes over several lines where it is longer, beside the rows of its numbers."""
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")]
 Labels = Annotated[
@@ -70,6 +74,20 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
         raise InputError(f"cannot read {option}", expected="whole numbers, as in 1,2,5", got=repr(text)) from error
 
 
+Auxiliary = Annotated[
+    list[str] | None,
+    typer.Option("--aux", metavar="ROLE=SPEC", help="Further data a method has a use for, as in pretraining=cam16:DIR."),
+]
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """The numbers of an option like 1,0.5,0.01; raises `InputError`."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"cannot read {option}", expected="numbers, as in 1,0.5,0.01", got=repr(text)) from error
+
+
 class Talk:
     """What a command says on the way, on standard error: nothing when quiet."""
 
@@ -99,6 +117,8 @@ def show_report(talk: Talk, report: Report, out: Path) -> None:
         print_evaluations(report)
     if report.k_shot:
         print_k_shot(report)
+    if report.fractions:
+        print_fractions(report)
     for table in report.tables:
         if len(table.columns) <= MAX_COLUMNS:
             print_table(table)
@@ -163,6 +183,47 @@ def print_k_shot(report: Report) -> None:
         console.print(table)
         for label, reason in here[0].left_out.items():
             console.print(f"{target}: class {label} left out: {reason}", markup=False)
+
+
+def print_fractions(report: Report) -> None:
+    """A table of the trainings on fractions of the labels for each target, 80 columns wide."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from hemalens.evaluation.report import formatting, fractions
+
+    console = Console(soft_wrap=False, highlight=False)
+    for target in fractions.targets(report.fractions):
+        title = Text(f"{target.name}: trained on fractions of the labels")
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        table.add_column("method", width=METHOD_WIDTH)
+        for name in ("labels", "images", "balanced\naccuracy", "95 %", "accuracy", "majority\nrate"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for line in target.lines:
+            name = f"{line.name} ({line.tag})" if line.tag else line.name
+            rows = map(_fraction_row, fractions.ascending(line.result))
+            for words, row in zip_longest(textwrap.wrap(name, METHOD_WIDTH), rows, fillvalue=()):
+                table.add_row(Text("".join(words)), *row)
+        console.print(table)
+        left_out = {label: reason for line in target.lines for label, reason in line.result.left_out.items()}
+        for label, reason in left_out.items():
+            console.print(Text(f"{target.name}: class {formatting.visible(label)} left out: {formatting.visible(reason)}"))
+
+
+def _fraction_row(scores: FractionScores) -> tuple[str, ...]:
+    from hemalens.evaluation.report import formatting
+
+    balanced = scores.balanced_accuracy
+    return (
+        formatting.percent(scores.fraction),
+        formatting.count(scores.n_train),
+        formatting.score(balanced.value) + ("" if balanced.std is None else f"±{balanced.std:.3f}"),
+        formatting.interval(balanced) or formatting.MISSING,
+        formatting.score(scores.accuracy.value),
+        formatting.score(scores.majority_rate),
+    )
 
 
 def print_table(table: ComparisonTable) -> None:

@@ -1,4 +1,4 @@
-"""`hemalens data list | audit | synthesize`."""
+"""`hemalens data list | audit | download | synthesize`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hemalens.cli.common import Json, Labels, Overwrite, Quiet, Seed, Talk
+from hemalens.cli.common import Json, Labels, Out, Overwrite, Quiet, Seed, Talk
 
 if TYPE_CHECKING:
     from hemalens.datasets.audit import Audit
 
-app = typer.Typer(help="List datasets, audit one, draw synthetic cells.", no_args_is_help=True)
+app = typer.Typer(help="List datasets, audit one, download one, draw synthetic cells.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -48,6 +48,30 @@ def audit(
     with track("reading images", len(dataset)) as progress:
         found = run(dataset, progress=progress)
     talk.result(asdict(found), audit_lines(found))
+
+
+@app.command("download")
+def download(
+    *,
+    name: Annotated[str, typer.Argument(help="What to download: bloodmnist.")],
+    out: Out,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels: 28, 64, 128 or 224.")] = 28,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download a published dataset and check that it is whole. No other command downloads data."""
+    from hemalens.datasets import READERS
+    from hemalens.datasets.download import DOWNLOADS
+    from hemalens.datasets.download import download as run
+
+    talk = Talk(quiet)
+    path = run(name, out, size_px=size, overwrite=overwrite)
+    lines = [
+        f"{path}: {path.stat().st_size} bytes, MD5 as published ({DOWNLOADS[name][size].md5})",
+        f"licence {READERS[name].licence}; cite {READERS[name].citation}",
+        f"open it as {name}:{path}",
+    ]
+    talk.result(None, lines)
 
 
 @app.command("synthesize")

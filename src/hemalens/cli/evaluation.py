@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from hemalens.cli.common import (
+    Auxiliary,
     CellImage,
     DropUnreadable,
     FewShot,
@@ -20,16 +21,33 @@ from hemalens.cli.common import (
     Seed,
     Set,
     Talk,
+    numbers,
+    role_specs,
     show_report,
     whole_numbers,
 )
 
+if TYPE_CHECKING:
+    from hemalens.evaluation.fractions import FractionPlan
+    from hemalens.jobs.benchmark import KShotRequest
+
+Targets = Annotated[list[str] | None, typer.Option("--target", metavar="SPEC", help="Data to test on; repeatable.")]
+Protocol = Annotated[Literal["k-fold", "cross-domain", "k-shot", "fractions"], typer.Option(help="How it is split.")]
 Shots = Annotated[str | None, typer.Option(metavar="K,K", help="k-shot: labelled images a class; 1,2,3,5,10,15,20,30,50.")]
 Repeats = Annotated[int, typer.Option(min=2, help="k-shot: drawings of the labelled images for each k.")]
 WithoutReplacement = Annotated[
     bool, typer.Option("--without-replacement", help="k-shot: no image is drawn twice (published: with).")
 ]
 Support = Annotated[str | None, typer.Option(metavar="SPEC", help="k-shot: draw from here, test all of the target.")]
+Fractions = Annotated[
+    str | None, typer.Option(metavar="F,F", help="fractions: shares of the training part; 1,0.5,0.1,0.01.")
+]
+Seeds = Annotated[int, typer.Option(min=1, help="fractions: how often each is drawn and trained.")]
+Strict = Annotated[bool, typer.Option("--strict", help="fractions: a class left without an image is an error.")]
+Selection = Annotated[
+    Literal["validation", "published-selection"],
+    typer.Option(help="fractions: what chooses the epoch; published-selection takes the test images, and flatters."),
+]
 TargetLabels = Annotated[
     str | None, typer.Option(metavar="MAP", help="k-shot: label map of the target, where it is not the source's.")
 ]
@@ -64,25 +82,51 @@ def evaluate(
     show_report(talk, report, out)
 
 
+def _k_shot_request(
+    shots: str | None,
+    repeats: int,
+    few_shot: list[str] | None,
+    support: str | None,
+    target_labels: str | None,
+    *,
+    replacement: bool,
+) -> KShotRequest:
+    from hemalens.evaluation.k_shot import PUBLISHED_SHOTS, KShotPlan
+    from hemalens.fewshot import FewShotConfig
+    from hemalens.jobs.benchmark import KShotRequest
+
+    known = PUBLISHED_SHOTS if shots is None else whole_numbers(shots, "--shots")
+    plan = KShotPlan(known, repeats, replacement, FewShotConfig.load(None, few_shot or []))
+    return KShotRequest(plan, support, target_labels)
+
+
+def _fraction_plan(fractions: str | None, seeds: int, selection: Selection, *, strict: bool) -> FractionPlan:
+    from hemalens.evaluation.fractions import PUBLISHED_FRACTIONS, FractionPlan
+
+    shares = PUBLISHED_FRACTIONS if fractions is None else numbers(fractions, "--fractions")
+    return FractionPlan(shares, seeds, selection, strict)
+
+
 def benchmark(
     *,
     methods: Annotated[str, typer.Option("--methods", metavar="A,B", help="Methods, separated by commas.")],
     source: Annotated[str, typer.Option("--source", metavar="SPEC", help="Data to learn from.")],
     out: Out,
-    target: Annotated[
-        list[str] | None, typer.Option("--target", metavar="SPEC", help="Data to test on; repeatable.")
-    ] = None,
-    protocol: Annotated[
-        Literal["k-fold", "cross-domain", "k-shot"], typer.Option(help="How it is split.")
-    ] = "cross-domain",
+    target: Targets = None,
+    protocol: Protocol = "cross-domain",
     labels: Labels = "five_class",
-    folds: Annotated[int, typer.Option(min=2, help="Folds of the source; not for k-shot.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the source, for k-fold and cross-domain.")] = 5,
     shots: Shots = None,
     repeats: Repeats = 100,
     without_replacement: WithoutReplacement = False,
     support: Support = None,
     target_labels: TargetLabels = None,
     few_shot: FewShot = None,
+    fractions: Fractions = None,
+    seeds: Seeds = 3,
+    strict: Strict = False,
+    selection: Selection = "validation",
+    auxiliary: Auxiliary = None,
     cell_image: CellImage = None,
     min_per_class: MinPerClass = 1,
     settings: Set = None,
@@ -96,25 +140,24 @@ def benchmark(
 
     A setting for one method is written METHOD.KEY=VALUE.
     """
-    from hemalens.evaluation.k_shot import PUBLISHED_SHOTS, KShotPlan
-    from hemalens.fewshot import FewShotConfig
-    from hemalens.jobs import benchmark as jobs
+    from hemalens.jobs.benchmark import Folds, Plan
+    from hemalens.jobs.benchmark import benchmark as run
 
     talk = Talk(quiet, as_json)
-    k_shot = None
+    plan: Plan = Folds(folds)
     if protocol == "k-shot" or any((shots, without_replacement, support, target_labels, few_shot)):
-        known = PUBLISHED_SHOTS if shots is None else whole_numbers(shots, "--shots")
-        plan = KShotPlan(known, repeats, not without_replacement, FewShotConfig.load(None, few_shot or []))
-        k_shot = jobs.KShotRequest(plan, support, target_labels)
-    report = jobs.benchmark(
+        plan = _k_shot_request(shots, repeats, few_shot, support, target_labels, replacement=not without_replacement)
+    elif protocol == "fractions" or any((fractions, strict, selection != "validation")):
+        plan = _fraction_plan(fractions, seeds, selection, strict=strict)
+    report = run(
         [name.strip() for name in methods.split(",") if name.strip()],
         source,
         target_specs=target or [],
         protocol=protocol,
+        plan=plan,
         out=out,
         labels=labels,
-        n_folds=folds,
-        k_shot=k_shot,
+        auxiliary_specs=role_specs(auxiliary or [], "--aux"),
         min_per_class=min_per_class,
         settings=settings or [],
         seed=seed,

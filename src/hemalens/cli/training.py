@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hemalens.cli.common import (
+    Auxiliary,
     CellImage,
     DropUnreadable,
     Json,
@@ -27,12 +28,9 @@ from hemalens.errors import InputError
 if TYPE_CHECKING:
     from hemalens.evaluation.results import Report
 
+METHOD_NAMES = "linear_probe, finetune, bloodshot, bc_sam, mask_augmentation or combined_network; bc_sam_segmenter."
 TrainingData = Annotated[
     list[str], typer.Option("--train", metavar="SPEC", help="Training data, as in folder:my_cells; repeatable.")
-]
-Auxiliary = Annotated[
-    list[str] | None,
-    typer.Option("--aux", metavar="ROLE=SPEC", help="Images to learn from without their labels; repeatable."),
 ]
 
 
@@ -56,7 +54,7 @@ def quickstart(
 
 def train(
     *,
-    method: Annotated[str, typer.Argument(help="linear_probe, finetune, bloodshot, bc_sam or bc_sam_segmenter.")],
+    method: Annotated[str, typer.Argument(help=METHOD_NAMES)],
     data: TrainingData,
     out: Out,
     validation: Annotated[

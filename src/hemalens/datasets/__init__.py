@@ -6,7 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hemalens.datasets import acevedo20, bccd, cnmc, folder, matek19, synthetic, table, zheng2018
+from hemalens.datasets import (
+    acevedo20,
+    bccd,
+    bloodmnist,
+    cam16,
+    cnmc,
+    folder,
+    matek19,
+    prcc,
+    raabin,
+    synthetic,
+    table,
+    wbc_subsets,
+    zheng2018,
+)
 from hemalens.datasets.base import CellDataset, Reader, Record
 from hemalens.errors import DatasetError, LabelError, near_matches, one_line
 from hemalens.taxonomy import AS_LABELLED, Excluded, LabelMap, find_cell_type, label_map, source_labels
@@ -21,6 +35,11 @@ READERS: dict[str, Reader] = {
     "cellavision100": zheng2018.CELLAVISION100,
     "bccd": bccd.CROPS,
     "bccd_fields": bccd.FIELDS,
+    "wbc_subsets": wbc_subsets.READER,
+    "cam16": cam16.READER,
+    "prcc": prcc.READER,
+    "raabin": raabin.READER,
+    "bloodmnist": bloodmnist.READER,
     "folder": folder.READER,
     "csv": table.READER,
     "synthetic": synthetic.READER,

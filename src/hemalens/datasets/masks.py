@@ -9,6 +9,9 @@ from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import DatasetError, ImageError, one_line
 from hemalens.images import read_mask
 
+JPEG_TRACES = 63
+"""Gray values up to this are background in a mask that is a JPEG."""
+
 
 def with_masks(dataset: CellDataset) -> CellDataset:
     """The records that have a mask; raises `DatasetError` when there is none."""
@@ -28,14 +31,16 @@ def check_cell_masks(dataset: CellDataset) -> None:
         read_cell_mask(record, record.unstaged().read())
 
 
-def read_cell_mask(record: Record, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The whole cell's mask (H, W) of a record whose image is (H, W, 3): wherever its mask is not 0.
+def read_cell_mask(record: Record, image: NDArray[np.uint8], *, may_fill: bool = False) -> NDArray[np.bool_]:
+    """The whole cell's mask (H, W) of a record whose image is (H, W, 3): wherever its mask is not 0, in a JPEG above 63.
 
-    Raises `ImageError` for a mask of another size, or one that has no cell or nothing but a cell.
+    Raises `ImageError` for a mask of another size, or one that has no cell or nothing but a cell; the latter is allowed
+    with `may_fill`, for tissue.
     """
     if record.mask_path is None:
         raise DatasetError(f"{one_line(record.path)} has no mask")
-    mask = read_mask(record.mask_path) > 0
+    # compression leaves traces around what is white in a JPEG
+    mask = read_mask(record.mask_path) > (JPEG_TRACES if record.mask_path.suffix.lower() in (".jpg", ".jpeg") else 0)
     if mask.shape != image.shape[:2]:
         height, width = image.shape[:2]
         raise ImageError(
@@ -44,7 +49,7 @@ def read_cell_mask(record: Record, image: NDArray[np.uint8]) -> NDArray[np.bool_
             got=f"{mask.shape[1]}x{mask.shape[0]} px",
             remedy="Repair it, or take the image out.",
         )
-    if mask.all() or not mask.any():
+    if not mask.any() or (mask.all() and not may_fill):
         raise ImageError(
             f"the mask {one_line(record.mask_path)} has one class only",
             expected="0 for background and another value for the cell",

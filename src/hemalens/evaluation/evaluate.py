@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hemalens import graphs
 from hemalens.bundle import Bundle
-from hemalens.cache import FeatureCache, default_cache_dir
+from hemalens.cache import FeatureCache
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import DatasetError, SplitError
 from hemalens.evaluation import metrics
@@ -28,6 +28,7 @@ from hemalens.evaluation.results import (
 )
 from hemalens.evaluation.scatter import scatter
 from hemalens.features import extract
+from hemalens.files import default_cache_dir
 from hemalens.progress import track
 from hemalens.runtime import run_rows
 from hemalens.sampling import units
@@ -122,9 +123,12 @@ def evaluate(
 ) -> Evaluation:
     """Test each bundle on its dataset of `tests` (parts of `target`, or all of it each time) and pool what they say.
 
-    Scores are means over the bundles; intervals come from a bootstrap over the target's units.
+    Scores are means over the bundles; intervals come from a bootstrap over the target's units. Raises `SplitError` for a
+    bundle that was trained on an image it is tested on.
     """
     plan = plan_test(bundles[0].manifest.labels, target, min_per_class=min_per_class)
+    for bundle, test in zip(bundles, tests, strict=True):
+        refuse_leaks(bundle.seen, test)
     contents = set(target.contents)
     answers = [answer(bundle, test.only_classes(plan.tested)) for bundle, test in zip(bundles, tests, strict=True)]
     return score(

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hemalens.cache import FeatureCache, default_cache_dir
+from hemalens.cache import FeatureCache
 from hemalens.datasets.base import CellDataset
 from hemalens.episodes import Episode, draw_episodes, refuse_overlap
 from hemalens.errors import DatasetError, SplitError
@@ -19,6 +19,7 @@ from hemalens.evaluation.results import Estimate, KShot, Shots, Supervised
 from hemalens.evaluation.scatter import scatter
 from hemalens.features import extract
 from hemalens.fewshot import FewShotConfig
+from hemalens.files import default_cache_dir
 from hemalens.heads import make_head
 from hemalens.progress import track
 from hemalens.sampling import k_fold, seeded, units

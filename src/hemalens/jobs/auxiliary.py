@@ -37,15 +37,15 @@ def open_auxiliary(
             raise InputError(f"{named}: no use for auxiliary data of the role {role!r}", remedy=remedy)
     given = dict.fromkeys(role for role, _ in specs)
     for method in methods:
-        for role in method.roles:
-            if role.required and role.name not in given:
-                raise InputError(f"{method.name} needs {role.what}", remedy=f"Say --aux {role.name}=SPEC.")
+        for needed in method.roles:
+            if needed.required and needed.name not in given:
+                raise InputError(f"{method.name} needs {needed.what}", remedy=f"Say --aux {needed.name}=SPEC.")
     opened = {}
     for name in given:
         named_sets = [spec for other, spec in specs if other == name]
         chosen = _labels_for(named_sets, labels) if known[name].labelled else AS_LABELLED
-        role = f"auxiliary, {name}"
-        found = prepare(named_sets, labels=chosen, role=role, unreadable=unreadable, stages=stages)
+        shown = f"auxiliary, {name}"
+        found = prepare(named_sets, labels=chosen, role=shown, unreadable=unreadable, stages=stages)
         if known[name].labelled and chosen != labels:
             found = replace(found, notes=(*found.notes, f"{found.dataset.name}: no class of {labels}, read as labelled"))
         opened[name] = found

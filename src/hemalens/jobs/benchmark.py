@@ -13,20 +13,24 @@ from hemalens.bundle import Bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.errors import InputError
+from hemalens.evaluation.fractions import FixedParts, FractionPlan, fraction_curves
 from hemalens.evaluation.k_shot import KShotPlan
 from hemalens.evaluation.protocols import FitFold, cross_domain, fit_whole
-from hemalens.evaluation.results import DataCard, Evaluation, KShot, Report
+from hemalens.evaluation.results import DataCard, Evaluation, FractionCurve, KShot, Report
 from hemalens.graphs import cut
+from hemalens.jobs.auxiliary import open_auxiliary, parts_for
+from hemalens.jobs.fractions import fixed_parts
 from hemalens.jobs.k_shot import NewLaboratory, check_laboratories, embed_laboratory, open_laboratories
 from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.jobs.reporting import make_report
-from hemalens.jobs.runs import claim_run, finish_run, fit_in
+from hemalens.jobs.runs import asked_of, claim_run, finish_run, fit_in
 from hemalens.jobs.train import Say
 from hemalens.methods import METHODS, Method, find_method
+from hemalens.sampling import Unreadable
 from hemalens.segmenters import cell_image_stages
 from hemalens.stages import CellImageStage
 
-Protocol = Literal["k-fold", "cross-domain", "k-shot"]
+Protocol = Literal["k-fold", "cross-domain", "k-shot", "fractions"]
 
 
 def benchmark(
@@ -35,10 +39,10 @@ def benchmark(
     *,
     target_specs: Sequence[str] = (),
     protocol: Protocol,
+    plan: Plan | None = None,
     out: Path,
     labels: str = "five_class",
-    n_folds: int = 5,
-    k_shot: KShotRequest | None = None,
+    auxiliary_specs: Sequence[tuple[str, str]] = (),
     min_per_class: int = 1,
     settings: Sequence[str] = (),
     seed: int = 0,
@@ -49,45 +53,53 @@ def benchmark(
 ) -> Report:
     """Run each method under the protocol on the same folds, and write one report into `out`; the same call resumes.
 
-    A setting is METHOD.key=value, or key=value for all methods. `min_per_class` leaves smaller classes out, of the
-    source's folds and of each target's test. `cell_image` names the segmenter that cuts the cells out first. `k_shot` is
-    for the protocol of that name only; its drawings follow `seed`.
+    A setting is METHOD.key=value, or key=value for all. `min_per_class` leaves smaller classes out, of the source
+    and of each target. Of `auxiliary_specs`, (role, name), each method gets those it has a use for. `cell_image` names the
+    segmenter that cuts the cells out first. `plan` None is the published one; its drawings follow `seed`.
     """
-    _check_request(method_names, protocol, target_specs, k_shot)
     chosen = [find_method(name) for name in dict.fromkeys(method_names)]
+    plan = _checked_plan(chosen, protocol, target_specs, plan)
     configs = {method.name: _config_of(method, settings, {m.name for m in chosen}) for method in chosen}
     stages = cell_image_stages(cell_image)
     wanted: dict[str, Any] = {"labels": labels, "min_per_class": min_per_class, "stages": stages}
-    source = prepare(source_spec, role="source", unreadable="drop" if drop_unreadable else "refuse", **wanted)
-    task: _Folds | _KShot = (
-        _KShot.open(source, target_specs, (k_shot or KShotRequest()).seeded(seed), **wanted)
-        if protocol == "k-shot"
-        else _Folds.open(source, target_specs, n_folds, **wanted)
-    )
-    for note in (*source.notes, *task.notes):
+    unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
+    source = prepare(source_spec, role="source", unreadable=unreadable, **wanted)
+    task = _open_task(source, target_specs, plan, seed, **wanted)
+    more = open_auxiliary(chosen, auxiliary_specs, labels=labels, unreadable=unreadable, stages=stages)
+    auxiliary = {role: each.dataset for role, each in more.items()}
+    for note in (*source.notes, *task.notes, *(note for each in more.values() for note in each.notes)):
         say(note)
     request: dict[str, Any] = {
         "job": protocol,
-        "configs": {name: config.model_dump(mode="json") for name, config in configs.items()},
+        "configs": [asked_of(method, configs[method.name]) for method in chosen],
         "source": source.dataset.fingerprint,
+        "auxiliary": {role: dataset.fingerprint for role, dataset in auxiliary.items()},
         "min_per_class": min_per_class,
         "before": [stage.digest for stage in stages],
         "seed": seed,
-        **task.request(),
     }
-    claim_run(out, request, overwrite=overwrite, say=say)
-    found = _run_all(task, {method: configs[method.name] for method in chosen}, out / "fits", seed, say)
+    claim_run(out, request | task.request(), overwrite=overwrite, say=say)
+    fits = {m: _fit_fold(m, configs[m.name], parts_for(m, auxiliary), say) for m in chosen}
+    found = _run_all(task, fits, out / "fits", seed, say)
     report = make_report(
         f"{', '.join(configs)}: {protocol} from {source.dataset.name}",
         f"{protocol}, {task.described}",
         evaluations=found.evaluations,
         k_shot=found.k_shot,
-        data=[source.card, *task.cards],
-        methods=request["configs"],
+        fractions=found.fractions,
+        data=[source.card, *task.cards, *(each.card for each in more.values())],
+        methods={name: config.model_dump(mode="json") for name, config in configs.items()},
         seed=seed,
     )
     finish_run(out, report)
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class Folds:
+    """What the protocols k-fold and cross-domain are asked."""
+
+    n_folds: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +115,14 @@ class KShotRequest:
         return replace(self, plan=replace(self.plan, seed=seed))
 
 
+Plan = Folds | KShotRequest | FractionPlan
+
+
 @dataclass(slots=True)
 class _Found:
     evaluations: list[Evaluation] = field(default_factory=list)
     k_shot: list[KShot] = field(default_factory=list)
+    fractions: list[FractionCurve] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,30 +233,101 @@ class _KShot:
             found.k_shot.append(seen.score(self.asked.plan, method=method.name, source=name))
 
 
-def _run_all(task: _Folds | _KShot, configs: Mapping[Method, StrictConfig], fits: Path, seed: int, say: Say) -> _Found:
+@dataclass(frozen=True, slots=True)
+class _Fractions:
+    """The source in fractions; one validation part, one test part and every target, the same for all of them."""
+
+    source: Prepared
+    targets: Sequence[Prepared]
+    parts: FixedParts
+    plan: FractionPlan
+
+    @classmethod
+    def open(
+        cls,
+        source: Prepared,
+        specs: Sequence[str],
+        plan: FractionPlan,
+        *,
+        labels: str,
+        min_per_class: int,
+        stages: tuple[CellImageStage, ...],
+    ) -> _Fractions:
+        wanted: dict[str, Any] = {"labels": labels, "min_per_class": min_per_class, "stages": stages}
+        targets = [prepare(spec, role="target", unreadable="keep", **wanted) for spec in specs]
+        parts = fixed_parts(source.dataset, [target.dataset for target in targets], seed=plan.seed)
+        parts.check(plan)
+        return cls(source, targets, parts, plan)
+
+    @property
+    def notes(self) -> list[str]:
+        return [note for target in self.targets for note in target.notes]
+
+    @property
+    def cards(self) -> list[DataCard]:
+        return [target.card for target in self.targets]
+
+    @property
+    def described(self) -> str:
+        shown = ", ".join(f"{100 * fraction:g} %" for fraction in self.plan.fractions)
+        return f"{shown} of {len(self.parts.train)} training images, {self.plan.n_seeds} seeds"
+
+    def request(self) -> dict[str, Any]:
+        return {"targets": [t.dataset.fingerprint for t in self.targets], "fractions": asdict(self.plan)}
+
+    def run(self, method: Method, fit: FitFold, run_dir: Path, seed: int, found: _Found) -> None:
+        name = self.source.dataset.name
+        found.fractions += fraction_curves(fit, self.parts, self.plan, method=method.name, source=name, run_dir=run_dir)
+
+
+_Task = _Folds | _KShot | _Fractions
+
+
+def _open_task(source: Prepared, target_specs: Sequence[str], plan: Plan, seed: int, **wanted: Any) -> _Task:
+    if isinstance(plan, KShotRequest):
+        return _KShot.open(source, target_specs, plan.seeded(seed), **wanted)
+    if isinstance(plan, FractionPlan):
+        return _Fractions.open(source, target_specs, replace(plan, seed=seed), **wanted)
+    return _Folds.open(source, target_specs, plan.n_folds, **wanted)
+
+
+def _run_all(task: _Task, fits: Mapping[Method, FitFold], folder: Path, seed: int, say: Say) -> _Found:
     found = _Found()
-    for method, config in configs.items():
+    for method, fit in fits.items():
         say(f"{method.name}: {task.described}")
-        task.run(method, _fit_fold(method, config, say), fits / method.name, seed, found)
+        task.run(method, fit, folder / method.name, seed, found)
     return found
 
 
-def _check_request(
-    method_names: Sequence[str], protocol: str, target_specs: Sequence[str], k_shot: KShotRequest | None
-) -> None:
-    if k_shot is not None and protocol != "k-shot":
+PLANS: Mapping[str, type[Plan]] = {
+    "k-fold": Folds,
+    "cross-domain": Folds,
+    "k-shot": KShotRequest,
+    "fractions": FractionPlan,
+}
+
+
+def _checked_plan(methods: Sequence[Method], protocol: str, target_specs: Sequence[str], plan: Plan | None) -> Plan:
+    """The plan, or the protocol's own; raises `InputError` for one of another protocol, or too few or too many targets."""
+    wanted = PLANS[protocol]
+    if plan is not None and not isinstance(plan, wanted):
+        other, what = {
+            Folds: ("k-fold", "has no folds"),
+            KShotRequest: ("k-shot", "memorises no images"),
+            FractionPlan: ("fractions", "draws no fractions"),
+        }[type(plan)]
         raise InputError(
-            f"the protocol {protocol} memorises no images",
-            remedy="Leave the options of k-shot out, or say --protocol k-shot.",
+            f"the protocol {protocol} {what}", remedy=f"Leave the options of {other} out, or say --protocol {other}."
         )
-    if not method_names:
+    if not methods:
         raise InputError("no method is named", expected=f"one or more of {', '.join(METHODS)}", remedy="Say --methods A,B.")
-    if protocol != "k-fold" and not target_specs:
+    if protocol in ("cross-domain", "k-shot") and not target_specs:
         raise InputError(f"the protocol {protocol} needs a target", remedy="Name one or more with --target SPEC.")
     if protocol == "k-fold" and target_specs:
         raise InputError(
             "the protocol k-fold takes no target", remedy="Leave --target out, or say --protocol cross-domain or k-shot."
         )
+    return plan or wanted()
 
 
 def _config_of(method: Method, settings: Sequence[str], methods: set[str]) -> StrictConfig:
@@ -255,9 +342,9 @@ def _config_of(method: Method, settings: Sequence[str], methods: set[str]) -> St
     return method.config.load(None, own)
 
 
-def _fit_fold(method: Method, config: StrictConfig, say: Say) -> FitFold:
+def _fit_fold(method: Method, config: StrictConfig, auxiliary: Mapping[str, CellDataset], say: Say) -> FitFold:
     def fit(train: CellDataset, validation: CellDataset, rng: np.random.Generator, run_dir: Path) -> Bundle:
         say(f"{method.name}, {run_dir.name.replace('_', ' ')}: {len(train)} images")
-        return fit_in(run_dir, method, train, validation=validation, config=config, rng=rng)
+        return fit_in(run_dir, method, train, validation=validation, config=config, rng=rng, auxiliary=auxiliary)
 
     return fit

@@ -13,7 +13,20 @@ from typing import Any
 
 from hemalens.artifacts import library_versions
 from hemalens.datasets import CellDataset
-from hemalens.evaluation.results import ComparisonTable, DataCard, Estimate, Evaluation, KShot, PictureTable, Report
+from hemalens.evaluation.report import formatting
+from hemalens.evaluation.report.fractions import ascending, targets
+from hemalens.evaluation.report.lines import Line, Target, listed
+from hemalens.evaluation.results import (
+    ComparisonTable,
+    DataCard,
+    Estimate,
+    Evaluation,
+    FractionCurve,
+    FractionScores,
+    KShot,
+    PictureTable,
+    Report,
+)
 from hemalens.runtime import n_cores
 from hemalens.sampling import Cleaning
 
@@ -67,6 +80,7 @@ def make_report(
     *,
     evaluations: Sequence[Evaluation] = (),
     k_shot: Sequence[KShot] = (),
+    fractions: Sequence[FractionCurve] = (),
     tables: Sequence[ComparisonTable] = (),
     pictures: Sequence[PictureTable] = (),
     verdicts: Sequence[str] = (),
@@ -78,6 +92,7 @@ def make_report(
     sentences = [*verdicts] + [sentence for evaluation in evaluations for sentence in summarise(evaluation)]
     for target in dict.fromkeys(result.target for result in k_shot):
         sentences += summarise_k_shot([result for result in k_shot if result.target == target])
+    sentences += summarise_fractions(fractions)
     return Report(
         title=title,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -88,6 +103,7 @@ def make_report(
         data=tuple(data),
         evaluations=tuple(evaluations),
         k_shot=tuple(k_shot),
+        fractions=tuple(fractions),
         tables=tuple(tables),
         pictures=tuple(pictures),
         methods={name: dict(config) for name, config in methods.items()},
@@ -153,6 +169,69 @@ def _k_shot_sentence(result: KShot) -> str:
         sentence += f"; {result.supervised.what} gives a balanced accuracy of "
         sentence += _with_interval(result.supervised.balanced_accuracy)
     return sentence + "."
+
+
+def summarise_fractions(curves: Sequence[FractionCurve]) -> list[str]:
+    """The methods of each target at its smallest fraction in plain words: the best and the worst, and how sure that is.
+
+    A method is the best only where its interval lies above those of all others.
+    """
+    return [sentence for target in targets(curves) for sentence in _fraction_sentences(target)]
+
+
+def _fraction_sentences(target: Target[FractionCurve]) -> list[str]:
+    fraction = min(ascending(line.result)[0].fraction for line in target.lines)
+    here = [(line, part) for line in target.lines if (part := ascending(line.result)[0]).fraction == fraction]
+    ranked = sorted(
+        (entry for entry in here if entry[1].balanced_accuracy.value is not None),
+        key=lambda entry: entry[1].balanced_accuracy.value or 0.0,
+        reverse=True,
+    )
+    numbers = {part.n_train for _, part in here}
+    images = f" ({formatting.counted(numbers.pop(), 'image')})" if len(numbers) == 1 else ""
+    where = f"{target.name}: with {formatting.percent(fraction)} of the labels{images}"
+    rates = dict.fromkeys(_number(part.majority_rate) for _, part in here)
+    guessing = f"always answering the most frequent class gives an accuracy of {formatting.listed(list(rates))}."
+    if not ranked:
+        return [f"{where} no balanced accuracy is known; {guessing}"]
+    (best, high), (worst, low) = ranked[0], ranked[-1]
+    best_score, worst_score = _with_interval(high.balanced_accuracy), _with_interval(low.balanced_accuracy)
+    if len(ranked) == 1:
+        accuracy = _with_interval(high.accuracy)
+        return [
+            f"{where} {_quoted(best)} has a balanced accuracy of {best_score} and an accuracy of {accuracy}; {guessing}"
+        ]
+    rivals = [entry for entry in ranked[1:] if _may_be_equal(high.balanced_accuracy, entry[1].balanced_accuracy)]
+    if not rivals:
+        return [
+            f"{where} the best of {len(ranked)} methods is {_quoted(best)} with a balanced accuracy of {best_score}, the "
+            f"worst {_quoted(worst)} with {worst_score}; {guessing}"
+        ]
+    return [
+        f"{where} the balanced accuracy of {len(ranked)} methods runs from {worst_score} for {_quoted(worst)} to "
+        f"{best_score} for {_quoted(best)}; {guessing}",
+        _no_best(target.name, best, rivals),
+    ]
+
+
+def _may_be_equal(high: Estimate, low: Estimate) -> bool:
+    """Whether two intervals overlap, or one of them is not known."""
+    return high.low is None or low.high is None or low.high >= high.low
+
+
+def _no_best(target: str, best: Line[FractionCurve], rivals: Sequence[tuple[Line[FractionCurve], FractionScores]]) -> str:
+    """Why the method with the highest mean is not called the best."""
+    rival, scores = rivals[0]
+    more = f", and from {formatting.counted(len(rivals) - 1, 'other')}" if len(rivals) > 1 else ""
+    return (
+        f"{target}: the data do not tell {_quoted(best)} apart from {_quoted(rival)}, "
+        f"{_with_interval(scores.balanced_accuracy)}{more}: no interval lies above all others."
+    )
+
+
+def _quoted(line: Line[FractionCurve]) -> str:
+    """The name of a line in quotation marks, with its warning."""
+    return f"{listed([line.name])} ({line.tag})" if line.tag else listed([line.name])
 
 
 def _number(value: float | None) -> str:

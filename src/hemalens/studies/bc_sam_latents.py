@@ -13,10 +13,9 @@ import onnx
 from numpy.typing import NDArray
 
 from hemalens import graphs
-from hemalens.cache import default_cache_dir
 from hemalens.datasets import CellDataset
 from hemalens.features import feature_maps
-from hemalens.files import atomic_path, sha256_text
+from hemalens.files import atomic_path, default_cache_dir, sha256_text
 from hemalens.methods.bc_sam import BCSamConfig, cell_image_stage, cell_images, feature_graph
 from hemalens.models.autoencoder import CellAutoencoder
 from hemalens.sampling import k_fold, seeded, units

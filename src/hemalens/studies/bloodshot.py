@@ -15,13 +15,13 @@ import onnx
 from pydantic import Field
 
 from hemalens.bundle import Bundle
-from hemalens.cache import default_cache_dir
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.k_shot import PUBLISHED_SHOTS, KShotPlan
 from hemalens.evaluation.results import DataCard, Evaluation, KShot, Report
 from hemalens.fewshot import FewShotConfig
+from hemalens.files import default_cache_dir
 from hemalens.graphs import cut
 from hemalens.jobs.k_shot import (
     EmbeddedLaboratory,

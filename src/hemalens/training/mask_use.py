@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +11,11 @@ from PIL import Image
 from pydantic import Field
 
 from hemalens.config import StrictConfig
-from hemalens.datasets.base import CellDataset
+from hemalens.datasets.base import CellDataset, Record
 from hemalens.datasets.masks import read_cell_mask
-from hemalens.errors import ConfigError, ImageError, one_line
+from hemalens.errors import ConfigError
 from hemalens.files import large_array, write_json
-from hemalens.images import Preprocessing, read_mask
+from hemalens.images import Preprocessing
 from hemalens.masking import Share, cell_alone, moved_cell, plain, without_cell
 from hemalens.progress import track
 from hemalens.sampling import seeded
@@ -115,32 +114,22 @@ def _shares(train: CellDataset, size_px: int, use: MaskUse) -> dict[int, Share]:
     found: dict[int, Share] = {}
     with track("reading masks", len(train)) as progress:
         for i, record in enumerate(train.records):
-            mask = _mask(train, i, segmenter, use)
+            mask = _mask(record, segmenter, use)
             progress(1)
+            # a segmenter that finds no cell says so by an empty mask
             if mask is not None and mask.any():
                 share = Image.fromarray(mask.astype(np.float32)).resize((size_px, size_px), Image.Resampling.BOX)
                 found[i] = np.asarray(share, np.float32)
-            elif mask is not None and segmenter is None:
-                raise ImageError(
-                    f"the mask of {one_line(record.path)} shows nothing but background",
-                    expected="0 for background and another value for what is meant",
-                    remedy="Repair it, or take the image out.",
-                )
     return found
 
 
-def _mask(train: CellDataset, i: int, segmenter: Segmenter | None, use: MaskUse) -> NDArray[np.bool_] | None:
-    record = train.records[i]
+def _mask(record: Record, segmenter: Segmenter | None, use: MaskUse) -> NDArray[np.bool_] | None:
     if segmenter is not None:
         return largest_component(kept_mask(record, segmenter))
     if record.mask_path is None:
         return None
-    image = replace(record, before=()).read()
-    if use.copies:
-        return read_cell_mask(record, image)
-    # tissue may fill its image: shown whole
-    mask = read_mask(record.mask_path) > 0
-    return mask if mask.all() and mask.shape == image.shape[:2] else read_cell_mask(record, image)
+    # tissue may fill its image; of a cell that does there is nothing to cut out
+    return read_cell_mask(record, record.unstaged().read(), may_fill=not use.copies)
 
 
 class _Backgrounds:

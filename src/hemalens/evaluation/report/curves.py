@@ -1,17 +1,17 @@
-"""The figures of k-shot results: a score against the number of labelled images a class, one line for each method."""
+"""The figures of results that lie on lines: a score against the number or the share of labels, one line a method."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hemalens.evaluation.report import formatting
 from hemalens.evaluation.report.canvas import INK, LINES, MARKERS, PAPER, POINTS_PER_PX, draw_svg
-from hemalens.evaluation.report.k_shot import Line, Target
-from hemalens.evaluation.results import Estimate, Shots, Supervised
+from hemalens.evaluation.report.lines import Line
+from hemalens.evaluation.results import Estimate, FractionScores, Shots, Supervised
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,11 +26,29 @@ _LABEL_PX = 15.0
 
 @dataclass(frozen=True, slots=True)
 class LineStyle:
-    """Number of the page's colour, from 1, and marker of a line; `hollow` for a transductive one."""
+    """Number of the page's colour, from 1, and marker of a line; `hollow` for one with a warning."""
 
     colour: int
     marker: str
     hollow: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The horizontal axis: its title, and the words at every x of any line, ascending."""
+
+    title: str
+    ticks: Mapping[float, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One line: its scores at each x, which are those of `n_classes`; `reference` is what all labels give."""
+
+    style: LineStyle
+    points: tuple[tuple[float, Shots | FractionScores], ...]
+    n_classes: int
+    reference: Supervised | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,45 +62,43 @@ class _Label:
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
-    """One score: its name, where to find it, and what guessing gives, as lines over k."""
+    """One score: its name, where to find it, and what guessing gives, as lines over x."""
 
     score: str
-    of_shots: Callable[[Shots], Estimate]
-    of_reference: Callable[[Supervised], Estimate]
+    of: Callable[[Shots | FractionScores | Supervised], Estimate]
     guessing: str
-    guesses: tuple[tuple[tuple[int, float], ...], ...]
+    guesses: tuple[tuple[tuple[float, float], ...], ...]
 
 
-def line_styles(target: Target) -> tuple[LineStyle, ...]:
-    """How each line of a target is drawn, in the same order."""
+def line_styles(lines: Sequence[Line[Any]]) -> tuple[LineStyle, ...]:
+    """How each line is drawn, in the same order."""
     return tuple(
-        LineStyle(1 + i % len(LINES), MARKERS[i % len(MARKERS)], line.result.transductive)
-        for i, line in enumerate(target.lines)
+        LineStyle(1 + i % len(LINES), MARKERS[i % len(MARKERS)], hollow=bool(line.tag)) for i, line in enumerate(lines)
     )
 
 
-def k_shot_figures(target: Target, *, name: str) -> tuple[str, str]:
-    """Balanced accuracy and accuracy against k as two SVGs with the same scales.
+def line_figures(curves: Sequence[Curve], axis: Axis, *, name: str, against: str) -> tuple[str, str]:
+    """Balanced accuracy and accuracy against x as two SVGs with the same scales.
 
-    Points are means with their intervals; methods stand side by side at each k. Dashed: with all labels; dotted: guessing.
+    Points are means with their intervals; methods stand side by side at each x. Dashed: with all labels; dotted: guessing.
+    `against` completes the words for those who do not see them: "on lab_b against k, 5 methods".
     """
-    results = [line.result for line in target.lines]
-    chances = tuple(dict.fromkeys(tuple((k, 1 / len(r.classes)) for k in target.ks) for r in results if r.classes))
+    chances = tuple(dict.fromkeys(tuple((x, 1 / c.n_classes) for x in axis.ticks) for c in curves if c.n_classes))
     majorities = tuple(
-        dict.fromkeys(tuple((shots.k, shots.majority_rate) for shots in r.shots) for r in results if r.shots)
+        dict.fromkeys(tuple((x, scores.majority_rate) for x, scores in c.points) for c in curves if c.points)
     )
     panels = (
-        _Panel("balanced accuracy", lambda s: s.balanced_accuracy, lambda s: s.balanced_accuracy, "chance", chances),
-        _Panel("accuracy", lambda s: s.accuracy, lambda s: s.accuracy, "majority rate", majorities),
+        _Panel("balanced accuracy", lambda scores: scores.balanced_accuracy, "chance", chances),
+        _Panel("accuracy", lambda scores: scores.accuracy, "majority rate", majorities),
     )
-    limits = _limits(target, panels)
+    limits = _limits(curves, panels)
     first, second = (
         draw_svg(
-            lambda figure, panel=panel: _draw(figure, target, panel, limits),  # type: ignore[misc]
+            lambda figure, panel=panel: _draw(figure, curves, panel, axis, limits),  # type: ignore[misc]
             WIDTH_PX,
             HEIGHT_PX,
             name=f"{name}-{panel.score.replace(' ', '-')}",
-            alt=_alt(target, panel),
+            alt=f"{panel.score.capitalize()} {against}. The numbers follow as a table.",
             largest=LARGEST,
         )
         for panel in panels
@@ -90,75 +106,66 @@ def k_shot_figures(target: Target, *, name: str) -> tuple[str, str]:
     return first, second
 
 
-def _alt(target: Target, panel: _Panel) -> str:
-    ks = formatting.listed([formatting.count(k) for k in target.ks]) if target.ks else formatting.MISSING
-    methods = formatting.counted(len(target.lines), "method")
-    return (
-        f"{panel.score.capitalize()} on {target.name} against the number k of labelled images of each cell type, k = {ks}, "
-        f"{methods}. The numbers follow as a table."
-    )
-
-
-def _limits(target: Target, panels: Sequence[_Panel]) -> tuple[float, float]:
+def _limits(curves: Sequence[Curve], panels: Sequence[_Panel]) -> tuple[float, float]:
     """The range of all panels, widened to tenths."""
     values: list[float | None] = []
     for panel in panels:
         values += [rate for guess in panel.guesses for _, rate in guess]
-        for line in target.lines:
-            estimates = [panel.of_shots(shots) for shots in line.result.shots]
-            estimates += [panel.of_reference(line.result.supervised)] if line.result.supervised else []
+        for curve in curves:
+            estimates = [panel.of(scores) for _, scores in curve.points]
+            estimates += [panel.of(curve.reference)] if curve.reference else []
             values += [value for e in estimates for value in (e.value, e.low, e.high)]
     known = [value for value in values if value is not None]
     low, high = min(known, default=0.0), max(known, default=1.0)
     return max(0.0, math.floor(10 * low - 0.2) / 10), min(1.0, math.ceil(10 * high) / 10)
 
 
-def k_positions(ks: Sequence[int]) -> dict[int, float]:
-    """Where each k stands in [0, 1]: by its logarithm, but no closer to its neighbour than a reader can tell apart."""
-    if len(ks) < 2:
-        return dict.fromkeys(ks, 0.5)
-    smallest = 0.08 * math.log(ks[-1] / ks[0])
-    position, positions = 0.0, {ks[0]: 0.0}
-    for a, b in pairwise(ks):
+def positions(xs: Sequence[float]) -> dict[float, float]:
+    """Where each of ascending x > 0 stands in [0, 1]: by its logarithm, but apart enough for a reader."""
+    if len(xs) < 2:
+        return dict.fromkeys(xs, 0.5)
+    smallest = 0.08 * math.log(xs[-1] / xs[0])
+    position, found = 0.0, {xs[0]: 0.0}
+    for a, b in pairwise(xs):
         position += max(math.log(b / a), smallest)
-        positions[b] = position
-    return {k: value / position for k, value in positions.items()}
+        found[b] = position
+    return {x: value / position for x, value in found.items()}
 
 
-def _draw(figure: Figure, target: Target, panel: _Panel, limits: tuple[float, float]) -> None:
+def _draw(figure: Figure, curves: Sequence[Curve], panel: _Panel, axis: Axis, limits: tuple[float, float]) -> None:
     width, height = (WIDTH_PX - LEFT_PX - RIGHT_PX) / WIDTH_PX, (HEIGHT_PX - TOP_PX - BOTTOM_PX) / HEIGHT_PX
     axes = figure.add_axes((LEFT_PX / WIDTH_PX, BOTTOM_PX / HEIGHT_PX, width, height))
-    positions = k_positions(target.ks)
-    axes.set(xlim=(-0.07, 1.07), ylim=limits, xlabel="labelled images of each cell type, k", ylabel=panel.score)
-    axes.set_xticks(list(positions.values()), [formatting.count(k) for k in positions])
+    places = positions(tuple(axis.ticks))
+    axes.set(xlim=(-0.07, 1.07), ylim=limits, xlabel=axis.title, ylabel=panel.score)
+    axes.set_xticks(list(places.values()), list(axis.ticks.values()))
     step = 0.1 if limits[1] - limits[0] < 0.65 else 0.2
     axes.set_yticks([i * step for i in range(round(1 / step) + 1) if limits[0] <= i * step + 1e-9 <= limits[1] + 2e-9])
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.5)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    labels = [*_draw_guesses(axes, panel, positions), *_draw_references(axes, target, panel)]
-    _draw_lines(axes, target, panel, positions)
+    labels = [*_draw_guesses(axes, panel, places), *_draw_references(axes, curves, panel)]
+    _draw_lines(axes, curves, panel, places)
     _write_labels(axes, labels, limits)
 
 
-def _draw_guesses(axes: Axes, panel: _Panel, positions: dict[int, float]) -> list[_Label]:
+def _draw_guesses(axes: Axes, panel: _Panel, places: Mapping[float, float]) -> list[_Label]:
     for guess in panel.guesses:
-        xs, ys = [positions[k] for k, _ in guess], [rate for _, rate in guess]
+        xs, ys = [places[x] for x, _ in guess], [rate for _, rate in guess]
         axes.plot([-0.07, *xs, 1.07], [ys[0], *ys, ys[-1]], color=INK, linewidth=1.0, linestyle=DOTTED, alpha=0.75)
     ends = sorted(guess[-1][1] for guess in panel.guesses)
     return [_Label(ends[len(ends) // 2], panel.guessing)] if ends else []
 
 
-def _draw_references(axes: Axes, target: Target, panel: _Panel) -> list[_Label]:
+def _draw_references(axes: Axes, curves: Sequence[Curve], panel: _Panel) -> list[_Label]:
     """Dashed lines, in the colour of their method unless all have the same one."""
     found: list[tuple[float, LineStyle]] = []
-    for line, style in zip(target.lines, line_styles(target), strict=True):
-        value = panel.of_reference(line.result.supervised).value if line.result.supervised else None
+    for curve in curves:
+        value = panel.of(curve.reference).value if curve.reference else None
         if value is not None:
-            found.append((value, style))
+            found.append((value, curve.style))
     if not found:
         return []
-    common = len({value for value, _ in found}) == 1 and (len(found) > 1 or len(target.lines) == 1)
+    common = len({value for value, _ in found}) == 1 and (len(found) > 1 or len(curves) == 1)
     labels = [_Label(max(value for value, _ in found) + 1e-6, "all labels")]
     for value, style in found[:1] if common else found:
         colour = INK if common else LINES[style.colour - 1]
@@ -167,24 +174,25 @@ def _draw_references(axes: Axes, target: Target, panel: _Panel) -> list[_Label]:
     return labels
 
 
-def _draw_lines(axes: Axes, target: Target, panel: _Panel, positions: dict[int, float]) -> None:
-    gaps = [b - a for a, b in pairwise(positions.values())]
-    n = len(target.lines)
+def _draw_lines(axes: Axes, curves: Sequence[Curve], panel: _Panel, places: Mapping[float, float]) -> None:
+    gaps = [b - a for a, b in pairwise(places.values())]
+    n = len(curves)
     step = min(0.018, 0.75 * min(gaps, default=1.0) / n)
-    for i, (line, style) in enumerate(zip(target.lines, line_styles(target), strict=True)):
-        _draw_line(axes, line, panel, style, {k: x + (i - (n - 1) / 2) * step for k, x in positions.items()})
+    for i, curve in enumerate(curves):
+        _draw_line(axes, curve, panel, {x: place + (i - (n - 1) / 2) * step for x, place in places.items()})
 
 
-def _draw_line(axes: Axes, line: Line, panel: _Panel, style: LineStyle, positions: dict[int, float]) -> None:
-    colour = LINES[style.colour - 1]
-    found = sorted((positions[shots.k], panel.of_shots(shots)) for shots in line.result.shots)
+def _draw_line(axes: Axes, curve: Curve, panel: _Panel, places: Mapping[float, float]) -> None:
+    colour = LINES[curve.style.colour - 1]
+    found = sorted(((places[x], panel.of(scores)) for x, scores in curve.points), key=lambda point: point[0])
     points = [(x, e.value) for x, e in found if e.value is not None]
     for x, estimate in found:
         if estimate.low is not None and estimate.high is not None:
             axes.vlines(x, estimate.low, estimate.high, color=colour, linewidth=1.3, alpha=0.55)
     axes.plot(
-        [x for x, _ in points], [y for _, y in points], color=colour, linewidth=1.5, marker=style.marker, markersize=4.6,
-        markerfacecolor=PAPER if style.hollow else colour, markeredgewidth=1.1, clip_on=False, zorder=4,
+        [x for x, _ in points], [y for _, y in points], color=colour, linewidth=1.5, marker=curve.style.marker,
+        markersize=4.6, markerfacecolor=PAPER if curve.style.hollow else colour, markeredgewidth=1.1, clip_on=False,
+        zorder=4,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ ARROW = "\N{RIGHTWARDS ARROW}"
 SYNTHETIC_NOTICE = "These images are synthetic: drawn by the program, not photographed."
 RESEARCH_USE = "Research use: a morphologist confirms every result."
 TRANSDUCTIVE = "transductive"
+EPOCH_CHOSEN = "epoch chosen on the tested images"
 FINGERPRINT_DIGITS = 12
 
 
@@ -39,6 +40,11 @@ def probability(value: float) -> str:
 def share(value: float) -> str:
     """A fraction in [0, 1] as a percentage without decimals."""
     return f"{100 * value:.0f} %"
+
+
+def percent(fraction: float) -> str:
+    """A fraction of the labels as a percentage with as many decimals as it needs: "100 %", "0.5 %"."""
+    return f"{100 * fraction:.4g} %"
 
 
 def count(n: int) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hemalens.evaluation.report import curves, figures, formatting, k_shot, pictures, tables
+from hemalens.evaluation.report import curves, figures, formatting, fractions, k_shot, pictures, tables
 from hemalens.evaluation.report.curves import LineStyle
 from hemalens.evaluation.report.figures import ScatterKeys
-from hemalens.evaluation.report.k_shot import Line, Target
+from hemalens.evaluation.report.lines import Line, Section
 from hemalens.evaluation.report.tables import Cell, Table
 from hemalens.evaluation.results import DataCard, Evaluation, Report, Scatter
 
@@ -73,7 +74,7 @@ class _EvaluationView:
 class _LineKey:
     """One line of the curves' legend; `path` is the outline of its marker."""
 
-    line: Line
+    line: Line[Any]
     style: LineStyle
     path: str
 
@@ -82,26 +83,21 @@ class _LineKey:
 class _Embedding:
     """A scatter of a target with the line it belongs to."""
 
-    line: Line
+    line: Line[Any]
     scatter: Scatter
     svg: str
 
 
 @dataclass(frozen=True, slots=True)
-class _TargetView:
-    """The k-shot results on one target as the template prints them; figures are SVG elements."""
+class _SectionView:
+    """The results on one target with their curves as the template prints them; figures are SVG elements."""
 
-    target: Target
-    warning: str
-    facts: tuple[tuple[str, tuple[str, ...]], ...]
-    curves: tuple[str, str]
+    section: Section
+    figures: tuple[str, ...]
     keys: tuple[_LineKey, ...]
     has_reference: bool
-    scores: Table
-    class_scores: Table
     embeddings: tuple[_Embedding, ...]
     legend: _ScatterLegend
-    unreadable: tuple[tuple[str, str], ...]
 
 
 def render_html(report: Report) -> str:
@@ -129,10 +125,9 @@ def render_html(report: Report) -> str:
         research_use=formatting.RESEARCH_USE,
         overview=tables.overview(report) if report.evaluations else None,
         transductive=tables.transductive(report),
-        k_shot_overview=k_shot.overview(report) if report.k_shot else None,
-        introduction=k_shot.INTRODUCTION,
+        curve_overviews=list(_curve_overviews(report)),
         views=[_view(number, evaluation) for number, evaluation in enumerate(report.evaluations, start=1)],
-        targets=[_target_view(target) for target in k_shot.targets(report)],
+        sections=[*_k_shot_views(report), *_fraction_views(report)],
         comparisons=[(tables.comparison(table), table.note) for table in report.tables],
         albums=[(table, pictures.n_abreast(table)) for table in pictures.shown(report)],
         cards=[_card(card) for card in report.data],
@@ -185,29 +180,47 @@ def _scatter_legend(keys: ScatterKeys) -> _ScatterLegend:
     return _ScatterLegend(tuple(labels), tuple(domains))
 
 
-def _target_view(target: Target) -> _TargetView:
-    shown = [(line, line.result.scatter) for line in target.lines if line.result.scatter and line.result.scatter.points]
-    scatters = [scatter for _, scatter in shown if scatter is not None]
-    keys = figures.scatter_keys(*scatters)
-    return _TargetView(
-        target=target,
-        warning=k_shot.warning(target),
-        facts=k_shot.facts(target),
-        curves=curves.k_shot_figures(target, name=target.anchor),
-        keys=tuple(
-            _LineKey(line, style, _MARKER_PATHS[style.marker])
-            for line, style in zip(target.lines, curves.line_styles(target), strict=True)
-        ),
-        has_reference=any(line.result.supervised for line in target.lines),
-        scores=k_shot.scores(target),
-        class_scores=k_shot.class_scores(target),
-        embeddings=tuple(
-            _Embedding(line, scatter, figures.scatter_figure(scatter, keys, name=f"{target.anchor}-scatter-{i}"))
-            for i, (line, scatter) in enumerate(zip((line for line, _ in shown), scatters, strict=True), start=1)
-        ),
-        legend=_scatter_legend(keys),
-        unreadable=k_shot.unreadable(target),
-    )
+def _curve_overviews(report: Report) -> Iterator[tuple[Table, str]]:
+    """The overviews of what is drawn as curves, each with a note."""
+    if report.k_shot:
+        yield k_shot.overview(report.k_shot), k_shot.OVERVIEW_NOTE
+    if report.fractions:
+        yield fractions.overview(report.fractions), fractions.OVERVIEW_NOTE
+
+
+def _k_shot_views(report: Report) -> Iterator[_SectionView]:
+    for target in k_shot.targets(report.k_shot):
+        scatters = [(line, line.result.scatter) for line in target.lines]
+        shown = [(line, scatter) for line, scatter in scatters if scatter is not None and scatter.points]
+        keys = figures.scatter_keys(*(scatter for _, scatter in shown))
+        yield _SectionView(
+            k_shot.section(target),
+            k_shot.figures(target),
+            _line_keys(target.lines),
+            has_reference=any(line.result.supervised for line in target.lines),
+            embeddings=tuple(
+                _Embedding(line, scatter, figures.scatter_figure(scatter, keys, name=f"{target.anchor}-scatter-{i}"))
+                for i, (line, scatter) in enumerate(shown, start=1)
+            ),
+            legend=_scatter_legend(keys),
+        )
+
+
+def _fraction_views(report: Report) -> Iterator[_SectionView]:
+    for target in fractions.targets(report.fractions):
+        yield _SectionView(
+            fractions.section(target),
+            fractions.figures(target),
+            _line_keys(target.lines),
+            has_reference=False,
+            embeddings=(),
+            legend=_scatter_legend(figures.scatter_keys()),
+        )
+
+
+def _line_keys(lines: Sequence[Line[Any]]) -> tuple[_LineKey, ...]:
+    styles = curves.line_styles(lines)
+    return tuple(_LineKey(line, style, _MARKER_PATHS[style.marker]) for line, style in zip(lines, styles, strict=True))
 
 
 def _card(card: DataCard) -> tuple[DataCard, str, tuple[str, ...], tuple[str, ...], Table]:

@@ -1,72 +1,29 @@
-"""Results with a few labelled images a class as tables and words, from which HTML and Markdown are both written."""
+"""Results with a few labelled images a class as tables, words and curves, for HTML and Markdown alike."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
-from hemalens.evaluation.report import formatting
-from hemalens.evaluation.report.tables import Cell, Column, Group, Table, estimate_cell, left_out
-from hemalens.evaluation.results import Estimate, KShot, Report, Shots
+from hemalens.evaluation.report import curves, formatting, lines
+from hemalens.evaluation.report.curves import Axis, Curve
+from hemalens.evaluation.report.lines import Line, Naming, Section, Target
+from hemalens.evaluation.report.tables import Cell, Column, Group, Table, estimate_cell
+from hemalens.evaluation.results import Estimate, KShot, Shots
 
-N_OTHERS = 3
-"""So many methods, or more, with the same setting need not be named where the rest are."""
 INTRODUCTION = (
     "Of each cell type, k labelled images are memorised, and the tested images are classified by them. "
     "This is repeated with other memorised images, and every score is the mean over the repeats."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One k-shot result, with the words that tell it apart from the others on its target."""
-
-    name: str
-    result: KShot
-
-    @property
-    def tag(self) -> str:
-        """A warning that goes wherever the result is shown, or an empty text."""
-        return formatting.TRANSDUCTIVE if self.result.transductive else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A laboratory with every k-shot result on it, in the order of the report."""
-
-    number: int
-    name: str
-    lines: tuple[Line, ...]
-
-    @property
-    def anchor(self) -> str:
-        """The HTML id of its section."""
-        return f"k-shot-{self.number}"
-
-    @property
-    def ks(self) -> tuple[int, ...]:
-        """Every k of any line, ascending."""
-        return tuple(sorted({shots.k for line in self.lines for shots in line.result.shots}))
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes of any line, in the order in which they come first."""
-        return tuple(dict.fromkeys(code for line in self.lines for code in line.result.classes))
-
-
-def targets(report: Report) -> tuple[Target, ...]:
-    """The k-shot results of a report by target, in the order in which the targets come first."""
-    by_target: dict[str, list[KShot]] = {}
-    for result in report.k_shot:
-        by_target.setdefault(result.target, []).append(result)
-    return tuple(
-        Target(number, formatting.visible(name), tuple(map(Line, _names(results), results)))
-        for number, (name, results) in enumerate(by_target.items(), start=1)
-    )
-
-
-_NAMINGS: tuple[Callable[[KShot], tuple[str, ...]], ...] = (
+OVERVIEW_NOTE = (
+    "In small print: the 95 % interval. All labels: a classifier that learned from all labels instead of k images of each "
+    "cell type, on the same embeddings. n/a: not available."
+)
+CAPTION = (
+    "Scores against k,",
+    "the number of labelled images of each cell type. Points: means over the repeats; upright lines: 95 % intervals. "
+    "At each k the methods stand side by side.",
+)
+_NAMINGS: tuple[Naming[KShot], ...] = (
     lambda result: (result.method,),
     lambda result: (result.name,),
     lambda result: (result.method, result.classifier),
@@ -74,20 +31,26 @@ _NAMINGS: tuple[Callable[[KShot], tuple[str, ...]], ...] = (
 )
 
 
-def _names(results: Sequence[KShot]) -> list[str]:
-    """The shortest naming that tells all results apart; where none does, with a number after each."""
-    for naming in _NAMINGS:
-        names = [", ".join(map(formatting.visible, naming(result))) for result in results]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{formatting.visible(result.name)} ({number})" for number, result in enumerate(results, start=1)]
+def targets(results: Sequence[KShot]) -> tuple[Target[KShot], ...]:
+    """The k-shot results by target, in the order in which the targets come first."""
+    return lines.targets(
+        results,
+        anchor="k-shot",
+        namings=_NAMINGS,
+        tag=lambda result: formatting.TRANSDUCTIVE if result.transductive else "",
+    )
 
 
-def overview(report: Report) -> Table:
+def _ks(target: Target[KShot]) -> tuple[int, ...]:
+    """Every k of any line, ascending."""
+    return tuple(sorted({shots.k for line in target.lines for shots in line.result.shots}))
+
+
+def overview(results: Sequence[KShot]) -> Table:
     """Balanced accuracy of every method (row) for every k (column), by target."""
-    found = targets(report)
-    ks = sorted({k for target in found for k in target.ks})
-    has_reference = any(result.supervised for result in report.k_shot)
+    found = targets(results)
+    ks = sorted({k for target in found for k in _ks(target)})
+    has_reference = any(result.supervised for result in results)
     titles = [f"k = {k}" for k in ks] + (["All labels"] if has_reference else [])
     return Table(
         "Balanced accuracy with k labelled images of each cell type, with 95 % intervals",
@@ -100,10 +63,11 @@ def overview(report: Report) -> Table:
             for target in found
         ),
         grouped_by="Target",
+        stacked=True,
     )
 
 
-def _overview_row(line: Line, ks: Sequence[int], *, has_reference: bool) -> tuple[Cell, ...]:
+def _overview_row(line: Line[KShot], ks: Sequence[int], *, has_reference: bool) -> tuple[Cell, ...]:
     by_k = {shots.k: shots.balanced_accuracy for shots in line.result.shots}
     supervised = line.result.supervised
     estimates = [by_k.get(k) for k in ks] + (
@@ -113,7 +77,75 @@ def _overview_row(line: Line, ks: Sequence[int], *, has_reference: bool) -> tupl
     return (Cell(line.name, tag=line.tag), *cells)
 
 
-def scores(target: Target) -> Table:
+def section(target: Target[KShot]) -> Section:
+    """What the report says of one target."""
+    return Section(
+        anchor=target.anchor,
+        target=target.name,
+        heading=f"Few labelled cells: {target.name}",
+        introduction=INTRODUCTION,
+        warnings=lines.warning(
+            target.lines,
+            lambda result: result.transductive,
+            head="Transductive",
+            one="Before this method classified, it had looked at the tested images, without their labels.",
+            several="Before these methods classified, they had looked at the tested images, without their labels.",
+            others="The others had not: compare with care.",
+        ),
+        caption=CAPTION,
+        n_classes=len(target.classes),
+        facts=lines.facts(
+            target.lines,
+            (
+                ("Images", lambda result: formatting.count(result.n_images)),
+                ("Cell types", lines.cell_types),
+                ("Embedder trained on", lambda result: formatting.visible(result.source)),
+                ("Memorised images from", lambda result: formatting.visible(result.support)),
+                ("Drawn", _drawing),
+                ("Classifier", lambda result: formatting.visible(result.classifier)),
+                ("Transductive", _transductive),
+                ("All labels", _all_labels),
+                ("Intervals", lines.intervals),
+                ("Not tested", lines.not_tested),
+            ),
+        ),
+        tables=(("Every score", scores(target)), ("Every cell type", class_scores(target))),
+        unreadable=lines.unreadable(target.lines),
+    )
+
+
+def _drawing(result: KShot) -> str:
+    if result.replacement:
+        return "with replacement: an image may be memorised twice"
+    return "without replacement: no image is memorised twice"
+
+
+def _transductive(result: KShot) -> str:
+    return "yes: looked at the tested images, without labels, before any was classified" if result.transductive else "no"
+
+
+def _all_labels(result: KShot) -> str:
+    return formatting.visible(result.supervised.what) if result.supervised else formatting.MISSING
+
+
+def figures(target: Target[KShot]) -> tuple[str, str]:
+    """Balanced accuracy and accuracy against k as two SVGs."""
+    ks = _ks(target)
+    axis = Axis("labelled images of each cell type, k", {k: formatting.count(k) for k in ks})
+    shown = formatting.listed(list(axis.ticks.values())) if ks else formatting.MISSING
+    methods = formatting.counted(len(target.lines), "method")
+    return curves.line_figures(
+        [
+            Curve(style, tuple((s.k, s) for s in line.result.shots), len(line.result.classes), line.result.supervised)
+            for line, style in zip(target.lines, curves.line_styles(target.lines), strict=True)
+        ],
+        axis,
+        name=target.anchor,
+        against=f"on {target.name} against the number k of labelled images of each cell type, k = {shown}, {methods}",
+    )
+
+
+def scores(target: Target[KShot]) -> Table:
     """All scores of every method for every k, and with all labels."""
     names = ("Balanced accuracy", "Accuracy", "Majority rate", "Macro F1")
     return Table(
@@ -137,20 +169,16 @@ def _score_rows(result: KShot) -> tuple[tuple[Cell, ...], ...]:
         for shots in result.shots
     ]
     if result.supervised:
-        balanced, accuracy = result.supervised.balanced_accuracy, result.supervised.accuracy
-        none = Cell(formatting.MISSING)
-        rows.append(
-            (Cell("all labels"), none, _without_repeats(balanced, drawn=True), _without_repeats(accuracy), none, none)
+        balanced, accuracy = (
+            estimate_cell(result.supervised.balanced_accuracy, drawn=True, with_spread=True),
+            estimate_cell(result.supervised.accuracy, with_spread=True),
         )
+        none = Cell(formatting.MISSING)
+        rows.append((Cell("all labels"), none, balanced, accuracy, none, none))
     return tuple(rows)
 
 
-def _without_repeats(estimate: Estimate, *, drawn: bool = False) -> Cell:
-    cell = estimate_cell(estimate, drawn=drawn)
-    return cell if estimate.std is not None else replace(cell, notes=(*cell.notes, f"SD {formatting.MISSING}"))
-
-
-def class_scores(target: Target) -> Table:
+def class_scores(target: Target[KShot]) -> Table:
     """F1 of every cell type for every method and k: mean and standard deviation over repeats."""
     classes = target.classes
     return Table(
@@ -172,76 +200,3 @@ def _mean_and_spread(estimate: Estimate | None) -> Cell:
     if estimate is None or estimate.std is None:
         return Cell(formatting.score(estimate.value if estimate else None))
     return Cell(formatting.score(estimate.value), (f"\N{PLUS-MINUS SIGN} {formatting.score(estimate.std)}",))
-
-
-def warning(target: Target) -> str:
-    """What a reader must know of transductive results, or an empty text where there are none."""
-    names = [line.name for line in target.lines if line.tag]
-    if not names:
-        return ""
-    these, they = ("this method", "it") if len(names) == 1 else ("these methods", "they")
-    others = " The others had not: compare with care." if len(names) < len(target.lines) else ""
-    return (
-        f"Transductive: {_listed(names)}. Before {these} classified, {they} had looked at the tested images, "
-        f"without their labels.{others}"
-    )
-
-
-def facts(target: Target) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """How it was measured, as pairs of a term and its lines; where methods differ, each line says whose it is."""
-    terms: tuple[tuple[str, Callable[[KShot], str]], ...] = (
-        ("Images", lambda result: formatting.count(result.n_images)),
-        ("Cell types", lambda result: f"{len(result.classes)}: {', '.join(map(formatting.label, result.classes))}"),
-        ("Embedder trained on", lambda result: formatting.visible(result.source)),
-        ("Memorised images from", lambda result: formatting.visible(result.support)),
-        ("Drawn", _drawing),
-        ("Classifier", lambda result: formatting.visible(result.classifier)),
-        ("Transductive", _transductive),
-        (
-            "All labels",
-            lambda result: formatting.visible(result.supervised.what) if result.supervised else formatting.MISSING,
-        ),
-        ("Intervals", lambda result: formatting.visible(result.intervals)),
-        ("Not tested", lambda result: "; ".join(left_out(result.left_out)) or "every cell type is tested"),
-    )
-    return tuple((term, _shared(target.lines, words)) for term, words in terms)
-
-
-def _drawing(result: KShot) -> str:
-    if result.replacement:
-        return "with replacement: an image may be memorised twice"
-    return "without replacement: no image is memorised twice"
-
-
-def _transductive(result: KShot) -> str:
-    return "yes: looked at the tested images, without labels, before any was classified" if result.transductive else "no"
-
-
-def _shared(lines: Sequence[Line], words: Callable[[KShot], str]) -> tuple[str, ...]:
-    """The text that all lines share, or each text after the names of its lines; most lines are "the others"."""
-    by_text: dict[str, list[str]] = {}
-    for line in lines:
-        by_text.setdefault(words(line.result), []).append(line.name)
-    if len(by_text) == 1:
-        return tuple(by_text)
-    most = max(map(len, by_text.values()))
-    ordered = sorted(by_text.items(), key=lambda item: len(item[1]))
-    heads = [_listed(names) for _, names in ordered[:-1]]
-    heads.append("the others" if most >= N_OTHERS else _listed(ordered[-1][1]))
-    return tuple(f"{head}: {text}" for head, (text, _) in zip(heads, ordered, strict=True))
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Names, which may hold commas, as a list in a sentence."""
-    return formatting.listed([f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}" for name in names])
-
-
-def unreadable(target: Target) -> tuple[tuple[str, str], ...]:
-    """File and reason of every image that could not be read, once; with the methods where it is not all of them."""
-    found = Counter(item for line in target.lines for item in line.result.unreadable.items())
-    rows = []
-    for (file, reason), n in found.items():
-        names = [line.name for line in target.lines if line.result.unreadable.get(file) == reason]
-        whose = "" if n == len(target.lines) else f" ({_listed(names)})"
-        rows.append((file, formatting.visible(reason) + whose))
-    return tuple(rows)

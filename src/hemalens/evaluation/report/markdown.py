@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from hemalens.evaluation.report import formatting, k_shot, pictures, tables
-from hemalens.evaluation.report.k_shot import Target
+from hemalens.evaluation.report import formatting, fractions, k_shot, pictures, tables
+from hemalens.evaluation.report.lines import Section
 from hemalens.evaluation.report.tables import Cell, Table
 from hemalens.evaluation.results import DataCard, Evaluation, Report
 
@@ -52,20 +52,22 @@ def render_markdown(report: Report) -> str:
 
 
 def _results(report: Report) -> Iterator[str]:
-    if report.evaluations or report.k_shot:
+    if report.evaluations or report.k_shot or report.fractions:
         yield "## Overview"
     if report.evaluations:
         yield _table(tables.overview(report))
         if transductive := tables.transductive(report):
             yield transductive
     if report.k_shot:
-        table = k_shot.overview(report)
-        yield escape(table.caption)
-        yield _table(table)
+        yield from _curve_overview(k_shot.overview(report.k_shot))
+    if report.fractions:
+        yield from _curve_overview(fractions.overview(report.fractions))
     for number, evaluation in enumerate(report.evaluations, start=1):
         yield from _evaluation(number, evaluation)
-    for target in k_shot.targets(report):
-        yield from _target(target)
+    for few in k_shot.targets(report.k_shot):
+        yield from _section(k_shot.section(few))
+    for fewer in fractions.targets(report.fractions):
+        yield from _section(fractions.section(fewer))
     if report.tables:
         yield "## Tables"
     for comparison in report.tables:
@@ -107,18 +109,23 @@ def _evaluation(number: int, evaluation: Evaluation) -> Iterator[str]:
         yield from _items(f"{name}: {reason}" for name, reason in evaluation.unreadable.items())
 
 
-def _target(target: Target) -> Iterator[str]:
-    yield f"## Few labelled cells: {escape(target.name)}"
-    yield k_shot.INTRODUCTION
-    if warning := k_shot.warning(target):
+def _curve_overview(table: Table) -> Iterator[str]:
+    yield escape(table.caption)
+    yield _table(table)
+
+
+def _section(section: Section) -> Iterator[str]:
+    yield f"## {escape(section.heading)}"
+    yield escape(section.introduction)
+    for warning in section.warnings:
         yield f"> **{escape(warning)}**"
-    yield from _items(f"{term}: {line}" for term, lines in k_shot.facts(target) for line in lines)
-    for table in (k_shot.scores(target), k_shot.class_scores(target)):
+    yield from _items(f"{term}: {line}" for term, lines in section.facts for line in lines)
+    for _, table in section.tables:
         yield f"### {escape(table.caption)}"
         yield _table(table)
-    if unreadable := k_shot.unreadable(target):
-        yield f"### Unreadable images of {escape(target.name)}"
-        yield from _items(f"{file}: {reason}" for file, reason in unreadable)
+    if section.unreadable:
+        yield f"### Unreadable images of {escape(section.target)}"
+        yield from _items(f"{file}: {reason}" for file, reason in section.unreadable)
 
 
 def _data_card(card: DataCard) -> Iterator[str]:

@@ -51,7 +51,7 @@ class Table:
     """A table with its caption; every row has as many cells as there are columns.
 
     A table with `groups` has the rows of these; where heads between rows cannot be shown, they become a first column of
-    the title `grouped_by`.
+    the title `grouped_by`. In a `stacked` table the notes of a cell stand below its value, not beside it.
     """
 
     caption: str
@@ -59,6 +59,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...] = ()
     groups: tuple[Group, ...] = ()
     grouped_by: str = ""
+    stacked: bool = False
 
 
 def anchor(number: int) -> str:
@@ -66,9 +67,13 @@ def anchor(number: int) -> str:
     return f"evaluation-{number}"
 
 
-def estimate_cell(estimate: Estimate, *, drawn: bool = False) -> Cell:
-    """An estimate with its interval and its spread over folds; `drawn` asks for the limits as numbers too."""
-    notes = tuple(text for text in (formatting.interval(estimate), formatting.spread(estimate)) if text)
+def estimate_cell(estimate: Estimate, *, drawn: bool = False, with_spread: bool = False) -> Cell:
+    """An estimate with its interval and its standard deviation, where there are such.
+
+    `drawn` asks for the limits as numbers too, `with_spread` for a word where there is no standard deviation.
+    """
+    spread = formatting.spread(estimate) or (f"SD {formatting.MISSING}" if with_spread else "")
+    notes = tuple(text for text in (formatting.interval(estimate), spread) if text)
     limits = None
     if drawn and estimate.value is not None and estimate.low is not None and estimate.high is not None:
         limits = (estimate.low, estimate.value, estimate.high)

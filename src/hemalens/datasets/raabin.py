@@ -1,0 +1,106 @@
+"""Raabin-WBC: the double-labelled crops in three parts, grouped by smear."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hemalens.datasets.base import Listing, Reader, Record, note_ignored, wrong_layout
+from hemalens.taxonomy import source_labels
+
+TITLE = "Raabin-WBC (double-labelled crops)"
+PARTS = ("Train", "TestA", "TestB")
+LAYOUT = (
+    "Train|TestA|TestB/<Class>/<smear>_<field>_<number>.jpg with the classes Basophil ... Neutrophil, or one part of it"
+)
+# as in 95-8-10-1_527_1
+NAME = re.compile(r"([0-9]+(?:-[0-9]+)+)_[0-9]+_[0-9]+")
+
+
+@dataclass(slots=True)
+class _Found:
+    """What has been read so far, and what had no place in the layout."""
+
+    records: list[Record] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    ignored: list[Path] = field(default_factory=list)
+
+
+def _read(root: Path) -> Listing:
+    if not root.is_dir():
+        raise wrong_layout(root, TITLE, LAYOUT)
+    found = _Found()
+    name: str | None = None
+    present = [part for part in PARTS if (root / part).is_dir()]
+    if present:
+        found.ignored += [path for path in sorted(root.iterdir()) if path.name not in present]
+        found.notes += [f"the folder {part!r} is missing" for part in PARTS if part not in present]
+        for part in present:
+            _read_part(root / part, part, found)
+        found.notes += _shared_smears(root, found.records)
+    # the folder's own name decides: other sets have folders of the same classes
+    elif (own := root.resolve().name) in PARTS:
+        name = f"raabin {own}"
+        _read_part(root, own, found)
+    if not found.records:
+        raise wrong_layout(root, TITLE, LAYOUT)
+    return Listing(found.records, [*found.notes, *_ungrouped(found.records), *note_ignored(found.ignored)], name=name)
+
+
+def _read_part(folder: Path, part: str, found: _Found) -> None:
+    labels = source_labels("raabin")
+    found.ignored += [path for path in sorted(folder.iterdir()) if path.name not in labels or not path.is_dir()]
+    missing = [label for label in labels if not (folder / label).is_dir()]
+    if missing:
+        found.notes.append(f"{part} has no folder {', '.join(map(repr, missing))}")
+    for label in labels:
+        if label in missing:
+            continue
+        entries = sorted((folder / label).iterdir())
+        images = [path for path in entries if _is_image(path)]
+        found.ignored += [path for path in entries if not _is_image(path)]
+        found.records += [Record(path, label, domain="raabin", group=_smear(path)) for path in images]
+        if not images:
+            found.notes.append(f"the folder '{part}/{label}' holds no image")
+
+
+def _smear(path: Path) -> str | None:
+    match = NAME.fullmatch(path.stem)
+    return match[1] if match else None
+
+
+def _ungrouped(records: list[Record]) -> list[str]:
+    without = [record.path.name for record in records if record.group is None]
+    if not without:
+        return []
+    return [
+        f"{len(without)} image(s) do not name their smear as <smear>_<field>_<number> does and have no group, "
+        f"as {without[0]!r}: a split can put one smear on both sides"
+    ]
+
+
+def _shared_smears(root: Path, records: list[Record]) -> list[str]:
+    """A note when the published parts share smears: each part opened alone, nothing would tell."""
+    parts: dict[str, set[str]] = {}
+    for record in records:
+        if record.group is not None:
+            parts.setdefault(record.group, set()).add(record.path.relative_to(root).parts[0])
+    shared = sum(len(where) > 1 for where in parts.values())
+    return [f"{shared} smear(s) lie in more than one of the published parts"] if shared else []
+
+
+def _is_image(path: Path) -> bool:
+    # hidden files are what operating systems leave behind
+    return path.suffix.lower() in (".jpg", ".jpeg") and not path.name.startswith(".") and path.is_file()
+
+
+READER = Reader(
+    name="raabin",
+    title=TITLE,
+    licence="free for research with citation",
+    citation="Kouzehkanan et al., A large dataset of white blood cells containing cell locations and types, along with "
+    "segmented nuclei and cytoplasm, Scientific Reports 12 (2022)",
+    layout=LAYOUT,
+    read=_read,
+)

@@ -1,0 +1,34 @@
+"""What the protocol fractions keeps fixed for one source: what is held out, what is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hemalens.datasets import CellDataset
+from hemalens.evaluation.fractions import FixedParts
+from hemalens.sampling import check_classes, hold_out, seeded
+
+TEST_FRACTION = 0.2
+VALIDATION_FRACTION = 0.15
+
+
+def fixed_parts(source: CellDataset, targets: Sequence[CellDataset] = (), *, seed: int) -> FixedParts:
+    """A fifth of the source for the test, 15 % of the rest for validation, the remainder to learn from; targets whole."""
+    check_classes(source, n_units=3, purpose="training, validation and test")
+    rest, test = hold_out(source, TEST_FRACTION, seeded(seed, "test"))
+    train, validation = hold_out(rest, VALIDATION_FRACTION, seeded(seed, "validation"))
+    return FixedParts(train, validation, (replace(test, name=f"{source.name}, test part"), *targets))
+
+
+def halved(train: CellDataset, held: CellDataset, *, seed: int) -> FixedParts:
+    """All of `train` to learn from; one half of `held` for validation, the other for the test."""
+    held = held.under(train.classes)
+    validation, test = hold_out(held, 0.5, seeded(seed, "validation"))
+    return FixedParts(train, validation, (replace(test, name=f"{held.name}, test half"),))
+
+
+def tested_whole(train: CellDataset, held: CellDataset) -> FixedParts:
+    """All of `train` to learn from, all of `held` for the test, on which the epoch is chosen too (published-selection)."""
+    held = held.under(train.classes)
+    return FixedParts(train, held, (held,))
