@@ -282,8 +282,8 @@ def test_scale_of_the_image_matters_little(factor: float) -> None:
 @pytest.mark.realdata
 @pytest.mark.parametrize("folder", ["Dataset 1", "Dataset 2"])
 def test_real_cells_overlap_their_published_masks(real_data: Path, folder: str) -> None:
-    files = sorted((real_data / "zheng2018" / folder).glob("*.bmp"))
-    assert files
+    files = sorted((real_data / "zheng2018" / folder).glob("*.bmp"))[::3]
+    assert len(files) > 30
     overlaps = [
         intersection_over_union(segment_cell(read_image(file)).cell, read_mask(file.with_suffix(".png")) > 0)
         for file in files

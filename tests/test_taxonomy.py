@@ -93,6 +93,8 @@ MEANINGS: dict[str, dict[str, str | None]] = {
     "cnmc": {"all": "lymphoblast", "hem": "lymphoid_precursor"},
     "raabin": dict(FIVE),
     "wbc_subsets": dict(FIVE),
+    "cam16": {"normal": None, "tumor": None},
+    "prcc": {"unlabelled": None, "type1": None, "type2": None},
     "bccd": dict(FIVE),
     "bloodmnist": {
         **{name: name for name in ("basophil", "eosinophil", "erythroblast", "lymphocyte", "monocyte", "neutrophil")},
@@ -130,6 +132,13 @@ LOINC = {
 def test_source_labels_are_exactly_the_dataset_s_and_mean_what_its_authors_say(dataset: str) -> None:
     found = {k: None if isinstance(v, Excluded) else v for k, v in source_labels(dataset).items()}
     assert found == MEANINGS[dataset]
+
+
+def test_tissue_alone_is_a_class_of_its_own_where_labels_stay_as_they_are() -> None:
+    for dataset in MEANINGS:
+        for label, meaning in source_labels(dataset).items():
+            if isinstance(meaning, Excluded):
+                assert meaning.own_class is (dataset in ("cam16", "prcc")), (dataset, label)
 
 
 def test_the_lists_have_the_published_lengths() -> None:

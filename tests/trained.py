@@ -6,8 +6,9 @@ Synthetic cells of four types, and bundles of networks with a few thousand weigh
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,17 @@ def stub_method(on_fit: Callable[[CellDataset, CellDataset | None, Path], None] 
     return Method("nearest_colour", "the nearest mean colour", StubConfig, fit)
 
 
+@contextmanager
+def two_layers() -> Iterator[None]:
+    """SAM's small network with two layers instead of four: what takes the time is the export."""
+    from hemalens.models import sam
+
+    small = replace(sam.SMALL, n_layers=2, global_layers=(1,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sam, "ARCHITECTURES", {**sam.ARCHITECTURES, "small": small})
+        yield
+
+
 def segmenter(temporary: pytest.TempPathFactory) -> TrainedSegmenter:
     """A tiny one, of random weights and a few masks; made once a session."""
     from hemalens.methods.bc_sam_segmenter import SegmenterConfig, fit_segmenter
@@ -222,4 +234,5 @@ def segmenter(temporary: pytest.TempPathFactory) -> TrainedSegmenter:
     config = SegmenterConfig(
         architecture="small", weights="none", rank=0, image_size_px=32, epochs=1, batch_size=4, precision="fp32"
     )
-    return fit_segmenter(laboratory(temporary).subset([0, 9, 18, 27]), config=config, run_dir=run_dir)
+    with two_layers():
+        return fit_segmenter(laboratory(temporary).subset([0, 9, 18, 27]), config=config, run_dir=run_dir)

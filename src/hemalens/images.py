@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -35,11 +36,27 @@ def read_image(path: Path, box: Box | None = None) -> NDArray[np.uint8]:
     Alpha is dropped, a palette and CMYK are converted, 16 bits are reduced to their upper 8, gray is repeated.
     `box` cuts a part out. Raises `ImageError`, which names the file, for anything else.
     """
-    image = np.asarray(_open_rgb(path))
-    if box is not None:
-        image = _cut(image, box, path)
-        _check_smallest(image.shape[1], image.shape[0], path)
+    if box is None:
+        return np.asarray(_open_rgb(path))
+    image = _cut(_field(path), box, path)
+    _check_smallest(image.shape[1], image.shape[0], path)
     return image
+
+
+def _field(path: Path) -> NDArray[np.uint8]:
+    """A large image of which several parts are wanted, one after the other: each thread keeps the last one it decoded."""
+    try:
+        state = path.stat()
+    except OSError:
+        return np.asarray(_open_rgb(path))  # says what is wrong with it
+    key = (path, state.st_size, state.st_mtime_ns)
+    if getattr(_last, "key", None) != key:
+        _last.image, _last.key = np.asarray(_open_rgb(path)), key
+    field: NDArray[np.uint8] = _last.image
+    return field
+
+
+_last = threading.local()
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:

@@ -157,15 +157,10 @@ def trained_before(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     """A tiny segmenter, made once a session, in the place of training one."""
     from hemalens.methods import bc_sam_segmenter as method
 
-    run_dir, few = tmp_path_factory.getbasetemp() / "shared segmenter", trained.laboratory(tmp_path_factory)
-    if not (run_dir / "segmenter").is_dir():
-        config = method.SegmenterConfig(
-            architecture="small", weights="none", rank=0, image_size_px=32, epochs=1, batch_size=4, precision="fp32"
-        )
-        method.fit_segmenter(few.subset([0, 9, 18, 27]), config=config, run_dir=run_dir)
+    made = trained.segmenter(tmp_path_factory)
 
     def known(train: object, *, config: object, run_dir: Path) -> None:
-        shutil.copytree(tmp_path_factory.getbasetemp() / "shared segmenter" / "segmenter", run_dir / "segmenter")
+        shutil.copytree(made.path, run_dir / "segmenter")
 
     monkeypatch.setattr(method, "fit_segmenter", known)
 

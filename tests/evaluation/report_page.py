@@ -4,6 +4,35 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from typing import Any
+
+HOSTILE = "<script>alert(1)</script>\n| a | b | \"'> & $x_1$ `c` {{ 7*7 }} \u202egnp"
+THREE_DECIMALS = re.compile(r"(?<![\d.])-?\d+\.\d{3}(?![\d.])")
+
+
+def numbers(value: Any) -> set[str]:
+    """Every number of a report with three decimals."""
+    if isinstance(value, float):
+        return {f"{value:.3f}"}
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return {text for part in parts for text in numbers(part)}
+
+
+def markdown_rows(markdown: str, heading: str) -> list[list[str]]:
+    """The cells of the one table under a heading, without its head."""
+    section = markdown.split(f"### {heading}")[1].split("\n#", maxsplit=1)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def check_no_escape(html: str, markdown: str) -> None:
+    """`HOSTILE` names, wherever they are, add no tag, no direction and no cell of a table."""
+    check_accessible(html)
+    assert "<script" not in html.lower()
+    assert "\u202e" not in html + markdown
+    assert "<script" not in markdown
+    for table in re.findall(r"(?:^\|.*\|$\n?)+", markdown, flags=re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
 
 
 class Page(HTMLParser):

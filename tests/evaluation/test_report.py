@@ -11,14 +11,12 @@ from typing import Any
 
 import pytest
 from report_fakes import CLASSES, make_report
-from report_page import Page, check_accessible, check_self_contained
+from report_page import HOSTILE, Page, check_accessible, check_self_contained
 
 from hemalens.errors import HemalensError, InputError, OutputError
 from hemalens.evaluation.report import figures, formatting, read_report, render_html, render_markdown, write_report
 from hemalens.evaluation.report.markdown import escape
 from hemalens.evaluation.results import Estimate, Report
-
-HOSTILE = "<script>alert(1)</script>\n| a | b | \"'> & $x_1$ `c` {{ 7*7 }} \u202egnp"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 from report_fakes import make_k_shot_report, make_report
-from report_page import Page, check_accessible, check_self_contained
+from report_page import HOSTILE, Page, check_accessible, check_self_contained
 
 from hemalens.datasets.synthetic import LABORATORIES, draw_cell
 from hemalens.errors import InputError
@@ -22,7 +22,6 @@ from hemalens.evaluation.report import pictures, read_report, render_html, rende
 from hemalens.evaluation.results import Picture, PictureTable, Report
 from hemalens.jobs import reporting
 
-HOSTILE = "<script>alert(1)</script>\n| a | b | \"'> & $x_1$ `c` {{ 7*7 }} \u202egnp"
 COLUMNS = ("image", "true outline", "found outline")
 TRANSDUCTIVE = "Transductive: tested images were seen in training, without their labels."
 

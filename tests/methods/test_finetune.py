@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 import trained
 from hemalens.errors import ConfigError, InputError, OutputError
 from hemalens.methods.finetune import METHOD
-from hemalens.models.freezing import open_last_stages, start_head_near_zero
 from hemalens.models.backbone import BackboneConfig, create_backbone
+from hemalens.models.freezing import open_last_stages, start_head_near_zero
 from hemalens.sampling import balanced_weights
 from hemalens.training import checkpoints as checkpoints_module
 from hemalens.training.checkpoints import SafetensorsCheckpointIO

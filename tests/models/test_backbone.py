@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,14 @@ def test_another_head_keeps_the_body_and_is_random_by_the_seed() -> None:
     assert not torch.equal(state["classifier.weight"], other["classifier.weight"])
 
 
-@pytest.mark.parametrize("name", TINY)
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-@pytest.mark.parametrize("with_head", [True, False])
-def test_weights_of_a_file_are_loaded_strictly(tmp_path: Path, name: str, suffix: str, with_head: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "suffix", "with_head"),
+    [
+        *itertools.product(["test_resnet"], [".safetensors", ".pth"], [True, False]),
+        *((name, ".safetensors", True) for name in TINY[1:]),
+    ],
+)
+def test_weights_of_a_file_are_loaded_strictly(tmp_path: Path, *, name: str, suffix: str, with_head: bool) -> None:
     torch.manual_seed(11)
     source = timm.create_model(name, num_classes=1000 if with_head else 0)
     file = tmp_path / f"weights{suffix}"
@@ -93,10 +98,10 @@ def test_weights_of_a_file_are_loaded_strictly(tmp_path: Path, name: str, suffix
         torch.save({"state_dict": source.state_dict()}, file)
     else:
         save_file({key: tensor.contiguous() for key, tensor in source.state_dict().items()}, file)
+    body = timm.create_model(name, num_classes=0).state_dict()
     for n_classes in (0, 3):
         loaded = create_backbone(_tiny(name, weights=str(file)), n_classes=n_classes)
         state = loaded.state_dict()
-        body = timm.create_model(name, num_classes=0).state_dict()
         assert all(torch.equal(state[key], source.state_dict()[key]) for key in body)
         assert not loaded.training
 

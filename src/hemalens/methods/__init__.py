@@ -13,6 +13,7 @@ __all__ = ["METHODS", "SEGMENTERS", "Method", "find_method"]
 METHODS: Mapping[str, str] = {
     "bc_sam": "hemalens.methods.bc_sam",
     "bloodshot": "hemalens.methods.bloodshot",
+    "combined_network": "hemalens.methods.combined_network",
     "finetune": "hemalens.methods.finetune",
     "linear_probe": "hemalens.methods.linear_probe",
     "mask_augmentation": "hemalens.methods.mask_augmentation",

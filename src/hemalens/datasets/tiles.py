@@ -1,0 +1,43 @@
+"""Large regions in tiles: what is small in them stays as large as it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from hemalens.datasets.base import CellDataset, Record
+from hemalens.errors import ImageError, one_line
+from hemalens.images import image_size
+
+
+def tiled(dataset: CellDataset, tile_px: int) -> CellDataset:
+    """Every region cut into squares of `tile_px`, as many as cover it, evenly spaced; those of one region are a group.
+
+    A region is its record's box, or the whole image. One that is no larger than a tile stays whole. Raises `ImageError`
+    for an unreadable image.
+    """
+    records = tuple(tile for record in dataset.records for tile in _tiles(record, tile_px))
+    return replace(dataset, records=records)
+
+
+def _tiles(record: Record, tile_px: int) -> list[Record]:
+    left, top, right, bottom = record.box or (0, 0, *image_size(record.path))
+    if right - left <= 0 or bottom - top <= 0:
+        raise ImageError(f"the box of {one_line(record.path)} is empty")
+    group = record.group or str(record.path.name)
+    if right - left <= tile_px and bottom - top <= tile_px:
+        return [replace(record, group=group)]
+    return [
+        replace(record, box=(x, y, min(x + tile_px, right), min(y + tile_px, bottom)), group=group)
+        for y in _starts(top, bottom, tile_px)
+        for x in _starts(left, right, tile_px)
+    ]
+
+
+def _starts(low: int, high: int, tile_px: int) -> list[int]:
+    """Where tiles begin that cover [low, high): the first at its start, the last at its end, evenly between."""
+    n = max(1, -(-(high - low) // tile_px))
+    if n == 1:
+        return [low]
+    return [int(start) for start in np.rint(np.linspace(low, high - tile_px, n))]

@@ -1,0 +1,136 @@
+"""White-cell study of Mo: an encoder of kidney tissue, frozen, beside a ResNet-18 of lymph-node tissue, partly open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor, nn
+
+from hemalens.bundle import Bundle
+from hemalens.datasets.base import CellDataset
+from hemalens.errors import ConfigError
+from hemalens.images import Preprocessing
+from hemalens.methods.base import AuxiliaryRole, Method
+from hemalens.models.backbone import create_backbone, preprocessing_of
+from hemalens.models.combined import CombinedNetwork
+from hemalens.models.freezing import open_last_stages
+from hemalens.training.classifier import CellClassifier
+from hemalens.training.fit import Before, TrainingConfig, check_parts, fit_network, follow_quickly
+from hemalens.training.mask_use import MaskUse
+from hemalens.training.pretraining import PretrainingConfig, pretrained
+from hemalens.training.pseudo_labels import ClusteringConfig, clusters_of
+from hemalens.training.reconstruction import ReconstructionConfig, reconstruction_encoder
+
+CAM16, PRCC = "cam16", "prcc"
+ROLES = (
+    AuxiliaryRole(CAM16, "labelled images of other tissue; published: CAM16", labelled=True, required=True),
+    AuxiliaryRole(PRCC, "images seen without labels; published: pRCC regions", labelled=False, required=True),
+)
+
+
+class CombinedNetworkConfig(TrainingConfig):
+    """The published settings: ImageNet ResNet-18, trained on CAM16 with its first convolution and block frozen, then its
+    last two residual blocks open; beside it an autoencoder of pRCC, frozen; 512 + 512 numbers and a new head; 30 epochs.
+
+    `prcc`: "autoencoder", or "clusters", a classifier of pseudo-labels, which the paper tried and dropped. `open_stages`:
+    of two residual blocks each. Images that have a mask show the cell alone, with `masks.masked_inputs`.
+    """
+
+    backbone: str = "resnet18"
+    weights: str = "hub"
+    image_size_px: int | None = Field(default=224, ge=16, le=2048)
+    open_stages: int | None = Field(default=1, ge=0)
+    epochs: int = Field(default=30, ge=1)
+    sampling: Literal["balanced", "none"] = "none"
+    masks: MaskUse = MaskUse(masked_inputs=True)
+    pretraining: PretrainingConfig = PretrainingConfig(frozen_blocks=1, masked_inputs=True, sampling="none")
+    prcc: Literal["autoencoder", "clusters"] = "autoencoder"
+    autoencoder: ReconstructionConfig = ReconstructionConfig()
+    clustering: ClusteringConfig = ClusteringConfig()
+
+
+class CombinedModule(CellClassifier):
+    """A classifier whose network is a `CombinedNetwork`."""
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Pixels (n, 3, size, size) -> both embeddings, (n, a + b)."""
+        embedding: Tensor = self.network.embed(pixels)
+        return embedding
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        """Embedding (n, d) -> logits (n, k)."""
+        logits: Tensor = self.network.head(embedding)
+        return logits
+
+
+def fit(
+    train: CellDataset,
+    *,
+    validation: CellDataset | None,
+    auxiliary: Mapping[str, CellDataset],
+    config: CombinedNetworkConfig,
+    rng: np.random.Generator,
+    run_dir: Path,
+) -> Bundle:
+    """Train both encoders on their tissue where the cache has none, then what is open of them on `train`."""
+    held = check_parts("combined_network", validation, auxiliary, [CAM16, PRCC])
+    missing = [role for role in (CAM16, PRCC) if role not in auxiliary]
+    if missing:
+        raise ConfigError("combined_network needs two further sets", expected=f"{CAM16} and {PRCC}", got=f"no {missing[0]}")
+    seed = int(rng.integers(2**31))
+    preprocessing = preprocessing_of(config)
+    network = combined_network(config, auxiliary, preprocessing, n_classes=len(train.classes), seed=seed)
+    module = CombinedModule(network, preprocessing, optimiser=config.optimiser, epochs=config.epochs, seed=seed)
+    return fit_network(
+        module,
+        method="combined_network",
+        train_part=train,
+        validation=held,
+        config=config,
+        preprocessing=preprocessing,
+        run_dir=run_dir,
+        before=Before(labelled=(auxiliary[CAM16],), unlabelled=(auxiliary[PRCC],)),
+    )
+
+
+def combined_network(
+    config: CombinedNetworkConfig,
+    auxiliary: Mapping[str, CellDataset],
+    preprocessing: Preprocessing,
+    *,
+    n_classes: int,
+    seed: int,
+) -> CombinedNetwork:
+    """The network as the training finds it: both encoders trained, all but the last stages of the second frozen."""
+    frozen, size = frozen_encoder(config, auxiliary[PRCC], preprocessing)
+    first = pretrained(auxiliary[CAM16], config, config.pretraining)
+    network = create_backbone(config.model_copy(update={"weights": str(first.path)}))
+    follow_quickly(network)
+    open_last_stages(network, config.open_stages)
+    return CombinedNetwork(frozen, size, network, n_classes=n_classes, seed=seed)
+
+
+def frozen_encoder(
+    config: CombinedNetworkConfig, unlabelled: CellDataset, preprocessing: Preprocessing
+) -> tuple[nn.Module, int]:
+    """The encoder that learned without labels, and the length of its embedding."""
+    if config.prcc == "autoencoder":
+        network = reconstruction_encoder(unlabelled, preprocessing, config.autoencoder)
+        return network.encoder, config.autoencoder.latent_size
+    clusters = clusters_of(unlabelled, config.clustering)
+    classifier = pretrained(clusters.dataset, config, config.pretraining)
+    encoder = create_backbone(config.model_copy(update={"weights": str(classifier.path)}))
+    return encoder, int(encoder.num_features)  # type: ignore[arg-type]
+
+
+METHOD = Method(
+    "combined_network",
+    "a frozen encoder of unlabelled tissue beside a partly open one of labelled tissue",
+    CombinedNetworkConfig,
+    fit,
+    roles=ROLES,
+)

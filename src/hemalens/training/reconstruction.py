@@ -1,0 +1,147 @@
+"""Training of the pixel autoencoder: images in, the same images out; kept in the cache by all that shapes it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from hemalens.artifacts import WEIGHTS, library_versions
+from hemalens.config import StrictConfig
+from hemalens.datasets.base import CellDataset
+from hemalens.datasets.tiles import tiled
+from hemalens.errors import WeightsError, one_line
+from hemalens.files import atomic_path, default_cache_dir, sha256_text
+from hemalens.images import Preprocessing
+from hemalens.losses import structural_similarity
+from hemalens.models.reconstruction import LATENT_SIZE, PixelAutoencoder
+from hemalens.training.checkpoints import tensor_bytes
+from hemalens.training.learner import Learner, OptimiserConfig
+from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
+from hemalens.training.trainer import Precision, train
+
+ADAM = OptimiserConfig(
+    learning_rate=1e-3, weight_decay=0.0, warmup_epochs=0.0, schedule="constant", label_smoothing=0.0, gradient_clip=None
+)
+
+
+class ReconstructionConfig(StrictConfig):
+    """A convolutional autoencoder and its training; the published study states the latent, 512, and the loss, MSE.
+
+    `loss`: "mse", or "ssim", which is 1 - SSIM. `tile_px`: side of the squares that regions are cut into, so that what is
+    small in them is not shrunk away; None takes each image whole. `width`: channels of the first convolution.
+    `images_per_epoch` as in every training.
+    """
+
+    latent_size: int = Field(default=LATENT_SIZE, ge=1)
+    loss: Literal["mse", "ssim"] = "mse"
+    tile_px: int | None = Field(default=500, ge=32)
+    width: int = Field(default=32, ge=1)
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    images_per_epoch: int | None = Field(default=None, ge=2)
+    seed: int = 0
+    precision: Precision = "auto"
+    optimiser: OptimiserConfig = ADAM
+
+
+class ReconstructionModule(Learner):
+    """An autoencoder on uint8 batches (n, 3, size, size); what it draws is in [0, 1]."""
+
+    def __init__(self, network: PixelAutoencoder, preprocessing: Preprocessing, config: ReconstructionConfig) -> None:
+        super().__init__(optimiser=config.optimiser, epochs=config.epochs, seed=config.seed)
+        self.network: Any = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.config = config
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        """MSE, or 1 - SSIM, of one batch."""
+        images = batch[0].float()
+        drawn = self.network((images - self.mean) / self.std).float()
+        if self.config.loss == "ssim":
+            loss = 1 - structural_similarity(drawn, images / 255)
+        else:
+            loss = nn.functional.mse_loss(drawn, images / 255)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
+        return loss
+
+
+def reconstruction_encoder(
+    dataset: CellDataset, preprocessing: Preprocessing, config: ReconstructionConfig
+) -> PixelAutoencoder:
+    """An autoencoder of the images of `dataset`, whatever their labels: trained once, kept in the cache.
+
+    It takes pixels as `preprocessing` gives them. Raises `ConfigError` for a size that is no multiple of 32.
+    """
+    size = preprocessing.size_px
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = PixelAutoencoder(size, latent_size=config.latent_size, width=config.width)
+    request = {
+        "config": config.model_dump(mode="json"),
+        "preprocessing": preprocessing.model_dump(mode="json"),
+        "data": dataset.fingerprint,
+        "before": [stage.digest for stage in dataset.stages],
+        "versions": library_versions(),
+    }
+    folder = default_cache_dir() / "autoencoders" / sha256_text(json.dumps(request, sort_keys=True))
+    file = folder / WEIGHTS
+    if not file.is_file():
+        module = ReconstructionModule(network, preprocessing, config)
+        _train(module, dataset, preprocessing, folder)
+        with atomic_path(file) as temporary:
+            temporary.write_bytes(tensor_bytes(network.state_dict()))
+        for scratch in ("checkpoints", "scratch"):
+            shutil.rmtree(folder / scratch, ignore_errors=True)
+    _load(network, file)
+    return network.eval()
+
+
+def _train(module: ReconstructionModule, dataset: CellDataset, preprocessing: Preprocessing, folder: Path) -> None:
+    config = module.config
+    parts = dataset if config.tile_px is None else tiled(dataset, config.tile_px)
+    pixels = resized_images(parts, preprocessing, folder / "scratch" / "tiles.npy")
+    nothing = np.zeros(len(parts), np.int64)
+    sampler = EpochSampler(len(parts), seed=config.seed, n_draws=config.images_per_epoch)
+    loader = DataLoader(
+        PixelDataset(pixels, nothing, None),
+        batch_size=config.batch_size,
+        sampler=sampler,
+        drop_last=len(sampler) % config.batch_size == 1,
+    )
+    train(module, loader, None, run_dir=folder, patience=None, precision=config.precision)
+
+
+def _load(network: PixelAutoencoder, file: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        network.load_state_dict(load_file(file), strict=True)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"the autoencoder in {one_line(file)} cannot be read",
+            got=str(error)[:120],
+            remedy="Remove it; it is trained anew.",
+        ) from error
+
+
+def drawn_by(network: PixelAutoencoder, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """What an autoencoder draws of images uint8 (n, 3, size, size), in the same form."""
+    mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)
+    std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
+    with torch.inference_mode():
+        drawn = network((torch.from_numpy(pixels).float() - mean) / std)
+    images: NDArray[np.uint8] = (drawn * 255).round().to(torch.uint8).numpy()
+    return images
