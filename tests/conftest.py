@@ -53,10 +53,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports with empty figures, for tests that look at none: drawing takes longer than what such tests run."""
-    for module in ("curves", "figures"):
-        monkeypatch.setattr(f"hemalens.evaluation.report.{module}.draw_svg", lambda *given, **more: "<svg></svg>")
+def undrawn() -> Iterator[None]:
+    """Reports with empty figures, for tests that look at none."""
+    import trained
+
+    with trained.undrawn():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -214,6 +214,17 @@ def stub_method(on_fit: Callable[[CellDataset, CellDataset | None, Path], None] 
 
 
 @contextmanager
+def undrawn() -> Iterator[None]:
+    """Reports with empty figures: drawing takes longer than training something tiny. tests/evaluation draws them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("curves", "figures"):
+            patch.setattr(
+                f"hemalens.evaluation.report.{module}.draw_svg", lambda *given, **more: '<svg aria-hidden="true"></svg>'
+            )
+        yield
+
+
+@contextmanager
 def two_layers() -> Iterator[None]:
     """SAM's small network with two layers instead of four: what takes the time is the export."""
     from hemalens.models import sam

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fakes import cam16, wbc_subsets
-from fakes.tissue import drawn_tissue
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.cam16 import PAIRED
+from hemalens.datasets.synthetic.tissue import drawn_tissue
 from hemalens.errors import DatasetError
 from hemalens.taxonomy import AS_LABELLED, source_labels
 

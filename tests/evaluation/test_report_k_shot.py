@@ -63,6 +63,7 @@ def _printed(result: dict[str, Any]) -> list[str]:
     return texts
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_score_is_printed_and_every_number_is_the_reports_own(report: Report, tmp_path: Path) -> None:
     write_report(report, tmp_path)
     assert read_report(tmp_path / "report.json") == report
@@ -117,6 +118,7 @@ def test_a_report_without_evaluations_has_no_empty_section(report: Report, html:
     assert not re.search(r"## [^\n]*\n\n(##? |$)", render_markdown(report))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_sections_without_content_are_left_out() -> None:
     only_evaluations = make_report(n_evaluations=1, n_points=10)
     for text in (render_html(only_evaluations), render_markdown(only_evaluations)):
@@ -263,6 +265,7 @@ def test_hostile_names_stay_text(report: Report) -> None:
     check_no_escape(render_html(hostile), render_markdown(hostile))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_missing_values_are_named(report: Report) -> None:
     no_value = Estimate(value=None)
     result = report.k_shot[0]

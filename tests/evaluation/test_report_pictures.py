@@ -153,6 +153,7 @@ def test_what_is_no_picture_is_refused(text: str) -> None:
         Picture(name="a", pictures=(text,))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_json_comes_back_as_it_was(report: Report, tmp_path: Path) -> None:
     write_report(report, tmp_path)
     assert read_report(tmp_path / "report.json") == report
@@ -200,6 +201,7 @@ def test_png_and_missing_pictures() -> None:
     assert "shows 1 picture (image, outline):\n\n- cell\n" in markdown
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_no_section_without_pictures() -> None:
     for tables in ((), (_table(0),)):
         for text in (render_html(_with(*tables)), render_markdown(_with(*tables))):
@@ -235,6 +237,7 @@ def test_a_job_hands_its_pictures_on() -> None:
     assert reporting.make_report("a", "b", data=(), methods={}, seed=0).pictures == ()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_transductive_is_explained_once_where_an_evaluation_is() -> None:
     report = make_report(n_evaluations=3, n_points=10)
     for text in (render_html(report), render_markdown(report)):
@@ -250,6 +253,7 @@ def test_transductive_is_explained_once_where_an_evaluation_is() -> None:
     assert [" **transductive** |" in row for row in rows] == [False, True, True]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_k_shot_results_explain_themselves() -> None:
     report = make_k_shot_report(n_methods=2)
     assert TRANSDUCTIVE not in Page(render_html(report)).text

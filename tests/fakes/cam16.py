@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fakes.tissue import drawn_tissue
+from hemalens.datasets.synthetic.tissue import drawn_tissue
 
 KINDS = {"normal": "small_nuclei", "tumor": "large_nuclei"}
 FOLDER = "CAM16_100cls_10mask"

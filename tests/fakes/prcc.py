@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fakes.tissue import drawn_tissue
+from hemalens.datasets.synthetic.tissue import drawn_tissue
 
 KINDS = {"type1": "small_nuclei", "type2": "large_nuclei"}
 FOLDER = "pRCC_nolabel"

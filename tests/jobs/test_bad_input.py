@@ -35,6 +35,8 @@ from hemalens.errors import (
 )
 from hemalens.jobs.benchmark import Folds, benchmark
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 TRAIN_MODULE = "hemalens.jobs.train.find_method"
 
 

@@ -181,6 +181,7 @@ def test_the_answers_are_those_of_the_class_means_by_hand(labs: Path, fits: list
     assert accuracy.std == pytest.approx(0)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_stopped_run_goes_on(labs: Path, fits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embed = module.embed_laboratory
 
@@ -326,6 +327,7 @@ def test_requests_that_do_not_fit_are_refused(labs: Path, fits: list[str], tmp_p
 # ------------------------------------------------------------------------------------------------------------- targets
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_targets_and_a_label_map_of_their_own(labs: Path, fits: list[str], tmp_path: Path) -> None:
     words = {"my neutrophils": AWAY["neutrophil"], "something else": AWAY["monocyte"]}
     colour_cells(tmp_path / "own", words, 5, seed=4)

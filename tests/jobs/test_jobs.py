@@ -84,6 +84,7 @@ def test_train_from_end_to_end(labs: Callable[[str], str], tmp_path: Path, metho
     assert (found.n_rows, found.n_unreadable) == (4 * trained.N_PER_CLASS, 0)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_test_part_was_never_seen(labs: Callable[[str], str], fits: list[str], tmp_path: Path) -> None:
     report = train("stub", labs("lab_a"), out=tmp_path / "run")
     seen = open_bundle(tmp_path / "run" / "bundle").seen
@@ -93,6 +94,7 @@ def test_the_test_part_was_never_seen(labs: Callable[[str], str], fits: list[str
     assert rest.data[0].dropped == {"seen in training": len(seen)}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_a_test_part_nothing_is_tested_and_the_report_says_so(
     labs: Callable[[str], str], fits: list[str], tmp_path: Path
 ) -> None:
@@ -111,6 +113,7 @@ def test_validation_data_of_ones_own(labs: Callable[[str], str], fits: list[str]
     assert [card.role for card in report.data] == ["train and validation", "validation"] or len(report.data) == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_validation_data_without_some_classes_are_counted_in_the_order_of_the_training_classes(
     labs: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any
 ) -> None:
@@ -129,6 +132,7 @@ def test_validation_data_without_some_classes_are_counted_in_the_order_of_the_tr
     assert set(held.targets) == {learn.classes.index("lymphocyte"), learn.classes.index("eosinophil")}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_finished_run_is_refused_and_replaced_only_when_asked(
     labs: Callable[[str], str], fits: list[str], tmp_path: Path
 ) -> None:
@@ -145,6 +149,7 @@ def test_a_finished_run_is_refused_and_replaced_only_when_asked(
     assert "left over" not in _names(out)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_stopped_after_the_fit_does_not_fit_again(
     labs: Callable[[str], str], fits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +183,7 @@ def test_what_another_request_left_is_not_gone_on_with(tmp_path: Path) -> None:
         finish_run(tmp_path / "run", report)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_seed_gives_the_same_report(labs: Callable[[str], str], fits: list[str], tmp_path: Path) -> None:
     a, b, c = (train("stub", labs("lab_a"), out=tmp_path / name, seed=s) for name, s in (("a", 0), ("b", 0), ("c", 1)))
     assert a.evaluations == b.evaluations
@@ -249,6 +255,7 @@ def test_evaluate_refuses_images_the_model_has_seen(bundle: Bundle, labs: Any, t
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evaluate_drops_seen_images_when_asked(
     bundle: Bundle, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -292,6 +299,7 @@ def test_a_benchmark_from_end_to_end(labs: Callable[[str], str], fits: list[str]
         )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_stopped_benchmark_fits_only_what_is_missing(
     labs: Callable[[str], str], fits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +325,7 @@ def test_a_stopped_benchmark_fits_only_what_is_missing(
     assert resumed.evaluations == unbroken.evaluations
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_damaged_fold_is_fitted_again(
     labs: Callable[[str], str], fits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +346,7 @@ def test_a_damaged_fold_is_fitted_again(
     assert fits == ["fold_1"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_settings_of_one_method_and_of_all(labs: Callable[[str], str], fits: list[str], tmp_path: Path) -> None:
     for name, setting in (("all", "scale=9.0"), ("one", "nearest_colour.scale=9.0")):
         report = benchmark(
@@ -348,6 +358,7 @@ def test_settings_of_one_method_and_of_all(labs: Callable[[str], str], fits: lis
 # -------------------------------------------------------------------------------------------------------- quickstart
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_quickstart_from_end_to_end(tmp_path: Path, fits: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hemalens.jobs.quickstart.N_PER_CLASS", 3)
     out = tmp_path / "quick"

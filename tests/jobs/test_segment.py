@@ -43,6 +43,12 @@ class KilledError(Exception):
     """Stands for a kill: nothing catches it."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small() -> Iterator[None]:
+    with trained.two_layers():
+        yield
+
+
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cell of each type in each of two laboratories, with masks."""

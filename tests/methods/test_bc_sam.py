@@ -229,6 +229,7 @@ def test_the_bundle_says_what_it_saw_without_labels(
     assert across.manifest.config["autoencoder"]["mmd"] == "linear"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_test_on_images_seen_without_labels_is_transductive(
     across: Bundle, lab_b: CellDataset, fresh: str, tmp_path: Path
 ) -> None:
@@ -245,6 +246,7 @@ def test_a_test_on_images_seen_without_labels_is_transductive(
     assert not report.evaluations[0].transductive
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_of_a_saved_bundle_says_transductive(
     across: Bundle, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -291,6 +293,7 @@ def test_what_it_saw_without_labels_does_change_the_latents(
     assert np.abs(_embedded(alone, parts[1]) - _embedded(across, parts[1])).max() > 1e-4
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_train_takes_unlabelled_sets_by_role(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, fresh: str, lab_b: CellDataset
 ) -> None:

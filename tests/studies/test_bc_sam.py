@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import trained
 from fakes import acevedo20, matek19
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, InputError, SplitError, WeightsError
@@ -145,7 +146,7 @@ def whole(data: Roles, few_trees: None, tmp_path_factory: pytest.TempPathFactory
         watched.resnext.append((f"{run_dir.parent.name}/{run_dir.name}", train, validation))
         return fit_in(run_dir, method, train, validation=validation, **more)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with trained.undrawn(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(bc_sam_latents, "fit_autoencoder", spy_fit)
         patch.setattr(bc_sam, "_run", spy_run)
         patch.setattr(bc_sam, "fit_in", spy_fit_in)
@@ -407,6 +408,7 @@ def _never(*given: object, **more: object) -> None:
     raise AssertionError("trained again")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_another_head_in_another_folder_trains_no_autoencoder_again(
     data: Roles, whole: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -452,6 +454,7 @@ def test_a_damaged_autoencoder_is_named(whole: Watched, tmp_path: Path) -> None:
             file.write_bytes(content)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_killed_study_goes_on_after_what_was_finished(
     data: Roles, whole: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

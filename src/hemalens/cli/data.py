@@ -85,24 +85,53 @@ def synthesize(
     quiet: Quiet = False,
 ) -> None:
     """Draw synthetic cells with masks, for trying things out."""
-    from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES, MARKER
+    from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES
     from hemalens.datasets.synthetic import synthesize as run
-    from hemalens.errors import OutputError, one_line
-    from hemalens.files import claim_output
     from hemalens.progress import track
 
     talk = Talk(quiet)
-    if overwrite and folder.exists() and not (folder.is_dir() and all((e / MARKER).is_file() for e in folder.iterdir())):
-        raise OutputError(
-            f"{one_line(folder)} holds something else than synthetic cells",
-            remedy="Choose another folder; it is not overwritten.",
-        )
-    claim_output(folder, overwrite=overwrite)
+    _claim(folder, overwrite=overwrite)
     chosen = laboratory or list(LABORATORIES)
     n_images = n_per_class * len(CELL_TYPES) * len(chosen)
     with track("drawing", n_images) as progress:
         run(folder, n_per_class=n_per_class, seed=seed, laboratories=chosen, progress=lambda: progress(1))
     talk.result(None, [f"{n_images} images with masks in {folder}; open them as synthetic:{folder}"])
+
+
+@app.command("synthesize-tissue")
+def synthesize_tissue(
+    *,
+    folder: Annotated[Path, typer.Argument(help="The folder to write.")],
+    n_per_class: Annotated[int, typer.Option(min=4, help="Training patches of each class, and regions.")] = 60,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw synthetic tissue in the layouts of cam16 and prcc, to stand in for these sets where they are missing."""
+    from hemalens.datasets.synthetic import tissue
+    from hemalens.progress import track
+
+    talk = Talk(quiet)
+    _claim(folder, overwrite=overwrite)
+    n_images = tissue.n_drawn(n_per_class)
+    with track("drawing", n_images) as progress:
+        tissue.synthesize_tissue(folder, n_per_class=n_per_class, seed=seed, progress=lambda: progress(1))
+    named = f"cam16:{folder / tissue.PATCHES} and prcc:{folder / tissue.REGIONS}"
+    talk.result(None, [f"{n_images} images in {folder}; open them as {named}"])
+
+
+def _claim(folder: Path, *, overwrite: bool) -> None:
+    """Take a folder for synthetic images; what is replaced must be synthetic too."""
+    from hemalens.datasets.synthetic import MARKER
+    from hemalens.errors import OutputError, one_line
+    from hemalens.files import claim_output
+
+    if overwrite and folder.exists() and not (folder.is_dir() and all((e / MARKER).is_file() for e in folder.iterdir())):
+        raise OutputError(
+            f"{one_line(folder)} holds something else than synthetic images",
+            remedy="Choose another folder; it is not overwritten.",
+        )
+    claim_output(folder, overwrite=overwrite)
 
 
 def audit_lines(found: Audit) -> list[str]:

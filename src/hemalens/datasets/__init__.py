@@ -81,7 +81,7 @@ def open_dataset(spec: str, *, labels: str = "five_class", keep: Keep = lambda l
         label_map=labels,
         licence=reader.licence,
         citation=reader.citation,
-        synthetic=reader.synthetic,
+        synthetic=reader.synthetic or listing.synthetic,
         notes=tuple(listing.notes),
     )
 

@@ -16,6 +16,9 @@ from hemalens.errors import DatasetError, one_line
 from hemalens.files import sha256_file, sha256_text
 from hemalens.images import SUFFIXES, Box, read_image
 
+SYNTHETIC_MARKER = "synthetic.json"
+"""In a folder whose images were drawn by this program, whatever their layout."""
+
 
 class Stage(Protocol):
     """What happens to an image before a graph sees it, such as cutting its cell out."""
@@ -167,11 +170,15 @@ def _content(record: Record) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a reader found: records without labels, notes on what it left out, and a name where the reader's is too wide."""
+    """What a reader found: records without labels, notes on what it left out, and a name where the reader's is too wide.
+
+    `synthetic`: the images were drawn, though the reader's are photographs.
+    """
 
     records: list[Record]
     notes: list[str] = field(default_factory=list)
     name: str | None = None
+    synthetic: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hemalens.datasets.base import Listing, Record, is_image_name, note_ignored, wrong_layout
+from hemalens.datasets.base import SYNTHETIC_MARKER, Listing, Record, is_image_name, note_ignored, wrong_layout
 from hemalens.errors import DatasetError, near_matches, one_line
 
 DATA, MASK = "data", "mask"
@@ -69,7 +69,10 @@ def read_paired(folder: Path, paired: PairedSet) -> Listing:
         name = f"{paired.name_of(resolved.parent)} {resolved.name}"
     else:
         raise wrong_layout(folder, paired.title, paired.layout)
-    return Listing(found.records, [*found.notes, *_mask_notes(found), *note_ignored(found.ignored)], name=name)
+    drawn = any((place / SYNTHETIC_MARKER).is_file() for place in (folder, resolved.parent))
+    ignored = [path for path in found.ignored if path.name != SYNTHETIC_MARKER]
+    notes = [*found.notes, *_mask_notes(found), *note_ignored(ignored)]
+    return Listing(found.records, notes, name=name, synthetic=drawn)
 
 
 def pair_masks(images: Sequence[Path], masks: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:

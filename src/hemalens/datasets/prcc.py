@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hemalens.datasets.base import Listing, Reader, Record, note_ignored, wrong_layout
+from hemalens.datasets.base import SYNTHETIC_MARKER, Listing, Reader, Record, note_ignored, wrong_layout
 from hemalens.datasets.paired_masks import is_image_file
 from hemalens.errors import DatasetError, one_line
 
@@ -43,7 +43,9 @@ def _read(root: Path) -> Listing:
         raise wrong_layout(root, TITLE, LAYOUT)
     ignored = [path for path in entries if path not in images]
     if not typed:
-        return Listing(_records(root, images, UNLABELLED), note_ignored(ignored))
+        drawn = [path for path in ignored if path.name == SYNTHETIC_MARKER]
+        notes = note_ignored([path for path in ignored if path not in drawn])
+        return Listing(_records(root, images, UNLABELLED), notes, synthetic=bool(drawn))
     records: list[Record] = []
     for label in typed:
         inside = sorted((root / label).iterdir())
@@ -81,7 +83,7 @@ def _mixed(root: Path, typed: list[str], beside: str) -> DatasetError:
 READER = Reader(
     name="prcc",
     title="papillary renal cell carcinoma regions",
-    licence="third-party pictures, research use only",
+    licence="not stated with the set",
     citation="Gao et al., Instance-based vision transformer for subtyping of papillary renal cell carcinoma in "
     "histopathological image, MICCAI (2021)",
     layout=LAYOUT,

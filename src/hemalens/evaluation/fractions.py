@@ -68,10 +68,19 @@ class FixedParts:
         return {fraction: self.given.get(fraction, drawn[fraction]) for fraction in wanted}
 
 
-def fraction_curves(
+@dataclass(frozen=True, slots=True)
+class FractionRun:
+    """A method's curve on one test set, and what its models answered there: for each fraction one entry a seed."""
+
+    curve: FractionCurve
+    answers: Mapping[float, Sequence[metrics.Answers]]
+    n_labels: int
+
+
+def fraction_runs(
     fit: FitFold, parts: FixedParts, plan: FractionPlan, *, method: str, source: str, run_dir: Path
-) -> list[FractionCurve]:
-    """Train on every fraction `n_seeds` times, and test each model on every test set; a curve for each set.
+) -> list[FractionRun]:
+    """Train on every fraction `n_seeds` times, and test each model on every test set; a run for each set.
 
     With the plan's "published-selection" the test images choose the epoch. Raises `SplitError` as `FixedParts.check` does.
     """
@@ -93,7 +102,7 @@ def fraction_curves(
                     refuse_leaks(bundle.seen, test)
                 transductive[i] |= not bundle.seen_unlabelled.isdisjoint(test.contents)
                 found.setdefault((i, fraction), []).append(_answered(bundle, test, plans[i], unreadable[i]))
-    return [
+    curves = [
         FractionCurve(
             name=f"{method}: {source} -> {test.name}",
             method=method,
@@ -113,6 +122,25 @@ def fraction_curves(
         )
         for i, test in enumerate(parts.tests)
     ]
+    return [FractionRun(curve, {f: found[i, f] for f in learned}, len(plans[i].labels)) for i, curve in enumerate(curves)]
+
+
+def balanced_accuracy_gain(run: FractionRun, reference: FractionRun, fraction: float, *, seed: int) -> Estimate:
+    """Balanced accuracy of `run` less that of `reference` at a fraction: mean over seeds, paired by seed and test image.
+
+    Both must have answered the same images, with the same seeds; the interval resamples both.
+    """
+    ours, theirs = run.answers[fraction], reference.answers[fraction]
+    resampled = metrics.resampled_confusions([*ours, *theirs], run.n_labels, rng=np.random.default_rng(seed))
+    counts = [metrics.confusion(m.target, m.predicted, run.n_labels) for m in (*ours, *theirs)]
+    values = np.asarray(metrics.balanced_accuracy(np.stack(counts)), float)
+    gains = values[: len(ours)] - values[len(ours) :]
+    if resampled is None:
+        return Estimate(value=float(gains.mean()))
+    scores = np.asarray(metrics.balanced_accuracy(resampled), float)
+    low, high = metrics.two_way_interval(scores[: len(ours)] - scores[len(ours) :], rng=np.random.default_rng(seed))
+    std = float(gains.std(ddof=1)) if len(gains) > 1 else None
+    return Estimate(value=float(gains.mean()), low=low, high=high, std=std)
 
 
 def _answered(bundle: Bundle, test: CellDataset, plan: TestPlan, unreadable: dict[str, str]) -> metrics.Answers:
@@ -139,6 +167,10 @@ def _scores(
         low, high = metrics.two_way_interval(np.asarray(score(resampled), float), rng=np.random.default_rng(seed))
         return Estimate(value=float(values.mean()), low=low, high=high, std=std)
 
+    def recall_of(label: str) -> Estimate:
+        i = plan.labels.index(label)
+        return estimate(lambda counts: metrics.recall(counts)[..., i])
+
     first = learned[0]
     return FractionScores(
         fraction=fraction,
@@ -150,8 +182,5 @@ def _scores(
         majority_rate=float(np.mean(metrics.majority_rate(counts))),
         balanced_accuracy=estimate(metrics.balanced_accuracy),
         macro_f1=estimate(metrics.macro_f1),
-        recall={
-            label: estimate(lambda c, i=plan.labels.index(label): metrics.recall(c)[..., i])  # type: ignore[misc]
-            for label in plan.tested
-        },
+        recall={label: recall_of(label) for label in plan.tested},
     )

@@ -13,13 +13,13 @@ from hemalens.bundle import Bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.errors import InputError
-from hemalens.evaluation.fractions import FixedParts, FractionPlan, fraction_curves
+from hemalens.evaluation.fractions import FixedParts, FractionPlan, fraction_runs
 from hemalens.evaluation.k_shot import KShotPlan
 from hemalens.evaluation.protocols import FitFold, cross_domain, fit_whole
 from hemalens.evaluation.results import DataCard, Evaluation, FractionCurve, KShot, Report
 from hemalens.graphs import cut
 from hemalens.jobs.auxiliary import open_auxiliary, parts_for
-from hemalens.jobs.fractions import fixed_parts
+from hemalens.jobs.fractions import fixed_parts, tidy
 from hemalens.jobs.k_shot import NewLaboratory, check_laboratories, embed_laboratory, open_laboratories
 from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.jobs.reporting import make_report
@@ -277,7 +277,8 @@ class _Fractions:
 
     def run(self, method: Method, fit: FitFold, run_dir: Path, seed: int, found: _Found) -> None:
         name = self.source.dataset.name
-        found.fractions += fraction_curves(fit, self.parts, self.plan, method=method.name, source=name, run_dir=run_dir)
+        runs = fraction_runs(tidy(fit), self.parts, self.plan, method=method.name, source=name, run_dir=run_dir)
+        found.fractions += [run.curve for run in runs]
 
 
 _Task = _Folds | _KShot | _Fractions

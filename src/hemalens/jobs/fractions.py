@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+
+from hemalens.bundle import Bundle
 from hemalens.datasets import CellDataset
 from hemalens.evaluation.fractions import FixedParts
+from hemalens.evaluation.protocols import FitFold
 from hemalens.sampling import check_classes, hold_out, seeded
 
 TEST_FRACTION = 0.2
@@ -19,6 +25,17 @@ def fixed_parts(source: CellDataset, targets: Sequence[CellDataset] = (), *, see
     rest, test = hold_out(source, TEST_FRACTION, seeded(seed, "test"))
     train, validation = hold_out(rest, VALIDATION_FRACTION, seeded(seed, "validation"))
     return FixedParts(train, validation, (replace(test, name=f"{source.name}, test part"), *targets))
+
+
+def tidy(fit: FitFold) -> FitFold:
+    """The same fit, which leaves no checkpoints once its bundle is written: a curve is dozens of models."""
+
+    def fit_and_tidy(train: CellDataset, validation: CellDataset, rng: np.random.Generator, run_dir: Path) -> Bundle:
+        bundle = fit(train, validation, rng, run_dir)
+        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+        return bundle
+
+    return fit_and_tidy
 
 
 def halved(train: CellDataset, held: CellDataset, *, seed: int) -> FixedParts:

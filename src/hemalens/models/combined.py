@@ -20,9 +20,10 @@ class CombinedNetwork(nn.Module):
         for parameter in self.frozen.parameters():
             parameter.requires_grad = False
         self.network: Any = network
+        size = frozen_size + int(network.num_features)  # type: ignore[arg-type]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.head: Any = nn.Linear(frozen_size + self.network.num_features, n_classes)
+            self.head = nn.Linear(size, n_classes)
 
     def train(self, mode: bool = True) -> CombinedNetwork:
         """Training mode for all but the frozen encoder."""

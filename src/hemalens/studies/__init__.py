@@ -10,7 +10,12 @@ from hemalens.studies.base import Study
 
 __all__ = ["STUDIES", "Study", "find_study"]
 
-STUDIES: Mapping[str, str] = {"bc-sam": "hemalens.studies.bc_sam", "bloodshot": "hemalens.studies.bloodshot"}
+STUDIES: Mapping[str, str] = {
+    "bc-sam": "hemalens.studies.bc_sam",
+    "bloodshot": "hemalens.studies.bloodshot",
+    "wbc-augmentation": "hemalens.studies.wbc_augmentation",
+    "wbc-combined": "hemalens.studies.wbc_combined",
+}
 """Module of each study; loaded on use."""
 
 

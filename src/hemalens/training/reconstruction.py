@@ -133,7 +133,7 @@ def _load(network: PixelAutoencoder, file: Path) -> None:
         raise WeightsError(
             f"the autoencoder in {one_line(file)} cannot be read",
             got=str(error)[:120],
-            remedy="Remove it; it is trained anew.",
+            remedy="Remove it and run again.",
         ) from error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hemalens.datasets.base import Listing, Reader, Record, wrong_layout
+from hemalens.datasets.base import SYNTHETIC_MARKER, Listing, Reader, Record, wrong_layout
 from hemalens.datasets.synthetic.cells import CELL_TYPES
 from hemalens.datasets.synthetic.drawing import draw_cell
 from hemalens.datasets.synthetic.laboratory import LABORATORIES
@@ -18,7 +18,7 @@ from hemalens.files import atomic_dir
 
 __all__ = ["CELL_TYPES", "LABORATORIES", "READER", "draw_cell", "synthesize"]
 
-MARKER = "synthetic.json"
+MARKER = SYNTHETIC_MARKER
 VERSION = 1
 LAYOUT = f"<laboratory>/{MARKER}, images/<cell type>/*.png, masks/<cell type>/*.png, as `hemalens data synthesize` writes"
 
