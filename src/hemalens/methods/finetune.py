@@ -17,6 +17,7 @@ from hemalens.models.backbone import BackboneConfig, create_backbone, preprocess
 from hemalens.models.freezing import freeze_first_blocks, open_last_stages, start_head_near_zero
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import Before, TrainingConfig, check_parts, fit_network, follow_quickly
+from hemalens.training.mask_use import without_background
 from hemalens.training.pretraining import PretrainingConfig, pretrained
 
 PRETRAINING = "pretraining"
@@ -84,6 +85,9 @@ def starting_network(config: FinetuneConfig, first: CellDataset | None, *, n_cla
         raise ConfigError("open_stages and frozen_blocks both say what learns", remedy="Set one of them.")
     start: BackboneConfig = config
     if first is not None:
+        if all(record.cell_type is not None for record in first.records):
+            # cells are shown as those that follow; of tissue there is no cell to find
+            first = without_background(first, config.masks, preprocessing_of(config))
         start = config.model_copy(update={"weights": str(pretrained(first, config, config.pretraining).path)})
     network = create_backbone(start, n_classes=n_classes)
     follow_quickly(network)
