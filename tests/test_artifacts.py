@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
+from hemalens import artifacts
 from hemalens.artifacts import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -186,5 +187,9 @@ def test_versions_are_those_of_what_is_installed(monkeypatch: pytest.MonkeyPatch
     import numpy
 
     assert library_versions()["numpy"] == numpy.__version__
+    library_versions().clear()
+    assert library_versions()["numpy"] == numpy.__version__, "what one caller does to its copy concerns no other"
     monkeypatch.setattr("hemalens.artifacts.PACKAGES", ("numpy", "no-such-package-anywhere"))
+    artifacts._library_versions.cache_clear()
     assert list(library_versions()) == ["numpy"]
+    artifacts._library_versions.cache_clear()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -101,12 +103,15 @@ M = TypeVar("M", bound=ArtifactManifest)
 
 def library_versions() -> dict[str, str]:
     """Versions of what shapes an artifact, as far as it is installed."""
+    return dict(_library_versions())
+
+
+@cache
+def _library_versions() -> dict[str, str]:
     versions = {}
     for package in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 

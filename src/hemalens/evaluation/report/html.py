@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from hemalens.evaluation.report.tables import Cell, Table
 from hemalens.evaluation.results import DataCard, Evaluation, Report, Scatter
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from markupsafe import Markup
 
 _MARKER_PATHS = {
@@ -102,23 +104,7 @@ class _SectionView:
 
 def render_html(report: Report) -> str:
     """The whole report as one HTML text; the same report gives the same text."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FunctionLoader(_template), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        label=formatting.label,
-        score=formatting.score,
-        count=formatting.count,
-        visible=formatting.visible,
-        svg=Markup,
-        sentence=_sentence,
-        path=_path,
-        data_uri=pictures.data_uri,
-    )
-    return environment.get_template("template.html").render(
+    return _environment().get_template("template.html").render(
         report=report,
         notice=formatting.SYNTHETIC_NOTICE if report.synthetic else "",
         few=figures.N_FEW,
@@ -141,6 +127,28 @@ def render_html(report: Report) -> str:
         environment=tables.pairs("Software and machine", ("Name", "Value"), report.environment),
         wrong_call=tables.wrong_call,
     )
+
+
+@cache
+def _environment() -> Environment:
+    """The templates, compiled once."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FunctionLoader(_template), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        label=formatting.label,
+        score=formatting.score,
+        count=formatting.count,
+        visible=formatting.visible,
+        svg=Markup,
+        sentence=_sentence,
+        path=_path,
+        data_uri=pictures.data_uri,
+    )
+    return environment
 
 
 def _template(name: str) -> str:
