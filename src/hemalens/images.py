@@ -25,6 +25,8 @@ MIN_SIDE_PX = 8
 
 _ORIENTATION = 0x0112
 """The EXIF and TIFF tag that says how an image has to be turned."""
+_LYING = (5, 6, 7, 8)
+"""Its values that exchange rows and columns."""
 
 Box = tuple[int, int, int, int]
 """(x_min, y_min, x_max, y_max) in pixels; the maximum is exclusive."""
@@ -71,9 +73,15 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels from the header alone; raises `ImageError`."""
+    """(width, height) in pixels of the upright image, from the header alone; raises `ImageError`."""
     with _opened(path) as image:
-        return image.size
+        width, height = image.size
+        try:
+            # PNG's own method decodes the whole image to look for EXIF behind its pixels; Pillow turns TIFF's size itself
+            turned = image.format != "TIFF" and Image.Image.getexif(image).get(_ORIENTATION) in _LYING
+        except Exception as error:
+            raise _damaged("image", path, error) from error
+        return (height, width) if turned else (width, height)
 
 
 def _cut(image: NDArray[np.uint8], box: Box, path: Path) -> NDArray[np.uint8]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset, open_dataset
-from hemalens.errors import InputError, LabelError, near_matches
+from hemalens.errors import ConfigError, InputError, LabelError, near_matches
+from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.methods import Method
 from hemalens.methods.base import AuxiliaryRole
@@ -50,6 +52,33 @@ def open_auxiliary(
             found = replace(found, notes=(*found.notes, f"{found.dataset.name}: no class of {labels}, read as labelled"))
         opened[name] = found
     return opened
+
+
+def refuse_learned(methods: Sequence[Method], auxiliary: Mapping[str, CellDataset], tested: Sequence[CellDataset]) -> None:
+    """Raise `SplitError` when a set whose labels are learned holds an image that is validated or tested on."""
+    roles = _roles_of(methods)
+    for name, dataset in auxiliary.items():
+        if roles[name].labelled:
+            for part in tested:
+                refuse_leaks(set(dataset.contents), part)
+
+
+def mask_note(config: StrictConfig, train: CellDataset) -> str | None:
+    """How many training images have a mask, where the method has a use for those that come with the images.
+
+    Raises `ConfigError` where new images are to be made of the masks and there is none.
+    """
+    use = getattr(config, "masks", None)
+    if use is None or use.segmenter or not (use.copies or use.masked_inputs):
+        return None
+    n_masks = sum(record.mask_path is not None for record in train.records)
+    if use.copies and not n_masks:
+        raise ConfigError(
+            f"no image of {train.name} has a mask to cut its cell out by",
+            expected="images with masks, as in wbc_subsets, jtsc, or a csv with the column mask",
+            remedy="Say --set masks.segmenter=classical, or --set masks.copies=0.",
+        )
+    return f"{train.name}: {n_masks} of {len(train)} training images have a mask"
 
 
 def parts_for(method: Method, auxiliary: Mapping[str, CellDataset]) -> dict[str, CellDataset]:

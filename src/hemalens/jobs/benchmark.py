@@ -18,10 +18,10 @@ from hemalens.evaluation.k_shot import KShotPlan
 from hemalens.evaluation.protocols import FitFold, cross_domain, fit_whole
 from hemalens.evaluation.results import DataCard, Evaluation, FractionCurve, KShot, Report
 from hemalens.graphs import cut
-from hemalens.jobs.auxiliary import open_auxiliary, parts_for
+from hemalens.jobs.auxiliary import mask_note, open_auxiliary, parts_for, refuse_learned
 from hemalens.jobs.fractions import fixed_parts, tidy
 from hemalens.jobs.k_shot import NewLaboratory, check_laboratories, embed_laboratory, open_laboratories
-from hemalens.jobs.prepare import Prepared, prepare
+from hemalens.jobs.prepare import Prepared, prepare, tell
 from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import asked_of, claim_run, finish_run, fit_in
 from hemalens.jobs.train import Say
@@ -67,8 +67,9 @@ def benchmark(
     task = _open_task(source, target_specs, plan, seed, **wanted)
     more = open_auxiliary(chosen, auxiliary_specs, labels=labels, unreadable=unreadable, stages=stages)
     auxiliary = {role: each.dataset for role, each in more.items()}
-    for note in (*source.notes, *task.notes, *(note for each in more.values() for note in each.notes)):
-        say(note)
+    refuse_learned(chosen, auxiliary, [source.dataset, *task.tested])
+    about_masks = [mask_note(config, source.dataset) for config in configs.values()]
+    tell(say, [source, *more.values()], *task.notes, *about_masks)
     request: dict[str, Any] = {
         "job": protocol,
         "configs": [asked_of(method, configs[method.name]) for method in chosen],
@@ -91,8 +92,7 @@ def benchmark(
         methods={name: config.model_dump(mode="json") for name, config in configs.items()},
         seed=seed,
     )
-    finish_run(out, report)
-    return report
+    return finish_run(out, report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +126,29 @@ class _Found:
 
 
 @dataclass(frozen=True, slots=True)
-class _Folds:
-    """k-fold on the source; each fold's model also on every target."""
+class _OnTargets:
+    """A source, and targets that are tested whole."""
 
     source: Prepared
     targets: Sequence[Prepared]
+
+    @property
+    def notes(self) -> list[str]:
+        return [note for target in self.targets for note in target.notes]
+
+    @property
+    def cards(self) -> list[DataCard]:
+        return [target.card for target in self.targets]
+
+    @property
+    def tested(self) -> list[CellDataset]:
+        return [target.dataset for target in self.targets]
+
+
+@dataclass(frozen=True, slots=True)
+class _Folds(_OnTargets):
+    """k-fold on the source; each fold's model also on every target."""
+
     n_folds: int
     min_per_class: int
 
@@ -147,14 +165,6 @@ class _Folds:
     ) -> _Folds:
         targets = [prepare(spec, labels=labels, role="target", unreadable="keep", stages=stages) for spec in specs]
         return cls(source, targets, n_folds, min_per_class)
-
-    @property
-    def notes(self) -> list[str]:
-        return [note for target in self.targets for note in target.notes]
-
-    @property
-    def cards(self) -> list[DataCard]:
-        return [target.card for target in self.targets]
 
     @property
     def described(self) -> str:
@@ -213,6 +223,10 @@ class _KShot:
         return [card for laboratory in self.laboratories for card in laboratory.cards]
 
     @property
+    def tested(self) -> list[CellDataset]:
+        return [laboratory.target for laboratory in self.laboratories]
+
+    @property
     def described(self) -> str:
         plan = self.asked.plan
         return f"{', '.join(map(str, plan.shots))} labelled images a class, {plan.n_repeats} repeats, {plan.classifier}" + (
@@ -234,11 +248,9 @@ class _KShot:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fractions:
+class _Fractions(_OnTargets):
     """The source in fractions; one validation part, one test part and every target, the same for all of them."""
 
-    source: Prepared
-    targets: Sequence[Prepared]
     parts: FixedParts
     plan: FractionPlan
 
@@ -258,14 +270,6 @@ class _Fractions:
         parts = fixed_parts(source.dataset, [target.dataset for target in targets], seed=plan.seed)
         parts.check(plan)
         return cls(source, targets, parts, plan)
-
-    @property
-    def notes(self) -> list[str]:
-        return [note for target in self.targets for note in target.notes]
-
-    @property
-    def cards(self) -> list[DataCard]:
-        return [target.card for target in self.targets]
 
     @property
     def described(self) -> str:

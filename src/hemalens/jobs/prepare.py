@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hemalens.datasets import CellDataset, Keep, open_dataset, together
@@ -54,6 +54,13 @@ def prepare(
         notes.append(_said_of_cells(count_outcomes(kept, stage), stage))
         card = card.model_copy(update={"notes": (*card.notes, notes[-1])})
     return Prepared(kept, card, tuple(f"{opened.name}: {note}" for note in notes), left_out)
+
+
+def tell(say: Callable[[str], None], opened: Iterable[Prepared], *more: str | None) -> None:
+    """Say the notes of all that was opened, and `more`, each once."""
+    notes = [note for each in opened for note in each.notes]
+    for note in dict.fromkeys([*notes, *(note for note in more if note)]):
+        say(note)
 
 
 def _said_of_cells(counts: Mapping[Outcome, int], stage: CellImageStage) -> str:

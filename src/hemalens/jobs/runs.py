@@ -62,13 +62,14 @@ def claim_run(
     return known is not None
 
 
-def finish_run(out: Path, report: Report) -> None:
-    """Write a run's report and mark the run as finished."""
+def finish_run(out: Path, report: Report) -> Report:
+    """Write a run's report, mark the run as finished, and give the report back."""
     known = _read(out / RUN_FILE)
     if known is None:
         raise OutputError(f"{one_line(out / RUN_FILE)} is gone")
     write_report(report, out)
     write_json(out / RUN_FILE, {**known, "finished": True})
+    return report
 
 
 def _read(file: Path) -> dict[str, Any] | None:

@@ -94,8 +94,7 @@ def train_segmenter(
         methods={NAME: config.model_dump(mode="json")},
         seed=seed,
     )
-    finish_run(out, report)
-    return report
+    return finish_run(out, report)
 
 
 def _compared(

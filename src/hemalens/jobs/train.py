@@ -11,8 +11,8 @@ from hemalens.datasets import CellDataset
 from hemalens.errors import SplitError
 from hemalens.evaluation.evaluate import evaluate, refuse_leaks
 from hemalens.evaluation.results import Report
-from hemalens.jobs.auxiliary import open_auxiliary
-from hemalens.jobs.prepare import Prepared, prepare
+from hemalens.jobs.auxiliary import mask_note, open_auxiliary, refuse_learned
+from hemalens.jobs.prepare import Prepared, prepare, tell
 from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import asked_of, claim_run, finish_run, fit_in
 from hemalens.methods import Method, find_method
@@ -60,10 +60,10 @@ def train(
     held = prepare(validation_spec, role="validation", **wanted) if validation_spec else None
     more = open_auxiliary([method], auxiliary_specs, **wanted)
     opened = [given, *([held] if held else []), *more.values()]
-    for note in (note for each in opened for note in each.notes):
-        say(note)
     learn, validation, test = parts = _split(given.dataset, held, test_fraction, validation_fraction, seed)
     auxiliary = {name: each.dataset for name, each in more.items()}
+    refuse_learned([method], auxiliary, [validation, *([test] if test else [])])
+    tell(say, opened, mask_note(config, learn))
     request = _request(method, config, parts, auxiliary, stages) | {"seed": seed}
     claim_run(out, request, overwrite=overwrite, say=say)
     n_test = len(test) if test else 0
@@ -81,8 +81,7 @@ def train(
         methods={method.name: config.model_dump(mode="json")},
         seed=seed,
     )
-    finish_run(out, report)
-    return report
+    return finish_run(out, report)
 
 
 def _named(given: Prepared, test_fraction: float) -> str:

@@ -89,6 +89,9 @@ def fit(
     run_dir: Path,
 ) -> Bundle:
     """Train the autoencoder on `train` and the auxiliary set "unlabelled", then the head on the latents of `train`."""
+    foreign = [role for role in auxiliary if role != UNLABELLED]
+    if foreign:
+        raise ConfigError("bc_sam knows one kind of auxiliary data", expected=UNLABELLED, got=", ".join(foreign))
     check_head(config.head)
     more = [dataset.through(train.stages) for dataset in auxiliary.values()]
     records = [record for dataset in (train, *more) for record in dataset.records]

@@ -133,8 +133,7 @@ def run(
         methods=shown,
         seed=seed,
     )
-    finish_run(out, report)
-    return report
+    return finish_run(out, report)
 
 
 def _at_home(row: str, bundle: Bundle, test: CellDataset, seed: int) -> Evaluation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,13 +15,13 @@ from pydantic import Field
 from hemalens.bundle import Bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset, open_dataset
-from hemalens.errors import InputError
+from hemalens.errors import ConfigError, InputError, near_matches
 from hemalens.evaluation.fractions import PUBLISHED_FRACTIONS, FixedParts, FractionPlan, FractionRun, fraction_runs
 from hemalens.evaluation.results import DataCard, Selection
 from hemalens.files import atomic_path
-from hemalens.jobs.auxiliary import open_auxiliary
+from hemalens.jobs.auxiliary import mask_note, open_auxiliary, refuse_learned
 from hemalens.jobs.fractions import fixed_parts, halved, tested_whole, tidy
-from hemalens.jobs.prepare import Prepared, prepare
+from hemalens.jobs.prepare import Prepared, prepare, tell
 from hemalens.jobs.runs import asked_of, claim_run, fit_in
 from hemalens.methods import find_method
 from hemalens.sampling import seeded
@@ -29,7 +30,7 @@ from hemalens.stages import kept_mask
 from hemalens.studies.base import Role, Say, Study
 
 FIT, RESNET = "fit.", "resnet."
-"""Prefixes of settings that go to the methods of all rows, and of the rows with a ResNet-18."""
+"""Prefixes of settings that go to the methods of all rows that have such a key, and of the rows with a ResNet-18."""
 SUBSETS = {"wbc_50": 0.5, "wbc_10": 0.1, "wbc_1": 0.01}
 WBC_ROLES = (
     Role("wbc", "labelled white cells to learn from; published: WBC_100/train"),
@@ -78,16 +79,33 @@ class Row:
     auxiliary: tuple[str, ...] = ()
     resnet: bool = True
 
-    def config(self, settings: Sequence[str]) -> StrictConfig:
-        """Its configuration; settings `fit.KEY=VALUE` go over it, `resnet.KEY=VALUE` where it is a ResNet-18.
-
-        A row without training takes none of them.
+    def own(self, settings: Sequence[str]) -> list[str]:
+        """Those of the settings that it takes, without their prefix: `fit.KEY=VALUE`, and `resnet.KEY=VALUE` where it is a
+        ResNet-18, each where its method has such a key. A row without training takes none.
         """
         if self.method == "linear_probe":
-            return find_method(self.method).config.load(None, base=dict(self.settings))
+            return []
         prefixes = (FIT, RESNET) if self.resnet else (FIT,)
-        own = [s.removeprefix(p) for p in prefixes for s in settings if s.startswith(p)]
-        return find_method(self.method).config.load(None, own, base=dict(self.settings))
+        given = [s.removeprefix(p) for p in prefixes for s in settings if s.startswith(p)]
+        return [s for s in given if _key(s) in find_method(self.method).config.model_fields]
+
+    def config(self, settings: Sequence[str]) -> StrictConfig:
+        """Its configuration, with its own settings and these over them."""
+        return find_method(self.method).config.load(None, self.own(settings), base=dict(self.settings))
+
+
+def _key(setting: str) -> str:
+    return re.split(r"[.=]", setting, maxsplit=1)[0].strip()
+
+
+def configured(rows: Mapping[str, Row], settings: Sequence[str]) -> dict[str, tuple[Row, StrictConfig]]:
+    """Each row with its configuration; raises `ConfigError` for a setting of a prefix that none of the rows takes."""
+    for setting in settings:
+        if setting.startswith((FIT, RESNET)) and not any(row.own([setting]) for row in rows.values()):
+            known = {key for row in rows.values() for key in find_method(row.method).config.model_fields}
+            remedy = near_matches(_key(setting.partition(".")[2]), known)
+            raise ConfigError(f"no row of the study takes the setting {setting!r}", remedy=remedy)
+    return {key: (row, row.config(settings)) for key, row in rows.items()}
 
 
 def chosen_rows(rows: Mapping[str, Row], named: Sequence[str]) -> dict[str, Row]:
@@ -203,7 +221,7 @@ def open_study(
     """Read the settings, open all data, take `out` for the run; `method` is the one whose roles the further data play."""
     study.check_roles(data)
     config = WbcStudyConfig.load(None, [s for s in settings if not s.startswith((FIT, RESNET))])
-    chosen = {key: (row, row.config(settings)) for key, row in chosen_rows(rows, config.rows).items()}
+    chosen = configured(chosen_rows(rows, config.rows), settings)
     plan = config.plan(seed)
     user = find_method(method)
     specs = [(role.name, spec) for role in user.roles for spec in data.get(role.name, ())]
@@ -219,8 +237,9 @@ def open_study(
     claim_run(out, request, overwrite=overwrite, say=say)
     cells = open_white_cells(data, config, out=out, seed=seed)
     cells.parts.check(plan)
-    for note in (*cells.notes, *(note for each in more.values() for note in each.notes)):
-        say(note)
+    refuse_learned([user], {r: each.dataset for r, each in more.items()}, [cells.parts.validation, *cells.parts.tests])
+    about_masks = [mask_note(own, cells.parts.train) for _, own in chosen.values()]
+    tell(say, more.values(), *cells.notes, *about_masks)
     return Opened(config, chosen, plan, cells, more)
 
 

@@ -74,8 +74,7 @@ def run(
         methods=study.methods,
         seed=seed,
     )
-    finish_run(out, report)
-    return report
+    return finish_run(out, report)
 
 
 @dataclass(slots=True)
