@@ -17,7 +17,17 @@ from scipy.sparse.csgraph import connected_components
 
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import DatasetError, ImageError, InputError, SplitError
-from hemalens.sampling import balanced_weights, check_classes, clean, hold_out, k_fold, leave_out_small, part_of, units
+from hemalens.sampling import (
+    balanced_weights,
+    check_classes,
+    clean,
+    hold_out,
+    k_fold,
+    leave_out_small,
+    nested_fractions,
+    part_of,
+    units,
+)
 
 Row = tuple[str, str | None, int]
 """Class, group or None, and what the image shows: equal numbers are byte-identical images."""
@@ -233,6 +243,129 @@ def test_part_of_keeps_the_order_and_follows_the_generator() -> None:
 def test_nothing_can_be_split_from_nothing() -> None:
     with pytest.raises(SplitError, match=r"expected two independent images or groups; got 0"):
         part_of(_dataset([]), 0.5, np.random.default_rng(0))
+
+
+# nested_fractions
+
+
+Sizes = list[tuple[int, int]]
+"""(images, those of them with a mask) of each class."""
+
+_sizes = st.lists(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))), min_size=1, max_size=4)
+_per_mille = st.lists(st.integers(1, 1000), min_size=1, max_size=5, unique=True)
+
+
+def _with_masks(sizes: Sizes) -> CellDataset:
+    """Classes of these sizes; which of their images have a mask is scattered."""
+    dataset = _singles([n for n, _ in sizes])
+    rng = np.random.default_rng(0)
+    masked = {
+        int(i) for c, (_, m) in enumerate(sizes) for i in rng.permutation(np.flatnonzero(dataset.targets == c))[:m]
+    }
+    records = [dataclasses.replace(r, mask_path=Path(f"{i}.mask")) if i in masked else r for i, r in enumerate(dataset.records)]
+    return dataclasses.replace(dataset, records=tuple(records))
+
+
+def _sizes_of(part: CellDataset) -> Sizes:
+    masks = Counter(record.label for record in part.records if record.mask_path is not None)
+    return [(n, masks[label]) for label, n in part.class_counts.items()]
+
+
+@given(sizes=_sizes, per_mille=_per_mille, seed=st.integers(0, 2**32))
+def test_fractions_are_nested_and_of_each_class_the_whole_number_below_its_share(
+    sizes: Sizes, per_mille: list[int], seed: int
+) -> None:
+    dataset = _with_masks(sizes)
+    parts = nested_fractions(dataset, [p / 1000 for p in per_mille], np.random.default_rng(seed))
+    assert list(parts) == [p / 1000 for p in per_mille]
+    for p in per_mille:
+        part = parts[p / 1000]
+        assert list(part.class_counts.values()) == [max(1, n * p // 1000) for n, _ in sizes]
+        assert part.classes == dataset.classes
+        places = [dataset.records.index(record) for record in part.records]
+        assert places == sorted(set(places))
+    by_size = [set(parts[p / 1000].records) for p in sorted(per_mille)]
+    assert all(small <= large for small, large in zip(by_size, by_size[1:], strict=False))
+
+
+@given(sizes=_sizes, per_mille=_per_mille, seed=st.integers(0, 2**32))
+def test_every_fraction_holds_its_share_of_the_masks_of_each_class_to_within_one(
+    sizes: Sizes, per_mille: list[int], seed: int
+) -> None:
+    parts = nested_fractions(_with_masks(sizes), [1.0, *(p / 1000 for p in per_mille)], np.random.default_rng(seed))
+    assert _sizes_of(parts[1.0]) == sizes
+    for part in parts.values():
+        for (n, masks), (n_all, masks_of_all) in zip(_sizes_of(part), sizes, strict=True):
+            assert abs(masks * n_all - n * masks_of_all) <= n_all
+
+
+@given(sizes=_sizes, per_mille=_per_mille, seed=st.integers(0, 2**32), strict=st.booleans())
+def test_a_class_without_an_image_keeps_one_or_is_refused(
+    sizes: Sizes, per_mille: list[int], seed: int, strict: bool
+) -> None:
+    fractions = [p / 1000 for p in per_mille]
+    if strict and any(n * p < 1000 for n, _ in sizes for p in per_mille):
+        with pytest.raises(SplitError, match=r"of class 'class \d' is no image"):
+            nested_fractions(_with_masks(sizes), fractions, np.random.default_rng(seed), strict=True)
+        return
+    parts = nested_fractions(_with_masks(sizes), fractions, np.random.default_rng(seed), strict=strict)
+    assert min(n for part in parts.values() for n in part.class_counts.values()) >= 1
+
+
+def test_the_published_subsets_of_white_cells_have_their_published_sizes() -> None:
+    """Images and masks of basophils, eosinophils, lymphocytes, monocytes and neutrophils in WBC_100, 50, 10 and 1."""
+    published = {
+        1.0: [(176, 17), (618, 61), (2015, 201), (466, 46), (5172, 517)],
+        0.5: [(88, 8), (309, 30), (1007, 100), (233, 23), (2586, 258)],
+        0.1: [(17, 1), (61, 6), (201, 20), (46, 4), (517, 51)],
+        0.01: [(1, 0), (6, 0), (20, 2), (4, 0), (51, 5)],
+    }
+    dataset = _with_masks(published[1.0])
+    for seed in range(3):
+        parts = nested_fractions(dataset, list(published), np.random.default_rng(seed), strict=True)
+        assert {fraction: _sizes_of(part) for fraction, part in parts.items()} == published
+
+
+@pytest.mark.parametrize(("fraction", "n"), [(0.57, 57), (0.29, 29), (0.01, 1), (1, 100), (1e-9, 1), (0.999, 99)])
+def test_a_share_is_counted_in_decimals(fraction: float, n: int) -> None:
+    """0.57 * 100 is 56.99999999999999 in floating point."""
+    part = nested_fractions(_singles([100]), [fraction], np.random.default_rng(0))[fraction]
+    assert len(part) == n
+
+
+@given(sizes=_sizes, per_mille=_per_mille, seed=st.integers(0, 2**32))
+def test_a_fraction_is_the_same_whichever_others_are_asked_for(sizes: Sizes, per_mille: list[int], seed: int) -> None:
+    dataset = _with_masks(sizes)
+    together = nested_fractions(dataset, [p / 1000 for p in per_mille], np.random.default_rng(seed))
+    for p in per_mille:
+        alone = nested_fractions(dataset, [p / 1000], np.random.default_rng(seed))
+        assert alone == {p / 1000: together[p / 1000]}
+
+
+def test_every_image_with_a_mask_or_without_may_be_drawn() -> None:
+    dataset = _with_masks([(12, 4)])
+    drawn = [nested_fractions(dataset, [0.25], np.random.default_rng(seed))[0.25].records for seed in range(80)]
+    times = Counter(record for records in drawn for record in records)
+    assert set(times) == set(dataset.records)
+    assert len(set(drawn)) > 40
+    # a quarter of each kind, whatever its number
+    of_masks = sum(n for record, n in times.items() if record.mask_path is not None)
+    assert of_masks / 4 == pytest.approx(80 / 4)
+
+
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.5, float("nan"), float("inf")])
+def test_a_fraction_of_nothing_or_of_more_than_all_is_refused(fraction: float) -> None:
+    with pytest.raises(SplitError, match=f"fraction is out of range; expected above 0, at most 1; got {fraction}"):
+        nested_fractions(_singles([5, 5]), [0.5, fraction], np.random.default_rng(0))
+
+
+def test_strict_says_how_many_images_are_needed() -> None:
+    with pytest.raises(SplitError) as error:
+        nested_fractions(_singles([15, 14]), [1.0, 0.07], np.random.default_rng(0), strict=True)
+    assert str(error.value) == (
+        "0.07 of class 'class 1' is no image; expected at least 15 images; got 14. "
+        "Leave --strict out to keep one image, or ask for a larger fraction."
+    )
 
 
 # k_fold

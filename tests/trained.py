@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from fakes import FAKES
 from hemalens import graphs
 from hemalens.artifacts import DataEntry
 from hemalens.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
@@ -28,13 +29,28 @@ from hemalens.images import Preprocessing
 from hemalens.methods import Method, find_method
 from hemalens.sampling import hold_out
 from hemalens.segmenters import TrainedSegmenter, open_trained_segmenter
+from hemalens.taxonomy import AS_LABELLED
 
 CELL_TYPES = ("neutrophil", "eosinophil", "lymphocyte", "monocyte")
 N_PER_CLASS = 8
 PROBE = {"backbone": "test_resnet", "weights": "none", "image_size_px": 64}
 FINETUNE = {**PROBE, "image_size_px": 32, "epochs": 3, "batch_size": 8, "precision": "fp32", "patience": 9}
 BLOODSHOT = {**PROBE, "image_size_px": 32, "epochs": 3, "batch_size": 8, "precision": "fp32"}
-SETTINGS = {"bloodshot": BLOODSHOT, "finetune": FINETUNE, "linear_probe": PROBE}
+PRETRAINING = {"epochs": 1, "batch_size": 8}
+MASK_AUGMENTATION = {**FINETUNE, "epochs": 2, "masks": {"copies": 1}, "pretraining": PRETRAINING}
+COMBINED_NETWORK = {
+    **FINETUNE,
+    "epochs": 2,
+    "pretraining": {**PRETRAINING, "frozen_blocks": 1, "masked_inputs": True},
+    "autoencoder": {"latent_size": 8, "width": 2, "tile_px": 64, "epochs": 1, "batch_size": 8, "precision": "fp32"},
+}
+SETTINGS = {
+    "bloodshot": BLOODSHOT,
+    "combined_network": COMBINED_NETWORK,
+    "finetune": FINETUNE,
+    "linear_probe": PROBE,
+    "mask_augmentation": MASK_AUGMENTATION,
+}
 """Method -> settings that make it small."""
 
 
@@ -65,6 +81,17 @@ def _laboratory(base: Path, name: str) -> CellDataset:
     return open_dataset(f"synthetic:{_cells(base) / name}")
 
 
+def tissue(temporary: pytest.TempPathFactory, name: str) -> CellDataset:
+    """Drawn tissue in the layout of "cam16" or "prcc": 12 images of two kinds, labelled as their folders say."""
+    return _tissue(temporary.getbasetemp(), name)
+
+
+@functools.cache
+def _tissue(base: Path, name: str) -> CellDataset:
+    settings = {"cam16": {"n_per_class": 2, "side_px": 64}, "prcc": {"n_per_class": 6, "side_px": 96}}[name]
+    return open_dataset(FAKES[name](base / f"shared {name}", **settings), labels=AS_LABELLED)
+
+
 @dataclass(frozen=True)
 class Fitted:
     """What a fit was given and what it gave."""
@@ -75,10 +102,14 @@ class Fitted:
     validation: CellDataset
     run_dir: Path
     bundle: Bundle
+    auxiliary: Mapping[str, CellDataset] = field(default_factory=dict)
 
 
 def fitted(temporary: pytest.TempPathFactory, method_name: str) -> Fitted:
-    """A method fitted on three quarters of lab_a, calibrated on the rest; of each method one a session."""
+    """A method fitted on three quarters of lab_a, calibrated on the rest; of each method one a session.
+
+    A method that needs further sets gets tissue.
+    """
     return _fitted(temporary.getbasetemp(), method_name)
 
 
@@ -88,10 +119,11 @@ def _fitted(base: Path, method_name: str) -> Fitted:
     train, validation = hold_out(_laboratory(base, "lab_a"), 0.25, np.random.default_rng(0))
     config = method.config.from_mapping(SETTINGS[method_name])
     run_dir = base / f"shared {method_name}"
+    auxiliary = {role.name: _tissue(base, role.name) for role in method.roles if role.required}
     bundle = method.fit(
-        train, validation=validation, auxiliary={}, config=config, rng=np.random.default_rng(1), run_dir=run_dir
+        train, validation=validation, auxiliary=auxiliary, config=config, rng=np.random.default_rng(1), run_dir=run_dir
     )
-    return Fitted(method, config, train, validation, run_dir, bundle)
+    return Fitted(method, config, train, validation, run_dir, bundle, auxiliary)
 
 
 class StubConfig(StrictConfig):

@@ -34,6 +34,7 @@ from hemalens.errors import (
     WeightsError,
 )
 from hemalens.jobs.benchmark import Folds, benchmark
+from hemalens.methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -352,9 +353,7 @@ def test_a_network_of_one_image_size(folder: Path, tmp_path: Path) -> None:
 
 def test_a_benchmark_of_no_method_and_protocols_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     spec, out = f"folder:{folder}", tmp_path / "run"
-    with pytest.raises(
-        InputError, match="no method is named; expected one or more of bc_sam, bloodshot, finetune, linear_probe"
-    ):
+    with pytest.raises(InputError, match=rf"no method is named; expected one or more of {', '.join(METHODS)}\. Say --methods"):
         benchmark([], spec, protocol="k-fold", out=out)
     for protocol in ("cross-domain", "k-shot"):
         with pytest.raises(InputError, match=rf"{protocol} needs a target. Name one or more with --target"):
@@ -609,7 +608,7 @@ def test_drawing_cells_never_replaces_anything_else(folder: Path, tmp_path: Path
     before = _names(folder)
     ended = hemalens("data", "synthesize", folder, "--n-per-class", 1, "--overwrite")
     assert ended.code == 2
-    assert "holds something else than synthetic cells" in ended.error
+    assert "holds something else than synthetic images" in ended.error
     assert _names(folder) == before
     draw = ("data", "synthesize", tmp_path / "drawn", "--n-per-class", 1, "--laboratory", "lab_a", "-q")
     assert [hemalens(*draw).code, hemalens(*draw).code, hemalens(*draw, "--overwrite").code] == [0, 2, 0]
@@ -708,7 +707,10 @@ def _weights_cases(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "foreign.safetensors").read_bytes()[:-5])
     (tmp_path / "cut.pth").write_bytes((tmp_path / "foreign.pth").read_bytes()[:100])
     return {
-        "missing": (["weights=gone.pth"], "there is no weights file 'gone.pth'; expected FILE, package, hub or none"),
+        "missing": (
+            ["weights=gone.pth"],
+            "there is no weights file 'gone.pth'; expected FILE, a bundle's folder, package, hub or none",
+        ),
         "a folder": ([f"weights={tmp_path}"], "there is no weights file"),
         "foreign": ([f"weights={tmp_path}/foreign.safetensors"], r"do not fit 'test_resnet'; .*first: "),
         "foreign pth": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,10 @@ def _served(bundle: Bundle, cells: CellDataset) -> np.ndarray:
     return np.stack([p.probabilities for p in Predictor(bundle).predict(cells.records) if p.probabilities is not None])
 
 
+def _digests(datasets: Iterable[CellDataset]) -> set[str]:
+    return {hashlib.sha256(r.path.read_bytes()).hexdigest() for images in datasets for r in images.records}
+
+
 def _logits(bundle: Bundle, cells: CellDataset) -> np.ndarray:
     """The graph's calibrated logits, by ONNX Runtime alone."""
     session = onnxruntime.InferenceSession(bundle.graph_bytes, providers=["CPUExecutionProvider"])
@@ -67,7 +72,8 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 def _again(fit: Fitted, run_dir: Path, *, seed: int = 1, **changes: object) -> Bundle:
     config = fit.method.config.from_mapping({**fit.config.model_dump(exclude_defaults=True), **changes})
     rng = np.random.default_rng(seed)
-    return fit.method.fit(fit.train, validation=fit.validation, auxiliary={}, config=config, rng=rng, run_dir=run_dir)
+    more = dict(fit.auxiliary)
+    return fit.method.fit(fit.train, validation=fit.validation, auxiliary=more, config=config, rng=rng, run_dir=run_dir)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -99,15 +105,20 @@ def test_the_labels_are_the_classes_of_the_training_data_in_their_order(fit: Fit
 
 
 def test_the_manifest_says_what_it_learned_from(fit: Fitted) -> None:
-    train, validation = fit.bundle.manifest.data
-    assert (train.role, validation.role) == ("train", "validation")
-    for entry, cells in ((train, fit.train), (validation, fit.validation)):
-        assert entry.fingerprint == cells.fingerprint
-        assert entry.class_counts == cells.class_counts
-        assert entry.synthetic
-        assert entry.licence == cells.licence
-    seen = {hashlib.sha256(r.path.read_bytes()).hexdigest() for r in (*fit.train.records, *fit.validation.records)}
-    assert fit.bundle.seen == seen
+    labelled = {role.name for role in fit.method.roles if role.labelled}
+    learned = {"train": [fit.train], "validation": [fit.validation], "pretraining": [], "auxiliary": []}
+    for name, images in fit.auxiliary.items():
+        learned["pretraining" if name in labelled else "auxiliary"].append(images)
+    expected = [(role, images) for role, datasets in learned.items() for images in datasets]
+    assert [entry.role for entry in fit.bundle.manifest.data] == [role for role, _ in expected]
+    for entry, (_, images) in zip(fit.bundle.manifest.data, expected, strict=True):
+        assert entry.fingerprint == images.fingerprint
+        assert entry.class_counts == images.class_counts
+        assert entry.synthetic == images.synthetic
+        assert entry.licence == images.licence
+    without_labels = learned.pop("auxiliary")
+    assert fit.bundle.seen == _digests(images for datasets in learned.values() for images in datasets)
+    assert fit.bundle.seen_unlabelled == _digests(without_labels)
 
 
 def test_the_manifest_holds_a_configuration_that_gives_the_same_method_again(fit: Fitted) -> None:
@@ -218,7 +229,9 @@ def test_another_seed_gives_another_fine_tuned_network(tmp_path_factory: pytest.
 
 def test_nothing_but_the_bundle_and_the_record_of_the_training_is_left(fit: Fitted) -> None:
     left = {entry.name for entry in fit.run_dir.iterdir()}
-    assert left == ({"bundle"} if fit.method.name == "linear_probe" else {"bundle", "checkpoints", "history.jsonl"})
+    trained_network = set() if fit.method.name == "linear_probe" else {"checkpoints", "history.jsonl"}
+    uses_masks = fit.method.name in ("combined_network", "mask_augmentation")
+    assert left == {"bundle"} | trained_network | ({"masks.json"} if uses_masks else set())
     assert {entry.suffix for entry in fit.run_dir.rglob("*")}.isdisjoint({".pkl", ".pickle", ".joblib", ".pt", ".pth"})
     assert {entry.name for entry in fit.bundle.path.iterdir()} == {MANIFEST, *fit.bundle.manifest.files}
 
@@ -237,7 +250,7 @@ def test_auxiliary_data_of_a_role_it_does_not_know_are_refused(fit: Fitted, tmp_
         fit.method.fit(
             fit.train,
             validation=fit.validation,
-            auxiliary={"generic": fit.validation},
+            auxiliary={**fit.auxiliary, "generic": fit.validation},
             config=fit.config,
             rng=np.random.default_rng(0),
             run_dir=tmp_path,
@@ -268,7 +281,7 @@ def test_linear_probe_without_a_validation_part_is_not_calibrated(tmp_path_facto
     assert [entry.role for entry in bundle.manifest.data] == ["train"]
 
 
-@pytest.mark.parametrize("name", ["linear_probe", "finetune", "bloodshot"])
+@pytest.mark.parametrize("name", ["linear_probe", "bloodshot"])
 def test_a_method_that_learns_from_labels_alone_takes_no_unlabelled_images(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, name: str
 ) -> None:
@@ -284,7 +297,7 @@ def test_a_method_that_learns_from_labels_alone_takes_no_unlabelled_images(
         )
 
 
-@pytest.mark.parametrize("name", ["finetune", "bloodshot"])
+@pytest.mark.parametrize("name", ["finetune", "bloodshot", "mask_augmentation", "combined_network"])
 def test_a_trained_network_without_a_validation_part_is_refused(
     tmp_path_factory: pytest.TempPathFactory, name: str
 ) -> None:
@@ -293,11 +306,28 @@ def test_a_trained_network_without_a_validation_part_is_refused(
         fit.method.fit(
             fit.train,
             validation=None,
-            auxiliary={},
+            auxiliary=fit.auxiliary,
             config=fit.config,
             rng=np.random.default_rng(1),
             run_dir=tmp_path_factory.mktemp("run"),
         )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_further_set_that_a_method_needs_is_asked_for(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    fit = trained.fitted(tmp_path_factory, name)
+    needed = [role.name for role in fit.method.roles if role.required]
+    assert set(fit.auxiliary) == set(needed)
+    for missing in needed:
+        with pytest.raises(ConfigError, match=f"got no {missing}"):
+            fit.method.fit(
+                fit.train,
+                validation=fit.validation,
+                auxiliary={role: images for role, images in fit.auxiliary.items() if role != missing},
+                config=fit.config,
+                rng=np.random.default_rng(1),
+                run_dir=tmp_path_factory.mktemp("run"),
+            )
 
 
 def test_the_bundle_holds_no_pickle(fit: Fitted) -> None:

@@ -145,10 +145,13 @@ def benchmark(
 
     talk = Talk(quiet, as_json)
     plan: Plan = Folds(folds)
-    if protocol == "k-shot" or any((shots, without_replacement, support, target_labels, few_shot)):
-        plan = _k_shot_request(shots, repeats, few_shot, support, target_labels, replacement=not without_replacement)
-    elif protocol == "fractions" or any((fractions, strict, selection != "validation")):
+    k_shot_said = any((shots, without_replacement, support, target_labels, few_shot))
+    fractions_said = any((fractions, strict, selection != "validation"))
+    # options of another protocol make its plan, which the job refuses
+    if (protocol == "fractions" and not k_shot_said) or (protocol != "fractions" and fractions_said):
         plan = _fraction_plan(fractions, seeds, selection, strict=strict)
+    elif protocol == "k-shot" or k_shot_said:
+        plan = _k_shot_request(shots, repeats, few_shot, support, target_labels, replacement=not without_replacement)
     report = run(
         [name.strip() for name in methods.split(",") if name.strip()],
         source,

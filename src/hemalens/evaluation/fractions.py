@@ -49,10 +49,19 @@ class FixedParts:
     given: Mapping[float, CellDataset] = field(default_factory=dict)
 
     def check(self, plan: FractionPlan) -> None:
-        """Raise `SplitError` before anything is trained: overlaps, or a fraction that cannot be drawn."""
+        """Raise `SplitError` before anything is trained: overlaps, nothing to do, or a fraction that cannot be drawn."""
+        if not plan.fractions or plan.n_seeds < 1:
+            raise SplitError(
+                "the protocol fractions has nothing to train",
+                expected="a fraction and a seed, or more",
+                got=f"{len(plan.fractions)} fraction(s), {plan.n_seeds} seed(s)",
+            )
         learned = {content for part in (self.train, *self.given.values()) for content in part.contents}
-        for part in (self.validation, *self.tests):
-            refuse_leaks(learned, part)
+        refuse_leaks(learned, self.validation)
+        if plan.selection == "validation":
+            learned |= set(self.validation.contents)
+        for test in self.tests:
+            refuse_leaks(learned, test)
         if plan.selection == "published-selection" and len(self.tests) != 1:
             raise SplitError(
                 "published-selection chooses the epoch on the test images",
@@ -110,7 +119,7 @@ def fraction_runs(
             target=test.name,
             selection=plan.selection,
             transductive=transductive[i],
-            n_images=len(test.only_classes(plans[i].tested)) - len(unreadable[i]),
+            n_images=len(found[i, plan.fractions[0]][0].target),
             n_validation=0 if plan.selection == "published-selection" else len(held),
             classes=plans[i].tested,
             left_out=plans[i].left_out,

@@ -102,7 +102,7 @@ def configured(rows: Mapping[str, Row], settings: Sequence[str]) -> dict[str, tu
     """Each row with its configuration; raises `ConfigError` for a setting of a prefix that none of the rows takes."""
     for setting in settings:
         if setting.startswith((FIT, RESNET)) and not any(row.own([setting]) for row in rows.values()):
-            known = {key for row in rows.values() for key in find_method(row.method).config.model_fields}
+            known = sorted({key for row in rows.values() for key in find_method(row.method).config.model_fields})
             remedy = near_matches(_key(setting.partition(".")[2]), known)
             raise ConfigError(f"no row of the study takes the setting {setting!r}", remedy=remedy)
     return {key: (row, row.config(settings)) for key, row in rows.items()}

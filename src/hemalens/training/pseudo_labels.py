@@ -27,7 +27,7 @@ class ClusteringConfig(BackboneConfig):
     """The published settings: 4096 features of an ImageNet VGG16, 100 principal components, two clusters.
 
     A region's features are the mean over its tiles of `tile_px`; None takes it whole, shrunk to the input size, as
-    published. Fewer images than components leave as many components as there are images.
+    published. With no more images than components there is one component less than images.
     """
 
     backbone: str = "vgg16"

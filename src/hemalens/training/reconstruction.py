@@ -18,7 +18,7 @@ from hemalens.artifacts import WEIGHTS, library_versions
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.datasets.tiles import tiled
-from hemalens.errors import WeightsError, one_line
+from hemalens.errors import DatasetError, WeightsError, one_line
 from hemalens.files import atomic_path, default_cache_dir, sha256_text
 from hemalens.images import Preprocessing
 from hemalens.losses import structural_similarity
@@ -82,7 +82,8 @@ def reconstruction_encoder(
 ) -> PixelAutoencoder:
     """An autoencoder of the images of `dataset`, whatever their labels: trained once, kept in the cache.
 
-    It takes pixels as `preprocessing` gives them. Raises `ConfigError` for a size that is no multiple of 32.
+    It takes pixels as `preprocessing` gives them. Raises `ConfigError` for a size that is no multiple of 32, and
+    `DatasetError` for fewer than two images or tiles.
     """
     size = preprocessing.size_px
     with torch.random.fork_rng(devices=[]):
@@ -111,6 +112,9 @@ def reconstruction_encoder(
 def _train(module: ReconstructionModule, dataset: CellDataset, preprocessing: Preprocessing, folder: Path) -> None:
     config = module.config
     parts = dataset if config.tile_px is None else tiled(dataset, config.tile_px)
+    if len(parts) < 2:
+        # a batch of one has no batch statistics
+        raise DatasetError(f"{dataset.name} has too few images for an autoencoder", expected="at least 2", got=str(len(parts)))
     pixels = resized_images(parts, preprocessing, folder / "scratch" / "tiles.npy")
     nothing = np.zeros(len(parts), np.int64)
     sampler = EpochSampler(len(parts), seed=config.seed, n_draws=config.images_per_epoch)
