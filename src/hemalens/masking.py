@@ -23,9 +23,14 @@ def cell_alone(image: Image, share: Share, gray: int) -> Image:
     return _mixed(image.astype(np.float32), share, np.float32(gray))
 
 
+def shows_background(share: Share) -> bool:
+    """Whether anything is left of the image without the cell and the pixels that touch it."""
+    return bool(_background(share).any())
+
+
 def without_cell(image: Image, share: Share) -> Image:
-    """The image's background: where the cell was, its surroundings go on smoothly."""
-    seen = (ndimage.maximum_filter(share, size=3) <= 0).astype(np.float32)
+    """The image's background: where the cell was, its surroundings go on smoothly; unchanged where there are none."""
+    seen = _background(share).astype(np.float32)
     if not seen.any():
         return image
     known = image.astype(np.float32) * seen[..., None]
@@ -50,7 +55,8 @@ def moved_cell(image: Image, share: Share, background: Image, rng: np.random.Gen
     height, width = share.shape
     angle, mirrored = rng.uniform(0, 2 * np.pi), rng.random() < 0.5
     across, down = rng.random(), rng.random()
-    rows, columns = np.nonzero(share > 0.5)
+    # of a cell so small that it covers no pixel by half, where it covers most
+    rows, columns = np.nonzero(share > share.max() / 2)
     if len(rows) == 0:
         return background
     centre = np.array([rows.mean(), columns.mean()])
@@ -69,6 +75,12 @@ def moved_cell(image: Image, share: Share, background: Image, rng: np.random.Gen
     ]
     cell = np.stack(layers, axis=-1)
     return _whole(cell + (1 - alpha[..., None]) * background)
+
+
+def _background(share: Share) -> NDArray[np.bool_]:
+    """Where nothing is of the cell, the pixels that touch it left out, (H, W)."""
+    untouched: NDArray[np.bool_] = ndimage.maximum_filter(share, size=3) <= 0
+    return untouched
 
 
 def plain(shape: tuple[int, ...], gray: int) -> Image:

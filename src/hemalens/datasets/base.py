@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -181,6 +181,15 @@ class Listing:
     synthetic: bool = False
 
 
+@dataclass(slots=True)
+class Found:
+    """What a reader has found so far, and what had no place in the layout."""
+
+    records: list[Record] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    ignored: list[Path] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class Reader:
     """How one dataset is read. `own_labels` means its labels are the user's words, not a published list."""
@@ -221,6 +230,12 @@ def root_holding(root: Path, inner: str, title: str, layout: str) -> Path:
 def is_image_name(path: Path) -> bool:
     """Whether the name ends as an image of an accepted format does."""
     return path.suffix.lower() in SUFFIXES
+
+
+def is_image_file(path: Path, suffixes: Collection[str] = SUFFIXES) -> bool:
+    """Whether there is a file with the name of an image, one of `suffixes`, and not a hidden one."""
+    # hidden files are what operating systems leave behind
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
 
 
 def note_ignored(paths: Sequence[Path]) -> list[str]:

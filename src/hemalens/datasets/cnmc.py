@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from hemalens.datasets.base import Listing, Reader, Record, note_ignored, wrong_layout
+from hemalens.datasets.base import Found, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
 from hemalens.errors import DatasetError, one_line
 
 TITLE = "C-NMC 2019"
 FOLDS = ("fold_0", "fold_1", "fold_2")
+SUFFIXES = (".bmp",)
 LABELS = ("all", "hem")
 TABLE = "C-NMC_test_prelim_phase_data_labels.csv"
 HEADER = ["Patient_ID", "new_names", "labels"]
@@ -30,15 +30,6 @@ NUMBER = re.compile(r"[0-9]{1,6}\.bmp")
 MEANING = {"1": "all", "0": "hem"}
 
 
-@dataclass(slots=True)
-class _Found:
-    """What has been read so far, and what had no place in the layout."""
-
-    records: list[Record] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    ignored: list[Path] = field(default_factory=list)
-
-
 def _read(root: Path) -> Listing:
     if not root.is_dir():
         raise wrong_layout(root, TITLE, LAYOUT)
@@ -50,7 +41,7 @@ def _read(root: Path) -> Listing:
             expected=LAYOUT,
             remedy="Give the folder of another part.",
         )
-    found = _Found()
+    found = Found()
     if any((_inner(root) / label).is_dir() for label in LABELS):
         _read_fold(root, found)
         name: str | None = f"cnmc {own}"
@@ -61,7 +52,7 @@ def _read(root: Path) -> Listing:
     return Listing(found.records, [*found.notes, *_subject_notes(found.records), *_left_out(found.ignored)], name=name)
 
 
-def _read_parts(root: Path, own: str, found: _Found) -> str | None:
+def _read_parts(root: Path, own: str, found: Found) -> str | None:
     """Read the training folds and the preliminary test, whichever `root` holds; return the name, None for both."""
     training = root if any((root / fold).is_dir() for fold in FOLDS) else _part(root, TRAINING)
     if training is None and (own in PRELIMINARY or (root / TABLE).is_file()):
@@ -90,7 +81,7 @@ def _read_parts(root: Path, own: str, found: _Found) -> str | None:
     return "cnmc training" if training is not None else "cnmc preliminary test"
 
 
-def _read_folds(folder: Path, found: _Found) -> None:
+def _read_folds(folder: Path, found: Found) -> None:
     for fold in FOLDS:
         if (folder / fold).is_dir():
             _read_fold(folder / fold, found)
@@ -98,7 +89,7 @@ def _read_folds(folder: Path, found: _Found) -> None:
             found.notes.append(f"the folder {fold!r} is missing")
 
 
-def _read_fold(fold: Path, found: _Found) -> None:
+def _read_fold(fold: Path, found: Found) -> None:
     folder = _entered(fold, found)
     found.ignored += _others(folder, LABELS)
     for label in LABELS:
@@ -107,8 +98,8 @@ def _read_fold(fold: Path, found: _Found) -> None:
             found.notes.append(f"the folder {place!r} is missing")
             continue
         entries = sorted((folder / label).iterdir())
-        images = [path for path in entries if _is_image(path)]
-        found.ignored += [path for path in entries if not _is_image(path)]
+        images = [path for path in entries if is_image_file(path, SUFFIXES)]
+        found.ignored += [path for path in entries if not is_image_file(path, SUFFIXES)]
         found.records += [_training_record(path, label) for path in images]
         if not images:
             found.notes.append(f"the folder {place!r} holds no image")
@@ -132,13 +123,13 @@ def _training_record(path: Path, label: str) -> Record:
     return Record(path, label, domain="cnmc", group=_subject(match))
 
 
-def _read_preliminary(folder: Path, found: _Found) -> None:
+def _read_preliminary(folder: Path, found: Found) -> None:
     nested = folder / PRELIMINARY[0]
     images = nested if nested.is_dir() else folder
     table = _table(folder, images)
     rows = _read_table(table)
     entries = sorted(images.iterdir())
-    present = {path.name for path in entries if _is_image(path)}
+    present = {path.name for path in entries if is_image_file(path, SUFFIXES)}
     unlisted = sorted(present - rows.keys())
     if unlisted:
         raise DatasetError(
@@ -275,7 +266,7 @@ def _inner(folder: Path) -> Path:
     return inner if inner.is_dir() else folder
 
 
-def _entered(folder: Path, found: _Found) -> Path:
+def _entered(folder: Path, found: Found) -> Path:
     inner = _inner(folder)
     if inner != folder:
         found.ignored += _others(folder, (inner.name,))
@@ -284,11 +275,6 @@ def _entered(folder: Path, found: _Found) -> Path:
 
 def _others(folder: Path, known: Collection[str]) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.name not in known]
-
-
-def _is_image(path: Path) -> bool:
-    # hidden files are what operating systems leave behind
-    return path.suffix.lower() == ".bmp" and not path.name.startswith(".") and path.is_file()
 
 
 def _some(names: list[str]) -> str:

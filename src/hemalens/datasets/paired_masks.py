@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hemalens.datasets.base import SYNTHETIC_MARKER, Listing, Record, is_image_name, note_ignored, wrong_layout
+from hemalens.datasets.base import SYNTHETIC_MARKER, Found, Listing, Record, is_image_file, note_ignored, wrong_layout
 from hemalens.errors import DatasetError, near_matches, one_line
 
 DATA, MASK = "data", "mask"
@@ -42,11 +42,9 @@ class PairedSet:
 
 
 @dataclass(slots=True)
-class _Found:
-    records: list[Record] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    ignored: list[Path] = field(default_factory=list)
+class _Found(Found):
     orphans: list[Path] = field(default_factory=list)
+    """Masks without an image."""
 
 
 def read_paired(folder: Path, paired: PairedSet) -> Listing:
@@ -94,12 +92,6 @@ def pair_masks(images: Sequence[Path], masks: Sequence[Path]) -> tuple[dict[Path
             raise _unclear(rivals, candidates)
         pairs.update((image, mask) for mask in named)
     return pairs, [mask for mask in masks if mask.stem not in images_of]
-
-
-def is_image_file(path: Path) -> bool:
-    """Whether there is a file with the name of an image of an accepted format, and not a hidden one."""
-    # hidden files are what operating systems leave behind
-    return is_image_name(path) and not path.name.startswith(".") and path.is_file()
 
 
 def _by_stem(paths: Iterable[Path]) -> dict[str, list[Path]]:

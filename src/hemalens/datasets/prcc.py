@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hemalens.datasets.base import SYNTHETIC_MARKER, Listing, Reader, Record, note_ignored, wrong_layout
-from hemalens.datasets.paired_masks import is_image_file
+from hemalens.datasets.base import SYNTHETIC_MARKER, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
 from hemalens.errors import DatasetError, one_line
 
 TITLE = "the pRCC regions"

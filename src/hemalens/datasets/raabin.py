@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from hemalens.datasets.base import Listing, Reader, Record, note_ignored, wrong_layout
+from hemalens.datasets.base import Found, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
 from hemalens.taxonomy import source_labels
 
 TITLE = "Raabin-WBC (double-labelled crops)"
 PARTS = ("Train", "TestA", "TestB")
+SUFFIXES = (".jpg", ".jpeg")
 LAYOUT = (
     "Train|TestA|TestB/<Class>/<smear>_<field>_<number>.jpg with the classes Basophil ... Neutrophil, or one part of it"
 )
@@ -18,19 +18,10 @@ LAYOUT = (
 NAME = re.compile(r"([0-9]+(?:-[0-9]+)+)_[0-9]+_[0-9]+")
 
 
-@dataclass(slots=True)
-class _Found:
-    """What has been read so far, and what had no place in the layout."""
-
-    records: list[Record] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    ignored: list[Path] = field(default_factory=list)
-
-
 def _read(root: Path) -> Listing:
     if not root.is_dir():
         raise wrong_layout(root, TITLE, LAYOUT)
-    found = _Found()
+    found = Found()
     name: str | None = None
     present = [part for part in PARTS if (root / part).is_dir()]
     if present:
@@ -48,7 +39,7 @@ def _read(root: Path) -> Listing:
     return Listing(found.records, [*found.notes, *_ungrouped(found.records), *note_ignored(found.ignored)], name=name)
 
 
-def _read_part(folder: Path, part: str, found: _Found) -> None:
+def _read_part(folder: Path, part: str, found: Found) -> None:
     labels = source_labels("raabin")
     found.ignored += [path for path in sorted(folder.iterdir()) if path.name not in labels or not path.is_dir()]
     missing = [label for label in labels if not (folder / label).is_dir()]
@@ -58,8 +49,8 @@ def _read_part(folder: Path, part: str, found: _Found) -> None:
         if label in missing:
             continue
         entries = sorted((folder / label).iterdir())
-        images = [path for path in entries if _is_image(path)]
-        found.ignored += [path for path in entries if not _is_image(path)]
+        images = [path for path in entries if is_image_file(path, SUFFIXES)]
+        found.ignored += [path for path in entries if not is_image_file(path, SUFFIXES)]
         found.records += [Record(path, label, domain="raabin", group=_smear(path)) for path in images]
         if not images:
             found.notes.append(f"the folder '{part}/{label}' holds no image")
@@ -88,11 +79,6 @@ def _shared_smears(root: Path, records: list[Record]) -> list[str]:
             parts.setdefault(record.group, set()).add(record.path.relative_to(root).parts[0])
     shared = sum(len(where) > 1 for where in parts.values())
     return [f"{shared} smear(s) lie in more than one of the published parts"] if shared else []
-
-
-def _is_image(path: Path) -> bool:
-    # hidden files are what operating systems leave behind
-    return path.suffix.lower() in (".jpg", ".jpeg") and not path.name.startswith(".") and path.is_file()
 
 
 READER = Reader(

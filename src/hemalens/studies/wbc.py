@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,8 @@ def with_stand_in_masks(train: CellDataset, config: WbcStudyConfig, *, folder: P
     n_masks = 0
     for i in range(len(train.classes)):
         members = rng.permutation(np.flatnonzero(train.targets == i))
-        for position in members[: int(len(members) * config.mask_fraction)]:
+        # 0.57 of 100 are 57, whatever 0.57 is in binary
+        for position in members[: int(len(members) * Fraction(str(config.mask_fraction)))]:
             mask = kept_mask(records[position], segmenter)
             if not mask.any() or mask.all():
                 continue

@@ -114,7 +114,9 @@ def _train(module: ReconstructionModule, dataset: CellDataset, preprocessing: Pr
     parts = dataset if config.tile_px is None else tiled(dataset, config.tile_px)
     if len(parts) < 2:
         # a batch of one has no batch statistics
-        raise DatasetError(f"{dataset.name} has too few images for an autoencoder", expected="at least 2", got=str(len(parts)))
+        raise DatasetError(
+            f"{dataset.name} has too few images for an autoencoder", expected="at least 2", got=str(len(parts))
+        )
     pixels = resized_images(parts, preprocessing, folder / "scratch" / "tiles.npy")
     nothing = np.zeros(len(parts), np.int64)
     sampler = EpochSampler(len(parts), seed=config.seed, n_draws=config.images_per_epoch)

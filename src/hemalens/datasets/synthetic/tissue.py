@@ -42,9 +42,9 @@ KINDS = {
 
 
 PATCHES, REGIONS = "CAM16_100cls_10mask", "pRCC_nolabel"
-PATCH_PX, REGION_PX = 384, 1000
+PATCH_PX = 384
 REGION_TILE_PX = 500
-"""A region shows nuclei as large as a patch of this side does."""
+"""A region is four of these, with nuclei as large as in a patch of this side."""
 
 
 def synthesize_tissue(

@@ -104,28 +104,32 @@ class _SectionView:
 
 def render_html(report: Report) -> str:
     """The whole report as one HTML text; the same report gives the same text."""
-    return _environment().get_template("template.html").render(
-        report=report,
-        notice=formatting.SYNTHETIC_NOTICE if report.synthetic else "",
-        few=figures.N_FEW,
-        research_use=formatting.RESEARCH_USE,
-        overview=tables.overview(report) if report.evaluations else None,
-        transductive=tables.transductive(report),
-        curve_overviews=list(_curve_overviews(report)),
-        views=[_view(number, evaluation) for number, evaluation in enumerate(report.evaluations, start=1)],
-        sections=[*_k_shot_views(report), *_fraction_views(report)],
-        comparisons=[(tables.comparison(table), table.note) for table in report.tables],
-        albums=[(table, pictures.n_abreast(table)) for table in pictures.shown(report)],
-        cards=[_card(card) for card in report.data],
-        methods=[
-            (
-                name,
-                tables.configuration(name, values),
-            )
-            for name, values in report.methods.items()
-        ],
-        environment=tables.pairs("Software and machine", ("Name", "Value"), report.environment),
-        wrong_call=tables.wrong_call,
+    return (
+        _environment()
+        .get_template("template.html")
+        .render(
+            report=report,
+            notice=formatting.SYNTHETIC_NOTICE if report.synthetic else "",
+            few=figures.N_FEW,
+            research_use=formatting.RESEARCH_USE,
+            overview=tables.overview(report) if report.evaluations else None,
+            transductive=tables.transductive(report),
+            curve_overviews=list(_curve_overviews(report)),
+            views=[_view(number, evaluation) for number, evaluation in enumerate(report.evaluations, start=1)],
+            sections=[*_k_shot_views(report), *_fraction_views(report)],
+            comparisons=[(tables.comparison(table), table.note) for table in report.tables],
+            albums=[(table, pictures.n_abreast(table)) for table in pictures.shown(report)],
+            cards=[_card(card) for card in report.data],
+            methods=[
+                (
+                    name,
+                    tables.configuration(name, values),
+                )
+                for name, values in report.methods.items()
+            ],
+            environment=tables.pairs("Software and machine", ("Name", "Value"), report.environment),
+            wrong_call=tables.wrong_call,
+        )
     )
 
 
