@@ -11,7 +11,7 @@ from hemalens.cli.common import Json, Out, Overwrite, Quiet, Seed, Set, Talk, ro
 
 def study(
     *,
-    name: Annotated[str, typer.Argument(help="Which study: bloodshot or bc-sam.")],
+    name: Annotated[str, typer.Argument(help="bloodshot, bc-sam, wbc-augmentation or wbc-combined.")],
     data: Annotated[
         list[str], typer.Option("--data", metavar="ROLE=SPEC", help="A dataset and its part in the study; repeatable.")
     ],
@@ -24,8 +24,13 @@ def study(
 ) -> None:
     """Run a published study again: its tables, ours beside the published numbers. The same command resumes a stopped run.
 
-    bloodshot takes generic=SPEC, novel=SPEC (repeatable) and support=SPEC; bc-sam takes first=SPEC and second=SPEC (both
-    repeatable: several are one laboratory).
+    bloodshot: generic, novel (repeatable), support.
+
+    bc-sam: first, second (repeatable: several are one laboratory).
+
+    wbc-augmentation: wbc, held, wbc_50, wbc_10, wbc_1, pretraining (repeatable).
+
+    wbc-combined: wbc, held, wbc_50, wbc_10, wbc_1, cam16, cam16_test, prcc.
     """
     from hemalens.studies import find_study
 
