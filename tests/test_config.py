@@ -106,6 +106,27 @@ def test_wrong_override_is_refused_like_a_wrong_value() -> None:
         _Config.load(overrides=["epochs=[1, 2"])
 
 
+class _Part(StrictConfig):
+    file: str = ""
+
+    def sources(self) -> dict[str, str]:
+        return super().sources() | ({"file": f"digest of {self.file}"} if self.file else {})
+
+
+class _Whole(_Part):
+    name: str = "x"
+    first: _Part = _Part()
+    second: _Part | None = None
+
+
+def test_files_are_named_with_their_digests_down_to_the_parts() -> None:
+    assert _Config().sources() == _Whole().sources() == {}
+    whole = _Whole(file="a", first=_Part(file="b"), second=_Part(file="c"))
+    expected = {"file": "digest of a", "first.file": "digest of b", "second.file": "digest of c"}
+    assert whole.sources() == expected
+    assert _Whole(first=_Part(file="b")).sources() == {"first.file": "digest of b"}
+
+
 def test_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         _Config().epochs = 3  # type: ignore[misc]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import tifffile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from hemalens import images
 from hemalens.datasets.synthetic import LABORATORIES, draw_cell
@@ -262,6 +264,112 @@ def test_box_is_cut_out_and_ends_at_the_image(
     np.testing.assert_array_equal(read_image(tmp_path / "a.png", box), rgb[slice(*rows), slice(*columns)])
 
 
+# Several boxes of one image: it is decoded once, and never stale
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are decoded, in order."""
+    names: list[str] = []
+    honest = images._open_rgb
+
+    def spied(path: Path) -> Image.Image:
+        names.append(path.name)
+        return honest(path)
+
+    monkeypatch.setattr(images, "_open_rgb", spied)
+    return names
+
+
+BOXES = ((0, 0, 10, 10), (5, 6, 20, 18), (0, 0, WIDTH, HEIGHT))
+
+
+def _cut_of(pixels: NDArray[np.uint8], box: images.Box) -> NDArray[np.uint8]:
+    left, top, right, bottom = box
+    return pixels[top:bottom, left:right]
+
+
+def test_boxes_of_one_image_are_cut_out_of_one_decoding(tmp_path: Path, rgb: NDArray[np.uint8], decoded: list[str]) -> None:
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    for box in BOXES:
+        np.testing.assert_array_equal(read_image(tmp_path / "a.png", box), _cut_of(rgb, box))
+    assert decoded == ["a.png"]
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), rgb)
+    assert decoded == ["a.png"] * 2, "a whole image is not kept"
+
+
+@pytest.mark.parametrize("changed", ["time", "size"])
+def test_a_file_that_changes_is_decoded_anew(
+    tmp_path: Path, rgb: NDArray[np.uint8], decoded: list[str], changed: str
+) -> None:
+    path = tmp_path / "a.bmp"
+    other = 255 - rgb if changed == "time" else rgb[::-1, ::-1].repeat(2, axis=0)
+    Image.fromarray(rgb).save(path)
+    before = path.stat()
+    np.testing.assert_array_equal(read_image(path, BOXES[1]), _cut_of(rgb, BOXES[1]))
+    Image.fromarray(other).save(path)
+    # a bitmap of the same sides has the same size: only the time tells the two apart, and in the other case only the size
+    assert (path.stat().st_size == before.st_size) == (changed == "time")
+    later = before.st_mtime_ns + (1 if changed == "time" else 0)
+    os.utime(path, ns=(before.st_atime_ns, later))
+    np.testing.assert_array_equal(read_image(path, BOXES[1]), _cut_of(other, BOXES[1]))
+    assert decoded == ["a.bmp", "a.bmp"]
+
+
+def test_images_that_alternate_are_not_taken_for_each_other(
+    tmp_path: Path, rgb: NDArray[np.uint8], decoded: list[str]
+) -> None:
+    pixels = {"a.bmp": rgb, "b.bmp": 255 - rgb}
+    for name, values in pixels.items():
+        Image.fromarray(values).save(tmp_path / name)
+        os.utime(tmp_path / name, ns=(0, 0))
+    for name in ("a.bmp", "b.bmp", "b.bmp", "a.bmp", "b.bmp"):
+        np.testing.assert_array_equal(read_image(tmp_path / name, BOXES[0]), _cut_of(pixels[name], BOXES[0]))
+    assert decoded == ["a.bmp", "b.bmp", "a.bmp", "b.bmp"]
+
+
+def test_each_thread_keeps_its_own(tmp_path: Path, rgb: NDArray[np.uint8], decoded: list[str]) -> None:
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    read_image(tmp_path / "a.png", BOXES[0])
+    with ThreadPoolExecutor(1) as pool:
+        for box in BOXES:
+            found = pool.submit(read_image, tmp_path / "a.png", box).result()
+            np.testing.assert_array_equal(found, _cut_of(rgb, box))
+    assert decoded == ["a.png"] * 2
+
+
+def test_a_part_cannot_change_the_image_that_is_kept(tmp_path: Path, rgb: NDArray[np.uint8]) -> None:
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    part = read_image(tmp_path / "a.png", BOXES[0])
+    with pytest.raises(ValueError, match="read-only"):
+        part[:] = 0
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", BOXES[0]), _cut_of(rgb, BOXES[0]))
+
+
+def test_errors_are_as_without_a_box_and_leave_what_is_kept(
+    tmp_path: Path, rgb: NDArray[np.uint8], decoded: list[str]
+) -> None:
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    read_image(tmp_path / "a.png", BOXES[0])
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:-200])
+    wrong = {
+        "missing": "does not exist",
+        "empty": "is empty",
+        "text": "not a readable image",
+        "cut": "damaged or truncated",
+    }
+    for name, match in wrong.items():
+        path = tmp_path / f"{name}.png"
+        assert _fails(path, match) == _fails(path, match, lambda path: read_image(path, BOXES[0]))
+    decoded.clear()
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", BOXES[1]), _cut_of(rgb, BOXES[1]))
+    assert decoded == []
+    (tmp_path / "a.png").unlink()
+    _fails(tmp_path / "a.png", "does not exist", lambda path: read_image(path, BOXES[0]))
+
+
 # Refused
 
 
@@ -437,6 +545,33 @@ def test_mask_keeps_its_values(tmp_path: Path) -> None:
 def test_size_is_width_then_height(tmp_path: Path, rgb: NDArray[np.uint8]) -> None:
     Image.fromarray(rgb).save(tmp_path / "a.png")
     assert image_size(tmp_path / "a.png") == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
+def test_size_is_that_of_the_upright_image(
+    tmp_path: Path, rgb: NDArray[np.uint8], suffix: str, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(rgb).save(path, exif=exif)
+    height, width = read_image(path).shape[:2]
+    monkeypatch.setattr(ImageFile.ImageFile, "load", _decoded)
+    assert image_size(path) == (width, height)
+
+
+def _decoded(image: Image.Image) -> None:
+    raise AssertionError("decoded for its size alone")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_size_of_16_bit_planes_is_that_of_the_upright_image(tmp_path: Path, orientation: int) -> None:
+    tags = [(274, "H", 1, orientation, True)]
+    planes = np.moveaxis(DEEP, 2, 0)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="rgb", planarconfig="separate", extratags=tags)
+    height, width = read_image(tmp_path / "a.tif").shape[:2]
+    assert image_size(tmp_path / "a.tif") == (width, height)
 
 
 def test_resize_gives_the_side_asked_for_and_keeps_a_plain_colour() -> None:

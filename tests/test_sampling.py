@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -259,10 +260,10 @@ def _with_masks(sizes: Sizes) -> CellDataset:
     """Classes of these sizes; which of their images have a mask is scattered."""
     dataset = _singles([n for n, _ in sizes])
     rng = np.random.default_rng(0)
-    masked = {
-        int(i) for c, (_, m) in enumerate(sizes) for i in rng.permutation(np.flatnonzero(dataset.targets == c))[:m]
-    }
-    records = [dataclasses.replace(r, mask_path=Path(f"{i}.mask")) if i in masked else r for i, r in enumerate(dataset.records)]
+    masked = {int(i) for c, (_, m) in enumerate(sizes) for i in rng.permutation(np.flatnonzero(dataset.targets == c))[:m]}
+    records = [
+        dataclasses.replace(r, mask_path=Path(f"{i}.mask")) if i in masked else r for i, r in enumerate(dataset.records)
+    ]
     return dataclasses.replace(dataset, records=tuple(records))
 
 
@@ -285,7 +286,7 @@ def test_fractions_are_nested_and_of_each_class_the_whole_number_below_its_share
         places = [dataset.records.index(record) for record in part.records]
         assert places == sorted(set(places))
     by_size = [set(parts[p / 1000].records) for p in sorted(per_mille)]
-    assert all(small <= large for small, large in zip(by_size, by_size[1:], strict=False))
+    assert all(small <= large for small, large in pairwise(by_size))
 
 
 @given(sizes=_sizes, per_mille=_per_mille, seed=st.integers(0, 2**32))

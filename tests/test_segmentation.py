@@ -15,7 +15,14 @@ from PIL import Image
 from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES, draw_cell
 from hemalens.errors import ConfigError, ImageError, InputError
 from hemalens.images import read_image, read_mask
-from hemalens.segmentation import CellImageConfig, cell_image, dice, intersection_over_union, segment_cell
+from hemalens.segmentation import (
+    CellImageConfig,
+    cell_image,
+    dice,
+    intersection_over_union,
+    largest_component,
+    segment_cell,
+)
 
 GRAY = 128
 
@@ -171,6 +178,53 @@ def test_input_stays_as_it_was() -> None:
     segment_cell(image)
     np.testing.assert_array_equal(image, before[0])
     np.testing.assert_array_equal(mask, before[1])
+
+
+@pytest.mark.parametrize(
+    ("box", "outcome"), [((8, 8, 24, 20), "cell"), ((0, 8, 24, 20), "touches border"), ((0, 0, 32, 32), "touches border")]
+)
+def test_without_a_crop_the_cell_keeps_its_place_and_size(box: tuple[int, int, int, int], outcome: str) -> None:
+    """The margin, which is for the box, is none here."""
+    image, mask = _picture(32, 32), _mask(32, 32, box, (28, 28, 30, 30))
+    component = _mask(32, 32, box)
+    result = cell_image(image, mask, CellImageConfig(size_px=32, margin_px=9, background=7, crop=False))
+    assert result.outcome == outcome
+    np.testing.assert_array_equal(result.pixels[component], image[component])
+    assert (result.pixels[~component] == 7).all()
+
+
+def test_without_a_crop_the_whole_image_is_resized() -> None:
+    image, mask = _picture(30, 44), _mask(30, 44, (5, 10, 25, 30))
+    blanked = np.where(mask[..., None], image, np.uint8(GRAY))
+    for size_px in (16, 64):
+        found = cell_image(image, mask, CellImageConfig(size_px=size_px, crop=False))
+        np.testing.assert_array_equal(found.pixels, _bicubic(blanked, size_px))
+    empty = cell_image(image, np.zeros((30, 44), bool), CellImageConfig(size_px=64, crop=False))
+    assert empty.outcome == "empty mask"
+    np.testing.assert_array_equal(empty.pixels, _bicubic(image, 64))
+
+
+@given(height=st.integers(1, 14), width=st.integers(1, 14), share=st.floats(0, 1), seed=st.integers(0, 2**32 - 1))
+def test_the_largest_component_is_the_largest_that_a_flood_finds(height: int, width: int, share: float, seed: int) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < share
+    left = {(int(r), int(c)) for r, c in np.argwhere(mask)}
+    components = []
+    for start in sorted(left):  # in scan order
+        if start not in left:
+            continue
+        left.remove(start)
+        component, edge = {start}, [start]
+        while edge:
+            row, column = edge.pop()
+            near = {(row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)} & left
+            left -= near
+            component |= near
+            edge.extend(near)
+        components.append(component)
+    expected = max(components, key=len, default=set())  # the first of equal ones
+    found = largest_component(mask)
+    assert found.dtype == bool
+    assert {(int(r), int(c)) for r, c in np.argwhere(found)} == expected
 
 
 @pytest.mark.parametrize("values", [{"size_px": 4}, {"margin_px": -1}, {"background": 256}, {"margin": 1}])

@@ -35,6 +35,7 @@ from hemalens.stages import (
     ClassicalSegmenter,
     GraphSegmenter,
     count_outcomes,
+    kept_mask,
     stage_of,
 )
 
@@ -198,6 +199,63 @@ def test_the_classical_segmenter_is_the_one_by_colour(cells: CellDataset) -> Non
     image = cells.records[0].read()
     np.testing.assert_array_equal(ClassicalSegmenter()(image), segment_cell(image).cell)
     assert ClassicalSegmenter.name == CLASSICAL == "classical"
+
+
+# ------------------------------------------------------------------------------------------------------- kept masks
+
+
+def _on_disk(folder: Path, name: str, image: NDArray[np.uint8], **more: Any) -> Record:
+    Image.fromarray(image).save(folder / name)
+    return Record(folder / name, "", "lab", **more)
+
+
+def test_a_mask_is_made_once_and_comes_back_the_same(tmp_path: Path) -> None:
+    """Of all sizes, also such whose pixels fill no whole byte."""
+    segmenter = Red()
+    images = [PICTURES["cell"], PICTURES["empty mask"], _picture((3, 3, 9, 9))[:11, :13], _picture((0, 0, 9, 9))[:9, :9]]
+    records = [_on_disk(tmp_path, f"{i}.png", image) for i, image in enumerate(images)]
+    for _ in range(2):
+        for record, image in zip(records, images, strict=True):
+            found = kept_mask(record, segmenter)
+            assert found.dtype == bool
+            np.testing.assert_array_equal(found, image[..., 0] > 200)
+    assert len(segmenter.seen) == len(images)
+    kept_mask(_on_disk(tmp_path, "a copy.png", images[0]), segmenter)
+    assert len(segmenter.seen) == len(images), "it is known by what it shows, not by its name"
+
+
+def test_another_segmenter_another_content_and_another_box_are_asked_anew(tmp_path: Path) -> None:
+    segmenter, other = Red(), Red()
+    other.digest = "red over 201"  # type: ignore[misc]
+    image = PICTURES["cell"]
+    record = _on_disk(tmp_path, "cell.png", image)
+    kept_mask(record, segmenter)
+    kept_mask(record, other)
+    assert len(other.seen) == 1
+    boxed = Record(record.path, "", "lab", box=(8, 5, 31, 28))
+    np.testing.assert_array_equal(kept_mask(boxed, segmenter), image[5:28, 8:31, 0] > 200)
+    changed = image.copy()
+    changed[0, 0, 0] = 255
+    np.testing.assert_array_equal(kept_mask(_on_disk(tmp_path, "cell 2.png", changed), segmenter), changed[..., 0] > 200)
+    assert len(segmenter.seen) == 3
+
+
+def test_a_mask_is_of_the_image_as_it_lies_on_disk(tmp_path: Path) -> None:
+    segmenter = Red()
+    record = _on_disk(tmp_path, "cell.png", PICTURES["cell"])
+    staged = Record(record.path, "", "lab", before=(CellImageStage(Red(), SMALL),))
+    assert kept_mask(staged, segmenter).shape == PICTURES["cell"].shape[:2]
+    np.testing.assert_array_equal(kept_mask(record, segmenter), PICTURES["cell"][..., 0] > 200)
+    assert len(segmenter.seen) == 1
+
+
+def test_no_mask_is_kept_of_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    segmenter = Red()
+    for _ in range(2):
+        with pytest.raises(ImageError, match=r"broken.png"):
+            kept_mask(Record(tmp_path / "broken.png", "", "lab"), segmenter)
+    assert not segmenter.seen
 
 
 # ------------------------------------------------------------------------------------------- records and datasets

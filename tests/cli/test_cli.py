@@ -103,7 +103,8 @@ def test_predict_prints_counts_and_json(command: Command, tmp_path: Path, tmp_pa
     [
         (("segment",), ("SEGMENTER", "IMAGES", "--out", "--size", "--overwrite", "classical", "trained segmenter")),
         (("train",), ("--aux", "ROLE=SPEC", "--cell-image", "SEGMENTER", "--train", "bc_sam_segmenter", "repeatable")),
-        (("benchmark",), ("--cell-image", "classical")),
+        (("benchmark",), ("--cell-image", "classical", "--aux", "ROLE=SPEC", "--fractions", "F,F", "1,0.5,0.1,0.01")),
+        (("benchmark",), ("--seeds", "--strict", "--selection", "validation", "published-selection", "flatters")),
     ],
 )
 def test_help_names_what_is_to_be_said(verb: tuple[str, ...], words: tuple[str, ...], command: Command) -> None:

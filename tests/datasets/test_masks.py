@@ -13,7 +13,7 @@ from PIL import Image
 
 from fakes import FAKES
 from hemalens.datasets import CellDataset, Record, open_dataset
-from hemalens.datasets.masks import read_cell_mask, with_masks
+from hemalens.datasets.masks import JPEG_TRACES, read_cell_mask, with_masks
 from hemalens.errors import DatasetError, ImageError
 
 IMAGE = np.zeros((20, 30, 3), np.uint8)
@@ -59,6 +59,36 @@ def test_a_mask_of_one_class_is_an_error(tmp_path: Path, got: str) -> None:
         f"the mask '{tmp_path / 'a mask.png'}' has one class only; "
         f"expected 0 for background and another value for the cell; got {got}. Repair it, or take the image out."
     )
+
+
+def test_tissue_may_fill_its_image_and_may_not_be_missing(tmp_path: Path) -> None:
+    found = read_cell_mask(_record(tmp_path, ONE_CLASS["nothing but cell"]), IMAGE, may_fill=True)
+    assert found.shape == (20, 30)
+    assert found.all()
+    np.testing.assert_array_equal(read_cell_mask(_record(tmp_path, _mask()), IMAGE, may_fill=True), _mask() > 0)
+    with pytest.raises(ImageError, match="got nothing but background"):
+        read_cell_mask(_record(tmp_path, ONE_CLASS["nothing but background"]), IMAGE, may_fill=True)
+
+
+BLOCK = 8
+"""Side of the squares that a JPEG compresses one by one: such a square of one value keeps it."""
+
+
+@pytest.mark.parametrize("name", ["mask.jpg", "mask.jpeg", "MASK.JPG", "mask.png", "mask.bmp"])
+def test_traces_around_the_white_of_a_jpeg_are_background(tmp_path: Path, name: str) -> None:
+    values = np.array([[0, 1, 30, JPEG_TRACES], [JPEG_TRACES + 1, 100, 128, 255]], np.uint8)
+    Image.fromarray(values.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)).save(tmp_path / name, quality=100)
+    record = Record(tmp_path / "cell.png", "cell", "lab", mask_path=tmp_path / name)
+    found = read_cell_mask(record, np.zeros((2 * BLOCK, 4 * BLOCK, 3), np.uint8))
+    whole = values > (0 if name.endswith(("png", "bmp")) else 63)
+    np.testing.assert_array_equal(found, whole.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1))
+
+
+def test_a_jpeg_of_nothing_but_traces_has_no_cell(tmp_path: Path) -> None:
+    Image.fromarray(np.full((16, 16), 40, np.uint8)).save(tmp_path / "mask.jpg", quality=100)
+    record = Record(tmp_path / "cell.png", "cell", "lab", mask_path=tmp_path / "mask.jpg")
+    with pytest.raises(ImageError, match="got nothing but background"):
+        read_cell_mask(record, np.zeros((16, 16, 3), np.uint8))
 
 
 @pytest.mark.parametrize("shape", [(30, 20), (20, 29), (40, 60)])

@@ -147,6 +147,23 @@ def test_an_image_of_the_source_in_a_target_is_refused_before_training(
     refuse_leaks(_contents(home), away)  # and nothing is refused without reason
 
 
+def test_a_bundle_that_has_seen_a_test_image_is_not_scored(run: tuple[Fits, list], home: CellDataset) -> None:
+    """In training or in validation, under whatever name."""
+    fits, _ = run
+    bundle, (train, held, _) = fits.bundles[0], fits.given[0]
+    fresh = [i for i, record in enumerate(home.records) if record.content_id() not in bundle.seen]
+    for part in (train, held):
+        leaking = replace(home, records=(*home.subset(fresh).records, part.records[0]))
+        message = rf"1 image\(s\) of lab_a were trained on, first: '{part.records[0].path.name}'"
+        with pytest.raises(SplitError, match=message):
+            evaluate([bundle], [leaking], target=home, source_name="lab_a", seed=0)
+    clean_part = home.subset(fresh)
+    result = evaluate([bundle], [clean_part], target=home, source_name="lab_a", seed=0)
+    assert result.n_images == len(fresh)
+    with pytest.raises(SplitError, match="were trained on"):
+        evaluate(fits.bundles[:2], [clean_part, clean_part], target=home, source_name="lab_a", seed=0)
+
+
 def test_too_few_images_for_the_folds_are_found_before_training(home: CellDataset, tmp_path: Path) -> None:
     monocytes = [i for i, r in enumerate(home.records) if r.label == "monocyte"]
     small = home.subset([i for i in range(len(home)) if i not in monocytes[4:]])

@@ -353,7 +353,9 @@ def test_a_network_of_one_image_size(folder: Path, tmp_path: Path) -> None:
 
 def test_a_benchmark_of_no_method_and_protocols_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     spec, out = f"folder:{folder}", tmp_path / "run"
-    with pytest.raises(InputError, match=rf"no method is named; expected one or more of {', '.join(METHODS)}\. Say --methods"):
+    with pytest.raises(
+        InputError, match=rf"no method is named; expected one or more of {', '.join(METHODS)}\. Say --methods"
+    ):
         benchmark([], spec, protocol="k-fold", out=out)
     for protocol in ("cross-domain", "k-shot"):
         with pytest.raises(InputError, match=rf"{protocol} needs a target. Name one or more with --target"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,8 @@ from hemalens.evaluation.report import read_report
 from hemalens.jobs.benchmark import Folds, benchmark
 from hemalens.jobs.quickstart import quickstart
 from hemalens.jobs.reporting import make_report
-from hemalens.jobs.runs import claim_run, finish_run
-from hemalens.methods import Method
+from hemalens.jobs.runs import asked_of, claim_run, finish_run, fit_in
+from hemalens.methods import Method, find_method
 
 REPORT_FILES = {"report.json", "report.md", "report.html"}
 
@@ -181,6 +183,53 @@ def test_what_another_request_left_is_not_gone_on_with(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(OutputError, match=r"'.*run.json' is gone"):
         finish_run(tmp_path / "run", report)
+
+
+class _WithFile(trained.StubConfig):
+    weights: str
+
+    def sources(self) -> dict[str, str]:
+        return {"weights": Path(self.weights).read_text()}
+
+
+def test_a_request_names_the_method_its_settings_and_what_lies_in_its_files(tmp_path: Path) -> None:
+    method = trained.stub_method()
+    assert asked_of(method, trained.StubConfig(scale=9.0)) == {
+        "method": "nearest_colour",
+        "config": {"scale": 9.0},
+        "sources": {},
+    }
+    (tmp_path / "weights").write_text("of today")
+    config = _WithFile(weights=str(tmp_path / "weights"))
+    assert asked_of(method, config)["sources"] == {"weights": "of today"}
+    probe = find_method("linear_probe").config.load(None, [f"weights={tmp_path / 'weights'}"])
+    assert asked_of(find_method("linear_probe"), probe)["sources"] == {"weights": sha256(b"of today").hexdigest()}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_other_content_of_a_file_makes_another_run_and_another_fit(
+    labs: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folders: list[str] = []
+    stub = trained.stub_method(lambda learn, held, run_dir: folders.append(run_dir.name))
+    method = replace(stub, config=_WithFile)
+    monkeypatch.setattr("hemalens.jobs.train.find_method", lambda name: method)
+    file = tmp_path / "weights"
+    file.write_text("of today")
+    settings = [f"weights={file}"]
+    train("stub", labs("lab_a"), out=tmp_path / "run", settings=settings)
+    file.write_text("of tomorrow")
+    with pytest.raises(OutputError, match=r"holds another run \(other data, settings or seed\)"):
+        train("stub", labs("lab_a"), out=tmp_path / "run", settings=settings)
+    assert folders == ["run"]
+
+    cells, config = trained.laboratory(tmp_path_factory), _WithFile(weights=str(file))
+    folders.clear()
+    for content in ("of today", "of today", "of tomorrow"):
+        file.write_text(content)
+        rng = np.random.default_rng(0)
+        fit_in(tmp_path / "fit", method, cells, validation=None, config=config, rng=rng)
+    assert folders == ["fit", "fit"], "the second fit was finished already, the third one is another"
 
 
 @pytest.mark.usefixtures("undrawn")

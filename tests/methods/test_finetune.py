@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 import trained
-from hemalens.errors import ConfigError, InputError, OutputError
-from hemalens.methods.finetune import METHOD
+from hemalens.artifacts import DataEntry
+from hemalens.bundle import SEEN_UNLABELLED, seen_images, write_bundle
+from hemalens.datasets import CellDataset
+from hemalens.errors import ConfigError, InputError, OutputError, SplitError
+from hemalens.evaluation.evaluate import evaluate, refuse_leaks
+from hemalens.files import sha256_file
+from hemalens.jobs.evaluate import evaluate as evaluate_job
+from hemalens.methods.finetune import METHOD, PRETRAINING, FinetuneConfig, starting_network
 from hemalens.models.backbone import BackboneConfig, create_backbone
 from hemalens.models.freezing import open_last_stages, start_head_near_zero
 from hemalens.sampling import balanced_weights
+from hemalens.segmentation import CellImageConfig
+from hemalens.stages import CellImageStage
 from hemalens.training import checkpoints as checkpoints_module
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import follow_quickly
 from hemalens.training.learner import OptimiserConfig, warmup_cosine
 from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
+from hemalens.training.pretraining import pretrained
 from hemalens.transforms import Augmentation, AugmentationConfig
 from trained import Fitted
 
@@ -39,10 +51,12 @@ class KilledError(Exception):
     """Stands for a kill: nothing catches it."""
 
 
-def _fit(unbroken: Fitted, run_dir: Path, **changes: Any) -> Any:
+def _fit(unbroken: Fitted, run_dir: Path, first: CellDataset | None = None, **changes: Any) -> Any:
+    """Fine-tuned on the same cells with changed settings, pretrained on `first` where that is given."""
     config = METHOD.config.from_mapping({**trained.FINETUNE, **changes})
-    rng = np.random.default_rng(1)
-    return METHOD.fit(unbroken.train, validation=unbroken.validation, auxiliary={}, config=config, rng=rng, run_dir=run_dir)
+    more = {} if first is None else {PRETRAINING: first}
+    rng, held = np.random.default_rng(1), unbroken.validation
+    return METHOD.fit(unbroken.train, validation=held, auxiliary=more, config=config, rng=rng, run_dir=run_dir)
 
 
 def _history(run_dir: Path) -> list[dict[str, float]]:
@@ -227,6 +241,153 @@ def test_the_head_starts_undecided_and_the_averages_follow() -> None:
     torch.testing.assert_close(other.get_classifier().weight, head.weight, rtol=0, atol=0)
 
 
+def test_first_blocks_stay_and_the_others_learn(unbroken: Fitted, tmp_path: Path) -> None:
+    _fit(unbroken, tmp_path, epochs=1, frozen_blocks=2)
+    after = load_file(tmp_path / "bundle" / "weights.safetensors")
+    before = create_backbone(BackboneConfig(backbone="test_resnet", weights="none"), n_classes=4).state_dict()
+    for name, tensor in before.items():
+        assert torch.equal(after[name], tensor) is name.startswith(("conv1.", "bn1.", "layer1.", "layer2.")), name
+
+
+def test_one_of_the_two_ways_to_freeze(unbroken: Fitted, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"open_stages and frozen_blocks both say what learns. Set one of them"):
+        _fit(unbroken, tmp_path, open_stages=1, frozen_blocks=1)
+    with pytest.raises(ConfigError, match=r"frozen_blocks is out of range; expected at most 3; got 4"):
+        _fit(unbroken, tmp_path, frozen_blocks=4)
+
+
+# ------------------------------------------------------------------------------------------------------- pretraining
+
+
+@pytest.fixture(scope="module")
+def tissue(tmp_path_factory: pytest.TempPathFactory) -> CellDataset:
+    return trained.tissue(tmp_path_factory, "cam16")
+
+
+@pytest.fixture(scope="module")
+def after_tissue(unbroken: Fitted, tissue: CellDataset, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A bundle whose network was trained on tissue first."""
+    run_dir = tmp_path_factory.mktemp("after tissue")
+    return _fit(unbroken, run_dir, tissue, epochs=1, pretraining=trained.PRETRAINING)
+
+
+def _contents(*datasets: CellDataset) -> set[str]:
+    return {sha256_file(record.path) for dataset in datasets for record in dataset.records}
+
+
+def test_a_pretrained_bundle_says_what_it_learned_from_first(
+    unbroken: Fitted, tissue: CellDataset, after_tissue: Any
+) -> None:
+    manifest = after_tissue.manifest
+    assert manifest.method == "finetune"
+    assert manifest.labels == unbroken.train.classes, "labels of the tissue are none of its own"
+    assert set(tissue.classes).isdisjoint(manifest.labels)
+    expected = ((unbroken.train, "train"), (unbroken.validation, "validation"), (tissue, "pretraining"))
+    assert manifest.data == tuple(DataEntry.of(images, role) for images, role in expected)  # type: ignore[arg-type]
+    assert after_tissue.seen == _contents(unbroken.train, unbroken.validation, tissue)
+    assert after_tissue.seen_unlabelled == frozenset()
+    with pytest.raises(SplitError, match=r"2 image\(s\) of cam16 were trained on"):
+        refuse_leaks(after_tissue.seen, tissue.subset([3, 7]))
+
+
+def test_the_network_begins_where_the_pretraining_ended(unbroken: Fitted, tissue: CellDataset, after_tissue: Any) -> None:
+    config = FinetuneConfig.model_validate(after_tissue.manifest.config)
+    learned = load_file(pretrained(tissue, config, config.pretraining).path / "weights.safetensors")
+    network: Any = starting_network(config, tissue, n_classes=4, seed=11)
+    for name, tensor in network.state_dict().items():
+        if not name.startswith("fc."):
+            assert torch.equal(tensor, learned[name]), name
+    assert network.fc.weight.shape[0] == 4
+    assert float(network.fc.weight.detach().std()) == pytest.approx(0.01, rel=0.2)
+    untrained = starting_network(config, None, n_classes=4, seed=11).state_dict()
+    assert torch.equal(untrained["fc.weight"], network.fc.weight), "the head begins alike"
+    assert not torch.equal(untrained["layer1.0.conv1.weight"], learned["layer1.0.conv1.weight"])
+    frozen: Any = starting_network(
+        config.model_copy(update={"frozen_blocks": 1}), tissue, n_classes=4, seed=11
+    ).named_parameters()
+    assert {name.partition(".")[0] for name, p in frozen if not p.requires_grad} == {"conv1", "bn1", "layer1"}
+
+
+def test_what_is_frozen_keeps_the_weights_of_the_pretraining(
+    unbroken: Fitted, tissue: CellDataset, after_tissue: Any, tmp_path: Path
+) -> None:
+    config = FinetuneConfig.model_validate(after_tissue.manifest.config)
+    learned = load_file(pretrained(tissue, config, config.pretraining).path / "weights.safetensors")
+    bundle = _fit(unbroken, tmp_path, tissue, epochs=1, open_stages=1, pretraining=trained.PRETRAINING)
+    for name, tensor in load_file(bundle.path / "weights.safetensors").items():
+        if not name.startswith("fc."):
+            assert torch.equal(tensor, learned[name]) is not name.startswith("layer4."), name
+
+
+def test_a_bundle_is_not_tested_on_cells_of_its_pretraining(
+    unbroken: Fitted, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    other = trained.laboratory(tmp_path_factory, "lab_b")
+    first, rest = other.subset(range(0, len(other), 2)), other.subset(range(1, len(other), 2))
+    bundle = _fit(unbroken, tmp_path / "run", first, epochs=1, pretraining=trained.PRETRAINING)
+    with pytest.raises(SplitError, match=r"16 image\(s\) of .* were trained on"):
+        evaluate([bundle], [other], target=other, source_name="lab_a", seed=0)
+    assert evaluate([bundle], [rest], target=rest, source_name="lab_a", seed=0).n_images == len(rest)
+    lab = next(path for path in other.records[0].path.parents if path.name == "lab_b")
+    with pytest.raises(SplitError, match=r"16 image\(s\) of .* were trained on"):
+        evaluate_job(bundle.path, f"synthetic:{lab}", out=tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_images_behind_its_first_weights_were_seen_too(
+    unbroken: Fitted, after_tissue: Any, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """In a bundle of another set, begun with the weights of `after_tissue`, by its folder or by the file in it."""
+    other = trained.laboratory(tmp_path_factory, "lab_b")
+    train, held = other.subset(range(0, len(other), 2)), other.subset(range(1, len(other), 2))
+    for i, weights in enumerate([after_tissue.path, after_tissue.path / "weights.safetensors"]):
+        config = METHOD.config.from_mapping({**trained.FINETUNE, "epochs": 1, "weights": str(weights)})
+        bundle = METHOD.fit(
+            train, validation=held, auxiliary={}, config=config, rng=np.random.default_rng(0), run_dir=tmp_path / str(i)
+        )
+        assert bundle.seen == _contents(other) | after_tissue.seen
+        assert [entry.role for entry in bundle.manifest.data] == ["train", "validation"]
+        assert config.sources() == {"weights": sha256_file(after_tissue.path / "weights.safetensors")}
+
+
+def test_images_seen_without_labels_behind_its_first_weights_count_as_well(
+    unbroken: Fitted, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    unlabelled = _contents(trained.tissue(tmp_path_factory, "prcc"))
+    source = shutil.copytree(unbroken.bundle.path, tmp_path / "bundle")
+    files = {name: (source / name).read_bytes() for name in unbroken.bundle.manifest.files}
+    write_bundle(source, unbroken.bundle.manifest, {**files, SEEN_UNLABELLED: seen_images(unlabelled)})
+    bundle = _fit(unbroken, tmp_path / "run", epochs=1, weights=str(source))
+    assert bundle.seen == _contents(unbroken.train, unbroken.validation) | unlabelled
+
+
+def test_weights_from_elsewhere_bring_no_images_along(unbroken: Fitted, tmp_path: Path) -> None:
+    file = shutil.copy(unbroken.bundle.path / "weights.safetensors", tmp_path / "mine.safetensors")
+    bundle = _fit(unbroken, tmp_path / "run", epochs=1, weights=str(file))
+    assert bundle.seen == _contents(unbroken.train, unbroken.validation)
+
+
+def test_cells_to_begin_with_are_shown_as_those_that_follow_and_tissue_is_not(
+    unbroken: Fitted, tissue: CellDataset, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[CellDataset] = []
+
+    def seen(first: CellDataset, *given: Any) -> None:
+        shown.append(first)
+        raise KilledError
+
+    monkeypatch.setattr("hemalens.methods.finetune.pretrained", seen)
+    removed = {"background": "removed", "segmenter": "classical", "gray": 9}
+    config = METHOD.config.from_mapping({**trained.FINETUNE, "masks": removed})
+    for first in (trained.laboratory(tmp_path_factory, "lab_b"), tissue):
+        with pytest.raises(KilledError):
+            starting_network(config, first, n_classes=4, seed=0)  # type: ignore[arg-type]
+    (stage,) = shown[0].stages
+    assert isinstance(stage, CellImageStage)
+    assert stage.config == CellImageConfig(size_px=32, margin_px=0, background=9, crop=False)
+    assert shown[1].stages == ()
+
+
 # --------------------------------------------------------------------------------------------------- what is drawn
 
 
@@ -255,6 +416,46 @@ def test_the_sampler_depends_on_seed_and_epoch_alone() -> None:
 
 def test_without_shuffling_the_order_stays() -> None:
     assert [i for i, _ in EpochSampler(9, seed=1, shuffle=False)] == list(range(9))
+
+
+@given(n=st.integers(1, 40), n_draws=st.integers(1, 130), seed=st.integers(0, 99), epoch=st.integers(0, 5))
+def test_a_fixed_number_of_draws_goes_through_the_images_evenly(n: int, n_draws: int, seed: int, epoch: int) -> None:
+    sampler = EpochSampler(n, seed=seed, n_draws=n_draws)
+    sampler.set_epoch(epoch)
+    drawn = [i for i, _ in sampler]
+    assert len(drawn) == len(sampler) == n_draws
+    for start in range(0, n_draws, n):
+        part = drawn[start : start + n]
+        assert len(set(part)) == len(part), "none comes again before all have come"
+    assert set(drawn) <= set(range(n))
+    assert len(set(drawn)) == min(n, n_draws)
+
+
+def test_a_fixed_number_of_weighted_draws_keeps_the_proportions() -> None:
+    weights = np.array([0.5, 0.25, 0.25, 0.0])
+    sampler = EpochSampler(4, seed=0, weights=weights, n_draws=4000)
+    drawn = [i for i, _ in sampler]
+    assert len(drawn) == len(sampler) == 4000
+    np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 4000, weights, atol=5 * math.sqrt(0.25 / 4000))
+    assert len({s for _, s in sampler}) > 3990, "each draw is augmented in its own way"
+
+
+@pytest.mark.parametrize(("images_per_epoch", "n_batches"), [(None, 3), (8, 1), (17, 2), (40, 5)])
+def test_the_setting_decides_how_many_images_an_epoch_draws(
+    unbroken: Fitted, tmp_path: Path, images_per_epoch: int | None, n_batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In batches of eight; one that holds a single image is left out."""
+
+    def seen(module: Any, training: Any, validation: Any, **more: Any) -> None:
+        assert len(training.sampler) == (images_per_epoch or len(unbroken.train))
+        assert [len(images) for images, _ in training] == [8] * n_batches
+        assert len(validation.sampler) == len(unbroken.validation)
+        raise KilledError
+
+    assert len(unbroken.train) == 24
+    monkeypatch.setattr("hemalens.training.fit.train", seen)
+    with pytest.raises(KilledError):
+        _fit(unbroken, tmp_path, images_per_epoch=images_per_epoch)
 
 
 def test_balanced_sampling_changes_the_class_mix() -> None:

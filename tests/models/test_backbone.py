@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import trained
 from hemalens.datasets import CellDataset
@@ -32,6 +33,7 @@ from hemalens.models.backbone import (
     packaged_weights,
     preprocessing_of,
     weights_digest,
+    weights_file,
 )
 from hemalens.models.export import to_onnx
 
@@ -163,6 +165,58 @@ def test_the_digest_of_the_weights_changes_with_them(tmp_path: Path) -> None:
     assert len(digests) == 5
     with pytest.raises(WeightsError, match="there is no weights file"):
         weights_digest(_tiny(weights=str(tmp_path / "gone.pth")))
+
+
+@pytest.mark.parametrize("method", ["finetune", "bloodshot"])
+def test_weights_may_be_a_bundle_whose_head_is_left_behind(tmp_path_factory: pytest.TempPathFactory, method: str) -> None:
+    """That of Bloodshot is a loss, with names of its own."""
+    folder = trained.fitted(tmp_path_factory, method).bundle.path
+    learned = load_file(folder / "weights.safetensors")
+    assert any(name.startswith(("fc.", "head.")) for name in learned)
+    by_folder, by_file = (_tiny(weights=str(path)) for path in (folder, folder / "weights.safetensors"))
+    for n_classes in (0, 7):
+        state = create_backbone(by_folder, n_classes=n_classes).state_dict()
+        body = {name for name in state if not name.startswith("fc.")}
+        assert body < set(learned)
+        assert all(torch.equal(state[name], learned[name]) for name in body)
+        assert (set(state) - body == {"fc.weight", "fc.bias"}) is (n_classes > 0)
+        other = create_backbone(by_file, n_classes=n_classes).state_dict()
+        assert all(torch.equal(tensor, other[name]) for name, tensor in state.items())
+
+
+def test_a_bundle_of_another_network_or_without_weights_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    folder = trained.fitted(tmp_path_factory, "finetune").bundle.path
+    with pytest.raises(WeightsError, match=r"the weights in '.*bundle' do not fit 'test_efficientnet'"):
+        create_backbone(_tiny("test_efficientnet", weights=str(folder)))
+    probe = trained.fitted(tmp_path_factory, "linear_probe").bundle.path
+    for call in (create_backbone, weights_digest):
+        with pytest.raises(WeightsError, match=r"there is no weights file '.*'; expected FILE, a bundle's folder, package"):
+            call(_tiny(weights=str(probe)))
+    with pytest.raises(WeightsError, match="there is no weights file"):
+        create_backbone(_tiny(weights=str(tmp_path / "nowhere")))
+
+
+def test_the_file_behind_a_name(tmp_path: Path) -> None:
+    assert [weights_file(name) for name in ("package", "hub", "none")] == [None] * 3
+    assert weights_file(str(tmp_path)) == tmp_path / "weights.safetensors"
+    assert weights_file(str(tmp_path / "mine.pth")) == tmp_path / "mine.pth"
+
+
+def test_a_configuration_is_also_the_content_of_its_weights(tmp_path: Path) -> None:
+    for name in ("none", "package", "hub"):
+        assert BackboneConfig(weights=name).sources() == {}, "what the name alone says"
+    file = tmp_path / "weights.safetensors"
+    found = []
+    for fill in (0.0, 1.0):
+        save_file({"w": torch.full((2,), fill)}, file)
+        os.utime(file, (1e9 + fill, 1e9 + fill))
+        digest_of_file = hashlib.sha256(file.read_bytes()).hexdigest()
+        for named in (file, tmp_path):
+            assert _tiny(weights=str(named)).sources() == {"weights": digest_of_file}
+        found.append(digest_of_file)
+    assert found[0] != found[1]
 
 
 # ---------------------------------------------------------------------------------------------------- preprocessing

@@ -64,8 +64,9 @@ def fit_as(
     """`fit` under another method's name, which stands in the bundle."""
     held = check_parts(method, validation, auxiliary, [PRETRAINING])
     seed = int(rng.integers(2**31))
-    network = starting_network(config, auxiliary.get(PRETRAINING), n_classes=len(train.classes), seed=seed)
     preprocessing = preprocessing_of(config)
+    without_background(train, config.masks, preprocessing)  # where that cannot be, it is told before a pretraining
+    network = starting_network(config, auxiliary.get(PRETRAINING), n_classes=len(train.classes), seed=seed)
     module = CellClassifier(network, preprocessing, optimiser=config.optimiser, epochs=config.epochs, seed=seed)
     return fit_network(
         module,

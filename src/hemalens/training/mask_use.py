@@ -16,7 +16,7 @@ from hemalens.datasets.masks import read_cell_mask
 from hemalens.errors import ConfigError
 from hemalens.files import large_array, write_json
 from hemalens.images import Preprocessing
-from hemalens.masking import Share, cell_alone, moved_cell, plain, without_cell
+from hemalens.masking import Share, cell_alone, moved_cell, plain, shows_background, without_cell
 from hemalens.progress import track
 from hemalens.sampling import seeded
 from hemalens.segmentation import CellImageConfig, largest_component
@@ -34,7 +34,7 @@ class MaskUse(StrictConfig):
 
     `masked_inputs`: an image that has a mask shows nothing outside it, the others are shown whole. `copies`: new images
     of every cell that has a mask, turned, mirrored and moved at random; 5 as published. `background` of these: "mixed",
-    plain gray beside images that keep their background (published); "pasted", the background of another training image
+    plain gray beside images that keep their background (published); "pasted", the background of a training image
     that has a mask, so that no image is without one; "removed", plain gray in every image of training, validation and
     prediction. `segmenter`: whose masks, "" for those that come with the images, "classical", or the folder of a trained
     one: then every image has a mask. `gray`: the plain background, 0 black to 255 white.
@@ -81,7 +81,7 @@ def training_images(
     """The images a network learns from, uint8 (m, 3, size, size), and their targets (m,): as they are, then the new ones.
 
     What was made of the masks is counted in `run_dir`/masks.json. Raises `ImageError` for an unreadable image, or a mask
-    of another size than its image or without a cell.
+    of another size than its image or without a cell, `ConfigError` where no image has a background to paste.
     """
     scratch = run_dir / "scratch"
     pixels = resized_images(train, preprocessing, scratch / "train.npy")
@@ -139,7 +139,13 @@ class _Backgrounds:
         self.gray = plain((*pixels.shape[2:], 3), use.gray)
         self.ready: list[NDArray[np.uint8]] = []
         if use.background == "pasted" and use.copies:
-            self.ready = [without_cell(_upright(pixels[i]), share) for i, share in shares.items()]
+            # a cell that fills its image would come along as its own background
+            open_ = {i: share for i, share in shares.items() if shows_background(share)}
+            if shares and not open_:
+                raise ConfigError(
+                    "no training image shows anything beside its cell", remedy="Say --set masks.background=mixed."
+                )
+            self.ready = [without_cell(_upright(pixels[i]), share) for i, share in open_.items()]
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.uint8]:
         """One of them, (size, size, 3)."""

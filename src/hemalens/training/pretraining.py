@@ -13,7 +13,7 @@ from hemalens.bundle import Bundle, open_bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import BundleError
-from hemalens.files import default_cache_dir, sha256_text
+from hemalens.files import default_cache_dir, sha256_file, sha256_text
 from hemalens.models.backbone import BackboneConfig, create_backbone, preprocessing_of
 from hemalens.models.freezing import freeze_first_blocks, start_head_near_zero
 from hemalens.sampling import check_classes, hold_out, seeded
@@ -44,14 +44,14 @@ class PretrainingConfig(StrictConfig):
     optimiser: OptimiserConfig = OptimiserConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
 
-    def training(self, network: BackboneConfig) -> TrainingConfig:
-        """The training of `network`, its first weights and input size, under these settings."""
+    def training(self, network: TrainingConfig) -> TrainingConfig:
+        """The training of `network`, its first weights, input size and precision, under these settings."""
         own = {name: getattr(self, name) for name in type(self).model_fields if name in TrainingConfig.model_fields}
-        named = {name: getattr(network, name) for name in BackboneConfig.model_fields}
+        named = {name: getattr(network, name) for name in (*BackboneConfig.model_fields, "precision")}
         return TrainingConfig(**(named | own), masks=MaskUse(masked_inputs=self.masked_inputs))
 
 
-def pretrained(dataset: CellDataset, network: BackboneConfig, config: PretrainingConfig) -> Bundle:
+def pretrained(dataset: CellDataset, network: TrainingConfig, config: PretrainingConfig) -> Bundle:
     """A classifier of `dataset`, trained once and kept in the cache by all that shapes it.
 
     A part of the set, 15 %, chooses the epoch. Raises `SplitError` for a class of fewer than two independent images.
@@ -64,6 +64,7 @@ def pretrained(dataset: CellDataset, network: BackboneConfig, config: Pretrainin
         "sources": training.sources(),
         "data": dataset.fingerprint,
         "before": [stage.digest for stage in dataset.stages],
+        "masks": _masks(dataset) if config.masked_inputs else [],
         "versions": library_versions(),
     }
     folder = default_cache_dir() / "pretrained" / sha256_text(json.dumps(request, sort_keys=True))
@@ -89,3 +90,9 @@ def pretrained(dataset: CellDataset, network: BackboneConfig, config: Pretrainin
     )
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return bundle
+
+
+def _masks(dataset: CellDataset) -> list[str]:
+    """Which image has which mask, by content; one that is not there is told where it is read."""
+    pairs = zip(dataset.contents, (record.mask_path for record in dataset.records), strict=True)
+    return sorted(f"{content}:{sha256_file(mask)}" for content, mask in pairs if mask is not None and mask.is_file())
