@@ -18,14 +18,15 @@ from hemalens.bundle import Bundle
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, DatasetError, SplitError
 from hemalens.files import sha256_file
-from hemalens.models.backbone import BackboneConfig, create_backbone
+from hemalens.models.backbone import create_backbone
 from hemalens.segmentation import CellImageConfig
 from hemalens.stages import CellImageStage, ClassicalSegmenter
 from hemalens.training import pretraining as module
 from hemalens.training.classifier import CellClassifier
+from hemalens.training.fit import TrainingConfig
 from hemalens.training.pretraining import PretrainingConfig, pretrained
 
-NETWORK = BackboneConfig.from_mapping({**trained.PROBE, "image_size_px": 32})
+NETWORK = TrainingConfig.from_mapping({**trained.PROBE, "image_size_px": 32})
 TINY = {"epochs": 2, "batch_size": 4, "patience": None}
 
 
@@ -52,7 +53,7 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HEMALENS_CACHE", str(tmp_path / "cache of the test"))
 
 
-def _pretrained(dataset: CellDataset, network: BackboneConfig = NETWORK, **settings: Any) -> Bundle:
+def _pretrained(dataset: CellDataset, network: TrainingConfig = NETWORK, **settings: Any) -> Bundle:
     return pretrained(dataset, network, PretrainingConfig.from_mapping({**TINY, **settings}))
 
 
@@ -123,7 +124,7 @@ def test_a_second_call_trains_nothing(tissue: CellDataset, monkeypatch: pytest.M
     assert _pretrained(turned, epochs=1).path == first.path
 
 
-def _folder_of(tissue: CellDataset, network: BackboneConfig = NETWORK, **settings: Any) -> Path:
+def _folder_of(tissue: CellDataset, network: TrainingConfig = NETWORK, **settings: Any) -> Path:
     """Where it would be kept; nothing is trained."""
     asked: list[Path] = []
 

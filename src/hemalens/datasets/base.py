@@ -103,6 +103,12 @@ class CellDataset:
         return sha256_text(self.label_map, *rows)
 
     @cached_property
+    def mask_fingerprint(self) -> str:
+        """A digest of which image has which mask; one that is not there is told where it is read."""
+        pairs = [(c, r.mask_path) for c, r in zip(self.contents, self.records, strict=True) if r.mask_path is not None]
+        return sha256_text(*sorted(f"{content}:{sha256_file(mask)}" for content, mask in pairs if mask.is_file()))
+
+    @cached_property
     def targets(self) -> NDArray[np.int64]:
         """Index into `classes` of each record, (n,); -1 where the record has no label."""
         index = {label: i for i, label in enumerate(self.classes)}

@@ -98,6 +98,7 @@ def fit_in(
     """Fit in a folder of its own. A finished bundle of the same request is taken as it is; a stopped fit goes on."""
     request = asked_of(method, config) | {
         "train": train.fingerprint,
+        "masks": train.mask_fingerprint,
         "validation": validation.fingerprint if validation else None,
         "auxiliary": {role: dataset.fingerprint for role, dataset in auxiliary.items()},
         "before": [stage.digest for stage in train.stages],

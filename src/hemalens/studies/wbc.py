@@ -26,7 +26,7 @@ from hemalens.jobs.prepare import Prepared, prepare, tell
 from hemalens.jobs.runs import asked_of, claim_run, fit_in
 from hemalens.methods import find_method
 from hemalens.sampling import seeded
-from hemalens.segmenters import open_segmenter
+from hemalens.segmenters import open_segmenter, segmenter_source
 from hemalens.stages import kept_mask
 from hemalens.studies.base import Role, Say, Study
 
@@ -64,6 +64,10 @@ class WbcStudyConfig(StrictConfig):
     mask_segmenter: str = ""
     mask_fraction: float = Field(default=0.1, gt=0, le=1)
     rows: tuple[str, ...] = Field(default=(), strict=False)
+
+    def sources(self) -> dict[str, str]:
+        """With the digest of a trained segmenter's manifest."""
+        return super().sources() | segmenter_source("mask_segmenter", self.mask_segmenter)
 
     def plan(self, seed: int) -> FractionPlan:
         """The plan of the protocol fractions."""
@@ -151,9 +155,17 @@ def open_white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig, 
     if config.mask_segmenter and not any(record.mask_path for record in train.records):
         train, n_masks = with_stand_in_masks(train, config, folder=out / "masks", seed=seed)
         notes.append(f"{train.name}: {n_masks} masks of the segmenter {config.mask_segmenter} stand in for those it lacks")
+        given = {f: replace(part, dataset=_masked_alike(part.dataset, train)) for f, part in given.items()}
     parts = replace(parts, train=train, given={f: part.dataset.under(train.classes) for f, part in given.items()})
     cards = tuple(each.card for each in (*opened, *given.values()))
     return WhiteCells(wbc.dataset.name, parts, cards, tuple(notes), spec.startswith("wbc_subsets:"))
+
+
+def _masked_alike(part: CellDataset, train: CellDataset) -> CellDataset:
+    """A part whose images have the masks that the same images have in `train`."""
+    masks = dict(zip(train.contents, (record.mask_path for record in train.records), strict=True))
+    pairs = zip(part.contents, part.records, strict=True)
+    return replace(part, records=tuple(replace(record, mask_path=masks.get(content)) for content, record in pairs))
 
 
 def with_stand_in_masks(train: CellDataset, config: WbcStudyConfig, *, folder: Path, seed: int) -> tuple[CellDataset, int]:
@@ -228,9 +240,14 @@ def open_study(
     user = find_method(method)
     specs = [(role.name, spec) for role in user.roles for spec in data.get(role.name, ())]
     more = open_auxiliary([user], specs, labels=config.labels)
+    for row, _ in chosen.values():
+        for role in row.auxiliary:
+            if role not in more:
+                raise InputError(f"the row {row.name!r} needs the role {role}", remedy=f"Say --data {role}=SPEC.")
     request = {
         "job": f"study {study.name}",
         "study": config.model_dump(mode="json"),
+        "sources": config.sources(),
         "rows": {key: asked_of(find_method(row.method), own) for key, (row, own) in chosen.items()},
         "white cells": [dataset.fingerprint for dataset in _white_cells(data, config)],
         "auxiliary": {role: each.dataset.fingerprint for role, each in more.items()},

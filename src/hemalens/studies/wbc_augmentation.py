@@ -82,7 +82,7 @@ STUDY = Study(
     summary="white cells with few labels: pretraining on other tissue, and cells cut out by their masks (Kong 2023)",
     roles=(
         *WBC_ROLES,
-        Role(PRETRAINING, "labelled images to train on first; published: CAM16", most=None),
+        Role(PRETRAINING, "labelled images to train on first; published: CAM16", least=0, most=None),
     ),
     run=run,
 )

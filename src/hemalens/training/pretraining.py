@@ -13,7 +13,7 @@ from hemalens.bundle import Bundle, open_bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import BundleError
-from hemalens.files import default_cache_dir, sha256_file, sha256_text
+from hemalens.files import default_cache_dir, sha256_text
 from hemalens.models.backbone import BackboneConfig, create_backbone, preprocessing_of
 from hemalens.models.freezing import freeze_first_blocks, start_head_near_zero
 from hemalens.sampling import check_classes, hold_out, seeded
@@ -64,7 +64,7 @@ def pretrained(dataset: CellDataset, network: TrainingConfig, config: Pretrainin
         "sources": training.sources(),
         "data": dataset.fingerprint,
         "before": [stage.digest for stage in dataset.stages],
-        "masks": _masks(dataset) if config.masked_inputs else [],
+        "masks": dataset.mask_fingerprint if config.masked_inputs else "",
         "versions": library_versions(),
     }
     folder = default_cache_dir() / "pretrained" / sha256_text(json.dumps(request, sort_keys=True))
@@ -90,9 +90,3 @@ def pretrained(dataset: CellDataset, network: TrainingConfig, config: Pretrainin
     )
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return bundle
-
-
-def _masks(dataset: CellDataset) -> list[str]:
-    """Which image has which mask, by content; one that is not there is told where it is read."""
-    pairs = zip(dataset.contents, (record.mask_path for record in dataset.records), strict=True)
-    return sorted(f"{content}:{sha256_file(mask)}" for content, mask in pairs if mask is not None and mask.is_file())
