@@ -20,6 +20,7 @@ from hemalens.datasets import CellDataset, Record
 from hemalens.errors import DatasetError, ImageError, InputError, SplitError
 from hemalens.sampling import (
     balanced_weights,
+    capped,
     check_classes,
     clean,
     hold_out,
@@ -579,3 +580,27 @@ def test_all_dropped_leaves_an_empty_dataset_that_no_split_accepts(damaged: Cell
     assert len(cleaning.unreadable) == 7
     with pytest.raises(InputError):
         hold_out(cleaned, 0.2, np.random.default_rng(0))
+
+
+# capped
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=5), share=st.floats(0.05, 1), seed=st.integers(0, 99))
+def test_capped_takes_small_classes_whole_and_the_same_number_of_the_others(
+    sizes: list[int], share: float, seed: int
+) -> None:
+    rows = [(f"class {i}", None, 1000 * i + j) for i, n in enumerate(sizes) for j in range(n)]
+    whole = _dataset(rows)
+    total = max(1, int(sum(sizes) * share))
+    found = capped(whole, total, np.random.default_rng(seed))
+    counts = [found.class_counts[c] for c in found.classes]
+    assert sum(counts) == total
+    largest = max(counts)
+    for n, taken in zip(sizes, counts, strict=True):
+        assert taken == n if n < largest else taken in (largest - 1, largest)
+    assert set(found.contents) <= set(whole.contents)
+
+
+def test_capped_refuses_more_images_than_there_are() -> None:
+    with pytest.raises(SplitError, match="too few images"):
+        capped(_dataset([("a", None, 0), ("b", None, 1)]), 3, np.random.default_rng(0))

@@ -44,12 +44,14 @@ COMBINED_NETWORK = {
     "pretraining": {**PRETRAINING, "frozen_blocks": 1, "masked_inputs": True},
     "autoencoder": {"latent_size": 8, "width": 2, "tile_px": 64, "epochs": 1, "batch_size": 8, "precision": "fp32"},
 }
+MOBILEVIT = {name: value for name, value in FINETUNE.items() if name != "patience"} | {"accumulate": 2}
 SETTINGS = {
     "bloodshot": BLOODSHOT,
     "combined_network": COMBINED_NETWORK,
     "finetune": FINETUNE,
     "linear_probe": PROBE,
     "mask_augmentation": MASK_AUGMENTATION,
+    "mobilevit": MOBILEVIT,
 }
 """Method -> settings that make it small."""
 
@@ -249,7 +251,7 @@ def stub_method(on_fit: Callable[[CellDataset, CellDataset | None, Path], None] 
 def undrawn() -> Iterator[None]:
     """Reports with empty figures: drawing takes longer than training something tiny. tests/evaluation draws them."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("curves", "figures"):
+        for module in ("curves", "figures", "tradeoffs"):
             patch.setattr(
                 f"hemalens.evaluation.report.{module}.draw_svg", lambda *given, **more: '<svg aria-hidden="true"></svg>'
             )

@@ -275,6 +275,24 @@ def _unit_class_counts(dataset: CellDataset) -> NDArray[np.float64]:
     return counts
 
 
+def capped(dataset: CellDataset, total: int, rng: np.random.Generator) -> CellDataset:
+    """`total` images, classes as even as they allow: small classes whole, of the larger ones the same number, drawn.
+
+    Where the rest does not divide, the first of the larger classes in label order have one image more. Raises `SplitError`
+    for fewer images than asked for.
+    """
+    if total > len(dataset):
+        raise SplitError(f"{dataset.name} has too few images", expected=f"at least {total}", got=str(len(dataset)))
+    members = [rng.permutation(np.flatnonzero(dataset.targets == i)) for i in range(len(dataset.classes))]
+    sizes = np.array([len(own) for own in members])
+    cap = int(max(c for c in range(int(sizes.max()) + 1) if np.minimum(sizes, c).sum() <= total))
+    wanted = np.minimum(sizes, cap)
+    larger = np.flatnonzero(sizes > cap)
+    wanted[larger[: total - int(wanted.sum())]] += 1
+    chosen = np.concatenate([own[:n] for own, n in zip(members, wanted, strict=True)])
+    return dataset.subset(sorted(chosen.tolist()))
+
+
 def balanced_weights(targets: NDArray[np.int64]) -> NDArray[np.float64]:
     """Sampling weight of each record, (n,), inverse to its class's size; they sum to 1."""
     counts = np.bincount(targets)

@@ -11,7 +11,7 @@ from hemalens.cli.common import Json, Out, Overwrite, Quiet, Seed, Set, Talk, ro
 
 def study(
     *,
-    name: Annotated[str, typer.Argument(help="bloodshot, bc-sam, wbc-augmentation or wbc-combined.")],
+    name: Annotated[str, typer.Argument(help="bloodshot, bc-sam, mobilevit, wbc-augmentation or wbc-combined.")],
     data: Annotated[
         list[str], typer.Option("--data", metavar="ROLE=SPEC", help="A dataset and its part in the study; repeatable.")
     ],
@@ -27,6 +27,8 @@ def study(
     bloodshot: generic, novel (repeatable), support.
 
     bc-sam: first, second (repeatable: several are one laboratory).
+
+    mobilevit: cells.
 
     wbc-augmentation: wbc, held, wbc_50, wbc_10, wbc_1, pretraining (repeatable).
 

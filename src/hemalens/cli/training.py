@@ -28,7 +28,9 @@ from hemalens.errors import InputError
 if TYPE_CHECKING:
     from hemalens.evaluation.results import Report
 
-METHOD_NAMES = "linear_probe, finetune, bloodshot, bc_sam, mask_augmentation or combined_network; bc_sam_segmenter."
+METHOD_NAMES = (
+    "linear_probe, finetune, bloodshot, bc_sam, mask_augmentation, combined_network, mobilevit; bc_sam_segmenter."
+)
 TrainingData = Annotated[
     list[str], typer.Option("--train", metavar="SPEC", help="Training data, as in folder:my_cells; repeatable.")
 ]

@@ -17,6 +17,7 @@ METHODS: Mapping[str, str] = {
     "finetune": "hemalens.methods.finetune",
     "linear_probe": "hemalens.methods.linear_probe",
     "mask_augmentation": "hemalens.methods.mask_augmentation",
+    "mobilevit": "hemalens.methods.mobilevit",
 }
 """Module of each method; loaded on use, since each brings its own libraries."""
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hemalens.bundle import Bundle
 from hemalens.datasets.base import CellDataset
+from hemalens.errors import ConfigError
 from hemalens.images import Preprocessing
 from hemalens.losses import AAMSoftmax, rotate_each, rotation_consistency
 from hemalens.methods.base import Method
@@ -70,6 +71,8 @@ def fit(
 ) -> Bundle:
     """Train the embedder and its classifier; `validation` serves calibration, and the history that one may look at."""
     held = check_parts("bloodshot", validation, auxiliary)
+    if config.class_weights == "balanced" and config.loss != "softmax":
+        raise ConfigError("the angular losses know no class weights", remedy="Say --set sampling=balanced instead.")
     preprocessing = preprocessing_of(config)
     if config.normalisation == "unit":
         preprocessing = Preprocessing(size_px=preprocessing.size_px, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))

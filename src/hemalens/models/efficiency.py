@@ -1,31 +1,46 @@
-"""What a network costs to run: parameters, multiply-adds, weights on disk; counted, not timed."""
+"""What a network costs to run: parameters, multiply-adds, weights on disk, counted; and a way to run it, to be timed."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hemalens.models.backbone import BackboneConfig, create_backbone, preprocessing_of
+
+_OF_TWO_ACTIVATIONS = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
     """A network's size. `flops` are twice the multiply-adds of convolutions and matrix products at `input_px`; norms and
-    activations are not counted."""
+    activations are not counted.
+
+    `attention_flops` are those of products of two activations, inside attention.
+    """
 
     parameters: int
     parameters_without_head: int
     flops: int
     input_px: int
+    attention_flops: int = 0
 
     @property
     def macs(self) -> int:
         """Multiply-adds."""
         return self.flops // 2
+
+    @property
+    def layer_flops(self) -> int:
+        """What counters that look at layers alone find, and with them some published figures: nothing inside attention."""
+        return self.flops - self.attention_flops
 
 
 def count(network: nn.Module, input_px: int) -> Counted:
@@ -33,9 +48,13 @@ def count(network: nn.Module, input_px: int) -> Counted:
     timm_network: Any = network
     head = sum(parameter.numel() for parameter in timm_network.get_classifier().parameters())
     total = sum(parameter.numel() for parameter in network.parameters())
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(torch.zeros(1, 3, input_px, input_px))
-    return Counted(total, total - head, int(counter.get_total_flops()), input_px)
+    network.eval()
+    # the counter does not know the processor's fused attention
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        network(torch.zeros(1, 3, input_px, input_px))
+    by_operator = counter.get_flop_counts()["Global"]
+    attention = sum(int(by_operator.get(operator, 0)) for operator in _OF_TWO_ACTIVATIONS)
+    return Counted(total, total - head, int(counter.get_total_flops()), input_px, attention)
 
 
 def count_backbone(config: BackboneConfig, *, n_classes: int) -> Counted:
@@ -43,5 +62,45 @@ def count_backbone(config: BackboneConfig, *, n_classes: int) -> Counted:
 
     Raises `ConfigError` for an unknown name or an input size that it does not take.
     """
-    network = create_backbone(config.model_copy(update={"weights": "none"}), n_classes=n_classes)
+    network = random_network(config, n_classes=n_classes)
     return count(network, preprocessing_of(config).size_px)
+
+
+def random_network(config: BackboneConfig, *, n_classes: int) -> nn.Module:
+    """A backbone of random weights with a head of `n_classes`, in evaluation mode; raises as `count_backbone` does."""
+    return create_backbone(config.model_copy(update={"weights": "none"}), n_classes=n_classes)
+
+
+def weights_bytes(network: nn.Module) -> int:
+    """Bytes of the network's state as a safetensors file of 32-bit floats, running averages included."""
+    from safetensors.torch import save
+
+    # tensors that share memory are refused by the format
+    return len(save({name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}))
+
+
+def runner(
+    network: nn.Module, input_px: int, *, device: str = "cpu", precision: Literal["fp32", "bf16"] = "fp32"
+) -> Callable[[int], None]:
+    """A callable that runs a copy of the network on n random images and returns when all is computed.
+
+    "bf16" is autocast with the channels last, "fp32" the network as it is.
+    """
+    bf16 = precision == "bf16"
+    layout = torch.channels_last if bf16 else torch.contiguous_format
+    # a copy: another way to run the same network has another layout or device
+    placed: Any = copy.deepcopy(network)
+    placed.eval().to(device=device, memory_format=layout)
+    batches: dict[int, torch.Tensor] = {}
+
+    def run(n_images: int) -> None:
+        if n_images not in batches:
+            generator = torch.Generator().manual_seed(0)
+            images = torch.rand(n_images, 3, input_px, input_px, generator=generator)
+            batches[n_images] = images.to(device).to(memory_format=layout)
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16) if bf16 else nullcontext():
+            placed(batches[n_images])
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return run

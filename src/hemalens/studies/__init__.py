@@ -13,6 +13,7 @@ __all__ = ["STUDIES", "Study", "find_study"]
 STUDIES: Mapping[str, str] = {
     "bc-sam": "hemalens.studies.bc_sam",
     "bloodshot": "hemalens.studies.bloodshot",
+    "mobilevit": "hemalens.studies.mobilevit",
     "wbc-augmentation": "hemalens.studies.wbc_augmentation",
     "wbc-combined": "hemalens.studies.wbc_combined",
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hemalens.evaluation import metrics
@@ -30,7 +31,13 @@ class CellClassifier(Learner):
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+        self.class_weights: Tensor | None = None
         self._validation: list[tuple[Tensor, Tensor]] = []
+
+    def weigh_classes(self, targets: NDArray[np.int64]) -> None:
+        """Weigh the loss of each class inverse to its number of `targets`; the mean weight of an image is 1."""
+        counts = np.bincount(targets)
+        self.class_weights = torch.tensor(len(targets) / (len(counts) * counts), dtype=torch.float32)
 
     def pixels(self, images: Tensor) -> Tensor:
         """uint8 (n, 3, size, size) -> normalised float, as in the bundle's graph."""
@@ -47,9 +54,11 @@ class CellClassifier(Learner):
         return logits
 
     def loss(self, pixels: Tensor, targets: Tensor) -> Tensor:
-        """What training minimises on one batch: cross-entropy with label smoothing."""
+        """What training minimises on one batch: cross-entropy with label smoothing, classes weighed where asked for."""
         logits = self.classify(self.embed(pixels))
-        return nn.functional.cross_entropy(logits, targets, label_smoothing=self.optimiser.label_smoothing)
+        weight = None if self.class_weights is None else self.class_weights.to(logits)
+        smoothing = self.optimiser.label_smoothing
+        return nn.functional.cross_entropy(logits, targets, weight=weight, label_smoothing=smoothing)
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 (n, 3, size, size) -> logits (n, k)."""

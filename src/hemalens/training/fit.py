@@ -31,7 +31,7 @@ from hemalens.training.export import Trained, export_bundle
 from hemalens.training.learner import OptimiserConfig
 from hemalens.training.mask_use import MaskUse, training_images, without_background
 from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
-from hemalens.training.trainer import Precision, train
+from hemalens.training.trainer import Course, Precision, train
 from hemalens.transforms import Augmentation, AugmentationConfig
 
 BATCH_NORM_MOMENTUM = 0.1
@@ -41,7 +41,9 @@ BATCH_NORM_MOMENTUM = 0.1
 class TrainingConfig(BackboneConfig):
     """A backbone and how it is trained.
 
-    `sampling`: "balanced" draws every class equally often, "none" each image once an epoch. `patience`: epochs without a
+    `sampling`: "balanced" draws every class equally often, "none" each image once an epoch. `class_weights`: "balanced"
+    weighs the loss of each class inverse to its size instead; one of the two. `accumulate`: batches whose gradients are
+    added up before a step, for batches larger than memory allows. `patience`: epochs without a
     better validation score before training stops and the best epoch is kept; None runs all epochs and keeps the last.
     `images_per_epoch`: how many images are drawn an epoch, None as many as there are; a fixed number gives trainings on
     few and on many images the same number of steps. `masks`: what the masks of training images are used for.
@@ -52,6 +54,8 @@ class TrainingConfig(BackboneConfig):
     batch_size: int = Field(default=32, ge=2)
     images_per_epoch: int | None = Field(default=None, ge=2)
     sampling: Literal["balanced", "none"] = "balanced"
+    class_weights: Literal["balanced", "none"] = "none"
+    accumulate: int = Field(default=1, ge=1)
     patience: int | None = Field(default=5, ge=1)
     precision: Precision = "auto"
     n_loader_workers: int = Field(default=0, ge=0)
@@ -93,11 +97,15 @@ def fit_network(
     before: Before = Before(),
 ) -> Bundle:
     """Train `module`, calibrate it on `validation`, write `run_dir`/bundle; a stopped run goes on."""
+    if config.class_weights == "balanced" and config.sampling == "balanced":
+        raise ConfigError("sampling and class_weights both balance the classes", remedy="Set one of them to none.")
     scratch = run_dir / "scratch"
     train_part, validation = (without_background(part, config.masks, preprocessing) for part in (train_part, validation))
     held = resized_images(validation, preprocessing, scratch / "validation.npy")
     pixels, targets = training_images(train_part, preprocessing, config.masks, seed=module.seed, run_dir=run_dir)
     weights = balanced_weights(targets) if config.sampling == "balanced" else None
+    if config.class_weights == "balanced":
+        module.weigh_classes(targets)
     sampler = EpochSampler(len(targets), seed=module.seed, weights=weights, n_draws=config.images_per_epoch)
     training = DataLoader(
         PixelDataset(pixels, targets, Augmentation(config.augmentation)),
@@ -112,7 +120,8 @@ def fit_network(
         batch_size=config.batch_size,
         sampler=EpochSampler(len(validation), seed=module.seed, shuffle=False),
     )
-    train(module, training, checking, run_dir=run_dir, patience=config.patience, precision=config.precision)
+    course = Course(patience=config.patience, precision=config.precision, accumulate=config.accumulate)
+    train(module, training, checking, run_dir=run_dir, course=course)
     temperature = fit_temperature(_logits(module, held), validation.targets)
 
     def reference(records: list[Record]) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ from hemalens.models.reconstruction import LATENT_SIZE, PixelAutoencoder
 from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.learner import Learner, OptimiserConfig
 from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
-from hemalens.training.trainer import Precision, train
+from hemalens.training.trainer import Course, Precision, train
 
 ADAM = OptimiserConfig(
     learning_rate=1e-3, weight_decay=0.0, warmup_epochs=0.0, schedule="constant", label_smoothing=0.0, gradient_clip=None
@@ -126,7 +126,7 @@ def _train(module: ReconstructionModule, dataset: CellDataset, preprocessing: Pr
         sampler=sampler,
         drop_last=len(sampler) % config.batch_size == 1,
     )
-    train(module, loader, None, run_dir=folder, patience=None, precision=config.precision)
+    train(module, loader, None, run_dir=folder, course=Course(precision=config.precision))
 
 
 def _load(network: PixelAutoencoder, file: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +42,15 @@ def _cpu_flag(*names: str) -> bool:
     except OSError:
         return False
     return any(name in words for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How a training runs: when it stops early, at which precision, over how many batches a step's gradients add up."""
+
+    patience: int | None = None
+    precision: Precision = "auto"
+    accumulate: int = 1
 
 
 class _History(Callback):
@@ -95,21 +105,20 @@ def train(
     validation: DataLoader[Any] | None,
     *,
     run_dir: Path,
-    patience: int | None,
-    precision: Precision,
+    course: Course,
 ) -> None:
-    """Train until the epochs are over or the validation score has not risen for `patience` epochs; keep the best epoch.
+    """Train until the epochs are over, or the score has not risen for the course's patience; keep the best epoch.
 
-    Without `patience`, or where nothing is validated, all epochs are run and the last one's weights are kept. Checkpoints
+    Without patience, or where nothing is validated, all epochs are run and the last one's weights are kept. Checkpoints
     lie in `run_dir`/checkpoints; a run that was killed continues after its last whole epoch.
     """
     checkpoints = run_dir / "checkpoints"
     finished = checkpoints / "finished"
     # early stopping is over once it has stopped: a run that failed after it is not trained further
     if not finished.is_file():
-        _fit(module, training, validation, run_dir=run_dir, patience=patience, precision=precision)
+        _fit(module, training, validation, run_dir=run_dir, course=course)
         write_text(finished, "")
-    kept = "last" if patience is None or module.score is None else "best"
+    kept = "last" if course.patience is None or module.score is None else "best"
     state = SafetensorsCheckpointIO().load_checkpoint(checkpoints / f"{kept}.ckpt")
     module.load_state_dict(state["state_dict"])
     module.cpu().eval()
@@ -121,16 +130,15 @@ def _fit(
     validation: DataLoader[Any] | None,
     *,
     run_dir: Path,
-    patience: int | None,
-    precision: Precision,
+    course: Course,
 ) -> None:
     checkpoints, score = run_dir / "checkpoints", module.score
     checkpoints.mkdir(parents=True, exist_ok=True)
     best = [] if score is None else [ModelCheckpoint(checkpoints, filename="best", monitor=score, **BEST)]
     last = ModelCheckpoint(checkpoints, filename="last", save_top_k=1, enable_version_counter=False, every_n_epochs=1)
-    stopping = [] if patience is None or score is None else [EarlyStopping(score, mode="max", patience=patience)]
+    stopping = [EarlyStopping(score, mode="max", patience=course.patience)] if course.patience and score else []
     history = _History(run_dir / "history.jsonl")
-    chosen = ("bf16" if has_bf16() else "fp32") if precision == "auto" else precision
+    chosen = ("bf16" if has_bf16() else "fp32") if course.precision == "auto" else course.precision
     with _quiet_lightning(), track("training", module.epochs * len(training)) as advance:
         trainer = lightning.Trainer(
             max_epochs=module.epochs,
@@ -143,6 +151,7 @@ def _fit(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            accumulate_grad_batches=course.accumulate,
             gradient_clip_val=module.optimiser.gradient_clip,
             default_root_dir=run_dir,
         )

@@ -1,0 +1,173 @@
+"""MobileViT on bone-marrow cells: a small vision transformer beside four convolutional networks, all from random weights.
+
+Published: `--data cells=matek19:AML-Cytomorphology_LMU`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from hemalens.config import StrictConfig
+from hemalens.datasets import CellDataset
+from hemalens.errors import InputError
+from hemalens.evaluation.evaluate import evaluate
+from hemalens.evaluation.results import ComparisonTable, Evaluation, Report
+from hemalens.jobs.prepare import Prepared, prepare, tell
+from hemalens.jobs.reporting import make_report
+from hemalens.jobs.runs import asked_of, claim_run, finish_run, fit_in
+from hemalens.methods import find_method
+from hemalens.methods.mobilevit import MobileVitConfig
+from hemalens.models.efficiency import Counted, count_backbone
+from hemalens.sampling import capped, check_classes, hold_out, seeded
+from hemalens.studies.base import Role, Say, Study, published
+
+FIT = "fit."
+"""Prefix of settings that go to every network."""
+ROWS = {
+    "resnet50": "ResNet-50",
+    "densenet121": "DenseNet-121",
+    "mobilenetv2_100": "MobileNetV2",
+    "mobilenetv3_large_100": "MobileNetV3",
+    "mobilevit_xs": "MobileViT",
+}
+"""timm's name of each network, and the paper's. MobileViT takes 256 px, the others 224; `fit.image_size_px` sets all."""
+SIZE_PX = {"mobilevit_xs": 256}
+
+
+class MobileVitStudyConfig(StrictConfig):
+    """The published protocol: the same split and the same settings for all networks, a tenth of the images for the test.
+
+    `n_images`: how many of them are taken, None for all. The paper says 6,033 of 18,365 and not which; here small classes
+    are taken whole, and of the larger ones the same number, drawn. `rows`: networks by timm's names, empty for the five.
+    """
+
+    labels: str = "fab_eight"
+    min_per_class: int = Field(default=10, ge=1)
+    n_images: int | None = Field(default=6033, ge=10)
+    test_fraction: float = Field(default=0.1, gt=0, lt=1)
+    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
+    rows: tuple[str, ...] = Field(default=(), strict=False)
+
+
+def run(
+    data: Mapping[str, Sequence[str]],
+    *,
+    out: Path,
+    settings: Sequence[str] = (),
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say = lambda text: None,
+) -> Report:
+    """Train every network on the same images, test all on the same others; the same call resumes."""
+    STUDY.check_roles(data)
+    config = MobileVitStudyConfig.load(None, [s for s in settings if not s.startswith(FIT)])
+    networks = config.rows or tuple(ROWS)
+    own = [s.removeprefix(FIT) for s in settings if s.startswith(FIT)]
+    configs = {name: _config(name, own) for name in networks}
+    cells = _cells(data["cells"][0], config, seed)
+    learn, validation, test = _parts(cells.dataset, config, seed)
+    method = find_method("mobilevit")
+    request = {
+        "job": "study mobilevit",
+        "study": config.model_dump(mode="json"),
+        "rows": [asked_of(method, each) for each in configs.values()],
+        "data": cells.dataset.fingerprint,
+        "seed": seed,
+    }
+    claim_run(out, request, overwrite=overwrite, say=say)
+    tell(say, [cells], f"{len(learn)} images to learn from, {len(validation)} for validation, {len(test)} for the test")
+    evaluations: list[Evaluation] = []
+    counts: dict[str, Counted] = {}
+    for name, each in configs.items():
+        say(f"{ROWS.get(name, name)}: {each.epochs} epochs")
+        rng = seeded(seed, "fit")
+        bundle = fit_in(out / "fits" / name, method, learn, validation=validation, config=each, rng=rng)
+        found = evaluate([bundle], [test], target=test, source_name=cells.dataset.name, seed=seed)
+        evaluations.append(found.model_copy(update={"method": ROWS.get(name, name)}))
+        counts[name] = count_backbone(each, n_classes=len(learn.classes))
+    comparable = data["cells"][0].startswith("matek19:")
+    report = make_report(
+        f"MobileViT and others on {cells.dataset.name}",
+        f"study mobilevit: {len(learn)} images, the same split and settings for {len(networks)} networks",
+        evaluations=evaluations,
+        tables=[efficiency_table(counts, dict(zip(networks, evaluations, strict=True)), comparable=comparable)],
+        data=[cells.card],
+        methods={ROWS.get(name, name): each.model_dump(mode="json") for name, each in configs.items()},
+        seed=seed,
+    )
+    return finish_run(out, report)
+
+
+def _config(name: str, settings: Sequence[str]) -> MobileVitConfig:
+    base: dict[str, Any] = {"backbone": name, "image_size_px": SIZE_PX.get(name, 224)}
+    return MobileVitConfig.load(None, settings, base=base)
+
+
+def _cells(spec: str, config: MobileVitStudyConfig, seed: int) -> Prepared:
+    given = prepare(spec, role="cells", labels=config.labels, min_per_class=config.min_per_class)
+    n = config.n_images
+    if n is None or n >= len(given.dataset):
+        if n is not None and n > len(given.dataset):
+            raise InputError(
+                f"{given.dataset.name} has fewer images than the study takes",
+                expected=f"{n}",
+                got=str(len(given.dataset)),
+                remedy="Say --set n_images=NUMBER with a smaller one.",
+            )
+        return given
+    drawn = capped(given.dataset, n, seeded(seed, "images"))
+    left = {"images beyond those the study draws": len(given.dataset) - len(drawn)}
+    card = given.card.model_copy(
+        update={"n_images": len(drawn), "class_counts": drawn.class_counts, "dropped": {**given.card.dropped, **left}}
+    )
+    shown = ", ".join(f"{label} {count}" for label, count in drawn.class_counts.items())
+    return replace(given, dataset=drawn, card=card, notes=(*given.notes, f"{drawn.name}: {n} images drawn: {shown}"))
+
+
+def _parts(cells: CellDataset, config: MobileVitStudyConfig, seed: int) -> tuple[CellDataset, CellDataset, CellDataset]:
+    check_classes(cells, n_units=3, purpose="training, validation and test")
+    rest, test = hold_out(cells, config.test_fraction, seeded(seed, "test"))
+    learn, validation = hold_out(rest, config.validation_fraction, seeded(seed, "validation"))
+    return learn, validation, test
+
+
+def efficiency_table(
+    counts: Mapping[str, Counted], evaluations: Mapping[str, Evaluation], *, comparable: bool
+) -> ComparisonTable:
+    """Both published tables in one, ours beside them; published accuracies only where the cells are Matek-19's."""
+    told = published("mobilevit")["rows"]
+    rows = []
+    for name, counted in counts.items():
+        scores, there = evaluations[name].scores, told.get(name, {})
+        rows.append(
+            (
+                ROWS.get(name, name),
+                scores.accuracy.value,
+                there.get("accuracy") if comparable else None,
+                scores.balanced_accuracy.value,
+                f"{counted.flops / 1e9:.3f} at {counted.input_px} px",
+                there.get("gflops"),
+                f"{counted.parameters / 1e6:.3f}",
+                there.get("parameters_m"),
+            )
+        )
+    columns = ("network", "accuracy", "published", "balanced", "GFLOPs", "published", "parameters, M", "published")
+    note = (
+        "FLOPs are twice the multiply-adds of convolutions and matrix products, norms and activations aside; parameters "
+        f"with a head of these classes. Majority rate {next(iter(evaluations.values())).scores.majority_rate:.3f}. "
+        "Published: the last of 200 epochs on 10 % of the images."
+    )
+    return ComparisonTable(title="Accuracy, work and size", columns=columns, rows=tuple(rows), note=note)
+
+
+STUDY = Study(
+    name="mobilevit",
+    summary="MobileViT beside ResNet-50, DenseNet-121, MobileNetV2 and V3, from random weights (Wang, Shang and Zhang)",
+    roles=(Role("cells", "labelled cells, trained and tested on; published: Matek-19"),),
+    run=run,
+)
