@@ -62,8 +62,32 @@ class Adaptation(Part):
     expected: ExpectedAccuracy
 
 
+class Quantisation(Part):
+    """How a bundle came to compute in 8 bits, and how far its answers lie from those of the bundle it was made from.
+
+    `base_model_sha256` is the digest of that bundle's graph, `fingerprint` that of the calibration images. On those images:
+    `largest_difference` and `mean_difference` of a probability, and `agreement`, the share of equal answers in [0, 1].
+    `size_ratio` is the graph's size over the other's.
+    """
+
+    precision: Literal["int8"] = "int8"
+    method: str
+    settings: dict[str, Any]
+    base_model_sha256: str
+    n_images: int = Field(ge=1)
+    fingerprint: str
+    largest_difference: float
+    mean_difference: float
+    agreement: float
+    size_ratio: float
+
+
 class Manifest(ArtifactManifest):
-    """All that a bundle says of itself. `before_graph`: what happens to an image before the graph sees it."""
+    """All that a bundle says of itself. `before_graph`: what happens to an image before the graph sees it.
+
+    `parity` is the largest difference of a probability from the trained model; where there is a `quantisation`, from the
+    bundle before it, and larger by nature.
+    """
 
     kind: Literal["hemalens-bundle"] = "hemalens-bundle"
     label_map: str
@@ -74,6 +98,7 @@ class Manifest(ArtifactManifest):
     frozen_backbone: bool
     temperature: float = Field(gt=0)
     adaptation: Adaptation | None = None
+    quantisation: Quantisation | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ VERBS = (
     ("data", "synthesize"),
     ("train",),
     ("adapt",),
+    ("quantize",),
     ("predict",),
     ("segment",),
     ("evaluate",),
@@ -101,6 +102,10 @@ def test_predict_prints_counts_and_json(command: Command, tmp_path: Path, tmp_pa
 @pytest.mark.parametrize(
     ("verb", "words"),
     [
+        (
+            ("quantize",),
+            ("BUNDLE", "--calibrate", "SPEC", "--images", "200", "minmax", "entropy", "percentile", "fp32_layers"),
+        ),
         (("segment",), ("SEGMENTER", "IMAGES", "--out", "--size", "--overwrite", "classical", "trained segmenter")),
         (("train",), ("--aux", "ROLE=SPEC", "--cell-image", "SEGMENTER", "--train", "bc_sam_segmenter", "repeatable")),
         (("benchmark",), ("--cell-image", "classical", "--aux", "ROLE=SPEC", "--fractions", "F,F", "1,0.5,0.1,0.01")),

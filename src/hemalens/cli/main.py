@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hemalens import __version__
-from hemalens.cli import adaptation, data, evaluation, prediction, segmentation, studies, training
+from hemalens.cli import adaptation, data, evaluation, prediction, quantization, segmentation, studies, training
 from hemalens.errors import HemalensError, InputError
 
 INTERRUPTED = 130
@@ -44,6 +44,7 @@ app.command("quickstart")(training.quickstart)
 app.add_typer(data.app, name="data")
 app.command("train")(training.train)
 app.command("adapt")(adaptation.adapt)
+app.command("quantize")(quantization.quantize)
 app.command("predict")(prediction.predict)
 app.command("segment")(segmentation.segment)
 app.command("evaluate")(evaluation.evaluate)
