@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from hemalens.errors import InputError
 from hemalens.progress import set_quiet
 
 if TYPE_CHECKING:
+    from hemalens.evaluation.report.tables import Cell
     from hemalens.evaluation.results import ComparisonTable, FractionScores, Report
 
 MAX_COLUMNS = 8
@@ -113,6 +114,8 @@ def show_report(talk: Talk, report: Report, out: Path) -> None:
         return
     if report.synthetic:
         print("These images are synthetic: drawn by the program, not photographed.")
+    if report.efficiency:
+        print_efficiency(report)
     if report.evaluations:
         print_evaluations(report)
     if report.k_shot:
@@ -224,6 +227,41 @@ def _fraction_row(scores: FractionScores) -> tuple[str, ...]:
         formatting.score(scores.accuracy.value),
         formatting.score(scores.majority_rate),
     )
+
+
+def print_efficiency(report: Report) -> None:
+    """The tables of what networks cost, 80 columns wide; what qualifies a value stands below it."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from hemalens.evaluation.report import efficiency
+
+    console = Console(soft_wrap=False, highlight=False)
+    for table, note in efficiency.tables(report.efficiency):
+        shown = Table(
+            title=Text(table.caption), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+        )
+        for column in table.columns:
+            justify: Literal["left", "right"] = "right" if column.numeric else "left"
+            # numbers are never broken
+            shown.add_column(column.title.replace(" ", "\n"), justify=justify, overflow="fold", no_wrap=column.numeric)
+        for row in table.rows:
+            shown.add_row(*_stacked(row))
+        for group in table.groups:
+            shown.add_row(Text(group.head.text))
+            for row in group.rows:
+                shown.add_row(*_stacked(row))
+        console.print(shown)
+        console.print(Text(note))
+
+
+def _stacked(cells: Sequence[Cell]) -> list[str]:
+    """Each cell with what qualifies it on lines of its own, as rich takes text without markup."""
+    from rich.markup import escape
+
+    return [escape("\n".join((cell.text, *cell.notes))) for cell in cells]
 
 
 def print_table(table: ComparisonTable) -> None:

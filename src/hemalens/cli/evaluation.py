@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,13 +27,35 @@ from hemalens.cli.common import (
     show_report,
     whole_numbers,
 )
+from hemalens.errors import InputError
 
 if TYPE_CHECKING:
     from hemalens.evaluation.fractions import FractionPlan
-    from hemalens.jobs.benchmark import KShotRequest
+    from hemalens.jobs.benchmark import KShotRequest, Plan
 
 Targets = Annotated[list[str] | None, typer.Option("--target", metavar="SPEC", help="Data to test on; repeatable.")]
-Protocol = Annotated[Literal["k-fold", "cross-domain", "k-shot", "fractions"], typer.Option(help="How it is split.")]
+Protocol = Annotated[
+    Literal["k-fold", "cross-domain", "k-shot", "fractions", "efficiency"],
+    typer.Option(help="How it is split; efficiency: what networks cost, counted and timed."),
+]
+Methods = Annotated[
+    str | None, typer.Option("--methods", metavar="A,B", help="Methods, separated by commas; not for efficiency.")
+]
+Source = Annotated[str | None, typer.Option("--source", metavar="SPEC", help="Data to learn from; not for efficiency.")]
+Backbones = Annotated[
+    list[str] | None,
+    typer.Option("--backbone", metavar="NAME[@PX]", help="efficiency: a timm network of random weights; repeatable."),
+]
+Bundles = Annotated[
+    list[Path] | None, typer.Option("--bundle", metavar="DIR", help="efficiency: a bundle, tested on --target; repeatable.")
+]
+Classes = Annotated[int, typer.Option(min=1, help="efficiency: classes of the backbones' head.")]
+Rounds = Annotated[int, typer.Option(min=1, help="efficiency: rounds of timing in which all networks take turns.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="efficiency: threads of a network; all cores.")]
+OF_EFFICIENCY = ("--backbone", "--bundle", "--classes", "--rounds", "--threads")
+FOR_EFFICIENCY = frozenset(
+    (*OF_EFFICIENCY, "--protocol", "--target", "--min-per-class", "--seed", "--out", "--overwrite", "--quiet", "--json")
+)
 Shots = Annotated[str | None, typer.Option(metavar="K,K", help="k-shot: labelled images a class; 1,2,3,5,10,15,20,30,50.")]
 Repeats = Annotated[int, typer.Option(min=2, help="k-shot: drawings of the labelled images for each k.")]
 WithoutReplacement = Annotated[
@@ -107,11 +130,65 @@ def _fraction_plan(fractions: str | None, seeds: int, selection: Selection, *, s
     return FractionPlan(shares, seeds, selection, strict)
 
 
+def _said(context: typer.Context) -> list[str]:
+    """The options that stand on the command line, by their long names, in the order of the help."""
+    # typer's own click has no public names
+    return [
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.name and getattr(context.get_parameter_source(parameter.name), "name", "") == "COMMANDLINE"
+    ]
+
+
+def _check_options(context: typer.Context, protocol: str) -> None:
+    """Raise `InputError` for options of the protocol efficiency elsewhere, and for others with it."""
+    said = _said(context)
+    if protocol == "efficiency":
+        useless = [option for option in said if option not in FOR_EFFICIENCY]
+        remedy = f"Leave these out; it takes {', '.join(OF_EFFICIENCY)} and --target."
+    else:
+        useless = [option for option in said if option in OF_EFFICIENCY]
+        remedy = "Leave these out, or say --protocol efficiency."
+    if useless:
+        raise InputError(f"the protocol {protocol} has no use for some options", got=", ".join(useless), remedy=remedy)
+
+
+def _plan(protocol: str, folds: int, few: dict[str, Any], fewer: dict[str, Any]) -> Plan:
+    """The plan that the options make, `few` those of k-shot and `fewer` those of fractions.
+
+    Options of another protocol make its plan, which the job refuses.
+    """
+    from hemalens.jobs.benchmark import Folds
+
+    k_shot_said = any((few["shots"], not few["replacement"], few["support"], few["target_labels"], few["few_shot"]))
+    fractions_said = any((fewer["fractions"], fewer["strict"], fewer["selection"] != "validation"))
+    if (protocol == "fractions" and not k_shot_said) or (protocol != "fractions" and fractions_said):
+        return _fraction_plan(**fewer)
+    return _k_shot_request(**few) if protocol == "k-shot" or k_shot_said else Folds(folds)
+
+
+def _learned_from(protocol: str, methods: str | None, source: str | None) -> tuple[list[str], str]:
+    """The names of the methods and the source; raises `InputError` where one is not given."""
+    if methods is None or source is None:
+        missing = [option for option, value in (("--methods", methods), ("--source", source)) if value is None]
+        raise InputError(
+            f"the protocol {protocol} needs {' and '.join(missing)}", remedy="Say --methods A,B --source SPEC."
+        )
+    return [name.strip() for name in methods.split(",") if name.strip()], source
+
+
+def _one_target(targets: Sequence[str]) -> str | None:
+    if len(targets) > 1:
+        raise InputError("the protocol efficiency takes one target", got=", ".join(targets), remedy="Run it once for each.")
+    return targets[0] if targets else None
+
+
 def benchmark(
     *,
-    methods: Annotated[str, typer.Option("--methods", metavar="A,B", help="Methods, separated by commas.")],
-    source: Annotated[str, typer.Option("--source", metavar="SPEC", help="Data to learn from.")],
+    context: typer.Context,
     out: Out,
+    methods: Methods = None,
+    source: Source = None,
     target: Targets = None,
     protocol: Protocol = "cross-domain",
     labels: Labels = "five_class",
@@ -126,6 +203,11 @@ def benchmark(
     seeds: Seeds = 3,
     strict: Strict = False,
     selection: Selection = "validation",
+    backbone: Backbones = None,
+    bundle: Bundles = None,
+    classes: Classes = 8,
+    rounds: Rounds = 5,
+    threads: Threads = None,
     auxiliary: Auxiliary = None,
     cell_image: CellImage = None,
     min_per_class: MinPerClass = 1,
@@ -136,37 +218,33 @@ def benchmark(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Compare methods on the same folds. The same command resumes a stopped run.
+    """Compare methods on the same folds, or what networks cost. The same command resumes a stopped run.
 
     A setting for one method is written METHOD.KEY=VALUE.
     """
-    from hemalens.jobs.benchmark import Folds, Plan
+    _check_options(context, protocol)
+    talk = Talk(quiet, as_json)
+    shared = {"out": out, "min_per_class": min_per_class, "seed": seed, "overwrite": overwrite, "say": talk.say}
+    if protocol == "efficiency":
+        numbers = {"n_classes": classes, "n_rounds": rounds, "n_threads": threads}
+        _efficiency(talk, backbone or [], bundle or [], _one_target(target or []), numbers | shared)
+        return
+    few: dict[str, Any] = {"shots": shots, "repeats": repeats, "replacement": not without_replacement}
+    few |= {"support": support, "target_labels": target_labels, "few_shot": few_shot}
+    fewer = {"fractions": fractions, "seeds": seeds, "strict": strict, "selection": selection}
+    plan = _plan(protocol, folds, few, fewer)
+    wanted = {"protocol": protocol, "plan": plan, "labels": labels, "settings": settings or []}
+    data = {"target_specs": target or [], "auxiliary_specs": role_specs(auxiliary or [], "--aux"), "cell_image": cell_image}
+    _methods(talk, _learned_from(protocol, methods, source), wanted | data | shared | {"drop_unreadable": drop_unreadable})
+
+
+def _efficiency(talk: Talk, backbones: list[str], bundles: list[Path], target: str | None, shared: dict[str, Any]) -> None:
+    from hemalens.jobs.efficiency import efficiency as run
+
+    show_report(talk, run(backbones, bundles, target_spec=target, **shared), shared["out"])
+
+
+def _methods(talk: Talk, learned_from: tuple[list[str], str], shared: dict[str, Any]) -> None:
     from hemalens.jobs.benchmark import benchmark as run
 
-    talk = Talk(quiet, as_json)
-    plan: Plan = Folds(folds)
-    k_shot_said = any((shots, without_replacement, support, target_labels, few_shot))
-    fractions_said = any((fractions, strict, selection != "validation"))
-    # options of another protocol make its plan, which the job refuses
-    if (protocol == "fractions" and not k_shot_said) or (protocol != "fractions" and fractions_said):
-        plan = _fraction_plan(fractions, seeds, selection, strict=strict)
-    elif protocol == "k-shot" or k_shot_said:
-        plan = _k_shot_request(shots, repeats, few_shot, support, target_labels, replacement=not without_replacement)
-    report = run(
-        [name.strip() for name in methods.split(",") if name.strip()],
-        source,
-        target_specs=target or [],
-        protocol=protocol,
-        plan=plan,
-        out=out,
-        labels=labels,
-        auxiliary_specs=role_specs(auxiliary or [], "--aux"),
-        min_per_class=min_per_class,
-        settings=settings or [],
-        seed=seed,
-        overwrite=overwrite,
-        drop_unreadable=drop_unreadable,
-        cell_image=cell_image,
-        say=talk.say,
-    )
-    show_report(talk, report, out)
+    show_report(talk, run(*learned_from, **shared), shared["out"])

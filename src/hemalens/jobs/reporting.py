@@ -13,12 +13,14 @@ from typing import Any
 
 from hemalens.artifacts import library_versions
 from hemalens.datasets import CellDataset
+from hemalens.evaluation.report import efficiency as costs
 from hemalens.evaluation.report import formatting
 from hemalens.evaluation.report.fractions import ascending, targets
 from hemalens.evaluation.report.lines import Line, Target, listed
 from hemalens.evaluation.results import (
     ComparisonTable,
     DataCard,
+    Efficiency,
     Estimate,
     Evaluation,
     FractionCurve,
@@ -81,6 +83,7 @@ def make_report(
     evaluations: Sequence[Evaluation] = (),
     k_shot: Sequence[KShot] = (),
     fractions: Sequence[FractionCurve] = (),
+    efficiency: Sequence[Efficiency] = (),
     tables: Sequence[ComparisonTable] = (),
     pictures: Sequence[PictureTable] = (),
     verdicts: Sequence[str] = (),
@@ -89,7 +92,9 @@ def make_report(
     seed: int,
 ) -> Report:
     """A report with its summary; `verdicts` are sentences that stand before what is said of each evaluation."""
-    sentences = [*verdicts] + [sentence for evaluation in evaluations for sentence in summarise(evaluation)]
+    sentences = [*summarise_efficiency(efficiency), *verdicts] + [
+        sentence for evaluation in evaluations for sentence in summarise(evaluation)
+    ]
     for target in dict.fromkeys(result.target for result in k_shot):
         sentences += summarise_k_shot([result for result in k_shot if result.target == target])
     sentences += summarise_fractions(fractions)
@@ -104,6 +109,7 @@ def make_report(
         evaluations=tuple(evaluations),
         k_shot=tuple(k_shot),
         fractions=tuple(fractions),
+        efficiency=tuple(efficiency),
         tables=tuple(tables),
         pictures=tuple(pictures),
         methods={name: dict(config) for name, config in methods.items()},
@@ -212,6 +218,45 @@ def _fraction_sentences(target: Target[FractionCurve]) -> list[str]:
         f"{best_score} for {_quoted(best)}; {guessing}",
         _no_best(target.name, best, rivals),
     ]
+
+
+def summarise_efficiency(results: Sequence[Efficiency]) -> list[str]:
+    """What networks cost in plain words: the range of FLOPs and of latency, and who is on the Pareto front of each test."""
+    if not results:
+        return []
+    ranked = sorted(results, key=lambda result: result.flops)
+    cheap, dear = (
+        f"{formatting.amount(r.flops / 1e9)} GFLOPs ({formatting.visible(r.name)})" for r in (ranked[0], ranked[-1])
+    )
+    n = formatting.counted(len(results), "network")
+    sentences = [f"{n}: an image costs from {cheap} to {dear}." if len(results) > 1 else f"{n}: an image costs {cheap}."]
+    timed = [(timing.latency_ms.value, result.name, timing) for result in results for timing in result.timings]
+    on_processor = [entry for entry in timed if entry[2].device == costs.PROCESSOR]
+    by_time = sorted((value, name, timing.precision) for value, name, timing in on_processor if value is not None)
+    if by_time:
+        fast, slow = (
+            f"{formatting.measured(value)} ms ({formatting.visible(name)}, {precision})"
+            for value, name, precision in (by_time[0], by_time[-1])
+        )
+        threads = formatting.counted(on_processor[0][2].n_threads, "thread")
+        range_ = f"from {fast} to {slow}" if len(by_time) > 1 else fast
+        sentences.append(f"On {threads} of the processor one image takes {range_}.")
+    return sentences + [_front_sentence(test) for test in costs.tests(results)]
+
+
+def _front_sentence(test: costs.Test) -> str:
+    front = sorted((test.results[i] for i in test.front), key=lambda result: result.flops)
+    known = [
+        f"{formatting.visible(r.name)} with {_with_interval(r.balanced_accuracy or Estimate(value=None))} "
+        f"for {formatting.amount(r.flops / 1e9)} GFLOPs"
+        for r in front
+    ]
+    rates = dict.fromkeys(_number(result.majority_rate) for result in test.results)
+    return (
+        f"{test.name}: the Pareto front of balanced accuracy against FLOPs holds {len(front)} of {len(test.results)}: "
+        f"{formatting.listed(known)}; always answering the most frequent class gives an accuracy of "
+        f"{formatting.listed(list(rates))}."
+    )
 
 
 def _may_be_equal(high: Estimate, low: Estimate) -> bool:

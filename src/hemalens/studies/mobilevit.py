@@ -150,7 +150,7 @@ def efficiency_table(
                 scores.accuracy.value,
                 there.get("accuracy") if comparable else None,
                 scores.balanced_accuracy.value,
-                f"{counted.flops / 1e9:.3f} at {counted.input_px} px",
+                f"{counted.layer_flops / 1e9:.3f} at {counted.input_px} px",
                 there.get("gflops"),
                 f"{counted.parameters / 1e6:.3f}",
                 there.get("parameters_m"),
@@ -158,7 +158,8 @@ def efficiency_table(
         )
     columns = ("network", "accuracy", "published", "balanced", "GFLOPs", "published", "parameters, M", "published")
     note = (
-        "FLOPs are twice the multiply-adds of convolutions and matrix products, norms and activations aside; parameters "
+        "FLOPs are twice the multiply-adds of convolutions and linear layers, as the published ones; attention, norms and "
+        "activations are left out. Parameters "
         f"with a head of these classes. Majority rate {next(iter(evaluations.values())).scores.majority_rate:.3f}. "
         "Published: the last of 200 epochs on 10 % of the images."
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hemalens.evaluation.results import Estimate
 
 MISSING = "n/a"
@@ -50,6 +52,22 @@ def percent(fraction: float) -> str:
 def count(n: int) -> str:
     """A count with commas between the thousands."""
     return f"{n:,}"
+
+
+def amount(value: float | None) -> str:
+    """A counted amount with three decimals, three significant digits where it is small, or "n/a"."""
+    if value is None:
+        return MISSING
+    return f"{value:,.3f}" if value >= 0.1 else f"{value:.3g}"
+
+
+def measured(value: float | None) -> str:
+    """A measured value with three significant digits, commas between the thousands, or "n/a"."""
+    if value is None:
+        return MISSING
+    # 99.96 is 100, not 100.0
+    digits = float(f"{value:.3g}")
+    return f"{value:,.{max(0, 2 - int(math.log10(digits)))}f}" if digits >= 1 else f"{value:.3g}"
 
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:

@@ -8,12 +8,12 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from hemalens.evaluation.report import curves, figures, formatting, fractions, k_shot, pictures, tables
+from hemalens.evaluation.report import curves, efficiency, figures, formatting, fractions, k_shot, pictures, tables
 from hemalens.evaluation.report.curves import LineStyle
 from hemalens.evaluation.report.figures import ScatterKeys
 from hemalens.evaluation.report.lines import Line, Section
 from hemalens.evaluation.report.tables import Cell, Table
-from hemalens.evaluation.results import DataCard, Evaluation, Report, Scatter
+from hemalens.evaluation.results import DataCard, Efficiency, Evaluation, Report, Scatter
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -102,6 +102,26 @@ class _SectionView:
     legend: _ScatterLegend
 
 
+@dataclass(frozen=True, slots=True)
+class _CostKey:
+    """One network in the legend of the costs; `path` is the outline of its marker."""
+
+    name: str
+    colour: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class _CostView:
+    """What networks cost as the template prints it: tables with their notes, figures as captions and SVG elements."""
+
+    anchor: str
+    heading: str
+    figures: tuple[tuple[str, str], ...]
+    keys: tuple[_CostKey, ...]
+    tables: tuple[tuple[Table, str], ...]
+
+
 def render_html(report: Report) -> str:
     """The whole report as one HTML text; the same report gives the same text."""
     return (
@@ -115,6 +135,7 @@ def render_html(report: Report) -> str:
             overview=tables.overview(report) if report.evaluations else None,
             transductive=tables.transductive(report),
             curve_overviews=list(_curve_overviews(report)),
+            costs=_cost_view(report.efficiency) if report.efficiency else None,
             views=[_view(number, evaluation) for number, evaluation in enumerate(report.evaluations, start=1)],
             sections=[*_k_shot_views(report), *_fraction_views(report)],
             comparisons=[(tables.comparison(table), table.note) for table in report.tables],
@@ -233,6 +254,16 @@ def _fraction_views(report: Report) -> Iterator[_SectionView]:
 def _line_keys(lines: Sequence[Line[Any]]) -> tuple[_LineKey, ...]:
     styles = curves.line_styles(lines)
     return tuple(_LineKey(line, style, _MARKER_PATHS[style.marker]) for line, style in zip(lines, styles, strict=True))
+
+
+def _cost_view(results: Sequence[Efficiency]) -> _CostView:
+    keys = (
+        _CostKey(formatting.visible(result.name), style.colour, _MARKER_PATHS[style.marker])
+        for result, style in zip(results, efficiency.styles(results), strict=True)
+    )
+    return _CostView(
+        efficiency.ANCHOR, efficiency.HEADING, efficiency.figures(results), tuple(keys), efficiency.tables(results)
+    )
 
 
 def _card(card: DataCard) -> tuple[DataCard, str, tuple[str, ...], tuple[str, ...], Table]:

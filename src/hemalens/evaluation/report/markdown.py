@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from hemalens.evaluation.report import formatting, fractions, k_shot, pictures, tables
+from hemalens.evaluation.report import efficiency, formatting, fractions, k_shot, pictures, tables
 from hemalens.evaluation.report.lines import Section
 from hemalens.evaluation.report.tables import Cell, Table
 from hemalens.evaluation.results import DataCard, Evaluation, Report
@@ -62,6 +62,7 @@ def _results(report: Report) -> Iterator[str]:
         yield from _curve_overview(k_shot.overview(report.k_shot))
     if report.fractions:
         yield from _curve_overview(fractions.overview(report.fractions))
+    yield from _costs(report)
     for number, evaluation in enumerate(report.evaluations, start=1):
         yield from _evaluation(number, evaluation)
     for few in k_shot.targets(report.k_shot):
@@ -88,6 +89,15 @@ def _pictures(report: Report) -> Iterator[str]:
             yield escape(table.note)
         yield escape(pictures.introduction(table))
         yield from _items(map(pictures.line, table.rows))
+
+
+def _costs(report: Report) -> Iterator[str]:
+    if report.efficiency:
+        yield f"## {efficiency.HEADING}"
+        for table, note in efficiency.tables(report.efficiency):
+            yield f"### {escape(table.caption)}"
+            yield _table(table)
+            yield escape(note)
 
 
 def _evaluation(number: int, evaluation: Evaluation) -> Iterator[str]:
