@@ -168,7 +168,8 @@ def test_a_name_is_one_stage_and_no_name_none(folder: Path) -> None:
     (classical,) = cell_image_stages("classical")
     assert isinstance(classical.segmenter, ClassicalSegmenter)
     assert classical.config == CellImageConfig()
-    assert classical.config.model_dump() == {"size_px": 128, "margin_px": 10, "background": 128}, "as published"
+    published = {"size_px": 128, "margin_px": 10, "background": 128, "crop": True}
+    assert classical.config.model_dump() == published
     (other,) = cell_image_stages(str(folder))
     assert isinstance(other.segmenter, GraphSegmenter)
 

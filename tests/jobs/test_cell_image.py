@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import trained
+from fakes import FAKES
 from hemalens import evaluate, open_bundle, predict, train
 from hemalens.bundle import Bundle
 from hemalens.datasets import CellDataset, open_dataset
@@ -24,7 +25,7 @@ from hemalens.evaluation.report import read_report
 from hemalens.inference import list_images
 from hemalens.jobs.adapt import adapt
 from hemalens.jobs.benchmark import Folds, KShotRequest, benchmark
-from hemalens.methods import METHODS
+from hemalens.methods import METHODS, find_method
 from hemalens.sampling import k_fold, seeded
 from hemalens.segmentation import CellImageConfig
 from hemalens.segmenters import TrainedSegmenter, cell_image_stages
@@ -46,6 +47,13 @@ SMALLEST = {
     "linear_probe": trained.settings(trained.PROBE),
     "finetune": trained.settings({**trained.FINETUNE, **EPOCH}),
     "bloodshot": trained.settings({**trained.BLOODSHOT, **EPOCH}),
+    "mobilevit": trained.settings({**trained.MOBILEVIT, **EPOCH}),
+    "mask_augmentation": [*trained.settings({**trained.FINETUNE, **EPOCH}), "masks.copies=0"],
+    "combined_network": [
+        *trained.settings({**trained.FINETUNE, **EPOCH}),
+        *(f"pretraining.{key}={value}" for key, value in trained.PRETRAINING.items()),
+        *(f"autoencoder.{key}={value}" for key, value in trained.COMBINED_NETWORK["autoencoder"].items()),
+    ],
     "bc_sam": [
         *trained.settings({**trained.PROBE, "image_size_px": 96}),
         "features=timm",
@@ -103,7 +111,10 @@ class Runs:
             said = self.said.setdefault(method, [])
             spec = f"folder:{self.home}"
             settings = SMALLEST[method]
-            train(method, spec, out=out, test_fraction=0.25, cell_image="classical", settings=settings, say=said.append)
+            roles = [role.name for role in find_method(method).roles if role.required]
+            more = [(role, FAKES[role](self.folder / f"{method} {role}", n_per_class=4)) for role in roles]
+            given: dict[str, Any] = {"auxiliary_specs": more, "settings": settings, "say": said.append}
+            train(method, spec, out=out, test_fraction=0.25, cell_image="classical", **given)
         return out
 
 

@@ -326,7 +326,8 @@ def test_the_report_of_what_was_found(found: tuple[Path, Any, Report]) -> None:
     assert pictures.columns == ("true outline", "classical")
     assert len(pictures.rows) == 8
     assert all("IoU" in row.caption for row in pictures.rows)
-    assert report.methods["segment"] == {"segmenter": "classical", "size_px": 40, "margin_px": 3, "background": 128}
+    shown = {"size_px": 40, "margin_px": 3, "background": 128, "crop": True}
+    assert report.methods["segment"] == {"segmenter": "classical", **shown}
     assert report.synthetic, "drawn cells are never shown as photographs"
     assert (report.data[0].role, report.data[0].n_images) == ("segmented", 8)
 

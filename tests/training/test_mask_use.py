@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import trained
-from hemalens.datasets import CellDataset, Record
+from fakes import FAKES
+from hemalens.datasets import CellDataset, Record, open_dataset
 from hemalens.errors import ConfigError, ImageError, InputError
 from hemalens.files import sha256_file
 from hemalens.images import Preprocessing
@@ -363,3 +364,10 @@ def test_a_mask_of_nothing_but_cell_is_told_where_cells_are_cut_out(cells: CellD
 def test_the_use_of_masks_is_bounded(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         MaskUse.from_mapping(values)
+
+
+def test_masks_of_whole_images_are_refused_where_the_cells_are_cut_out_already(tmp_path: Path) -> None:
+    cells = open_dataset(FAKES["jtsc"](tmp_path / "jtsc", n_per_class=1))
+    cut = cells.through((CellImageStage(ClassicalSegmenter(), CellImageConfig(size_px=32)),))
+    with pytest.raises(ConfigError, match="the cells are cut out already"):
+        training_images(cut, Preprocessing(size_px=32), MaskUse(copies=1), seed=0, run_dir=tmp_path / "run")

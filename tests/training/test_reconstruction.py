@@ -36,7 +36,7 @@ def regions(tmp_path_factory: pytest.TempPathFactory) -> CellDataset:
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HEMALENS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "autoencoders"
+    return tmp_path / "cache" / "reconstructions"
 
 
 @pytest.fixture

@@ -47,7 +47,9 @@ def open_auxiliary(
         named_sets = [spec for other, spec in specs if other == name]
         chosen = _labels_for(named_sets, labels) if known[name].labelled else AS_LABELLED
         shown = f"auxiliary, {name}"
-        found = prepare(named_sets, labels=chosen, role=shown, unreadable=unreadable, stages=stages)
+        # of tissue there is no cell to cut out
+        cut = stages if known[name].only_cells or _shows_cells(named_sets, chosen) else ()
+        found = prepare(named_sets, labels=chosen, role=shown, unreadable=unreadable, stages=cut)
         if known[name].labelled and chosen != labels:
             found = replace(found, notes=(*found.notes, f"{found.dataset.name}: no class of {labels}, read as labelled"))
         opened[name] = found
@@ -88,6 +90,10 @@ def parts_for(method: Method, auxiliary: Mapping[str, CellDataset]) -> dict[str,
 
 def _roles_of(methods: Sequence[Method]) -> dict[str, AuxiliaryRole]:
     return {role.name: role for method in methods for role in method.roles}
+
+
+def _shows_cells(specs: Sequence[str], labels: str) -> bool:
+    return any(r.cell_type is not None for spec in specs for r in open_dataset(spec, labels=labels).records)
 
 
 def _labels_for(specs: Sequence[str], labels: str) -> str:

@@ -41,12 +41,16 @@ Show = Callable[[Bundle, CellDataset], PictureTable]
 
 @dataclass(frozen=True, slots=True)
 class AuxiliaryRole:
-    """A part that further data play in a method: what it is, whether their labels are learned, whether it must be there."""
+    """A part that further data play in a method: what it is, whether their labels are learned, whether it must be there.
+
+    `only_cells`: its images show cells whatever their labels say; elsewhere images without a cell type are tissue.
+    """
 
     name: str
     what: str
     labelled: bool
     required: bool = False
+    only_cells: bool = False
 
 
 @dataclass(frozen=True, slots=True)

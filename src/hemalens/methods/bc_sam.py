@@ -223,5 +223,9 @@ METHOD = Method(
     BCSamConfig,
     fit,
     show,
-    roles=(AuxiliaryRole(UNLABELLED, "images of another laboratory, seen without their labels", labelled=False),),
+    roles=(
+        AuxiliaryRole(
+            UNLABELLED, "images of another laboratory, seen without their labels", labelled=False, only_cells=True
+        ),
+    ),
 )

@@ -124,6 +124,11 @@ def _shares(train: CellDataset, size_px: int, use: MaskUse) -> dict[int, Share]:
 
 
 def _mask(record: Record, segmenter: Segmenter | None, use: MaskUse) -> NDArray[np.bool_] | None:
+    if record.before and use.background != "removed" and (segmenter or record.mask_path):
+        raise ConfigError(
+            "a mask belongs to the whole image, and the cells are cut out already",
+            remedy="Leave --cell-image out, or say --set masks.copies=0 --set masks.masked_inputs=false.",
+        )
     if segmenter is not None:
         return largest_component(kept_mask(record, segmenter))
     if record.mask_path is None:

@@ -96,7 +96,7 @@ def reconstruction_encoder(
         "before": [stage.digest for stage in dataset.stages],
         "versions": library_versions(),
     }
-    folder = default_cache_dir() / "autoencoders" / sha256_text(json.dumps(request, sort_keys=True))
+    folder = default_cache_dir() / "reconstructions" / sha256_text(json.dumps(request, sort_keys=True))
     file = folder / WEIGHTS
     if not file.is_file():
         module = ReconstructionModule(network, preprocessing, config)
