@@ -24,7 +24,7 @@ from hemalens.bundle import (
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import BundleError, ImageError, InputError, one_line
 from hemalens.files import claim_folder
-from hemalens.jobs.prepare import prepare
+from hemalens.jobs.prepare import prepare, tell
 from hemalens.jobs.train import Say
 from hemalens.progress import track
 from hemalens.quantization import QuantisationConfig, is_quantised, quantise
@@ -61,25 +61,23 @@ def quantize(
         raise BundleError(f"the bundle {one_line(bundle_path)} is int8 already", remedy="Take the one it was made from.")
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     given = prepare(calibration_spec, labels=AS_LABELLED, role="calibration", unreadable=unreadable)
-    for note in given.notes:
-        say(note)
+    tell(say, [given])
     calibration = drawn_evenly(given.dataset, n_images, seeded(seed, "calibration")).through(base.stages)
     counts = ", ".join(f"{one_line(name)} ({n})" for name, n in calibration.class_counts.items())
     say(f"calibrating on {len(calibration)} of {len(given.dataset)} images: {counts}")
     with track("calibrating", len(calibration)) as progress:
         content = quantise(base.graph, calibration.records, config, progress=progress).SerializeToString()
     compared = _compare(base.graph_bytes, content, calibration)
-    model = base.manifest.files[MODEL]
     quantisation = Quantisation(
         method=config.method,
         settings=config.model_dump(mode="json", exclude={"method"}),
-        base_model_sha256=model.sha256,
+        base_model_sha256=base.manifest.files[MODEL].sha256,
         n_images=len(calibration),
         fingerprint=calibration.fingerprint,
         largest_difference=compared.largest,
         mean_difference=compared.mean,
         agreement=compared.agreement,
-        size_ratio=len(content) / model.n_bytes,
+        size_ratio=len(content) / base.manifest.files[MODEL].n_bytes,
     )
     manifest = base.manifest.model_copy(
         update={

@@ -103,10 +103,7 @@ def fit_network(
     train_part, validation = (without_background(part, config.masks, preprocessing) for part in (train_part, validation))
     held = resized_images(validation, preprocessing, scratch / "validation.npy")
     pixels, targets = training_images(train_part, preprocessing, config.masks, seed=module.seed, run_dir=run_dir)
-    weights = balanced_weights(targets) if config.sampling == "balanced" else None
-    if config.class_weights == "balanced":
-        module.weigh_classes(targets)
-    sampler = EpochSampler(len(targets), seed=module.seed, weights=weights, n_draws=config.images_per_epoch)
+    sampler = _sampler(module, targets, config)
     training = DataLoader(
         PixelDataset(pixels, targets, Augmentation(config.augmentation)),
         batch_size=config.batch_size,
@@ -147,6 +144,14 @@ def fit_network(
     bundle = export_bundle(trained, run_dir / "bundle", extra_files={WEIGHTS: _weights(module)})
     shutil.rmtree(scratch, ignore_errors=True)
     return bundle
+
+
+def _sampler(module: CellClassifier, targets: NDArray[np.int64], config: TrainingConfig) -> EpochSampler:
+    """What draws the training images; classes are evened out here or in the module's loss."""
+    weights = balanced_weights(targets) if config.sampling == "balanced" else None
+    if config.class_weights == "balanced":
+        module.weigh_classes(targets)
+    return EpochSampler(len(targets), seed=module.seed, weights=weights, n_draws=config.images_per_epoch)
 
 
 class _TwoOutputs(nn.Module):
