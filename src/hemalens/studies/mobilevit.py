@@ -42,13 +42,13 @@ SIZE_PX = {"mobilevit_xs": 256}
 class MobileVitStudyConfig(StrictConfig):
     """The published protocol: the same split and the same settings for all networks, a tenth of the images for the test.
 
-    `n_images`: how many of them are taken, None for all. The paper says 6,033 of 18,365 and not which; here small classes
+    `n_images`: how many of them are taken, 0 for all. The paper says 6,033 of 18,365 and not which; here small classes
     are taken whole, and of the larger ones the same number, drawn. `rows`: networks by timm's names, empty for the five.
     """
 
     labels: str = "fab_eight"
     min_per_class: int = Field(default=10, ge=1)
-    n_images: int | None = Field(default=6033, ge=10)
+    n_images: int = Field(default=6033, ge=0)
     test_fraction: float = Field(default=0.1, gt=0, lt=1)
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
     rows: tuple[str, ...] = Field(default=(), strict=False)
@@ -111,13 +111,13 @@ def _config(name: str, settings: Sequence[str]) -> MobileVitConfig:
 def _cells(spec: str, config: MobileVitStudyConfig, seed: int) -> Prepared:
     given = prepare(spec, role="cells", labels=config.labels, min_per_class=config.min_per_class)
     n = config.n_images
-    if n is None or n >= len(given.dataset):
-        if n is not None and n > len(given.dataset):
+    if n == 0 or n >= len(given.dataset):
+        if n > len(given.dataset):
             raise InputError(
                 f"{given.dataset.name} has fewer images than the study takes",
                 expected=f"{n}",
                 got=str(len(given.dataset)),
-                remedy="Say --set n_images=NUMBER with a smaller one.",
+                remedy="Say --set n_images=NUMBER with a smaller one, or 0 for all.",
             )
         return given
     drawn = capped(given.dataset, n, seeded(seed, "images"))
