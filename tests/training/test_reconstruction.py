@@ -21,7 +21,7 @@ from hemalens.images import Preprocessing
 from hemalens.losses import structural_similarity
 from hemalens.models.reconstruction import PixelAutoencoder
 from hemalens.training import reconstruction as module
-from hemalens.training.reconstruction import ReconstructionConfig, ReconstructionModule, drawn_by, reconstruction_encoder
+from hemalens.training.reconstruction import ReconstructionConfig, ReconstructionModule, reconstruction_encoder
 
 SIZE = Preprocessing(size_px=32, mean=(120.0, 110.0, 140.0), std=(60.0, 50.0, 70.0))
 TINY = ReconstructionConfig(latent_size=8, width=2, tile_px=48, epochs=2, batch_size=8, precision="fp32")
@@ -200,18 +200,6 @@ def test_regions_are_shown_in_tiles_or_whole(
         difference = tiles[i].mean(axis=(1, 2)) - first[y : y + 48, x : x + 48].mean(axis=(0, 1))
         assert np.abs(difference).max() < 2
     assert np.abs(whole[0].mean(axis=(1, 2)) - first.mean(axis=(0, 1))).max() < 2
-
-
-def test_what_is_drawn_of_images_has_their_form(regions: CellDataset) -> None:
-    torch.manual_seed(0)
-    network = PixelAutoencoder(32, latent_size=4, width=2).eval()
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
-    drawn = drawn_by(network, pixels, SIZE)
-    assert (drawn.dtype, drawn.shape) == (np.uint8, pixels.shape)
-    normalised = (pixels - np.reshape(SIZE.mean, (3, 1, 1))) / np.reshape(SIZE.std, (3, 1, 1))
-    with torch.no_grad():
-        expected = 255 * network(torch.from_numpy(normalised.astype(np.float32))).numpy()
-    assert np.abs(drawn - expected).max() <= 0.51
 
 
 def test_one_image_and_sides_that_cannot_be_halved_are_refused(regions: CellDataset, empty_cache: Path) -> None:

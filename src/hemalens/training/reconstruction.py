@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -141,13 +140,3 @@ def _load(network: PixelAutoencoder, file: Path) -> None:
             got=str(error)[:120],
             remedy="Remove it and run again.",
         ) from error
-
-
-def drawn_by(network: PixelAutoencoder, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """What an autoencoder draws of images uint8 (n, 3, size, size), in the same form."""
-    mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)
-    std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
-    with torch.inference_mode():
-        drawn = network((torch.from_numpy(pixels).float() - mean) / std)
-    images: NDArray[np.uint8] = (drawn * 255).round().to(torch.uint8).numpy()
-    return images
