@@ -21,6 +21,7 @@ from hemalens.evaluation.results import (
     ClassScores,
     Estimate,
     Evaluation,
+    ImageAnswers,
     ReliabilityBin,
     Scatter,
     Scores,
@@ -193,6 +194,7 @@ def score(
         ),
         scatter=_scatter_of_fold(folds[0], labels, seed),
         most_confident_errors=_wrong_cells(folds, labels),
+        answers=_image_answers(folds),
         intervals=f"95 %: scores by a bootstrap over the tested {n_each}s within their classes (1,000 repeats), "
         "precision and recall exact binomial (Clopper-Pearson)",
     )
@@ -267,6 +269,25 @@ def _proportion(value: float, successes: int, n: int) -> Estimate:
         return Estimate(value=None)
     low, high = metrics.exact_interval(min(successes, n), n)
     return Estimate(value=value, low=low, high=high)
+
+
+def _image_answers(folds: list[_Fold]) -> ImageAnswers:
+    """Every tested image once, in the order of their content ids."""
+    place: dict[str, tuple[int, int]] = {}
+    for fold in folds:
+        for record, unit, truth in zip(fold.answered.records, fold.unit, fold.truth, strict=True):
+            place[record.content_id()] = (int(unit), int(truth))
+    contents = sorted(place)
+    at = {content: i for i, content in enumerate(contents)}
+    answers = np.full((len(folds), len(contents)), -1)
+    for row, fold in zip(answers, folds, strict=True):
+        row[[at[record.content_id()] for record in fold.answered.records]] = fold.predicted
+    return ImageAnswers(
+        images=tuple(content[:16] for content in contents),
+        units=tuple(place[content][0] for content in contents),
+        truth=tuple(place[content][1] for content in contents),
+        answers=tuple(tuple(row) for row in answers.tolist()),
+    )
 
 
 def _scatter_of_fold(fold: _Fold, labels: tuple[str, ...], seed: int) -> Scatter | None:

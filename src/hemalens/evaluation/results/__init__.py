@@ -1,0 +1,45 @@
+"""What a report is drawn from: every number, with its interval, as plain data that goes to `report.json` and back."""
+
+from hemalens.evaluation.results.base import Estimate
+from hemalens.evaluation.results.comparisons import Comparison
+from hemalens.evaluation.results.costs import Efficiency, Timing
+from hemalens.evaluation.results.curves import FractionCurve, FractionScores, KShot, Selection, Shots, Supervised
+from hemalens.evaluation.results.evaluations import (
+    ClassScores,
+    Evaluation,
+    ImageAnswers,
+    ReliabilityBin,
+    Scatter,
+    ScatterPoint,
+    Scores,
+    WrongCell,
+)
+from hemalens.evaluation.results.exhibits import ComparisonTable, Picture, PictureTable
+from hemalens.evaluation.results.report import DataCard, Failure, Report
+
+__all__ = [
+    "ClassScores",
+    "Comparison",
+    "ComparisonTable",
+    "DataCard",
+    "Efficiency",
+    "Estimate",
+    "Evaluation",
+    "Failure",
+    "FractionCurve",
+    "FractionScores",
+    "ImageAnswers",
+    "KShot",
+    "Picture",
+    "PictureTable",
+    "ReliabilityBin",
+    "Report",
+    "Scatter",
+    "ScatterPoint",
+    "Scores",
+    "Selection",
+    "Shots",
+    "Supervised",
+    "Timing",
+    "WrongCell",
+]

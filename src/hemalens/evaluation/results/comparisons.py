@@ -1,0 +1,34 @@
+"""Two methods on the same test images."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hemalens.evaluation.results.base import Estimate, Part
+
+
+class Comparison(Part):
+    """Whether two methods, trained on one source and tested on the same images of one target, can be told apart.
+
+    `first_only` and `second_only` count the images that one method alone answered rightly, as means over `n_models` models
+    of each. `p_accuracy` is of `test`; `difference` is the balanced accuracy of the first less that of the second, with
+    `p_difference`. The `_holm` values are corrected for all comparisons on this source and target (Holm 1979). `better`
+    names a method only where `p_difference_holm` is below 0.05.
+    """
+
+    source: str
+    target: str
+    first: str
+    second: str
+    n_images: int
+    n_models: int
+    first_only: float
+    second_only: float
+    test: Literal["McNemar, exact", "sign flips"]
+    p_accuracy: float
+    p_accuracy_holm: float
+    difference: Estimate
+    p_difference: float
+    p_difference_holm: float
+    better: str | None = None
+    transductive: bool = False

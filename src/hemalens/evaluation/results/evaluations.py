@@ -1,0 +1,114 @@
+"""A model on one set of test images: scores, confusion, calibration, embeddings, errors."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from hemalens.evaluation.results.base import Estimate, Part
+
+
+class Scores(Part):
+    """The scores of one evaluation, or their means over folds; all in [0, 1] but the NLL.
+
+    `balanced_accuracy_restricted` is the balanced accuracy when the model may choose among the tested classes only.
+    """
+
+    accuracy: Estimate
+    majority_rate: float | None
+    balanced_accuracy: Estimate
+    macro_f1: Estimate
+    balanced_accuracy_restricted: Estimate
+    ece: float | None
+    nll: float | None
+
+
+class ClassScores(Part):
+    """Precision and recall of one class with exact binomial limits; `n` true images, `n_answered` answers."""
+
+    label: str
+    n: int
+    n_answered: int
+    precision: Estimate
+    recall: Estimate
+    f1: float | None
+
+
+class ReliabilityBin(Part):
+    """One bin over the best probability."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+class ScatterPoint(Part):
+    """One cell in the plane of the first two principal components."""
+
+    x: float
+    y: float
+    label: str
+    predicted: str
+    domain: str
+
+
+class Scatter(Part):
+    """Embeddings on their first two principal components; `explained` are the shares of variance of the two."""
+
+    explained: tuple[float, float]
+    n_total: int
+    points: tuple[ScatterPoint, ...]
+
+
+class WrongCell(Part):
+    """A cell the model got wrong: what it is, what it was called, how confidently; a JPEG thumbnail as base64."""
+
+    name: str
+    label: str
+    predicted: str
+    probability: float
+    thumbnail: str
+
+
+class ImageAnswers(Part):
+    """What every model answered on every tested image, so that methods can be compared image by image.
+
+    `truth` and `answers` are places in the evaluation's `classes`; `answers` has a row for each model, with -1 where the
+    image was not put to it (the other folds of k-fold). `images` are the first 16 hex digits of the contents' ids, `units`
+    number the groups, or the images where there are none.
+    """
+
+    images: tuple[str, ...]
+    units: tuple[int, ...]
+    truth: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+
+
+class Evaluation(Part):
+    """A model, or the models of several folds pooled, on one set of test images.
+
+    `confusion` rows are `tested_classes` (true), columns `classes` (predicted). `left_out` names the classes that are
+    not tested, with the reason. `transductive`: tested images were seen in training, without their labels.
+    """
+
+    name: str
+    method: str
+    source: str
+    target: str
+    transductive: bool = False
+    n_images: int
+    n_folds: int = 1
+    classes: tuple[str, ...]
+    tested_classes: tuple[str, ...]
+    left_out: dict[str, str] = Field(default_factory=dict)
+    unreadable: dict[str, str] = Field(default_factory=dict)
+    scores: Scores
+    per_class: tuple[ClassScores, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    reliability: tuple[ReliabilityBin, ...]
+    scatter: Scatter | None = None
+    most_confident_errors: tuple[WrongCell, ...] = ()
+    answers: ImageAnswers | None = None
+    intervals: str
+    """How the intervals were made, in words."""

@@ -1,0 +1,61 @@
+"""What a study or a job puts beside the scores: tables and pictures."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, model_validator
+
+from hemalens.evaluation.results.base import Part
+
+# the first bytes of a JPEG or a PNG file, in base64
+_PICTURE = re.compile(r"(?:/9j/|iVBORw0KGgo)[A-Za-z0-9+/]*={0,2}")
+
+
+class ComparisonTable(Part):
+    """A table of a study, ours beside the published numbers; a cell is a text or a number, None where there is none."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | float | None, ...], ...]
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _as_many_cells_as_columns(self) -> ComparisonTable:
+        wrong = [row for row in self.rows if len(row) != len(self.columns)]
+        if wrong:
+            raise ValueError(f"a row of {len(wrong[0])} cells in a table of {len(self.columns)} columns")
+        return self
+
+
+class Picture(Part):
+    """One cell in several pictures, such as the image and the image with an outline, and what is to be said of it.
+
+    `pictures` are JPEG or PNG files as base64, without the head of a data URI; an empty text where there is none.
+    """
+
+    name: str
+    caption: str = ""
+    pictures: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _base64_of_known_files(self) -> Picture:
+        if not all(text == "" or _PICTURE.fullmatch(text) for text in self.pictures):
+            raise ValueError("a picture that is not the base64 text of a JPEG or PNG file")
+        return self
+
+
+class PictureTable(Part):
+    """Pictures of several cells, a row each; `columns` say what every picture of a row shows."""
+
+    title: str
+    columns: tuple[str, ...] = Field(min_length=1)
+    rows: tuple[Picture, ...]
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _as_many_pictures_as_columns(self) -> PictureTable:
+        wrong = [row for row in self.rows if len(row.pictures) != len(self.columns)]
+        if wrong:
+            raise ValueError(f"a row of {len(wrong[0].pictures)} pictures in a table of {len(self.columns)} columns")
+        return self

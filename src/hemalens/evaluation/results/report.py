@@ -1,0 +1,66 @@
+"""Everything a report shows, as plain data."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from hemalens.evaluation.results.base import Part
+from hemalens.evaluation.results.comparisons import Comparison
+from hemalens.evaluation.results.costs import Efficiency
+from hemalens.evaluation.results.curves import FractionCurve, KShot
+from hemalens.evaluation.results.evaluations import Evaluation
+from hemalens.evaluation.results.exhibits import ComparisonTable, PictureTable
+
+
+class DataCard(Part):
+    """One dataset of a report."""
+
+    role: str
+    name: str
+    n_images: int
+    class_counts: dict[str, int]
+    excluded: dict[str, int] = Field(default_factory=dict)
+    dropped: dict[str, int] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    licence: str
+    citation: str
+    fingerprint: str
+    synthetic: bool
+    audit: dict[str, str] = Field(default_factory=dict)
+    """What the audit of the files found, by the name of each check; empty where none was made."""
+
+
+class Failure(Part):
+    """A part of a benchmark that ended with an error; the others went on."""
+
+    method: str
+    protocol: str
+    source: str
+    error: str
+
+
+class Report(Part):
+    """Everything a report shows. `summary` are whole sentences in plain words; `evaluations` in the order of the table."""
+
+    kind: Literal["hemalens-report"] = "hemalens-report"
+    schema_version: Literal[1] = 1
+    title: str
+    created: str
+    command: str
+    protocol: str
+    summary: tuple[str, ...]
+    synthetic: bool
+    data: tuple[DataCard, ...]
+    evaluations: tuple[Evaluation, ...]
+    k_shot: tuple[KShot, ...] = ()
+    fractions: tuple[FractionCurve, ...] = ()
+    efficiency: tuple[Efficiency, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    tables: tuple[ComparisonTable, ...] = ()
+    pictures: tuple[PictureTable, ...] = ()
+    methods: dict[str, dict[str, Any]]
+    environment: dict[str, str]
+    seed: int
