@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from hemalens import graphs
 from hemalens.errors import ConfigError
-from hemalens.heads import HEADS, head_graph, head_logits, make_head
+from hemalens.heads import HEADS, head_graph, head_logits, make_head, sample_weight_of
 
 N_FEATURES = 20
 N_CLASSES = 4
@@ -143,3 +143,23 @@ def test_an_unknown_head_shows_the_near_ones() -> None:
         make_head("svm_rfb", seed=0)
     with pytest.raises(ConfigError, match=r"unknown head 'zzz'. known: ann, lr, rf, svm_poly, svm_rbf, xgboost"):
         make_head("zzz", seed=0)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_weights_move_the_answers_to_the_rare_class(blobs: Split, name: str) -> None:
+    """One class in ten, overlapping the other: weighing both alike makes it answered more often."""
+    rows, _, _ = blobs
+    rng = np.random.default_rng(5)
+    targets = (np.arange(1200) % 10 == 0).astype(np.int64)
+    embeddings = (rng.normal(0, 1.0, (1200, 4)) + 0.7 * targets[:, None]).astype(rows.dtype)
+    plain, weighted = make_head(name, seed=3), make_head(name, seed=3)
+    plain.fit(embeddings[:900], targets[:900])
+    weights = np.where(targets[:900] == 1, 5.0, 5 / 9)
+    weighted.fit(embeddings[:900], targets[:900], **sample_weight_of(weighted, weights))
+    held = embeddings[900:]
+    rare = np.asarray(plain.predict_proba(held))[:, 1].mean(), np.asarray(weighted.predict_proba(held))[:, 1].mean()
+    assert rare[1] > 1.1 * rare[0]
+
+
+def test_no_weights_are_no_argument() -> None:
+    assert sample_weight_of(make_head("lr", seed=0), None) == {}

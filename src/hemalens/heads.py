@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import onnx
@@ -14,13 +14,15 @@ from hemalens.errors import ConfigError, near_matches, require_extra
 from hemalens.graphs import IR_VERSION, ML_OPSET, OPSET, join, log_probability_graph
 
 SMALLEST_PROBABILITY = 1e-7
+ClassWeights = Literal["balanced", "none"]
+"""Whether a class weighs inverse to the number of its images, or as much as it has."""
 
 
 class Head(Protocol):
     """A scikit-learn classifier with probabilities."""
 
-    def fit(self, X: NDArray[np.floating[Any]], y: NDArray[np.int64]) -> Any:
-        """Learn from embeddings (n, d) and class indices (n,)."""
+    def fit(self, X: NDArray[np.floating[Any]], y: NDArray[np.int64], **weights: NDArray[np.float64]) -> Any:
+        """Learn from embeddings (n, d) and class indices (n,); `sample_weight_of` makes the weights."""
 
     def predict_proba(self, X: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
         """Probabilities (n, k)."""
@@ -94,6 +96,14 @@ def make_head(name: str, *, seed: int) -> Head:
     check_head(name)
     head: Head = HEADS[name](seed)
     return head
+
+
+def sample_weight_of(head: Head, weights: NDArray[np.float64] | None) -> dict[str, NDArray[np.float64]]:
+    """The weights (n,) of images as `head.fit` takes them, by name; nothing for None."""
+    if weights is None:
+        return {}
+    steps = getattr(head, "steps", None)
+    return {f"{steps[-1][0]}__sample_weight" if steps else "sample_weight": weights}
 
 
 def head_logits(head: Head, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:

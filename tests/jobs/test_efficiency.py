@@ -15,7 +15,7 @@ import trained
 from command import Command
 from hemalens.bundle import SEEN_UNLABELLED, Bundle, open_bundle, seen_images, write_bundle
 from hemalens.datasets import open_dataset
-from hemalens.errors import BundleError, ConfigError, InputError, OutputError, SplitError
+from hemalens.errors import BundleError, ConfigError, DatasetError, InputError, OutputError, SplitError
 from hemalens.evaluation.report import read_report
 from hemalens.evaluation.results import Efficiency, Estimate, Report
 from hemalens.graph_counts import count_graph
@@ -168,6 +168,16 @@ def test_classes_tested_are_part_of_the_test(labs: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("undrawn", "quick")
+def test_images_that_any_bundle_has_seen_are_left_out(labs: Path, tmp_path: Path, quick: None) -> None:
+    home = f"folder:{labs / 'home'}"
+    report = efficiency((), [labs / "near"], out=tmp_path / "run", target_spec=home, drop_seen=True, n_rounds=1)
+    (row,), (card,) = report.efficiency, report.data
+    assert (row.n_images, card.n_images, card.dropped["seen in training"]) == (12, 12, 12)
+    both = [labs / "near", labs / "far" / "bundle"]
+    with pytest.raises(DatasetError, match="shares too few classes"):
+        efficiency((), both, out=tmp_path / "both", target_spec=home, drop_seen=True, n_rounds=1)
+
+
 def test_what_was_seen_or_comes_before_the_graph_is_told(labs: Path, tmp_path: Path) -> None:
     near = open_bundle(labs / "near")
     away = open_dataset(f"folder:{labs / 'away'}")

@@ -49,10 +49,11 @@ Backbones = Annotated[
 Bundles = Annotated[
     list[Path] | None, typer.Option("--bundle", metavar="DIR", help="efficiency: a bundle, tested on --target; repeatable.")
 ]
+DropSeen = Annotated[bool, typer.Option("--drop-seen", help="Leave out images that a bundle was trained on.")]
 Classes = Annotated[int, typer.Option(min=1, help="efficiency: classes of the backbones' head.")]
 Rounds = Annotated[int, typer.Option(min=1, help="efficiency: rounds of timing in which all networks take turns.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="efficiency: threads of a network; all cores.")]
-OF_EFFICIENCY = ("--backbone", "--bundle", "--classes", "--rounds", "--threads")
+OF_EFFICIENCY = ("--backbone", "--bundle", "--drop-seen", "--classes", "--rounds", "--threads")
 FOR_EFFICIENCY = frozenset(
     (*OF_EFFICIENCY, "--protocol", "--target", "--min-per-class", "--seed", "--out", "--overwrite", "--quiet", "--json")
 )
@@ -82,7 +83,7 @@ def evaluate(
     data: Annotated[str, typer.Option("--data", metavar="SPEC", help="Labelled test data.")],
     out: Out,
     min_per_class: MinPerClass = 1,
-    drop_seen: Annotated[bool, typer.Option("--drop-seen", help="Leave out images the bundle was trained on.")] = False,
+    drop_seen: DropSeen = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -205,6 +206,7 @@ def benchmark(
     selection: Selection = "validation",
     backbone: Backbones = None,
     bundle: Bundles = None,
+    drop_seen: DropSeen = False,
     classes: Classes = 8,
     rounds: Rounds = 5,
     threads: Threads = None,
@@ -226,7 +228,7 @@ def benchmark(
     talk = Talk(quiet, as_json)
     shared = {"out": out, "min_per_class": min_per_class, "seed": seed, "overwrite": overwrite, "say": talk.say}
     if protocol == "efficiency":
-        numbers = {"n_classes": classes, "n_rounds": rounds, "n_threads": threads}
+        numbers = {"n_classes": classes, "n_rounds": rounds, "n_threads": threads, "drop_seen": drop_seen}
         _efficiency(talk, backbone or [], bundle or [], _one_target(target or []), numbers | shared)
         return
     few: dict[str, Any] = {"shots": shots, "repeats": repeats, "replacement": not without_replacement}

@@ -39,6 +39,7 @@ def efficiency(
     n_rounds: int = 5,
     n_threads: int | None = None,
     min_per_class: int = 1,
+    drop_seen: bool = False,
     seed: int = 0,
     overwrite: bool = False,
     say: Say = lambda text: None,
@@ -46,13 +47,14 @@ def efficiency(
     """Count and time timm backbones (NAME or NAME@PX, random weights, a head of `n_classes`) and bundles; report in `out`.
 
     Times come from `n_rounds` rounds in which all networks take turns, on `n_threads` threads (None: all cores). The
-    bundles are tested on the labelled images of `target_spec`, where it is given, each under its own label map. Raises
+    bundles are tested on the labelled images of `target_spec`, where it is given, each under its own label map;
+    `drop_seen` leaves out what any of them has seen. Raises
     `SplitError` for an image that a bundle has seen, `ConfigError` for a backbone or an input size that timm does not have,
     `BundleError` for a folder that is no bundle. A stopped run begins anew, since all is timed together.
     """
     networks: list[_Network] = [*_backbones(backbones, n_classes, seed), *_bundles(bundle_paths)]
     _check(networks, target_spec, n_rounds=n_rounds, n_threads=n_threads, n_classes=n_classes)
-    tests = _open_tests(networks, target_spec)
+    tests = _open_tests(networks, target_spec, drop_seen=drop_seen)
     tell(say, tests.values())
     counted = [network.count() for network in networks]
     threads = n_threads or n_cores()
@@ -262,15 +264,19 @@ def _check(networks: Sequence[_Network], target_spec: str | None, **numbers: int
 # --------------------------------------------------------------------------------------------------------------- scores
 
 
-def _open_tests(networks: Sequence[_Network], spec: str | None) -> dict[str, Prepared]:
-    """The target under the label map of each bundle, by the bundle's name; raises `SplitError` for a leak."""
+def _open_tests(networks: Sequence[_Network], spec: str | None, *, drop_seen: bool) -> dict[str, Prepared]:
+    """The target under the label map of each bundle, by the bundle's name; raises `SplitError` for a leak.
+
+    `drop_seen`: all are tested without the images that any of them has seen.
+    """
     tests: dict[str, Prepared] = {}
+    seen = {content for network in networks if isinstance(network, _Bundle) for content in network.bundle.seen}
     for network in networks:
         if spec is None or isinstance(network, _Backbone):
             continue
         bundle = network.bundle
         known = bundle.manifest.labels
-        tests[network.name] = prepare(
+        given = prepare(
             spec,
             labels=bundle.manifest.label_map,
             role="test",
@@ -279,6 +285,7 @@ def _open_tests(networks: Sequence[_Network], spec: str | None) -> dict[str, Pre
             keep=lambda label, known=known: label in known,  # type: ignore[misc]
             stages=bundle.stages,
         )
+        tests[network.name] = given.unseen(seen) if drop_seen else given
         refuse_leaks(bundle.seen, tests[network.name].dataset)
     return tests
 

@@ -10,8 +10,8 @@ from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from hemalens.evaluation.results import Report
 from hemalens.files import atomic_dir, claim_folder
-from hemalens.jobs.prepare import prepare
-from hemalens.jobs.reporting import data_card, make_report
+from hemalens.jobs.prepare import prepare, tell
+from hemalens.jobs.reporting import make_report
 from hemalens.jobs.train import Say
 
 
@@ -43,16 +43,10 @@ def evaluate(
         keep=lambda label: label in known,
         stages=bundle.stages,
     )
-    for note in given.notes:
-        say(note)
-    dataset, card = given.dataset, given.card
     if drop_seen:
-        fresh = [i for i, content in enumerate(dataset.contents) if content not in bundle.seen]
-        seen = len(dataset) - len(fresh)
-        dataset = dataset.subset(fresh)
-        dropped = {**card.dropped, "seen in training": seen}
-        card = data_card(dataset, "test").model_copy(update={"excluded": card.excluded, "dropped": dropped})
-        say(f"{dataset.name}: left out {seen} image(s) the model was trained on")
+        given = given.unseen(bundle.seen)
+    tell(say, [given])
+    dataset, card = given.dataset, given.card
     refuse_leaks(bundle.seen, dataset)
     source = next((entry.name for entry in bundle.manifest.data if entry.role == "train"), "unknown data")
     evaluation = evaluate_bundles(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from hemalens.datasets import CellDataset, Keep, open_dataset, together
 from hemalens.evaluation.results import DataCard
@@ -21,6 +21,16 @@ class Prepared:
     card: DataCard
     notes: tuple[str, ...]
     left_out: dict[str, str]
+
+    def unseen(self, seen: Collection[str]) -> Prepared:
+        """Without the images whose content ids are `seen`, which the card and a note count."""
+        fresh = [i for i, content in enumerate(self.dataset.contents) if content not in seen]
+        n_seen = len(self.dataset) - len(fresh)
+        dataset = self.dataset.subset(fresh)
+        update = {"n_images": len(dataset), "class_counts": dataset.class_counts, "fingerprint": dataset.fingerprint}
+        card = self.card.model_copy(update=update | {"dropped": {**self.card.dropped, "seen in training": n_seen}})
+        note = f"{dataset.name}: left out {n_seen} image(s) seen in training"
+        return replace(self, dataset=dataset, card=card, notes=(*self.notes, note))
 
 
 def prepare(

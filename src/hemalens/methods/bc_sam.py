@@ -22,7 +22,7 @@ from hemalens.evaluation.results import Picture, PictureTable
 from hemalens.features import MAPS_AT_ONCE, feature_maps
 from hemalens.files import default_cache_dir
 from hemalens.graphs import cut, half_map_graph, join, kind_of
-from hemalens.heads import check_head
+from hemalens.heads import ClassWeights, check_head
 from hemalens.images import Preprocessing
 from hemalens.methods.base import AuxiliaryRole, Method
 from hemalens.models.autoencoder import channels_of
@@ -58,7 +58,8 @@ class BCSamConfig(BackboneConfig):
 
     `segmenter`: the folder of a trained one (`hemalens train bc_sam_segmenter`), or "classical". `features`: whose feature
     maps are encoded, the segmenter's own as published, or those of a timm `backbone` with its `weights`. `head`: lr, rf,
-    svm_rbf, svm_poly, ann (best in the published table) or xgboost. `margin_px` and `background` shape the cell image.
+    svm_rbf, svm_poly, ann (best in the published table) or xgboost; `class_weights` "balanced" weighs each class
+    inverse to its size. `margin_px` and `background` shape the cell image.
     """
 
     features: Literal["segmenter", "timm"] = "segmenter"
@@ -67,6 +68,7 @@ class BCSamConfig(BackboneConfig):
     background: int = Field(default=128, ge=0, le=255)
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     head: str = "ann"
+    class_weights: ClassWeights = "none"
 
     def sources(self) -> dict[str, str]:
         """With the digest of a trained segmenter's manifest."""
@@ -113,6 +115,7 @@ def fit(
         method="bc_sam",
         config=config,
         head=config.head,
+        class_weights=config.class_weights,
         encoder=join(maps_of, encoder),
         preprocessing=_preprocessing(config),
         frozen_backbone=False,

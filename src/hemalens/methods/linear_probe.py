@@ -13,7 +13,7 @@ from hemalens.datasets.base import CellDataset
 from hemalens.errors import ConfigError
 from hemalens.features import extract
 from hemalens.files import default_cache_dir
-from hemalens.heads import check_head
+from hemalens.heads import ClassWeights, check_head
 from hemalens.methods.base import Method
 from hemalens.models.backbone import BackboneConfig, frozen_graph, preprocessing_of
 from hemalens.progress import track
@@ -21,9 +21,13 @@ from hemalens.training.probe import Encoded, Probe, export_probe
 
 
 class LinearProbeConfig(BackboneConfig):
-    """A backbone and a head: lr, rf, svm_rbf, svm_poly, ann or xgboost."""
+    """A backbone and a head: lr, rf, svm_rbf, svm_poly, ann or xgboost.
+
+    `class_weights`: "balanced" weighs each class inverse to its size, as drawing all equally often would.
+    """
 
     head: str = "lr"
+    class_weights: ClassWeights = "none"
 
 
 def fit(
@@ -39,7 +43,7 @@ def fit(
     if auxiliary:
         raise ConfigError("linear_probe takes no auxiliary data", got=", ".join(auxiliary))
     check_head(config.head)
-    encoder = frozen_graph(BackboneConfig(**config.model_dump(exclude={"head"})), default_cache_dir())
+    encoder = frozen_graph(BackboneConfig(**config.model_dump(exclude={"head", "class_weights"})), default_cache_dir())
     cache = FeatureCache(default_cache_dir())
     n_images = len(train) + (len(validation) if validation else 0)
     with track("embedding", n_images) as progress:
@@ -51,6 +55,7 @@ def fit(
         method="linear_probe",
         config=config,
         head=config.head,
+        class_weights=config.class_weights,
         encoder=encoder,
         preprocessing=preprocessing_of(config),
         frozen_backbone=True,

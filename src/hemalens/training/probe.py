@@ -20,18 +20,31 @@ from hemalens.evaluation.metrics import fit_temperature, log_softmax
 from hemalens.features import extract
 from hemalens.files import default_cache_dir
 from hemalens.graphs import join
-from hemalens.heads import Head, head_graph, head_logits, make_head
+from hemalens.heads import ClassWeights, Head, head_graph, head_logits, make_head, sample_weight_of
 from hemalens.images import Preprocessing
+from hemalens.sampling import balanced_weights
 from hemalens.training.export import Trained, export_bundle
 
 
-def fit_head(name: str, embeddings: NDArray[np.float32], dataset: CellDataset, *, seed: int) -> Head:
-    """A head fitted on the embeddings (n, d) of a dataset; raises `SplitError` when it cannot learn from so few images."""
+def fit_head(
+    name: str,
+    embeddings: NDArray[np.float32],
+    dataset: CellDataset,
+    *,
+    seed: int,
+    class_weights: ClassWeights = "none",
+) -> Head:
+    """A head fitted on the embeddings (n, d) of a dataset; raises `SplitError` when it cannot learn from so few images.
+
+    `class_weights` "balanced": an image weighs inverse to the number of images of its class, 1 on average. Drawing images
+    several times instead would put copies of one image on both sides of the inner folds of some heads.
+    """
     head = make_head(name, seed=seed)
+    weights = len(dataset) * balanced_weights(dataset.targets) if class_weights == "balanced" else None
     try:
         # these matrix products are too small to share: one thread is twice as fast as two, more so on a busy machine
         with threadpool_limits(1, user_api="blas"):
-            head.fit(embeddings, dataset.targets)
+            head.fit(embeddings, dataset.targets, **sample_weight_of(head, weights))
     except ValueError as error:
         # heads with inner folds or a validation part of their own need some images of each class
         raise SplitError(
@@ -57,6 +70,7 @@ class Probe:
     method: str
     config: StrictConfig
     head: str
+    class_weights: ClassWeights
     encoder: onnx.ModelProto
     preprocessing: Preprocessing
     frozen_backbone: bool
@@ -73,7 +87,7 @@ def export_probe(
     extra_files: dict[str, bytes] | None = None,
 ) -> Bundle:
     """Fit the head on `train`, calibrate it on `validation`, and write `run_dir`/bundle."""
-    head = fit_head(probe.head, train.embeddings, train.dataset, seed=seed)
+    head = fit_head(probe.head, train.embeddings, train.dataset, seed=seed, class_weights=probe.class_weights)
     temperature = 1.0
     if validation is not None:
         temperature = fit_temperature(head_logits(head, validation.embeddings), validation.dataset.targets)
