@@ -109,8 +109,8 @@ def test_wrong_override_is_refused_like_a_wrong_value() -> None:
 class _Part(StrictConfig):
     file: str = ""
 
-    def sources(self) -> dict[str, str]:
-        return super().sources() | ({"file": f"digest of {self.file}"} if self.file else {})
+    def file_digests(self) -> dict[str, str]:
+        return super().file_digests() | ({"file": f"digest of {self.file}"} if self.file else {})
 
 
 class _Whole(_Part):
@@ -120,11 +120,11 @@ class _Whole(_Part):
 
 
 def test_files_are_named_with_their_digests_down_to_the_parts() -> None:
-    assert _Config().sources() == _Whole().sources() == {}
+    assert _Config().file_digests() == _Whole().file_digests() == {}
     whole = _Whole(file="a", first=_Part(file="b"), second=_Part(file="c"))
     expected = {"file": "digest of a", "first.file": "digest of b", "second.file": "digest of c"}
-    assert whole.sources() == expected
-    assert _Whole(first=_Part(file="b")).sources() == {"first.file": "digest of b"}
+    assert whole.file_digests() == expected
+    assert _Whole(first=_Part(file="b")).file_digests() == {"first.file": "digest of b"}
 
 
 def test_configuration_cannot_be_changed() -> None:

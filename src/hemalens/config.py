@@ -18,13 +18,13 @@ class StrictConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    def sources(self) -> dict[str, str]:
+    def file_digests(self) -> dict[str, str]:
         """Digests, by key, of what lies in files that the configuration names: as much a part of what it asks for."""
         found: dict[str, str] = {}
         for key in type(self).model_fields:
             part = getattr(self, key)
             if isinstance(part, StrictConfig):
-                found |= {f"{key}.{name}": digest for name, digest in part.sources().items()}
+                found |= {f"{key}.{name}": digest for name, digest in part.file_digests().items()}
         return found
 
     @classmethod

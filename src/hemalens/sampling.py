@@ -25,13 +25,18 @@ def seeded(seed: int, *names: str) -> np.random.Generator:
 
 @dataclass(frozen=True, slots=True)
 class Cleaning:
-    """What was taken out before training: images under two labels, spare copies, unreadable files."""
+    """What was taken out before training: images under two labels, spare copies, unreadable files.
+
+    `outside` counts the images that have no label under the label map, by reason. `sizes` are (width, height) in px of
+    each labelled image that can be read, by its content id; from the headers alone unless everything was `decoded`.
+    """
 
     conflicting: tuple[Record, ...]
     copies: tuple[Record, ...]
     unreadable: tuple[Record, ...]
     outside: dict[str, int]
-    """Images that have no label under the label map, by reason."""
+    sizes: dict[str, tuple[int, int]]
+    decoded: bool
 
     def __str__(self) -> str:
         return (
@@ -59,13 +64,16 @@ def clean(dataset: CellDataset, *, unreadable: Unreadable = "refuse") -> tuple[C
     raise `ImageError`, are dropped, or are kept for whoever reports them one by one.
     """
     everything, dataset = dataset, dataset.labelled()
-    broken = _unreadable(dataset, thorough=unreadable == "drop") if unreadable != "keep" else []
+    thorough = unreadable == "drop"
+    broken, sizes = _looked_at(dataset, thorough=thorough)
     if broken and unreadable == "refuse":
         _, error = broken[0]
         raise ImageError(
             f"{len(broken)} of {len(dataset)} images cannot be read, first: {error.what}",
             remedy="Run `hemalens data audit`, repair or remove them, or say --drop-unreadable.",
         )
+    if unreadable == "keep":
+        broken = []
     bad = {id(record) for record, _ in broken}
     said_of: dict[str, set[str]] = defaultdict(set)
     for content, record in zip(everything.contents, everything.records, strict=True):
@@ -86,18 +94,29 @@ def clean(dataset: CellDataset, *, unreadable: Unreadable = "refuse") -> tuple[C
     order = {id(record): i for i, record in enumerate(dataset.records)}
     cleaned = dataset.subset(sorted(order[id(record)] for record in kept))
     unread = tuple(record for record, _ in broken)
-    return cleaned, Cleaning(tuple(conflicting), tuple(copies), unread, everything.excluded_counts)
+    return cleaned, Cleaning(tuple(conflicting), tuple(copies), unread, everything.excluded_counts, sizes, decoded=thorough)
 
 
-def _unreadable(dataset: CellDataset, *, thorough: bool) -> list[tuple[Record, ImageError]]:
-    """Records whose header, or with `thorough` whose every pixel, cannot be read."""
-    found = []
-    for record in dataset.records:
+def _looked_at(
+    dataset: CellDataset, *, thorough: bool
+) -> tuple[list[tuple[Record, ImageError]], dict[str, tuple[int, int]]]:
+    """Records whose header, or with `thorough` whose every pixel, cannot be read; (width, height) of the others."""
+    broken, sizes = [], {}
+    for content, record in zip(dataset.contents, dataset.records, strict=True):
         try:
-            record.read() if thorough else image_size(record.path)
+            sizes[content] = record.read().shape[1::-1] if thorough else _size(record)
         except ImageError as error:
-            found.append((record, error))
-    return found
+            broken.append((record, error))
+    return broken, sizes
+
+
+def _size(record: Record) -> tuple[int, int]:
+    """(width, height) by the header of the image, or of its box as far as that lies within."""
+    width, height = image_size(record.path)
+    if record.box is None:
+        return width, height
+    x_min, y_min, x_max, y_max = record.box
+    return min(x_max, width) - max(x_min, 0), min(y_max, height) - max(y_min, 0)
 
 
 def units(dataset: CellDataset) -> NDArray[np.int64]:

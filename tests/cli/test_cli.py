@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import hemalens
 import trained
 from command import Command
 from hemalens.datasets import READERS
+from hemalens.studies import STUDIES, describe_study
 
 VERBS = (
     (),
@@ -31,6 +34,8 @@ VERBS = (
     ("evaluate",),
     ("benchmark",),
     ("study",),
+    ("study", "list"),
+    *(("study", name) for name in STUDIES),
 )
 HEAVY = ("torch", "torchvision", "timm", "lightning", "sklearn", "matplotlib", "pandas", "onnxruntime", "scipy", "skimage")
 
@@ -65,6 +70,36 @@ def test_list_names_every_reader_with_its_licence(command: Command) -> None:
     assert all(f"{name}:PATH" in printed for name in READERS)
 
 
+def test_study_list_shows_every_study_within_80_columns(command: Command, tmp_path: Path) -> None:
+    ended = command("study", "list")
+    assert ended.code == 0
+    assert max(len(line) for line in ended.out.splitlines()) <= 80
+    words = " ".join(ended.out.split())
+    assert all(each.citation in words and each.headline in words for each in map(describe_study, STUDIES))
+    assert "No folder was searched" in words
+    (tmp_path / "AML-Cytomorphology_LMU").mkdir()
+    searched = command("study", "list", "--root", tmp_path).out
+    assert "refused" in searched
+    assert "not found" in searched
+    assert "No folder was searched" not in searched
+    facts = json.loads(command("study", "list", "--json").out)
+    assert [entry["name"] for entry in facts["studies"]] == list(STUDIES)
+    assert command("study", "list", "--root", tmp_path / "nowhere").error.startswith("error: there is no folder")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_says_in_one_line_what_it_needs(name: str, command: Command, tmp_path: Path) -> None:
+    printed = " ".join(command("study", name, "--help").out.split())
+    assert all(f"{role.name}" in printed and role.published.title in printed for role in describe_study(name).roles)
+    ended = command("study", name)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.count("\n") == 1
+    assert f"the study {name} needs --data ROLE=SPEC and --out DIR" in ended.error
+    ended = command("study", name, "--data", "nobody=folder:x", "--out", tmp_path / "run")
+    assert (ended.code, "has no role 'nobody'" in ended.error) == (2, True)
+    assert command("study", f"{name}x").code == 2
+
+
 def test_synthesize_then_audit(command: Command, tmp_path: Path) -> None:
     folder = tmp_path / "drawn cells"
     ended = command("data", "synthesize", folder, "--n-per-class", 1, "--laboratory", "lab_b", "--quiet")
@@ -84,6 +119,25 @@ def test_audit_prints_hostile_names_on_one_line(command: Command, tmp_path: Path
     lines = command("data", "audit", f"folder:{tmp_path / 'cells'}", "--quiet").out.splitlines()
     assert "unreadable: 1" in lines
     assert any("two\\nlines.png" in line for line in lines)
+
+
+def test_audit_fits_eighty_columns_and_gives_each_file_a_line(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 20, 20, 3), dtype=np.uint8)
+    for i in range(24):
+        folder = tmp_path / "cells" / f"a cell type of a long name {i % 12}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[i]).save(folder / f"{i}.png")
+        Image.fromarray(pixels[i]).save(folder / f"{i} again.png")
+    monkeypatch.chdir(tmp_path)
+    lines = command("data", "audit", "folder:cells", "--labels", "as_labelled", "--quiet").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    at = lines.index("byte-identical copies: 24")
+    first = "cells/a cell type of a long name 0"
+    assert lines[at + 1 : at + 3] == [f"  {first}/0 again.png", f"    = {first}/0.png"]
+    assert "  and 4 more (--json lists them)" in lines
+    assert sum("a cell type of a long name 11 4" in line for line in lines) == 2, "no name is broken off its number"
 
 
 def test_predict_prints_counts_and_json(command: Command, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

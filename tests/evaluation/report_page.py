@@ -11,11 +11,13 @@ THREE_DECIMALS = re.compile(r"(?<![\d.])-?\d+\.\d{3}(?![\d.])")
 
 
 def numbers(value: Any) -> set[str]:
-    """Every number of a report with three decimals."""
+    """Every number of a report with three decimals, and chance: one over the number of tested classes."""
     if isinstance(value, float):
         return {f"{value:.3f}"}
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return {text for part in parts for text in numbers(part)}
+    tested = (value.get("tested_classes") or value.get("classes")) if isinstance(value, dict) else None
+    chance = {f"{1 / len(tested):.3f}"} if tested else set()
+    return chance.union(*map(numbers, parts))
 
 
 def markdown_rows(markdown: str, heading: str) -> list[list[str]]:

@@ -90,23 +90,20 @@ def test_every_score_is_printed(report: Report, tmp_path: Path) -> None:
 
 
 def test_overview_row_belongs_to_its_evaluation(report: Report) -> None:
-    lines = render_markdown(report).split("## Overview")[1].split("## 1.")[0].strip().splitlines()
+    lines = render_markdown(report).split("## Overview")[1].split("\n\n")[1].splitlines()
     for line, evaluation in zip(lines[2:], report.evaluations, strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         scores = evaluation.scores
-        assert cells[1:5] == [
-            evaluation.method,
-            f"{evaluation.source} \u2192 {evaluation.target}",
-            f"{evaluation.n_images:,}",
-            str(evaluation.n_folds),
-        ]
-        assert [cell.split(" ")[0] for cell in cells[5:]] == [
+        assert cells[1:3] == [evaluation.method, f"{evaluation.source} \u2192 {evaluation.target}"]
+        assert [cell.split(" ")[0] for cell in cells[3:-2]] == [
             f"{value:.3f}"
             for value in (
-                scores.accuracy.value, scores.majority_rate, scores.balanced_accuracy.value, scores.macro_f1.value,
-                scores.balanced_accuracy_restricted.value, scores.ece, scores.nll,
+                scores.accuracy.value, scores.majority_rate, scores.balanced_accuracy.value,
+                1 / len(evaluation.tested_classes), scores.macro_f1.value, scores.balanced_accuracy_restricted.value,
+                scores.ece, scores.nll,
             )
         ]  # fmt: skip
+        assert cells[-2:] == [f"{evaluation.n_images:,}", str(evaluation.n_folds)]
 
 
 def test_html_is_well_formed_and_accessible(html: str) -> None:
@@ -180,7 +177,7 @@ def test_missing_values_are_named() -> None:
     # the overall scores are in the overview and in the section of the evaluation
     assert html.replace("n/a: not available", "").count("n/a") == n_missing + 7 + 1  # the caption names the ECE again
     markdown = render_markdown(report)
-    assert markdown.count("n/a") == n_missing + 7
+    assert markdown.replace("n/a: not available", "").count("n/a") == n_missing + 7
     for text in (html, markdown):
         assert not re.search(r"\b(None|nan)\b", text)
 
@@ -226,9 +223,7 @@ def test_same_report_same_files(report: Report, html: str) -> None:
 
 def test_large_report_stays_small(tmp_path: Path) -> None:
     write_report(make_report(n_evaluations=2, n_points=1000), tmp_path)
-    path = tmp_path / "report.html"
-    assert path.stat().st_size < 2_000_000
-    assert path.read_text(encoding="utf-8").count('href="data:image/png;base64,') >= 2
+    assert (tmp_path / "report.html").stat().st_size < 600_000
 
 
 def test_many_classes_and_foreign_names_are_drawn() -> None:

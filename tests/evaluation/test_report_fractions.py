@@ -110,14 +110,15 @@ def test_rows_belong_to_their_method_and_fraction(report: Report) -> None:
 
 
 def test_overview_has_a_row_for_each_method_and_a_column_for_each_fraction(report: Report, html: str) -> None:
-    lines = render_markdown(report).split("## Overview")[1].split("\n## ")[0].strip().splitlines()[2:]
-    assert lines[0] == "| Target | Method | 1 % | 10 % | 50 % | 100 % |"
+    lines = render_markdown(report).split("## Overview")[1].split("\n\n")[2].splitlines()
+    assert lines[0] == "| Target | Method | 1 % | 10 % | 50 % | 100 % | Chance | Majority rate |"
     assert len(lines) == 2 + len(report.fractions)
     for line, curve in zip(lines[2:], report.fractions, strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[:2] == [curve.target, _tagged(curve)]
         estimates = [part.balanced_accuracy for part in _ascending(curve)]
-        assert cells[2:] == [f"{e.value:.3f} ({e.low:.3f}\u2013{e.high:.3f})" for e in estimates]
+        assert cells[2:-2] == [f"{e.value:.3f} ({e.low:.3f}\u2013{e.high:.3f})" for e in estimates]
+        assert cells[-2:] == [f"{1 / len(curve.classes):.3f}", "0.288"]
     links = [str(a["href"]) for tag, a in Page(html).tags if tag == "a"]
     assert links[1:6] == ["#overview", "#fractions-1", "#fractions-2", "#data", "#making"]
 

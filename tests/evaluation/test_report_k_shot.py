@@ -97,13 +97,17 @@ def test_rows_belong_to_their_method_and_k(report: Report) -> None:
 
 
 def test_overview_has_a_row_for_each_method_and_a_column_for_each_k(report: Report) -> None:
-    lines = render_markdown(report).split("## Overview")[1].split("\n## ")[0].strip().splitlines()[2:]
-    assert lines[0] == "| Target | Method | " + " | ".join(f"k = {k}" for k in KS) + " | All labels |"
+    lines = render_markdown(report).split("## Overview")[1].split("\n\n")[2].splitlines()
+    assert (
+        lines[0] == "| Target | Method | " + " | ".join(f"k = {k}" for k in KS) + " | All labels | Chance | Majority rate |"
+    )
     assert len(lines) == 2 + len(report.k_shot)
     for line, result in zip(lines[2:], report.k_shot, strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[:2] == [result.target, result.method + (" **transductive**" if result.transductive else "")]
-        assert [cell.split(" ")[0] for cell in cells[2:-1]] == [f"{s.balanced_accuracy.value:.3f}" for s in result.shots]
+        assert [cell.split(" ")[0] for cell in cells[2:-3]] == [f"{s.balanced_accuracy.value:.3f}" for s in result.shots]
+        rates = [s.majority_rate for s in result.shots]
+        assert cells[-2:] == [f"{1 / len(result.classes):.3f}", f"{min(rates):.3f}\u2013{max(rates):.3f}"]
 
 
 def test_a_report_without_evaluations_has_no_empty_section(report: Report, html: str) -> None:
@@ -111,7 +115,7 @@ def test_a_report_without_evaluations_has_no_empty_section(report: Report, html:
     check_self_contained(html)
     page = Page(html)
     links = [str(a["href"]) for tag, a in page.tags if tag == "a"]
-    assert links[1:7] == ["#overview", "#k-shot-1", "#k-shot-2", "#tables", "#data", "#making"]
+    assert links[1:8] == ["#summary", "#overview", "#k-shot-1", "#k-shot-2", "#tables", "#data", "#making"]
     for text in (page.text, render_markdown(report)):
         assert "Every evaluation" not in text
         assert "Trained on" not in text
@@ -151,8 +155,8 @@ def test_transductive_results_cannot_be_overlooked(report: Report, html: str) ->
     warning = f"Transductive: \u201c{name}\u201d. Before this method classified, it had looked at the tested images"
     assert markdown.count(f"> **{warning}") == 2
     assert Page(html).text.count(warning) == 2
-    # by target: overview, legend of the curves, two tables, embedding
-    assert html.count('<strong class="tag">transductive</strong>') == 2 * 5
+    # by target: overview, legend of the curves, two tables, embedding by cell type and by domain
+    assert html.count('<strong class="tag">transductive</strong>') == 2 * 6
     assert html.count('<tbody class="flagged">') == 2 * 2
     honest = _with(report, transductive=False)
     assert "**transductive**" not in render_markdown(honest)

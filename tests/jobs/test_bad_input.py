@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 import trained
+from bench import benchmark
 from command import Command
 from hemalens import evaluate, predict, train
 from hemalens.errors import (
@@ -33,7 +34,6 @@ from hemalens.errors import (
     SplitError,
     WeightsError,
 )
-from hemalens.jobs.benchmark import Folds, benchmark
 from hemalens.methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -362,8 +362,12 @@ def test_a_benchmark_of_no_method_and_protocols_that_do_not_fit(folder: Path, tm
             benchmark(["linear_probe"], spec, protocol=protocol, out=out)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="k-fold takes no target"):
         benchmark(["linear_probe"], spec, protocol="k-fold", target_specs=[spec], out=out)
-    with pytest.raises(SplitError, match=r"shared|trained on"):
-        benchmark(["linear_probe"], spec, protocol="cross-domain", target_specs=[spec], plan=Folds(2), out=out)
+    with pytest.raises(InputError, match="cross-domain needs a target"):
+        # the source is not its own target
+        benchmark(["linear_probe"], spec, protocol="cross-domain", target_specs=[spec], folds=2, out=out)
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    with pytest.raises(SplitError, match=r"trained on"):
+        benchmark(["linear_probe"], spec, protocol="cross-domain", target_specs=[f"folder:{copied}"], folds=2, out=out)
 
 
 def test_validation_data_with_images_of_the_training_data_or_without_its_classes(

@@ -14,17 +14,16 @@ import onnxruntime
 import pytest
 
 import trained
+from bench import benchmark, keys
 from command import Command
 from hemalens import open_bundle
 from hemalens.bundle import Bundle
 from hemalens.datasets import CellDataset, open_dataset
-from hemalens.errors import DatasetError, InputError, OutputError, SplitError
+from hemalens.errors import DatasetError, SplitError
 from hemalens.evaluation.fractions import FractionPlan
-from hemalens.evaluation.k_shot import KShotPlan
 from hemalens.evaluation.report import read_report
 from hemalens.evaluation.results import Report
 from hemalens.inference import list_images
-from hemalens.jobs.benchmark import PLANS, Folds, KShotRequest, Plan, benchmark
 from hemalens.jobs.fractions import fixed_parts, halved, tidy
 from hemalens.jobs.fractions import tested_whole as all_of_it_tested
 from hemalens.methods import Method
@@ -38,7 +37,7 @@ FITS = [f"{fraction}/seed_{draw}" for draw in range(2) for fraction in ("1", "0.
 FIRST = AuxiliaryRole("first", "labelled images to begin with", labelled=True)
 
 
-class KilledError(Exception):
+class KilledError(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
@@ -75,16 +74,20 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> Fits:
     def find(name: str) -> Method:
         return replace(trained.stub_method(fits), name=name, roles=(FIRST,) if name.startswith("with_") else ())
 
-    monkeypatch.setattr("hemalens.jobs.benchmark.find_method", find)
+    monkeypatch.setattr("hemalens.jobs.benchmark_config.find_method", find)
     return fits
 
 
 def _run(
-    labs: Path, out: Path, *, methods: tuple[str, ...] = ("one",), plan: Plan | None = SMALL, **changes: Any
+    labs: Path, out: Path, *, methods: tuple[str, ...] = ("one",), plan: FractionPlan | None = SMALL, **changes: Any
 ) -> Report:
+    return benchmark(methods, **_asked(labs, out, plan=plan, **changes))
+
+
+def _asked(labs: Path, out: Path, **changes: Any) -> dict[str, Any]:
     targets = [f"folder:{labs / name}" for name in changes.pop("targets", ())]
     source = f"folder:{labs / changes.pop('source', 'home')}"
-    return benchmark(methods, source, target_specs=targets, protocol="fractions", out=out, plan=plan, **changes)
+    return {"source": source, "target_specs": targets, "protocol": "fractions", "out": out, **changes}
 
 
 def _contents(*parts: CellDataset) -> set[str]:
@@ -129,7 +132,7 @@ def test_a_real_method_on_fractions_of_drawn_cells(tmp_path: Path, tmp_path_fact
     lab_b = trained.laboratory(tmp_path_factory, "lab_b")
     for scores in away.fractions:
         bundles = [
-            open_bundle(out / "fits" / "linear_probe" / f"{scores.fraction:g}" / f"seed_{draw}" / "bundle")
+            open_bundle(out / "fits" / "linear_probe" / "lab_a" / f"{scores.fraction:g}" / f"seed_{draw}" / "bundle")
             for draw in range(2)
         ]
         expected = [_balanced_accuracy(bundle, lab_b) for bundle in bundles]
@@ -138,7 +141,7 @@ def test_a_real_method_on_fractions_of_drawn_cells(tmp_path: Path, tmp_path_fact
         assert {len(bundle.seen) for bundle in bundles} == {scores.n_train + 4}
     assert (report.evaluations, report.k_shot) == ((), ())
     assert report.protocol == "fractions, 40 %, 100 % of 20 training images, 2 seeds"
-    assert "linear_probe: 40 %, 100 % of 20 training images, 2 seeds" in said
+    assert "linear_probe, seed 0: 20 images" in said
     assert [card.role for card in report.data] == ["source", "target"]
     assert report.synthetic
     assert read_report(out / "report.json") == report
@@ -208,7 +211,7 @@ def test_images_of_a_target_that_cannot_be_read_are_listed(labs: Path, fits: Fit
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_killed_run_goes_on_and_a_finished_one_is_refused(
+def test_a_killed_run_goes_on_and_a_finished_one_is_known(
     labs: Path, fits: Fits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, make = tmp_path / "run", trained.colour_bundle
@@ -232,16 +235,17 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_refused(
         {"targets": ("away",)},
         {"seed": 1},
     ):
-        with pytest.raises(OutputError, match="holds another run"):
-            _run(labs, out, **changed)
+        other = keys(("one",), **_asked(labs, out, **({"plan": SMALL} | changed)))
+        assert other != keys(("one",), **_asked(labs, out, plan=SMALL))
     said: list[str] = []
     resumed = _run(labs, out, say=said.append)
     assert fits.folders == FITS[2:]
-    assert "going on with the stopped run" in said
+    assert any("what is known there is not run again" in text for text in said)
     unbroken = _run(labs, tmp_path / "again")
     assert resumed.fractions == unbroken.fractions
-    with pytest.raises(OutputError, match="holds this run, finished"):
-        _run(labs, out)
+    fits.given.clear()
+    assert _run(labs, out).fractions == unbroken.fractions
+    assert fits.given == []
 
 
 # -------------------------------------------------------------------------------------------------------- further data
@@ -262,7 +266,7 @@ def test_further_data_go_to_the_methods_that_have_a_use_for_them(
 
         return replace(stub, name=name, fit=fit, roles=(FIRST,) if name == "with_first" else ())
 
-    monkeypatch.setattr("hemalens.jobs.benchmark.find_method", find)
+    monkeypatch.setattr("hemalens.jobs.benchmark_config.find_method", find)
     said: list[str] = []
     specs = [("first", f"folder:{labs / 'first'}")]
     out = tmp_path / "run"
@@ -272,8 +276,9 @@ def test_further_data_go_to_the_methods_that_have_a_use_for_them(
     assert given["with_first"][0]["first"].class_counts == {"another": 3, "one": 3}
     assert [(card.role, card.n_images) for card in report.data] == [("source", 45), ("auxiliary, first", 6)]
     assert "first: no class of five_class, read as labelled" in said
-    with pytest.raises(OutputError, match="holds another run"):
-        _run(labs, out, methods=("plain", "with_first"))
+    given["plain"].clear()
+    _run(labs, out, methods=("plain", "with_first"))
+    assert (len(given["plain"]), len(given["with_first"])) == (0, 8), "only what had a use for them runs again without"
 
 
 def test_a_test_image_among_further_data_is_refused_before_training(labs: Path, fits: Fits, tmp_path: Path) -> None:
@@ -327,31 +332,6 @@ def test_what_cannot_be_drawn_or_tested_is_refused(labs: Path, fits: Fits, tmp_p
     _refused(fits, out)
     report = benchmark(["one"], f"folder:{few}", protocol="fractions", out=out, plan=SMALL, min_per_class=3)
     assert report.fractions[0].classes == ("neutrophil", "lymphocyte")
-
-
-PLAN_OF: dict[str, Plan] = {
-    "k-fold": Folds(3),
-    "cross-domain": Folds(3),
-    "k-shot": KShotRequest(KShotPlan((1,))),
-    "fractions": SMALL,
-}
-
-
-@pytest.mark.parametrize("protocol", PLAN_OF)
-@pytest.mark.parametrize("other", PLAN_OF)
-def test_the_plan_of_another_protocol_is_refused(labs: Path, fits: Fits, tmp_path: Path, protocol: Any, other: str) -> None:
-    assert PLANS.keys() == PLAN_OF.keys()
-    if isinstance(PLAN_OF[other], PLANS[protocol]):
-        return
-    said = {"k-fold": "has no folds", "cross-domain": "has no folds", "k-shot": "memorises no images"}
-    name = "k-fold" if other == "cross-domain" else other
-    with pytest.raises(InputError) as error:
-        benchmark(["one"], f"folder:{labs / 'home'}", protocol=protocol, out=tmp_path / "run", plan=PLAN_OF[other])
-    assert str(error.value) == (
-        f"the protocol {protocol} {said.get(other, 'draws no fractions')}. "
-        f"Leave the options of {name} out, or say --protocol {name}."
-    )
-    _refused(fits, tmp_path / "run")
 
 
 # --------------------------------------------------------------------------------------------------- parts of a source
@@ -452,10 +432,16 @@ def test_the_command_takes_the_whole_plan(labs: Path, fits: Fits, tmp_path: Path
         assert curve.selection == "published-selection"
     assert printed.seed == 7
     assert [card.role for card in printed.data] == ["source", "auxiliary, first"]
-    request = json.loads((out / "run.json").read_text())["request"]
-    asked = {"fractions": [1.0, 0.25], "n_seeds": 1, "selection": "published-selection", "strict": True, "seed": 7}
-    assert request["fractions"] == asked
-    assert hemalens(*call).code == 2
+    config = json.loads((out / "run.json").read_text())["request"]["asked"]["config"]
+    assert config["fractions"] == {
+        "fractions": [1.0, 0.25],
+        "seeds": 1,
+        "selection": "published-selection",
+        "strict": True,
+    }
+    fits.given.clear()
+    assert hemalens(*call, "--quiet").code == 0
+    assert fits.given == [], "what is known is not run again"
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -473,7 +459,7 @@ def test_the_command_prints_a_table_and_where_the_report_lies(
         for scores in curve.fractions:
             assert f"{scores.balanced_accuracy.value:.3f}±{scores.balanced_accuracy.std:.3f}" in ended.out
     assert "class monocyte left out: not in the target" in ended.out
-    assert "one: 100 %, 50 % of 31 training images, 2 seeds" in ended.err
+    assert "[1/1] one, home -> home, test part, away, fractions: done, " in ended.err
 
 
 @pytest.mark.parametrize(
@@ -491,8 +477,9 @@ def test_the_command_prints_a_table_and_where_the_report_lies(
         (("--aux", "first"), "cannot read --aux 'first'; expected ROLE=SPEC"),
         (("--aux", "frist=folder:x"), "with_first: no use for auxiliary data of the role 'frist'. did you mean 'first'?"),
         (("--aux", "first=folder:gone"), "there is no folder 'gone'"),
-        (("--shots", "1,2"), "the protocol fractions memorises no images. Leave the options of k-shot out"),
-        (("--support", "folder:x"), "the protocol fractions memorises no images"),
+        (("--shots", "1,2"), "--shots has no use in the protocol fractions. Leave it out, or say --protocol k-shot."),
+        (("--support", "folder:x"), "--support has no use in the protocol fractions"),
+        (("--folds", "3"), "--folds has no use in the protocol fractions"),
     ],
 )
 def test_the_command_refuses_what_makes_no_sense(
@@ -513,7 +500,7 @@ def test_the_options_of_fractions_belong_to_no_other_protocol(
     more = ("--shots", "1") if protocol == "k-shot" else ()
     ended = hemalens(*call, *more)
     assert (ended.code, ended.out) == (2, "")
-    assert f"the protocol {protocol} draws no fractions. Leave the options of fractions out" in ended.error
+    assert f"{options[0]} has no use in the protocol {protocol}. Leave it out, or say --protocol fractions." in ended.error
     _refused(fits, tmp_path / "run")
 
 
@@ -521,7 +508,7 @@ def test_a_role_that_a_method_needs_is_asked_for(
     labs: Path, tmp_path: Path, hemalens: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needy = replace(trained.stub_method(), name="needy", roles=(replace(FIRST, required=True),))
-    monkeypatch.setattr("hemalens.jobs.benchmark.find_method", lambda name: needy)
+    monkeypatch.setattr("hemalens.jobs.benchmark_config.find_method", lambda name: needy)
     ended = hemalens(*_call(labs, tmp_path / "run", method="needy"))
     assert (ended.code, ended.error) == (2, "error: needy needs labelled images to begin with. Say --aux first=SPEC.")
     assert not (tmp_path / "run").exists()

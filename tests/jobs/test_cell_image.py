@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import trained
+from bench import benchmark
 from fakes import FAKES
 from hemalens import evaluate, open_bundle, predict, train
 from hemalens.bundle import Bundle
@@ -24,7 +25,6 @@ from hemalens.evaluation.k_shot import KShotPlan
 from hemalens.evaluation.report import read_report
 from hemalens.inference import list_images
 from hemalens.jobs.adapt import adapt
-from hemalens.jobs.benchmark import Folds, KShotRequest, benchmark
 from hemalens.methods import METHODS, find_method
 from hemalens.sampling import k_fold, seeded
 from hemalens.segmentation import CellImageConfig
@@ -302,7 +302,7 @@ def _bench(home: Path, out: Path, protocol: Any, **more: Any) -> Any:
         out=out,
         cell_image="classical",
         settings=SMALLEST["linear_probe"],
-        **({"plan": Folds(2)} | more),
+        **({"folds": 2} | more),
     )
 
 
@@ -311,7 +311,7 @@ def _home_in_folds(home: Path, out: Path) -> tuple[tuple[int, ...], ...]:
     cells = open_dataset(f"folder:{home}")
     total = np.zeros((4, 4), int)
     for number, (_, test) in enumerate(k_fold(cells, 2, seeded(0, "k_fold"))):
-        bundle = open_bundle(out / "fits" / "linear_probe" / f"fold_{number}" / "bundle")
+        bundle = open_bundle(out / "fits" / "linear_probe" / home.name / f"fold_{number}" / "bundle")
         assert bundle.manifest.before_graph[0].segmenter == "classical"
         assert bundle.seen.isdisjoint(test.contents)
         total += np.array(_confusion(bundle, test, _by_hand()))
@@ -324,7 +324,7 @@ def test_k_fold_and_cross_domain_cut_the_cells_out(home: Path, away: Path, tmp_p
     assert at_home.confusion == _home_in_folds(home, tmp_path / "run")
     total = np.zeros((4, 4), int)
     for number in range(2):
-        bundle = open_bundle(tmp_path / "run" / "fits" / "linear_probe" / f"fold_{number}" / "bundle")
+        bundle = open_bundle(tmp_path / "run" / "fits" / "linear_probe" / home.name / f"fold_{number}" / "bundle")
         total += np.array(_confusion(bundle, open_dataset(f"folder:{away}"), _by_hand()))
     assert abroad.confusion == tuple(map(tuple, total.tolist()))
     for card, n in zip(report.data, (32, 12), strict=True):
@@ -344,8 +344,8 @@ def test_k_shot_memorises_cell_images(home: Path, away: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(job, "embed", spy)
     plan = KShotPlan(shots=(1,), n_repeats=2)
-    _bench(home, tmp_path / "run", "k-shot", target_specs=[f"folder:{away}"], plan=KShotRequest(plan))
-    bundle = open_bundle(tmp_path / "run" / "fits" / "linear_probe" / "bundle")
+    _bench(home, tmp_path / "run", "k-shot", target_specs=[f"folder:{away}"], plan=plan)
+    bundle = open_bundle(tmp_path / "run" / "fits" / "linear_probe" / home.name / "whole" / "bundle")
     ((target, embeddings),) = seen
     wanted = _answers(bundle, [record.path for record in target.records], _by_hand(), "embedding")
     np.testing.assert_allclose(embeddings, wanted, atol=1e-4)

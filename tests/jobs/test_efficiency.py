@@ -19,7 +19,7 @@ from hemalens.errors import BundleError, ConfigError, DatasetError, InputError, 
 from hemalens.evaluation.report import read_report
 from hemalens.evaluation.results import Efficiency, Estimate, Report
 from hemalens.graph_counts import count_graph
-from hemalens.jobs import efficiency as module
+from hemalens.jobs import networks as module
 from hemalens.jobs.efficiency import efficiency
 from hemalens.jobs.evaluate import evaluate
 from hemalens.jobs.timing import alternate
@@ -309,20 +309,20 @@ def test_the_command_prints_tables_and_json(labs: Path, tmp_path: Path, command:
     [
         (
             ("--protocol", "efficiency", "--bundle", "x", "--methods", "finetune", "--source", "folder:x"),
-            "the protocol efficiency has no use for some options; got --methods, --source",
+            "--bundle goes without methods",
         ),
-        (("--protocol", "efficiency", "--bundle", "x", "--folds", "5"), "no use for some options; got --folds"),
+        (("--protocol", "efficiency", "--bundle", "x", "--folds", "5"), "--folds has no use in the protocol efficiency"),
         (("--protocol", "efficiency", "--bundle", "x", "--target", "folder:a", "--target", "folder:b"), "takes one target"),
         (("--protocol", "efficiency"), "no network is named"),
         (("--protocol", "efficiency", "--backbone", "resnet5000"), "unknown backbone 'resnet5000'"),
-        (("--protocol", "k-fold"), "the protocol k-fold needs --methods and --source"),
-        (("--methods", "linear_probe"), "the protocol cross-domain needs --source"),
-        (("--protocol", "k-shot", "--source", "folder:x"), "the protocol k-shot needs --methods"),
+        (("--protocol", "k-fold"), "a benchmark needs methods. Say --methods"),
+        (("--methods", "linear_probe"), "a benchmark needs sources. Say --source"),
+        (("--protocol", "k-shot", "--source", "folder:x"), "a benchmark needs methods. Say --methods"),
         (
             ("--methods", "finetune", "--source", "folder:x", "--backbone", "resnet50", "--rounds", "5"),
-            "the protocol cross-domain has no use for some options; got --backbone, --rounds",
+            "--backbone has no use in the protocol cross-domain. Leave it out, or say --protocol efficiency.",
         ),
-        (("--protocol", "k-fold", "--bundle", "x"), "no use for some options; got --bundle"),
+        (("--protocol", "k-fold", "--bundle", "x", "--methods", "finetune", "--source", "folder:x"), "--bundle has no use"),
     ],
 )
 def test_options_of_the_other_protocols_are_refused_on_one_line(

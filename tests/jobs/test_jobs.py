@@ -15,11 +15,11 @@ import pandas
 import pytest
 
 import trained
+from bench import benchmark
 from hemalens import evaluate, open_bundle, predict, train
 from hemalens.bundle import Bundle
 from hemalens.errors import OutputError, SplitError
 from hemalens.evaluation.report import read_report
-from hemalens.jobs.benchmark import Folds, benchmark
 from hemalens.jobs.quickstart import quickstart
 from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import asked_of, claim_run, finish_run, fit_in
@@ -28,7 +28,7 @@ from hemalens.methods import Method, find_method
 REPORT_FILES = {"report.json", "report.md", "report.html"}
 
 
-class KilledError(Exception):
+class KilledError(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
@@ -48,7 +48,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return trained.stub_method(lambda learn, held, run_dir: folders.append(run_dir.name))
 
     monkeypatch.setattr("hemalens.jobs.train.find_method", find)
-    monkeypatch.setattr("hemalens.jobs.benchmark.find_method", find)
+    monkeypatch.setattr("hemalens.jobs.benchmark_config.find_method", find)
     return folders
 
 
@@ -188,7 +188,7 @@ def test_what_another_request_left_is_not_gone_on_with(tmp_path: Path) -> None:
 class _WithFile(trained.StubConfig):
     weights: str
 
-    def sources(self) -> dict[str, str]:
+    def file_digests(self) -> dict[str, str]:
         return {"weights": Path(self.weights).read_text()}
 
 
@@ -295,6 +295,26 @@ def test_evaluate_from_end_to_end(bundle: Bundle, labs: Callable[[str], str], tm
     assert read_report(tmp_path / "report" / "report.json") == report
     (evaluation,) = report.evaluations
     assert (evaluation.source, evaluation.target, evaluation.n_images) == ("lab_a", "lab_b", 4 * trained.N_PER_CLASS)
+    (table,) = report.pictures
+    assert table.title == "nearest_colour on lab_b: what answers rest on"
+    assert 0 < len(table.rows) <= 12
+    right = sum(evaluation.confusion[i][i] > 0 for i in range(4))
+    assert sum(row.caption.startswith("right: ") for row in table.rows) == right
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_evaluate_shows_as_many_cells_as_asked_for(
+    bundle: Bundle, labs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    for n in (3, 0):
+        report = evaluate(bundle.path, labs("lab_b"), out=tmp_path / f"{n}", n_occluded=n, say=said.append)
+        assert [len(table.rows) for table in report.pictures] == ([n] if n else [])
+    assert not any("too large" in text for text in said)
+    monkeypatch.setattr("hemalens.evaluation.occlusion.affordable", lambda bundle, n: 0)
+    report = evaluate(bundle.path, labs("lab_b"), out=tmp_path / "large", say=said.append)
+    assert sum(len(table.rows) for table in report.pictures) == 0
+    assert said[-1] == "no picture of what answers rest on: the network is too large for it"
 
 
 def test_evaluate_refuses_images_the_model_has_seen(bundle: Bundle, labs: Any, tmp_path: Path) -> None:
@@ -318,7 +338,7 @@ def test_evaluate_drops_seen_images_when_asked(
     report = evaluate(bundle.path, f"folder:{tmp_path / 'mixed'}", out=tmp_path / "r", drop_seen=True, say=said.append)
     assert report.evaluations[0].n_images == report.data[0].n_images == 4 * trained.N_PER_CLASS
     assert report.data[0].dropped == {"copies": 1, "seen in training": 3}, "what was dropped before stays on the card"
-    assert "mixed: left out 3 image(s) the model was trained on" in said
+    assert "mixed: left out 3 image(s) seen in training" in said
 
 
 # --------------------------------------------------------------------------------------------------------- benchmark
@@ -331,21 +351,22 @@ def test_a_benchmark_from_end_to_end(labs: Callable[[str], str], fits: list[str]
         target_specs=[labs("lab_b")],
         protocol="cross-domain",
         out=tmp_path / "run",
-        plan=Folds(2),
+        folds=2,
     )
     assert [(e.source, e.target, e.n_folds) for e in report.evaluations] == [("lab_a", "lab_a", 2), ("lab_a", "lab_b", 2)]
     assert _names(tmp_path / "run") >= REPORT_FILES
     assert fits == ["fold_0", "fold_1"]
     assert read_report(tmp_path / "run" / "report.json") == report
-    with pytest.raises(OutputError, match="finished"):
-        benchmark(
-            ["nearest_colour"],
-            labs("lab_a"),
-            target_specs=[labs("lab_b")],
-            protocol="cross-domain",
-            out=tmp_path / "run",
-            plan=Folds(2),
-        )
+    again = benchmark(
+        ["nearest_colour"],
+        labs("lab_a"),
+        target_specs=[labs("lab_b")],
+        protocol="cross-domain",
+        out=tmp_path / "run",
+        folds=2,
+    )
+    assert again.evaluations == report.evaluations
+    assert fits == ["fold_0", "fold_1"], "what is known is not run again"
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -353,7 +374,7 @@ def test_a_stopped_benchmark_fits_only_what_is_missing(
     labs: Callable[[str], str], fits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run() -> Any:
-        return benchmark(["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / "run", plan=Folds(3))
+        return benchmark(["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / "run", folds=3)
 
     make = trained.colour_bundle
 
@@ -370,7 +391,7 @@ def test_a_stopped_benchmark_fits_only_what_is_missing(
     fits.clear()
     resumed = run()
     assert fits == ["fold_2"]
-    unbroken = benchmark(["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / "again", plan=Folds(3))
+    unbroken = benchmark(["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / "again", folds=3)
     assert resumed.evaluations == unbroken.evaluations
 
 
@@ -379,7 +400,7 @@ def test_a_damaged_fold_is_fitted_again(
     labs: Callable[[str], str], fits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run() -> Any:
-        return benchmark(["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / "run", plan=Folds(2))
+        return benchmark(["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / "run", folds=2)
 
     def killed(*given: object, **more: object) -> None:
         raise KilledError
@@ -389,17 +410,17 @@ def test_a_damaged_fold_is_fitted_again(
         with pytest.raises(KilledError):
             run()
     fits.clear()
-    (model,) = (tmp_path / "run").rglob("fold_1/bundle/model.onnx")
+    (model,) = (tmp_path / "run").rglob("fold_0/bundle/model.onnx")
     model.write_bytes(model.read_bytes()[:50])
     run()
-    assert fits == ["fold_1"]
+    assert fits == ["fold_0"]
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_settings_of_one_method_and_of_all(labs: Callable[[str], str], fits: list[str], tmp_path: Path) -> None:
     for name, setting in (("all", "scale=9.0"), ("one", "nearest_colour.scale=9.0")):
         report = benchmark(
-            ["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / name, plan=Folds(2), settings=[setting]
+            ["nearest_colour"], labs("lab_a"), protocol="k-fold", out=tmp_path / name, folds=2, settings=[setting]
         )
         assert report.methods["nearest_colour"] == {"scale": 9.0}
 

@@ -347,7 +347,7 @@ def test_images_behind_its_first_weights_were_seen_too(
         )
         assert bundle.seen == _contents(other) | after_tissue.seen
         assert [entry.role for entry in bundle.manifest.data] == ["train", "validation"]
-        assert config.sources() == {"weights": sha256_file(after_tissue.path / "weights.safetensors")}
+        assert config.file_digests() == {"weights": sha256_file(after_tissue.path / "weights.safetensors")}
 
 
 def test_images_seen_without_labels_behind_its_first_weights_count_as_well(

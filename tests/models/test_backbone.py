@@ -206,7 +206,7 @@ def test_the_file_behind_a_name(tmp_path: Path) -> None:
 
 def test_a_configuration_is_also_the_content_of_its_weights(tmp_path: Path) -> None:
     for name in ("none", "package", "hub"):
-        assert BackboneConfig(weights=name).sources() == {}, "what the name alone says"
+        assert BackboneConfig(weights=name).file_digests() == {}, "what the name alone says"
     file = tmp_path / "weights.safetensors"
     found = []
     for fill in (0.0, 1.0):
@@ -214,7 +214,7 @@ def test_a_configuration_is_also_the_content_of_its_weights(tmp_path: Path) -> N
         os.utime(file, (1e9 + fill, 1e9 + fill))
         digest_of_file = hashlib.sha256(file.read_bytes()).hexdigest()
         for named in (file, tmp_path):
-            assert _tiny(weights=str(named)).sources() == {"weights": digest_of_file}
+            assert _tiny(weights=str(named)).file_digests() == {"weights": digest_of_file}
         found.append(digest_of_file)
     assert found[0] != found[1]
 

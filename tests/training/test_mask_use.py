@@ -325,11 +325,11 @@ def test_a_trained_segmenter_is_a_source_of_the_configuration(tmp_path_factory: 
     folder = trained.segmenter(tmp_path_factory).path
     use = MaskUse(copies=1, segmenter=str(folder))
     digest = sha256_file(folder / "manifest.json")
-    assert use.sources() == {"segmenter": digest}
+    assert use.file_digests() == {"segmenter": digest}
     config = TrainingConfig.from_mapping({**trained.PROBE, "masks": use.model_dump()})
-    assert config.sources() == {"masks.segmenter": digest}
+    assert config.file_digests() == {"masks.segmenter": digest}
     for name in ("", CLASSICAL, "nowhere"):
-        assert MaskUse(segmenter=name).sources() == {}
+        assert MaskUse(segmenter=name).file_digests() == {}
 
 
 # ----------------------------------------------------------------------------------------------------------- bad masks

@@ -42,6 +42,7 @@ FewShot = Annotated[
         "centre, n_prototypes, c; repeatable.",
     ),
 ]
+DropSeen = Annotated[bool, typer.Option("--drop-seen", help="Leave out images that a bundle was trained on.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,11 @@ from hemalens.cli.common import Json, Labels, Out, Overwrite, Quiet, Seed, Talk
 
 if TYPE_CHECKING:
     from hemalens.datasets.audit import Audit
+
+WIDTH = 80
+NO_BREAK = "\N{NO-BREAK SPACE}"
+N_LISTED = 20
+"""Findings of one kind that are printed; `--json` has them all."""
 
 app = typer.Typer(help="List datasets, audit one, download one, draw synthetic cells.", no_args_is_help=True)
 
@@ -135,33 +141,49 @@ def _claim(folder: Path, *, overwrite: bool) -> None:
 
 
 def audit_lines(found: Audit) -> list[str]:
-    """An audit as lines for the terminal."""
+    """An audit as lines for the terminal; long lists go over several lines, and each file has one of its own."""
     lines = [f"{found.dataset}: {found.n_images} images under {found.label_map}"]
-    lines += [f"note: {note}" for note in found.notes]
-    lines.append("classes: " + (", ".join(f"{name} {n}" for name, n in found.class_counts.items()) or "none"))
-    lines.append("source labels: " + ", ".join(f"{name} {n}" for name, n in found.source_label_counts.items()))
-    lines += [f"excluded: {n} x {reason}" for reason, n in found.excluded.items()]
-    sizes = list(found.sizes.items())
-    lines.append("sizes (px): " + ", ".join(f"{size} ({n})" for size, n in sizes[:4]))
-    if len(sizes) > 4:
-        lines[-1] += f", {len(sizes) - 4} more"
+    for note in found.notes:
+        lines += _wrapped(f"note: {note}")
+    lines += _listed("classes", [f"{name} {n}" for name, n in found.class_counts.items()])
+    lines += _listed("source labels", [f"{name} {n}" for name, n in found.source_label_counts.items()])
+    for reason, n in found.excluded.items():
+        lines += _wrapped(f"excluded: {n} x {reason}")
+    sizes = [f"{size} ({n})" for size, n in found.sizes.items()]
+    lines += _listed("sizes (px)", sizes[:4] + ([f"{len(sizes) - 4} more"] if len(sizes) > 4 else []))
     lines.append(
         f"groups: {found.n_groups}; images without a group: {found.n_without_group}; with a mask: {found.n_with_mask}"
     )
     for domain, stats in found.domains.items():
         mean, std = ("/".join(f"{v:g}" for v in stats[key]) for key in ("mean_lab", "std_lab"))
         lines.append(f"colour of {domain}: L*a*b* mean {mean}, std {std}")
-    lines += _section("unreadable", list(found.unreadable.values()))
-    lines += _section("the same image under two labels", [" = ".join(names) for names in found.conflicts])
-    lines += _section("byte-identical copies", [" = ".join(names) for names in found.copies])
-    near = [f"{a} ~ {b} (differ by {d:g} gray levels)" for a, b, d in found.near_duplicates]
-    lines += _section("near-duplicates", near)
+    lines += _section("unreadable", [[reason] for reason in found.unreadable.values()])
+    lines += _section("the same image under two labels", found.conflicts)
+    lines += _section("byte-identical copies", found.copies)
+    near = [[a, f"{b} (differ by {d:g} gray levels)"] for a, b, d in found.near_duplicates]
+    lines += _section("near-duplicates", near, "~")
     lines.append("a plain 5-fold split would test, with a relative in training:")
     lines += [f"  {n} {what}" for what, n in found.leaks.items()]
-    lines.append("training drops what is under two labels, keeps one of identical copies, and never splits a group;")
+    lines.append("training drops what is under two labels, keeps one of identical copies,")
+    lines.append("and never splits a group;")
     lines.append("near-duplicates are for you to judge: a CSV can give them one group")
     return lines
 
 
-def _section(title: str, items: list[str]) -> list[str]:
-    return [f"{title}: {len(items)}", *(f"  {item}" for item in items[:20]), *(["  ..."] if len(items) > 20 else [])]
+def _wrapped(text: str) -> list[str]:
+    """Lines of `WIDTH`; words and paths stay whole."""
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False) or [text]
+
+
+def _listed(title: str, items: list[str]) -> list[str]:
+    """`_wrapped`, each item whole."""
+    text = ", ".join(item.replace(" ", NO_BREAK) for item in items) or "none"
+    return [line.replace(NO_BREAK, " ") for line in _wrapped(f"{title}: {text}")]
+
+
+def _section(title: str, items: list[list[str]], sign: str = "=") -> list[str]:
+    """How many findings, and the first `N_LISTED`, a line for each file of one."""
+    lines = [f"{title}: {len(items)}"]
+    for names in items[:N_LISTED]:
+        lines += [f"  {names[0]}", *(f"    {sign} {name}" for name in names[1:])]
+    return lines + ([f"  and {len(items) - N_LISTED} more (--json lists them)"] if len(items) > N_LISTED else [])

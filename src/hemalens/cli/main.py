@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hemalens import __version__
-from hemalens.cli import adaptation, data, evaluation, prediction, quantization, segmentation, studies, training
+from hemalens.cli import adaptation, benchmark, data, evaluation, prediction, quantization, segmentation, studies, training
 from hemalens.errors import HemalensError, InputError
 
 INTERRUPTED = 130
@@ -48,8 +48,8 @@ app.command("quantize")(quantization.quantize)
 app.command("predict")(prediction.predict)
 app.command("segment")(segmentation.segment)
 app.command("evaluate")(evaluation.evaluate)
-app.command("benchmark")(evaluation.benchmark)
-app.command("study")(studies.study)
+app.command("benchmark")(benchmark.benchmark)
+app.add_typer(studies.app, name="study")
 
 
 def main() -> None:

@@ -127,12 +127,27 @@ def evaluate(
     Scores are means over the bundles; intervals come from a bootstrap over the target's units. Raises `SplitError` for a
     bundle that was trained on an image it is tested on.
     """
+    return evaluate_with_answers(
+        bundles, tests, target=target, source_name=source_name, seed=seed, min_per_class=min_per_class
+    )[0]
+
+
+def evaluate_with_answers(
+    bundles: Sequence[Bundle],
+    tests: Sequence[CellDataset],
+    *,
+    target: CellDataset,
+    source_name: str,
+    seed: int,
+    min_per_class: int = 1,
+) -> tuple[Evaluation, tuple[Answered, ...]]:
+    """`evaluate`, and what each bundle answered on its images of the tested classes."""
     plan = plan_test(bundles[0].manifest.labels, target, min_per_class=min_per_class)
     for bundle, test in zip(bundles, tests, strict=True):
         refuse_leaks(bundle.seen, test)
     contents = set(target.contents)
-    answers = [answer(bundle, test.only_classes(plan.tested)) for bundle, test in zip(bundles, tests, strict=True)]
-    return score(
+    answers = tuple(answer(bundle, test.only_classes(plan.tested)) for bundle, test in zip(bundles, tests, strict=True))
+    evaluation = score(
         answers,
         plan,
         target=target,
@@ -141,6 +156,7 @@ def evaluate(
         seed=seed,
         transductive=any(not bundle.seen_unlabelled.isdisjoint(contents) for bundle in bundles),
     )
+    return evaluation, answers
 
 
 def score(

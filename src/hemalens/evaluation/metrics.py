@@ -122,13 +122,19 @@ def resampled_confusions(
     of_unit = of_unit[of_unit.sum(axis=(1, 2)) > 0]
     n_units = len(of_unit)
     stratum = of_unit.sum(axis=1).reshape(n_units, n_classes, n_classes).sum(axis=2).argmax(axis=1)
-    weights = np.zeros((n_repeats, n_units), np.float32)
-    for value in np.unique(stratum):
-        members = np.flatnonzero(stratum == value)
-        weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_repeats)
+    weights = unit_weights(stratum, rng=rng, n_repeats=n_repeats)
     drawn = (weights @ of_unit.reshape(n_units, -1)).reshape(n_repeats, len(models), n_classes, n_classes)
     resampled: Confusion = drawn.astype(np.int64).swapaxes(0, 1)
     return resampled
+
+
+def unit_weights(stratum: NDArray[np.int64], *, rng: np.random.Generator, n_repeats: int) -> NDArray[np.float32]:
+    """How often each unit is drawn, (repeats, units), with replacement within its stratum; `stratum` is (units,)."""
+    weights = np.zeros((n_repeats, len(stratum)), np.float32)
+    for value in np.unique(stratum):
+        members = np.flatnonzero(stratum == value)
+        weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n_repeats)
+    return weights
 
 
 def bootstrap_interval(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,50 @@ from hemalens.sampling import check_classes, hold_out, k_fold, seeded
 
 FitFold = Callable[[CellDataset, CellDataset, np.random.Generator, Path], Bundle]
 """(train, validation, generator, run folder) -> bundle."""
+VALIDATION_FRACTION = 0.15
+"""Share of what is learned from that is kept for early stopping and calibration."""
 
 
-def fit_whole(fit: FitFold, source: CellDataset, *, seed: int, run_dir: Path, validation_fraction: float = 0.15) -> Bundle:
-    """One model from all of the source, but for a validation part for early stopping and calibration."""
+def fit_whole(
+    fit: FitFold, source: CellDataset, *, seed: int, run_dir: Path, validation_fraction: float = VALIDATION_FRACTION
+) -> Bundle:
+    """One model from all of the source, but for a validation part."""
     rest, validation = hold_out(source, validation_fraction, seeded(seed, "validation"))
     return fit(rest, validation, seeded(seed, "fit"), run_dir)
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A part of the source to learn from, and the rest, to test on."""
+
+    train: CellDataset
+    test: CellDataset
+
+
+def split_folds(source: CellDataset, targets: Sequence[CellDataset], *, n_folds: int, seed: int) -> list[Fold]:
+    """Stratified folds of the source; groups and copies stay together.
+
+    Raises `SplitError`, before hours of work, when a target holds an image of the source, or a training part would not give
+    a validation part. `source` and `targets` must be clean (`sampling.clean`).
+    """
+    contents = set(source.contents)
+    for target in targets:
+        refuse_leaks(contents, target)
+    folds = [Fold(train, test) for train, test in k_fold(source, n_folds, seeded(seed, "k_fold"))]
+    for fold in folds:
+        check_classes(fold.train, n_units=2, purpose="a validation part in every fold")
+    return folds
+
+
+def fit_folds(
+    fit: FitFold, folds: Sequence[Fold], *, seed: int, run_dir: Path, validation_fraction: float = VALIDATION_FRACTION
+) -> list[Bundle]:
+    """A model for each fold, in `run_dir`/fold_N; its validation part is taken out of the fold's training part."""
+    bundles = []
+    for number, fold in enumerate(folds):
+        rest, validation = hold_out(fold.train, validation_fraction, seeded(seed, "validation", str(number)))
+        bundles.append(fit(rest, validation, seeded(seed, "fit", str(number)), run_dir / f"fold_{number}"))
+    return bundles
 
 
 def cross_domain(
@@ -31,27 +70,16 @@ def cross_domain(
     n_folds: int,
     seed: int,
     run_dir: Path,
-    validation_fraction: float = 0.15,
+    validation_fraction: float = VALIDATION_FRACTION,
     min_per_class: int = 1,
 ) -> list[Evaluation]:
     """k-fold on the source; each fold's model is also tested on every target whole. The source's own result comes first.
 
-    Without targets this is the `k-fold` protocol. Folds are stratified, groups and copies stay together; a validation
-    part for early stopping and calibration is taken out of each fold's training part. `source` and `targets` must be
-    clean (`sampling.clean`). Raises `SplitError` when a target holds an image of the source.
+    Without targets this is the `k-fold` protocol. Raises `SplitError` as `split_folds` does.
     """
-    contents = set(source.contents)
-    for target in targets:
-        refuse_leaks(contents, target)
-    folds = k_fold(source, n_folds, seeded(seed, "k_fold"))
-    # every training part must still give a validation part: found out now, not after hours
-    for train, _ in folds:
-        check_classes(train, n_units=2, purpose="a validation part in every fold")
-    bundles = []
-    for number, (train, _) in enumerate(folds):
-        rest, validation = hold_out(train, validation_fraction, seeded(seed, "validation", str(number)))
-        bundles.append(fit(rest, validation, seeded(seed, "fit", str(number)), run_dir / f"fold_{number}"))
-    results = [evaluate(bundles, [test for _, test in folds], target=source, source_name=source.name, seed=seed)]
+    folds = split_folds(source, targets, n_folds=n_folds, seed=seed)
+    bundles = fit_folds(fit, folds, seed=seed, run_dir=run_dir, validation_fraction=validation_fraction)
+    results = [evaluate(bundles, [fold.test for fold in folds], target=source, source_name=source.name, seed=seed)]
     for target in targets:
         results.append(
             evaluate(

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from hemalens.bundle import MODEL, Bundle, open_bundle
-from hemalens.errors import BundleError, ConfigError, InputError, one_line, require_extra
+from hemalens.bundle import open_bundle
+from hemalens.errors import InputError
 from hemalens.evaluation.evaluate import evaluate, refuse_leaks
 from hemalens.evaluation.report import formatting
 from hemalens.evaluation.results import DataCard, Efficiency, Evaluation, Report, Timing
-from hemalens.graph_counts import GraphCounts, count_graph
-from hemalens.graphs import cut
+from hemalens.jobs.networks import Backbone, Network, SavedModel, named_backbones, saved_models, time_networks
 from hemalens.jobs.prepare import Prepared, prepare, tell
 from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import claim_run, finish_run
-from hemalens.jobs.timing import Run, alternate, graph_runner, peak_memory_mb
 from hemalens.jobs.train import Say
 from hemalens.runtime import n_cores
-
-if TYPE_CHECKING:
-    from hemalens.models.backbone import BackboneConfig
 
 N_CLASSES = 8
 
@@ -52,7 +44,7 @@ def efficiency(
     `SplitError` for an image that a bundle has seen, `ConfigError` for a backbone or an input size that timm does not have,
     `BundleError` for a folder that is no bundle. A stopped run begins anew, since all is timed together.
     """
-    networks: list[_Network] = [*_backbones(backbones, n_classes, seed), *_bundles(bundle_paths)]
+    networks: list[Network] = [*named_backbones(backbones, n_classes, seed), *saved_models(bundle_paths)]
     _check(networks, target_spec, n_rounds=n_rounds, n_threads=n_threads, n_classes=n_classes)
     tests = _open_tests(networks, target_spec, drop_seen=drop_seen)
     tell(say, tests.values())
@@ -72,11 +64,7 @@ def efficiency(
     evaluations = _evaluate(networks, tests, seed=seed, min_per_class=min_per_class)
     how = f"{formatting.counted(n_rounds, 'round')}, {formatting.counted(threads, 'thread')}"
     say(f"timing {formatting.counted(len(networks), 'network')}: {how}")
-    timings = _time(networks, n_rounds, threads)
-    rows = [
-        row.model_copy(update={"timings": tuple(times)} | _scores(network, evaluations))
-        for network, row, times in zip(networks, counted, timings, strict=True)
-    ]
+    rows = _rows(networks, counted, time_networks(networks, n_rounds, threads), evaluations)
     report = make_report(
         f"What {formatting.counted(len(networks), 'network')} cost",
         f"efficiency, all networks taking turns: {how}",
@@ -90,163 +78,37 @@ def efficiency(
     return finish_run(out, report)
 
 
-# ------------------------------------------------------------------------------------------------------------- networks
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """One way to run a network: with what, where, and how precisely; `alone` is what a process of its own is told."""
-
-    runtime: Literal["torch", "onnxruntime"]
-    device: str
-    precision: Literal["fp32", "bf16", "int8"]
-    run: Run
-    alone: dict[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Backbone:
-    """A timm network of random weights at an input size."""
-
-    name: str
-    config: BackboneConfig
-    input_px: int
-    n_classes: int
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {**self.config.model_dump(mode="json"), "n_classes": self.n_classes}
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        return self.settings
-
-    def count(self) -> Efficiency:
-        from hemalens.models.efficiency import count, random_network, weights_bytes
-
-        network = random_network(self.config, n_classes=self.n_classes)
-        try:
-            counted = count(network, self.input_px)
-        except (RuntimeError, AssertionError, ValueError) as error:
-            # each network has checks of its own
-            raise ConfigError(
-                f"{self.config.backbone!r} does not take images of {self.input_px} px", got=str(error)[:120]
-            ) from error
-        return Efficiency(
-            name=self.name,
-            kind="backbone",
-            input_px=self.input_px,
-            parameters=counted.parameters,
-            parameters_without_head=counted.parameters_without_head,
-            macs=counted.macs,
-            flops=counted.flops,
-            weights_mb=weights_bytes(network) / 1e6,
-        )
-
-    def ways(self, n_threads: int) -> Iterator[_Way]:
-        """fp32 on the processor, and on a GPU where there is one; bf16 where the better of the two multiplies it."""
-        import torch
-
-        from hemalens.models.efficiency import random_network, runner
-        from hemalens.training.trainer import has_bf16
-
-        network = random_network(self.config, n_classes=self.n_classes)
-        devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-        for device in devices:
-            precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32",)
-            if device == devices[-1] and has_bf16():
-                precisions = ("fp32", "bf16")
-            for precision in precisions:
-                run = runner(network, self.input_px, device=device, precision=precision)
-                alone = {"backbone": self.config.backbone, "n_classes": self.n_classes, "precision": precision}
-                alone |= {"input_px": self.input_px, "n_threads": n_threads}
-                shown = "cpu" if device == "cpu" else torch.cuda.get_device_name()
-                yield _Way("torch", shown, precision, run, alone if device == "cpu" else None)
-
-
-@dataclass(frozen=True)
-class _Bundle:
-    """A saved bundle."""
-
-    name: str
-    bundle: Bundle
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"method": self.bundle.manifest.method, **self.bundle.manifest.config}
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        return {"name": self.name, "sha256": self.bundle.manifest.files[MODEL].sha256}
-
-    @property
-    def input_px(self) -> int:
-        return self.bundle.manifest.preprocessing.size_px
-
-    @cached_property
-    def counted(self) -> GraphCounts:
-        """The counts of the whole graph; raises `BundleError` naming the folder."""
-        try:
-            return count_graph(self.bundle.graph, self.input_px)
-        except BundleError as error:
-            where = one_line(self.bundle.path)
-            raise BundleError(f"{error.what}, in {where}", expected=error.expected, got=error.got) from error
-
-    def count(self) -> Efficiency:
-        counted = self.counted
-        encoder = count_graph(cut(self.bundle.graph, ["image"], ["embedding"]), self.input_px)
-        return Efficiency(
-            name=self.name,
-            kind="bundle",
-            input_px=self.input_px,
-            parameters=counted.parameters,
-            parameters_without_head=encoder.parameters,
-            macs=counted.macs,
-            flops=counted.flops,
-            weights_mb=self.bundle.manifest.files[MODEL].n_bytes / 1e6,
-        )
-
-    def ways(self, n_threads: int) -> Iterator[_Way]:
-        """On the processor, as precise as the graph is."""
-        run = graph_runner(self.bundle.graph_bytes, self.input_px, n_threads)
-        alone = {"graph": str((self.bundle.path / MODEL).resolve()), "input_px": self.input_px, "n_threads": n_threads}
-        yield _Way("onnxruntime", "cpu", self.counted.precision, run, alone)
-
-
-_Network = _Backbone | _Bundle
-
-
-def _backbones(names: Sequence[str], n_classes: int, seed: int) -> list[_Backbone]:
-    if not names:
+def measure_bundles(
+    named: Mapping[str, tuple[Path, Evaluation | None]],
+    *,
+    n_rounds: int,
+    n_threads: int | None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Efficiency]:
+    """Count and time bundles under names of the caller's, each beside an evaluation of its method."""
+    if not named:
         return []
-    require_extra("torch", "train", "a backbone")
-    from hemalens.models.backbone import BackboneConfig, preprocessing_of
-
-    found: dict[tuple[str, int], _Backbone] = {}
-    for text in names:
-        name, at, size = text.partition("@")
-        if at and not (size.isascii() and size.isdecimal()):
-            raise InputError(f"cannot read --backbone {text!r}", expected="NAME or NAME@PX, as in mobilevit_xs@256")
-        values = {"backbone": name, "weights": "none", "seed": seed, "image_size_px": int(size) if at else None}
-        config = BackboneConfig.from_mapping(values)
-        input_px = preprocessing_of(config).size_px
-        found.setdefault((name, input_px), _Backbone(text, config, input_px, n_classes))
-    return list(found.values())
+    networks = [SavedModel(name, open_bundle(path)) for name, (path, _) in named.items()]
+    threads = n_threads or n_cores()
+    say(f"timing {formatting.counted(len(networks), 'model')}: {formatting.counted(n_rounds, 'round')}")
+    evaluations = {name: evaluation for name, (_, evaluation) in named.items() if evaluation is not None}
+    counted = [network.count() for network in networks]
+    return _rows(networks, counted, time_networks(networks, n_rounds, threads), evaluations)
 
 
-def _bundles(paths: Sequence[Path]) -> list[_Bundle]:
-    """Bundles by method and folder, the run's folder where it is called "bundle"; a number where these are the same."""
-    found: list[_Bundle] = []
-    for path in dict.fromkeys(path.resolve() for path in paths):
-        bundle = open_bundle(path)
-        folder = path.parent.name if path.name == "bundle" else path.name
-        name = f"{bundle.manifest.method} ({folder})"
-        n_same = sum(other.name.split(", ")[0] == name for other in found)
-        found.append(_Bundle(f"{name}, {n_same + 1}" if n_same else name, bundle))
-    return found
+def _rows(
+    networks: Sequence[Network],
+    counted: Sequence[Efficiency],
+    timings: Sequence[Sequence[Timing]],
+    evaluations: Mapping[str, Evaluation],
+) -> list[Efficiency]:
+    return [
+        row.model_copy(update={"timings": tuple(times)} | _scores(network, evaluations))
+        for network, row, times in zip(networks, counted, timings, strict=True)
+    ]
 
 
-def _check(networks: Sequence[_Network], target_spec: str | None, **numbers: int | None) -> None:
+def _check(networks: Sequence[Network], target_spec: str | None, **numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise InputError(f"{name} must be one or more", got=str(number))
@@ -254,7 +116,7 @@ def _check(networks: Sequence[_Network], target_spec: str | None, **numbers: int
         raise InputError(
             "no network is named", expected="backbones or bundles", remedy="Say --backbone NAME or --bundle DIR."
         )
-    if target_spec is not None and not any(isinstance(network, _Bundle) for network in networks):
+    if target_spec is not None and not any(isinstance(network, SavedModel) for network in networks):
         raise InputError(
             "only a bundle can be tested on a target: a backbone of random weights knows no classes",
             remedy="Leave --target out, or name a --bundle.",
@@ -264,15 +126,15 @@ def _check(networks: Sequence[_Network], target_spec: str | None, **numbers: int
 # --------------------------------------------------------------------------------------------------------------- scores
 
 
-def _open_tests(networks: Sequence[_Network], spec: str | None, *, drop_seen: bool) -> dict[str, Prepared]:
+def _open_tests(networks: Sequence[Network], spec: str | None, *, drop_seen: bool) -> dict[str, Prepared]:
     """The target under the label map of each bundle, by the bundle's name; raises `SplitError` for a leak.
 
     `drop_seen`: all are tested without the images that any of them has seen.
     """
     tests: dict[str, Prepared] = {}
-    seen = {content for network in networks if isinstance(network, _Bundle) for content in network.bundle.seen}
+    seen = {content for network in networks if isinstance(network, SavedModel) for content in network.bundle.seen}
     for network in networks:
-        if spec is None or isinstance(network, _Backbone):
+        if spec is None or isinstance(network, Backbone):
             continue
         bundle = network.bundle
         known = bundle.manifest.labels
@@ -291,12 +153,12 @@ def _open_tests(networks: Sequence[_Network], spec: str | None, *, drop_seen: bo
 
 
 def _evaluate(
-    networks: Sequence[_Network], tests: dict[str, Prepared], *, seed: int, min_per_class: int
+    networks: Sequence[Network], tests: dict[str, Prepared], *, seed: int, min_per_class: int
 ) -> dict[str, Evaluation]:
     """The evaluation of each bundle that is tested, by its name."""
     found: dict[str, Evaluation] = {}
     for network in networks:
-        if isinstance(network, _Backbone) or network.name not in tests:
+        if isinstance(network, Backbone) or network.name not in tests:
             continue
         dataset = tests[network.name].dataset
         source = next((e.name for e in network.bundle.manifest.data if e.role == "train"), "unknown data")
@@ -309,7 +171,7 @@ def _evaluate(
     return found
 
 
-def _scores(network: _Network, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
+def _scores(network: Network, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     """What a row says of its bundle's evaluation; scores over other classes are those of another test."""
     evaluation = evaluations.get(network.name)
     if evaluation is None:
@@ -339,53 +201,13 @@ def _cards(tests: dict[str, Prepared]) -> list[DataCard]:
     return cards
 
 
-# --------------------------------------------------------------------------------------------------------------- timing
-
-
-def _time(networks: Sequence[_Network], n_rounds: int, n_threads: int) -> list[list[Timing]]:
-    """The times of every network, each in all its ways."""
-    with _torch_threads(n_threads, needed=any(isinstance(network, _Backbone) for network in networks)):
-        ways = [list(network.ways(n_threads)) for network in networks]
-        flat = [way for each in ways for way in each]
-        times = iter(alternate([way.run for way in flat], n_rounds))
-    return [[_timing(way, n_threads, *next(times)) for way in each] for each in ways]
-
-
-def _timing(way: _Way, n_threads: int, latency: Any, rate: Any) -> Timing:
-    return Timing(
-        runtime=way.runtime,
-        device=way.device,
-        precision=way.precision,
-        n_threads=n_threads,
-        latency_ms=latency,
-        images_per_s=rate,
-        peak_memory_mb=None if way.alone is None else peak_memory_mb(way.alone),
-    )
-
-
-@contextmanager
-def _torch_threads(n_threads: int, *, needed: bool) -> Iterator[None]:
-    """torch on so many threads; it is not imported unless it is needed."""
-    if not needed:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _remarks(networks: Sequence[_Network], rows: Sequence[Efficiency]) -> list[str]:
+def _remarks(networks: Sequence[Network], rows: Sequence[Efficiency]) -> list[str]:
     """What the table cannot show: ways that were not timed, work that is not counted."""
     remarks = []
     in_torch = [timing for row in rows for timing in row.timings if timing.runtime == "torch"]
     if in_torch and not any(timing.precision == "bf16" for timing in in_torch):
         remarks.append("bf16 is not timed: the processor does not multiply it.")
-    staged = [n.name for n in networks if isinstance(n, _Bundle) and n.bundle.manifest.before_graph]
+    staged = [n.name for n in networks if isinstance(n, SavedModel) and n.bundle.manifest.before_graph]
     if staged:
         remarks.append(f"Cutting the cell out beforehand is neither counted nor timed: {formatting.listed(staged)}.")
     return remarks

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hemalens.bundle import open_bundle
-from hemalens.evaluation.evaluate import evaluate as evaluate_bundles
-from hemalens.evaluation.evaluate import refuse_leaks
+from hemalens.evaluation.evaluate import evaluate_with_answers, refuse_leaks
+from hemalens.evaluation.occlusion import N_SHOWN, occlusion_table
 from hemalens.evaluation.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from hemalens.evaluation.results import Report
 from hemalens.files import atomic_dir, claim_folder
@@ -22,6 +22,7 @@ def evaluate(
     out: Path,
     min_per_class: int = 1,
     drop_seen: bool = False,
+    n_occluded: int = N_SHOWN,
     seed: int = 0,
     overwrite: bool = False,
     say: Say = lambda text: None,
@@ -29,7 +30,7 @@ def evaluate(
     """Test a bundle on a dataset under the bundle's own label map, and write a report into `out`.
 
     Raises `SplitError` when the bundle has seen some of the images, unless `drop_seen` takes them out. Unreadable
-    images are listed in the report.
+    images are listed in the report. `n_occluded` cells at most are shown with what the answer rests on.
     """
     claim_folder(out, (JSON_NAME, MARKDOWN_NAME, HTML_NAME), "a report", overwrite=overwrite)
     bundle = open_bundle(bundle_path)
@@ -49,13 +50,17 @@ def evaluate(
     dataset, card = given.dataset, given.card
     refuse_leaks(bundle.seen, dataset)
     source = next((entry.name for entry in bundle.manifest.data if entry.role == "train"), "unknown data")
-    evaluation = evaluate_bundles(
+    evaluation, (answered,) = evaluate_with_answers(
         [bundle], [dataset], target=dataset, source_name=source, seed=seed, min_per_class=min_per_class
     )
+    pictures = [occlusion_table(bundle, dataset, answered, n=n_occluded)] if n_occluded else []
+    if any(not table.rows for table in pictures):
+        say("no picture of what answers rest on: the network is too large for it")
     report = make_report(
         f"{bundle.manifest.method} tested on {dataset.name}",
         "a saved bundle on images it has not seen",
         evaluations=[evaluation],
+        pictures=pictures,
         data=[card],
         methods={bundle.manifest.method: bundle.manifest.config},
         seed=seed,

@@ -7,28 +7,39 @@ from dataclasses import dataclass, replace
 
 from hemalens.datasets import CellDataset, Keep, open_dataset, together
 from hemalens.evaluation.results import DataCard
+from hemalens.jobs.file_checks import file_checks
 from hemalens.jobs.reporting import data_card
-from hemalens.sampling import Unreadable, clean, leave_out_small
+from hemalens.sampling import Cleaning, Unreadable, clean, leave_out_small
 from hemalens.segmentation import Outcome
 from hemalens.stages import CellImageStage, count_outcomes
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A clean dataset, its card, notes for the terminal, and the classes left out as too small, each with the reason."""
+    """A clean dataset, its card, notes for the terminal, the classes left out as too small, each with the reason, and
+    what cleaning took out.
+    """
 
     dataset: CellDataset
     card: DataCard
     notes: tuple[str, ...]
     left_out: dict[str, str]
+    cleaning: Cleaning
 
     def unseen(self, seen: Collection[str]) -> Prepared:
         """Without the images whose content ids are `seen`, which the card and a note count."""
         fresh = [i for i, content in enumerate(self.dataset.contents) if content not in seen]
         n_seen = len(self.dataset) - len(fresh)
         dataset = self.dataset.subset(fresh)
-        update = {"n_images": len(dataset), "class_counts": dataset.class_counts, "fingerprint": dataset.fingerprint}
-        card = self.card.model_copy(update=update | {"dropped": {**self.card.dropped, "seen in training": n_seen}})
+        card = self.card.model_copy(
+            update={
+                "n_images": len(dataset),
+                "class_counts": dataset.class_counts,
+                "fingerprint": dataset.fingerprint,
+                "dropped": {**self.card.dropped, "seen in training": n_seen},
+                "audit": file_checks(dataset, self.cleaning),
+            }
+        )
         note = f"{dataset.name}: left out {n_seen} image(s) seen in training"
         return replace(self, dataset=dataset, card=card, notes=(*self.notes, note))
 
@@ -63,7 +74,7 @@ def prepare(
         kept = kept.through(stages)
         notes.append(_said_of_cells(count_outcomes(kept, stage), stage))
         card = card.model_copy(update={"notes": (*card.notes, notes[-1])})
-    return Prepared(kept, card, tuple(f"{opened.name}: {note}" for note in notes), left_out)
+    return Prepared(kept, card, tuple(f"{opened.name}: {note}" for note in notes), left_out, cleaning)
 
 
 def tell(say: Callable[[str], None], opened: Iterable[Prepared], *more: str | None) -> None:

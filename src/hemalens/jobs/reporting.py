@@ -18,23 +18,30 @@ from hemalens.evaluation.report import formatting
 from hemalens.evaluation.report.fractions import ascending, targets
 from hemalens.evaluation.report.lines import Line, Target, listed
 from hemalens.evaluation.results import (
+    Comparison,
     ComparisonTable,
     DataCard,
     Efficiency,
     Estimate,
     Evaluation,
+    Failure,
     FractionCurve,
     FractionScores,
     KShot,
+    NamedScatter,
     PictureTable,
     Report,
 )
+from hemalens.jobs.file_checks import file_checks
 from hemalens.runtime import n_cores
 from hemalens.sampling import Cleaning
 
 
 def data_card(dataset: CellDataset, role: str, cleaning: Cleaning | None = None, **dropped: int) -> DataCard:
-    """What a report says of a dataset: counts after cleaning, and what was left out on the way."""
+    """What a report says of a dataset: counts after cleaning, what was left out on the way, and what its files are like.
+
+    Without a `cleaning` nothing is known of the files.
+    """
     return DataCard(
         role=role,
         name=dataset.name,
@@ -47,6 +54,7 @@ def data_card(dataset: CellDataset, role: str, cleaning: Cleaning | None = None,
         citation=dataset.citation,
         fingerprint=dataset.fingerprint,
         synthetic=dataset.synthetic,
+        audit=file_checks(dataset, cleaning) if cleaning else {},
     )
 
 
@@ -84,6 +92,9 @@ def make_report(
     k_shot: Sequence[KShot] = (),
     fractions: Sequence[FractionCurve] = (),
     efficiency: Sequence[Efficiency] = (),
+    comparisons: Sequence[Comparison] = (),
+    failures: Sequence[Failure] = (),
+    scatters: Sequence[NamedScatter] = (),
     tables: Sequence[ComparisonTable] = (),
     pictures: Sequence[PictureTable] = (),
     verdicts: Sequence[str] = (),
@@ -110,6 +121,9 @@ def make_report(
         k_shot=tuple(k_shot),
         fractions=tuple(fractions),
         efficiency=tuple(efficiency),
+        comparisons=tuple(comparisons),
+        failures=tuple(failures),
+        scatters=tuple(scatters),
         tables=tuple(tables),
         pictures=tuple(pictures),
         methods={name: dict(config) for name, config in methods.items()},

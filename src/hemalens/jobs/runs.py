@@ -25,9 +25,16 @@ NO_AUXILIARY: Mapping[str, CellDataset] = {}
 
 
 def claim_run(
-    out: Path, request: Mapping[str, Any], *, overwrite: bool, say: Callable[[str], None] = lambda text: None
+    out: Path,
+    request: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    grows: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> bool:
     """Take `out` for the run that `request` describes; True, and said, when a stopped run of it goes on there.
+
+    With `grows`, a finished run of the same job, or one of another request, goes on too: it finds what it knows by itself.
 
     A finished run, another run, or a folder of something else is refused; `overwrite` removes a run, and nothing but a
     run. Raises `OutputError`.
@@ -45,6 +52,8 @@ def claim_run(
                 f"{one_line(out)} holds something else than a run", remedy="Choose another --out; it is not overwritten."
             )
         claim_output(out, overwrite=False)
+    elif grows and known.get("request", {}).get("job") == request["job"]:
+        pass
     elif known.get("key") != key:
         raise OutputError(
             f"{one_line(out)} holds another run (other data, settings or seed)",
@@ -82,7 +91,7 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 def asked_of(method: Method, config: StrictConfig) -> dict[str, Any]:
     """What a request says of a method: its name, its settings, and what lies in the files they name."""
-    return {"method": method.name, "config": config.model_dump(mode="json"), "sources": config.sources()}
+    return {"method": method.name, "config": config.model_dump(mode="json"), "sources": config.file_digests()}
 
 
 def fit_in(

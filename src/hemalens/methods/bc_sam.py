@@ -70,9 +70,9 @@ class BCSamConfig(BackboneConfig):
     head: str = "ann"
     class_weights: ClassWeights = "none"
 
-    def sources(self) -> dict[str, str]:
+    def file_digests(self) -> dict[str, str]:
         """With the digest of a trained segmenter's manifest."""
-        return super().sources() | segmenter_source("segmenter", self.segmenter)
+        return super().file_digests() | segmenter_source("segmenter", self.segmenter)
 
     @property
     def cell_image(self) -> CellImageConfig:

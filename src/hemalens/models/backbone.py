@@ -42,10 +42,10 @@ class BackboneConfig(StrictConfig):
     image_size_px: int | None = Field(default=None, ge=16, le=2048)
     seed: int = 0
 
-    def sources(self) -> dict[str, str]:
+    def file_digests(self) -> dict[str, str]:
         """With the digest of a weights file."""
         named = {"weights": weights_digest(self)} if weights_file(self.weights) else {}
-        return super().sources() | named
+        return super().file_digests() | named
 
 
 def preprocessing_of(config: BackboneConfig) -> Preprocessing:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from importlib import import_module
 
 from hemalens.errors import InputError, near_matches
-from hemalens.studies.base import Study
+from hemalens.studies.base import Description, Study, describe
 
-__all__ = ["STUDIES", "Study", "find_study"]
+__all__ = ["STUDIES", "Description", "Study", "describe_study", "find_study"]
 
 STUDIES: Mapping[str, str] = {
     "bc-sam": "hemalens.studies.bc_sam",
@@ -20,9 +20,18 @@ STUDIES: Mapping[str, str] = {
 """Module of each study; loaded on use."""
 
 
+def describe_study(name: str) -> Description:
+    """What is told of a study, without loading it; raises `InputError` with near matches for an unknown one."""
+    return describe(_module(name).rpartition(".")[2])
+
+
 def find_study(name: str) -> Study:
     """A study by name; raises `InputError` with near matches for an unknown one."""
+    study: Study = import_module(_module(name)).STUDY
+    return study
+
+
+def _module(name: str) -> str:
     if name not in STUDIES:
         raise InputError(f"unknown study {name!r}", remedy=near_matches(name, STUDIES))
-    study: Study = import_module(STUDIES[name]).STUDY
-    return study
+    return STUDIES[name]

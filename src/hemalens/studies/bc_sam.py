@@ -30,7 +30,7 @@ from hemalens.methods import find_method
 from hemalens.methods.bc_sam import BCSamConfig, cell_image_stage
 from hemalens.methods.finetune import FinetuneConfig
 from hemalens.sampling import check_classes
-from hemalens.studies.base import Role, Say, Study
+from hemalens.studies.base import Say, Study
 from hemalens.studies.bc_sam_latents import DISCREPANCY_WORDS, Material, Protocol, Row, Side
 from hemalens.studies.bc_sam_scores import Cell, Direction, find_gains
 from hemalens.studies.bc_sam_tables import accuracy_table, balanced_table, drawn, gain_table, verdict
@@ -214,12 +214,4 @@ def _resnext(
     return cells
 
 
-STUDY = Study(
-    name="bc-sam",
-    summary="feature maps of Segment Anything, a cross-domain autoencoder, classical heads (Cai et al. 2024)",
-    roles=(
-        Role("first", "one laboratory, or several as one; published: Matek-19", most=None),
-        Role("second", "the other one; published: Acevedo-20", most=None),
-    ),
-    run=run,
-)
+STUDY = Study.of("bc_sam", run)

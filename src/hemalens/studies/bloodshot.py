@@ -37,7 +37,7 @@ from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import claim_run, finish_run
 from hemalens.models.backbone import BackboneConfig, frozen_graph
 from hemalens.sampling import check_classes
-from hemalens.studies.base import Role, Say, Study
+from hemalens.studies.base import Say, Study
 from hemalens.studies.bloodshot_embedders import (
     FROZEN,
     JOINED,
@@ -235,17 +235,4 @@ def _with_table(seen: EmbeddedLaboratory, plan: _Plans, first: KShot) -> KShot:
     return first.model_copy(update={"shots": tuple(sorted((*rest.shots, *first.shots), key=lambda shots: shots.k))})
 
 
-STUDY = Study(
-    name="bloodshot",
-    summary="metric-learned embedders and a few memorised cells of a new laboratory (Laor 2022)",
-    roles=(
-        Role("generic", "labelled cells to train the embedder on; published: Matek-19"),
-        Role("novel", "a new laboratory, tested; published: C-NMC's preliminary test set", most=None),
-        Role(
-            "support",
-            "where its few known cells are drawn from, otherwise the novel set; published: C-NMC's fold_0",
-            least=0,
-        ),
-    ),
-    run=run,
-)
+STUDY = Study.of("bloodshot", run)

@@ -24,7 +24,7 @@ from hemalens.methods import find_method
 from hemalens.methods.mobilevit import MobileVitConfig
 from hemalens.models.efficiency import Counted, count_backbone
 from hemalens.sampling import capped, check_classes, hold_out, seeded
-from hemalens.studies.base import Role, Say, Study, published
+from hemalens.studies.base import Say, Study, published
 
 FIT = "fit."
 """Prefix of settings that go to every network."""
@@ -176,9 +176,4 @@ def size_table(counts: Mapping[str, Counted]) -> ComparisonTable:
     return ComparisonTable(title="Work and size", columns=columns, rows=tuple(rows), note=note)
 
 
-STUDY = Study(
-    name="mobilevit",
-    summary="MobileViT beside ResNet-50, DenseNet-121, MobileNetV2 and V3, from random weights (Wang, Shang and Zhang)",
-    roles=(Role("cells", "labelled cells, trained and tested on; published: Matek-19"),),
-    run=run,
-)
+STUDY = Study.of("mobilevit", run)

@@ -28,23 +28,13 @@ from hemalens.methods import find_method
 from hemalens.sampling import seeded
 from hemalens.segmenters import open_segmenter, segmenter_source
 from hemalens.stages import kept_mask
-from hemalens.studies.base import Role, Say, Study
+from hemalens.studies.base import Say, Study
 
 FIT, RESNET = "fit.", "resnet."
 """Prefixes of settings that go to the methods of all rows that have such a key, and of the rows with a ResNet-18."""
 SUBSETS = {"wbc_50": 0.5, "wbc_10": 0.1, "wbc_1": 0.01}
-WBC_ROLES = (
-    Role("wbc", "labelled white cells to learn from; published: WBC_100/train"),
-    Role("held", "white cells held out, half for validation, half for the test; published: WBC_100/val", least=0),
-    *(
-        Role(
-            name,
-            f"{100 * share:g} % of them as distributed, otherwise drawn; published: W{name[1:].upper()}/train",
-            least=0,
-        )
-        for name, share in SUBSETS.items()
-    ),
-)
+WHITE_CELLS = ("wbc", "held", *SUBSETS)
+"""The roles of white cells in both studies."""
 
 
 class WbcStudyConfig(StrictConfig):
@@ -65,9 +55,9 @@ class WbcStudyConfig(StrictConfig):
     mask_fraction: float = Field(default=0.1, gt=0, le=1)
     rows: tuple[str, ...] = Field(default=(), strict=False)
 
-    def sources(self) -> dict[str, str]:
+    def file_digests(self) -> dict[str, str]:
         """With the digest of a trained segmenter's manifest."""
-        return super().sources() | segmenter_source("mask_segmenter", self.mask_segmenter)
+        return super().file_digests() | segmenter_source("mask_segmenter", self.mask_segmenter)
 
     def plan(self, seed: int) -> FractionPlan:
         """The plan of the protocol fractions."""
@@ -247,7 +237,7 @@ def open_study(
     request = {
         "job": f"study {study.name}",
         "study": config.model_dump(mode="json"),
-        "sources": config.sources(),
+        "sources": config.file_digests(),
         "rows": {key: asked_of(find_method(row.method), own) for key, (row, own) in chosen.items()},
         "white cells": [dataset.fingerprint for dataset in _white_cells(data, config)],
         "auxiliary": {role: each.dataset.fingerprint for role, each in more.items()},
@@ -263,7 +253,7 @@ def open_study(
 
 
 def _white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig) -> list[CellDataset]:
-    return [open_dataset(spec, labels=config.labels) for role in WBC_ROLES for spec in data.get(role.name, ())]
+    return [open_dataset(spec, labels=config.labels) for role in WHITE_CELLS for spec in data.get(role, ())]
 
 
 def run_rows(study: Opened, *, out: Path, say: Say) -> dict[str, FractionRun]:

@@ -13,8 +13,8 @@ from hemalens.evaluation.results import Report
 from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import finish_run
 from hemalens.methods.finetune import PRETRAINING
-from hemalens.studies.base import Role, Say, Study, published
-from hemalens.studies.wbc import WBC_ROLES, Row, open_study, run_rows
+from hemalens.studies.base import Say, Study, published
+from hemalens.studies.wbc import Row, open_study, run_rows
 from hemalens.studies.wbc_tables import gains_table, published_table
 
 REFERENCE = "scratch"
@@ -77,12 +77,4 @@ def run(
     return finish_run(out, report)
 
 
-STUDY = Study(
-    name="wbc-augmentation",
-    summary="white cells with few labels: pretraining on other tissue, and cells cut out by their masks (Kong 2023)",
-    roles=(
-        *WBC_ROLES,
-        Role(PRETRAINING, "labelled images to train on first; published: CAM16", least=0, most=None),
-    ),
-    run=run,
-)
+STUDY = Study.of("wbc_augmentation", run)

@@ -19,8 +19,8 @@ from hemalens.jobs.reporting import make_report
 from hemalens.jobs.runs import finish_run
 from hemalens.methods.combined_network import CAM16, PRCC, CombinedNetworkConfig
 from hemalens.sampling import hold_out, seeded
-from hemalens.studies.base import Role, Say, Study, published
-from hemalens.studies.wbc import WBC_ROLES, Opened, Row, open_study, run_rows
+from hemalens.studies.base import Say, Study, published
+from hemalens.studies.wbc import Opened, Row, open_study, run_rows
 from hemalens.studies.wbc_tables import gains_table, published_table
 from hemalens.training.pretraining import pretrained
 from hemalens.training.pseudo_labels import Clusters, clusters_of
@@ -159,14 +159,4 @@ def _is_published(spec: str, dataset: CellDataset, reader: str) -> bool:
     return spec.startswith(reader) and not dataset.synthetic
 
 
-STUDY = Study(
-    name="wbc-combined",
-    summary="white cells with few labels: an autoencoder of one tissue beside a classifier of another (Mo 2023)",
-    roles=(
-        *WBC_ROLES,
-        Role(CAM16, "labelled images of other tissue; published: the training part of CAM16", most=None),
-        Role(CAM16_TEST, "the classifier of that tissue is tested on these; published: the test part of CAM16", least=0),
-        Role(PRCC, "images seen without labels; published: pRCC", most=None),
-    ),
-    run=run,
-)
+STUDY = Study.of("wbc_combined", run)

@@ -46,9 +46,9 @@ class MaskUse(StrictConfig):
     segmenter: str = ""
     gray: int = Field(default=0, ge=0, le=255)
 
-    def sources(self) -> dict[str, str]:
+    def file_digests(self) -> dict[str, str]:
         """With the digest of a trained segmenter's manifest."""
-        return super().sources() | segmenter_source("segmenter", self.segmenter)
+        return super().file_digests() | segmenter_source("segmenter", self.segmenter)
 
     @property
     def used(self) -> bool:

@@ -61,7 +61,7 @@ def pretrained(dataset: CellDataset, network: TrainingConfig, config: Pretrainin
     request: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
         "network": training.model_dump(mode="json"),
-        "sources": training.sources(),
+        "sources": training.file_digests(),
         "data": dataset.fingerprint,
         "before": [stage.digest for stage in dataset.stages],
         "masks": dataset.mask_fingerprint if config.masked_inputs else "",

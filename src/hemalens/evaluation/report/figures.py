@@ -1,29 +1,19 @@
-"""The figures of an evaluation: confusion matrix, reliability diagram and embeddings."""
+"""The figures of an evaluation: confusion matrix and reliability diagram."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hemalens.evaluation.report import formatting
-from hemalens.evaluation.report.canvas import INK, MARKERS, PAPER, POINTS_PER_PX, draw_svg
-from hemalens.evaluation.results import Evaluation, ReliabilityBin, Scatter
+from hemalens.evaluation.report.canvas import INK, PAPER, POINTS_PER_PX, draw_svg, ink_on
+from hemalens.evaluation.results import Evaluation, ReliabilityBin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours without black, then Tol's muted ones that stay apart from them; the numbers in the
-# scatter tell the classes apart where colours alone cannot.
-PALETTE = (
-    *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"),
-    *("#888888", "#882255", "#44AA99", "#999933", "#AA4499", "#117733", "#DDCC77", "#6699CC", "#661100"),
-)
-CORRECT, WRONG = "#0072B2", "#D55E00"
-N_VECTOR_POINTS = 400
-"""A scatter of more points is drawn as a PNG inside the SVG."""
-
+CORRECT, WRONG = "#0072B2", "#C25500"
 N_CLASSES_LARGE = 10
 """The confusion matrix of more classes has smaller cells and takes the whole width of a page."""
 N_FEW = 10
@@ -56,7 +46,7 @@ def confusion_figure(evaluation: Evaluation, *, name: str) -> str:
         for row, code in enumerate(evaluation.tested_classes):
             _draw_confusion_row(axes, row, code, evaluation)
         for tick, code in zip(axes.get_xticklabels(), evaluation.classes, strict=True):
-            tick.set_alpha(1.0 if code in evaluation.tested_classes else 0.5)
+            tick.set_alpha(1.0 if code in evaluation.tested_classes else 0.6)
         for line, text in enumerate((f"predicted {formatting.ARROW}", "true \N{DOWNWARDS ARROW}")):
             y = 1 - (top_px - 22 + 16 * line) / height_px
             figure.text((left_px - 4) / width_px, y, text, ha="right", va="center", alpha=0.65)
@@ -95,10 +85,10 @@ def _draw_confusion_row(axes: Axes, row: int, code: str, evaluation: Evaluation)
             axes.add_patch(Rectangle(*box, facecolor=(colour, 0.08 + 0.92 * share), edgecolor="none"))
         if edge != "none":
             axes.add_patch(Rectangle(*box, facecolor="none", edgecolor=edge, linewidth=1.0))
-        ink = "white" if share > 0.55 else INK
+        ink = ink_on(colour, 0.08 + 0.92 * share)
         small = len(str(n)) > 4
         axes.text(
-            column + 0.5, row + 0.52, str(n), ha="center", va="center", color=ink, alpha=None if n else 0.35,
+            column + 0.5, row + 0.52, str(n), ha="center", va="center", color=ink, alpha=None if n else 0.45,
             fontsize=(9 if small else 11.5) * POINTS_PER_PX,
         )  # fmt: skip
 
@@ -143,73 +133,3 @@ def _draw_bin_counts(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
         axes.text(middle, bin_.n + 0.04 * most, str(bin_.n), ha="center", va="bottom", fontsize=9 * POINTS_PER_PX)
     axes.set(ylim=(0, 1.28 * most), xlabel="confidence (best probability)", ylabel="images")
     axes.set_yticks([])
-
-
-@dataclass(frozen=True, slots=True)
-class ScatterKeys:
-    """Colour of each label and marker of each domain, in the order in which the legend lists them."""
-
-    colours: dict[str, str]
-    markers: dict[str, str]
-
-
-def scatter_keys(*scatters: Scatter) -> ScatterKeys:
-    """The keys of scatters that share a legend."""
-    labels = sorted({point.label for scatter in scatters for point in scatter.points})
-    domains = sorted({point.domain for scatter in scatters for point in scatter.points})
-    return ScatterKeys(
-        {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(labels)},
-        {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(domains)},
-    )
-
-
-def scatter_figure(scatter: Scatter, keys: ScatterKeys, *, name: str) -> str:
-    """Embeddings as SVG: colour and number are the true label, the marker is the domain, a ring a wrong prediction."""
-    colours, markers = keys.colours, keys.markers
-    width_px, height_px = 620.0, 480.0
-
-    def draw(figure: Figure) -> None:
-        axes = figure.add_axes((32 / width_px, 32 / height_px, 1 - 40 / width_px, 1 - 40 / height_px))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.set_xlabel(f"component 1 ({formatting.share(scatter.explained[0])} of the variance)")
-        axes.set_ylabel(f"component 2 ({formatting.share(scatter.explained[1])} of the variance)")
-        raster = len(scatter.points) > N_VECTOR_POINTS
-        for domain, marker in markers.items():
-            points = [p for p in scatter.points if p.domain == domain]
-            axes.scatter(
-                [p.x for p in points], [p.y for p in points], c=[colours[p.label] for p in points],
-                s=16, marker=marker, edgecolors=[(0, 0, 0, 0.45)], linewidths=0.35, alpha=0.9, rasterized=raster,
-            )  # fmt: skip
-        wrong = [p for p in scatter.points if p.predicted != p.label]
-        axes.scatter([p.x for p in wrong], [p.y for p in wrong], s=52, facecolors="none", edgecolors=INK, linewidths=0.9)
-        axes.margins(0.04)
-        _number_classes(axes, scatter, colours)
-
-    n_wrong = sum(point.predicted != point.label for point in scatter.points)
-    n_labels = len({point.label for point in scatter.points})
-    alt = f"Scatter of {len(scatter.points)} cells in {n_labels} cell types; {n_wrong} wrong predictions are ringed."
-    return draw_svg(draw, width_px, height_px, name=name, alt=alt)
-
-
-def _number_classes(axes: Axes, scatter: Scatter, colours: dict[str, str]) -> None:
-    """Write each class's number at the median of its points, moved up or down until the numbers are apart."""
-    import statistics
-
-    placed: list[tuple[float, float]] = []
-    to_px, from_px = axes.transData, axes.transData.inverted()
-    for number, (code, colour) in enumerate(colours.items(), start=1):
-        points = [p for p in scatter.points if p.label == code]
-        if not points:
-            continue
-        x, y = to_px.transform((statistics.median(p.x for p in points), statistics.median(p.y for p in points)))
-        shifts = sorted(range(-200, 201, 4), key=abs)
-        y_free = next((y + s for s in shifts if all(abs(x - a) > 22 or abs(y + s - b) > 20 for a, b in placed)), float(y))
-        placed.append((float(x), float(y_free)))
-        box = {"boxstyle": "round,pad=0.28", "facecolor": PAPER, "edgecolor": colour, "linewidth": 1.5}
-        at_x, at_y = from_px.transform((x, y_free))
-        axes.text(
-            float(at_x), float(at_y), str(number), ha="center", va="center", bbox=box, zorder=6,
-            fontsize=11 * POINTS_PER_PX, fontweight="bold",
-        )  # fmt: skip

@@ -16,7 +16,8 @@ INTRODUCTION = (
 )
 OVERVIEW_NOTE = (
     "In small print: the 95 % interval. The columns are fractions of the labelled images of the training part. "
-    "n/a: not available."
+    "Chance: the balanced accuracy of guessing. Majority rate: the accuracy of always answering the most frequent cell "
+    "type. n/a: not available."
 )
 CAPTION = (
     "Scores against the fraction of the labels,",
@@ -64,7 +65,10 @@ def overview(results: Sequence[FractionCurve]) -> Table:
     fractions = _fractions(results)
     return Table(
         "Balanced accuracy with fewer labelled images, with 95 % intervals",
-        (Column("Method", numeric=False, heads=True), *(Column(formatting.percent(f)) for f in fractions)),
+        (
+            Column("Method", numeric=False, heads=True),
+            *(Column(title) for title in (*map(formatting.percent, fractions), *lines.GUESSES)),
+        ),
         groups=tuple(
             Group(
                 Cell(target.name, href=f"#{target.anchor}"),
@@ -81,7 +85,8 @@ def _overview_row(line: Line[FractionCurve], fractions: Sequence[float]) -> tupl
     by_fraction = {scores.fraction: scores.balanced_accuracy for scores in line.result.fractions}
     estimates = (by_fraction.get(fraction) for fraction in fractions)
     cells = (estimate_cell(e.model_copy(update={"std": None})) if e else Cell(formatting.MISSING) for e in estimates)
-    return (Cell(line.name, tag=line.tag), *cells)
+    rates = [scores.majority_rate for scores in line.result.fractions]
+    return (Cell(line.name, tag=line.tag), *cells, *lines.guesses(line.result.classes, rates))
 
 
 def section(target: Target[FractionCurve]) -> Section:

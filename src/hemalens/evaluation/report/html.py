@@ -8,47 +8,36 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from hemalens.evaluation.report import curves, efficiency, figures, formatting, fractions, k_shot, pictures, tables
+from hemalens.evaluation.report import (
+    comparisons,
+    curves,
+    efficiency,
+    embeddings,
+    figures,
+    formatting,
+    fractions,
+    k_shot,
+    matrix,
+    pictures,
+    tables,
+)
+from hemalens.evaluation.report.canvas import MARKER_OUTLINES
 from hemalens.evaluation.report.curves import LineStyle
-from hemalens.evaluation.report.figures import ScatterKeys
+from hemalens.evaluation.report.embeddings import Plane
 from hemalens.evaluation.report.lines import Line, Section
 from hemalens.evaluation.report.tables import Cell, Table
-from hemalens.evaluation.results import DataCard, Efficiency, Evaluation, Report, Scatter
+from hemalens.evaluation.results import DataCard, Efficiency, Evaluation, Report, WrongCell
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-_MARKER_PATHS = {
-    "o": "M6 1.5A4.5 4.5 0 1 1 6 10.5A4.5 4.5 0 1 1 6 1.5Z",
-    "^": "M6 1.2L10.8 10H1.2Z",
-    "s": "M2 2H10V10H2Z",
-    "D": "M6 .8L11.2 6L6 11.2L.8 6Z",
-    "v": "M6 10.8L10.8 2H1.2Z",
-    "P": "M4 1H8V4H11V8H8V11H4V8H1V4H4Z",
-    "X": "M3.5 1L6 3.5L8.5 1L11 3.5L8.5 6L11 8.5L8.5 11L6 8.5L3.5 11L1 8.5L3.5 6L1 3.5Z",
-    "<": "M1.2 6L10 1.2V10.8Z",
-    ">": "M10.8 6L2 1.2V10.8Z",
-}
-"""Outlines of the markers in a box of 12 by 12, for the legends."""
-
-
-@dataclass(frozen=True, slots=True)
-class _LegendEntry:
-    """One line of the scatter's legend; a label has a number and a colour, a domain the outline of its marker."""
-
-    text: str
-    number: str = ""
-    colour: str = ""
-    path: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _ScatterLegend:
-    """The legend of a scatter, or of several with the same keys."""
-
-    labels: tuple[_LegendEntry, ...]
-    domains: tuple[_LegendEntry, ...]
+N_POINTS_SHOWN = 20_000
+N_ERRORS_SHOWN = 240
+"""So many points and wrong cells at most, divided among the evaluations, so that a page of fifty can still be sent."""
+FEWEST_POINTS, FEWEST_ERRORS = 200, 3
+N_LISTED = 6
+"""Where there are more evaluations, the contents and all but the scores of each are folded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +57,9 @@ class _EvaluationView:
     is_wide: bool
     """The confusion matrix needs the whole width of the page."""
     reliability_svg: str
-    scatter_svg: str
-    legend: _ScatterLegend
+    plane: Plane | None
+    errors: tuple[tuple[str, WrongCell], ...]
+    """What each wrong cell was called, in words, with the cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +72,6 @@ class _LineKey:
 
 
 @dataclass(frozen=True, slots=True)
-class _Embedding:
-    """A scatter of a target with the line it belongs to."""
-
-    line: Line[Any]
-    scatter: Scatter
-    svg: str
-
-
-@dataclass(frozen=True, slots=True)
 class _SectionView:
     """The results on one target with their curves as the template prints them; figures are SVG elements."""
 
@@ -98,8 +79,7 @@ class _SectionView:
     figures: tuple[str, ...]
     keys: tuple[_LineKey, ...]
     has_reference: bool
-    embeddings: tuple[_Embedding, ...]
-    legend: _ScatterLegend
+    plane: Plane | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +102,27 @@ class _CostView:
     tables: tuple[tuple[Table, str], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _MatrixView:
+    """The heat maps as (method, SVG) with their width, the steps of their scale, and their numbers as a table."""
+
+    figures: tuple[tuple[str, str], ...]
+    width_px: int
+    scale: tuple[tuple[str, float], ...]
+    table: Table
+
+
+@dataclass(frozen=True, slots=True)
+class _CardView:
+    """A dataset with its lists as lines."""
+
+    card: DataCard
+    fingerprint: str
+    lists: tuple[tuple[str, tuple[str, ...]], ...]
+    """What was excluded, dropped, noted and found by the audit, as term and lines."""
+    counts: Table
+
+
 def render_html(report: Report) -> str:
     """The whole report as one HTML text; the same report gives the same text."""
     return (
@@ -131,25 +132,27 @@ def render_html(report: Report) -> str:
             report=report,
             notice=formatting.SYNTHETIC_NOTICE if report.synthetic else "",
             few=figures.N_FEW,
+            n_listed=N_LISTED,
             research_use=formatting.RESEARCH_USE,
+            failures=tables.failures(report) if report.failures else None,
             overview=tables.overview(report) if report.evaluations else None,
+            overview_note=tables.OVERVIEW_NOTE,
             transductive=tables.transductive(report),
             curve_overviews=list(_curve_overviews(report)),
+            matrix=matrix,
+            domains=_matrix_view(report),
+            comparisons=comparisons.tables(report.comparisons),
+            comparisons_anchor=comparisons.ANCHOR,
+            comparisons_heading=comparisons.HEADING,
+            planes=list(_joint_planes(report)),
             costs=_cost_view(report.efficiency) if report.efficiency else None,
-            views=[_view(number, evaluation) for number, evaluation in enumerate(report.evaluations, start=1)],
+            views=[_view(number, report) for number in range(1, len(report.evaluations) + 1)],
             sections=[*_k_shot_views(report), *_fraction_views(report)],
-            comparisons=[(tables.comparison(table), table.note) for table in report.tables],
+            study_tables=[(tables.comparison(table), table.note) for table in report.tables],
             albums=[(table, pictures.n_abreast(table)) for table in pictures.shown(report)],
             cards=[_card(card) for card in report.data],
-            methods=[
-                (
-                    name,
-                    tables.configuration(name, values),
-                )
-                for name, values in report.methods.items()
-            ],
+            methods=[(name, tables.configuration(name, values)) for name, values in report.methods.items()],
             environment=tables.pairs("Software and machine", ("Name", "Value"), report.environment),
-            wrong_call=tables.wrong_call,
         )
     )
 
@@ -180,10 +183,11 @@ def _template(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _view(number: int, evaluation: Evaluation) -> _EvaluationView:
+def _view(number: int, report: Report) -> _EvaluationView:
+    evaluation = report.evaluations[number - 1]
     name = tables.anchor(number)
-    scatter = evaluation.scatter if evaluation.scatter is not None and evaluation.scatter.points else None
-    keys = figures.scatter_keys(scatter) if scatter else figures.scatter_keys()
+    n_errors = max(FEWEST_ERRORS, N_ERRORS_SHOWN // len(report.evaluations))
+    scatters = [(formatting.visible(evaluation.method), "", evaluation.scatter)] if evaluation.scatter else []
     return _EvaluationView(
         id=name,
         number=number,
@@ -197,20 +201,40 @@ def _view(number: int, evaluation: Evaluation) -> _EvaluationView:
         confusion_svg=figures.confusion_figure(evaluation, name=f"{name}-confusion") if evaluation.classes else "",
         is_wide=len(evaluation.classes) > figures.N_CLASSES_LARGE,
         reliability_svg=figures.reliability_figure(evaluation, name=f"{name}-reliability"),
-        scatter_svg=figures.scatter_figure(scatter, keys, name=f"{name}-scatter") if scatter else "",
-        legend=_scatter_legend(keys),
+        plane=embeddings.plane(
+            scatters,
+            name=f"{name}-scatter",
+            cells=f"of {formatting.visible(evaluation.target)}",
+            n_points=_n_points(report),
+        ),
+        errors=tuple((tables.wrong_call(cell), cell) for cell in evaluation.most_confident_errors[:n_errors]),
     )
 
 
-def _scatter_legend(keys: ScatterKeys) -> _ScatterLegend:
-    labels = (
-        _LegendEntry(formatting.label(code), number=str(i), colour=colour)
-        for i, (code, colour) in enumerate(keys.colours.items(), start=1)
-    )
-    domains = (
-        _LegendEntry(formatting.visible(domain), path=_MARKER_PATHS[marker]) for domain, marker in keys.markers.items()
-    )
-    return _ScatterLegend(tuple(labels), tuple(domains))
+def _n_points(report: Report) -> int:
+    """How many points of each scatter are drawn."""
+    return max(FEWEST_POINTS, N_POINTS_SHOWN // max(1, len(report.evaluations)))
+
+
+def _matrix_view(report: Report) -> _MatrixView | None:
+    found = matrix.matrices(report.evaluations, report.failures)
+    if found is None:
+        return None
+    return _MatrixView(matrix.figures(found), matrix.width_px(found), matrix.scale(found), matrix.table(found))
+
+
+def _joint_planes(report: Report) -> Iterator[tuple[str, Plane]]:
+    """What each joint scatter shows, with its panels."""
+    for number, joint in enumerate(report.scatters, start=1):
+        names = [formatting.visible(name) for name in (joint.source, *joint.targets)]
+        plane = embeddings.plane(
+            [(formatting.visible(joint.method), "", joint.scatter)],
+            name=f"joint-{number}",
+            cells=f"of {formatting.listed(list(dict.fromkeys(names)))}",
+            n_points=_n_points(report),
+        )
+        if plane:
+            yield f"{formatting.visible(joint.method)}, trained on {names[0]}", plane
 
 
 def _curve_overviews(report: Report) -> Iterator[tuple[Table, str]]:
@@ -223,42 +247,35 @@ def _curve_overviews(report: Report) -> Iterator[tuple[Table, str]]:
 
 def _k_shot_views(report: Report) -> Iterator[_SectionView]:
     for target in k_shot.targets(report.k_shot):
-        scatters = [(line, line.result.scatter) for line in target.lines]
-        shown = [(line, scatter) for line, scatter in scatters if scatter is not None and scatter.points]
-        keys = figures.scatter_keys(*(scatter for _, scatter in shown))
         yield _SectionView(
             k_shot.section(target),
             k_shot.figures(target),
             _line_keys(target.lines),
             has_reference=any(line.result.supervised for line in target.lines),
-            embeddings=tuple(
-                _Embedding(line, scatter, figures.scatter_figure(scatter, keys, name=f"{target.anchor}-scatter-{i}"))
-                for i, (line, scatter) in enumerate(shown, start=1)
+            plane=embeddings.plane(
+                [(line.name, line.tag, line.result.scatter) for line in target.lines if line.result.scatter],
+                name=f"{target.anchor}-scatter",
+                cells=f"of {target.name}",
+                n_points=_n_points(report),
             ),
-            legend=_scatter_legend(keys),
         )
 
 
 def _fraction_views(report: Report) -> Iterator[_SectionView]:
     for target in fractions.targets(report.fractions):
         yield _SectionView(
-            fractions.section(target),
-            fractions.figures(target),
-            _line_keys(target.lines),
-            has_reference=False,
-            embeddings=(),
-            legend=_scatter_legend(figures.scatter_keys()),
+            fractions.section(target), fractions.figures(target), _line_keys(target.lines), has_reference=False, plane=None
         )
 
 
 def _line_keys(lines: Sequence[Line[Any]]) -> tuple[_LineKey, ...]:
     styles = curves.line_styles(lines)
-    return tuple(_LineKey(line, style, _MARKER_PATHS[style.marker]) for line, style in zip(lines, styles, strict=True))
+    return tuple(_LineKey(line, style, MARKER_OUTLINES[style.marker]) for line, style in zip(lines, styles, strict=True))
 
 
 def _cost_view(results: Sequence[Efficiency]) -> _CostView:
     keys = (
-        _CostKey(formatting.visible(result.name), style.colour, _MARKER_PATHS[style.marker])
+        _CostKey(formatting.visible(result.name), style.colour, MARKER_OUTLINES[style.marker])
         for result, style in zip(results, efficiency.styles(results), strict=True)
     )
     return _CostView(
@@ -266,9 +283,19 @@ def _cost_view(results: Sequence[Efficiency]) -> _CostView:
     )
 
 
-def _card(card: DataCard) -> tuple[DataCard, str, tuple[str, ...], tuple[str, ...], Table]:
-    excluded, dropped = tables.reasons(card.excluded), tables.reasons(card.dropped)
-    return card, formatting.fingerprint(card.fingerprint), excluded, dropped, tables.class_counts(card)
+def _card(card: DataCard) -> _CardView:
+    lists = (
+        ("Excluded", tables.reasons(card.excluded)),
+        ("Dropped", tables.reasons(card.dropped)),
+        ("Notes", tuple(map(formatting.visible, card.notes))),
+        ("Audit", tables.audit(card)),
+    )
+    return _CardView(
+        card,
+        formatting.fingerprint(card.fingerprint),
+        tuple((term, lines) for term, lines in lists if lines),
+        tables.class_counts(card),
+    )
 
 
 def _sentence(text: str) -> str:

@@ -16,7 +16,8 @@ INTRODUCTION = (
 )
 OVERVIEW_NOTE = (
     "In small print: the 95 % interval. All labels: a classifier that learned from all labels instead of k images of each "
-    "cell type, on the same embeddings. n/a: not available."
+    "cell type, on the same embeddings. Chance: the balanced accuracy of guessing. Majority rate: the accuracy of always "
+    "answering the most frequent cell type; the images left to test depend on k. n/a: not available."
 )
 CAPTION = (
     "Scores against k,",
@@ -51,7 +52,7 @@ def overview(results: Sequence[KShot]) -> Table:
     found = targets(results)
     ks = sorted({k for target in found for k in _ks(target)})
     has_reference = any(result.supervised for result in results)
-    titles = [f"k = {k}" for k in ks] + (["All labels"] if has_reference else [])
+    titles = [*(f"k = {k}" for k in ks), *(["All labels"] if has_reference else []), *lines.GUESSES]
     return Table(
         "Balanced accuracy with k labelled images of each cell type, with 95 % intervals",
         (Column("Method", numeric=False, heads=True), *(Column(title) for title in titles)),
@@ -74,7 +75,8 @@ def _overview_row(line: Line[KShot], ks: Sequence[int], *, has_reference: bool) 
         [supervised.balanced_accuracy if supervised else None] if has_reference else []
     )
     cells = (estimate_cell(e.model_copy(update={"std": None})) if e else Cell(formatting.MISSING) for e in estimates)
-    return (Cell(line.name, tag=line.tag), *cells)
+    rates = [shots.majority_rate for shots in line.result.shots]
+    return (Cell(line.name, tag=line.tag), *cells, *lines.guesses(line.result.classes, rates))
 
 
 def section(target: Target[KShot]) -> Section:

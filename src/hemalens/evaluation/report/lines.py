@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from hemalens.evaluation.report import formatting
-from hemalens.evaluation.report.tables import Table, left_out
+from hemalens.evaluation.report.tables import Cell, Table, left_out
 from hemalens.evaluation.results import FractionCurve, KShot
 
 R_co = TypeVar("R_co", bound=KShot | FractionCurve, covariant=True)
@@ -18,6 +18,9 @@ Facts = tuple[tuple[str, tuple[str, ...]], ...]
 
 N_OTHERS = 3
 """So many methods, or more, with the same setting need not be named where the rest are."""
+
+GUESSES = ("Chance", "Majority rate")
+"""Titles of the columns that `guesses` fills."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,13 @@ def warning(
 def listed(names: Sequence[str]) -> str:
     """Names, which may hold commas, as a list in a sentence."""
     return formatting.listed([f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}" for name in names])
+
+
+def guesses(classes: Sequence[str], majority_rates: Sequence[float]) -> tuple[Cell, Cell]:
+    """The balanced accuracy of guessing, and the accuracy of always giving the most frequent answer, or its range."""
+    chance = formatting.score(1 / len(classes) if classes else None)
+    ends = [formatting.score(end(majority_rates)) for end in (min, max)] if majority_rates else [formatting.MISSING]
+    return Cell(chance), Cell(formatting.EN_DASH.join(dict.fromkeys(ends)))
 
 
 def unreadable(lines: Sequence[Line[T]]) -> tuple[tuple[str, str], ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from hemalens.evaluation.report import efficiency, formatting, fractions, k_shot, pictures, tables
+from hemalens.evaluation.report import comparisons, efficiency, formatting, fractions, k_shot, matrix, pictures, tables
 from hemalens.evaluation.report.lines import Section
 from hemalens.evaluation.report.tables import Cell, Table
 from hemalens.evaluation.results import DataCard, Evaluation, Report
@@ -52,17 +52,14 @@ def render_markdown(report: Report) -> str:
 
 
 def _results(report: Report) -> Iterator[str]:
-    if report.evaluations or report.k_shot or report.fractions:
-        yield "## Overview"
-    if report.evaluations:
-        yield _table(tables.overview(report))
-        if transductive := tables.transductive(report):
-            yield transductive
-    if report.k_shot:
-        yield from _curve_overview(k_shot.overview(report.k_shot))
-    if report.fractions:
-        yield from _curve_overview(fractions.overview(report.fractions))
-    yield from _costs(report)
+    if report.failures:
+        failed = tables.failures(report)
+        yield from ("## What failed", escape(failed.caption), _table(failed))
+    yield from _overview(report)
+    if found := matrix.matrices(report.evaluations, report.failures):
+        yield from _tables(matrix.HEADING, [(matrix.table(found), matrix.NOTE)])
+    yield from _tables(comparisons.HEADING, comparisons.tables(report.comparisons))
+    yield from _tables(efficiency.HEADING, efficiency.tables(report.efficiency) if report.efficiency else ())
     for number, evaluation in enumerate(report.evaluations, start=1):
         yield from _evaluation(number, evaluation)
     for few in k_shot.targets(report.k_shot):
@@ -79,6 +76,20 @@ def _results(report: Report) -> Iterator[str]:
     yield from _pictures(report)
 
 
+def _overview(report: Report) -> Iterator[str]:
+    if report.evaluations or report.k_shot or report.fractions:
+        yield "## Overview"
+    if report.evaluations:
+        yield _table(tables.overview(report))
+        yield escape(tables.OVERVIEW_NOTE)
+        if transductive := tables.transductive(report):
+            yield transductive
+    if report.k_shot:
+        yield from _captioned(k_shot.overview(report.k_shot), k_shot.OVERVIEW_NOTE)
+    if report.fractions:
+        yield from _captioned(fractions.overview(report.fractions), fractions.OVERVIEW_NOTE)
+
+
 def _pictures(report: Report) -> Iterator[str]:
     shown = pictures.shown(report)
     if shown:
@@ -91,13 +102,14 @@ def _pictures(report: Report) -> Iterator[str]:
         yield from _items(map(pictures.line, table.rows))
 
 
-def _costs(report: Report) -> Iterator[str]:
-    if report.efficiency:
-        yield f"## {efficiency.HEADING}"
-        for table, note in efficiency.tables(report.efficiency):
-            yield f"### {escape(table.caption)}"
-            yield _table(table)
-            yield escape(note)
+def _tables(heading: str, shown: Sequence[tuple[Table, str]]) -> Iterator[str]:
+    """Tables with their notes under one heading; nothing where there are none."""
+    if shown:
+        yield f"## {heading}"
+    for table, note in shown:
+        yield f"### {escape(table.caption)}"
+        yield _table(table)
+        yield escape(note)
 
 
 def _evaluation(number: int, evaluation: Evaluation) -> Iterator[str]:
@@ -119,9 +131,10 @@ def _evaluation(number: int, evaluation: Evaluation) -> Iterator[str]:
         yield from _items(f"{name}: {reason}" for name, reason in evaluation.unreadable.items())
 
 
-def _curve_overview(table: Table) -> Iterator[str]:
+def _captioned(table: Table, note: str) -> Iterator[str]:
     yield escape(table.caption)
     yield _table(table)
+    yield escape(note)
 
 
 def _section(section: Section) -> Iterator[str]:
@@ -151,6 +164,7 @@ def _data_card(card: DataCard) -> Iterator[str]:
     facts.extend(f"Excluded: {line}" for line in tables.reasons(card.excluded))
     facts.extend(f"Dropped: {line}" for line in tables.reasons(card.dropped))
     facts.extend(card.notes)
+    facts.extend(f"Audit: {line}" for line in tables.audit(card))
     yield from _items(facts)
     yield _table(tables.class_counts(card))
 

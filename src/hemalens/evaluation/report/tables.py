@@ -12,6 +12,12 @@ from hemalens.evaluation.report import formatting
 from hemalens.evaluation.results import ClassScores, ComparisonTable, DataCard, Estimate, Evaluation, Report, WrongCell
 
 # "0.91", "<0.01", "1,234", "0.91 ± 0.02", "0.91 (0.88–0.93)", "12 %"
+OVERVIEW_NOTE = (
+    "In small print: the 95 % interval, and SD, the standard deviation over folds. Majority rate: the accuracy of always "
+    "answering the most frequent cell type. Chance: the balanced accuracy of guessing, one over the number of tested cell "
+    "types. Tested classes only: the model may answer with tested cell types alone. ECE: expected calibration error. NLL: "
+    "negative log-likelihood per image, in nats. n/a: not available."
+)
 _NUMBER = re.compile(r"[<>~+\-−]?\s?\d[\d\s.,%()±–-]*")
 
 
@@ -85,6 +91,11 @@ def transfer(evaluation: Evaluation) -> str:
     return f"{formatting.visible(evaluation.source)} {formatting.ARROW} {formatting.visible(evaluation.target)}"
 
 
+def chance(evaluation: Evaluation) -> float | None:
+    """The balanced accuracy of guessing, and of always giving the same answer; None without a tested class."""
+    return 1 / len(evaluation.tested_classes) if evaluation.tested_classes else None
+
+
 def score_cells(evaluation: Evaluation) -> tuple[tuple[str, Cell], ...]:
     """The scores of an evaluation by name, in the order in which they are printed everywhere."""
     scores = evaluation.scores
@@ -92,6 +103,7 @@ def score_cells(evaluation: Evaluation) -> tuple[tuple[str, Cell], ...]:
         ("Accuracy", estimate_cell(scores.accuracy)),
         ("Majority rate", Cell(formatting.score(scores.majority_rate))),
         ("Balanced accuracy", estimate_cell(scores.balanced_accuracy)),
+        ("Chance", Cell(formatting.score(chance(evaluation)))),
         ("Macro F1", estimate_cell(scores.macro_f1)),
         ("Balanced accuracy, tested classes only", estimate_cell(scores.balanced_accuracy_restricted)),
         ("ECE", Cell(formatting.score(scores.ece))),
@@ -101,14 +113,15 @@ def score_cells(evaluation: Evaluation) -> tuple[tuple[str, Cell], ...]:
 
 def overview(report: Report) -> Table:
     """One row for each evaluation."""
-    names = ("Accuracy", "Majority rate", "Balanced accuracy", "Macro F1", "Bal. acc., tested classes", "ECE", "NLL")
+    names = (
+        *("Accuracy", "Majority rate", "Balanced accuracy", "Chance", "Macro F1"),
+        *("Bal. acc., tested classes", "ECE", "NLL"),
+    )
     columns = (
         Column("No."),
         Column("Method", numeric=False, heads=True),
         Column(f"Trained on {formatting.ARROW} tested on", numeric=False),
-        Column("Images"),
-        Column("Folds"),
-        *(Column(name) for name in names),
+        *(Column(name) for name in (*names, "Images", "Folds")),
     )
     rows = tuple(
         (
@@ -119,13 +132,29 @@ def overview(report: Report) -> Table:
                 tag=formatting.TRANSDUCTIVE if evaluation.transductive else "",
             ),
             Cell(transfer(evaluation)),
+            *(cell for _, cell in score_cells(evaluation)),
             Cell(formatting.count(evaluation.n_images)),
             Cell(str(evaluation.n_folds)),
-            *(cell for _, cell in score_cells(evaluation)),
         )
         for number, evaluation in enumerate(report.evaluations, start=1)
     )
     return Table("Every evaluation, with 95 % intervals", columns, rows)
+
+
+def failures(report: Report) -> Table:
+    """Every part of a benchmark that ended with an error."""
+    names = ("Method", "Protocol", "Source", "Target", "Error")
+    return Table(
+        "Parts that ended with an error and have no result; the others went on",
+        tuple(Column(name, numeric=False, heads=i == 0) for i, name in enumerate(names)),
+        tuple(
+            tuple(
+                Cell(formatting.visible(text) or formatting.MISSING)
+                for text in (failure.method, failure.protocol, failure.source, failure.target, failure.error)
+            )
+            for failure in report.failures
+        ),
+    )
 
 
 def transductive(report: Report) -> str:
@@ -228,6 +257,12 @@ def class_counts(card: DataCard) -> Table:
 def reasons(counts: Mapping[str, int]) -> tuple[str, ...]:
     """What was excluded or dropped, one line for each reason, with its count."""
     return tuple(f"{formatting.visible(reason)}: {formatting.count(n)}" for reason, n in counts.items())
+
+
+def audit(card: DataCard) -> tuple[str, ...]:
+    """What the audit of a dataset found, one line for each check; it says so where there was none."""
+    found = tuple(f"{formatting.visible(check)}: {formatting.visible(finding)}" for check, finding in card.audit.items())
+    return found or ("not made",)
 
 
 def left_out(reason_of: Mapping[str, str]) -> tuple[str, ...]:

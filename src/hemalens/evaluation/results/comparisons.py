@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from hemalens.evaluation.results.base import Estimate, Part
 
 
 class Comparison(Part):
     """Whether two methods, trained on one source and tested on the same images of one target, can be told apart.
 
-    `first_only` and `second_only` count the images that one method alone answered rightly, as means over `n_models` models
-    of each. `p_accuracy` is of `test`; `difference` is the balanced accuracy of the first less that of the second, with
-    `p_difference`. The `_holm` values are corrected for all comparisons on this source and target (Holm 1979). `better`
-    names a method only where `p_difference_holm` is below 0.05.
+    `first_only` and `second_only` count the images that one method alone answered rightly; where several models answered an
+    image, it counts by their share. `n_units`: groups, or the images where there are none. `p_accuracy` is of `test`;
+    `difference` is the balanced accuracy of the first less that of the second, with `p_difference`. The `_holm` values are
+    corrected for all comparisons on this source and target (Holm 1979). `better` names a method only where
+    `p_difference_holm` is below 0.05. Transductive: tested images were seen in training, without their labels.
     """
 
     source: str
@@ -21,14 +24,16 @@ class Comparison(Part):
     first: str
     second: str
     n_images: int
+    n_units: int
     n_models: int
     first_only: float
     second_only: float
-    test: Literal["McNemar, exact", "sign flips"]
-    p_accuracy: float
-    p_accuracy_holm: float
+    test: Literal["McNemar, exact", "sign flips, exact"]
+    p_accuracy: float = Field(ge=0, le=1)
+    p_accuracy_holm: float = Field(ge=0, le=1)
     difference: Estimate
-    p_difference: float
-    p_difference_holm: float
+    p_difference: float = Field(ge=0, le=1)
+    p_difference_holm: float = Field(ge=0, le=1)
     better: str | None = None
-    transductive: bool = False
+    first_transductive: bool = False
+    second_transductive: bool = False

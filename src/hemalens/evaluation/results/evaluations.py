@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, model_validator
 
 from hemalens.evaluation.results.base import Estimate, Part
 
@@ -44,7 +46,7 @@ class ReliabilityBin(Part):
 
 
 class ScatterPoint(Part):
-    """One cell in the plane of the first two principal components."""
+    """One cell in the plane of its scatter."""
 
     x: float
     y: float
@@ -54,11 +56,31 @@ class ScatterPoint(Part):
 
 
 class Scatter(Part):
-    """Embeddings on their first two principal components; `explained` are the shares of variance of the two."""
+    """Embeddings on a plane: of their first two principal components, or of a UMAP.
 
-    explained: tuple[float, float]
+    `explained` are the shares of variance of the two components; a UMAP has none. `n_total` cells, of which `points` are
+    drawn.
+    """
+
+    projection: Literal["PCA", "UMAP"] = "PCA"
+    explained: tuple[float, float] | None
     n_total: int
     points: tuple[ScatterPoint, ...]
+
+    @model_validator(mode="after")
+    def _shares_of_components_alone(self) -> Scatter:
+        if (self.explained is None) is (self.projection == "PCA"):
+            raise ValueError("shares of variance belong to principal components, and to these alone")
+        return self
+
+
+class NamedScatter(Part):
+    """The cells of a source and of its targets in one plane, as one model that was trained on the source embeds them."""
+
+    method: str
+    source: str
+    targets: tuple[str, ...]
+    scatter: Scatter
 
 
 class WrongCell(Part):

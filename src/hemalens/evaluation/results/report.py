@@ -10,7 +10,7 @@ from hemalens.evaluation.results.base import Part
 from hemalens.evaluation.results.comparisons import Comparison
 from hemalens.evaluation.results.costs import Efficiency
 from hemalens.evaluation.results.curves import FractionCurve, KShot
-from hemalens.evaluation.results.evaluations import Evaluation
+from hemalens.evaluation.results.evaluations import Evaluation, NamedScatter
 from hemalens.evaluation.results.exhibits import ComparisonTable, PictureTable
 
 
@@ -38,6 +38,7 @@ class Failure(Part):
     method: str
     protocol: str
     source: str
+    target: str = ""
     error: str
 
 
@@ -59,6 +60,7 @@ class Report(Part):
     efficiency: tuple[Efficiency, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     failures: tuple[Failure, ...] = ()
+    scatters: tuple[NamedScatter, ...] = ()
     tables: tuple[ComparisonTable, ...] = ()
     pictures: tuple[PictureTable, ...] = ()
     methods: dict[str, dict[str, Any]]

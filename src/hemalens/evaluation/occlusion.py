@@ -1,0 +1,315 @@
+"""What an answer rests on: part after part of the image is covered, and the bundle is asked again.
+
+Occlusion sensitivity (Zeiler and Fergus, "Visualizing and understanding convolutional networks", ECCV 2014). ONNX only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemalens.bundle import Bundle
+from hemalens.datasets.base import CellDataset
+from hemalens.errors import BundleError, InputError, one_line
+from hemalens.evaluation.evaluate import Answered, answer
+from hemalens.evaluation.pictures import WHITE, outlined, thumbnail
+from hemalens.evaluation.report import formatting
+from hemalens.evaluation.results import Picture, PictureTable
+from hemalens.graph_counts import count_graph
+from hemalens.progress import track
+from hemalens.runtime import n_cores, session_of
+
+PATCH_SHARE = 1 / 5
+"""Side of the patch as a share of the image's side: about a nuclear lobe, or a red cell beside the white one."""
+N_SHOWN = 12
+MAX_FLOPS = 5e12
+"""Most that one table may cost; cells are left out beyond it. Two minutes of one core at 40 GFLOPS a second."""
+COLUMNS = ("image", "what the answer rests on")
+
+_RIM_SHARE = 1 / 20
+"""Width of the rim that gives the patch its colour, as a share of the shorter side: dark lines at the border of a
+photograph are thinner.
+"""
+_PIXELS_AT_ONCE = 2_000_000
+_SHOWN_PX = 160
+_MIN_SCALE = 0.1
+"""Smallest change of a probability that full colour stands for: noise is not blown up."""
+_MIN_BOXED = 0.05
+"""Smallest drop of a probability whose place gets a box."""
+_LOWERS, _RAISES = np.array([213.0, 94.0, 0.0]), np.array([0.0, 114.0, 178.0])
+"""Vermilion and blue of Okabe and Ito (2008), which the colour-blind tell apart."""
+_OPACITY, _PALER = 0.7, 0.75
+"""Of full colour, so that the cell stays visible; and of the gray image's contrast."""
+
+
+@dataclass(frozen=True, slots=True)
+class Occlusion:
+    """What a bundle answers for one image, whole and with a patch over each place in turn.
+
+    `tops` (r,) and `lefts` (c,) are the patch's places and `patch` its (height, width), in px of an image of `size`
+    (height, width); `whole` (k,) and `covered` (r, c, k) are probabilities.
+    """
+
+    size: tuple[int, int]
+    patch: tuple[int, int]
+    tops: NDArray[np.int64]
+    lefts: NDArray[np.int64]
+    whole: NDArray[np.float32]
+    covered: NDArray[np.float32]
+
+    def drops(self, k: int) -> NDArray[np.float32]:
+        """By how much covering each place lowers the probability of class `k`, (r, c) in [-1, 1]."""
+        drops: NDArray[np.float32] = self.whole[k] - self.covered[:, :, k]
+        return drops
+
+    def map(self, k: int) -> NDArray[np.float64]:
+        """The drops at the centres of the patches, bilinear in between, (height, width) of the image, in [-1, 1].
+
+        From the outermost centres to the border the value stays the same.
+        """
+        height, width = self.size
+        rows = _weights(self.tops + (self.patch[0] - 1) / 2, height)
+        columns = _weights(self.lefts + (self.patch[1] - 1) / 2, width)
+        whole: NDArray[np.float64] = rows @ self.drops(k) @ columns.T
+        return whole
+
+    def strongest(self, k: int) -> tuple[int, int]:
+        """(row, column) of the place that lowers the probability of class `k` most; of equal ones the first."""
+        row, column = np.unravel_index(int(self.drops(k).argmax()), self.covered.shape[:2])
+        return int(row), int(column)
+
+    def box(self, place: tuple[int, int]) -> NDArray[np.bool_]:
+        """The patch at (row, column) as a mask, (height, width) of the image."""
+        mask = np.zeros(self.size, bool)
+        top, left = self.tops[place[0]], self.lefts[place[1]]
+        mask[top : top + self.patch[0], left : left + self.patch[1]] = True
+        return mask
+
+
+def _weights(centres: NDArray[np.floating], n: int) -> NDArray[np.float64]:
+    """Weight of each centre at each of `n` pixels, linear in between, (n, number of centres)."""
+    return np.stack([np.interp(np.arange(n), centres, unit) for unit in np.eye(len(centres))], axis=1)
+
+
+class Occluder:
+    """Covers parts of images and asks a bundle for its answers, `n_workers` batches at once.
+
+    The patch has `share` of each side of the image, so that it is square where the graph sees a square, and moves by half
+    of itself. Raises `BundleError` for a graph that is none of a bundle, `InputError` for a share outside (0, 1].
+    """
+
+    def __init__(self, bundle: Bundle, *, share: float = PATCH_SHARE, n_workers: int | None = None) -> None:
+        if not 0 < share <= 1:
+            raise InputError("the share of the patch is out of range", expected="above 0, at most 1", got=str(share))
+        self.share = share
+        self.n_workers = n_workers or n_cores()
+        self._n_classes = len(bundle.manifest.labels)
+        self._name = one_line(bundle.path)
+        try:
+            self._session = session_of(bundle.graph_bytes)
+        except Exception as error:
+            # ONNX Runtime has a class of its own for each kind of foreign graph
+            raise BundleError(f"the graph in {self._name} cannot be run", got=str(error)[:120]) from error
+        inputs = [value.name for value in self._session.get_inputs()]
+        outputs = [value.name for value in self._session.get_outputs()]
+        if inputs != ["image"] or "probabilities" not in outputs:
+            raise BundleError(
+                f"the graph in {self._name} is none of a bundle",
+                expected="image -> probabilities",
+                got=f"{', '.join(inputs)} -> {', '.join(outputs)}",
+            )
+
+    def __call__(self, image: NDArray[np.uint8]) -> Occlusion:
+        """The answers for an image uint8 (H, W, 3) as the graph is given it, after the bundle's stages."""
+        height, width = image.shape[:2]
+        patch = (max(1, round(height * self.share)), max(1, round(width * self.share)))
+        tops, lefts = (_places(side, own, self.share) for side, own in zip((height, width), patch, strict=True))
+        places = list(product(tops.tolist(), lefts.tolist()))
+        size = max(1, _PIXELS_AT_ONCE // (height * width))
+        colour = rim_colour(image)
+
+        def answers(start: int) -> NDArray[np.float32]:
+            here = places[start : start + size]
+            batch = np.repeat(image[None], len(here), axis=0)
+            for covered, (top, left) in zip(batch, here, strict=True):
+                covered[top : top + patch[0], left : left + patch[1]] = colour
+            return self._run(batch)
+
+        with ThreadPoolExecutor(self.n_workers) as pool:
+            whole = pool.submit(self._run, image[None])
+            found = np.concatenate(list(pool.map(answers, range(0, len(places), size))))
+        return Occlusion(
+            size=(height, width),
+            patch=patch,
+            tops=tops,
+            lefts=lefts,
+            whole=whole.result()[0],
+            covered=found.reshape(len(tops), len(lefts), self._n_classes),
+        )
+
+    def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (n, k) of a batch (n, H, W, 3)."""
+        try:
+            (found,) = self._session.run(["probabilities"], {"image": batch})
+        except Exception as error:
+            raise BundleError(f"the graph in {self._name} cannot be run", got=str(error)[:120]) from error
+        probabilities = np.asarray(found, np.float32)
+        if probabilities.shape != (len(batch), self._n_classes):
+            raise BundleError(
+                f"the graph in {self._name} does not fit its manifest",
+                expected=f"{self._n_classes} probabilities an image",
+                got=f"values of shape {probabilities.shape} for {len(batch)} image(s)",
+            )
+        return probabilities
+
+
+def _places(side: int, patch: int, share: float) -> NDArray[np.int64]:
+    """Where a patch begins that moves by half of itself, from border to border; whole pixels, each once."""
+    return np.unique(np.round(np.linspace(0, side - patch, _n_places(share))).astype(np.int64))
+
+
+def _n_places(share: float) -> int:
+    """How many places of the patch reach from border to border."""
+    return int(np.ceil((1 - share) / (share / 2) - 1e-9)) + 1
+
+
+def rim_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The median of each channel over the image's rim, (3,): of most cells the background's colour."""
+    width = max(1, round(min(image.shape[:2]) * _RIM_SHARE))
+    rim = np.ones(image.shape[:2], bool)
+    rim[width:-width, width:-width] = False
+    colour: NDArray[np.uint8] = np.median(image[rim], axis=0).astype(np.uint8)
+    return colour
+
+
+def overlay(image: NDArray[np.uint8], change: NDArray[np.float64], scale: float) -> NDArray[np.uint8]:
+    """The image uint8 (H, W, 3) in pale gray under a map (H, W): vermilion above 0, blue below, full at `scale`.
+
+    Where the map is 0 nothing but the gray image is seen.
+    """
+    gray = image @ np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601
+    paper = (255 - _PALER * (255 - gray))[..., None]
+    opacity = _OPACITY * np.clip(np.abs(change) / scale, 0, 1)[..., None]
+    colour = np.where(change[..., None] > 0, _LOWERS, _RAISES)
+    blended: NDArray[np.uint8] = np.round((1 - opacity) * paper + opacity * colour).astype(np.uint8)
+    return blended
+
+
+# -------------------------------------------------------------------------------------------------------- chosen cells
+
+
+def chosen_cells(answered: Answered, labels: Sequence[str], n: int = N_SHOWN) -> list[int]:
+    """Positions in `answered` of at most `n` cells that are worth a look; `labels` are the model's.
+
+    Of each class the right answer with the highest probability, in label order; then of each kind of mistake (a class
+    called another) the wrong answer with the highest, the most confident first. Where that is too much, mistakes have at
+    least half of the room, and right answers of the classes with most images come first. Images of other labels are never
+    chosen; answers of equal probability go by their file's path.
+    """
+    best = answered.probabilities.argmax(axis=1)
+    sure = answered.probabilities.max(axis=1)
+    order = sorted(range(len(best)), key=lambda i: (-float(sure[i]), str(answered.records[i].path)))
+    right: dict[str, int] = {}
+    wrong: dict[tuple[str, str], int] = {}
+    sizes = dict.fromkeys(labels, 0)
+    for i in order:
+        truth, said = answered.records[i].label, labels[best[i]]
+        if truth is None or truth not in sizes:
+            continue
+        sizes[truth] += 1
+        if truth == said:
+            right.setdefault(truth, i)
+        else:
+            wrong.setdefault((truth, said), i)
+    n_wrong = min(len(wrong), max(n - len(right), n - n // 2))
+    kept = sorted(right, key=lambda label: (-sizes[label], labels.index(label)))[: n - n_wrong]
+    return [right[label] for label in labels if label in kept] + list(wrong.values())[:n_wrong]
+
+
+def affordable(bundle: Bundle, n: int = N_SHOWN) -> int:
+    """How many of `n` cells `MAX_FLOPS` pay for, by the graph's multiply-adds."""
+    n_answers = 1 + _n_places(PATCH_SHARE) ** 2
+    flops = count_graph(bundle.graph, bundle.manifest.preprocessing.size_px).flops * n_answers
+    return n if flops * n <= MAX_FLOPS else int(MAX_FLOPS // flops)
+
+
+def occlusion_table(
+    bundle: Bundle, dataset: CellDataset, answered: Answered | None = None, *, n: int = N_SHOWN
+) -> PictureTable:
+    """For at most `n` cells of a dataset the image as the graph sees it, and what the bundle's answer rests on.
+
+    The cells are those of `chosen_cells`, fewer where the network is large (`affordable`). `answered` is what the bundle
+    answered on the dataset, where that is known; unreadable images are not in it, and never chosen. Raises `BundleError`
+    for a foreign graph.
+    """
+    occluder = Occluder(bundle)
+    room = affordable(bundle, n)
+    known = answered or answer(bundle, dataset)
+    chosen = chosen_cells(known, bundle.manifest.labels, room)
+    rows = []
+    with track("covering parts of cells", len(chosen)) as progress:
+        for i in chosen:
+            record = replace(known.records[i], before=bundle.stages)
+            image = record.read()
+            rows.append(_row(record.path.name, str(record.label), image, occluder(image), bundle.manifest.labels))
+            progress(1)
+    return PictureTable(
+        title=f"{bundle.manifest.method} on {dataset.name}: what answers rest on",
+        columns=COLUMNS,
+        rows=tuple(rows),
+        note=_note(room < n, cut_out=bool(bundle.stages)),
+    )
+
+
+def _row(name: str, label: str, image: NDArray[np.uint8], found: Occlusion, labels: Sequence[str]) -> Picture:
+    k = int(found.whole.argmax())
+    change = found.map(k)
+    scale = max(_MIN_SCALE, float(np.abs(found.drops(k)).max()))
+    place = found.strongest(k)
+    boxed = float(found.drops(k)[place]) >= _MIN_BOXED
+    boxes = [found.box(place)] if boxed else []
+    drawn = outlined(overlay(image, change, scale), *boxes, colours=[WHITE])
+    said = [_verdict(label, labels[k], float(found.whole[k]))]
+    if boxed:
+        covered = found.covered[place]
+        other = int(covered.argmax())
+        what = "still " if other == k else ""
+        said.append(
+            f"with the boxed part covered: {what}{formatting.label(labels[other])}, "
+            f"{formatting.probability(float(covered[other]))}"
+        )
+    else:
+        said.append(f"covering any one part lowers it by less than {_MIN_BOXED}")
+    said.append(f"full colour: a change by {scale:.2f}")
+    return Picture(name=name, caption="; ".join(said), pictures=(thumbnail(image, _SHOWN_PX), thumbnail(drawn, _SHOWN_PX)))
+
+
+def _verdict(label: str, said: str, probability: float) -> str:
+    answer = formatting.label(said) if label == said else f"{formatting.label(label)} called {formatting.label(said)}"
+    return f"{'right' if label == said else 'wrong'}: {answer}, {formatting.probability(probability)}"
+
+
+def _note(shortened: bool, *, cut_out: bool) -> str:
+    sentences = [
+        "Each part of the image in turn is covered by a plain patch, and the model is asked again "
+        "(occlusion sensitivity, Zeiler and Fergus 2014).",
+        "Orange: covering this part lowers the probability of the model's answer, so the answer rests on it; blue: "
+        "covering it raises that probability, so this part speaks against the answer; plain gray: no difference.",
+        "Full colour stands for the change of probability that is given under each picture. The box is the patch whose "
+        "covering lowers the probability most.",
+        "A sound answer rests on the white cell, not on red cells or background beside it.",
+        f"The patch has {formatting.share(PATCH_SHARE)} of the image's side and the median colour of the image's rim, and "
+        "moves by half of itself; a part that another makes up for shows no colour.",
+        "Shown are, of each class, the right answer with the highest probability, then, of each kind of mistake, the wrong "
+        "answer with the highest.",
+    ]
+    if cut_out:
+        sentences.insert(1, "The images are shown as the network sees them: the cell alone, cut out.")
+    if shortened:
+        sentences.append("Fewer cells are shown than usual, as each takes this network long.")
+    return " ".join(sentences)
