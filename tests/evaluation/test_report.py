@@ -234,7 +234,7 @@ def test_many_classes_and_foreign_names_are_drawn() -> None:
     evaluation.update(classes=classes, tested_classes=classes, confusion=[[i + j for j in range(21)] for i in range(21)])
     for i, point in enumerate(evaluation["scatter"]["points"]):
         point["label"] = classes[i % 21]
-    svg = figures.confusion_figure(Report.model_validate(values).evaluations[0], name="a")
+    svg = figures.confusion_figure(Report.model_validate(values).evaluations[0])
     assert "\u767d\u8840\u7403 $ 0 $" in svg
     assert Page(render_html(Report.model_validate(values))).open == []
 

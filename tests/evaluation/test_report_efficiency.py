@@ -16,12 +16,12 @@ from report_efficiency_fakes import NETWORKS, TESTED_ON, make_efficiency, make_e
 from report_fakes import make_report
 from report_page import HOSTILE, Page, check_accessible, check_no_escape, check_self_contained, markdown_rows
 
-from hemalens.cli.common import print_efficiency
+from hemalens.cli.show import print_efficiency
 from hemalens.evaluation.report import efficiency, formatting, read_report, render_html, render_markdown, write_report
 from hemalens.evaluation.report.efficiency import pareto_front
 from hemalens.evaluation.report.tradeoffs import MOST_TICKS, NARROWEST, log_ticks
 from hemalens.evaluation.results import Efficiency, Estimate, Report
-from hemalens.jobs import reporting
+from hemalens.jobs import reporting, summary
 
 CONVENTION = "FLOPs = 2 \u00d7 MACs of convolutions and matrix products"
 
@@ -189,7 +189,7 @@ def test_hostile_names_stay_text() -> None:
     rows = [_row(number, name=HOSTILE, tested_on=HOSTILE) for number in (0, 5, 6)]
     timing = rows[0].timings[0].model_copy(update={"device": HOSTILE})
     report = _of(rows[0].model_copy(update={"timings": (timing,)}), *rows[1:])
-    report = report.model_copy(update={"summary": tuple(reporting.summarise_efficiency(report.efficiency))})
+    report = report.model_copy(update={"summary": tuple(summary.summarise_efficiency(report.efficiency))})
     html = render_html(report)
     check_no_escape(html, render_markdown(report))
     check_self_contained(html)
@@ -249,7 +249,7 @@ def test_summary_tells_the_range_and_the_front() -> None:
     timed = [row.model_copy(update={"timings": row.timings[:1]}) for row in (dear, cheap)]
     slow, fast = sorted(timed, key=lambda row: -(row.timings[0].latency_ms.value or 0))
     names = {row.name: f"{_measured(row.timings[0].latency_ms.value or 0)} ms ({row.name}, int8)" for row in timed}
-    assert reporting.summarise_efficiency([*timed, beaten]) == [
+    assert summary.summarise_efficiency([*timed, beaten]) == [
         f"3 networks: an image costs from 0.430 GFLOPs ({cheap.name}) to 8.174 GFLOPs ({dear.name}).",
         f"On 2 threads of the processor one image takes from {names[fast.name]} to {names[slow.name]}.",
         f"lab_b: the Pareto front of balanced accuracy against FLOPs holds 2 of 3: {cheap.name} with 0.800 for 0.430 "
@@ -259,17 +259,17 @@ def test_summary_tells_the_range_and_the_front() -> None:
 
 
 def test_summary_of_one_network_or_none() -> None:
-    assert reporting.summarise_efficiency([]) == []
-    (sentence,) = reporting.summarise_efficiency([_row(0, flops=8_174_000_000, timings=())])
+    assert summary.summarise_efficiency([]) == []
+    (sentence,) = summary.summarise_efficiency([_row(0, flops=8_174_000_000, timings=())])
     assert sentence == "1 network: an image costs 8.174 GFLOPs (resnet50)."
-    assert reporting.summarise_efficiency([_row(0, timings=_row(0).timings[:1])])[1].endswith("ms (resnet50, fp32).")
+    assert summary.summarise_efficiency([_row(0, timings=_row(0).timings[:1])])[1].endswith("ms (resnet50, fp32).")
 
 
 def test_a_job_hands_its_rows_on() -> None:
     rows = (_row(0), _row(5))
     made = reporting.make_report("a", "b", data=(), methods={}, seed=0, efficiency=rows, verdicts=["last"])
     assert made.efficiency == rows
-    assert made.summary == (*reporting.summarise_efficiency(rows), "last")
+    assert made.summary == (*summary.summarise_efficiency(rows), "last")
 
 
 # ------------------------------------------------------------------------------------------------------------- terminal

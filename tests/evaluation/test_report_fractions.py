@@ -22,10 +22,10 @@ from report_page import (
     numbers,
 )
 
-from hemalens.cli.common import print_fractions
+from hemalens.cli.show import print_fractions
 from hemalens.evaluation.report import formatting, fractions, read_report, render_html, render_markdown, write_report
 from hemalens.evaluation.results import Estimate, FractionCurve, FractionScores, Report
-from hemalens.jobs import reporting
+from hemalens.jobs import reporting, summary
 
 EPOCH_CHOSEN = "epoch chosen on the tested images"
 PERCENT = ["1 %", "10 %", "50 %", "100 %"]
@@ -243,7 +243,7 @@ def test_hostile_names_stay_text(report: Report) -> None:
     for curve in values["fractions"]:
         curve.update(name=HOSTILE, method=HOSTILE, source=HOSTILE, intervals=HOSTILE, left_out={HOSTILE: HOSTILE})
         curve.update(unreadable={HOSTILE: HOSTILE})
-    values["summary"] = reporting.summarise_fractions(Report.model_validate(values).fractions)
+    values["summary"] = summary.summarise_fractions(Report.model_validate(values).fractions)
     hostile = Report.model_validate(values)
     html = render_html(hostile)
     check_no_escape(html, render_markdown(hostile))
@@ -323,13 +323,13 @@ def _at(number: int, value: float | None, low: float | None, high: float | None,
 
 def test_summary_names_the_best_only_where_its_interval_is_above_all_others() -> None:
     curves = [_at(0, 0.6, 0.55, 0.65), _at(1, 0.9, 0.85, 0.95), _at(2, 0.7, 0.6, 0.8)]
-    assert reporting.summarise_fractions(curves) == [
+    assert summary.summarise_fractions(curves) == [
         "lab_b: with 1 % of the labels (14 images) the best of 3 methods is \u201cresnet18, frozen\u201d with a balanced "
         "accuracy of 0.900 (0.850\u20130.950), the worst \u201cresnet18\u201d with 0.600 (0.550\u20130.650); always "
         "answering the most frequent class gives an accuracy of 0.288."
     ]
     curves[2] = _at(2, 0.7, 0.5, 0.85, selection="published-selection")
-    assert reporting.summarise_fractions(curves) == [
+    assert summary.summarise_fractions(curves) == [
         "lab_b: with 1 % of the labels (14 images) the balanced accuracy of 3 methods runs from 0.600 (0.550\u20130.650) "
         "for \u201cresnet18\u201d to 0.900 (0.850\u20130.950) for \u201cresnet18, frozen\u201d; always answering the most "
         "frequent class gives an accuracy of 0.288.",
@@ -337,28 +337,28 @@ def test_summary_names_the_best_only_where_its_interval_is_above_all_others() ->
         "the tested images), 0.700 (0.500\u20130.850): no interval lies above all others.",
     ]
     curves += [_at(3, 0.8, None, None), _at(4, None, None, None)]
-    assert "apart from \u201cHemSup\u201d, 0.800, and from 1 other: no" in reporting.summarise_fractions(curves)[1]
+    assert "apart from \u201cHemSup\u201d, 0.800, and from 1 other: no" in summary.summarise_fractions(curves)[1]
 
 
 def test_summary_is_about_the_smallest_fraction_and_always_tells_the_majority_rate() -> None:
-    (sentence,) = reporting.summarise_fractions([_curve(0)])
+    (sentence,) = summary.summarise_fractions([_curve(0)])
     smallest = _curve(0).fractions[-1]
     assert f"\u201cresnet18\u201d has a balanced accuracy of {smallest.balanced_accuracy.value:.3f} (" in sentence
     assert sentence.endswith("always answering the most frequent class gives an accuracy of 0.288.")
     larger = _curve(1)
     larger = larger.model_copy(update={"fractions": larger.fractions[:2]})
-    assert reporting.summarise_fractions([_curve(0), larger]) == [sentence]
-    (unknown,) = reporting.summarise_fractions([_at(0, None, None, None)])
+    assert summary.summarise_fractions([_curve(0), larger]) == [sentence]
+    (unknown,) = summary.summarise_fractions([_at(0, None, None, None)])
     assert "no balanced accuracy is known; always answering" in unknown
-    assert [s.split(":")[0] for s in reporting.summarise_fractions([_curve(0), _curve(0, target="z")])] == ["lab_b", "z"]
-    assert reporting.summarise_fractions([]) == []
+    assert [s.split(":")[0] for s in summary.summarise_fractions([_curve(0), _curve(0, target="z")])] == ["lab_b", "z"]
+    assert summary.summarise_fractions([]) == []
 
 
 def test_a_job_hands_its_curves_on() -> None:
     curves = (_curve(0), _curve(1))
     made = reporting.make_report("a", "b", data=(), methods={}, seed=0, fractions=curves)
     assert made.fractions == curves
-    assert made.summary == tuple(reporting.summarise_fractions(curves))
+    assert made.summary == tuple(summary.summarise_fractions(curves))
     assert reporting.make_report("a", "b", data=(), methods={}, seed=0).fractions == ()
 
 

@@ -1,4 +1,4 @@
-"""Embeddings on a plane: the plane that the components span, no more points of a domain than asked for, seeds that count."""
+"""Embeddings on a plane: the plane that the components span, no more points than asked for, seeds that count."""
 
 from __future__ import annotations
 
@@ -83,6 +83,7 @@ def test_embeddings_that_are_all_alike_are_on_one_spot() -> None:
     assert not _xy(found).any()
 
 
+@pytest.mark.slow  # the package compiles itself
 @needs_umap
 def test_umap_keeps_what_is_alike_together_and_follows_its_seed() -> None:
     answered = [_cells(30, "lab_a"), _cells(30, "lab_b", seed=1)]

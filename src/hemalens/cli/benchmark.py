@@ -25,10 +25,10 @@ from hemalens.cli.common import (
     Talk,
     numbers,
     role_specs,
-    show_report,
     whole_numbers,
 )
 from hemalens.cli.live import watching
+from hemalens.cli.show import show_report
 from hemalens.errors import HemalensError, InputError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ Protocols = Annotated[
     typer.Option(
         "--protocol",
         metavar="NAME",
-        help="How it is split: k-fold, cross-domain (unless said otherwise), k-shot or fractions; efficiency: what networks "
+        help="How it is split: k-fold, cross-domain (unless said otherwise), k-shot, fractions; efficiency: what networks "
         "cost, counted and timed. Repeatable.",
     ),
 ]
@@ -277,6 +277,6 @@ def _methods(talk: Talk, config: BenchmarkConfig, shared: dict[str, Any]) -> Non
     if report.failures:
         raise HemalensError(
             f"{len(report.failures)} part(s) of the benchmark failed",
-            got=report.failures[0].error,
+            got=report.failures[0].error.rstrip("."),
             remedy="They are in the report; the same command tries them again.",
         )

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hemalens.cli.common import DropSeen, Json, MinPerClass, Out, Overwrite, Quiet, Seed, Talk, show_report
+from hemalens.cli.common import DropSeen, Json, MinPerClass, Out, Overwrite, Quiet, Seed, Talk
+from hemalens.cli.show import show_report
 
 
 def evaluate(

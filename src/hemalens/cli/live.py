@@ -1,4 +1,4 @@
-"""What a benchmark is doing, on standard error: a table that changes where somebody watches, lines where nobody does."""
+"""What a benchmark does, on standard error: a table that changes where somebody watches, lines where nobody does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 N_SHOWN = 10
 """Trials in the table: what runs, and what ended last."""
-WORDS: dict[Status, str] = {"waiting": "waiting", "running": "running", "known": "known", "done": "done", "failed": "FAILED"}
+ALL: tuple[Status, ...] = ("waiting", "running", "known", "done", "failed")
 
 
 @contextmanager
@@ -58,6 +58,10 @@ def headline(outcome: Outcome | None) -> str:
     return ""
 
 
+def _word(status: Status) -> str:
+    return "FAILED" if status == "failed" else status
+
+
 def _shown(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
 
@@ -78,7 +82,7 @@ class Lines:
             self.n_ended += 1
             where = f"{trial.entry.name}, {trial.source} -> {trial.target}, {trial.task.protocol}"
             score = headline(outcome)
-            self.talk.say(f"[{self.n_ended}/{self.n_all}] {where}: {WORDS[status]}{', ' + score if score else ''}")
+            self.talk.say(f"[{self.n_ended}/{self.n_all}] {where}: {_word(status)}{', ' + score if score else ''}")
 
 
 class TrialTable:
@@ -103,7 +107,7 @@ class TrialTable:
             self.order.append(key)
             took = f"{time.monotonic() - self.begun[key]:.0f} s" if status in ("done", "failed") else ""
             name = f"{trial.source} -> {trial.target}"
-            self.rows[key] = (trial.entry.name, trial.task.protocol, name, WORDS[status], headline(outcome), took)
+            self.rows[key] = (trial.entry.name, trial.task.protocol, name, _word(status), headline(outcome), took)
         if self.live is not None and status != "waiting":
             self.live.update(self.render())
 
@@ -114,7 +118,7 @@ class TrialTable:
         from rich.text import Text
 
         counts = Counter(self.status.values())
-        title = ", ".join(f"{counts[status]} {word.lower()}" for status, word in WORDS.items() if counts[status])
+        title = ", ".join(f"{counts[status]} {status}" for status in ALL if counts[status])
         table = Table(title=title or "benchmark", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in ("method", "protocol", "trained on -> tested on", "", "balanced\naccuracy", "time"):
             table.add_column(

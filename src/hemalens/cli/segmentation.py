@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hemalens.cli.common import Json, Out, Overwrite, Quiet, Seed, Talk, print_table
+from hemalens.cli.common import Json, Out, Overwrite, Quiet, Seed, Talk
+from hemalens.cli.show import print_table
 
 
 def segment(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hemalens.cli.common import Json, Overwrite, Quiet, Seed, Set, Talk, role_specs, show_report
+from hemalens.cli.common import Json, Overwrite, Quiet, Seed, Set, Talk, role_specs
+from hemalens.cli.show import show_report
 from hemalens.errors import InputError
 from hemalens.studies import STUDIES, Description, describe_study
 

@@ -21,8 +21,8 @@ from hemalens.cli.common import (
     Set,
     Talk,
     role_specs,
-    show_report,
 )
+from hemalens.cli.show import show_report
 from hemalens.errors import InputError
 
 if TYPE_CHECKING:

@@ -232,9 +232,12 @@ def chosen_cells(answered: Answered, labels: Sequence[str], n: int = N_SHOWN) ->
 
 
 def affordable(bundle: Bundle, n: int = N_SHOWN) -> int:
-    """How many of `n` cells `MAX_FLOPS` pay for, by the graph's multiply-adds."""
+    """How many of `n` cells `MAX_FLOPS` pay for, by the graph's multiply-adds; none where these cannot be counted."""
     n_answers = 1 + _n_places(PATCH_SHARE) ** 2
-    flops = count_graph(bundle.graph, bundle.manifest.preprocessing.size_px).flops * n_answers
+    try:
+        flops = count_graph(bundle.graph, bundle.manifest.preprocessing.size_px).flops * n_answers
+    except BundleError:
+        return 0
     return n if flops * n <= MAX_FLOPS else int(MAX_FLOPS // flops)
 
 

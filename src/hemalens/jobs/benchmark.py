@@ -122,7 +122,7 @@ def _report(config: BenchmarkConfig, opened: Opened, ended: Sequence[Ended], say
         comparisons=compare(evaluations, seed=config.seed),
         failures=failures(ended),
         scatters=joint_scatters(ended, seed=config.seed),
-        pictures=what_answers_rest_on(models),
+        pictures=what_answers_rest_on(models, seed=config.seed),
         data=_cards(opened),
         methods={entry.name: entry.config.model_dump(mode="json") for entry in opened.entries},
         seed=config.seed,

@@ -55,7 +55,7 @@ def evaluate(
     )
     pictures = [occlusion_table(bundle, dataset, answered, n=n_occluded)] if n_occluded else []
     if any(not table.rows for table in pictures):
-        say("no picture of what answers rest on: the network is too large for it")
+        say("no picture of what answers rest on: the network is too large, or its work cannot be counted")
     report = make_report(
         f"{bundle.manifest.method} tested on {dataset.name}",
         "a saved bundle on images it has not seen",

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from hemalens.bundle import open_bundle
 from hemalens.datasets import CellDataset
 from hemalens.evaluation.occlusion import occlusion_table
@@ -14,8 +16,8 @@ from hemalens.evaluation.scatter import joint_scatter
 from hemalens.jobs.efficiency import measure_bundles
 from hemalens.jobs.trials import Ended
 
-N_CELLS = 4
-"""Cells of each method of which the report shows what the answer rests on."""
+N_CELLS, N_CANDIDATES = 4, 100
+"""Cells of each method of which the report shows what the answer rests on, out of so many that are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,14 @@ def joint_scatters(ended: Sequence[Ended], *, seed: int) -> tuple[NamedScatter, 
     return tuple(shown)
 
 
-def what_answers_rest_on(models: Sequence[FirstModel]) -> list[PictureTable]:
+def what_answers_rest_on(models: Sequence[FirstModel], *, seed: int) -> list[PictureTable]:
     """Some cells of the first target under the first model of each method, parts of them covered; of the first source."""
     shown, seen = [], set()
     for model in models:
         if model.tested is not None and model.method not in seen:
             seen.add(model.method)
-            table = occlusion_table(open_bundle(model.bundle), model.tested, n=N_CELLS)
-            title = f"{table.title}: {model.method}, {model.source} -> {model.tested.name}"
+            drawn = np.random.default_rng(seed).permutation(len(model.tested))[:N_CANDIDATES]
+            table = occlusion_table(open_bundle(model.bundle), model.tested.subset(sorted(drawn.tolist())), n=N_CELLS)
+            title = f"{model.method}, {model.source} -> {model.tested.name}: what answers rest on"
             shown.append(table.model_copy(update={"title": title}))
     return shown

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hemalens.evaluation.report import formatting
-from hemalens.evaluation.report.canvas import INK, PAPER, POINTS_PER_PX, draw_svg, ink_on
+from hemalens.evaluation.report.canvas import INK, PAPER, POINTS_PER_PX, draw_svg, element, ink_on
 from hemalens.evaluation.results import Evaluation, ReliabilityBin
 
 if TYPE_CHECKING:
@@ -20,38 +20,31 @@ N_FEW = 10
 """A bin of fewer images is a hollow point in the reliability diagram."""
 
 
-def confusion_figure(evaluation: Evaluation, *, name: str) -> str:
-    """The confusion matrix as SVG: counts in cells, colour is the share of the row; blue is correct, orange wrong.
+def confusion_figure(evaluation: Evaluation) -> str:
+    """The confusion matrix as SVG: counts in cells, colour is the share of the row; blue is correct, orange wrong."""
+    from markupsafe import escape
 
-    `name` makes the ids inside the SVG unique on the page.
-    """
     rows = [formatting.shortened(formatting.label(code), 26) for code in evaluation.tested_classes]
     columns = [formatting.shortened(formatting.label(code), 26) for code in evaluation.classes]
-    cell_px = 44.0 if len(columns) <= N_CLASSES_LARGE else 36.0
-    left_px, top_px = max(96.0, 14 + 6.6 * _longest(rows)), max(44.0, 18 + 4.7 * _longest(columns))
-    right_px = max(8.0, 4.9 * len(columns[-1]) + 14 - cell_px / 2)
-    width_px = left_px + cell_px * len(columns) + right_px
-    height_px = top_px + cell_px * max(len(rows), 1) + 6
-
-    def draw(figure: Figure) -> None:
-        axes = figure.add_axes(
-            (left_px / width_px, 6 / height_px, cell_px * len(columns) / width_px, 1 - (top_px + 6) / height_px)
-        )
-        axes.set(xlim=(0, len(columns)), ylim=(max(len(rows), 1), 0))
-        axes.xaxis.tick_top()
-        axes.set_xticks([i + 0.5 for i in range(len(columns))], columns, rotation=45, ha="left", rotation_mode="anchor")
-        axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
-        axes.tick_params(length=0, pad=4)
-        axes.spines[:].set_visible(False)
-        for row, code in enumerate(evaluation.tested_classes):
-            _draw_confusion_row(axes, row, code, evaluation)
-        for tick, code in zip(axes.get_xticklabels(), evaluation.classes, strict=True):
-            tick.set_alpha(1.0 if code in evaluation.tested_classes else 0.6)
-        for line, text in enumerate((f"predicted {formatting.ARROW}", "true \N{DOWNWARDS ARROW}")):
-            y = 1 - (top_px - 22 + 16 * line) / height_px
-            figure.text((left_px - 4) / width_px, y, text, ha="right", va="center", alpha=0.65)
-
-    return draw_svg(draw, width_px, height_px, name=name, alt=_confusion_alt(evaluation))
+    cell = 44 if len(columns) <= N_CLASSES_LARGE else 36
+    left, top = max(96.0, 14 + 6.6 * _longest(rows)), max(44.0, 18 + 4.7 * _longest(columns))
+    right = max(8.0, 4.9 * len(columns[-1]) + 14 - cell / 2)
+    size = left + cell * len(columns) + right, top + cell * max(len(rows), 1) + 6
+    parts = [
+        f'<text class="pale end" x="{left - 8:.1f}" y="{top - 24:.1f}">predicted {formatting.ARROW}</text>',
+        f'<text class="pale end" x="{left - 8:.1f}" y="{top - 8:.1f}">true \N{DOWNWARDS ARROW}</text>',
+    ]
+    for i, (code, name) in enumerate(zip(evaluation.classes, columns, strict=True)):
+        kind = "start" if code in evaluation.tested_classes else "pale start"
+        place = f"translate({left + cell * (i + 0.5) + 3:.1f} {top - 6:.1f}) rotate(-45)"
+        parts.append(f'<text class="{kind}" transform="{place}">{escape(name)}</text>')
+    for i, (code, name) in enumerate(zip(evaluation.tested_classes, rows, strict=True)):
+        y = top + cell * i
+        parts.append(f'<text class="end" x="{left - 8:.1f}" y="{y + cell / 2 + 4:.1f}">{escape(name)}</text>')
+        correct = [other == code for other in evaluation.classes]
+        parts.append(_confusion_row(evaluation.confusion[i], correct, (left, y), cell))
+    body = f'<g class="confusion">{"".join(parts)}</g>'
+    return element(body, size, alt=_confusion_alt(evaluation), style=f"max-width:{size[0]:.0f}px")
 
 
 def _longest(texts: Sequence[str]) -> int:
@@ -69,28 +62,23 @@ def _confusion_alt(evaluation: Evaluation) -> str:
     return f"Confusion matrix, {shape}: {right} of {n} images on the diagonal. The counts follow as a table."
 
 
-def _draw_confusion_row(axes: Axes, row: int, code: str, evaluation: Evaluation) -> None:
-    from matplotlib.patches import Rectangle
-
-    counts = evaluation.confusion[row]
-    total = sum(counts)
-    for column, n in enumerate(counts):
-        correct = evaluation.classes[column] == code
-        share = n / total if total else 0.0
-        colour = CORRECT if correct else WRONG
-        inset, edge = (0.04, colour) if correct else (0.02, "none")
-        box = (column + inset, row + inset), 1 - 2 * inset, 1 - 2 * inset
-        axes.add_patch(Rectangle(*box, facecolor=(INK, 0.05), edgecolor="none"))
-        if n:
-            axes.add_patch(Rectangle(*box, facecolor=(colour, 0.08 + 0.92 * share), edgecolor="none"))
-        if edge != "none":
-            axes.add_patch(Rectangle(*box, facecolor="none", edgecolor=edge, linewidth=1.0))
-        ink = ink_on(colour, 0.08 + 0.92 * share)
-        small = len(str(n)) > 4
-        axes.text(
-            column + 0.5, row + 0.52, str(n), ha="center", va="center", color=ink, alpha=None if n else 0.45,
-            fontsize=(9 if small else 11.5) * POINTS_PER_PX,
-        )  # fmt: skip
+def _confusion_row(counts: Sequence[int], correct: Sequence[bool], place: tuple[float, float], cell: int) -> str:
+    """The cells of one row from its upper left corner on."""
+    total, parts = sum(counts), []
+    x, y = place
+    for i, (n, right) in enumerate(zip(counts, correct, strict=True)):
+        colour, share = CORRECT if right else WRONG, n / total if total else 0.0
+        opacity = 0.08 + 0.92 * share
+        at = f'x="{x + cell * i + 1:.1f}" y="{y + 1:.1f}" width="{cell - 2}" height="{cell - 2}"'
+        fill = f'fill="{colour}" fill-opacity="{opacity:.2f}"' if n else 'class="none"'
+        edge = f' stroke="{colour}"' if right else ""
+        parts.append(f"<rect {at} {fill}{edge}/>")
+        kinds = ["zero" if not n else "", "long" if len(str(n)) > 4 else ""]
+        kinds.append("white" if n and ink_on(colour, opacity) != INK else "")
+        kind = " ".join(filter(None, kinds))
+        told = f' class="{kind}"' if kind else ""
+        parts.append(f'<text{told} x="{x + cell * (i + 0.5):.1f}" y="{y + cell / 2 + 4:.1f}">{n}</text>')
+    return "".join(parts)
 
 
 def reliability_figure(evaluation: Evaluation, *, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hemalens.evaluation.results import Estimate
+from hemalens.evaluation.results import Estimate, Report
 
 MISSING = "n/a"
 EN_DASH = "\N{EN DASH}"
@@ -68,6 +68,16 @@ def measured(value: float | None) -> str:
     # 99.96 is 100, not 100.0
     digits = float(f"{value:.3g}")
     return f"{value:,.{max(0, 2 - int(math.log10(digits)))}f}" if digits >= 1 else f"{value:.3g}"
+
+
+def synthetic_notice(report: Report) -> str:
+    """What a report must say of drawn images: nothing where there are none, and which ones where others are photographs."""
+    if not report.synthetic:
+        return ""
+    drawn = [f"{visible(card.name)} ({visible(card.role)})" for card in report.data if card.synthetic]
+    if len(drawn) in (0, len(report.data)):
+        return SYNTHETIC_NOTICE
+    return f"Some of these images are synthetic, drawn by the program, not photographed: {listed(drawn)}."
 
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:

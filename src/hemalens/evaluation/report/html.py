@@ -130,7 +130,7 @@ def render_html(report: Report) -> str:
         .get_template("template.html")
         .render(
             report=report,
-            notice=formatting.SYNTHETIC_NOTICE if report.synthetic else "",
+            notice=formatting.synthetic_notice(report),
             few=figures.N_FEW,
             n_listed=N_LISTED,
             research_use=formatting.RESEARCH_USE,
@@ -198,7 +198,7 @@ def _view(number: int, report: Report) -> _EvaluationView:
         per_class=tables.per_class(evaluation),
         confusion=tables.confusion(evaluation),
         reliability=tables.reliability(evaluation),
-        confusion_svg=figures.confusion_figure(evaluation, name=f"{name}-confusion") if evaluation.classes else "",
+        confusion_svg=figures.confusion_figure(evaluation) if evaluation.classes else "",
         is_wide=len(evaluation.classes) > figures.N_CLASSES_LARGE,
         reliability_svg=figures.reliability_figure(evaluation, name=f"{name}-reliability"),
         plane=embeddings.plane(

@@ -34,7 +34,7 @@ def render_markdown(report: Report) -> str:
     """The whole report as Markdown (GitHub's tables), ending in a newline."""
     blocks: list[str] = [f"# {escape(report.title)}"]
     if report.synthetic:
-        blocks.append(f"> **{formatting.SYNTHETIC_NOTICE}**")
+        blocks.append(f"> **{formatting.synthetic_notice(report)}**")
     blocks.append(f"{escape(report.created)} \N{MIDDLE DOT} protocol: {escape(report.protocol)}")
     blocks.extend(_items(report.summary))
     blocks.extend(_results(report))

@@ -15,8 +15,8 @@ from hemalens.evaluation.results import Evaluation, Failure
 ANCHOR = "domains"
 HEADING = "From domain to domain"
 CAPTION = (
-    "Balanced accuracy of every method, trained on the domain of the row and tested on that of the column. The darker, the "
-    "higher, on the same scale for all methods."
+    "Balanced accuracy of every method, trained on the domain of the row and tested on that of the column. The stronger "
+    "the colour, the higher, on the same scale for all methods."
 )
 NOTE = (
     "In small print: the 95 % interval. At home: trained and tested on the same domain, on images that were not trained "
