@@ -75,7 +75,12 @@ def joint_scatters(ended: Sequence[Ended], *, seed: int) -> tuple[NamedScatter, 
         scatter = joint_scatter(told, seed=seed)
         if scatter is not None:
             shown.append(
-                NamedScatter(method=method, source=source, targets=tuple(e.trial.target for e in group), scatter=scatter)
+                NamedScatter(
+                    method=method,
+                    source=source,
+                    targets=tuple(e.trial.target for e in group if e.trial.target != source),
+                    scatter=scatter,
+                )
             )
     return tuple(shown)
 
