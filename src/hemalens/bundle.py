@@ -67,7 +67,8 @@ class Quantisation(Part):
 
     `base_model_sha256` is the digest of that bundle's graph, `fingerprint` that of the calibration images. On those images:
     `largest_difference` and `mean_difference` of a probability, and `agreement`, the share of equal answers in [0, 1].
-    `size_ratio` is the graph's size over the other's.
+    `size_ratio` is the graph's size over the other's. A bundle that is adapted keeps the entry: it tells of the int8 bundle
+    before the adaptation.
     """
 
     precision: Literal["int8"] = "int8"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import hemalens._torchvision  # noqa: F401
@@ -12,9 +13,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
 
 from hemalens.errors import ConfigError
 from hemalens.training.learner import Learner, OptimiserConfig, warmup_cosine
+from hemalens.training.trainer import Course, train
 
 
 class _Small(Learner):
@@ -154,3 +157,30 @@ def test_biases_and_norms_do_not_decay() -> None:
 def test_settings_are_bounded(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         OptimiserConfig.from_mapping(values)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(8, 1), (4, 2), (2, 4)])
+def test_small_batches_added_up_are_one_large_batch(batch_size: int, accumulate: int, tmp_path: Path) -> None:
+    """Without batch statistics the weights after an epoch are those of plain descent on batches of eight, by hand."""
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.normal(size=(24, 3)), dtype=torch.float32)
+    y = torch.tensor(rng.normal(size=(24, 2)), dtype=torch.float32)
+
+    class Descent(_Small):
+        def training_step(self, batch: Any, i: int) -> torch.Tensor:
+            return ((self.layer(batch[0]) - batch[1]) ** 2).mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    torch.manual_seed(0)
+    module = Descent(OptimiserConfig(gradient_clip=None), 1)
+    weight, bias = (p.detach().clone() for p in module.layer.parameters())
+    for start in range(0, 24, 8):
+        part, wanted = x[start : start + 8], y[start : start + 8]
+        off = 2 * (part @ weight.T + bias - wanted) / wanted.numel()
+        weight, bias = weight - 0.1 * off.T @ part, bias - 0.1 * off.sum(dim=0)
+    loader = DataLoader(TensorDataset(x, y), batch_size=batch_size)
+    train(module, loader, None, run_dir=tmp_path, course=Course(patience=None, precision="fp32", accumulate=accumulate))
+    np.testing.assert_allclose(module.layer.weight.detach(), weight, atol=1e-6)
+    np.testing.assert_allclose(module.layer.bias.detach(), bias, atol=1e-6)
