@@ -10,12 +10,12 @@ from typing import Any
 from hemalens.datasets import CellDataset
 from hemalens.errors import one_line
 from hemalens.evaluation.comparisons import compare
-from hemalens.evaluation.results import DataCard, Report
+from hemalens.evaluation.results import DataCard, MethodCard, Report
 from hemalens.jobs.auxiliary import mask_note, open_auxiliary
 from hemalens.jobs.benchmark_config import BenchmarkConfig, Entry
 from hemalens.jobs.exhibits import costs, first_models, joint_scatters, what_answers_rest_on
 from hemalens.jobs.prepare import Prepared, tell
-from hemalens.jobs.reporting import make_report
+from hemalens.jobs.reporting import make_report, method_card
 from hemalens.jobs.runs import claim_run, finish_run
 from hemalens.jobs.tasks import Opener, Task, open_tasks, refuse_learned_elsewhere
 from hemalens.jobs.train import Say
@@ -125,8 +125,16 @@ def _report(config: BenchmarkConfig, opened: Opened, ended: Sequence[Ended], say
         pictures=what_answers_rest_on(models, seed=config.seed),
         data=_cards(opened),
         methods={entry.name: entry.config.model_dump(mode="json") for entry in opened.entries},
+        method_cards=[_method_card(entry, opened) for entry in opened.entries],
         seed=config.seed,
     )
+
+
+def _method_card(entry: Entry, opened: Opened) -> MethodCard:
+    own = {role.name for role in entry.method.roles}
+    sets = [source.card for source in opened.sources]
+    sets += [each.card for role, each in opened.auxiliary.items() if role in own]
+    return method_card(entry.method, entry.name, sets)
 
 
 def _cards(opened: Opened) -> list[DataCard]:

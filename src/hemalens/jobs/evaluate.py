@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hemalens.bundle import open_bundle
+from hemalens.bundle import Bundle, open_bundle
 from hemalens.evaluation.evaluate import evaluate_with_answers, refuse_leaks
 from hemalens.evaluation.occlusion import N_SHOWN, occlusion_table
 from hemalens.evaluation.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
-from hemalens.evaluation.results import Report
+from hemalens.evaluation.results import MethodCard, Report
 from hemalens.files import atomic_dir, claim_folder
 from hemalens.jobs.prepare import prepare, tell
 from hemalens.jobs.reporting import make_report
@@ -63,8 +63,16 @@ def evaluate(
         pictures=pictures,
         data=[card],
         methods={bundle.manifest.method: bundle.manifest.config},
+        method_cards=[_card_of(bundle)],
         seed=seed,
     )
     with atomic_dir(out) as folder:
         write_report(report, folder)
     return report
+
+
+def _card_of(bundle: Bundle) -> MethodCard:
+    """What a bundle says of itself."""
+    manifest = bundle.manifest
+    lines = [f"{entry.name} ({entry.role}), {sum(entry.class_counts.values()):,} images" for entry in manifest.data]
+    return MethodCard(name=manifest.method, method=manifest.method, learned_from=tuple(lines))

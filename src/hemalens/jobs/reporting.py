@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hemalens.artifacts import library_versions
 from hemalens.datasets import CellDataset
@@ -22,6 +22,7 @@ from hemalens.evaluation.results import (
     Failure,
     FractionCurve,
     KShot,
+    MethodCard,
     NamedScatter,
     PictureTable,
     Report,
@@ -56,6 +57,25 @@ def data_card(dataset: CellDataset, role: str, cleaning: Cleaning | None = None,
         fingerprint=dataset.fingerprint,
         synthetic=dataset.synthetic,
         audit=file_checks(dataset, cleaning) if cleaning else {},
+    )
+
+
+class _Described(Protocol):
+    """A method, as far as its card goes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def publication(self) -> str: ...
+
+
+def method_card(method: _Described, name: str, cards: Sequence[DataCard]) -> MethodCard:
+    """The card of a method that a report calls `name`, with the sets it has learned from."""
+    lines = tuple(f"{card.name} ({card.role}), {card.n_images:,} images" for card in cards)
+    return MethodCard(
+        name=name, method=method.name, what=method.summary, publication=method.publication, learned_from=lines
     )
 
 
@@ -101,6 +121,7 @@ def make_report(
     verdicts: Sequence[str] = (),
     data: Sequence[DataCard],
     methods: Mapping[str, Mapping[str, Any]],
+    method_cards: Sequence[MethodCard] = (),
     seed: int,
 ) -> Report:
     """A report with its summary; `verdicts` are sentences that stand before what is said of each evaluation."""
@@ -127,6 +148,7 @@ def make_report(
         tables=tuple(tables),
         pictures=tuple(pictures),
         methods={name: dict(config) for name, config in methods.items()},
+        method_cards=tuple(method_cards),
         environment=environment(),
         seed=seed,
     )

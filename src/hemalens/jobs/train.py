@@ -13,7 +13,7 @@ from hemalens.evaluation.evaluate import evaluate, refuse_leaks
 from hemalens.evaluation.results import Report
 from hemalens.jobs.auxiliary import mask_note, open_auxiliary, refuse_learned
 from hemalens.jobs.prepare import Prepared, prepare, tell
-from hemalens.jobs.reporting import make_report
+from hemalens.jobs.reporting import make_report, method_card
 from hemalens.jobs.runs import asked_of, claim_run, finish_run, fit_in
 from hemalens.methods import Method, find_method
 from hemalens.sampling import Unreadable, check_classes, hold_out, seeded
@@ -79,6 +79,7 @@ def train(
         pictures=[method.show(bundle, test or learn)] if method.show else [],
         data=[each.card for each in opened],
         methods={method.name: config.model_dump(mode="json")},
+        method_cards=[method_card(method, method.name, [each.card for each in opened])],
         seed=seed,
     )
     return finish_run(out, report)

@@ -55,7 +55,10 @@ class AuxiliaryRole:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method by name: what it is in one line, its configuration and its `fit`; `show` where there is something to see."""
+    """A method by name: what it is in one line, its configuration and its `fit`; `show` where there is something to see.
+
+    `publication`: where it was described first, empty for what is common in the field.
+    """
 
     name: str
     summary: str
@@ -63,3 +66,4 @@ class Method:
     fit: Fit
     show: Show | None = None
     roles: tuple[AuxiliaryRole, ...] = ()
+    publication: str = ""

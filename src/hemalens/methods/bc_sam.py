@@ -231,4 +231,6 @@ METHOD = Method(
             UNLABELLED, "images of another laboratory, seen without their labels", labelled=False, only_cells=True
         ),
     ),
+    publication='Cai et al., "Towards cross-domain single blood cell image classification via '
+    'large-scale LoRA-based Segment Anything Model", ISBI 2024',
 )

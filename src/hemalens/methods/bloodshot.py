@@ -132,4 +132,10 @@ class EmbedderModule(CellClassifier):
         return rotate_each(pixels, angles, fill)
 
 
-METHOD = Method("bloodshot", "embedder with angular margin and rotation consistency (BloodShot)", BloodShotConfig, fit)
+METHOD = Method(
+    "bloodshot",
+    "embedder with angular margin and rotation consistency (BloodShot)",
+    BloodShotConfig,
+    fit,
+    publication='Laor, "BloodShot: Few-shot Learning On Blood Cells", 2022',
+)

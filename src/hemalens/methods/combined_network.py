@@ -133,4 +133,5 @@ METHOD = Method(
     CombinedNetworkConfig,
     fit,
     roles=ROLES,
+    publication='Mo, "Classifying White Blood Cells", 2023',
 )

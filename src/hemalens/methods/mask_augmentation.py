@@ -51,4 +51,5 @@ METHOD = Method(
     MaskAugmentationConfig,
     fit,
     roles=(AuxiliaryRole(PRETRAINING, "labelled images to train on first; published: CAM16", labelled=True),),
+    publication='Kong, "White Blood Cell Classification based on Transfer Learning", 2023',
 )

@@ -58,4 +58,6 @@ METHOD = Method(
     MobileVitConfig,
     fit,
     roles=FINETUNE.roles,
+    publication='Wang, Shang and Zhang, "A Study of the Classification Method of Bone Marrow '
+    'Blood Cells Based on MobileVit", ASRJETS',
 )

@@ -152,6 +152,7 @@ def render_html(report: Report) -> str:
             albums=[(table, pictures.n_abreast(table)) for table in pictures.shown(report)],
             cards=[_card(card) for card in report.data],
             methods=[(name, tables.configuration(name, values)) for name, values in report.methods.items()],
+            method_cards={card.name: tables.method_card(card) for card in report.method_cards},
             environment=tables.pairs("Software and machine", ("Name", "Value"), report.environment),
         )
     )

@@ -45,7 +45,9 @@ def render_markdown(report: Report) -> str:
     if report.methods:
         blocks.append("## Methods")
     for name, values in report.methods.items():
-        blocks.extend([f"### {escape(name)}", _table(tables.configuration(name, values))])
+        told = [pair for card in report.method_cards if card.name == name for pair in tables.method_card(card)]
+        blocks.extend([f"### {escape(name)}", *_items([f"{heading}: {text}" for heading, text in told])])
+        blocks.append(_table(tables.configuration(name, values)))
     blocks.extend(["## Environment", _table(tables.pairs("Software", ("Name", "Value"), report.environment))])
     blocks.extend(["## Command", _code(report.command), f"Seed: {report.seed}", f"**{formatting.RESEARCH_USE}**"])
     return "\n\n".join(blocks) + "\n"

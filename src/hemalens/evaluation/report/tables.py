@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from hemalens.evaluation.report import formatting
-from hemalens.evaluation.results import ClassScores, ComparisonTable, DataCard, Estimate, Evaluation, Report, WrongCell
+from hemalens.evaluation.results import (
+    ClassScores,
+    ComparisonTable,
+    DataCard,
+    Estimate,
+    Evaluation,
+    MethodCard,
+    Report,
+    WrongCell,
+)
 
 # "0.91", "<0.01", "1,234", "0.91 ± 0.02", "0.91 (0.88–0.93)", "12 %"
 OVERVIEW_NOTE = (
@@ -230,6 +239,17 @@ def pairs(caption: str, names: tuple[str, str], values: Mapping[str, Any]) -> Ta
     """A table of two columns from a mapping; nested mappings become dotted names."""
     rows = tuple(tuple(Cell(formatting.visible(text)) for text in pair) for pair in _flattened(values))
     return Table(caption, (Column(names[0], numeric=False, heads=True), Column(names[1], numeric=False)), rows)
+
+
+def method_card(card: MethodCard) -> tuple[tuple[str, str], ...]:
+    """What is known of a method, as pairs of a heading and a text."""
+    told = {
+        "Program": card.method if card.method != card.name else "",
+        "What it is": card.what,
+        "Publication": card.publication,
+        "Learned from": "; ".join(card.learned_from),
+    }
+    return tuple((name, formatting.visible(text)) for name, text in told.items() if text)
 
 
 def configuration(name: str, values: Mapping[str, Any]) -> Table:

@@ -16,7 +16,7 @@ from hemalens.evaluation.results.evaluations import (
     WrongCell,
 )
 from hemalens.evaluation.results.exhibits import ComparisonTable, Picture, PictureTable
-from hemalens.evaluation.results.report import DataCard, Failure, Report
+from hemalens.evaluation.results.report import DataCard, Failure, MethodCard, Report
 
 __all__ = [
     "ClassScores",
@@ -31,6 +31,7 @@ __all__ = [
     "FractionScores",
     "ImageAnswers",
     "KShot",
+    "MethodCard",
     "NamedScatter",
     "Picture",
     "PictureTable",

@@ -32,6 +32,19 @@ class DataCard(Part):
     """What the audit of the files found, by the name of each check; empty where none was made."""
 
 
+class MethodCard(Part):
+    """What a method of a report is: in one line, after which publication, and what it has learned from.
+
+    `name` is what the report calls it, `method` the program. `learned_from` has a line for each set, with its part.
+    """
+
+    name: str
+    method: str
+    what: str = ""
+    publication: str = ""
+    learned_from: tuple[str, ...] = ()
+
+
 class Failure(Part):
     """A part of a benchmark that ended with an error; the others went on."""
 
@@ -64,5 +77,6 @@ class Report(Part):
     tables: tuple[ComparisonTable, ...] = ()
     pictures: tuple[PictureTable, ...] = ()
     methods: dict[str, dict[str, Any]]
+    method_cards: tuple[MethodCard, ...] = ()
     environment: dict[str, str]
     seed: int
