@@ -15,6 +15,7 @@ from pydantic import Field
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.errors import InputError
+from hemalens.evaluation.comparisons import compare
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import ComparisonTable, Evaluation, Report
 from hemalens.jobs.prepare import Prepared, prepare, tell
@@ -97,6 +98,7 @@ def run(
         f"MobileViT and others on {cells.dataset.name}",
         f"study mobilevit: {len(learn)} images, the same split and settings for {len(networks)} networks",
         evaluations=evaluations,
+        comparisons=compare(evaluations, seed=seed),
         tables=[
             accuracy_table(dict(zip(networks, evaluations, strict=True)), comparable=comparable),
             size_table(counts),
