@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -460,3 +463,32 @@ def test_workers_side_by_side_find_the_same(tmp_path_factory: pytest.TempPathFac
         assert mine.confusion == other.confusion
         assert mine.scores.nll == pytest.approx(other.scores.nll, abs=1e-4)
     assert np.all([f == () for f in (side_by_side.failures, alone.failures)])
+
+
+@pytest.mark.slow
+def test_a_benchmark_killed_from_outside_goes_on(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    folder, out = trained.cells(tmp_path_factory), tmp_path / "run"
+    specs = [f"synthetic:{folder / name}" for name in ("lab_a", "lab_b")]
+    settings = [word for setting in trained.settings(trained.PROBE) for word in ("--set", setting)]
+    call = [
+        *(sys.executable, "-c", "from hemalens.cli.main import main; main()", "benchmark", "--methods", "linear_probe"),
+        *(word for spec in specs for word in ("--source", spec, "--target", spec)),
+        *(*settings, "--folds", "2", "--out", str(out)),
+    ]
+    with subprocess.Popen(call, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        assert any("[2/4]" in line for line in process.stderr), "it ended before it was killed"
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / "report.json").exists()
+    ended = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert [line.rpartition(": ")[2].split(",")[0] for line in ended.stderr.splitlines() if line.startswith("[")] == [
+        *("known", "known", "done", "done"),
+    ]
+    assert len(read_report(out / "report.json").evaluations) == 4
+
+
+@pytest.mark.slow
+def test_the_plane_can_be_a_umap(labs: Path, fits: list[str], tmp_path: Path) -> None:
+    report = benchmark(_asked(labs, methods=("near",), projection="UMAP"), out=tmp_path / "run")
+    assert [scatter.scatter.projection for scatter in report.scatters] == ["UMAP", "UMAP"]

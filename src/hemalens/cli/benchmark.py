@@ -52,6 +52,9 @@ Protocols = Annotated[
 ]
 Methods = Annotated[str | None, typer.Option("--methods", metavar="A,B", help="Methods, separated by commas.")]
 Sources = Annotated[list[str] | None, typer.Option("--source", metavar="SPEC", help="Data to learn from; repeatable.")]
+Projection = Annotated[
+    Literal["PCA", "UMAP"], typer.Option(help="Plane of the report's embeddings; UMAP needs the extra [figures].")
+]
 Backbones = Annotated[
     list[str] | None,
     typer.Option("--backbone", metavar="NAME[@PX]", help="efficiency: a timm network of random weights; repeatable."),
@@ -113,6 +116,7 @@ KEYS: dict[str, Taken] = {
     "--drop-unreadable": (("drop_unreadable",), _as_is),
     "--seed": (("seed",), _as_is),
     "--folds": (("folds",), _as_is),
+    "--projection": (("projection",), _as_is),
     "--shots": (("k_shot", "shots"), lambda text: whole_numbers(text, "--shots")),
     "--repeats": (("k_shot", "repeats"), _as_is),
     "--without-replacement": (("k_shot", "replacement"), lambda said: not said),
@@ -215,6 +219,7 @@ def benchmark(
     protocol: Protocols = None,
     labels: Labels = "five_class",
     folds: Annotated[int, typer.Option(min=2, help="Folds of the source, for k-fold and cross-domain.")] = 5,
+    projection: Projection = "PCA",
     shots: Shots = None,
     repeats: Repeats = 100,
     without_replacement: WithoutReplacement = False,

@@ -121,7 +121,7 @@ def _report(config: BenchmarkConfig, opened: Opened, ended: Sequence[Ended], say
         efficiency=costs(timed, n_rounds=part.rounds, n_threads=part.threads, say=say),
         comparisons=compare(evaluations, seed=config.seed),
         failures=failures(ended),
-        scatters=joint_scatters(ended, seed=config.seed),
+        scatters=joint_scatters(ended, projection=config.projection, seed=config.seed),
         pictures=what_answers_rest_on(models, seed=config.seed),
         data=_cards(opened),
         methods={entry.name: entry.config.model_dump(mode="json") for entry in opened.entries},

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field
 
 from hemalens.config import StrictConfig
-from hemalens.errors import ConfigError, InputError, one_line
+from hemalens.errors import ConfigError, InputError, one_line, require_extra
 from hemalens.evaluation.fractions import PUBLISHED_FRACTIONS, FractionPlan
 from hemalens.evaluation.k_shot import PUBLISHED_SHOTS, KShotPlan
 from hemalens.evaluation.results import Selection
@@ -80,7 +80,7 @@ class BenchmarkConfig(StrictConfig):
     A target that is the source itself is left out: the source's own score comes from its folds. `settings` are `key=value`
     for all methods, `NAME.key=value` for one. `min_per_class` leaves smaller classes out, of each source and target. Of
     `auxiliary`, sets by role, each method gets those it has a use for. `cell_image` names the segmenter that cuts the cells
-    out first.
+    out first. `projection`: the plane on which the report draws the embeddings of all laboratories.
     """
 
     methods: tuple[str | Contender, ...] = Field(strict=False)
@@ -94,6 +94,7 @@ class BenchmarkConfig(StrictConfig):
     cell_image: str | None = None
     drop_unreadable: bool = False
     seed: int = Field(default=0, ge=0)
+    projection: Literal["PCA", "UMAP"] = "PCA"
     folds: int = Field(default=5, ge=2)
     k_shot: KShotPart = KShotPart()
     fractions: FractionPart = FractionPart()
@@ -116,6 +117,8 @@ class BenchmarkConfig(StrictConfig):
             )
         if not self.sources:
             raise InputError("no source is named", remedy="Say --source SPEC.")
+        if self.projection == "UMAP":
+            require_extra("umap", "figures", "a UMAP")
         for protocol in self.protocols:
             if protocol in ("cross-domain", "k-shot") and any(not self.targets_of(source) for source in self.sources):
                 raise InputError(f"the protocol {protocol} needs a target", remedy="Name one or more with --target SPEC.")

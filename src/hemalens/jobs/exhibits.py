@@ -12,7 +12,7 @@ from hemalens.bundle import open_bundle
 from hemalens.datasets import CellDataset
 from hemalens.evaluation.occlusion import occlusion_table
 from hemalens.evaluation.results import Efficiency, Evaluation, NamedScatter, PictureTable
-from hemalens.evaluation.scatter import joint_scatter
+from hemalens.evaluation.scatter import Projection, joint_scatter
 from hemalens.jobs.efficiency import measure_bundles
 from hemalens.jobs.trials import Ended
 
@@ -57,7 +57,7 @@ def costs(
     return measure_bundles(named, n_rounds=n_rounds, n_threads=n_threads, say=say)
 
 
-def joint_scatters(ended: Sequence[Ended], *, seed: int) -> tuple[NamedScatter, ...]:
+def joint_scatters(ended: Sequence[Ended], *, projection: Projection, seed: int) -> tuple[NamedScatter, ...]:
     """The embeddings of every source and its targets by each method's first model, in one plane."""
     groups: dict[tuple[str, str], list[Ended]] = {}
     for each in ended:
@@ -72,7 +72,7 @@ def joint_scatters(ended: Sequence[Ended], *, seed: int) -> tuple[NamedScatter, 
             if each.tested is not None and each.tested.embeddings is not None:
                 points = [(label, predicted, each.trial.target) for label, predicted in each.tested.outcome.points]
                 told.append((each.tested.embeddings.astype(float), points))
-        scatter = joint_scatter(told, seed=seed)
+        scatter = joint_scatter(told, seed=seed, projection=projection)
         if scatter is not None:
             shown.append(
                 NamedScatter(
