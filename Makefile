@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # one thread a worker: two workers with two threads each would only wait for one another
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: quickstart test test-all check format benchmarks clean
+.PHONY: quickstart test test-all check format docs benchmarks clean
 
 quickstart: $(VENV)/.train  ## synthetic cells of two laboratories: train in one, test in both
 	$(BIN)/hemalens quickstart --out runs/quickstart --overwrite
@@ -27,6 +27,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.docs  ## the documentation site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site
+	@echo "open site/index.html; with the search: $(BIN)/python -m http.server --directory site"
+
 benchmarks: $(VENV)/.dev  ## speed and memory, side by side in one run
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/startup.py
@@ -34,6 +38,10 @@ benchmarks: $(VENV)/.dev  ## speed and memory, side by side in one run
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit("hemalens needs Python 3.11 or newer, this is %d.%d; say make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.train: $(VENV)/.python pyproject.toml constraints.txt
@@ -45,4 +53,4 @@ $(VENV)/.dev: $(VENV)/.train
 	@touch $@
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
