@@ -18,6 +18,7 @@ from command import Command
 from documentation import DOCS, PAGES, REPOSITORY, Block, blocks, inline_commands
 from hemalens.cli.main import app
 from hemalens.datasets import READERS
+from hemalens.jobs.benchmark_config import BenchmarkConfig
 from hemalens.methods import METHODS, SEGMENTERS, find_method
 from hemalens.studies import describe_study
 from hemalens.taxonomy import label_map_names
@@ -172,8 +173,19 @@ def test_every_program_shown_uses_what_is_there(block: Block) -> None:
             inspect.signature(ours[node.func.id]).bind(*node.args, **keywords)
 
 
+def test_yaml_is_a_benchmark_that_can_be_run(tmp_path: Path) -> None:
+    texts = [block.text for block in ALL if block.language == "yaml"] + [(DOCS / "all_methods.yaml").read_text()]
+    assert len(texts) > 1
+    for text in texts:
+        (tmp_path / "benchmark.yaml").write_text(text)
+        config = BenchmarkConfig.read(tmp_path / "benchmark.yaml")
+        config.check()
+        assert config.entries()
+        assert {spec.split(":")[0] for spec in (*config.sources, *config.targets)} <= set(READERS)
+
+
 def test_the_languages_are_those_that_are_read() -> None:
-    assert {block.language for block in ALL} <= {"", "bash", "python"}
+    assert {block.language for block in ALL} <= {"", "bash", "python", "yaml"}
     assert [_name(b) for b in ALL if b.is_run and b.page != TUTORIAL.name] == []
     fences = {page.name: page.read_text().count("\n```") for page in PAGES}
     assert {name: 2 * sum(b.page == name for b in ALL) for name in fences} == fences
