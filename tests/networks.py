@@ -15,7 +15,7 @@ from hemalens.bundle import Bundle, Manifest, class_entries, seen_images, write_
 from hemalens.datasets import CellDataset
 from hemalens.images import Preprocessing
 from hemalens.runtime import session_of
-from hemalens.stages import CellImageStage
+from hemalens.stages import Stage
 
 PREPROCESSING = Preprocessing(size_px=32)
 WIDTHS = (3, 8, 16, 32, 32)
@@ -99,5 +99,5 @@ def conv_bundle(path: Path, train: CellDataset, *, seed: int = 0) -> Bundle:
     return write_bundle(path, manifest, {**files, "weights.safetensors": b"weights"})
 
 
-def _stages(data: CellDataset) -> list[CellImageStage]:
-    return [stage for stage in data.stages if isinstance(stage, CellImageStage)]
+def _stages(data: CellDataset) -> list[Stage]:
+    return [stage for stage in data.stages if isinstance(stage, Stage)]

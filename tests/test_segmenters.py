@@ -19,6 +19,7 @@ from PIL import Image
 import trained
 from hemalens.artifacts import MANIFEST
 from hemalens.bundle import open_bundle
+from hemalens.centred_crop import CentredCropConfig
 from hemalens.datasets import CellDataset
 from hemalens.errors import BundleError, InputError
 from hemalens.images import Preprocessing
@@ -31,7 +32,7 @@ from hemalens.segmenters import (
     open_trained_segmenter,
     write_segmenter,
 )
-from hemalens.stages import SEGMENTER, ClassicalSegmenter, GraphSegmenter
+from hemalens.stages import SEGMENTER, CellImageStage, CentredCropStage, ClassicalSegmenter, GraphSegmenter
 
 GRAPH = trained.dark_graph()
 
@@ -154,6 +155,20 @@ def test_an_unknown_segmenter_says_what_there_is(name: str) -> None:
     )
 
 
+def test_an_unknown_cell_image_says_all_that_there_is() -> None:
+    with pytest.raises(InputError) as error:
+        cell_image_stages("centered")
+    assert str(error.value) == (
+        "there is no segmenter 'centered'; expected classical, centred, or the folder of a trained one. "
+        "Train one with `hemalens train bc_sam_segmenter`."
+    )
+
+
+def test_the_centred_crop_is_a_cell_image_and_no_segmenter() -> None:
+    with pytest.raises(InputError, match="there is no segmenter 'centred'; expected classical, or the folder"):
+        open_segmenter("centred")
+
+
 def test_segmenters_by_their_names(folder: Path) -> None:
     assert isinstance(open_segmenter("classical"), ClassicalSegmenter)
     opened = open_segmenter(str(folder))
@@ -166,11 +181,18 @@ def test_segmenters_by_their_names(folder: Path) -> None:
 def test_a_name_is_one_stage_and_no_name_none(folder: Path) -> None:
     assert cell_image_stages(None) == ()
     (classical,) = cell_image_stages("classical")
+    assert isinstance(classical, CellImageStage)
     assert isinstance(classical.segmenter, ClassicalSegmenter)
     assert classical.config == CellImageConfig()
     published = {"size_px": 128, "margin_px": 10, "background": 128, "crop": True}
     assert classical.config.model_dump() == published
+    (centred,) = cell_image_stages("centred")
+    assert isinstance(centred, CentredCropStage)
+    assert centred.config == CentredCropConfig()
+    assert centred.config.model_dump() == {"extent": 2.0, "size_px": 160}
+    assert (classical.name, centred.name) == ("classical", "centred")
     (other,) = cell_image_stages(str(folder))
+    assert isinstance(other, CellImageStage)
     assert isinstance(other.segmenter, GraphSegmenter)
 
 

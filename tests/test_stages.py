@@ -1,4 +1,4 @@
-"""The cell-image stage: made once and kept, counted, known by a digest; and bundles that name it and repeat it."""
+"""The stages: what they show is made once and kept, counted, known by a digest; and bundles name and repeat them."""
 
 from __future__ import annotations
 
@@ -18,28 +18,36 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import trained
+from hemalens import stages
 from hemalens.artifacts import MANIFEST
 from hemalens.bundle import MODEL, SEEN, Bundle, open_bundle, seen_images, write_bundle
+from hemalens.centred_crop import CentredCropConfig, centred_crop
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import BundleError, ImageError
 from hemalens.evaluation.evaluate import answer
 from hemalens.files import sha256_file
 from hemalens.inference import Predictor
 from hemalens.methods import find_method
+from hemalens.nucleus import find_nucleus
 from hemalens.segmentation import CellImageConfig, cell_image, segment_cell
 from hemalens.stages import (
+    CENTRED,
     CLASSICAL,
     SEGMENTER,
     CellImageEntry,
     CellImageStage,
+    CentredCropEntry,
+    CentredCropStage,
     ClassicalSegmenter,
     GraphSegmenter,
+    Stage,
     count_outcomes,
     kept_mask,
     stage_of,
 )
 
 SMALL = CellImageConfig(size_px=32, margin_px=3, background=90)
+CLOSE = CentredCropConfig(extent=1.6, size_px=32)
 
 
 @pytest.fixture(autouse=True)
@@ -201,6 +209,65 @@ def test_the_classical_segmenter_is_the_one_by_colour(cells: CellDataset) -> Non
     assert ClassicalSegmenter.name == CLASSICAL == "classical"
 
 
+# --------------------------------------------------------------------------------------------------- the centred crop
+
+
+def _nucleus(column: float | None) -> NDArray[np.uint8]:
+    """A dark disk in a bright field; none for None."""
+    rows, columns = np.indices((70, 80))
+    image = np.full((70, 80, 3), 230, np.uint8)
+    if column is not None:
+        image[np.hypot(rows - 35, columns - column) < 12] = (84, 38, 128)
+    return image
+
+
+NUCLEI = {"cell": _nucleus(44), "touches border": _nucleus(3), "empty mask": _nucleus(None)}
+
+
+def test_a_centred_crop_is_made_once_kept_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[NDArray[np.uint8]] = []
+
+    def spy(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        asked.append(image)
+        return find_nucleus(image)
+
+    monkeypatch.setattr(stages, "find_nucleus", spy)
+    first = CentredCropStage(CLOSE)
+    for stage in (first, first, CentredCropStage(CLOSE)):
+        for outcome, image in NUCLEI.items():
+            expected = centred_crop(image, find_nucleus(image), CLOSE)
+            made = stage.make(image.copy())
+            assert made.outcome == expected.outcome == outcome
+            np.testing.assert_array_equal(made.pixels, expected.pixels)
+            np.testing.assert_array_equal(stage(image), expected.pixels)
+    assert len(asked) == len(NUCLEI), "what is kept is not searched again"
+    assert first.seen == dict.fromkeys(NUCLEI, 2), "what is called is counted, what is only made is not"
+    passing = first.once()
+    for image in NUCLEI.values():
+        np.testing.assert_array_equal(passing(image), first(image))
+    assert len(asked) == 2 * len(NUCLEI)
+    assert isinstance(passing, CentredCropStage)
+    assert (passing.digest, passing.entry(), passing.seen.total()) == (first.digest, first.entry(), len(NUCLEI))
+
+
+def test_a_centred_crop_is_known_by_its_settings() -> None:
+    digests = [
+        CentredCropStage(CLOSE).digest,
+        CentredCropStage(CLOSE.model_copy(update={"extent": 1.7})).digest,
+        CentredCropStage(CLOSE.model_copy(update={"size_px": 33})).digest,
+        CellImageStage(ClassicalSegmenter(), CellImageConfig(size_px=32)).digest,
+    ]
+    assert len(set(digests)) == len(digests)
+    assert CentredCropStage(CLOSE).digest == digests[0]
+
+
+def test_both_stages_are_stages_with_a_name_and_a_size() -> None:
+    both: list[Stage] = [CellImageStage(ClassicalSegmenter(), SMALL), CentredCropStage(CLOSE)]
+    assert [(stage.name, stage.size_px) for stage in both] == [("classical", 32), (CENTRED, 32)]
+    assert [stage.files() for stage in both] == [{}, {}]
+    assert [stage.entry().needs for stage in both] == [(), ()]
+
+
 # ------------------------------------------------------------------------------------------------------- kept masks
 
 
@@ -301,13 +368,15 @@ def test_an_error_of_the_image_passes_through_its_stage(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- bundles with a stage
 
 
-def _stage(kind: str) -> CellImageStage:
+def _stage(kind: str) -> Stage:
+    if kind == CENTRED:
+        return CentredCropStage(CLOSE)
     return CellImageStage(
         ClassicalSegmenter() if kind == CLASSICAL else GraphSegmenter("dark", trained.dark_graph(limit=170.0)), SMALL
     )
 
 
-def _bundle(path: Path, cells: CellDataset, stage: CellImageStage) -> Bundle:
+def _bundle(path: Path, cells: CellDataset, stage: Stage) -> Bundle:
     """The nearest mean colour of cell images, with its stage."""
     bundle = trained.colour_bundle(path, cells.through((stage,)))
     files = {MODEL: bundle.graph_bytes, SEEN: seen_images(cells.contents), **stage.files()}
@@ -318,12 +387,16 @@ def _colours(images: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
     return np.stack([image.mean(axis=(0, 1)) / 255 for image in images])
 
 
-@pytest.mark.parametrize("kind", [CLASSICAL, SEGMENTER])
+def _entry(kind: str) -> CellImageEntry | CentredCropEntry:
+    return CentredCropEntry(config=CLOSE) if kind == CENTRED else CellImageEntry(segmenter=kind, config=SMALL)
+
+
+@pytest.mark.parametrize("kind", [CLASSICAL, SEGMENTER, CENTRED])
 def test_a_bundle_names_its_stage_and_repeats_it(cells: CellDataset, tmp_path: Path, kind: str) -> None:
     few = cells.subset(range(0, len(cells), 4))
     stage = _stage(kind)
     bundle = open_bundle(_bundle(tmp_path / "bundle", few, stage).path)
-    assert bundle.manifest.before_graph == (CellImageEntry(segmenter=kind, config=SMALL),)
+    assert bundle.manifest.before_graph == (_entry(kind),)
     assert (SEGMENTER in bundle.manifest.files) is (kind == SEGMENTER)
     moved = open_bundle(Path(shutil.copytree(bundle.path, tmp_path / "moved")))
     shutil.rmtree(bundle.path)
@@ -416,9 +489,17 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "the manifest of '.*' names no '../segmenter.onnx'",
     ),
     "unknown kind": (lambda f: _edit(f, before_graph=[{"kind": "blur"}]), "got key 'before_graph.0"),
+    "wrong extent": (
+        lambda f: _edit(f, before_graph=[{"kind": "centred_crop", "config": {"extent": 0.5}}]),
+        "got key 'before_graph.0.centred_crop.config.extent'",
+    ),
+    "a segmenter of a stage that has none": (
+        lambda f: _edit(f, before_graph=[{"kind": "centred_crop", "segmenter": CLASSICAL, "config": {}}]),
+        "got key 'before_graph.0.centred_crop.segmenter'",
+    ),
     "wrong size": (
-        lambda f: _edit(f, before_graph=[{"segmenter": CLASSICAL, "config": {"size_px": 3}}]),
-        "got key 'before_graph.0.config.size_px'",
+        lambda f: _edit(f, before_graph=[{"kind": "cell_image", "segmenter": CLASSICAL, "config": {"size_px": 3}}]),
+        "got key 'before_graph.0.cell_image.config.size_px'",
     ),
 }
 
@@ -462,3 +543,29 @@ def test_a_stage_is_made_from_its_entry(tmp_path: Path) -> None:
     classical = stage_of(CellImageEntry(segmenter=CLASSICAL, config=SMALL), tmp_path)
     assert classical.entry() == CellImageEntry(segmenter=CLASSICAL, config=SMALL)
     assert classical.files() == {}
+    centred = stage_of(CentredCropEntry(config=CLOSE), tmp_path)
+    assert centred.digest == CentredCropStage(CLOSE).digest
+    assert centred.entry() == CentredCropEntry(config=CLOSE)
+    assert centred.files() == {}
+
+
+def test_a_manifest_tells_its_stages_by_their_kind(cells: CellDataset, tmp_path: Path) -> None:
+    """As they stand in the file; of two stages each keeps its own settings and its place."""
+    bundle = trained.colour_bundle(tmp_path / "bundle", cells)
+    entries = (CentredCropEntry(config=CLOSE), CellImageEntry(segmenter=CLASSICAL, config=SMALL))
+    bundle = write_bundle(
+        tmp_path / "two",
+        bundle.manifest.model_copy(update={"before_graph": entries}),
+        {MODEL: bundle.graph_bytes, SEEN: seen_images(cells.contents)},
+    )
+    assert json.loads((bundle.path / MANIFEST).read_text())["before_graph"] == [
+        {"kind": "centred_crop", "config": {"extent": 1.6, "size_px": 32}},
+        {
+            "kind": "cell_image",
+            "segmenter": "classical",
+            "config": {"size_px": 32, "margin_px": 3, "background": 90, "crop": True},
+        },
+    ]
+    opened = open_bundle(bundle.path)
+    assert opened.manifest.before_graph == entries
+    assert [stage.name for stage in opened.stages] == ["centred", "classical"]

@@ -1,4 +1,4 @@
-"""Safe image reading and the one definition of preprocessing."""
+"""Safe image reading, the one definition of preprocessing, and the colour of what surrounds a cell."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ _ORIENTATION = 0x0112
 """The EXIF and TIFF tag that says how an image has to be turned."""
 _LYING = (5, 6, 7, 8)
 """Its values that exchange rows and columns."""
+_RIM_SHARE = 1 / 20
+"""Width of the rim as a share of the shorter side: dark lines at the border of a photograph are thinner."""
 
 Box = tuple[int, int, int, int]
 """(x_min, y_min, x_max, y_max) in pixels; the maximum is exclusive."""
@@ -245,3 +247,12 @@ def resize(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
     """Resize (H, W, 3) uint8 to (size_px, size_px, 3) uint8, bilinear with antialiasing, aspect ignored."""
     resized = Image.fromarray(image).resize((size_px, size_px), Image.Resampling.BILINEAR)
     return np.asarray(resized)
+
+
+def rim_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The median of each channel over the image's rim, (3,): of most cells the background's colour."""
+    width = max(1, round(min(image.shape[:2]) * _RIM_SHARE))
+    rim = np.ones(image.shape[:2], bool)
+    rim[width:-width, width:-width] = False
+    colour: NDArray[np.uint8] = np.median(image[rim], axis=0).astype(np.uint8)
+    return colour

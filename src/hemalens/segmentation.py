@@ -1,11 +1,9 @@
 """Where the white cell is: stain-based segmentation without weights, mask agreement, and the masked cell image.
 
-The segmentation rests on what holds for every Romanowsky stain. An image is turned into the absorbance of each colour
-channel against the empty field, so that lamp, camera and a yellow or white background drop out. Chromatin absorbs red
-and green more than blue, haemoglobin blue and green but hardly any red; so the most chromatin-like region near the
-centre is the nucleus. What is near the nucleus but unlike what lies far from it is the cell: two colour histograms,
-learnt from the image itself, say so of each pixel. The outline is the closed curve around the nucleus that takes in
-most of what speaks for the cell and least of what speaks against it, along strong edges and without sharp bends.
+The segmentation rests on what holds for every Romanowsky stain. First the nucleus is found (`nucleus`). What is near it
+but unlike what lies far from it is the cell: two colour histograms, learnt from the image itself, say so of each pixel.
+The outline is the closed curve around the nucleus that takes in most of what speaks for the cell and least of what speaks
+against it, along strong edges and without sharp bends.
 
 There is no deconvolution into stain vectors: the published matrices are those of haematoxylin and eosin in tissue, and
 a Romanowsky stain has no fixed vectors, since azure and eosin bind together and their ratio differs by laboratory.
@@ -24,37 +22,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 from hemalens.config import StrictConfig
 from hemalens.errors import ImageError, InputError
+from hemalens.nucleus import CHROMATIN, EIGHT, Mask, Plane, absorbance_of, central_nucleus, otsu, reduced, spread
 
-Mask = NDArray[np.bool_]
-Plane = NDArray[np.float64]
 Outcome = Literal["cell", "touches border", "empty mask"]
-"""What `cell_image` found: a whole cell, one that the image's border cuts off, or none."""
+"""What was found: a whole cell, one that the image's border cuts off, or none."""
 
-_WORK_PX = 120
-"""Longer side of the reduced copy the outline is searched in."""
-_SMOOTHING_PX = 1.0
-"""Gaussian on the reduced copy: below the size of any nucleus, above sensor noise."""
-
-# The nucleus. A chromatin signal is in natural absorbance units; gaps are in radii of a disk of the main region's area.
-_CHROMATIN = np.array([1.0, 1.0, -1.0])
-"""Weights of the absorbances of red, green and blue in the chromatin signal."""
-_MIN_CHROMATIN = 0.08
-"""Signal below which nothing is stained like a nucleus."""
-_MIN_NUCLEUS_SHARE = 0.001
-"""Smallest share of the image that counts as a nucleus; a platelet in a wide field covers about 0.004."""
-_N_SPLITS = 2
-_SPLIT_RATIO = 2.4
-"""A second threshold counts where the stain above it is this many times the stain below: nuclei over red cells."""
-_CENTRE_SIGMA = 0.15
-"""How near the centre the nucleus is expected, as a share of the image's mean side."""
-_LOBE_SHARE, _LOBE_STAIN, _LOBE_GAP = 0.1, 0.75, 1.2
-"""Least area and least stain of a lobe as shares of the main region's, and its largest gap to that."""
-_NEIGHBOUR_GAP = 2.5
-"""Gap from which on a nucleus is a neighbour's."""
+# The nucleus within the cell.
 _NUCLEUS_SMOOTHING = 0.03
 """Gaussian on the signal before the nucleus is cut out, in radii of the cell: evens out the chromatin's clumps."""
 _NUCLEUS_STAIN = 0.8
@@ -88,10 +64,6 @@ _MAX_EXTENTS = 4.0
 _MAX_STEP = 3
 """Largest change of the radius from ray to ray, in pixels of the reduced copy."""
 _EDGE_WEIGHT, _BEND_WEIGHT = 10.0, 0.2
-_FLAT = 1e-6
-"""Range of values that rounding alone can make."""
-_EIGHT = np.ones((3, 3), bool)
-"""Neighbourhood in which diagonal pixels touch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,91 +83,24 @@ def segment_cell(image: NDArray[np.uint8]) -> CellMask:
     """
     height, width = image.shape[:2]
     empty = CellMask(np.zeros((height, width), bool), None)
-    scale = min(1.0, _WORK_PX / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) if scale < 1 else image
-    absorbance = _absorbance(small)
-    chromatin = absorbance @ _CHROMATIN
-    seed, others = _central_nucleus(chromatin)
+    small, scale = reduced(image)
+    absorbance = absorbance_of(small)
+    chromatin = absorbance @ CHROMATIN
+    seed, others = central_nucleus(chromatin)
     if not seed.any():
         return empty
     centre, radii, cell = _outline(absorbance, seed, others)
     nucleus = _nucleus_within(chromatin, cell, seed)
-    full = _fill((centre + 0.5) / np.array(size[::-1]) * (height, width) - 0.5, radii / scale, (height, width))
+    full = _fill((centre + 0.5) / np.array(small.shape[:2]) * (height, width) - 0.5, radii / scale, (height, width))
     share = np.asarray(Image.fromarray(nucleus.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
     return CellMask(full, full & (share > 0.5)) if full.any() else empty
 
 
-def _otsu(values: Plane) -> float:
-    """Otsu's threshold, or the maximum where the values hardly differ."""
-    return float(threshold_otsu(values)) if np.ptp(values) > _FLAT else float(values.max())
-
-
-def _absorbance(image: NDArray[np.uint8]) -> Plane:
-    """Natural absorbance of each channel against the empty field, (h, w, 3), at least 0.
-
-    The empty field is the most frequent green value above the Otsu threshold: everything stained absorbs green.
-    """
-    smooth = ndimage.gaussian_filter(image.astype(float), (_SMOOTHING_PX, _SMOOTHING_PX, 0))
-    green = smooth[..., 1]
-    counts, edges = np.histogram(green[green >= _otsu(green)], 64, (0, 256))
-    mode = edges[int(np.argmax(counts))]
-    field = np.median(smooth[(green >= mode - 2) & (green <= mode + 6)], axis=0)
-    absorbance: Plane = np.log((field + 1) / (smooth + 1)).clip(0)
-    return absorbance
-
-
-def _central_nucleus(chromatin: Plane) -> tuple[Mask, Mask]:
-    """(the strongly stained region nearest the centre with its lobes, the other such regions), (h, w) each.
-
-    The first is empty where nothing is stained strongly.
-    """
-    nothing = np.zeros(chromatin.shape, bool)
-    labels, n_labels = ndimage.label(chromatin > _chromatin_threshold(chromatin), _EIGHT)
-    if n_labels == 0:
-        return nothing, nothing
-    rows, columns = np.indices(chromatin.shape)
-    height, width = chromatin.shape
-    distance = np.hypot(rows - (height - 1) / 2, columns - (width - 1) / 2) / (_CENTRE_SIGMA * (height + width) / 2)
-    index = np.arange(1, n_labels + 1)
-    areas = np.bincount(labels.ravel())[1:]
-    scores = ndimage.sum_labels(chromatin * np.exp(-(distance**2) / 2), labels, index)
-    scores[areas < _MIN_NUCLEUS_SHARE * labels.size] = 0
-    best = int(np.argmax(scores))
-    if scores[best] <= 0:
-        return nothing, nothing
-    main = labels == index[best]
-    gap = ndimage.minimum(ndimage.distance_transform_edt(~main), labels, index)
-    large = areas >= _LOBE_SHARE * areas[best]
-    alike = ndimage.mean(chromatin, labels, index) > _LOBE_STAIN * chromatin[main].mean()
-    # what the border cuts off belongs to a neighbour
-    cut = np.isin(index, np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-    gap = gap / np.sqrt(areas[best] / np.pi)
-    own = (gap < _LOBE_GAP) & large & alike & ~cut
-    own[best] = True
-    foreign = (cut | (gap > _NEIGHBOUR_GAP)) & large & alike & ~own
-    return np.isin(labels, index[own]), np.isin(labels, index[foreign])
-
-
-def _chromatin_threshold(chromatin: Plane) -> float:
-    """Otsu's threshold, raised to that of the pixels above it where those hold red cells besides a nucleus."""
-    threshold, values = _MIN_CHROMATIN, chromatin.ravel()
-    for i in range(_N_SPLITS):
-        split = _otsu(values)
-        above, below = values[values > split], values[values <= split]
-        few = above.size <= _MIN_NUCLEUS_SHARE * chromatin.size
-        if few or (i > 0 and above.mean() < _SPLIT_RATIO * below.mean()):
-            break
-        threshold, values = max(split, _MIN_CHROMATIN), above
-    return threshold
-
-
 def _outline(absorbance: Plane, seed: Mask, others: Mask) -> tuple[Plane, Plane, Mask]:
     """(row, column) of the centre, radius on each ray (n_rays,), in pixels, and the mask within, (h, w)."""
-    rows, columns = np.nonzero(seed)
-    centre = np.array([rows.mean(), columns.mean()])
-    # of a disk of the same spread: lobes apart count as wide as they lie
-    extent = max(1.0, float(np.sqrt(2 * (rows.var() + columns.var()))))
+    nucleus = spread(seed)
+    centre = np.array([nucleus.row, nucleus.column])
+    extent = max(1.0, nucleus.diameter / 2)
     distance = ndimage.distance_transform_edt(~seed)
     reach = distance / extent
     brightness = -ndimage.gaussian_filter(absorbance.sum(axis=2), 1.0)
@@ -303,13 +208,13 @@ def _nucleus_within(chromatin: Plane, cell: Mask, seed: Mask) -> Mask:
     if area == 0:
         return cell
     smooth = ndimage.gaussian_filter(chromatin, _NUCLEUS_SMOOTHING * float(np.sqrt(area / np.pi)))
-    threshold = _otsu(smooth[cell])
+    threshold = otsu(smooth[cell])
     if (seed & cell).any():
         threshold = min(threshold, _NUCLEUS_STAIN * float(np.median(smooth[seed & cell])))
     nucleus: Mask = cell & (smooth > threshold)
     speck = int(_SPECK_SHARE * area) + 1
     for part in (nucleus, ~nucleus & cell):
-        labels, _ = ndimage.label(part, _EIGHT)
+        labels, _ = ndimage.label(part, EIGHT)
         small = np.bincount(labels.ravel()) <= speck
         small[0] = False
         nucleus = nucleus ^ small[labels]
@@ -374,26 +279,32 @@ def cell_image(image: NDArray[np.uint8], mask: Mask, config: CellImageConfig = _
     resized. Raises `ImageError` where the mask has another size than the image. Source: BC-SAM (Cai et al., ISBI
     2024), whose published crop loses the last row and column of the bounding box; here they are kept.
     """
-    if mask.shape != image.shape[:2]:
-        raise ImageError("the mask has another size than the image", expected=str(image.shape[:2]), got=str(mask.shape))
+    check_mask_fits(image, mask)
     component = largest_component(mask)
     if not component.any():
-        return CellImage(_resized(image, config.size_px), "empty mask")
+        return CellImage(resized(image, config.size_px), "empty mask")
     rows, columns = ndimage.find_objects(component.view(np.uint8))[0]
     height, width = mask.shape
     touches = rows.start == 0 or columns.start == 0 or rows.stop == height or columns.stop == width
     crop = np.where(component[..., None], image, np.uint8(config.background))
     crop, margin = (crop[rows, columns], config.margin_px) if config.crop else (crop, 0)
     padded = np.pad(crop, ((margin, margin), (margin, margin), (0, 0)), constant_values=config.background)
-    return CellImage(_resized(padded, config.size_px), "touches border" if touches else "cell")
+    return CellImage(resized(padded, config.size_px), "touches border" if touches else "cell")
 
 
 def largest_component(mask: Mask) -> Mask:
     """The largest connected part of a mask (diagonal pixels touch; of equal ones the first in scan order)."""
-    labels, n_labels = ndimage.label(mask, _EIGHT)
+    labels, n_labels = ndimage.label(mask, EIGHT)
     largest: Mask = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])) if n_labels else np.zeros_like(mask)
     return largest
 
 
-def _resized(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+def check_mask_fits(image: NDArray[np.uint8], mask: Mask) -> None:
+    """Raises `ImageError` where the mask has another size than the image."""
+    if mask.shape != image.shape[:2]:
+        raise ImageError("the mask has another size than the image", expected=str(image.shape[:2]), got=str(mask.shape))
+
+
+def resized(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+    """The image (H, W, 3) as a square of `size_px`, bicubic, aspect ignored."""
     return np.asarray(Image.fromarray(image).resize((size_px, size_px), Image.Resampling.BICUBIC))

@@ -10,11 +10,22 @@ from typing import Literal
 import onnx
 
 from hemalens.artifacts import MANIFEST, ArtifactManifest, open_artifact, write_artifact
+from hemalens.centred_crop import CentredCropConfig
 from hemalens.errors import BundleError, InputError, one_line
 from hemalens.files import sha256_file
 from hemalens.images import Preprocessing
 from hemalens.segmentation import CellImageConfig
-from hemalens.stages import CLASSICAL, SEGMENTER, CellImageStage, ClassicalSegmenter, GraphSegmenter, Segmenter
+from hemalens.stages import (
+    CENTRED,
+    CLASSICAL,
+    SEGMENTER,
+    CellImageStage,
+    CentredCropStage,
+    ClassicalSegmenter,
+    GraphSegmenter,
+    Segmenter,
+    Stage,
+)
 
 
 class SegmenterManifest(ArtifactManifest):
@@ -63,14 +74,17 @@ def open_trained_segmenter(path: Path) -> TrainedSegmenter:
     return TrainedSegmenter(path, open_artifact(path, SegmenterManifest, needs=SEGMENTER))
 
 
-def open_segmenter(name: str) -> Segmenter:
-    """The segmenter "classical", or the trained one in the folder `name`; raises `InputError` or `BundleError`."""
+def open_segmenter(name: str, *, known: tuple[str, ...] = (CLASSICAL,)) -> Segmenter:
+    """The segmenter "classical", or the trained one in the folder `name`; raises `InputError` or `BundleError`.
+
+    `known` are the names that the error offers.
+    """
     if name == CLASSICAL:
         return ClassicalSegmenter()
     if not Path(name).is_dir():
         raise InputError(
             f"there is no segmenter {name!r}",
-            expected=f"{CLASSICAL}, or the folder of a trained one",
+            expected=f"{', '.join(known)}, or the folder of a trained one",
             remedy="Train one with `hemalens train bc_sam_segmenter`.",
         )
     return GraphSegmenter(name, open_trained_segmenter(Path(name)).graph)
@@ -82,6 +96,13 @@ def segmenter_source(key: str, name: str) -> dict[str, str]:
     return {key: sha256_file(manifest)} if name not in ("", CLASSICAL) and manifest.is_file() else {}
 
 
-def cell_image_stages(name: str | None) -> tuple[CellImageStage, ...]:
-    """The stage that cuts cells out with the segmenter `name`; none for None."""
-    return () if name is None else (CellImageStage(open_segmenter(name), CellImageConfig()),)
+def cell_image_stages(name: str | None) -> tuple[Stage, ...]:
+    """The stage that cuts cells out with the segmenter `name`, or around the nucleus where it is "centred".
+
+    None for None. Raises `InputError` or `BundleError`.
+    """
+    if name is None:
+        return ()
+    if name == CENTRED:
+        return (CentredCropStage(CentredCropConfig()),)
+    return (CellImageStage(open_segmenter(name, known=(CLASSICAL, CENTRED)), CellImageConfig()),)

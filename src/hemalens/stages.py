@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Annotated, Literal, Protocol, Self, get_args
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
 
 from hemalens import graphs
 from hemalens.artifacts import Part
 from hemalens.cache import FeatureCache
+from hemalens.centred_crop import CentredCropConfig, centred_crop
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ImageError
 from hemalens.files import default_cache_dir, sha256_text
+from hemalens.nucleus import find_nucleus
 from hemalens.progress import track
 from hemalens.runtime import session_of
 from hemalens.segmentation import CellImage, CellImageConfig, Outcome, cell_image, segment_cell
@@ -30,6 +34,10 @@ CLASSICAL = "classical"
 SEGMENTER = "segmenter.onnx"
 CLASSICAL_VERSION = "2"
 """Changes whenever the masks of the classical segmenter could, since kept cell images depend on it."""
+CENTRED = "centred"
+"""The crop around the nucleus, which needs no segmenter."""
+CENTRED_VERSION = "1"
+"""Changes whenever a centred crop could, with the search for the nucleus too, since kept ones depend on it."""
 
 
 class Segmenter(Protocol):
@@ -108,22 +116,60 @@ class CellImageEntry(Part):
     segmenter: str
     config: CellImageConfig
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Files of the bundle that it cannot be without."""
+        return () if self.segmenter == CLASSICAL else (self.segmenter,)
 
-class CellImageStage:
-    """Shows the white cell alone: largest part of the mask, cut to its box, the rest gray (BC-SAM, section 2.2.1).
 
-    Each cell image is made once for an image and a segmenter, and kept in the cache, unless `keep` is off. `seen` counts
-    what came out.
+class CentredCropEntry(Part):
+    """A centred-crop stage in a manifest."""
+
+    kind: Literal["centred_crop"] = "centred_crop"
+    config: CentredCropConfig
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Files of the bundle that it cannot be without: none."""
+        return ()
+
+
+StageEntry = Annotated[CellImageEntry | CentredCropEntry, Field(discriminator="kind")]
+"""A stage in a manifest, told by its `kind`."""
+
+
+class Stage(ABC):
+    """Shows the one cell of an image, as a square of `size_px`.
+
+    What it shows is made once for an image and kept in the cache, unless `keep` is off. `seen` counts what came out.
     """
 
-    def __init__(self, segmenter: Segmenter, config: CellImageConfig, *, keep: bool = True) -> None:
-        self.segmenter = segmenter
-        self.config = config
+    name: str
+    """What finds the cell, as a person calls it."""
+
+    def __init__(self, digest: str, size_px: int, *, keep: bool) -> None:
+        self.digest = digest
+        self.digest_by_content = sha256_text(digest, "by the file's content")
+        self.size_px = size_px
         self.keep = keep
-        self.digest = sha256_text("cell image", segmenter.digest, config.model_dump_json())
-        self.digest_by_content = sha256_text(self.digest, "by the file's content")
         self._lock = threading.Lock()
         self.seen: Counter[Outcome] = Counter()
+
+    @abstractmethod
+    def cut(self, image: NDArray[np.uint8]) -> CellImage:
+        """The cell image and how it came out, made anew; image (H, W, 3)."""
+
+    @abstractmethod
+    def once(self) -> Self:
+        """The same without the cache, for images that come by once and in any number."""
+
+    @abstractmethod
+    def entry(self) -> StageEntry:
+        """What a manifest says of it."""
+
+    def files(self) -> dict[str, bytes]:
+        """What a bundle has to bring along for it."""
+        return {}
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Image (H, W, 3) -> cell image (size, size, 3)."""
@@ -135,40 +181,79 @@ class CellImageStage:
     def make(self, image: NDArray[np.uint8]) -> CellImage:
         """The cell image and how it came out, from the cache where it is known."""
         if not self.keep:
-            return cell_image(image, self.segmenter(image), self.config)
+            return self.cut(image)
         cache = FeatureCache(default_cache_dir())
         content = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
         outcomes: tuple[Outcome, ...] = get_args(Outcome)
         known = cache.get(self.digest, [content], np.uint8).get(content)
         if known is not None:
-            size = self.config.size_px
-            return CellImage(pixels=known[1:].reshape(size, size, 3), outcome=outcomes[int(known[0])])
-        made = cell_image(image, self.segmenter(image), self.config)
+            return CellImage(pixels=known[1:].reshape(self.size_px, self.size_px, 3), outcome=outcomes[int(known[0])])
+        made = self.cut(image)
         first = np.array([outcomes.index(made.outcome)], np.uint8)
         cache.put(self.digest, {content: np.concatenate([first, made.pixels.ravel()])})
         return made
 
+
+class CellImageStage(Stage):
+    """Shows the white cell alone: largest part of the mask, cut to its box, the rest gray (BC-SAM, section 2.2.1)."""
+
+    def __init__(self, segmenter: Segmenter, config: CellImageConfig, *, keep: bool = True) -> None:
+        digest = sha256_text("cell image", segmenter.digest, config.model_dump_json())
+        super().__init__(digest, config.size_px, keep=keep)
+        self.segmenter = segmenter
+        self.config = config
+        self.name = segmenter.name
+
+    def cut(self, image: NDArray[np.uint8]) -> CellImage:
+        """The cell under the segmenter's mask."""
+        return cell_image(image, self.segmenter(image), self.config)
+
     def once(self) -> CellImageStage:
-        """The same without the cache, for images that come by once and in any number."""
+        """The same without the cache."""
         return CellImageStage(self.segmenter, self.config, keep=False)
 
-    def entry(self) -> CellImageEntry:
+    def entry(self) -> StageEntry:
         """What a manifest says of it."""
         return CellImageEntry(segmenter=SEGMENTER if self.files() else CLASSICAL, config=self.config)
 
     def files(self) -> dict[str, bytes]:
-        """What a bundle has to bring along for it."""
+        """The segmenter's graph, where it has one."""
         return {SEGMENTER: self.segmenter.graph.SerializeToString()} if isinstance(self.segmenter, GraphSegmenter) else {}
 
 
-def stage_of(entry: CellImageEntry, folder: Path) -> CellImageStage:
+class CentredCropStage(Stage):
+    """Shows the white cell in its surroundings, in the middle and at a scale set by its nucleus (`centred_crop`)."""
+
+    name = CENTRED
+
+    def __init__(self, config: CentredCropConfig, *, keep: bool = True) -> None:
+        digest = sha256_text("centred crop", CENTRED_VERSION, config.model_dump_json())
+        super().__init__(digest, config.size_px, keep=keep)
+        self.config = config
+
+    def cut(self, image: NDArray[np.uint8]) -> CellImage:
+        """The window around the nucleus."""
+        return centred_crop(image, find_nucleus(image), self.config)
+
+    def once(self) -> CentredCropStage:
+        """The same without the cache."""
+        return CentredCropStage(self.config, keep=False)
+
+    def entry(self) -> StageEntry:
+        """What a manifest says of it."""
+        return CentredCropEntry(config=self.config)
+
+
+def stage_of(entry: StageEntry, folder: Path) -> Stage:
     """The stage that a manifest in `folder` describes."""
+    if isinstance(entry, CentredCropEntry):
+        return CentredCropStage(entry.config)
     if entry.segmenter == CLASSICAL:
         return CellImageStage(ClassicalSegmenter(), entry.config)
     return CellImageStage(GraphSegmenter(entry.segmenter, onnx.load_model(folder / entry.segmenter)), entry.config)
 
 
-def count_outcomes(dataset: CellDataset, stage: CellImageStage) -> dict[Outcome, int]:
+def count_outcomes(dataset: CellDataset, stage: Stage) -> dict[Outcome, int]:
     """How the cell images of a dataset come out; unreadable images are not counted."""
     found: Counter[Outcome] = Counter()
     with track("cutting cells out", len(dataset)) as progress:

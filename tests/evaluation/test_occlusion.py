@@ -20,8 +20,8 @@ from hemalens.datasets import CellDataset, Record
 from hemalens.errors import BundleError, InputError
 from hemalens.evaluation import occlusion
 from hemalens.evaluation.evaluate import Answered, answer
-from hemalens.evaluation.occlusion import Occluder, chosen_cells, occlusion_table, overlay, rim_colour
-from hemalens.images import Preprocessing
+from hemalens.evaluation.occlusion import Occluder, chosen_cells, occlusion_table, overlay
+from hemalens.images import Preprocessing, rim_colour
 from hemalens.segmentation import CellImageConfig
 from hemalens.stages import CellImageStage, ClassicalSegmenter
 from hemalens.taxonomy import AS_LABELLED
@@ -372,7 +372,7 @@ def test_a_bundle_with_a_stage_is_asked_about_the_cell_image(tmp_path: Path) -> 
     assert rim_colour(cell).tolist() == [128, 128, 128]
     np.testing.assert_allclose(_picture(row.pictures[0]), cell, atol=70)
     assert np.abs(_picture(row.pictures[0]) - cell).mean() < 6
-    assert "the cell alone, cut out" in table.note
+    assert "the cell cut out" in table.note
     # the corner of a cell image is background, and so is the patch: no part of it counts
     assert "covering any one part lowers it by less than 0.05" in row.caption
     np.testing.assert_allclose(Occluder(bundle)(cell).drops(0)[0, 0], 0, atol=1e-6)

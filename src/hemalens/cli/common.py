@@ -45,7 +45,8 @@ CellImage = Annotated[
     typer.Option(
         "--cell-image",
         metavar="SEGMENTER",
-        help="Cut the white cell out first: classical, or the folder of a trained segmenter.",
+        help="Cut the white cell out first: classical, or the folder of a trained segmenter, puts it alone on gray; "
+        "centred shows it in its surroundings at a scale set by its nucleus.",
     ),
 ]
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hemalens.evaluation.results import Report
 
 METHOD_NAMES = (
-    "linear_probe, finetune, bloodshot, bc_sam, mask_augmentation, combined_network, mobilevit; bc_sam_segmenter."
+    "linear_probe, finetune, robust, bloodshot, bc_sam, mask_augmentation, combined_network, mobilevit; bc_sam_segmenter."
 )
 TrainingData = Annotated[
     list[str], typer.Option("--train", metavar="SPEC", help="Training data, as in folder:my_cells; repeatable.")

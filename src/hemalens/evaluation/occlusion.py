@@ -21,6 +21,7 @@ from hemalens.evaluation.pictures import WHITE, outlined, thumbnail
 from hemalens.evaluation.report import formatting
 from hemalens.evaluation.results import Picture, PictureTable
 from hemalens.graph_counts import count_graph
+from hemalens.images import rim_colour
 from hemalens.progress import track
 from hemalens.runtime import n_cores, session_of
 
@@ -31,10 +32,6 @@ MAX_FLOPS = 5e12
 """Most that one table may cost; cells are left out beyond it. Two minutes of one core at 40 GFLOPS a second."""
 COLUMNS = ("image", "what the answer rests on")
 
-_RIM_SHARE = 1 / 20
-"""Width of the rim that gives the patch its colour, as a share of the shorter side: dark lines at the border of a
-photograph are thinner.
-"""
 _PIXELS_AT_ONCE = 2_000_000
 _SHOWN_PX = 160
 _MIN_SCALE = 0.1
@@ -178,15 +175,6 @@ def _n_places(share: float) -> int:
     return int(np.ceil((1 - share) / (share / 2) - 1e-9)) + 1
 
 
-def rim_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The median of each channel over the image's rim, (3,): of most cells the background's colour."""
-    width = max(1, round(min(image.shape[:2]) * _RIM_SHARE))
-    rim = np.ones(image.shape[:2], bool)
-    rim[width:-width, width:-width] = False
-    colour: NDArray[np.uint8] = np.median(image[rim], axis=0).astype(np.uint8)
-    return colour
-
-
 def overlay(image: NDArray[np.uint8], change: NDArray[np.float64], scale: float) -> NDArray[np.uint8]:
     """The image uint8 (H, W, 3) in pale gray under a map (H, W): vermilion above 0, blue below, full at `scale`.
 
@@ -312,7 +300,7 @@ def _note(shortened: bool, *, cut_out: bool) -> str:
         "answer with the highest.",
     ]
     if cut_out:
-        sentences.insert(1, "The images are shown as the network sees them: the cell alone, cut out.")
+        sentences.insert(1, "The images are shown as the network sees them: the cell cut out.")
     if shortened:
         sentences.append("Fewer cells are shown than usual, as each takes this network long.")
     return " ".join(sentences)

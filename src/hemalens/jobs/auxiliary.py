@@ -13,7 +13,7 @@ from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.methods import Method
 from hemalens.methods.base import AuxiliaryRole
 from hemalens.sampling import Unreadable
-from hemalens.stages import CellImageStage
+from hemalens.stages import Stage
 from hemalens.taxonomy import AS_LABELLED
 
 
@@ -23,7 +23,7 @@ def open_auxiliary(
     *,
     labels: str,
     unreadable: Unreadable = "refuse",
-    stages: tuple[CellImageStage, ...] = (),
+    stages: tuple[Stage, ...] = (),
 ) -> dict[str, Prepared]:
     """The sets in `specs`, (role, name), by role; several in one role are one set.
 

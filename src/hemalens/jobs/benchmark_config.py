@@ -80,7 +80,7 @@ class BenchmarkConfig(StrictConfig):
     A target that is the source itself is left out: the source's own score comes from its folds. `settings` are `key=value`
     for all methods, `NAME.key=value` for one. `min_per_class` leaves smaller classes out, of each source and target. Of
     `auxiliary`, sets by role, each method gets those it has a use for. `cell_image` names the segmenter that cuts the cells
-    out first. `projection`: the plane on which the report draws the embeddings of all laboratories.
+    out first, or is "centred". `projection`: the plane on which the report draws the embeddings of all laboratories.
     """
 
     methods: tuple[str | Contender, ...] = Field(strict=False)

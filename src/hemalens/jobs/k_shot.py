@@ -16,7 +16,7 @@ from hemalens.evaluation.k_shot import Embedded, KShotPlan, check_k_shot, embed,
 from hemalens.evaluation.results import DataCard, KShot, Supervised
 from hemalens.fewshot import unit_length
 from hemalens.jobs.prepare import Prepared, prepare
-from hemalens.stages import CellImageStage
+from hemalens.stages import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def open_laboratories(
     *,
     labels: str,
     min_per_class: int = 1,
-    stages: tuple[CellImageStage, ...] = (),
+    stages: tuple[Stage, ...] = (),
 ) -> list[NewLaboratory]:
     """Open the targets; `support_spec` names a pool of its own for a single target.
 

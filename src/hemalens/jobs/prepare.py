@@ -11,7 +11,7 @@ from hemalens.jobs.file_checks import file_checks
 from hemalens.jobs.reporting import data_card
 from hemalens.sampling import Cleaning, Unreadable, clean, leave_out_small
 from hemalens.segmentation import Outcome
-from hemalens.stages import CellImageStage, count_outcomes
+from hemalens.stages import Stage, count_outcomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def prepare(
     unreadable: Unreadable = "refuse",
     min_per_class: int = 1,
     keep: Keep = lambda label: False,
-    stages: tuple[CellImageStage, ...] = (),
+    stages: tuple[Stage, ...] = (),
 ) -> Prepared:
     """Open, clean, and leave out the classes of fewer than `min_per_class` images; `keep` as in `open_dataset`.
 
@@ -84,8 +84,8 @@ def tell(say: Callable[[str], None], opened: Iterable[Prepared], *more: str | No
         say(note)
 
 
-def _said_of_cells(counts: Mapping[Outcome, int], stage: CellImageStage) -> str:
+def _said_of_cells(counts: Mapping[Outcome, int], stage: Stage) -> str:
     return (
-        f"cells cut out ({stage.segmenter.name}): {sum(counts.values())}, of which {counts.get('touches border', 0)} "
+        f"cells cut out ({stage.name}): {sum(counts.values())}, of which {counts.get('touches border', 0)} "
         f"touch the image's border; {counts.get('empty mask', 0)} image(s) without a cell found are shown whole"
     )

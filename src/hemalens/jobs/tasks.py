@@ -25,7 +25,7 @@ from hemalens.jobs.fractions import fixed_parts, tidy
 from hemalens.jobs.k_shot import NewLaboratory, check_laboratories, embed_laboratory, open_laboratories
 from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.sampling import Unreadable
-from hemalens.stages import CellImageStage
+from hemalens.stages import Stage
 
 N_EMBEDDED = 300
 """Embeddings of a test that are kept for a joint figure."""
@@ -260,7 +260,7 @@ def _inside(path: Path, folder: Path) -> str:
 class Opener:
     """Opens the data of a benchmark, each dataset once."""
 
-    def __init__(self, config: BenchmarkConfig, stages: tuple[CellImageStage, ...]) -> None:
+    def __init__(self, config: BenchmarkConfig, stages: tuple[Stage, ...]) -> None:
         self.config = config
         self.stages = stages
         self._known: dict[tuple[object, ...], Any] = {}

@@ -18,7 +18,7 @@ from hemalens.jobs.runs import asked_of, claim_run, finish_run, fit_in
 from hemalens.methods import Method, find_method
 from hemalens.sampling import Unreadable, check_classes, hold_out, seeded
 from hemalens.segmenters import cell_image_stages
-from hemalens.stages import CellImageStage
+from hemalens.stages import Stage
 
 Say = Callable[[str], None]
 
@@ -47,7 +47,7 @@ def train(
     `test_fraction` of the data is tested and never trained on; `validation_fraction` of the rest (or `validation_spec`)
     serves early stopping and calibration. With `test_fraction` 0 nothing is tested and the report says so.
     `auxiliary_specs` are (role, name) of further sets that the method has a use for. `cell_image` names the segmenter that
-    cuts the cells out first.
+    cuts the cells out first, or is "centred".
     """
     method = find_method(method_name)
     config = method.config.load(config_file, settings)
@@ -98,7 +98,7 @@ def _request(
     config: StrictConfig,
     parts: _Parts,
     auxiliary: Mapping[str, CellDataset],
-    stages: tuple[CellImageStage, ...],
+    stages: tuple[Stage, ...],
 ) -> dict[str, Any]:
     """What makes a run another one."""
     learn, validation, test = parts
