@@ -41,7 +41,7 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Role = Literal["train", "validation", "pretraining", "auxiliary", "support", "calibration"]
+Role = Literal["train", "validation", "pretraining", "auxiliary", "support", "calibration", "unlabelled"]
 
 
 class DataEntry(Part):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from pydantic import Field
 
-from hemalens.artifacts import ArtifactManifest, Part, open_artifact, write_artifact
+from hemalens.artifacts import MANIFEST, WEIGHTS, ArtifactManifest, Part, open_artifact, write_artifact
 from hemalens.errors import BundleError, one_line
 from hemalens.images import Preprocessing
-from hemalens.stages import CLASSICAL, CellImageEntry, CellImageStage, stage_of
+from hemalens.stages import SEGMENTER, Stage, StageEntry, stage_of
 from hemalens.taxonomy import cell_types
 
 MODEL = "model.onnx"
@@ -22,6 +25,10 @@ SEEN = "seen_images.txt"
 """Digests of the images a model has seen in training or validation, so that a test on them is noticed."""
 SEEN_UNLABELLED = "seen_unlabelled_images.txt"
 """Digests of the images a model has seen without their labels: a test on them is transductive."""
+STATISTICS = "embedding_statistics.npy"
+"""Mean and standard deviation of the embedding's features over training images, float32 (2, d)."""
+FILES = (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, WEIGHTS, SEGMENTER)
+"""All that a bundle may hold."""
 
 
 class ClassEntry(Part):
@@ -83,6 +90,22 @@ class Quantisation(Part):
     size_ratio: float
 
 
+class Unlabelled(Part):
+    """How a bundle was adapted to a laboratory by images without labels; nothing of it chose by a label.
+
+    `settings` are those of `UnlabelledConfig`, `n_images` and `fingerprint` tell of the readable images it looked at,
+    `n_unreadable` of those left out. `base_model_sha256` is the digest of the graph before. `prior` is the estimated share
+    of each class in label order, where it was asked for.
+    """
+
+    settings: dict[str, Any]
+    base_model_sha256: str
+    n_images: int = Field(ge=1)
+    n_unreadable: int = Field(ge=0)
+    fingerprint: str
+    prior: tuple[float, ...] | None = None
+
+
 class Manifest(ArtifactManifest):
     """All that a bundle says of itself. `before_graph`: what happens to an image before the graph sees it.
 
@@ -94,12 +117,13 @@ class Manifest(ArtifactManifest):
     label_map: str
     classes: tuple[ClassEntry, ...] = Field(min_length=2)
     preprocessing: Preprocessing
-    before_graph: tuple[CellImageEntry, ...] = ()
+    before_graph: tuple[StageEntry, ...] = ()
     embedding_size: int
     frozen_backbone: bool
     temperature: float = Field(gt=0)
     adaptation: Adaptation | None = None
     quantisation: Quantisation | None = None
+    unlabelled: Unlabelled | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -132,7 +156,24 @@ class Bundle:
         return frozenset(file.read_text(encoding="ascii").split()) if file.is_file() else frozenset()
 
     @cached_property
-    def stages(self) -> tuple[CellImageStage, ...]:
+    def statistics(self) -> NDArray[np.float32] | None:
+        """Mean and standard deviation (2, d) of the embedding over training images, as its head expects them; or None."""
+        if STATISTICS not in self.manifest.files:
+            return None
+        try:
+            found: NDArray[np.float32] = np.load(self.path / STATISTICS, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{STATISTICS} of {one_line(self.path)} cannot be read", got=str(error)[:120]) from error
+        if found.shape != (2, self.manifest.embedding_size):
+            raise BundleError(
+                f"{STATISTICS} of {one_line(self.path)} belongs to another network",
+                expected=f"shape (2, {self.manifest.embedding_size})",
+                got=str(found.shape),
+            )
+        return found
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
         """What an image goes through before the graph."""
         try:
             return tuple(stage_of(entry, self.path) for entry in self.manifest.before_graph)
@@ -152,6 +193,14 @@ class Bundle:
 def seen_images(contents: Iterable[str]) -> bytes:
     """The content of `SEEN` for images of these content digests."""
     return ("\n".join(sorted(set(contents))) + "\n").encode("ascii")
+
+
+def statistics_bytes(embeddings: NDArray[Any]) -> bytes:
+    """The content of `STATISTICS` for embeddings (n, d)."""
+    wide = np.asarray(embeddings, np.float64)
+    buffer = io.BytesIO()
+    np.save(buffer, np.stack([wide.mean(axis=0), wide.std(axis=0)]).astype(np.float32), allow_pickle=False)
+    return buffer.getvalue()
 
 
 def class_entries(classes: tuple[str, ...]) -> tuple[ClassEntry, ...]:
@@ -176,6 +225,7 @@ def open_bundle(path: Path) -> Bundle:
     """Open a bundle folder after checking schema, sizes and digests; raises `BundleError` for anything amiss."""
     manifest = open_artifact(path, Manifest, needs=MODEL)
     for entry in manifest.before_graph:
-        if entry.segmenter not in (CLASSICAL, *manifest.files):
-            raise BundleError(f"the manifest of {one_line(path)} names no {one_line(entry.segmenter)}")
+        for name in entry.needs:
+            if name not in manifest.files:
+                raise BundleError(f"the manifest of {one_line(path)} names no {one_line(name)}")
     return Bundle(path, manifest)

@@ -3,50 +3,103 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hemalens.cli.common import DropUnreadable, FewShot, Json, Out, Overwrite, Quiet, Talk
+from hemalens.cli.common import DropUnreadable, FewShot, Json, Out, Overwrite, Quiet, Seed, Talk
+from hemalens.errors import InputError
+
+if TYPE_CHECKING:
+    from hemalens.bundle import Manifest
+
+PIECES = {"batch_norm": "batch norm", "standardise": "standardised embedding", "prior": "class prior"}
 
 
 def adapt(
     *,
     bundle: Annotated[Path, typer.Argument(help="The bundle to adapt.")],
-    support: Annotated[str, typer.Option("--support", metavar="SPEC", help="A few labelled cells, as in folder:my_cells.")],
+    support: Annotated[
+        str | None, typer.Option("--support", metavar="SPEC", help="A few labelled cells, as in folder:my_cells.")
+    ] = None,
+    unlabelled: Annotated[
+        str | None,
+        typer.Option("--unlabelled", metavar="SPEC", help="Images without labels, as in folder:my_images; alone or first."),
+    ] = None,
     out: Out,
     beside: Annotated[
         list[Path] | None,
         typer.Option("--beside", metavar="BUNDLE", help="A further bundle whose embedding stands beside; repeatable."),
     ] = None,
     few_shot: FewShot = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="What follows the unlabelled images: batch_norm (the default), standardise, prior; strength, batch_size; "
+            "repeatable.",
+        ),
+    ] = None,
     allow_new: Annotated[
         bool, typer.Option("--allow-new", help="Learn labels that the bundle does not know as new classes.")
     ] = False,
     drop_unreadable: DropUnreadable = False,
+    seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Adapt a bundle to a new laboratory with a few labelled cells, in seconds; ten of each type are a good start."""
-    from hemalens.jobs.adapt import adapt as run
+    """Adapt a bundle to a new laboratory with a few labelled cells, with images without labels, or with both.
 
+    Of labelled cells, ten of each type are a good start; of images without labels, a few hundred.
+    """
+    _refuse_idle(support, unlabelled, {"--beside": beside, "--few-shot": few_shot, "--allow-new": allow_new}, settings)
     talk = Talk(quiet, as_json)
-    adapted = run(
-        bundle,
-        support,
-        out=out,
-        beside=beside or [],
-        few_shot=few_shot or [],
-        allow_new=allow_new,
-        drop_unreadable=drop_unreadable,
-        overwrite=overwrite,
-        say=talk.say,
-    ).manifest
-    counts = adapted.data[-1].class_counts
-    lines = [
-        f"adapted to {', '.join(f'{label} ({n})' for label, n in counts.items())}",
-        *([adapted.adaptation.expected.verdict] if adapted.adaptation else []),
-        f"bundle: {out}",
-    ]
-    talk.result(adapted.model_dump(mode="json"), lines)
+    few = {"beside": beside or [], "few_shot": few_shot or [], "allow_new": allow_new, "drop_unreadable": drop_unreadable}
+    if unlabelled is None:
+        from hemalens.jobs.adapt import adapt as run
+
+        made = run(bundle, str(support), out=out, overwrite=overwrite, say=talk.say, **few)  # type: ignore[arg-type]
+    else:
+        from hemalens.jobs.adapt_unlabelled import adapt_to_both, adapt_unlabelled
+
+        asked = {"out": out, "settings": settings or [], "seed": seed, "overwrite": overwrite, "say": talk.say}
+        if support is None:
+            made = adapt_unlabelled(bundle, unlabelled, **asked)  # type: ignore[arg-type]
+        else:
+            made = adapt_to_both(bundle, unlabelled, support, **asked, **few)  # type: ignore[arg-type]
+    manifest = made.manifest
+    lines = [*(_said_of_images(manifest) if unlabelled else []), *(_said_of_support(manifest) if support else [])]
+    talk.result(manifest.model_dump(mode="json"), [*lines, f"bundle: {out}"])
+
+
+def _refuse_idle(
+    support: str | None, unlabelled: str | None, of_support: dict[str, object], settings: list[str] | None
+) -> None:
+    """Raise `InputError` where there is nothing to adapt to, or an option goes with what is not there."""
+    if support is None and unlabelled is None:
+        raise InputError("there is nothing to adapt to", expected="--support SPEC, --unlabelled SPEC or both")
+    idle = [option for option, value in of_support.items() if value]
+    if support is None and idle:
+        raise InputError(f"{idle[0]} goes with --support only")
+    if unlabelled is None and settings:
+        raise InputError("--set goes with --unlabelled only", remedy="For labelled cells, say --few-shot KEY=VALUE.")
+
+
+def _said_of_images(manifest: Manifest) -> list[str]:
+    how = manifest.unlabelled
+    if how is None:
+        return []
+    pieces = ", ".join(words for name, words in PIECES.items() if how.settings.get(name))
+    lines = [f"adapted to {how.n_images} images without labels: {pieces}; a test on these images is transductive"]
+    if how.prior is not None:
+        shares = zip(manifest.labels, how.prior, strict=True)
+        lines.append(f"estimated shares: {', '.join(f'{label} {share:.2f}' for label, share in shares)}")
+    return lines
+
+
+def _said_of_support(manifest: Manifest) -> list[str]:
+    counts = manifest.data[-1].class_counts
+    lines = [f"adapted to {', '.join(f'{label} ({n})' for label, n in counts.items())}"]
+    return [*lines, *([manifest.adaptation.expected.verdict] if manifest.adaptation else [])]

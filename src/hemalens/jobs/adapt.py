@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemalens import graphs
-from hemalens.artifacts import MANIFEST, WEIGHTS, DataEntry, library_versions
+from hemalens.artifacts import DataEntry, library_versions
 from hemalens.bundle import (
+    FILES,
     MODEL,
     SEEN,
     SEEN_UNLABELLED,
@@ -37,7 +38,7 @@ from hemalens.jobs.prepare import prepare
 from hemalens.jobs.train import Say
 from hemalens.progress import track
 from hemalens.sampling import Unreadable, units
-from hemalens.stages import SEGMENTER, CellImageStage
+from hemalens.stages import Stage
 from hemalens.training.export import check_parity
 
 WIDEST = 0.3
@@ -68,7 +69,7 @@ def adapt(
         raise ConfigError(
             "a bundle is adapted before the images it will see are there", expected="centre=none or centre=support"
         )
-    claim_folder(out, (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, WEIGHTS, SEGMENTER), "a bundle", overwrite=overwrite)
+    claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     bases = [base, *(open_bundle(path) for path in beside)]
@@ -102,7 +103,7 @@ def adapt(
     return write_bundle(out, manifest, files | {name: more for stage in stages for name, more in stage.files().items()})
 
 
-def _stages_of(bases: Sequence[Bundle]) -> tuple[CellImageStage, ...]:
+def _stages_of(bases: Sequence[Bundle]) -> tuple[Stage, ...]:
     """What an image goes through before the graphs; raises `ConfigError` where the bundles differ."""
     digests = {tuple(stage.digest for stage in base.stages) for base in bases}
     if len(digests) > 1:
@@ -149,6 +150,8 @@ def _manifest(
             "embedding_size": sum(bundle.manifest.embedding_size for bundle in bases),
             "frozen_backbone": all(bundle.manifest.frozen_backbone for bundle in bases),
             "adaptation": adaptation,
+            # a new classifier knows nothing of the class shares that the old one was brought to
+            "unlabelled": first.unlabelled and first.unlabelled.model_copy(update={"prior": None}),
             "parity": parity,
             "versions": library_versions(),
         }

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hemalens.artifacts import MANIFEST, WEIGHTS, DataEntry, library_versions
+from hemalens.artifacts import DataEntry, library_versions
 from hemalens.bundle import (
+    FILES,
     MODEL,
     SEEN,
     SEEN_UNLABELLED,
+    STATISTICS,
     Bundle,
     Quantisation,
     open_bundle,
@@ -30,7 +32,6 @@ from hemalens.progress import track
 from hemalens.quantization import QuantisationConfig, is_quantised, quantise
 from hemalens.runtime import GraphRunner
 from hemalens.sampling import Unreadable, seeded
-from hemalens.stages import SEGMENTER
 from hemalens.taxonomy import AS_LABELLED
 
 
@@ -55,7 +56,7 @@ def quantize(
     config = QuantisationConfig.load(None, settings)
     if n_images < 1:
         raise InputError("there is nothing to calibrate on", expected="at least one image", got=str(n_images))
-    claim_folder(out, (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, WEIGHTS, SEGMENTER), "a bundle", overwrite=overwrite)
+    claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
     if is_quantised(base.graph):
         raise BundleError(f"the bundle {one_line(bundle_path)} is int8 already", remedy="Take the one it was made from.")
@@ -88,12 +89,16 @@ def quantize(
             "versions": library_versions(),
         }
     )
-    files = {MODEL: content, SEEN_UNLABELLED: seen_images(base.seen_unlabelled.union(calibration.contents))}
-    if SEEN in base.manifest.files:
-        files[SEEN] = seen_images(base.seen)
-    return write_bundle(
-        out, manifest, files | {name: more for stage in base.stages for name, more in stage.files().items()}
-    )
+    seen = {SEEN_UNLABELLED: seen_images(base.seen_unlabelled.union(calibration.contents))}
+    return write_bundle(out, manifest, {MODEL: content, **seen, **_kept_files(base)})
+
+
+def _kept_files(base: Bundle) -> dict[str, bytes]:
+    """What stays of a bundle's files beside the graph; 8 bits change the embedding's statistics little."""
+    files = {SEEN: seen_images(base.seen)} if SEEN in base.manifest.files else {}
+    if STATISTICS in base.manifest.files:
+        files[STATISTICS] = (base.path / STATISTICS).read_bytes()
+    return files | {name: more for stage in base.stages for name, more in stage.files().items()}
 
 
 def drawn_evenly(dataset: CellDataset, n: int, rng: np.random.Generator) -> CellDataset:

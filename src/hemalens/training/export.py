@@ -18,22 +18,29 @@ from hemalens.bundle import (
     MODEL,
     SEEN,
     SEEN_UNLABELLED,
+    STATISTICS,
     Bundle,
     Manifest,
     class_entries,
     seen_images,
+    statistics_bytes,
     write_bundle,
 )
+from hemalens.cache import FeatureCache
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ImageError, ParityError
+from hemalens.features import extract
+from hemalens.files import default_cache_dir
 from hemalens.images import Preprocessing
 from hemalens.runtime import GraphRunner
-from hemalens.stages import CellImageStage
+from hemalens.stages import Stage
 
 PARITY = 1e-3
 """Largest allowed difference of a probability between the bundle and the trained model."""
 N_PARITY_IMAGES = 8
+N_STATISTICS_IMAGES = 256
+"""Training images, evenly spaced, whose embeddings give the mean and spread that the head expects."""
 
 Reference = Callable[[list[Record]], NDArray[np.floating[Any]]]
 """The trained model's own probabilities (n, k) for records, computed without the graph."""
@@ -96,7 +103,7 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     )
     learned = [trained.train, *([trained.validation] if trained.validation else []), *trained.pretraining]
     seen = trained.inherited.union(*(dataset.contents for dataset in learned))
-    files = {MODEL: content, SEEN: seen_images(seen), **(extra_files or {})}
+    files = {MODEL: content, SEEN: seen_images(seen), STATISTICS: _statistics(trained), **(extra_files or {})}
     if trained.auxiliary:
         files[SEEN_UNLABELLED] = seen_images(content for dataset in trained.auxiliary for content in dataset.contents)
     for stage in stages:
@@ -104,9 +111,18 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     return write_bundle(path, manifest, files)
 
 
-def bundle_stages(dataset: CellDataset) -> tuple[CellImageStage, ...]:
+def _statistics(trained: Trained) -> bytes:
+    """Mean and standard deviation of the embedding over at most `N_STATISTICS_IMAGES` training images."""
+    records = trained.train.records
+    chosen = np.linspace(0, len(records) - 1, min(len(records), N_STATISTICS_IMAGES)).astype(int)
+    cache = FeatureCache(default_cache_dir()) if trained.frozen_backbone else None
+    encoder = graphs.cut(trained.graph, ["image"], ["embedding"])
+    return statistics_bytes(extract([records[i] for i in chosen], encoder, cache=cache).complete())
+
+
+def bundle_stages(dataset: CellDataset) -> tuple[Stage, ...]:
     """What the images of a training set went through, as a bundle must repeat it."""
-    return tuple(stage for stage in dataset.stages if isinstance(stage, CellImageStage))
+    return tuple(stage for stage in dataset.stages if isinstance(stage, Stage))
 
 
 def check_parity(graph: bytes, records: Sequence[Record], reference: Reference) -> tuple[float, int]:

@@ -1,0 +1,151 @@
+"""What a bundle can learn of a new laboratory from images without labels, as graphs and pure NumPy. No torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from pydantic import Field, model_validator
+
+from hemalens import graphs
+from hemalens.bundle import Manifest
+from hemalens.config import StrictConfig
+
+Floats = NDArray[np.floating[Any]]
+LARGEST_SCALE = 10.0
+"""A feature that hardly varies on the new images is not blown up further: its spread is known too badly."""
+
+
+class UnlabelledConfig(StrictConfig):
+    """Which pieces of a bundle follow the new laboratory's images.
+
+    `batch_norm`: the statistics of batch-norm layers, by batches of `batch_size` images. `standardise`: each feature of the
+    embedding is brought to its mean and standard deviation over training images. `prior`: the share of each class is
+    estimated, and rare classes are answered less often; of use where the model is well calibrated on the new images, and
+    harmful where it is not. `strength` in (0, 1]: the share of the new statistics beside the old, for the first two.
+    """
+
+    batch_norm: bool = True
+    standardise: bool = False
+    prior: bool = False
+    strength: float = Field(default=1.0, gt=0, le=1)
+    batch_size: int = Field(default=32, ge=8, le=1024)
+
+    @model_validator(mode="after")
+    def _something(self) -> UnlabelledConfig:
+        if not self.pieces:
+            raise ValueError("nothing follows the images: set batch_norm, standardise or prior to true")
+        if self.strength != 1 and not (self.batch_norm or self.standardise):
+            raise ValueError("strength goes with batch_norm or standardise only")
+        return self
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """Names of the pieces in use."""
+        return tuple(name for name in ("batch_norm", "standardise", "prior") if getattr(self, name))
+
+
+def estimate_prior(
+    probabilities: Floats, prior: Floats, *, n_steps: int = 1000, tolerance: float = 1e-9
+) -> NDArray[np.float64]:
+    """The share of each class (k,) among images, from a model's probabilities (n, k) and its training shares (k,).
+
+    Expectation maximisation of the likelihood (Saerens, Latinne & Decaestecker 2002): probabilities are weighed by new over
+    old share and normalised, their mean is the next share. Ends after `n_steps`, or when no share moves by `tolerance`.
+    """
+    old = np.asarray(prior, np.float64)
+    likelihood = np.asarray(probabilities, np.float64) / old
+    share = old / old.sum()
+    for _ in range(n_steps):
+        joint = likelihood * share
+        following = (joint / np.maximum(joint.sum(axis=1, keepdims=True), np.finfo(float).tiny)).mean(axis=0)
+        following /= following.sum()
+        still = np.abs(following - share).max() < tolerance
+        share = following
+        if still:
+            break
+    return np.asarray(share)
+
+
+def training_prior(manifest: Manifest) -> NDArray[np.float64]:
+    """The share of each class (k,) that a bundle's probabilities assume, in label order.
+
+    The last estimate where there is one; even where classes were drawn or weighed evenly, and for class means and nearest
+    images; otherwise as many as there were.
+    """
+    labels, config = manifest.labels, manifest.config
+    even = np.full(len(labels), 1 / len(labels))
+    if manifest.unlabelled is not None and manifest.unlabelled.prior is not None:
+        return np.array(manifest.unlabelled.prior)
+    role = "train"
+    if manifest.adaptation is not None:
+        if manifest.adaptation.few_shot.get("rule") != "logistic_regression":
+            return even
+        role = "support"
+    elif "balanced" in (config.get("sampling"), config.get("class_weights")):
+        return even
+    counts = [sum(e.class_counts.get(label, 0) for e in manifest.data if e.role == role) for label in labels]
+    numbers = np.maximum(counts, 1).astype(np.float64)
+    return np.asarray(numbers / numbers.sum())
+
+
+def standardisation(source: Floats, target: Floats, strength: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scale and shift (d,) that bring features from the target's to the source's mean and standard deviation, each (2, d).
+
+    `strength`: the share of the target's statistics beside the source's in what counts as the target's. A scale is at most
+    10; a feature that does not vary in the source keeps its own.
+    """
+    mean, std = (1 - strength) * np.asarray(source, np.float64) + strength * np.asarray(target, np.float64)
+    varies = source[1] > 0
+    scale = np.where(varies, source[1] / np.maximum(std, np.where(varies, source[1], 1.0) / LARGEST_SCALE), 1.0)
+    return scale.astype(np.float32), (source[0] - mean * scale).astype(np.float32)
+
+
+def with_standardisation(graph: onnx.ModelProto, scale: Floats, shift: Floats) -> onnx.ModelProto:
+    """A bundle's graph whose `embedding` is scale * (the embedding before) + shift; its head takes that."""
+    before = _end_renamed(graphs.cut(graph, ["image"], ["embedding"]), "embedding")
+    name = before.graph.output[0].name
+    rest = [value.name for value in graph.graph.output if value.name != "embedding"]
+    nodes = [
+        helper.make_node("Mul", [name, "embedding_scale"], ["scaled_embedding"]),
+        helper.make_node("Add", ["scaled_embedding", "embedding_shift"], ["embedding"]),
+    ]
+    vectors = {"embedding_scale": scale, "embedding_shift": shift}
+    middle = graphs.make_model(
+        nodes,
+        [graphs.float_value(name, ["n", len(scale)])],
+        [graphs.float_value("embedding", ["n", len(scale)])],
+        [numpy_helper.from_array(np.asarray(value, np.float32), key) for key, value in vectors.items()],
+    )
+    return graphs.join(before, middle, graphs.cut(graph, ["embedding"], rest), keep=("embedding",))
+
+
+def with_prior(graph: onnx.ModelProto, log_ratio: Floats) -> onnx.ModelProto:
+    """A bundle's graph with the logarithm of new over old share (k,) added to its `logits`, before the softmax."""
+    before = _end_renamed(graphs.cut(graph, ["image"], ["embedding", "logits"]), "logits")
+    name, k = before.graph.output[1].name, len(log_ratio)
+    nodes = [
+        helper.make_node("Add", [name, "log_prior_ratio"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    tail = graphs.make_model(
+        nodes,
+        [graphs.float_value(name, ["n", k])],
+        [graphs.float_value("logits", ["n", k]), graphs.float_value("probabilities", ["n", k])],
+        [numpy_helper.from_array(np.asarray(log_ratio, np.float32), "log_prior_ratio")],
+    )
+    return graphs.join(before, tail, keep=("embedding",))
+
+
+def _end_renamed(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
+    """The same model whose `output` has a name that no other tensor has, so that what follows can take its name."""
+    name = f"{output}_before_{len(model.graph.node)}"
+    for node in model.graph.node:
+        node.input[:] = [name if given == output else given for given in node.input]
+        node.output[:] = [name if given == output else given for given in node.output]
+    for value in model.graph.output:
+        value.name = name if value.name == output else value.name
+    return model
