@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 import trained
@@ -18,6 +20,7 @@ from bench import benchmark
 from fakes import FAKES
 from hemalens import evaluate, open_bundle, predict, train
 from hemalens.bundle import Bundle
+from hemalens.centred_crop import CentredCropConfig, centred_crop
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.base import Record
 from hemalens.errors import BundleError, ConfigError, InputError, OutputError
@@ -26,13 +29,15 @@ from hemalens.evaluation.report import read_report
 from hemalens.inference import list_images
 from hemalens.jobs.adapt import adapt
 from hemalens.methods import METHODS, find_method
+from hemalens.nucleus import find_nucleus
 from hemalens.sampling import k_fold, seeded
 from hemalens.segmentation import CellImageConfig
 from hemalens.segmenters import TrainedSegmenter, cell_image_stages
-from hemalens.stages import CellImageStage, ClassicalSegmenter
+from hemalens.stages import CellImageStage, CentredCropEntry, ClassicalSegmenter
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
+Cut = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 EPOCH = {"epochs": 1}
 AUTOENCODER = [
     "autoencoder.mmd=none",
@@ -48,6 +53,7 @@ SMALLEST = {
     "finetune": trained.settings({**trained.FINETUNE, **EPOCH}),
     "bloodshot": trained.settings({**trained.BLOODSHOT, **EPOCH}),
     "mobilevit": trained.settings({**trained.MOBILEVIT, **EPOCH}),
+    "robust": trained.settings({**trained.ROBUST, **EPOCH}),
     "mask_augmentation": [*trained.settings({**trained.FINETUNE, **EPOCH}), "masks.copies=0"],
     "combined_network": [
         *trained.settings({**trained.FINETUNE, **EPOCH}),
@@ -128,7 +134,7 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> TrainedSegmenter:
     return trained.segmenter(tmp_path_factory)
 
 
-def _answers(bundle: Bundle, paths: list[Path], stage: CellImageStage, output: str = "probabilities") -> np.ndarray:
+def _answers(bundle: Bundle, paths: list[Path], stage: Cut, output: str = "probabilities") -> np.ndarray:
     """What a bundle's graph says of cell images cut by hand."""
     session = onnxruntime.InferenceSession(bundle.graph_bytes, providers=["CPUExecutionProvider"])
     cut = [stage(np.asarray(Image.open(path).convert("RGB"))) for path in paths]
@@ -143,7 +149,7 @@ def _predicted(bundle: Path, source: Path, out: Path) -> tuple[Any, np.ndarray]:
     return found, np.array([[float(row[name]) for name in row if name.startswith("p_")] for row in rows])
 
 
-def _confusion(bundle: Bundle, cells: CellDataset, stage: CellImageStage) -> tuple[tuple[int, ...], ...]:
+def _confusion(bundle: Bundle, cells: CellDataset, stage: Cut) -> tuple[tuple[int, ...], ...]:
     labels = bundle.manifest.labels
     best = _answers(bundle, [record.path for record in cells.records], stage).argmax(axis=1)
     counts = np.zeros((len(labels),) * 2, int)
@@ -300,9 +306,8 @@ def _bench(home: Path, out: Path, protocol: Any, **more: Any) -> Any:
         f"folder:{home}",
         protocol=protocol,
         out=out,
-        cell_image="classical",
         settings=SMALLEST["linear_probe"],
-        **({"folds": 2} | more),
+        **({"folds": 2, "cell_image": "classical"} | more),
     )
 
 
@@ -390,6 +395,62 @@ def test_a_run_with_another_segmenter_is_another_run(
                 cell_image=name,
                 settings=SMALLEST["linear_probe"],
             )
+
+
+# --------------------------------------------------------------------------------------------- with the centred crop
+
+
+def _centred(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return centred_crop(image, find_nucleus(image), CentredCropConfig(extent=2.0, size_px=160)).pixels
+
+
+@pytest.fixture(scope="module")
+def centred(home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run trained on centred crops of `home`, and what it said."""
+    out, said = tmp_path_factory.mktemp("centred") / "run", list[str]()
+    settings = SMALLEST["linear_probe"]
+    given: dict[str, Any] = {"test_fraction": 0.25, "cell_image": "centred", "settings": settings, "say": said.append}
+    train("linear_probe", f"folder:{home}", out=out, **given)
+    return out, said
+
+
+def test_a_bundle_trained_on_centred_crops_crops_wherever_it_is_used(
+    centred: tuple[Path, list[str]], home: Path, away: Path, tmp_path: Path
+) -> None:
+    out, said = centred
+    bundle = open_bundle(out / "bundle")
+    assert bundle.manifest.before_graph == (CentredCropEntry(config=CentredCropConfig()),)
+    outcomes = Counter(
+        centred_crop(image, find_nucleus(image)).outcome
+        for image in (np.asarray(Image.open(path).convert("RGB")) for path in list_images(home))
+    )
+    assert outcomes["empty mask"] >= 1
+    assert (
+        f"home: cells cut out (centred): 32, of which {outcomes['touches border']} touch the image's border; "
+        f"{outcomes['empty mask']} image(s) without a cell found are shown whole"
+    ) in said
+    found, answers = _predicted(bundle.path, home, tmp_path / "answers.csv")
+    np.testing.assert_allclose(answers, _answers(bundle, list_images(home), _centred), atol=2e-6)
+    assert found.cell_images == dict(outcomes)
+    (evaluation,) = evaluate(bundle.path, f"folder:{away}", out=tmp_path / "report").evaluations
+    assert evaluation.confusion == _confusion(bundle, open_dataset(f"folder:{away}"), _centred)
+    adapted = adapt(bundle.path, f"folder:{away}", out=tmp_path / "adapted")
+    assert adapted.manifest.before_graph == bundle.manifest.before_graph
+    _, answers = _predicted(adapted.path, away, tmp_path / "adapted.csv")
+    np.testing.assert_allclose(answers, _answers(adapted, list_images(away), _centred), atol=2e-6)
+
+
+def test_a_benchmark_crops_too_and_an_adapted_bundle_stands_beside_no_other(
+    centred: tuple[Path, list[str]], runs: Runs, home: Path, away: Path, tmp_path: Path
+) -> None:
+    report = _bench(home, tmp_path / "run", "cross-domain", target_specs=[f"folder:{away}"], cell_image="centred")
+    total = np.zeros((4, 4), int)
+    for number in range(2):
+        bundle = open_bundle(tmp_path / "run" / "fits" / "linear_probe" / home.name / f"fold_{number}" / "bundle")
+        total += np.array(_confusion(bundle, open_dataset(f"folder:{away}"), _centred))
+    assert report.evaluations[1].confusion == tuple(map(tuple, total.tolist()))
+    with pytest.raises(ConfigError, match="want their images prepared differently"):
+        adapt(centred[0] / "bundle", f"folder:{away}", out=tmp_path / "adapted", beside=[runs("linear_probe") / "bundle"])
 
 
 # ------------------------------------------------------------------------------------------- with a trained segmenter

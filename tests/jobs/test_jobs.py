@@ -314,7 +314,7 @@ def test_evaluate_shows_as_many_cells_as_asked_for(
     monkeypatch.setattr("hemalens.evaluation.occlusion.affordable", lambda bundle, n: 0)
     report = evaluate(bundle.path, labs("lab_b"), out=tmp_path / "large", say=said.append)
     assert sum(len(table.rows) for table in report.pictures) == 0
-    assert said[-1] == "no picture of what answers rest on: the network is too large for it"
+    assert said[-1] == "no picture of what answers rest on: the network is too large, or its work cannot be counted"
 
 
 def test_evaluate_refuses_images_the_model_has_seen(bundle: Bundle, labs: Any, tmp_path: Path) -> None:

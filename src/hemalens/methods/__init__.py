@@ -18,6 +18,7 @@ METHODS: Mapping[str, str] = {
     "linear_probe": "hemalens.methods.linear_probe",
     "mask_augmentation": "hemalens.methods.mask_augmentation",
     "mobilevit": "hemalens.methods.mobilevit",
+    "robust": "hemalens.methods.robust",
 }
 """Module of each method; loaded on use, since each brings its own libraries."""
 

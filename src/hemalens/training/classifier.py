@@ -17,7 +17,8 @@ from hemalens.training.learner import Learner, OptimiserConfig
 class CellClassifier(Learner):
     """Trains a timm network with a head on uint8 batches (n, 3, size, size).
 
-    A method with another head or loss overrides `embed`, `classify` or `loss`.
+    A method with another head or loss overrides `embed`, `classify` or `loss`; one that answers with other weights than
+    those that learn, `served`.
     """
 
     score = "val_balanced_accuracy"
@@ -39,18 +40,32 @@ class CellClassifier(Learner):
         counts = np.bincount(targets)
         self.class_weights = torch.tensor(len(targets) / (len(counts) * counts), dtype=torch.float32)
 
+    @property
+    def served(self) -> Any:
+        """The network that answers."""
+        return self.network
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that a bundle keeps, by the names of timm's network."""
+        return {name.removeprefix("network."): tensor for name, tensor in self.state_dict().items()}
+
+    def classes_of(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The class of each target (n,) that the network learns: the target itself."""
+        return targets
+
     def pixels(self, images: Tensor) -> Tensor:
         """uint8 (n, 3, size, size) -> normalised float, as in the bundle's graph."""
         return ((images.float() - self.mean) / self.std).to(memory_format=torch.channels_last)
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Pixels (n, 3, size, size) -> pooled embedding (n, d)."""
-        embedding: Tensor = self.network.forward_head(self.network.forward_features(pixels), pre_logits=True)
+        network = self.served
+        embedding: Tensor = network.forward_head(network.forward_features(pixels), pre_logits=True)
         return embedding
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Embedding (n, d) -> logits (n, k)."""
-        logits: Tensor = self.network.get_classifier()(embedding)
+        logits: Tensor = self.served.get_classifier()(embedding)
         return logits
 
     def loss(self, pixels: Tensor, targets: Tensor) -> Tensor:

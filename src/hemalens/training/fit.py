@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -85,6 +85,19 @@ class Before:
     unlabelled: tuple[CellDataset, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What training images teach where it is not the plain thing.
+
+    `shown`: the training part under the labels that the network learns, None for its own; `module.classes_of` says which
+    class each of these belongs to. `augment`: what happens to an image uint8 (3, H, W), None for the configured
+    augmentation.
+    """
+
+    shown: CellDataset | None = None
+    augment: Callable[[Tensor], Tensor] | None = None
+
+
 def fit_network(
     module: CellClassifier,
     *,
@@ -95,28 +108,18 @@ def fit_network(
     preprocessing: Preprocessing,
     run_dir: Path,
     before: Before = Before(),
+    lesson: Lesson = Lesson(),
 ) -> Bundle:
     """Train `module`, calibrate it on `validation`, write `run_dir`/bundle; a stopped run goes on."""
     if config.class_weights == "balanced" and config.sampling == "balanced":
         raise ConfigError("sampling and class_weights both balance the classes", remedy="Set one of them to none.")
     scratch = run_dir / "scratch"
+    shown = without_background(lesson.shown or train_part, config.masks, preprocessing)
     train_part, validation = (without_background(part, config.masks, preprocessing) for part in (train_part, validation))
     held = resized_images(validation, preprocessing, scratch / "validation.npy")
-    pixels, targets = training_images(train_part, preprocessing, config.masks, seed=module.seed, run_dir=run_dir)
-    sampler = _sampler(module, targets, config)
-    training = DataLoader(
-        PixelDataset(pixels, targets, Augmentation(config.augmentation)),
-        batch_size=config.batch_size,
-        sampler=sampler,
-        num_workers=config.n_loader_workers,
-        # a batch of one has no batch statistics
-        drop_last=len(sampler) % config.batch_size == 1,
-    )
-    checking = DataLoader(
-        PixelDataset(held, validation.targets, None),
-        batch_size=config.batch_size,
-        sampler=EpochSampler(len(validation), seed=module.seed, shuffle=False),
-    )
+    pixels, targets = training_images(shown, preprocessing, config.masks, seed=module.seed, run_dir=run_dir)
+    learned = PixelDataset(pixels, targets, lesson.augment or Augmentation(config.augmentation))
+    training, checking = _loaders(module, learned, PixelDataset(held, validation.targets, None), config)
     course = Course(patience=config.patience, precision=config.precision, accumulate=config.accumulate)
     train(module, training, checking, run_dir=run_dir, course=course)
     temperature = fit_temperature(_logits(module, held), validation.targets)
@@ -141,17 +144,30 @@ def fit_network(
         pretraining=before.labelled,
         inherited=_images_behind(config.weights),
     )
-    bundle = export_bundle(trained, run_dir / "bundle", extra_files={WEIGHTS: _weights(module)})
+    bundle = export_bundle(trained, run_dir / "bundle", extra_files={WEIGHTS: tensor_bytes(module.weights())})
     shutil.rmtree(scratch, ignore_errors=True)
     return bundle
 
 
-def _sampler(module: CellClassifier, targets: NDArray[np.int64], config: TrainingConfig) -> EpochSampler:
-    """What draws the training images; classes are evened out here or in the module's loss."""
-    weights = balanced_weights(targets) if config.sampling == "balanced" else None
+def _loaders(
+    module: CellClassifier, learned: PixelDataset, held: PixelDataset, config: TrainingConfig
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """What loads the images of training and of validation; classes are evened out here or in the module's loss."""
+    classes = module.classes_of(learned.targets)
     if config.class_weights == "balanced":
-        module.weigh_classes(targets)
-    return EpochSampler(len(targets), seed=module.seed, weights=weights, n_draws=config.images_per_epoch)
+        module.weigh_classes(classes)
+    weights = balanced_weights(classes) if config.sampling == "balanced" else None
+    sampler = EpochSampler(len(classes), seed=module.seed, weights=weights, n_draws=config.images_per_epoch)
+    training = DataLoader(
+        learned,
+        batch_size=config.batch_size,
+        sampler=sampler,
+        num_workers=config.n_loader_workers,
+        # a batch of one has no batch statistics
+        drop_last=len(sampler) % config.batch_size == 1,
+    )
+    in_order = EpochSampler(len(held), seed=module.seed, shuffle=False)
+    return training, DataLoader(held, batch_size=config.batch_size, sampler=in_order)
 
 
 class _TwoOutputs(nn.Module):
@@ -190,7 +206,3 @@ def _logits(module: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.flo
         parts = [module(torch.from_numpy(pixels[i : i + 32])) for i in range(0, len(pixels), 32)]
     logits: NDArray[np.float32] = torch.cat(parts).numpy()
     return logits
-
-
-def _weights(module: nn.Module) -> bytes:
-    return tensor_bytes({name.removeprefix("network."): tensor for name, tensor in module.state_dict().items()})

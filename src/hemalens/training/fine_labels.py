@@ -1,0 +1,115 @@
+"""Finer cell types than the label map asks for: learned in training, summed up to its classes in every answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from hemalens.datasets.base import CellDataset, Record
+from hemalens.taxonomy import cell_types
+
+
+@dataclass(frozen=True, slots=True)
+class FineLabels:
+    """What a network tells apart, class by class: `outputs` are its logits' names, (f,), in the order of `classes`, (k,).
+
+    `sizes`, (k,), says how many outputs each class has. A class of one output is that output.
+    """
+
+    classes: tuple[str, ...]
+    outputs: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def none(cls, classes: tuple[str, ...]) -> FineLabels:
+        """One output for each class."""
+        return cls(classes, classes, (1,) * len(classes))
+
+    @classmethod
+    def of(cls, train: CellDataset, *, min_images: int) -> FineLabels:
+        """The finest cell types of `train` that have `min_images` or more; a class with fewer than two of them is whole."""
+        counts = Counter((record.label, record.cell_type) for record in train.records)
+        outputs: list[str] = []
+        sizes = []
+        for label in train.classes:
+            common = [code for (of, code), n in counts.items() if of == label and code is not None and n >= min_images]
+            # what has a finer type beside it says only that it is one of several
+            above = {code for known in common for code in _lineage(known)[1:]}
+            finest = sorted(set(common) - above)
+            outputs += finest if len(finest) > 1 else [label]
+            sizes.append(max(1, len(finest)))
+        return cls(train.classes, tuple(outputs), tuple(sizes))
+
+    @property
+    def class_of_output(self) -> NDArray[np.int64]:
+        """Position in `classes` of each output, (f,)."""
+        return np.repeat(np.arange(len(self.classes)), self.sizes)
+
+    @property
+    def lessons(self) -> tuple[str, ...]:
+        """What a training image can teach, (t,): one of the outputs, then for each class "any ...", one of its outputs."""
+        return (*self.outputs, *(f"any {label}" for label in self.classes))
+
+    @property
+    def class_of_lesson(self) -> NDArray[np.int64]:
+        """Position in `classes` of each lesson, (t,)."""
+        return np.concatenate([self.class_of_output, np.arange(len(self.classes))])
+
+    def admitted(self) -> Tensor:
+        """Which outputs are right for which lesson, bool (t, f)."""
+        of_class = torch.from_numpy(self.class_of_output) == torch.arange(len(self.classes))[:, None]
+        return torch.cat([torch.eye(len(self.outputs), dtype=torch.bool), of_class])
+
+    def taught(self, dataset: CellDataset) -> CellDataset:
+        """The same images, each under the lesson it teaches: its cell type, the next coarser output, or its class."""
+        records = tuple(replace(record, label=self._lesson(record)) for record in dataset.records)
+        shown = replace(dataset, records=records, classes=self.lessons)
+        shown.__dict__["contents"] = dataset.contents
+        return shown
+
+    def _lesson(self, record: Record) -> str | None:
+        if record.label is None:
+            return None
+        i = self.classes.index(record.label)
+        own = self.outputs[sum(self.sizes[:i]) : sum(self.sizes[: i + 1])]
+        if len(own) == 1:
+            return own[0]
+        return next((code for code in _lineage(record.cell_type) if code in own), f"any {record.label}")
+
+    def rolled_up(self, logits: Tensor) -> Tensor:
+        """Logits of outputs (n, f) -> of classes (n, k): the log of the class's summed probabilities, but for a constant of
+        each image that no softmax sees.
+        """
+        if len(self.outputs) == len(self.classes):
+            return logits
+        parts = logits.split(self.sizes, dim=1)
+        return torch.cat([p if p.shape[1] == 1 else p.logsumexp(dim=1, keepdim=True) for p in parts], dim=1)
+
+
+def _lineage(code: str | None) -> tuple[str, ...]:
+    """The type and all above it, the nearest first; of labels of one's own only itself."""
+    if code is None:
+        return ()
+    return cell_types()[code].lineage() if code in cell_types() else (code,)
+
+
+def admitted_cross_entropy(
+    logits: Tensor, admitted: Tensor, *, smoothing: float, output_weights: Tensor, image_weights: Tensor
+) -> Tensor:
+    """Cross-entropy where several outputs may be right: -log of their summed probability, a mean weighed by image.
+
+    `logits` (n, f), `admitted` bool (n, f), `output_weights` (f,), `image_weights` (n,). Label smoothing as torch's: a
+    share `smoothing` of the loss is the mean over all outputs of -log p. With one right output each it is
+    `torch.nn.functional.cross_entropy`.
+    """
+    log_p = log_softmax(logits.float(), dim=1)
+    right = log_p.masked_fill(~admitted, -torch.inf).logsumexp(dim=1)
+    spread = (log_p * output_weights).mean(dim=1)
+    losses = (1 - smoothing) * image_weights * right + smoothing * spread
+    return -losses.sum() / image_weights.sum()

@@ -1,0 +1,403 @@
+"""What is particular to `robust`: its switches, weights averaged and resumed, views and finer types in the graph."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hemalens._torchvision  # noqa: F401
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import timm
+import torch
+from onnx import numpy_helper
+from safetensors.torch import load_file
+from torch import nn
+
+import trained
+from hemalens import graphs
+from hemalens.bundle import Bundle, open_bundle
+from hemalens.datasets import CellDataset
+from hemalens.errors import ConfigError
+from hemalens.graph_counts import count_graph
+from hemalens.laboratory_transforms import LaboratoryConfig
+from hemalens.methods.robust import METHOD, RobustConfig, RobustModule
+from hemalens.models.backbone import BackboneConfig, create_backbone, preprocessing_of
+from hemalens.training.checkpoints import SafetensorsCheckpointIO
+from hemalens.training.classifier import CellClassifier
+from hemalens.training.fine_labels import FineLabels
+from hemalens.training.pixels import resized_images
+from trained import Fitted
+
+STILL = {"flip": False, "rotation_deg": 0.0, "zoom": 0.0}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    """Two epochs without an interruption."""
+    return trained.fitted(tmp_path_factory, "robust")
+
+
+class KilledError(Exception):
+    """Stands for a kill: nothing catches it."""
+
+
+def _fit(unbroken: Fitted, run_dir: Path, train: CellDataset | None = None, **changes: Any) -> Bundle:
+    """Trained on the same cells with changed settings, as three steps of eight images unless they say otherwise."""
+    config = METHOD.config.from_mapping({**trained.ROBUST, **changes})
+    given = {"validation": unbroken.validation, "auxiliary": {}, "config": config, "run_dir": run_dir}
+    return METHOD.fit(train or unbroken.train, rng=np.random.default_rng(1), **given)
+
+
+def _module(**changes: Any) -> RobustModule:
+    config = RobustConfig.from_mapping({**trained.ROBUST, **changes})
+    labels = FineLabels.none(("a", "b", "c"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm.create_model("test_resnet", num_classes=3)
+    return RobustModule(network, preprocessing_of(config), config=config, labels=labels, seed=0)
+
+
+def _run(bundle: Bundle, images: np.ndarray, *outputs: str) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(bundle.graph_bytes, providers=["CPUExecutionProvider"])
+    return list(session.run(list(outputs), {"image": images}))
+
+
+def _images(unbroken: Fitted, n: int = 3) -> np.ndarray:
+    """Square images at the network's size, so that a turn of an image is a turn of what the network sees."""
+    return np.stack([record.read()[:32, :32] for record in unbroken.validation.records[:n]])
+
+
+def _same_weights(a: Path, b: Path) -> None:
+    first, second = (load_file(p / "bundle" / "weights.safetensors") for p in (a, b))
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+def test_by_default_every_piece_is_on() -> None:
+    config = RobustConfig()
+    assert (config.backbone, config.weights, config.image_size_px) == ("tf_efficientnet_lite0", "package", 128)
+    assert (config.weight_average, config.views, config.fine_labels, config.norm) == (0.99, 4, True, "batch")
+    assert (config.optimiser.label_smoothing, config.optimiser.schedule, config.sampling) == (0.1, "cosine", "balanced")
+    assert config.patience is None
+    assert config.laboratory == LaboratoryConfig()
+    assert config.augmentation.zoom == 0.3
+    one = RobustConfig.load(overrides=["laboratory.jpeg=0", "augmentation.zoom=0.5"])
+    assert one.laboratory == LaboratoryConfig(jpeg=0)
+    assert one.augmentation.brightness == 0, "what a part does not name stays as it was"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("views", 3), ("weight_average", 1.0), ("norm", "layer"), ("min_fine_images", 0)]
+)
+def test_a_setting_out_of_range_is_an_error(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"key '{key}'"):
+        RobustConfig.from_mapping({key: value})
+
+
+def test_images_of_training_are_changed_and_those_of_validation_are_not(
+    unbroken: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen(module: Any, training: Any, validation: Any, **more: Any) -> None:
+        cells = training.dataset
+        first, again, other = (cells[0, seed][0] for seed in (1, 1, 2))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+        assert first.dtype == torch.uint8
+        assert validation.dataset.augment is None
+        raise KilledError
+
+    monkeypatch.setattr("hemalens.training.fit.train", seen)
+    with pytest.raises(KilledError):
+        _fit(unbroken, tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------- averaged weights
+
+
+def _recorded(unbroken: Fitted, run_dir: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[dict[str, Any]]:
+    """The state of the learning network after every batch of a training."""
+    states: list[dict[str, Any]] = []
+    end = RobustModule.on_train_batch_end
+
+    def record(self: RobustModule, *given: Any) -> None:
+        end(self, *given)
+        states.append({name: tensor.double().numpy().copy() for name, tensor in self.network.state_dict().items()})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RobustModule, "on_train_batch_end", record)
+        _fit(unbroken, run_dir, **changes)
+    return states
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_exported_weights_are_the_average_over_the_steps(
+    unbroken: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    changes = {"epochs": 1, "images_per_epoch": 32, "weight_average": 0.7, "accumulate": accumulate}
+    states = _recorded(unbroken, tmp_path, monkeypatch, **changes)[accumulate - 1 :: accumulate]
+    assert len(states) == 4 // accumulate
+    weights = np.array([0.7 ** (len(states) - 1 - s) for s in range(len(states))])
+    weights /= weights.sum()
+    exported = load_file(tmp_path / "bundle" / "weights.safetensors")
+    assert exported.keys() == states[0].keys(), "by the names of timm's network, nothing else"
+    for name, tensor in exported.items():
+        if "num_batches" not in name:
+            expected = sum(w * state[name] for w, state in zip(weights, states, strict=True))
+            np.testing.assert_allclose(tensor.numpy(), expected, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert any(np.abs(states[-1][name] - tensor.numpy()).max() > 1e-4 for name, tensor in exported.items())
+
+
+def test_a_run_killed_within_an_epoch_ends_as_an_unbroken_one(
+    unbroken: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = RobustModule.on_train_batch_end
+
+    def killed(self: RobustModule, outputs: Any, batch: Any, batch_index: int) -> None:
+        if self.current_epoch == 1 and batch_index == 1:
+            raise KilledError
+        end(self, outputs, batch, batch_index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RobustModule, "on_train_batch_end", killed)
+        with pytest.raises(KilledError):
+            _fit(unbroken, tmp_path)
+    assert not (tmp_path / "bundle").exists()
+    _fit(unbroken, tmp_path)
+    _same_weights(tmp_path, unbroken.run_dir)
+    ends = [
+        SafetensorsCheckpointIO().load_checkpoint(p / "checkpoints" / "last.ckpt") for p in (tmp_path, unbroken.run_dir)
+    ]
+    first, second = (end["state_dict"] for end in ends)
+    assert int(first["n_averaged"]) == int(second["n_averaged"])
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_the_average_answers_and_the_network_learns() -> None:
+    module = _module()
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        answered, learning = module.eval()(images), module.train()(images)
+        head = module.network.get_classifier()
+        torch.testing.assert_close(learning, head(CellClassifier.embed(module, module.pixels(images))))
+        module.averaged.get_classifier().bias += 5
+        torch.testing.assert_close(module.eval()(images), answered + 5)
+    assert all(not parameter.requires_grad for parameter in module.averaged.parameters())
+
+
+# ------------------------------------------------------------------------------------------------------------- norms
+
+
+@pytest.mark.parametrize("norm", ["group", "frozen"])
+def test_a_norm_s_graph_answers_as_the_network_does(unbroken: Fitted, tmp_path: Path, norm: str) -> None:
+    bundle = _fit(unbroken, tmp_path, epochs=1, norm=norm, views=1)
+    assert bundle.manifest.parity <= 1e-3
+    exported = load_file(bundle.path / "weights.safetensors")
+    if norm == "group":
+        assert not any("running" in name for name in exported)
+        assert not any(node.op_type == "BatchNormalization" for node in bundle.graph.graph.node)
+        return
+    start = create_backbone(BackboneConfig(backbone="test_resnet", weights="none"), n_classes=4)
+    norms = [name for name, module in start.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    before = start.state_dict()
+    assert norms
+    for name in before:
+        frozen = name.rpartition(".")[0] in norms
+        assert torch.equal(exported[name], before[name]) is frozen, name
+
+
+# ------------------------------------------------------------------------------------------------------------- views
+
+
+@pytest.fixture(scope="module")
+def eight(unbroken: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return _fit(unbroken, tmp_path_factory.mktemp("eight"), epochs=1, views=8)
+
+
+def test_with_eight_views_a_turned_or_mirrored_image_has_the_same_answer(unbroken: Fitted, eight: Bundle) -> None:
+    images = _images(unbroken)
+    logits, embedding = _run(eight, images, "logits", "embedding")
+    for mirrored in (images, images[:, :, ::-1]):
+        for quarter_turns in range(4):
+            turned = np.ascontiguousarray(np.rot90(mirrored, quarter_turns, axes=(1, 2)))
+            again, same = _run(eight, turned, "logits", "embedding")
+            np.testing.assert_allclose(again, logits, atol=1e-4)
+            np.testing.assert_allclose(same, embedding, atol=1e-4)
+
+
+def test_the_answer_is_the_mean_over_the_views_by_timm_alone(unbroken: Fitted, eight: Bundle) -> None:
+    network = timm.create_model("test_resnet", num_classes=4).eval()
+    network.load_state_dict(load_file(eight.path / "weights.safetensors"), strict=True)
+    stated = timm.get_pretrained_cfg("test_resnet")
+    images = _images(unbroken)
+    logits, embeddings = [], []
+    for image in images:
+        pixels = torch.from_numpy(((image / 255 - stated.mean) / stated.std).astype(np.float32)).permute(2, 0, 1)
+        views = torch.stack([torch.rot90(side, k, (1, 2)) for side in (pixels, pixels.flip(2)) for k in range(4)])
+        with torch.no_grad():
+            logits.append(network(views).mean(dim=0).numpy())
+            embeddings.append(network.forward_head(network.forward_features(views), pre_logits=True).mean(dim=0).numpy())
+    found, embedding = _run(eight, images, "logits", "embedding")
+    np.testing.assert_allclose(found * eight.manifest.temperature, logits, atol=1e-4)
+    np.testing.assert_allclose(embedding, embeddings, atol=1e-4)
+
+
+def test_views_cost_work_but_no_weights(unbroken: Fitted, eight: Bundle, tmp_path: Path) -> None:
+    def size(bundle: Bundle) -> int:
+        large = [numpy_helper.to_array(t).size for t in bundle.graph.graph.initializer]
+        return sum(n for n in large if n > 8)
+
+    one = _fit(unbroken, tmp_path, epochs=1, views=1)
+    assert size(eight) == size(one)
+    _same_weights(one.path.parent, eight.path.parent)
+    for output, length in (("logits", 4), ("embedding", eight.manifest.embedding_size)):
+        assert graphs.kind_of(eight.graph, output) == graphs.kind_of(one.graph, output) == (np.float32, (length,))
+    counts = [count_graph(bundle.graph, 32) for bundle in (one, eight)]
+    assert counts[1].macs == pytest.approx(8 * counts[0].macs, rel=0.01)
+    assert counts[1].parameters == counts[0].parameters
+    cut = graphs.cut(eight.graph, ["embedding"], ["probabilities"])
+    embedding, expected = _run(eight, _images(unbroken), "embedding", "probabilities")
+    session = onnxruntime.InferenceSession(cut.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"embedding": embedding})[0], expected, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------ finer types
+
+
+def _with_finer_types(dataset: CellDataset) -> CellDataset:
+    """Every other neutrophil is banded, the rest segmented."""
+    kinds = ("band_neutrophil", "segmented_neutrophil")
+    records = tuple(
+        replace(record, cell_type=kinds[i % 2]) if record.cell_type == "neutrophil" else record
+        for i, record in enumerate(dataset.records)
+    )
+    finer = replace(dataset, records=records)
+    finer.__dict__["contents"] = dataset.contents
+    return finer
+
+
+def _before_the_sum(graph: onnx.ModelProto) -> str:
+    """The name of the fine logits: what is split into the types of each class."""
+    (node,) = [node for node in graph.graph.node if node.op_type in ("Split", "SplitToSequence")]
+    return str(node.input[0])
+
+
+def test_finer_types_are_learned_and_summed_up_in_the_graph(unbroken: Fitted, tmp_path: Path) -> None:
+    train = _with_finer_types(unbroken.train)
+    bundle = _fit(unbroken, tmp_path, train, epochs=1, min_fine_images=3)
+    assert bundle.manifest.labels == unbroken.train.classes
+    assert bundle.manifest.parity <= 1e-3
+    head = timm.create_model("test_resnet", num_classes=5).get_classifier()
+    exported = load_file(bundle.path / "weights.safetensors")
+    head.load_state_dict({"weight": exported["fc.weight"], "bias": exported["fc.bias"]})
+    embedding, probabilities = _run(bundle, _images(unbroken), "embedding", "probabilities")
+    with torch.no_grad():
+        fine = torch.softmax(head(torch.from_numpy(embedding)).double(), dim=1).numpy()
+    labels = FineLabels.of(train, min_images=3)
+    assert labels.outputs.count("band_neutrophil") == labels.outputs.count("segmented_neutrophil") == 1
+    summed = np.stack([fine[:, labels.class_of_output == k].sum(axis=1) for k in range(4)], axis=1)
+    powers = summed ** (1 / bundle.manifest.temperature)
+    np.testing.assert_allclose(probabilities, powers / powers.sum(axis=1, keepdims=True), atol=1e-5)
+    assert _before_the_sum(bundle.graph)
+
+
+def test_classes_are_drawn_equally_often_whatever_their_number_of_types(
+    unbroken: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen(module: Any, training: Any, validation: Any, **more: Any) -> None:
+        targets = training.dataset.targets
+        assert targets.max() == 4, "five outputs"
+        classes = module.classes_of(targets)
+        shares = [training.sampler.weights[classes == k].sum() for k in range(4)]
+        np.testing.assert_allclose(shares, 1 / 4)
+        assert validation.dataset.targets.max() == 3
+        raise KilledError
+
+    monkeypatch.setattr("hemalens.training.fit.train", seen)
+    with pytest.raises(KilledError):
+        _fit(unbroken, tmp_path, _with_finer_types(unbroken.train), min_fine_images=3)
+
+
+def test_without_the_switch_only_the_classes_are_learned(
+    unbroken: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen(module: Any, training: Any, validation: Any, **more: Any) -> None:
+        np.testing.assert_array_equal(training.dataset.targets, unbroken.train.targets)
+        assert module.network.get_classifier().out_features == 4
+        raise KilledError
+
+    monkeypatch.setattr("hemalens.training.fit.train", seen)
+    with pytest.raises(KilledError):
+        _fit(unbroken, tmp_path, _with_finer_types(unbroken.train), min_fine_images=3, fine_labels=False)
+
+
+def test_class_weights_weigh_classes_and_not_types() -> None:
+    config = RobustConfig.from_mapping({**trained.ROBUST, "optimiser": {"label_smoothing": 0.0}})
+    labels = FineLabels(("a", "b"), ("a", "x", "y"), (1, 2))
+    network = timm.create_model("test_resnet", num_classes=3)
+    module = RobustModule(network, preprocessing_of(config), config=config, labels=labels, seed=0).eval()
+    targets = np.array([0, 0, 0, 0, 1, 2])
+    module.weigh_classes(module.classes_of(targets))
+    assert module.class_weights is not None
+    np.testing.assert_allclose(module.class_weights.numpy(), [6 / (2 * 4), 6 / (2 * 2)])
+    pixels = torch.rand(6, 3, 32, 32)
+    with torch.inference_mode():
+        loss = float(module.loss(pixels, torch.from_numpy(targets)))
+        logits = CellClassifier.classify(module, module.embed(pixels)).double()
+    log_p = torch.log_softmax(logits, dim=1).numpy()[np.arange(6), targets]
+    weights = np.array([0.75] * 4 + [1.5] * 2)
+    assert loss == pytest.approx(-(weights * log_p).sum() / weights.sum(), rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------ nothing
+
+
+def test_with_everything_off_it_is_finetune(unbroken: Fitted, tmp_path: Path) -> None:
+    """To the same weights, from the same seed and the same draws."""
+    from hemalens.methods.finetune import METHOD as FINETUNE
+
+    shared = {**trained.ROBUST, "epochs": 1, "augmentation": STILL | {"brightness": 0.0, "contrast": 0.0}}
+    shared["augmentation"] |= {"saturation": 0.0, "hue": 0.0}
+    off = {"views": 1, "weight_average": 0.0, "fine_labels": False, "laboratory": LaboratoryConfig.none().model_dump()}
+    plain = {name: value for name, value in shared.items() if name != "views"} | {"patience": 1}
+    bundle = _fit(unbroken, tmp_path / "robust", **{**shared, **off})
+    given = {"validation": unbroken.validation, "auxiliary": {}, "config": FINETUNE.config.from_mapping(plain)}
+    FINETUNE.fit(unbroken.train, rng=np.random.default_rng(1), run_dir=tmp_path / "finetune", **given)
+    _same_weights(tmp_path / "robust", tmp_path / "finetune")
+    state = SafetensorsCheckpointIO().load_checkpoint(tmp_path / "robust" / "checkpoints" / "last.ckpt")["state_dict"]
+    assert not any(name.startswith("averaged") for name in state)
+    a, b = (
+        _run(open_bundle(p), _images(unbroken), "probabilities")[0] for p in (bundle.path, tmp_path / "finetune/bundle")
+    )
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_the_history_has_a_line_an_epoch(unbroken: Fitted) -> None:
+    rows = [json.loads(line) for line in (unbroken.run_dir / "history.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1]
+    assert all(0 <= row["val_balanced_accuracy"] <= 1 for row in rows)
+
+
+def test_the_graph_s_pixels_are_those_of_the_reference(unbroken: Fitted, tmp_path: Path) -> None:
+    """Parity over all validation images, not a few training ones only."""
+    bundle = unbroken.bundle
+    module = _module()
+    network = timm.create_model("test_resnet", num_classes=4).eval()
+    network.load_state_dict(load_file(bundle.path / "weights.safetensors"))
+    module.averaged, module.labels = network, FineLabels.none(unbroken.train.classes)
+    resized = resized_images(unbroken.validation, bundle.manifest.preprocessing, tmp_path / "none.npy")
+    with torch.inference_mode():
+        expected = module.eval()(torch.from_numpy(resized)).numpy()
+    for record, logits in zip(unbroken.validation.records, expected, strict=True):
+        found = _run(bundle, record.read()[None], "logits")[0][0] * bundle.manifest.temperature
+        np.testing.assert_allclose(found, logits, atol=1e-3)
