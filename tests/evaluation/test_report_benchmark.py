@@ -367,3 +367,17 @@ def test_hostile_names_stay_text(report: Report, tmp_path: Path) -> None:
     check_no_escape(render_html(hostile), render_markdown(hostile))
     write_report(report, tmp_path)
     assert read_report(tmp_path / "report.json") == report
+
+
+def test_of_very_many_evaluations_not_every_figure_is_drawn(
+    report: Report, html: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, undrawn():
+        patch.setattr("hemalens.evaluation.report.html.MOST_DRAWN", len(report.evaluations) - 1)
+        small = render_html(report)
+    n = len(report.evaluations)
+    assert (html.count("<b>Reliability.</b>"), small.count("<b>Reliability.</b>")) == (n, 0)
+    assert small.count("Reliability bins as a table") == n, "the numbers stay"
+    assert small.count("the reliability stands in a table alone") == n
+    assert "the reliability stands in a table alone" not in html
+    assert len(small) < len(html)

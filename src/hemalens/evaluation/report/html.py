@@ -36,6 +36,8 @@ N_POINTS_SHOWN = 20_000
 N_ERRORS_SHOWN = 240
 """So many points and wrong cells at most, divided among the evaluations, so that a page of fifty can still be sent."""
 FEWEST_POINTS, FEWEST_ERRORS = 200, 3
+MOST_DRAWN = 60
+"""Where there are more evaluations, their reliability is a table, and embeddings are drawn once a method and source."""
 N_LISTED = 6
 """Where there are more evaluations, the contents and all but the scores of each are folded."""
 
@@ -135,6 +137,7 @@ def render_html(report: Report) -> str:
             n_listed=N_LISTED,
             research_use=formatting.RESEARCH_USE,
             failures=tables.failures(report) if report.failures else None,
+            all_drawn=_all_drawn(report),
             overview=tables.overview(report) if report.evaluations else None,
             overview_note=tables.OVERVIEW_NOTE,
             transductive=tables.transductive(report),
@@ -188,7 +191,8 @@ def _view(number: int, report: Report) -> _EvaluationView:
     evaluation = report.evaluations[number - 1]
     name = tables.anchor(number)
     n_errors = max(FEWEST_ERRORS, N_ERRORS_SHOWN // len(report.evaluations))
-    scatters = [(formatting.visible(evaluation.method), "", evaluation.scatter)] if evaluation.scatter else []
+    drawn = _all_drawn(report)
+    scatters = [(formatting.visible(evaluation.method), "", evaluation.scatter)] if evaluation.scatter and drawn else []
     return _EvaluationView(
         id=name,
         number=number,
@@ -201,7 +205,7 @@ def _view(number: int, report: Report) -> _EvaluationView:
         reliability=tables.reliability(evaluation),
         confusion_svg=figures.confusion_figure(evaluation) if evaluation.classes else "",
         is_wide=len(evaluation.classes) > figures.N_CLASSES_LARGE,
-        reliability_svg=figures.reliability_figure(evaluation, name=f"{name}-reliability"),
+        reliability_svg=figures.reliability_figure(evaluation, name=f"{name}-reliability") if drawn else "",
         plane=embeddings.plane(
             scatters,
             name=f"{name}-scatter",
@@ -210,6 +214,11 @@ def _view(number: int, report: Report) -> _EvaluationView:
         ),
         errors=tuple((tables.wrong_call(cell), cell) for cell in evaluation.most_confident_errors[:n_errors]),
     )
+
+
+def _all_drawn(report: Report) -> bool:
+    """Whether every evaluation has all its figures."""
+    return len(report.evaluations) <= MOST_DRAWN
 
 
 def _n_points(report: Report) -> int:
@@ -254,7 +263,7 @@ def _k_shot_views(report: Report) -> Iterator[_SectionView]:
             _line_keys(target.lines),
             has_reference=any(line.result.supervised for line in target.lines),
             plane=embeddings.plane(
-                [(line.name, line.tag, line.result.scatter) for line in target.lines if line.result.scatter],
+                [(ln.name, ln.tag, ln.result.scatter) for ln in target.lines if ln.result.scatter and _all_drawn(report)],
                 name=f"{target.anchor}-scatter",
                 cells=f"of {target.name}",
                 n_points=_n_points(report),
