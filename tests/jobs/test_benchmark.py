@@ -129,10 +129,7 @@ def test_several_protocols_share_a_report_and_k_fold_is_a_part_of_cross_domain(
         *(("one", "one, test part"), ("one", "two")),
         *(("two", "two, test part"), ("two", "one")),
     ]
-    assert (
-        fits == [f"near/{s}/{run}" for s in ("one", "two") for run in ("fold_0", "fold_1", "whole", "1/seed_0")]
-        or [run.split("/")[-1] for run in fits] == ["fold_0", "fold_1", "whole", "seed_0"] * 2
-    )
+    assert [run.split("/")[-1] for run in fits] == ["fold_0", "fold_1", "whole", "seed_0"] * 2
     assert [row.name for row in report.efficiency] == ["near, one", "near, two"]
     for row, evaluation in zip(report.efficiency, report.evaluations[1::2], strict=True):
         assert row.balanced_accuracy == evaluation.scores.balanced_accuracy
