@@ -290,6 +290,16 @@ def test_a_target_that_shares_too_few_classes_is_refused_before_training(
     assert fits == []
 
 
+def test_two_sets_of_one_name_are_refused(labs: Path, fits: list[str], tmp_path: Path) -> None:
+    colour_cells(labs / "elsewhere" / "two", COLOURS, 8, seed=9, noise=60)
+    with pytest.raises(InputError, match=r"two sets are called 'two'; got folder:\S+ and folder:\S+\. Give the folder"):
+        benchmark(_asked(labs, "one", "two", "elsewhere/two"), out=tmp_path / "run")
+    other = (f"folder:{labs / 'elsewhere' / 'two'}",)
+    with pytest.raises(InputError, match="two sets are called 'two'"):
+        benchmark(_asked(labs, "two", targets=other), out=tmp_path / "run")
+    assert fits == []
+
+
 def test_a_yaml_file_says_the_same_as_flags(labs: Path, tmp_path: Path) -> None:
     file = tmp_path / "benchmark.yaml"
     file.write_text(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hemalens.bundle import Bundle
 from hemalens.datasets import CellDataset
+from hemalens.errors import InputError
 from hemalens.evaluation.evaluate import evaluate_with_answers, plan_test, refuse_leaks
 from hemalens.evaluation.fractions import FixedParts, FractionPlan, fraction_runs
 from hemalens.evaluation.k_shot import KShotPlan
@@ -295,6 +296,7 @@ def open_tasks(config: BenchmarkConfig, opener: Opener) -> list[Task]:
     """The tasks of all sources and protocols, checked; nothing is trained. Raises `InputError`."""
     unreadable: Unreadable = "drop" if config.drop_unreadable else "refuse"
     tasks: list[Task] = []
+    names: dict[str, str] = {}
     for spec in config.sources:
         source = opener(spec, "source", unreadable=unreadable, min_per_class=config.min_per_class)
         targets = config.targets_of(spec)
@@ -315,7 +317,22 @@ def open_tasks(config: BenchmarkConfig, opener: Opener) -> list[Task]:
                 task = _Folds(source, kept, folds, config.min_per_class)
             task.check()
             tasks.append(task)
+            names |= dict(zip(targets, (tested.name for tested in task.tested), strict=False))
+        names[spec] = source.dataset.name
+    _refuse_same_names(names)
     return tasks
+
+
+def _refuse_same_names(names: Mapping[str, str]) -> None:
+    """Raise `InputError` where two sets, by spec, have one name: the report would take one for the other."""
+    for spec, name in names.items():
+        others = [other for other, its in names.items() if its == name and other != spec]
+        if others:
+            raise InputError(
+                f"two sets are called {name!r}",
+                got=f"{spec} and {others[0]}",
+                remedy="Give the folder or the table of one of them another name.",
+            )
 
 
 def refuse_learned_elsewhere(tasks: Sequence[Task], learned: CellDataset) -> None:

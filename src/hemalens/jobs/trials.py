@@ -67,8 +67,7 @@ def plan_trials(
 ) -> list[Trial]:
     """All trials in the order of the report: by source, method, protocol, test."""
     trials = []
-    folders = _folders(tasks)
-    for n, source in enumerate(dict.fromkeys(id(task.source) for task in tasks)):
+    for source in dict.fromkeys(id(task.source) for task in tasks):
         for entry in entries:
             asked = asked_of(entry.method, entry.config)
             own = parts_for(entry.method, auxiliary)
@@ -86,18 +85,9 @@ def plan_trials(
                         "versions": library_versions(),
                     }
                     key = sha256_text(json.dumps(request, sort_keys=True))
-                    fits = out / "fits" / entry.name / folders[n]
+                    fits = out / "fits" / entry.name / train.name.replace("/", "_")
                     trials.append(Trial(entry, task, i, key, fits, out / "results" / entry.name / key[:16]))
     return trials
-
-
-def _folders(tasks: Sequence[Task]) -> list[str]:
-    """A folder's name for each source: its own, with a number where two are called alike."""
-    names: list[str] = []
-    for source in {id(task.source): task.source for task in tasks}.values():
-        name = source.dataset.name.replace("/", "_")
-        names.append(f"{name}_{names.count(name) + 1}" if name in names else name)
-    return names
 
 
 def known(trial: Trial) -> Tested | None:
