@@ -73,9 +73,7 @@ def train(
     report = make_report(
         f"{method.name} on {given.dataset.name}",
         f"one split: {test_fraction:.0%} held out for the test" if test else "no test part",
-        evaluations=[evaluate([bundle], [test], target=test, source_name=_named(given, test_fraction), seed=seed)]
-        if test
-        else [],
+        evaluations=[evaluate([bundle], [test], target=test, source_name=given.dataset.name, seed=seed)] if test else [],
         pictures=[method.show(bundle, test or learn)] if method.show else [],
         data=[each.card for each in opened],
         methods={method.name: config.model_dump(mode="json")},
@@ -83,10 +81,6 @@ def train(
         seed=seed,
     )
     return finish_run(out, report)
-
-
-def _named(given: Prepared, test_fraction: float) -> str:
-    return f"{given.dataset.name} ({1 - test_fraction:.0%})"
 
 
 _Parts = tuple[CellDataset, CellDataset, CellDataset | None]
