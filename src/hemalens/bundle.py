@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hemalens.artifacts import MANIFEST, WEIGHTS, ArtifactManifest, Part, open_artifact, write_artifact
 from hemalens.errors import BundleError, one_line
@@ -27,8 +27,12 @@ SEEN_UNLABELLED = "seen_unlabelled_images.txt"
 """Digests of the images a model has seen without their labels: a test on them is transductive."""
 STATISTICS = "embedding_statistics.npy"
 """Mean and standard deviation of the embedding's features over training images, float32 (2, d)."""
-FILES = (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, WEIGHTS, SEGMENTER)
+CARD = "MODEL_CARD.md"
+"""What a model is for, what it has learned from and where it fails, in words; rendered from its manifest and its reports."""
+FILES = (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, WEIGHTS, SEGMENTER, CARD)
 """All that a bundle may hold."""
+FINE = "fine_probabilities"
+"""The graph's further output where the manifest names finer types: their probabilities given the class, (n, f)."""
 
 
 class ClassEntry(Part):
@@ -37,6 +41,15 @@ class ClassEntry(Part):
     code: str
     name: str
     loinc: str | None = None
+
+
+class FineEntry(ClassEntry):
+    """One finer type that a bundle tells apart within a class; `of` is the class's code.
+
+    A class without finer types has one entry, itself.
+    """
+
+    of: str
 
 
 class ExpectedAccuracy(Part):
@@ -110,7 +123,8 @@ class Manifest(ArtifactManifest):
     """All that a bundle says of itself. `before_graph`: what happens to an image before the graph sees it.
 
     `parity` is the largest difference of a probability from the trained model; where there is a `quantisation`, from the
-    bundle before it, and larger by nature.
+    bundle before it, and larger by nature. `fine`, where a bundle has it, names the columns of the graph's `FINE`: at least
+    one for each class, and none that belongs to no class.
     """
 
     kind: Literal["hemalens-bundle"] = "hemalens-bundle"
@@ -121,14 +135,26 @@ class Manifest(ArtifactManifest):
     embedding_size: int
     frozen_backbone: bool
     temperature: float = Field(gt=0)
+    fine: tuple[FineEntry, ...] = ()
     adaptation: Adaptation | None = None
     quantisation: Quantisation | None = None
     unlabelled: Unlabelled | None = None
+
+    @model_validator(mode="after")
+    def _fine_types_of_all_classes(self) -> Manifest:
+        if self.fine and {entry.of for entry in self.fine} != set(self.labels):
+            raise ValueError("finer types of every class and of no other")
+        return self
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Class codes in label order."""
         return tuple(entry.code for entry in self.classes)
+
+    @property
+    def trained_on(self) -> str:
+        """Names of the sets it was trained on, as in "Acevedo-20 + BCCD"."""
+        return " + ".join(entry.name for entry in self.data if entry.role == "train") or "unknown data"
 
 
 @dataclass(frozen=True)
@@ -205,11 +231,17 @@ def statistics_bytes(embeddings: NDArray[Any]) -> bytes:
 
 def class_entries(classes: tuple[str, ...]) -> tuple[ClassEntry, ...]:
     """Entries of a label order; a class that is no cell type of the taxonomy keeps its own name."""
-    types = cell_types()
-    return tuple(
-        ClassEntry(code=c, name=types[c].name, loinc=types[c].loinc) if c in types else ClassEntry(code=c, name=c)
-        for c in classes
-    )
+    return tuple(ClassEntry(**_named(code)) for code in classes)
+
+
+def fine_entries(types: Iterable[tuple[str, str]]) -> tuple[FineEntry, ...]:
+    """Entries of finer types, each given as (code, code of its class)."""
+    return tuple(FineEntry(**_named(code), of=of) for code, of in types)
+
+
+def _named(code: str) -> dict[str, Any]:
+    known = cell_types().get(code)
+    return {"code": code, "name": known.name if known else code, "loinc": known.loinc if known else None}
 
 
 def write_bundle(path: Path, manifest: Manifest, files: dict[str, bytes]) -> Bundle:

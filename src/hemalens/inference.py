@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hemalens.bundle import Bundle
+from hemalens.bundle import FINE, Bundle
 from hemalens.datasets.base import Record, is_image_name
 from hemalens.errors import BundleError, DatasetError, ImageError, one_line
 from hemalens.files import walk_files
-from hemalens.runtime import GraphRunner
+from hemalens.runtime import GraphRunner, Outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,8 @@ class Prediction:
     """The answer for one image: a label with its probabilities in label order, or the error of an unreadable one.
 
     `abstained` means that the best probability lies under the threshold; the label is then given all the same, as the
-    model's best guess.
+    model's best guess. `fine_label` is the likeliest finer type within the answered class, `fine_probability` its own,
+    p(class) x p(type | class), in [0, 1]; both are None for a bundle that tells no finer types.
     """
 
     record: Record
@@ -30,6 +31,8 @@ class Prediction:
     abstained: bool = False
     embedding: NDArray[np.float32] | None = None
     error: str | None = None
+    fine_label: str | None = None
+    fine_probability: float | None = None
 
 
 class Predictor:
@@ -47,12 +50,19 @@ class Predictor:
         self.labels = bundle.manifest.labels
         self.abstain_below = abstain_below
         self.embeddings = embeddings
-        outputs = ["probabilities", *(["embedding"] if embeddings else [])]
+        self.fine = bundle.manifest.fine
+        outputs = ["probabilities", *([FINE] if self.fine else []), *(["embedding"] if embeddings else [])]
         try:
             self._runner = GraphRunner(bundle.graph_bytes, outputs, n_workers=n_workers)
         except Exception as error:
             # ONNX Runtime has a class of its own for each kind of foreign graph
             raise BundleError(f"the graph in {one_line(bundle.path)} cannot be run", got=str(error)[:120]) from error
+        if self.fine and FINE not in self._runner.given:
+            raise BundleError(
+                f"the graph in {one_line(bundle.path)} tells no finer types",
+                expected=f"the output {FINE}, as its manifest says",
+                got=", ".join(self._runner.given),
+            )
 
     def predict(self, inputs: Iterable[Path | Record]) -> Iterator[Prediction]:
         """Predictions for image paths or records, one each, in order; an unreadable image gives one with an error."""
@@ -65,13 +75,24 @@ class Predictor:
                 continue
             probabilities = answer["probabilities"]
             best = int(probabilities.argmax())
+            fine_label, fine_probability = self._finest(best, float(probabilities[best]), answer)
             yield Prediction(
                 record,
                 self.labels[best],
                 probabilities,
                 abstained=bool(probabilities[best] < self.abstain_below),
                 embedding=answer.get("embedding"),
+                fine_label=fine_label,
+                fine_probability=fine_probability,
             )
+
+    def _finest(self, best: int, probability: float, answer: Outputs) -> tuple[str | None, float | None]:
+        """The likeliest finer type within the class `best`, and its probability; (None, None) where none are told."""
+        if not self.fine:
+            return None, None
+        within = [i for i, entry in enumerate(self.fine) if entry.of == self.labels[best]]
+        finest = max(within, key=lambda i: float(answer[FINE][i]))
+        return self.fine[finest].code, probability * float(answer[FINE][finest])
 
 
 def list_images(path: Path) -> list[Path]:

@@ -41,6 +41,8 @@ class GraphRunner:
         self.outputs = tuple(outputs)
         self.n_workers = n_workers or n_cores()
         self._session = session_of(graph)
+        self.given = tuple(value.name for value in self._session.get_outputs())
+        """All outputs that the graph has."""
 
     def run(self, image: NDArray[np.uint8]) -> Outputs:
         """The outputs for one image uint8 (h, w, 3), each without its batch axis."""

@@ -125,7 +125,9 @@ def with_standardisation(graph: onnx.ModelProto, scale: Floats, shift: Floats) -
 
 def with_prior(graph: onnx.ModelProto, log_ratio: Floats) -> onnx.ModelProto:
     """A bundle's graph with the logarithm of new over old share (k,) added to its `logits`, before the softmax."""
-    before = _end_renamed(graphs.cut(graph, ["image"], ["embedding", "logits"]), "logits")
+    # finer types are told given the class: no share of classes changes them
+    others = [value.name for value in graph.graph.output if value.name not in ("embedding", "logits", "probabilities")]
+    before = _end_renamed(graphs.cut(graph, ["image"], ["embedding", "logits", *others]), "logits")
     name, k = before.graph.output[1].name, len(log_ratio)
     nodes = [
         helper.make_node("Add", [name, "log_prior_ratio"], ["logits"]),

@@ -21,7 +21,7 @@ from torch import nn
 
 import trained
 from hemalens import graphs
-from hemalens.bundle import Bundle, open_bundle
+from hemalens.bundle import FINE, Bundle, open_bundle
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError
 from hemalens.graph_counts import count_graph
@@ -287,9 +287,9 @@ def _with_finer_types(dataset: CellDataset) -> CellDataset:
 
 
 def _before_the_sum(graph: onnx.ModelProto) -> str:
-    """The name of the fine logits: what is split into the types of each class."""
-    (node,) = [node for node in graph.graph.node if node.op_type in ("Split", "SplitToSequence")]
-    return str(node.input[0])
+    """The name of the fine logits: what is split into the types of each class, once for the sums and once for the shares."""
+    (name,) = {str(node.input[0]) for node in graph.graph.node if node.op_type in ("Split", "SplitToSequence")}
+    return name
 
 
 def test_finer_types_are_learned_and_summed_up_in_the_graph(unbroken: Fitted, tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_finer_types_are_learned_and_summed_up_in_the_graph(unbroken: Fitted, tm
     head = timm.create_model("test_resnet", num_classes=5).get_classifier()
     exported = load_file(bundle.path / "weights.safetensors")
     head.load_state_dict({"weight": exported["fc.weight"], "bias": exported["fc.bias"]})
-    embedding, probabilities = _run(bundle, _images(unbroken), "embedding", "probabilities")
+    embedding, probabilities, given_class = _run(bundle, _images(unbroken), "embedding", "probabilities", FINE)
     with torch.no_grad():
         fine = torch.softmax(head(torch.from_numpy(embedding)).double(), dim=1).numpy()
     labels = FineLabels.of(train, min_images=3)
@@ -309,6 +309,15 @@ def test_finer_types_are_learned_and_summed_up_in_the_graph(unbroken: Fitted, tm
     powers = summed ** (1 / bundle.manifest.temperature)
     np.testing.assert_allclose(probabilities, powers / powers.sum(axis=1, keepdims=True), atol=1e-5)
     assert _before_the_sum(bundle.graph)
+    np.testing.assert_allclose(given_class, fine / summed[:, labels.class_of_output], atol=1e-5)
+    assert tuple((entry.code, entry.of) for entry in bundle.manifest.fine) == labels.finer
+    (band,) = [entry for entry in bundle.manifest.fine if entry.code == "band_neutrophil"]
+    assert (band.name, band.of) == ("band neutrophil", "neutrophil")
+
+
+def test_a_bundle_without_finer_types_does_not_speak_of_them(unbroken: Fitted) -> None:
+    assert unbroken.bundle.manifest.fine == ()
+    assert FINE not in [value.name for value in unbroken.bundle.graph.graph.output]
 
 
 def test_classes_are_drawn_equally_often_whatever_their_number_of_types(

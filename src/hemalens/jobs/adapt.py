@@ -145,6 +145,8 @@ def _manifest(
         update={
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "classes": class_entries(support.classes),
+            # the cells of the support teach classes, and nothing of finer types
+            "fine": (),
             "temperature": learned.temperature,
             "data": (*(entry for bundle in bases for entry in bundle.manifest.data), DataEntry.of(support, "support")),
             "embedding_size": sum(bundle.manifest.embedding_size for bundle in bases),

@@ -19,6 +19,7 @@ from hemalens.artifacts import DataEntry, library_versions
 from hemalens.batch_norm import estimate, has_batch_norm, pixels_of, preprocessing_of, with_statistics
 from hemalens.bundle import (
     FILES,
+    FINE,
     MODEL,
     SEEN,
     SEEN_UNLABELLED,
@@ -84,7 +85,9 @@ def adapt_unlabelled(
     images = given.dataset.through(base.stages)
     adapted = _adapted(base, images, config, seed)
     content = adapted.graph.SerializeToString()
-    parity, _ = check_parity(content, images.records, adapted.reference)
+    parity, _ = check_parity(
+        content, images.records, adapted.reference, fine=adapted.fine_reference if base.manifest.fine else None
+    )
     settled = Unlabelled(
         settings=config.model_dump(mode="json"),
         base_model_sha256=base.manifest.files[MODEL].sha256,
@@ -233,18 +236,26 @@ class _Adapted:
     log_ratio: NDArray[np.float64]
 
     def reference(self, records: list[Record]) -> NDArray[np.float64]:
-        """The encoder as it stands in the file, layer by layer (nothing joined, as ONNX Runtime would), the base bundle's
-        head, and between and behind them the formulas.
+        """The base bundle's head on `_embeddings`, and behind it the formula of the prior."""
+        return np.exp(log_softmax(_logits(self.base, self._embeddings(records)) + self.log_ratio))
+
+    def fine_reference(self, records: list[Record]) -> NDArray[np.float32]:
+        """Probabilities (n, f) of finer types given the class, by the base bundle's head; no prior touches them."""
+        head = graphs.cut(self.base, ["embedding"], [FINE]).SerializeToString()
+        return run_rows(head, {"embedding": self._embeddings(records)}, [FINE])[FINE]
+
+    def _embeddings(self, records: list[Record]) -> NDArray[np.float32]:
+        """Embeddings (n, d) by the encoder as it stands in the file, layer by layer (nothing joined, as ONNX Runtime
+        would), brought by the formula to what the head expects.
         """
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         content = self.encoder.SerializeToString()
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        rows = [session.run(["embedding"], {"image": record.read()[None]})[0][0] for record in records]
-        embeddings = np.stack(rows)
+        embeddings = np.stack([session.run(["embedding"], {"image": record.read()[None]})[0][0] for record in records])
         if self.affine is not None:
-            embeddings = embeddings * self.affine[0] + self.affine[1]
-        return np.exp(log_softmax(_logits(self.base, embeddings) + self.log_ratio))
+            embeddings = (embeddings * self.affine[0] + self.affine[1]).astype(np.float32)
+        return embeddings
 
 
 def _logits(graph: onnx.ModelProto, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -161,7 +161,7 @@ def _evaluate(
         if isinstance(network, Backbone) or network.name not in tests:
             continue
         dataset = tests[network.name].dataset
-        source = next((e.name for e in network.bundle.manifest.data if e.role == "train"), "unknown data")
+        source = network.bundle.manifest.trained_on
         evaluation = evaluate(
             [network.bundle], [dataset], target=dataset, source_name=source, seed=seed, min_per_class=min_per_class
         )

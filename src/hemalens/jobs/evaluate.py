@@ -49,9 +49,8 @@ def evaluate(
     tell(say, [given])
     dataset, card = given.dataset, given.card
     refuse_leaks(bundle.seen, dataset)
-    source = next((entry.name for entry in bundle.manifest.data if entry.role == "train"), "unknown data")
     evaluation, (answered,) = evaluate_with_answers(
-        [bundle], [dataset], target=dataset, source_name=source, seed=seed, min_per_class=min_per_class
+        [bundle], [dataset], target=dataset, source_name=bundle.manifest.trained_on, seed=seed, min_per_class=min_per_class
     )
     pictures = [occlusion_table(bundle, dataset, answered, n=n_occluded)] if n_occluded else []
     if any(not table.rows for table in pictures):

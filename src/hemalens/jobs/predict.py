@@ -46,8 +46,8 @@ def predict(
 ) -> PredictionSummary:
     """Predict for an image, a folder of images or a dataset ("reader:path"), and write `out` (.csv or .parquet).
 
-    Columns: path, label, probability, abstained, one p_<label> a class, error; with `embeddings` (Parquet only) a list
-    column. An unreadable image is a row with its error. The file appears whole at the end, or not at all.
+    Columns: path, label, probability, abstained, one p_<label> a class, error; of a bundle that tells finer types also
+    fine_label and fine_probability, before the error; with `embeddings` (Parquet only) a list column. An unreadable image is a row with its error. The file appears whole at the end, or not at all.
     """
     if out.suffix not in (".csv", ".parquet"):
         raise OutputError(f"cannot write {one_line(out)}", expected="a name that ends in .csv or .parquet")
@@ -59,16 +59,17 @@ def predict(
     bundle = open_bundle(bundle_path)
     inputs = open_images(source)
     predictor = Predictor(bundle, abstain_below=abstain_below, embeddings=embeddings)
+    columns = _columns(predictor)
     counts: Counter[str] = Counter()
     n_abstained = n_unreadable = 0
     first_error = None
     with (
         atomic_path(out) as temporary,
-        _writer(temporary, predictor.labels, embeddings) as write,
+        _writer(temporary, columns, embeddings) as write,
         track("predicting", len(inputs)) as progress,
     ):
         for batch in _batches(predictor.predict(inputs)):
-            write([_row(p, predictor.labels, embeddings) for p in batch])
+            write([_row(p, predictor, embeddings) for p in batch])
             counts.update(p.label for p in batch if p.label is not None)
             n_abstained += sum(p.abstained for p in batch)
             errors = [p.error for p in batch if p.error is not None]
@@ -99,7 +100,13 @@ def _batches(predictions: Iterable[Prediction]) -> Iterator[list[Prediction]]:
         yield batch
 
 
-def _row(prediction: Prediction, labels: tuple[str, ...], embeddings: bool) -> dict[str, Any]:
+def _columns(predictor: Predictor) -> list[str]:
+    """Names of the columns, the embedding's left out."""
+    fine = ["fine_label", "fine_probability"] if predictor.fine else []
+    return ["path", "label", "probability", "abstained", *(f"p_{label}" for label in predictor.labels), *fine, "error"]
+
+
+def _row(prediction: Prediction, predictor: Predictor, embeddings: bool) -> dict[str, Any]:
     p = prediction.probabilities
     row: dict[str, Any] = {
         # a name that is no UTF-8 is written with its bytes escaped
@@ -107,9 +114,11 @@ def _row(prediction: Prediction, labels: tuple[str, ...], embeddings: bool) -> d
         "label": prediction.label,
         "probability": None if p is None else float(p.max()),
         "abstained": None if p is None else prediction.abstained,
-        **{f"p_{label}": None if p is None else float(p[i]) for i, label in enumerate(labels)},
+        **{f"p_{label}": None if p is None else float(p[i]) for i, label in enumerate(predictor.labels)},
         "error": prediction.error,
     }
+    if predictor.fine:
+        row |= {"fine_label": prediction.fine_label, "fine_probability": prediction.fine_probability}
     if embeddings:
         row["embedding"] = None if prediction.embedding is None else prediction.embedding.tolist()
     return row
@@ -119,8 +128,7 @@ Write = Callable[[list[dict[str, Any]]], None]
 
 
 @contextmanager
-def _writer(path: Path, labels: tuple[str, ...], embeddings: bool) -> Iterator[Write]:
-    names = ["path", "label", "probability", "abstained", *(f"p_{label}" for label in labels), "error"]
+def _writer(path: Path, names: list[str], embeddings: bool) -> Iterator[Write]:
     if path.suffix == ".csv":
         with open(path, "w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, names)
@@ -134,7 +142,7 @@ def _writer(path: Path, labels: tuple[str, ...], embeddings: bool) -> Iterator[W
     import pyarrow as pa
     from pyarrow import parquet
 
-    kinds = {"path": pa.string(), "label": pa.string(), "abstained": pa.bool_(), "error": pa.string()}
+    kinds = {**dict.fromkeys(("path", "label", "fine_label", "error"), pa.string()), "abstained": pa.bool_()}
     fields = [pa.field(name, kinds.get(name, pa.float32())) for name in names]
     if embeddings:
         fields.append(pa.field("embedding", pa.list_(pa.float32())))

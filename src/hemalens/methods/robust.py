@@ -106,6 +106,15 @@ class RobustModule(CellClassifier):
         """Embedding (n, d) -> logits of the classes (n, k)."""
         return self.labels.rolled_up(super().classify(embedding))
 
+    @property
+    def finer(self) -> tuple[tuple[str, str], ...]:
+        """(output, its class) of each output, where any class has several."""
+        return self.labels.finer
+
+    def fine(self, embedding: Tensor) -> Tensor:
+        """Embedding (n, d) -> probability of each output given its class, (n, f)."""
+        return self.labels.within_classes(super().classify(embedding))
+
     def loss(self, pixels: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy over the outputs, targets (n,) being lessons; label smoothing and class weights as configured."""
         logits = super().classify(self.embed(pixels))

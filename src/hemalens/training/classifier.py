@@ -68,6 +68,15 @@ class CellClassifier(Learner):
         logits: Tensor = self.served.get_classifier()(embedding)
         return logits
 
+    @property
+    def finer(self) -> tuple[tuple[str, str], ...]:
+        """(finer type, its class) of each column of `fine`; empty for a network that tells classes apart and no more."""
+        return ()
+
+    def fine(self, embedding: Tensor) -> Tensor:
+        """Embedding (n, d) -> probability of each finer type given its class, (n, f)."""
+        raise NotImplementedError
+
     def loss(self, pixels: Tensor, targets: Tensor) -> Tensor:
         """What training minimises on one batch: cross-entropy with label smoothing, classes weighed where asked for."""
         logits = self.classify(self.embed(pixels))

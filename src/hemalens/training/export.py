@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from hemalens import graphs
 from hemalens.artifacts import DataEntry, library_versions
 from hemalens.bundle import (
+    FINE,
     MODEL,
     SEEN,
     SEEN_UNLABELLED,
     STATISTICS,
     Bundle,
+    FineEntry,
     Manifest,
     class_entries,
     seen_images,
@@ -47,11 +49,19 @@ Reference = Callable[[list[Record]], NDArray[np.floating[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
+class FineTypes:
+    """The finer types behind a graph's output `FINE`, and the trained model's own probabilities of them, (n, f)."""
+
+    entries: tuple[FineEntry, ...]
+    reference: Reference
+
+
+@dataclass(frozen=True, slots=True)
 class Trained:
     """A trained model on its way into a bundle.
 
-    `graph` maps image to embedding and raw_logits; `reference` gives the trained model's own
-    probabilities (n, k), calibrated, for records, computed without the graph.
+    `graph` maps image to embedding and raw_logits, and with `fine` to the finer types' probabilities; `reference` gives the
+    trained model's own probabilities (n, k), calibrated, for records, computed without the graph.
     """
 
     method: str
@@ -63,6 +73,7 @@ class Trained:
     temperature: float
     frozen_backbone: bool
     reference: Reference
+    fine: FineTypes | None = None
     auxiliary: tuple[CellDataset, ...] = ()
     """Images it has seen without their labels."""
     pretraining: tuple[CellDataset, ...] = ()
@@ -79,7 +90,8 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     classes = trained.train.classes
     graph = graphs.join(trained.graph, graphs.temperature_graph(len(classes), trained.temperature))
     content = graph.SerializeToString()
-    parity, embedding_size = check_parity(content, trained.train.records, trained.reference)
+    fine = trained.fine.reference if trained.fine else None
+    parity, embedding_size = check_parity(content, trained.train.records, trained.reference, fine=fine)
     data = [DataEntry.of(trained.train, "train")]
     if trained.validation is not None:
         data.append(DataEntry.of(trained.validation, "validation"))
@@ -97,6 +109,7 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
         embedding_size=embedding_size,
         frozen_backbone=trained.frozen_backbone,
         temperature=trained.temperature,
+        fine=trained.fine.entries if trained.fine else (),
         data=tuple(data),
         parity=parity,
         versions=library_versions(),
@@ -125,18 +138,24 @@ def bundle_stages(dataset: CellDataset) -> tuple[Stage, ...]:
     return tuple(stage for stage in dataset.stages if isinstance(stage, Stage))
 
 
-def check_parity(graph: bytes, records: Sequence[Record], reference: Reference) -> tuple[float, int]:
+def check_parity(
+    graph: bytes, records: Sequence[Record], reference: Reference, *, fine: Reference | None = None
+) -> tuple[float, int]:
     """(largest difference of a probability on some of the records, length of the embedding).
 
-    Raises `ParityError` when a probability differs by more than 1e-3.
+    `fine` gives the probabilities of finer types, where the graph tells them. Raises `ParityError` when a probability
+    differs by more than 1e-3.
     """
     chosen = list(records[:: max(1, len(records) // N_PARITY_IMAGES)][:N_PARITY_IMAGES])
+    wanted = {"probabilities": reference, **({FINE: fine} if fine else {})}
     served = []
-    for _, answer in GraphRunner(graph, ["probabilities", "embedding"]).map(chosen):
+    for _, answer in GraphRunner(graph, [*wanted, "embedding"]).map(chosen):
         if isinstance(answer, ImageError):
             raise answer
         served.append(answer)
-    difference = float(np.abs(np.stack([a["probabilities"] for a in served]) - reference(chosen)).max())
+    apart = [np.abs(np.stack([a[name] for a in served]) - expected(chosen)).max() for name, expected in wanted.items()]
+    # a value that is no number counts as different
+    difference = float(np.max(apart))
     if not difference <= PARITY:
         raise ParityError(
             "the exported graph does not reproduce the trained model",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import log_softmax
+from torch.nn.functional import log_softmax, softmax
 
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.taxonomy import cell_types
@@ -52,6 +52,14 @@ class FineLabels:
         return np.repeat(np.arange(len(self.classes)), self.sizes)
 
     @property
+    def finer(self) -> tuple[tuple[str, str], ...]:
+        """(output, its class) of each output, in their order; empty where no class has finer types."""
+        if len(self.outputs) == len(self.classes):
+            return ()
+        of_class = (self.classes[i] for i in self.class_of_output)
+        return tuple(zip(self.outputs, of_class, strict=True))
+
+    @property
     def lessons(self) -> tuple[str, ...]:
         """What a training image can teach, (t,): one of the outputs, then for each class "any ...", one of its outputs."""
         return (*self.outputs, *(f"any {label}" for label in self.classes))
@@ -90,6 +98,13 @@ class FineLabels:
             return logits
         parts = logits.split(self.sizes, dim=1)
         return torch.cat([p if p.shape[1] == 1 else p.logsumexp(dim=1, keepdim=True) for p in parts], dim=1)
+
+    def within_classes(self, logits: Tensor) -> Tensor:
+        """Logits of outputs (n, f) -> probability of each output given its class, (n, f): 1 in sum over each class.
+
+        What weighs the classes anew, as a temperature or another prior does, leaves them as they are.
+        """
+        return torch.cat([softmax(part, dim=1) for part in logits.split(self.sizes, dim=1)], dim=1)
 
 
 def _lineage(code: str | None) -> tuple[str, ...]:

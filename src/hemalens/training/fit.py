@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hemalens.artifacts import MANIFEST, WEIGHTS
-from hemalens.bundle import Bundle, open_bundle
+from hemalens.bundle import FINE, Bundle, fine_entries, open_bundle
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ConfigError
 from hemalens.evaluation.metrics import fit_temperature, log_softmax
@@ -27,7 +27,7 @@ from hemalens.models.export import to_onnx
 from hemalens.sampling import balanced_weights
 from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.classifier import CellClassifier
-from hemalens.training.export import Trained, export_bundle
+from hemalens.training.export import FineTypes, Trained, export_bundle
 from hemalens.training.learner import OptimiserConfig
 from hemalens.training.mask_use import MaskUse, training_images, without_background
 from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
@@ -129,7 +129,12 @@ def fit_network(
         logits = _logits(module, resized_images(chosen, preprocessing, scratch / "parity.npy"))
         return np.exp(log_softmax(logits / temperature))
 
-    network_graph = to_onnx(_TwoOutputs(module).eval(), preprocessing, ["embedding", "raw_logits"])
+    def fine_reference(records: list[Record]) -> NDArray[np.float32]:
+        chosen = replace(train_part, records=tuple(records))
+        return _fine(module, resized_images(chosen, preprocessing, scratch / "parity.npy"))
+
+    outputs = ["embedding", "raw_logits", *([FINE] if module.finer else [])]
+    network_graph = to_onnx(_Outputs(module).eval(), preprocessing, outputs)
     trained = Trained(
         method=method,
         config=config,
@@ -140,6 +145,7 @@ def fit_network(
         temperature=temperature,
         frozen_backbone=False,
         reference=reference,
+        fine=FineTypes(fine_entries(module.finer), fine_reference) if module.finer else None,
         auxiliary=before.unlabelled,
         pretraining=before.labelled,
         inherited=_images_behind(config.weights),
@@ -170,16 +176,17 @@ def _loaders(
     return training, DataLoader(held, batch_size=config.batch_size, sampler=in_order)
 
 
-class _TwoOutputs(nn.Module):
-    """A trained module that gives its embedding beside its logits."""
+class _Outputs(nn.Module):
+    """A trained module that gives its embedding beside its logits, and behind them its finer types where it has any."""
 
     def __init__(self, module: CellClassifier) -> None:
         super().__init__()
         self.module = module
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         embedding = self.module.embed(pixels)
-        return embedding, self.module.classify(embedding)
+        logits = self.module.classify(embedding)
+        return (embedding, logits, self.module.fine(embedding)) if self.module.finer else (embedding, logits)
 
 
 def _images_behind(weights: str) -> frozenset[str]:
@@ -206,3 +213,9 @@ def _logits(module: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.flo
         parts = [module(torch.from_numpy(pixels[i : i + 32])) for i in range(0, len(pixels), 32)]
     logits: NDArray[np.float32] = torch.cat(parts).numpy()
     return logits
+
+
+def _fine(module: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        fine: NDArray[np.float32] = module.fine(module.embed(module.pixels(torch.from_numpy(pixels)))).numpy()
+    return fine
