@@ -17,6 +17,7 @@ from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
 from hemalens.datasets import CellDataset, Record
+from hemalens.datasets.base import Source
 from hemalens.errors import DatasetError, ImageError, InputError, SplitError
 from hemalens.sampling import (
     balanced_weights,
@@ -153,6 +154,30 @@ def test_hold_out_of_single_images_takes_the_rounded_share_of_every_class(
         assert min(kept, taken) >= 1
         # half-way cases may round either way
         assert abs(taken - n * fraction) <= 0.5 + 1e-9 or taken in (1, n - 1)
+
+
+def _two_sets(first: Sequence[int], second: Sequence[int]) -> CellDataset:
+    """Classes of these sizes in two sets, each image on its own."""
+    labels = [(f"class {c}", s) for s, sizes in enumerate((first, second)) for c, n in enumerate(sizes) for _ in range(n)]
+    plain = _dataset([(label, None, i) for i, (label, _) in enumerate(labels)])
+    records = tuple(dataclasses.replace(r, source=s) for r, (_, s) in zip(plain.records, labels, strict=True))
+    sources = (Source("a", "-", "-", False), Source("b", "-", "-", False))
+    return dataclasses.replace(plain, records=records, sources=sources)
+
+
+def test_hold_out_takes_its_share_of_every_set_and_class() -> None:
+    # the second set has no class 2, and of class 1 a single image
+    dataset = _two_sets([40, 20, 8], [10, 1, 0])
+    rest, held = hold_out(dataset, 0.25, np.random.default_rng(0))
+    found = Counter((r.source, r.label) for r in held.records)
+    assert found == {(0, "class 0"): 10, (0, "class 1"): 5, (0, "class 2"): 2, (1, "class 0"): 2}
+    assert len(rest) + len(held) == len(dataset)
+    assert [len(part) for part in held.by_source()] == [17, 2]
+
+
+def test_hold_out_of_a_class_that_each_set_has_once_takes_one_of_them() -> None:
+    _, held = hold_out(_two_sets([6, 1], [6, 1]), 0.25, np.random.default_rng(0))
+    assert Counter(r.label for r in held.records)["class 1"] == 1
 
 
 @given(rows=_pure_groups(), fraction=st.floats(0.1, 0.5), seed=st.integers(0, 2**32))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hemalens.bundle import Bundle, open_bundle
     from hemalens.datasets import CellDataset, Record, open_dataset
+    from hemalens.default_model import default_model_path
     from hemalens.errors import HemalensError
     from hemalens.inference import Prediction, Predictor
     from hemalens.jobs.benchmark import benchmark
@@ -25,6 +26,7 @@ _PLACES = {
     "Predictor": "hemalens.inference",
     "Record": "hemalens.datasets",
     "benchmark": "hemalens.jobs.benchmark",
+    "default_model_path": "hemalens.default_model",
     "evaluate": "hemalens.jobs.evaluate",
     "open_bundle": "hemalens.bundle",
     "open_dataset": "hemalens.datasets",
@@ -41,6 +43,7 @@ __all__ = [
     "Record",
     "__version__",
     "benchmark",
+    "default_model_path",
     "evaluate",
     "open_bundle",
     "open_dataset",

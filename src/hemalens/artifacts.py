@@ -70,6 +70,11 @@ class DataEntry(Part):
             dropped=dropped or {},
         )
 
+    @classmethod
+    def each(cls, dataset: CellDataset, role: Role) -> tuple[DataEntry, ...]:
+        """An entry for each of the sets that a dataset was put together from, each with its own licence."""
+        return tuple(cls.of(part, role) for part in dataset.by_source())
+
 
 class FileEntry(Part):
     """Size and digest of one file of the bundle."""

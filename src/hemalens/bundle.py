@@ -28,7 +28,7 @@ SEEN_UNLABELLED = "seen_unlabelled_images.txt"
 STATISTICS = "embedding_statistics.npy"
 """Mean and standard deviation of the embedding's features over training images, float32 (2, d)."""
 CARD = "MODEL_CARD.md"
-"""What a model is for, what it has learned from and where it fails, in words; rendered from its manifest and its reports."""
+"""What a model is for, what it has learned from and where it fails; rendered from its manifest and its reports."""
 FILES = (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, WEIGHTS, SEGMENTER, CARD)
 """All that a bundle may hold."""
 FINE = "fine_probabilities"
@@ -82,16 +82,20 @@ class Adaptation(Part):
     expected: ExpectedAccuracy
 
 
-class Quantisation(Part):
-    """How a bundle came to compute in 8 bits, and how far its answers lie from those of the bundle it was made from.
+Precision = Literal["int8", "fp16"]
 
-    `base_model_sha256` is the digest of that bundle's graph, `fingerprint` that of the calibration images. On those images:
-    `largest_difference` and `mean_difference` of a probability, and `agreement`, the share of equal answers in [0, 1].
-    `size_ratio` is the graph's size over the other's. A bundle that is adapted keeps the entry: it tells of the int8 bundle
-    before the adaptation.
+
+class Quantisation(Part):
+    """How a bundle came to 8 or 16 bits a weight, and how far its answers lie from those of the bundle it was made from.
+
+    `base_model_sha256` is the digest of that bundle's graph, `fingerprint` that of the images it was calibrated on (int8)
+    or only compared on (fp16). On those images: `largest_difference` and `mean_difference` of a probability, and
+    `agreement`, the share of equal answers in [0, 1]; with finer types also their largest difference, of
+    p(class) x p(type | class), and the share of equal finest types. `size_ratio` is the graph's size over the other's. A
+    bundle that is adapted keeps the entry: it tells of the bundle before the adaptation.
     """
 
-    precision: Literal["int8"] = "int8"
+    precision: Precision = "int8"
     method: str
     settings: dict[str, Any]
     base_model_sha256: str
@@ -100,6 +104,8 @@ class Quantisation(Part):
     largest_difference: float
     mean_difference: float
     agreement: float
+    fine_largest_difference: float | None = None
+    fine_agreement: float | None = None
     size_ratio: float
 
 

@@ -52,7 +52,7 @@ def count_graph(model: onnx.ModelProto, input_px: int) -> GraphCounts:
     classical = [node for node in model.graph.node if node.domain == _CLASSICAL]
     macs += sum(_classical_macs(node) for node in classical)
     parameters += sum(_classical_parameters(node) for node in classical)
-    return GraphCounts(parameters, macs, _precision({tensor.data_type for tensor in kept}))
+    return GraphCounts(parameters, macs, _precision({_computed_as(tensor, model.graph) for tensor in kept}))
 
 
 # ------------------------------------------------------------------------------------------------------------- products
@@ -216,6 +216,14 @@ def _weights(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
         is_number = tensor.data_type in (*_FLOATS, *_QUANTISED, TensorProto.FLOAT16, TensorProto.BFLOAT16)
         if places and (is_number or is_bias) and math.prod(tensor.dims) > 1:
             yield tensor
+
+
+def _computed_as(tensor: onnx.TensorProto, graph: onnx.GraphProto) -> int:
+    """The type a weight is computed in: one that is kept in 16 bits and cast to 32 is computed in 32."""
+    uses = [node for node in graph.node if tensor.name in node.input]
+    casts = {_attribute(node, "to", 0) for node in uses if node.op_type == "Cast"}
+    cast = casts.pop() if len(casts) == 1 and all(node.op_type == "Cast" for node in uses) else None
+    return int(tensor.data_type if cast is None else cast)
 
 
 def _precision(kinds: set[int]) -> Precision:

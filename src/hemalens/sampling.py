@@ -167,7 +167,7 @@ def leave_out_small(dataset: CellDataset, minimum: int) -> tuple[CellDataset, di
 
 
 def hold_out(dataset: CellDataset, fraction: float, rng: np.random.Generator) -> tuple[CellDataset, CellDataset]:
-    """(rest, held-out part): about `fraction` of every class, whole units only.
+    """(rest, held-out part): about `fraction` of every class, and of each set's images of it, whole units only.
 
     Raises `SplitError` when a class would be missing on either side.
     """
@@ -176,17 +176,21 @@ def hold_out(dataset: CellDataset, fraction: float, rng: np.random.Generator) ->
     check_classes(dataset, purpose="holding a part out")
     counts = _unit_class_counts(dataset)
     total = counts.sum(axis=0)
-    # at least one of each class on either side, as far as whole units allow
-    wanted = np.clip(np.round(total * fraction), 1, total - 1)
+    # images of each class in each set that the dataset was put together from
+    shares = _unit_share_counts(dataset)
+    everything = shares.sum(axis=0)
+    # at least one on either side, as far as whole units allow; of a set's single image of a class, none
+    wanted = np.clip(np.round(everything * fraction), everything > 1, np.maximum(everything - 1, 0))
     chosen = np.zeros(len(counts), bool)
-    taken = np.zeros_like(total)
+    taken, given = np.zeros_like(total), np.zeros_like(everything)
     order = rng.permutation(len(counts))
     # large units first: they fit only while there is room
     for unit in sorted(order, key=lambda u: -counts[u].sum()):
-        gain = np.abs(wanted - taken).sum() - np.abs(wanted - taken - counts[unit]).sum()
+        gain = np.abs(wanted - given).sum() - np.abs(wanted - given - shares[unit]).sum()
         if gain > 0 and np.all(total - taken - counts[unit] >= 1):
             chosen[unit] = True
             taken += counts[unit]
+            given += shares[unit]
     # a class whose every unit is larger than its share gives its smallest one all the same
     for missing_class in np.flatnonzero(taken < 1):
         for unit in sorted(order, key=lambda u: counts[u].sum()):
@@ -291,6 +295,15 @@ def _unit_class_counts(dataset: CellDataset) -> NDArray[np.float64]:
     unit = units(dataset)
     counts = np.zeros((unit.max() + 1, len(dataset.classes)))
     np.add.at(counts, (unit, dataset.targets), 1)
+    return counts
+
+
+def _unit_share_counts(dataset: CellDataset) -> NDArray[np.float64]:
+    """Images of each class and source in each unit, (n_units, n_classes * n_sources)."""
+    unit, n_sources = units(dataset), max(1, len(dataset.sources))
+    source = np.array([record.source if dataset.sources else 0 for record in dataset.records], np.int64)
+    counts = np.zeros((unit.max() + 1, len(dataset.classes) * n_sources))
+    np.add.at(counts, (unit, dataset.targets * n_sources + source), 1)
     return counts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ def sets(tmp_path: Path) -> list[CellDataset]:
 
 def test_records_stand_one_behind_the_other(sets: list[CellDataset]) -> None:
     joined = together(sets)
-    assert joined.records == sets[0].records + sets[1].records + sets[2].records
+    assert tuple(replace(r, source=0) for r in joined.records) == sets[0].records + sets[1].records + sets[2].records
+    assert [r.source for r in joined.records] == [0, 0, 0, 1, 1, 1, 2]
     assert joined.contents == tuple(record.content_id() for record in joined.records)
     assert len(set(joined.contents)) == 7
     assert joined.name == "first + second + third"
@@ -95,3 +97,19 @@ def test_parts_of_a_whole_know_their_contents(sets: list[CellDataset]) -> None:
     part = joined.only_classes(["x", "a"])
     assert part.classes == ("x", "a")
     assert part.contents == tuple(record.content_id() for record in part.records)
+
+
+def test_each_set_is_there_again_with_its_own_licence(sets: list[CellDataset]) -> None:
+    parts = together(sets).by_source()
+    assert [part.name for part in parts] == ["first", "second", "third"]
+    assert [part.licence for part in parts] == [s.licence for s in sets]
+    assert [part.citation for part in parts] == [s.citation for s in sets]
+    assert [part.synthetic for part in parts] == [False, True, False]
+    assert [part.contents for part in parts] == [s.contents for s in sets]
+    assert {part.classes for part in parts} == {together(sets).classes}
+    assert sets[0].by_source() == (sets[0],)
+
+
+def test_a_set_of_which_nothing_is_left_is_no_part(sets: list[CellDataset]) -> None:
+    parts = together(sets).subset([0, 6]).by_source()
+    assert [(part.name, len(part)) for part in parts] == [("first", 1), ("third", 1)]

@@ -287,7 +287,7 @@ def _with_finer_types(dataset: CellDataset) -> CellDataset:
 
 
 def _before_the_sum(graph: onnx.ModelProto) -> str:
-    """The name of the fine logits: what is split into the types of each class, once for the sums and once for the shares."""
+    """The name of the fine logits: what is split into the types of each class, for the sums and for the shares."""
     (name,) = {str(node.input[0]) for node in graph.graph.node if node.op_type in ("Split", "SplitToSequence")}
     return name
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hemalens.cli.common import DropUnreadable, FewShot, Json, Out, Overwrite, Quiet, Seed, Talk
+from hemalens.cli.common import Bundle, DropUnreadable, FewShot, Json, Out, Overwrite, Quiet, Seed, Talk, chosen_bundle
 from hemalens.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ PIECES = {"batch_norm": "batch norm", "standardise": "standardised embedding", "
 
 def adapt(
     *,
-    bundle: Annotated[Path, typer.Argument(help="The bundle to adapt.")],
+    bundle: Bundle = None,
     support: Annotated[
         str | None, typer.Option("--support", metavar="SPEC", help="A few labelled cells, as in folder:my_cells.")
     ] = None,
@@ -56,19 +56,20 @@ def adapt(
     """
     _refuse_idle(support, unlabelled, {"--beside": beside, "--few-shot": few_shot, "--allow-new": allow_new}, settings)
     talk = Talk(quiet, as_json)
+    base = chosen_bundle(bundle, talk)
     few = {"beside": beside or [], "few_shot": few_shot or [], "allow_new": allow_new, "drop_unreadable": drop_unreadable}
     if unlabelled is None:
         from hemalens.jobs.adapt import adapt as run
 
-        made = run(bundle, str(support), out=out, overwrite=overwrite, say=talk.say, **few)  # type: ignore[arg-type]
+        made = run(base, str(support), out=out, overwrite=overwrite, say=talk.say, **few)  # type: ignore[arg-type]
     else:
         from hemalens.jobs.adapt_unlabelled import adapt_to_both, adapt_unlabelled
 
         asked = {"out": out, "settings": settings or [], "seed": seed, "overwrite": overwrite, "say": talk.say}
         if support is None:
-            made = adapt_unlabelled(bundle, unlabelled, **asked)  # type: ignore[arg-type]
+            made = adapt_unlabelled(base, unlabelled, **asked)  # type: ignore[arg-type]
         else:
-            made = adapt_to_both(bundle, unlabelled, support, **asked, **few)  # type: ignore[arg-type]
+            made = adapt_to_both(base, unlabelled, support, **asked, **few)  # type: ignore[arg-type]
     manifest = made.manifest
     lines = [*(_said_of_images(manifest) if unlabelled else []), *(_said_of_support(manifest) if support else [])]
     talk.result(manifest.model_dump(mode="json"), [*lines, f"bundle: {out}"])

@@ -6,17 +6,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from hemalens.errors import InputError
 from hemalens.progress import set_quiet
 
-if TYPE_CHECKING:
-    pass
-
-
+Bundle = Annotated[Path | None, typer.Argument(help="A bundle folder; without one, the model that comes with hemalens.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")]
 Labels = Annotated[
     str, typer.Option(help="Label map: five_class, eight_class, thirteen_class, fab_eight, blast_or_not, as_labelled.")
@@ -100,3 +97,15 @@ class Talk:
     def result(self, value: Any, lines: Sequence[str]) -> None:
         """The result on standard output: as JSON when asked for, otherwise as lines."""
         print(json.dumps(value, indent=2, ensure_ascii=False) if self.as_json else "\n".join(lines))
+
+
+def chosen_bundle(named: Path | None, talk: Talk) -> Path:
+    """The bundle that was named, otherwise the default model, which is said; raises `BundleError` where there is none."""
+    if named is not None:
+        return named
+    from hemalens.bundle import open_bundle
+    from hemalens.default_model import default_model_path, said_of_default
+
+    path = default_model_path()
+    talk.say(said_of_default(open_bundle(path).manifest))
+    return path

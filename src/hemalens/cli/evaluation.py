@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hemalens.cli.common import DropSeen, Json, MinPerClass, Out, Overwrite, Quiet, Seed, Talk
+from hemalens.cli.common import Bundle, DropSeen, Json, MinPerClass, Out, Overwrite, Quiet, Seed, Talk, chosen_bundle
 from hemalens.cli.show import show_report
 
 
 def evaluate(
     *,
-    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    bundle: Bundle = None,
     data: Annotated[str, typer.Option("--data", metavar="SPEC", help="Labelled test data.")],
     out: Out,
     min_per_class: MinPerClass = 1,
@@ -31,7 +30,7 @@ def evaluate(
 
     talk = Talk(quiet, as_json)
     report = run(
-        bundle,
+        chosen_bundle(bundle, talk),
         data,
         out=out,
         min_per_class=min_per_class,

@@ -8,13 +8,22 @@ from typing import Annotated
 
 import typer
 
-from hemalens.cli.common import Json, Out, Overwrite, Quiet, Talk
+from hemalens.cli.common import Json, Out, Overwrite, Quiet, Talk, chosen_bundle
+from hemalens.errors import InputError, one_line
+
+SHAPE = "hemalens predict [BUNDLE] IMAGES --out FILE"
 
 
 def predict(
     *,
-    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
-    images: Annotated[str, typer.Argument(help="An image, a folder of images, or a dataset as in jtsc:zheng2018.")],
+    bundle: Annotated[
+        str | None,
+        typer.Argument(metavar="BUNDLE", help="A bundle folder; without one, the model that comes with hemalens."),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Argument(metavar="IMAGES", help="An image, a folder of images, or a dataset as in jtsc:zheng2018."),
+    ] = None,
     out: Out,
     abstain_below: Annotated[float, typer.Option(min=0, max=1, help="Mark answers below this probability.")] = 0.0,
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embedding (Parquet only).")] = False,
@@ -22,11 +31,16 @@ def predict(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Classify images into a .csv or .parquet: one row an image, in input order, an unreadable one with its error."""
+    """Classify images into a .csv or .parquet: one row an image, in input order, an unreadable one with its error.
+
+    With IMAGES alone, the model that comes with hemalens answers.
+    """
     from hemalens.jobs.predict import predict as run
 
     talk = Talk(quiet, as_json)
-    found = run(bundle, images, out=out, abstain_below=abstain_below, embeddings=embeddings, overwrite=overwrite)
+    named, source = _told_apart(bundle, images)
+    chosen = chosen_bundle(named, talk)
+    found = run(chosen, source, out=out, abstain_below=abstain_below, embeddings=embeddings, overwrite=overwrite)
     counts = ", ".join(f"{label} {n}" for label, n in found.by_label.items())
     lines = [f"{found.n_rows} rows in {out}: {counts or 'no answer'}"]
     if abstain_below:
@@ -35,3 +49,18 @@ def predict(
         lines.append("cells cut out: " + ", ".join(f"{outcome} {n}" for outcome, n in found.cell_images.items()))
     lines.append(f"unreadable: {found.n_unreadable}" + (f", first: {found.first_error}" if found.first_error else ""))
     talk.result(asdict(found), lines)
+
+
+def _told_apart(first: str | None, second: str | None) -> tuple[Path | None, str]:
+    """(bundle, images) of one or two words, one of them being the images; raises `InputError`."""
+    from hemalens.default_model import looks_like_bundle
+
+    if first is None:
+        raise InputError("there is nothing to predict", expected=SHAPE)
+    if second is None:
+        if looks_like_bundle(Path(first)):
+            raise InputError(f"{one_line(first)} is a bundle, and no images are named", expected=SHAPE)
+        return None, first
+    if looks_like_bundle(Path(second)) and not looks_like_bundle(Path(first)):
+        raise InputError(f"{one_line(second)} is a bundle and stands second", expected=SHAPE)
+    return Path(first), second

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast, get_args
 
 import typer
 
 from hemalens.cli.common import DropUnreadable, Json, Out, Overwrite, Quiet, Seed, Talk
+from hemalens.errors import InputError
 
 MEGABYTE = 1e6
+Precision = Literal["int8", "fp16"]
 
 
 def quantize(
@@ -19,6 +21,9 @@ def quantize(
         str, typer.Option("--calibrate", metavar="SPEC", help="Images like those to come, as in folder:my_cells.")
     ],
     out: Out,
+    precision: Annotated[
+        str, typer.Option(help="int8 computes in 8 bits; fp16 keeps weights in 16 bits and computes in 32.")
+    ] = "int8",
     images: Annotated[int, typer.Option(min=1, help="At most so many of them, drawn evenly over the classes.")] = 200,
     settings: Annotated[
         list[str] | None,
@@ -34,19 +39,22 @@ def quantize(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make a bundle that computes in 8 bits (int8): a third of the size, faster, not quite the same answers.
+    """Make a smaller bundle: int8, faster and not quite the same answers, or fp16, half the size and the same speed.
 
-    The images set the ranges of the 8 bits; labels are not used.
+    The images set the ranges of the 8 bits, and tell how far the answers move; labels are not used.
     """
     from hemalens.bundle import MODEL, open_bundle
     from hemalens.jobs.quantize import quantize as run
 
+    if precision not in get_args(Precision):
+        raise InputError("unknown precision", expected=" or ".join(get_args(Precision)), got=repr(precision))
     talk = Talk(quiet, as_json)
     before = open_bundle(bundle).manifest.files[MODEL].n_bytes / MEGABYTE
     made = run(
         bundle,
         calibrate,
         out=out,
+        precision=cast(Precision, precision),
         n_images=images,
         settings=settings or [],
         drop_unreadable=drop_unreadable,
@@ -57,11 +65,14 @@ def quantize(
     lines = []
     if (how := made.quantisation) is not None:
         after = made.files[MODEL].n_bytes / MEGABYTE
+        made_by = f"by {how.method} from" if how.precision == "int8" else "weights, compared on"
         lines += [
-            f"int8 by {how.method} from {how.n_images} images: {before:.2f} MB -> {after:.2f} MB ({how.size_ratio:.2f})",
+            f"{how.precision} {made_by} {how.n_images} images: {before:.2f} MB -> {after:.2f} MB ({how.size_ratio:.2f})",
             f"same answer on {how.agreement:.1%} of these images; probabilities differ by {how.mean_difference:.2g} on "
             f"average, {how.largest_difference:.2g} at most",
         ]
+        if how.fine_agreement is not None:
+            lines.append(f"same finer type on {how.fine_agreement:.1%}")
     lines += [
         f"what it costs in accuracy: hemalens evaluate {out} --data SPEC --out REPORT, and the same with {bundle}",
         f"bundle: {out}",

@@ -21,7 +21,7 @@ from hemalens.datasets import (
     wbc_subsets,
     zheng2018,
 )
-from hemalens.datasets.base import CellDataset, Reader, Record
+from hemalens.datasets.base import CellDataset, Reader, Record, Source
 from hemalens.errors import DatasetError, LabelError, near_matches, one_line
 from hemalens.taxonomy import AS_LABELLED, Excluded, LabelMap, find_cell_type, label_map, source_labels
 
@@ -95,13 +95,14 @@ def together(datasets: Sequence[CellDataset]) -> CellDataset:
     order = first.classes if first.label_map == AS_LABELLED else label_map(first.label_map).classes
     joined = CellDataset(
         name=" + ".join(dataset.name for dataset in datasets),
-        records=tuple(record for dataset in datasets for record in dataset.records),
+        records=tuple(replace(record, source=i) for i, dataset in enumerate(datasets) for record in dataset.records),
         classes=(*(c for c in order if c in present), *sorted(present - set(order))),
         label_map=first.label_map,
         licence="; ".join(dict.fromkeys(dataset.licence for dataset in datasets)),
         citation="; ".join(dict.fromkeys(dataset.citation for dataset in datasets)),
         synthetic=any(dataset.synthetic for dataset in datasets),
         notes=tuple(f"{dataset.name}: {note}" for dataset in datasets for note in dataset.notes),
+        sources=tuple(Source(d.name, d.licence, d.citation, d.synthetic) for d in datasets),
     )
     joined.__dict__["contents"] = tuple(content for dataset in datasets for content in dataset.contents)
     return joined

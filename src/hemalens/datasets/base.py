@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -38,7 +38,7 @@ class Record:
     `cell_type` is a code of the taxonomy, `label` the class under the dataset's label map; where `label` is None,
     `excluded` says why. `group` is what must never cross a split (a patient, a smear, a field), or None.
     `box` (x_min, y_min, x_max, y_max) in pixels cuts the cell out of a larger field. `before` are the stages that an image
-    goes through whenever it is read.
+    goes through whenever it is read. `source` is the place in its dataset's `sources` of the set it came from.
     """
 
     path: Path
@@ -51,6 +51,7 @@ class Record:
     label: str | None = None
     excluded: str | None = None
     before: tuple[Stage, ...] = ()
+    source: int = 0
 
     def read(self) -> NDArray[np.uint8]:
         """The image, RGB uint8 (H, W, 3), after its stages; raises `ImageError`."""
@@ -74,9 +75,22 @@ class Record:
         return sha256_text(content, *(stage.digest for stage in self.before)) if self.before else content
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One of several sets that make a dataset: its name, its licence, its citation, and whether its images were drawn."""
+
+    name: str
+    licence: str
+    citation: str
+    synthetic: bool
+
+
 @dataclass(frozen=True)
 class CellDataset:
-    """Records under one label map; `classes` are the labels present, in label order."""
+    """Records under one label map; `classes` are the labels present, in label order.
+
+    `sources` are the sets it was put together from, where there are several.
+    """
 
     name: str
     records: tuple[Record, ...]
@@ -86,6 +100,7 @@ class CellDataset:
     citation: str
     synthetic: bool = False
     notes: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -134,6 +149,19 @@ class CellDataset:
         # what is known of the contents goes along: folds of folds would digest every file again
         part.__dict__["contents"] = tuple(self.contents[i] for i in chosen)
         return part
+
+    def by_source(self) -> tuple[CellDataset, ...]:
+        """Each of the sets it was put together from that has images here, under the same classes; one set as it is."""
+        if not self.sources:
+            return (self,)
+        parts = []
+        for i, source in enumerate(self.sources):
+            part = self.subset(j for j, record in enumerate(self.records) if record.source == i)
+            if len(part):
+                named = replace(part, **{f.name: getattr(source, f.name) for f in fields(source)}, sources=())
+                named.__dict__["contents"] = part.contents
+                parts.append(named)
+        return tuple(parts)
 
     def through(self, stages: tuple[Stage, ...]) -> CellDataset:
         """The same images, read through these stages instead of any others."""

@@ -46,8 +46,9 @@ def predict(
 ) -> PredictionSummary:
     """Predict for an image, a folder of images or a dataset ("reader:path"), and write `out` (.csv or .parquet).
 
-    Columns: path, label, probability, abstained, one p_<label> a class, error; of a bundle that tells finer types also
-    fine_label and fine_probability, before the error; with `embeddings` (Parquet only) a list column. An unreadable image is a row with its error. The file appears whole at the end, or not at all.
+    Columns: path, label, probability, abstained, one p_<label> a class, of a bundle that tells finer types fine_label and
+    fine_probability, error; with `embeddings` (Parquet only) a list column. An unreadable image is a row with its error.
+    The file appears whole at the end, or not at all.
     """
     if out.suffix not in (".csv", ".parquet"):
         raise OutputError(f"cannot write {one_line(out)}", expected="a name that ends in .csv or .parquet")

@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from hemalens.bundle import Bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.errors import SplitError
 from hemalens.evaluation.evaluate import evaluate, refuse_leaks
-from hemalens.evaluation.results import Report
+from hemalens.evaluation.results import Evaluation, Report
 from hemalens.jobs.auxiliary import mask_note, open_auxiliary, refuse_learned
 from hemalens.jobs.prepare import Prepared, prepare, tell
 from hemalens.jobs.reporting import make_report, method_card
@@ -44,6 +47,7 @@ def train(
 ) -> Report:
     """Train, write `out`/bundle, and report on the held-out test part; the same call resumes a stopped run.
 
+    Several `train_specs` are one dataset under one label map; test and validation parts are taken from each of them.
     `test_fraction` of the data is tested and never trained on; `validation_fraction` of the rest (or `validation_spec`)
     serves early stopping and calibration. With `test_fraction` 0 nothing is tested and the report says so.
     `auxiliary_specs` are (role, name) of further sets that the method has a use for. `cell_image` names the segmenter that
@@ -73,7 +77,7 @@ def train(
     report = make_report(
         f"{method.name} on {given.dataset.name}",
         f"one split: {test_fraction:.0%} held out for the test" if test else "no test part",
-        evaluations=[evaluate([bundle], [test], target=test, source_name=given.dataset.name, seed=seed)] if test else [],
+        evaluations=_tested(bundle, test, given.dataset.name, seed) if test else [],
         pictures=[method.show(bundle, test or learn)] if method.show else [],
         data=[each.card for each in opened],
         methods={method.name: config.model_dump(mode="json")},
@@ -81,6 +85,13 @@ def train(
         seed=seed,
     )
     return finish_run(out, report)
+
+
+def _tested(bundle: Bundle, test: CellDataset, source_name: str, seed: int) -> list[Evaluation]:
+    """The test part as a whole, and each of several sets in it that shows two classes or more on its own."""
+    alone = [part for part in test.by_source() if np.count_nonzero(list(part.class_counts.values())) > 1]
+    targets = [test, *(alone if len(test.sources) > 1 else [])]
+    return [evaluate([bundle], [part], target=part, source_name=source_name, seed=seed) for part in targets]
 
 
 _Parts = tuple[CellDataset, CellDataset, CellDataset | None]

@@ -92,11 +92,11 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     content = graph.SerializeToString()
     fine = trained.fine.reference if trained.fine else None
     parity, embedding_size = check_parity(content, trained.train.records, trained.reference, fine=fine)
-    data = [DataEntry.of(trained.train, "train")]
+    data = [*DataEntry.each(trained.train, "train")]
     if trained.validation is not None:
-        data.append(DataEntry.of(trained.validation, "validation"))
-    data += [DataEntry.of(dataset, "pretraining") for dataset in trained.pretraining]
-    data += [DataEntry.of(dataset, "auxiliary") for dataset in trained.auxiliary]
+        data += DataEntry.each(trained.validation, "validation")
+    data += [entry for dataset in trained.pretraining for entry in DataEntry.each(dataset, "pretraining")]
+    data += [entry for dataset in trained.auxiliary for entry in DataEntry.each(dataset, "auxiliary")]
     stages = bundle_stages(trained.train)
     manifest = Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
