@@ -314,6 +314,7 @@ def test_the_public_names_are_these() -> None:
         "Record",
         "__version__",
         "benchmark",
+        "default_model_path",
         "evaluate",
         "open_bundle",
         "open_dataset",
