@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # one thread a worker: two workers with two threads each would only wait for one another
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: quickstart test test-all check format docs benchmarks clean
+.PHONY: quickstart test test-all check format docs benchmarks default-model clean
 
 quickstart: $(VENV)/.train  ## synthetic cells of two laboratories: train in one, test in both
 	$(BIN)/hemalens quickstart --out runs/quickstart --overwrite
@@ -34,6 +34,23 @@ docs: $(VENV)/.docs  ## the documentation site, into site/
 benchmarks: $(VENV)/.dev  ## speed and memory, side by side in one run
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/startup.py
+
+# the default model: trained on two sets, tested on three others, made smaller, put into the package with its card
+DATA ?= ../shared/data
+RUN ?= runs/default_model
+TRAINING ?= --cell-image centred --test-fraction 0.1
+TARGETS := jtsc:$(DATA)/zheng2018 cellavision100:$(DATA)/zheng2018 matek19:$(DATA)/matek19
+SETS := acevedo20:$(DATA)/acevedo20 bccd:$(DATA)/bccd
+
+default-model: $(VENV)/.train  ## hours: train, shrink, test and package the default model; DATA=, RUN=, TRAINING=
+	test -f $(RUN)/report.json || $(BIN)/hemalens train robust $(SETS:%=--train %) $(TRAINING) --out $(RUN)
+	$(BIN)/hemalens quantize $(RUN)/bundle --precision fp16 --calibrate $(firstword $(SETS)) --out $(RUN)/fp16 --overwrite
+	for target in $(TARGETS); do \
+		$(BIN)/hemalens evaluate $(RUN)/fp16 --data $$target --min-per-class 12 \
+			--out $(RUN)/tests/$${target%%:*} --overwrite || exit 1; \
+	done
+	$(BIN)/python tools/package_model.py $(RUN)/fp16 --overwrite --report $(RUN)/report.json \
+		$(foreach target,$(TARGETS),--report $(RUN)/tests/$(firstword $(subst :, ,$(target)))/report.json)
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit("hemalens needs Python 3.11 or newer, this is %d.%d; say make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
