@@ -15,13 +15,14 @@ from hemalens.errors import BundleError, InputError, OutputError
 from hemalens.jobs.adapt import adapt
 from hemalens.jobs.evaluate import evaluate
 from hemalens.jobs.package_model import package_model
+from networks import conv_bundle
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "package_model.py"
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return trained.fitted(tmp_path_factory, "robust").bundle
+    return conv_bundle(tmp_path_factory.mktemp("home") / "bundle", trained.laboratory(tmp_path_factory))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def report(bundle: Bundle, abroad: str, tmp_path_factory: pytest.TempPathFactory
 def test_it_has_a_card_and_no_weights_for_training(bundle: Bundle, report: Path, abroad: str, tmp_path: Path) -> None:
     made = package_model(bundle.path, [report], out=tmp_path / "packaged")
     assert set(made.manifest.files) == set(bundle.manifest.files) - {WEIGHTS} | {CARD}
-    assert (made.path / CARD).read_text(encoding="utf-8").startswith("# Model card: robust (test_resnet)")
+    assert (made.path / CARD).read_text(encoding="utf-8").startswith("# Model card: random_filters")
     assert made.manifest.model_copy(update={"files": {}}) == bundle.manifest.model_copy(update={"files": {}})
     assert made.graph_bytes == bundle.graph_bytes
     adapted = adapt(made.path, abroad, out=tmp_path / "adapted")
