@@ -16,6 +16,7 @@ from pydantic import Field
 
 from hemalens.artifacts import MANIFEST, WEIGHTS, ArtifactManifest, Part, open_artifact, write_artifact
 from hemalens.errors import BundleError, one_line
+from hemalens.home import HOME, Home, read_home
 from hemalens.images import Preprocessing
 from hemalens.stages import SEGMENTER, Stage, StageEntry, stage_of
 from hemalens.taxonomy import cell_types
@@ -27,7 +28,7 @@ SEEN_UNLABELLED = "seen_unlabelled_images.txt"
 """Digests of the images a model has seen without their labels: a test on them is transductive."""
 STATISTICS = "embedding_statistics.npy"
 """Mean and standard deviation of the embedding's features over training images, float32 (2, d)."""
-FILES = (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, WEIGHTS, SEGMENTER)
+FILES = (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, HOME, WEIGHTS, SEGMENTER)
 """All that a bundle may hold."""
 
 
@@ -171,6 +172,18 @@ class Bundle:
                 got=str(found.shape),
             )
         return found
+
+    @cached_property
+    def home(self) -> Home | None:
+        """Held-out images of the bundle's own laboratory, to judge new ones by; None where it keeps none."""
+        if HOME not in self.manifest.files:
+            return None
+        manifest = self.manifest
+        try:
+            content = (self.path / HOME).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{HOME} of {one_line(self.path)} cannot be read", got=error.strerror) from error
+        return read_home(content, n_features=manifest.embedding_size, n_classes=len(manifest.labels))
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
