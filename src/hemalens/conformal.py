@@ -64,7 +64,9 @@ class PredictionSets:
 def check_coverage(coverage: float) -> None:
     """Raise `InputError` for a coverage outside (0, 1)."""
     if not 0 < coverage < 1:
-        raise InputError("the coverage of prediction sets is out of range", expected="above 0, below 1", got=f"{coverage:g}")
+        raise InputError(
+            "the coverage of prediction sets is out of range", expected="above 0, below 1", got=f"{coverage:g}"
+        )
 
 
 def threshold(scores: Floats, coverage: float) -> float:

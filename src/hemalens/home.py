@@ -171,9 +171,7 @@ class Home:
         return np.asarray((1 + as_strange) / (len(held) + 1))
 
 
-def home_of(
-    geometry: Geometry | None, embeddings: Floats, probabilities: Floats, targets: NDArray[np.int64]
-) -> Home:
+def home_of(geometry: Geometry | None, embeddings: Floats, probabilities: Floats, targets: NDArray[np.int64]) -> Home:
     """What to keep of held-out images: embeddings (m, d), the model's probabilities (m, k), true classes (m,)."""
     if geometry is None:
         return Home(probabilities, targets)
@@ -227,7 +225,10 @@ def home_bytes(home: Home) -> bytes:
     if home.geometry is not None:
         arrays |= {name: np.asarray(getattr(home.geometry, name), np.float32) for name in _GEOMETRY}
         arrays["axes"] = np.asarray(home.geometry.axes, np.float16)
-        arrays |= {"points": np.clip(np.asarray(home.points), -6e4, 6e4).astype(np.float16), "scores": np.asarray(home.scores, np.float32)}
+        arrays |= {
+            "points": np.clip(np.asarray(home.points), -6e4, 6e4).astype(np.float16),
+            "scores": np.asarray(home.scores, np.float32),
+        }
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()

@@ -59,19 +59,20 @@ def domain_shift(
     The coefficient is the energy distance over twice the mean distance between the sides (Székely & Rizzo 2013), both
     summed over classes by their share of the new images. Which side a point belongs to is permuted within each class.
     """
-    parts = []
+    parts: list[tuple[Floats, Floats]] = []
     for c in np.intersect1d(home_answers, new_answers):
-        sides = home[home_answers == c], new[new_answers == c]
-        if min(len(side) for side in sides) >= FEWEST_OF_CLASS:
-            parts.append((len(sides[1]), *(_at_most(side, MOST_OF_CLASS, rng) for side in sides)))
-    n_new, n_home = sum(len(new) for _, _, new in parts), sum(len(held) for _, held, _ in parts)
+        held, fresh = home[home_answers == c], new[new_answers == c]
+        if min(len(held), len(fresh)) >= FEWEST_OF_CLASS:
+            parts.append((held, fresh))
+    n_home, n_new = (sum(len(part[side]) for part in parts) for side in (0, 1))
     if min(n_new, n_home) < FEWEST:
         return Shift(TOO_FEW, n_compared=n_new, n_home=n_home)
     distance, between = np.zeros(1 + N_PERMUTATIONS), np.zeros(1 + N_PERMUTATIONS)
-    for weight, held, fresh in parts:
-        found = energies(held, fresh, n_permutations=N_PERMUTATIONS, rng=rng)
-        distance += weight * found[0]
-        between += weight * found[1]
+    for held, fresh in parts:
+        drawn = _at_most(held, MOST_OF_CLASS, rng), _at_most(fresh, MOST_OF_CLASS, rng)
+        found = energies(*drawn, n_permutations=N_PERMUTATIONS, rng=rng)
+        distance += len(fresh) * found[0]
+        between += len(fresh) * found[1]
     coefficient = distance / np.maximum(2 * between, np.finfo(float).tiny)
     chance = float(coefficient[1:].mean())
     score = max(0.0, (float(coefficient[0]) - chance) / max(1 - chance, 1e-12))
