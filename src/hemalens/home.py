@@ -20,7 +20,7 @@ HOME = "home.npz"
 """The file in a bundle."""
 MOST_AXES = 32
 MOST_AXIS_VALUES = 40_000
-"""Axes times features, so that the file stays below 150 KB with the widest embeddings."""
+"""Axes times features, so that the file stays at about 150 KB with the widest embeddings."""
 MOST_HELD = 512
 """Validation images that are kept, evenly spaced."""
 MOST_BYTES = 16_000_000
