@@ -54,7 +54,7 @@ def home_mixes(bundle: Bundle, spec: str) -> str:
 def after_labels(bundle: Bundle, spec: str) -> str:
     """Coverage of sets calibrated at home, and on a few labelled cells of the target, each answered when left out."""
     embeddings, probabilities, truth = opened(bundle, spec)
-    config, rng = FewShotConfig(rule="logistic_regression", normalise=True), np.random.default_rng(0)
+    config, rng = FewShotConfig(), np.random.default_rng(0)
     classes = [c for c in np.unique(truth) if (truth == c).sum() > SHOTS]
     place = np.flatnonzero(np.isin(truth, classes))
     at_home = PredictionSets.of(bundle.home.probabilities, bundle.home.targets).members(probabilities[place])

@@ -54,10 +54,13 @@ class Geometry:
 
     @classmethod
     def of(cls, embeddings: Floats, targets: NDArray[np.int64], n_classes: int) -> Geometry | None:
-        """From training images (n, d) and their classes (n,); None where a class has no image, or nothing varies."""
+        """From training images (n, d) and their classes (n,); None where a class has no image, or nothing varies.
+
+        Nor is there one of more than 20,000 features: two axes of it would not fit the file.
+        """
         wide = np.asarray(embeddings, np.float64)
         n, d = wide.shape
-        if n < 2 or len(np.unique(targets)) < n_classes:
+        if n < 2 or d > MOST_AXIS_VALUES // 2 or len(np.unique(targets)) < n_classes:
             return None
         centre = wide.mean(axis=0).astype(np.float32)
         _, sizes, axes = np.linalg.svd(wide - centre, full_matrices=False)
