@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from hemalens.artifacts import MANIFEST, WEIGHTS, ArtifactManifest, Part, open_artifact, write_artifact
 from hemalens.errors import BundleError, one_line
+from hemalens.home import HOME, Home, read_home
 from hemalens.images import Preprocessing
 from hemalens.stages import SEGMENTER, Stage, StageEntry, stage_of
 from hemalens.taxonomy import cell_types
@@ -29,7 +30,7 @@ STATISTICS = "embedding_statistics.npy"
 """Mean and standard deviation of the embedding's features over training images, float32 (2, d)."""
 CARD = "MODEL_CARD.md"
 """What a model is for, what it has learned from and where it fails; rendered from its manifest and its reports."""
-FILES = (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, WEIGHTS, SEGMENTER, CARD)
+FILES = (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, HOME, WEIGHTS, SEGMENTER, CARD)
 """All that a bundle may hold."""
 FINE = "fine_probabilities"
 """The graph's further output where the manifest names finer types: their probabilities given the class, (n, f)."""
@@ -203,6 +204,18 @@ class Bundle:
                 got=str(found.shape),
             )
         return found
+
+    @cached_property
+    def home(self) -> Home | None:
+        """Held-out images of the bundle's own laboratory, to judge new ones by; None where it keeps none."""
+        if HOME not in self.manifest.files:
+            return None
+        manifest = self.manifest
+        try:
+            content = (self.path / HOME).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{HOME} of {one_line(self.path)} cannot be read", got=error.strerror) from error
+        return read_home(content, n_features=manifest.embedding_size, n_classes=len(manifest.labels))
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:

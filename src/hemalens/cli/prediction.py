@@ -27,6 +27,9 @@ def predict(
     out: Out,
     abstain_below: Annotated[float, typer.Option(min=0, max=1, help="Mark answers below this probability.")] = 0.0,
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embedding (Parquet only).")] = False,
+    coverage: Annotated[
+        str, typer.Option(metavar="SHARE", help='Coverage of the prediction sets, at home; "" leaves them out.')
+    ] = "0.9",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -40,7 +43,15 @@ def predict(
     talk = Talk(quiet, as_json)
     named, source = _told_apart(bundle, images)
     chosen = chosen_bundle(named, talk)
-    found = run(chosen, source, out=out, abstain_below=abstain_below, embeddings=embeddings, overwrite=overwrite)
+    found = run(
+        chosen,
+        source,
+        out=out,
+        abstain_below=abstain_below,
+        embeddings=embeddings,
+        coverage=_coverage(coverage),
+        overwrite=overwrite,
+    )
     counts = ", ".join(f"{label} {n}" for label, n in found.by_label.items())
     lines = [f"{found.n_rows} rows in {out}: {counts or 'no answer'}"]
     if abstain_below:
@@ -48,7 +59,10 @@ def predict(
     if found.cell_images:
         lines.append("cells cut out: " + ", ".join(f"{outcome} {n}" for outcome, n in found.cell_images.items()))
     lines.append(f"unreadable: {found.n_unreadable}" + (f", first: {found.first_error}" if found.first_error else ""))
-    talk.result(asdict(found), lines)
+    lines += found.trust.lines
+    value = asdict(found)
+    value["trust"]["says"] = list(found.trust.lines)
+    talk.result(value, lines)
 
 
 def _told_apart(first: str | None, second: str | None) -> tuple[Path | None, str]:
@@ -64,3 +78,13 @@ def _told_apart(first: str | None, second: str | None) -> tuple[Path | None, str
     if looks_like_bundle(Path(second)) and not looks_like_bundle(Path(first)):
         raise InputError(f"{one_line(second)} is a bundle and stands second", expected=SHAPE)
     return Path(first), second
+
+
+def _coverage(text: str) -> float | None:
+    """The number of --coverage, None for an empty text; raises `InputError`."""
+    if not text.strip():
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError("cannot read --coverage", expected='a number, as in 0.9, or ""', got=repr(text)) from error

@@ -49,12 +49,14 @@ def show_report(talk: Talk, report: Report, out: Path) -> None:
 
 
 def _print_tables(report: Report) -> None:
-    from hemalens.evaluation.report import comparisons
+    from hemalens.evaluation.report import comparisons, trust
 
     if report.efficiency:
         print_efficiency(report)
     if report.evaluations:
         print_evaluations(report)
+        for sentence in (told for e in report.evaluations for told in trust.sentences(e)):
+            print_sentence(sentence)
         for sentence in comparisons.sentences(report.comparisons, report.evaluations):
             print_sentence(sentence)
     if report.k_shot:

@@ -34,6 +34,7 @@ from hemalens.evaluation.metrics import fit_temperature, log_softmax
 from hemalens.features import extract
 from hemalens.fewshot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
 from hemalens.files import claim_folder, default_cache_dir
+from hemalens.home import HOME, Home, home_bytes, moved_home
 from hemalens.jobs.prepare import prepare
 from hemalens.jobs.train import Say
 from hemalens.progress import track
@@ -97,6 +98,9 @@ def adapt(
     parity, _ = check_parity(content, support.records, reference)
     manifest = _manifest(bases, support, config, learned, parity)
     files = {MODEL: content, SEEN: seen_images(known.union(support.contents))}
+    # several embeddings side by side are not the one that the first bundle knows its laboratory in
+    if (home := _home(base if not beside else None, support, embeddings, learned)) is not None:
+        files[HOME] = home_bytes(home)
     unlabelled = frozenset[str]().union(*(bundle.seen_unlabelled for bundle in bases))
     if unlabelled:
         files[SEEN_UNLABELLED] = seen_images(unlabelled)
@@ -119,6 +123,10 @@ class _Learned:
     classifier: PrototypeClassifier
     temperature: float
     expected: ExpectedAccuracy
+    left_out: NDArray[np.float64]
+    """Calibrated probabilities (n, k) of each support image when it was left out."""
+    told: NDArray[np.bool_]
+    """Which of them could be answered so, (n,)."""
 
 
 def _learn(config: FewShotConfig, support: CellDataset, embeddings: NDArray[np.float64]) -> _Learned:
@@ -126,7 +134,19 @@ def _learn(config: FewShotConfig, support: CellDataset, embeddings: NDArray[np.f
     logits = leave_one_out(config, embeddings, support.targets, units(support))
     told = np.isfinite(logits[np.arange(len(support)), support.targets])
     temperature = fit_temperature(logits[told], support.targets[told])
-    return _Learned(config.make().fit(embeddings, support.targets), temperature, _expected(support, logits, told))
+    left_out = np.zeros(logits.shape)
+    left_out[told] = np.exp(log_softmax(logits[told] / temperature))
+    classifier = config.make().fit(embeddings, support.targets)
+    return _Learned(classifier, temperature, _expected(support, logits, told), left_out, told)
+
+
+def _home(base: Bundle | None, support: CellDataset, embeddings: NDArray[np.float64], learned: _Learned) -> Home | None:
+    """What the adapted bundle keeps of its new laboratory: its support, each image as answered when it was left out."""
+    if not learned.told.any():
+        return None
+    known = base.home if base is not None else None
+    geometry = None if known is None else known.geometry
+    return moved_home(geometry, embeddings, learned.left_out, support.targets, learned.told)
 
 
 def _manifest(

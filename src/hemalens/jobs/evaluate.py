@@ -9,6 +9,7 @@ from hemalens.evaluation.evaluate import evaluate_with_answers, refuse_leaks
 from hemalens.evaluation.occlusion import N_SHOWN, occlusion_table
 from hemalens.evaluation.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from hemalens.evaluation.results import MethodCard, Report
+from hemalens.evaluation.trust import trust_check
 from hemalens.files import atomic_dir, claim_folder
 from hemalens.jobs.prepare import prepare, tell
 from hemalens.jobs.reporting import make_report
@@ -52,6 +53,7 @@ def evaluate(
     evaluation, (answered,) = evaluate_with_answers(
         [bundle], [dataset], target=dataset, source_name=bundle.manifest.trained_on, seed=seed, min_per_class=min_per_class
     )
+    evaluation = evaluation.model_copy(update={"trust": trust_check(bundle, answered, seed=seed)})
     pictures = [occlusion_table(bundle, dataset, answered, n=n_occluded)] if n_occluded else []
     if any(not table.rows for table in pictures):
         say("no picture of what answers rest on: the network is too large, or its work cannot be counted")

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hemalens.bundle import open_bundle
+from hemalens.conformal import COVERAGE
 from hemalens.datasets import READERS, Record, open_dataset
 from hemalens.errors import InputError, OutputError, one_line
 from hemalens.files import atomic_path, claim_output
@@ -18,6 +21,7 @@ from hemalens.inference import Prediction, Predictor, list_images
 from hemalens.progress import track
 from hemalens.segmentation import Outcome
 from hemalens.taxonomy import AS_LABELLED
+from hemalens.trust import Judge, Trust
 
 ROWS_A_BATCH = 256
 
@@ -33,6 +37,8 @@ class PredictionSummary:
     first_error: str | None
     cell_images: dict[Outcome, int]
     """How the cells came out that were cut out before the graph; empty for a bundle that sees whole images."""
+    trust: Trust
+    """Whether the images are like those of the bundle's own laboratory, and what accuracy to expect; no label is read."""
 
 
 def predict(
@@ -42,13 +48,16 @@ def predict(
     out: Path,
     abstain_below: float = 0.0,
     embeddings: bool = False,
+    coverage: float | None = COVERAGE,
     overwrite: bool = False,
 ) -> PredictionSummary:
     """Predict for an image, a folder of images or a dataset ("reader:path"), and write `out` (.csv or .parquet).
 
     Columns: path, label, probability, abstained, one p_<label> a class, of a bundle that tells finer types fine_label and
-    fine_probability, error; with `embeddings` (Parquet only) a list column. An unreadable image is a row with its error.
-    The file appears whole at the end, or not at all.
+    fine_probability, then typicality, prediction_set, error; with `embeddings` (Parquet only) a list column. The typicality
+    in (0, 1] says how common so strange an image is at home; the prediction set holds the labels, joined by "|", that
+    `coverage` in (0, 1) asks for, and None leaves that column out. Both are empty where the bundle cannot tell. An
+    unreadable image is a row with its error. The file appears whole at the end, or not at all.
     """
     if out.suffix not in (".csv", ".parquet"):
         raise OutputError(f"cannot write {one_line(out)}", expected="a name that ends in .csv or .parquet")
@@ -59,18 +68,21 @@ def predict(
     claim_output(out, overwrite=overwrite)
     bundle = open_bundle(bundle_path)
     inputs = open_images(source)
-    predictor = Predictor(bundle, abstain_below=abstain_below, embeddings=embeddings)
-    columns = _columns(predictor)
+    judge = Judge(bundle.home, coverage=coverage)
+    predictor = Predictor(bundle, abstain_below=abstain_below, embeddings=embeddings or judge.needs_embeddings)
     counts: Counter[str] = Counter()
     n_abstained = n_unreadable = 0
     first_error = None
+    judged = ["typicality", *(["prediction_set"] if coverage is not None else [])]
     with (
         atomic_path(out) as temporary,
-        _writer(temporary, columns, embeddings) as write,
+        _writer(temporary, _columns(predictor, judged), embeddings) as write,
         track("predicting", len(inputs)) as progress,
     ):
         for batch in _batches(predictor.predict(inputs)):
-            write([_row(p, predictor, embeddings) for p in batch])
+            rows = [_row(p, predictor, embeddings) for p in batch]
+            _judge(judge, batch, rows, predictor.labels, judged)
+            write(rows)
             counts.update(p.label for p in batch if p.label is not None)
             n_abstained += sum(p.abstained for p in batch)
             errors = [p.error for p in batch if p.error is not None]
@@ -79,7 +91,7 @@ def predict(
             progress(len(batch))
     by_label = {label: counts[label] for label in predictor.labels if counts[label]}
     cells = dict(sum((stage.seen for stage in predictor.stages), Counter[Outcome]()))
-    return PredictionSummary(len(inputs), by_label, n_abstained, n_unreadable, first_error, cells)
+    return PredictionSummary(len(inputs), by_label, n_abstained, n_unreadable, first_error, cells, judge.verdict())
 
 
 def open_images(source: str) -> tuple[Record, ...]:
@@ -101,10 +113,11 @@ def _batches(predictions: Iterable[Prediction]) -> Iterator[list[Prediction]]:
         yield batch
 
 
-def _columns(predictor: Predictor) -> list[str]:
+def _columns(predictor: Predictor, judged: list[str]) -> list[str]:
     """Names of the columns, the embedding's left out."""
     fine = ["fine_label", "fine_probability"] if predictor.fine else []
-    return ["path", "label", "probability", "abstained", *(f"p_{label}" for label in predictor.labels), *fine, "error"]
+    classes = [f"p_{label}" for label in predictor.labels]
+    return ["path", "label", "probability", "abstained", *classes, *fine, *judged, "error"]
 
 
 def _row(prediction: Prediction, predictor: Predictor, embeddings: bool) -> dict[str, Any]:
@@ -125,6 +138,25 @@ def _row(prediction: Prediction, predictor: Predictor, embeddings: bool) -> dict
     return row
 
 
+def _judge(
+    judge: Judge, batch: list[Prediction], rows: list[dict[str, Any]], labels: tuple[str, ...], names: list[str]
+) -> None:
+    """Fill the columns `names` of the rows, empty where nothing can be told, and let the judge see the images."""
+    for row in rows:
+        row.update(dict.fromkeys(names))
+    read = [i for i, p in enumerate(batch) if p.probabilities is not None]
+    if not read:
+        return
+    vectors = [batch[i].embedding for i in read] if judge.needs_embeddings else None
+    probabilities = np.stack([p.probabilities for p in batch if p.probabilities is not None])
+    typicality, members = judge.see(None if vectors is None else np.stack(vectors), probabilities)  # type: ignore[arg-type]
+    for place, i in enumerate(read):
+        if typicality is not None:
+            rows[i]["typicality"] = float(typicality[place])
+        if members is not None:
+            rows[i]["prediction_set"] = "|".join(np.array(labels)[members[place]])
+
+
 Write = Callable[[list[dict[str, Any]]], None]
 
 
@@ -143,7 +175,8 @@ def _writer(path: Path, names: list[str], embeddings: bool) -> Iterator[Write]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    kinds = {**dict.fromkeys(("path", "label", "fine_label", "error"), pa.string()), "abstained": pa.bool_()}
+    texts = ("path", "label", "fine_label", "prediction_set", "error")
+    kinds = {**dict.fromkeys(texts, pa.string()), "abstained": pa.bool_()}
     fields = [pa.field(name, kinds.get(name, pa.float32())) for name in names]
     if embeddings:
         fields.append(pa.field("embedding", pa.list_(pa.float32())))

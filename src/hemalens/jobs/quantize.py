@@ -30,6 +30,7 @@ from hemalens.datasets import CellDataset, Record
 from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line
 from hemalens.files import claim_folder
 from hemalens.half_weights import has_half_weights, with_half_weights
+from hemalens.home import HOME
 from hemalens.jobs.prepare import prepare, tell
 from hemalens.jobs.train import Say
 from hemalens.progress import track
@@ -118,10 +119,11 @@ def _written(out: Path, base: Bundle, content: bytes, images: CellDataset, *, co
 
 
 def _kept_files(base: Bundle) -> dict[str, bytes]:
-    """What stays of a bundle's files beside the graph; 8 bits change the embedding's statistics little."""
+    """What stays of a bundle's files beside the graph; 8 bits change the embedding little."""
     files = {SEEN: seen_images(base.seen)} if SEEN in base.manifest.files else {}
-    if STATISTICS in base.manifest.files:
-        files[STATISTICS] = (base.path / STATISTICS).read_bytes()
+    for name in (STATISTICS, HOME):
+        if name in base.manifest.files:
+            files[name] = (base.path / name).read_bytes()
     return files | {name: more for stage in base.stages for name, more in stage.files().items()}
 
 

@@ -9,6 +9,7 @@ from hemalens.evaluation.report import formatting
 from hemalens.evaluation.report.comparisons import sentences as comparison_sentences
 from hemalens.evaluation.report.fractions import ascending, targets
 from hemalens.evaluation.report.lines import Line, Target, listed
+from hemalens.evaluation.report.trust import sentences as trust_sentences
 from hemalens.evaluation.results import (
     Comparison,
     Efficiency,
@@ -41,7 +42,7 @@ def summarise(evaluation: Evaluation) -> list[str]:
             sentences.append(f"{where}: the accuracy is worse than always answering the most frequent class.")
         elif low <= scores.majority_rate:
             sentences.append(f"{where}: the accuracy does not differ from always answering the most frequent class.")
-    return sentences
+    return [*sentences, *trust_sentences(evaluation)]
 
 
 def summarise_failures(failures: Sequence[Failure]) -> list[str]:

@@ -37,6 +37,7 @@ from hemalens.files import default_cache_dir
 from hemalens.images import Preprocessing
 from hemalens.runtime import GraphRunner
 from hemalens.stages import Stage
+from hemalens.training.held_out import home_files
 
 PARITY = 1e-3
 """Largest allowed difference of a probability between the bundle and the trained model."""
@@ -119,6 +120,8 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     files = {MODEL: content, SEEN: seen_images(seen), STATISTICS: _statistics(trained), **(extra_files or {})}
     if trained.auxiliary:
         files[SEEN_UNLABELLED] = seen_images(content for dataset in trained.auxiliary for content in dataset.contents)
+    cache = FeatureCache(default_cache_dir()) if trained.frozen_backbone else None
+    files |= home_files(trained.train, trained.validation, graph, cache)
     for stage in stages:
         files |= stage.files()
     return write_bundle(path, manifest, files)

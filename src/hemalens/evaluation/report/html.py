@@ -20,6 +20,7 @@ from hemalens.evaluation.report import (
     matrix,
     pictures,
     tables,
+    trust,
 )
 from hemalens.evaluation.report.canvas import MARKER_OUTLINES
 from hemalens.evaluation.report.curves import LineStyle
@@ -55,6 +56,7 @@ class _EvaluationView:
     per_class: Table
     confusion: Table
     reliability: Table
+    trust: Table | None
     confusion_svg: str
     is_wide: bool
     """The confusion matrix needs the whole width of the page."""
@@ -143,6 +145,7 @@ def render_html(report: Report) -> str:
             transductive=tables.transductive(report),
             curve_overviews=list(_curve_overviews(report)),
             matrix=matrix,
+            trust=trust,
             domains=_matrix_view(report),
             comparisons=comparisons.tables(report.comparisons),
             comparisons_anchor=comparisons.ANCHOR,
@@ -203,6 +206,7 @@ def _view(number: int, report: Report) -> _EvaluationView:
         per_class=tables.per_class(evaluation),
         confusion=tables.confusion(evaluation),
         reliability=tables.reliability(evaluation),
+        trust=trust.table(evaluation.trust) if evaluation.trust else None,
         confusion_svg=figures.confusion_figure(evaluation) if evaluation.classes else "",
         is_wide=len(evaluation.classes) > figures.N_CLASSES_LARGE,
         reliability_svg=figures.reliability_figure(evaluation, name=f"{name}-reliability") if drawn else "",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from hemalens.evaluation.report import comparisons, efficiency, formatting, fractions, k_shot, matrix, pictures, tables
+from hemalens.evaluation.report import trust as trust_tables
 from hemalens.evaluation.report.lines import Section
 from hemalens.evaluation.report.tables import Cell, Table
 from hemalens.evaluation.results import DataCard, Evaluation, Report
@@ -125,6 +126,8 @@ def _evaluation(number: int, evaluation: Evaluation) -> Iterator[str]:
     for table in (tables.per_class(evaluation), tables.confusion(evaluation), tables.reliability(evaluation)):
         yield f"### {escape(table.caption)}"
         yield _table(table)
+    if evaluation.trust:
+        yield from (f"### {trust_tables.HEADING}", _table(trust_tables.table(evaluation.trust)), escape(trust_tables.NOTE))
     if evaluation.most_confident_errors:
         yield "### Most confident errors"
         yield from _items(f"{tables.wrong_call(c)} ({c.name})" for c in evaluation.most_confident_errors)

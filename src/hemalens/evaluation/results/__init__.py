@@ -17,8 +17,10 @@ from hemalens.evaluation.results.evaluations import (
 )
 from hemalens.evaluation.results.exhibits import ComparisonTable, Picture, PictureTable
 from hemalens.evaluation.results.report import DataCard, Failure, MethodCard, Report
+from hemalens.evaluation.results.trust import AccuracyEstimate, TrustCheck
 
 __all__ = [
+    "AccuracyEstimate",
     "ClassScores",
     "Comparison",
     "ComparisonTable",
@@ -44,5 +46,6 @@ __all__ = [
     "Shots",
     "Supervised",
     "Timing",
+    "TrustCheck",
     "WrongCell",
 ]

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from hemalens.evaluation.results.base import Estimate, Part
+from hemalens.evaluation.results.trust import TrustCheck
 
 
 class Scores(Part):
@@ -132,5 +133,6 @@ class Evaluation(Part):
     scatter: Scatter | None = None
     most_confident_errors: tuple[WrongCell, ...] = ()
     answers: ImageAnswers | None = None
+    trust: TrustCheck | None = None
     intervals: str
     """How the intervals were made, in words."""

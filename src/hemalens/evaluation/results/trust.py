@@ -1,0 +1,38 @@
+"""What a model could have said of its own reliability on test images, beside how right it was."""
+
+from __future__ import annotations
+
+from hemalens.evaluation.results.base import Estimate, Part
+
+
+class AccuracyEstimate(Part):
+    """An accuracy in [0, 1] estimated without labels, and what the estimate takes for granted."""
+
+    name: str
+    value: float
+    assumes: str
+
+
+class TrustCheck(Part):
+    """What a bundle tells of test images without their labels, next to what the labels say.
+
+    `verdict` on the domain shift with its `score` in [0, 1] and `p_value`, from `n_compared` test images and `n_home`
+    held-out home images. `atypical`: share of images with a typicality below 0.05. `strangeness`: AUC of test against home
+    images by their out-of-distribution score. `accuracy` is the true one, `home_accuracy` that on the held-out home images,
+    None where the bundle keeps none. `coverage` in [0, 1] is the share of prediction sets that hold the true label, against
+    `coverage_stated`, with exact binomial limits; `set_size` their mean number of labels.
+    """
+
+    verdict: str
+    score: float | None
+    p_value: float | None
+    n_compared: int
+    n_home: int
+    atypical: float | None
+    strangeness: float | None
+    accuracy: float
+    home_accuracy: float | None
+    estimates: tuple[AccuracyEstimate, ...] = ()
+    coverage_stated: float
+    coverage: Estimate
+    set_size: float | None

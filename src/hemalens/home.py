@@ -1,0 +1,285 @@
+"""What a bundle keeps of its own laboratory, to judge new images by: held-out answers and a small picture of the embedding.
+
+Calibration quantities (scores, probabilities, true classes) are of validation images, which the weights have not learned
+from; class means and covariances are of training images. Pure NumPy, no pickle, no torch.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemalens.errors import BundleError
+
+HOME = "home.npz"
+"""The file in a bundle."""
+MOST_AXES = 32
+MOST_AXIS_VALUES = 40_000
+"""Axes times features, so that the file stays at about 150 KB with the widest embeddings."""
+MOST_HELD = 512
+"""Validation images that are kept, evenly spaced."""
+MOST_BYTES = 16_000_000
+VERSION = 1
+PRIOR_CELLS = 50
+"""So many cells the covariance of the first laboratory counts for beside a few cells of the next one."""
+
+Floats = NDArray[np.floating[Any]]
+_GEOMETRY = ("axes", "centre", "scale", "class_means", "covariance", "background_mean", "background_covariance")
+_HELD = ("points", "scores")
+_ANSWERS = ("probabilities", "targets")
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Where a model's classes lie in at most 33 dimensions of its embedding.
+
+    `axes` (p, d) are principal axes, `centre` (d,) and `scale` (p,) mean and standard deviation of training images on them.
+    A point (q,) has the p coordinates and, where d > p, the logarithm of the length of what they leave out (the residual
+    of Wang et al. 2022, ViM). `class_means` (k, q) and one `covariance` (q, q) within classes; `background_mean` (q,) and
+    `background_covariance` (q, q) of all classes together.
+    """
+
+    axes: Floats
+    centre: Floats
+    scale: Floats
+    class_means: Floats
+    covariance: Floats
+    background_mean: Floats
+    background_covariance: Floats
+
+    @classmethod
+    def of(cls, embeddings: Floats, targets: NDArray[np.int64], n_classes: int) -> Geometry | None:
+        """From training images (n, d) and their classes (n,); None where a class has no image, or nothing varies.
+
+        Nor is there one of more than 20,000 features: two axes of it would not fit the file.
+        """
+        wide = np.asarray(embeddings, np.float64)
+        n, d = wide.shape
+        if n < 2 or d > MOST_AXIS_VALUES // 2 or len(np.unique(targets)) < n_classes:
+            return None
+        centre = wide.mean(axis=0).astype(np.float32)
+        _, sizes, axes = np.linalg.svd(wide - centre, full_matrices=False)
+        p = int(min(MOST_AXES, max(2, MOST_AXIS_VALUES // d), max(2, n // 8), (sizes > 1e-3 * max(sizes[0], 1e-9)).sum()))
+        if p == 0:
+            return None
+        kept = axes[:p].astype(np.float16)
+        scale = np.maximum(sizes[:p] / np.sqrt(n), 1e-12).astype(np.float32)
+        points = _points(wide, kept, centre, scale)
+        means = np.stack([points[targets == c].mean(axis=0) for c in range(n_classes)])
+        return cls(
+            kept, centre, scale, means, shrunk(points - means[targets]), points.mean(axis=0),
+            shrunk(points - points.mean(axis=0)),
+        )  # fmt: skip
+
+    def project(self, embeddings: Floats) -> NDArray[np.float64]:
+        """Points (n, q) of embeddings (n, d)."""
+        return _points(np.asarray(embeddings, np.float64), self.axes, self.centre, self.scale)
+
+    def scores(self, points: Floats) -> NDArray[np.float64]:
+        """How strange points (n, q) are to the model, (n,); higher is stranger, it may be negative.
+
+        The mean of two published scores: the squared Mahalanobis distance to the nearest class mean (Lee et al. 2018), and
+        the same less the distance to the mean of all classes under the covariance of all (Ren et al. 2021). The first tells
+        another camera where the embedding was not trained, the second where it was, and their mean both.
+        """
+        background = _distances(points, self.background_mean[None], self.background_covariance)[:, 0]
+        return np.asarray(self.class_distances(points).min(axis=1) - background / 2)
+
+    def class_distances(self, points: Floats) -> NDArray[np.float64]:
+        """Squared Mahalanobis distances (n, k) of points (n, q) to the class means (Lee et al. 2018)."""
+        return _distances(points, self.class_means, self.covariance)
+
+    def whitened(self, points: Floats) -> NDArray[np.float64]:
+        """Points (n, q) turned and scaled so that the covariance within classes is the unit matrix."""
+        factor = np.linalg.cholesky(np.asarray(self.covariance, np.float64))
+        return np.asarray(np.linalg.solve(factor, np.asarray(points, np.float64).T).T)
+
+    def moved(self, points: Floats, targets: NDArray[np.int64], n_classes: int) -> Geometry:
+        """The same axes with class means of labelled cells of another laboratory: points (n, q), classes (n,).
+
+        The covariances of before count as `PRIOR_CELLS` cells beside the new ones.
+        """
+        means = np.stack([points[targets == c].mean(axis=0) for c in range(n_classes)])
+        centre = points.mean(axis=0)
+        within, total = points - means[targets], points - centre
+        weight = PRIOR_CELLS + len(points)
+        return Geometry(
+            self.axes, self.centre, self.scale, means, (PRIOR_CELLS * self.covariance + within.T @ within) / weight, centre,
+            (PRIOR_CELLS * self.background_covariance + total.T @ total) / weight,
+        )  # fmt: skip
+
+
+def shrunk(residuals: Floats) -> NDArray[np.float64]:
+    """Covariance (q, q) of centred points (n, q), drawn towards its diagonal by q / (n + q) so that it has an inverse."""
+    n, q = residuals.shape
+    found = residuals.T @ residuals / n
+    share = q / (n + q)
+    diagonal = np.maximum(np.diag(found), 1e-6 * max(float(np.diag(found).max()), 1e-12))
+    return np.asarray((1 - share) * found + share * np.diag(diagonal))
+
+
+def _points(embeddings: NDArray[np.float64], axes: Floats, centre: Floats, scale: Floats) -> NDArray[np.float64]:
+    wide = axes.astype(np.float64)
+    centred = embeddings - centre
+    along = centred @ wide.T
+    points = along / scale
+    if axes.shape[1] <= axes.shape[0]:
+        return points
+    left = np.linalg.norm(centred - along @ wide, axis=1)
+    return np.column_stack([points, np.log(np.maximum(left, 1e-3 * float(scale[0])))])
+
+
+def _distances(points: Floats, means: Floats, covariance: Floats) -> NDArray[np.float64]:
+    factor = np.linalg.cholesky(np.asarray(covariance, np.float64))
+    difference = np.asarray(points, np.float64)[:, None] - means
+    solved = np.linalg.solve(factor, difference.reshape(-1, difference.shape[2]).T)
+    return np.asarray((solved**2).sum(axis=0).reshape(difference.shape[:2]))
+
+
+@dataclass(frozen=True, eq=False)
+class Home:
+    """Held-out images of the laboratory that a bundle knows: `probabilities` (m, k) that it gave, and true `targets` (m,).
+
+    With a `geometry`, `points` (m, q) and out-of-distribution `scores` (m,) of the same images.
+    """
+
+    probabilities: Floats
+    targets: NDArray[np.int64]
+    geometry: Geometry | None = None
+    points: Floats | None = None
+    scores: Floats | None = None
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """The answered class of each held-out image, (m,)."""
+        return np.asarray(self.probabilities.argmax(axis=1), np.int64)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of held-out images answered right."""
+        return float((self.predicted == self.targets).mean())
+
+    def typicality(self, scores: Floats) -> NDArray[np.float64]:
+        """Conformal p-values (n,) in (0, 1] of new images' scores: (1 + held-out images as strange) / (m + 1).
+
+        Of images like the held-out ones, at most a share p has a value of p or less (Vovk et al. 2005).
+        """
+        held = np.sort(np.asarray(self.scores, np.float64))
+        as_strange = len(held) - np.searchsorted(held, scores, side="left")
+        return np.asarray((1 + as_strange) / (len(held) + 1))
+
+
+def home_of(geometry: Geometry | None, embeddings: Floats, probabilities: Floats, targets: NDArray[np.int64]) -> Home:
+    """What to keep of held-out images: embeddings (m, d), the model's probabilities (m, k), true classes (m,)."""
+    if geometry is None:
+        return Home(probabilities, targets)
+    points = geometry.project(embeddings)
+    return Home(probabilities, targets, geometry, points, geometry.scores(points))
+
+
+def moved_home(
+    base: Geometry | None,
+    embeddings: Floats,
+    probabilities: Floats,
+    targets: NDArray[np.int64],
+    told: NDArray[np.bool_],
+) -> Home:
+    """What an adapted bundle keeps: of its labelled cells (n, d) those `told` (n,), answered when they were left out.
+
+    `probabilities` (n, k) are those answers. The score of a cell is measured with its class mean from the other cells of
+    its class. Without the `base` geometry only the answers are kept.
+    """
+    if base is None or not told.any():
+        return Home(probabilities[told], targets[told])
+    points = base.project(embeddings)
+    geometry = base.moved(points, targets, probabilities.shape[1])
+    counts = np.bincount(targets, minlength=probabilities.shape[1])
+    scores = []
+    for i in np.flatnonzero(told):
+        means = geometry.class_means.copy()
+        c = targets[i]
+        if counts[c] > 1:
+            means[c] = (counts[c] * means[c] - points[i]) / (counts[c] - 1)
+        without = Geometry(**{**vars(geometry), "class_means": means})
+        scores.append(without.scores(points[i][None])[0])
+    return Home(probabilities[told], targets[told], geometry, points[told], np.array(scores))
+
+
+def evenly(n: int, most: int) -> NDArray[np.int64]:
+    """At most `most` places of n, evenly spaced."""
+    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
+
+
+# ------------------------------------------------------------------------------------------------------------- the file
+
+
+def home_bytes(home: Home) -> bytes:
+    """The content of `HOME`: an uncompressed .npz of plain arrays."""
+    arrays: dict[str, NDArray[Any]] = {
+        "version": np.array(VERSION),
+        "probabilities": np.asarray(home.probabilities, np.float32),
+        "targets": np.asarray(home.targets, np.int32),
+    }
+    if home.geometry is not None:
+        arrays |= {name: np.asarray(getattr(home.geometry, name), np.float32) for name in _GEOMETRY}
+        arrays["axes"] = np.asarray(home.geometry.axes, np.float16)
+        arrays |= {
+            "points": np.clip(np.asarray(home.points), -6e4, 6e4).astype(np.float16),
+            "scores": np.asarray(home.scores, np.float32),
+        }
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def read_home(content: bytes, *, n_features: int, n_classes: int) -> Home:
+    """The content of `HOME` for a bundle of d features and k classes; raises `BundleError` for anything amiss."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
+                raise ValueError(f"more than {MOST_BYTES:,} bytes of arrays")
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return _checked(arrays, n_features, n_classes)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, np.linalg.LinAlgError) as error:
+        raise BundleError(
+            f"{HOME} cannot be read",
+            expected=f"arrays of a bundle of {n_features} features and {n_classes} classes",
+            got=(str(error).splitlines() or [type(error).__name__])[0][:120],
+            remedy="Train or adapt the bundle again.",
+        ) from error
+
+
+def _checked(arrays: dict[str, NDArray[Any]], d: int, k: int) -> Home:
+    """The arrays as what they are; raises `ValueError` where a shape or a value cannot be."""
+    if int(arrays.pop("version")) != VERSION:
+        raise ValueError("a version that this program does not know")
+    whole = {*_ANSWERS, *_GEOMETRY, *_HELD}
+    if set(arrays) not in (whole, set(_ANSWERS)):
+        raise ValueError(f"arrays {', '.join(sorted(arrays))}"[:100])
+    m = len(arrays["targets"])
+    shapes: dict[str, tuple[int, ...]] = {"probabilities": (m, k), "targets": (m,)}
+    if "axes" in arrays:
+        p = len(arrays["axes"])
+        q = p + (d > p)
+        shapes |= {"axes": (p, d), "centre": (d,), "scale": (p,), "class_means": (k, q), "covariance": (q, q)}
+        shapes |= {"background_mean": (q,), "background_covariance": (q, q), "points": (m, q), "scores": (m,)}
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape or arrays[name].dtype.kind not in "fi":
+            raise ValueError(f"{name} of shape {arrays[name].shape}, not {shape}")
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} holds NaN or infinity")
+    targets = arrays["targets"].astype(np.int64)
+    if m and not (targets.min() >= 0 and targets.max() < k):
+        raise ValueError("a class beyond the label order")
+    wide = {name: arrays[name].astype(np.float64) for name in arrays if name not in ("targets", "axes")}
+    if "axes" not in arrays:
+        return Home(wide["probabilities"], targets)
+    geometry = Geometry(arrays["axes"], **{name: wide[name] for name in _GEOMETRY[1:]})
+    geometry.scores(wide["points"][:1])  # a covariance that is none shows here
+    return Home(wide["probabilities"], targets, geometry, wide["points"], wide["scores"])
