@@ -29,6 +29,7 @@ from hemalens.bundle import (
     seen_images,
     write_bundle,
 )
+from hemalens.cache import FeatureCache
 from hemalens.datasets import READERS, CellDataset, Record, open_dataset
 from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line
 from hemalens.evaluation.metrics import log_softmax
@@ -77,12 +78,12 @@ def adapt_unlabelled(
     config = UnlabelledConfig.load(None, settings)
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
-    _refuse_lacking(base, config)
+    refuse_lacking(base, config)
     given = _opened(spec)
     for note in given.notes(base):
         say(note)
     images = given.dataset.through(base.stages)
-    adapted = _adapted(base, images, config, seed)
+    adapted = adapted_to(base, images, config, seed)
     content = adapted.graph.SerializeToString()
     parity, _ = check_parity(content, images.records, adapted.reference)
     settled = Unlabelled(
@@ -137,7 +138,7 @@ def adapt_to_both(
         return adapt(between, support_spec, out=out, overwrite=overwrite, say=say, **support)
 
 
-def _refuse_lacking(base: Bundle, config: UnlabelledConfig) -> None:
+def refuse_lacking(base: Bundle, config: UnlabelledConfig) -> None:
     """Raise `BundleError` where a piece asks for what the bundle does not have."""
     if config.batch_norm and not (has_batch_norm(base.graph) and pixels_of(base.graph)):
         raise BundleError(
@@ -222,7 +223,7 @@ def _can_be_read(record: Record) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Adapted:
+class Adapted:
     """The new graph, and its probabilities (n, k) computed in another way; the estimated prior (k,)."""
 
     graph: onnx.ModelProto
@@ -241,7 +242,10 @@ class _Adapted:
         content = self.encoder.SerializeToString()
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         rows = [session.run(["embedding"], {"image": record.read()[None]})[0][0] for record in records]
-        embeddings = np.stack(rows)
+        return self.probabilities(np.stack(rows))
+
+    def probabilities(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Probabilities (n, k) of embeddings (n, d) that the encoder gave."""
         if self.affine is not None:
             embeddings = embeddings * self.affine[0] + self.affine[1]
         return np.exp(log_softmax(_logits(self.base, embeddings) + self.log_ratio))
@@ -253,8 +257,10 @@ def _logits(graph: onnx.ModelProto, embeddings: NDArray[np.float32]) -> NDArray[
     return run_rows(head, {"embedding": embeddings}, ["logits"])["logits"].astype(np.float64)
 
 
-def _adapted(base: Bundle, images: CellDataset, config: UnlabelledConfig, seed: int) -> _Adapted:
-    """The pieces one after the other, each on what the one before made."""
+def adapted_to(
+    base: Bundle, images: CellDataset, config: UnlabelledConfig, seed: int, *, cache: FeatureCache | None = None
+) -> Adapted:
+    """The pieces one after the other, each on what the one before made; `cache` may know the encoder's embeddings."""
     graph = base.graph
     if config.batch_norm:
         order = seeded(seed, "unlabelled").permutation(len(images))
@@ -264,7 +270,7 @@ def _adapted(base: Bundle, images: CellDataset, config: UnlabelledConfig, seed: 
     embeddings = np.zeros((0, 0), np.float32)
     if config.standardise or config.prior:
         with track("embedding", len(images)) as progress:
-            embeddings = extract(images.records, encoder, cache=None, progress=progress).complete()
+            embeddings = extract(images.records, encoder, cache=cache, progress=progress).complete()
     affine = None
     if config.standardise and base.statistics is not None:
         wide = embeddings.astype(np.float64)
@@ -282,7 +288,7 @@ def _adapted(base: Bundle, images: CellDataset, config: UnlabelledConfig, seed: 
         prior /= prior.sum()
         log_ratio = np.log(prior / old)
         graph = with_prior(graph, log_ratio)
-    return _Adapted(graph, base.graph, encoder, affine, prior, log_ratio)
+    return Adapted(graph, base.graph, encoder, affine, prior, log_ratio)
 
 
 def _batches(

@@ -3,7 +3,7 @@
 from hemalens.evaluation.results.base import Estimate
 from hemalens.evaluation.results.comparisons import Comparison
 from hemalens.evaluation.results.costs import Efficiency, Timing
-from hemalens.evaluation.results.curves import FractionCurve, FractionScores, KShot, Selection, Shots, Supervised
+from hemalens.evaluation.results.curves import Against, FractionCurve, FractionScores, KShot, Selection, Shots, Supervised
 from hemalens.evaluation.results.evaluations import (
     ClassScores,
     Evaluation,
@@ -19,6 +19,7 @@ from hemalens.evaluation.results.exhibits import ComparisonTable, Picture, Pictu
 from hemalens.evaluation.results.report import DataCard, Failure, MethodCard, Report
 
 __all__ = [
+    "Against",
     "ClassScores",
     "Comparison",
     "ComparisonTable",
