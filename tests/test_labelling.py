@@ -87,7 +87,7 @@ def test_badge_measures_gradients() -> None:
 
 def test_nonsense_is_refused() -> None:
     pool = _pool(0)
-    with pytest.raises(ConfigError, match="unknown strategy 'margins'.*did you mean 'margin'"):
+    with pytest.raises(ConfigError, match=r"unknown strategy 'margins'.*did you mean 'margin'"):
         choose("margins", pool, 3, np.random.default_rng(0))
     with pytest.raises(InputError, match="too few cells are asked for"):
         choose("margin", pool, 0, np.random.default_rng(0))
