@@ -56,7 +56,8 @@ def test_the_list_with_its_labels_filled_in_is_a_support(base: Bundle, cells: Pa
     assert {row["label"] for row in rows} == {""}
     assert {row["guess"] for row in rows} <= set(HOME)
     assert any("left out 1 unreadable image" in text for text in said)
-    assert Image.open(tmp_path / "s.png").size == (5 * 144, 2 * 160)
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size == (5 * 144, 2 * 160)
     with pytest.raises(DatasetError, match="the label is empty"):
         open_dataset(f"csv:{out}")
     for row in rows:
