@@ -25,7 +25,7 @@ from hemalens.progress import track
 from hemalens.sampling import seeded
 
 USUAL = "typical"
-"""The strategy where none is named: never clearly worse than random among those measured (docs/few-labels.md)."""
+"""The strategy where none is named: the published one for very few labels (Hacohen et al. 2022)."""
 COLUMNS = ("path", "label", "rank", "guess", "probability", "why")
 SHEET_COLUMNS, SHEET_PX, CAPTION_PX = 5, 144, 16
 
