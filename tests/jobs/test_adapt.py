@@ -249,7 +249,7 @@ sys.meta_path.insert(0, Blocker())
 from pathlib import Path
 base, support, bundle, images = sys.argv[1:]
 from hemalens import predict
-from hemalens.jobs.adapt import adapt as run
+from hemalens.jobs.adapt import adapt
 adapt(Path(base), f"folder:{support}", out=Path(bundle))
 found = predict(Path(bundle), images, out=Path(bundle).parent / "answers.csv")
 print(json.dumps(found.by_label))
@@ -573,4 +573,4 @@ def test_the_command_tells_what_it_left_out(base: Bundle, support: Path, tmp_pat
     ended = hemalens(*call, "--drop-unreadable")
     assert ended.code == 0
     assert "1 unreadable" in ended.err
-    assert "cannot answer: neutrophil" in ended.err
+    assert "what the bundle knew of it stays: neutrophil" in ended.err

@@ -171,7 +171,7 @@ def _answers(
             if len(np.unique(truth)) > 1:
                 fitted = plan.classifier.make(random_state=plan.seed)
                 fitted.fit(target.embeddings[bought], truth, base=base[bought], unit=unit[bought])
-                logits = fitted.decision_function(target.embeddings, base)
+                logits = np.asarray(fitted.decision_function(target.embeddings, base), np.float64)
             found[budget][repeat] = logits.argmax(axis=1)
         done()
     return found
