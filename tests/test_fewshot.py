@@ -392,7 +392,7 @@ def test_a_configuration_says_itself_in_words() -> None:
     ("setting", "message"),
     [
         ("centr=support", "unknown key 'centr'. did you mean 'centre'"),
-        ("rule=nearest", "key 'rule'; expected 'prototype', 'nearest_neighbour' or 'logistic_regression'; got 'nearest'"),
+        ("rule=nearest", "key 'rule'; expected 'prototype', .* or 'base_and_means'; got 'nearest'"),
         ("centre=source", "key 'centre'; expected 'none', 'support' or 'target'; got 'source'"),
         ("normalise=1", "key 'normalise'; expected .*; got 1"),
         ("n_prototypes=0", "key 'n_prototypes'; expected greater than or equal to 1; got 0"),

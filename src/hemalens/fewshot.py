@@ -19,9 +19,14 @@ from sklearn.utils.validation import check_is_fitted
 from hemalens.config import StrictConfig
 from hemalens.errors import ConfigError, InputError
 from hemalens.graphs import SHORTEST_LENGTH, float_value, make_model, unit_length_nodes
+from hemalens.towards_base import discriminant, fit_correction, fit_mixture, parts_of
 
-Rule = Literal["prototype", "nearest_neighbour", "logistic_regression"]
+Rule = Literal["prototype", "nearest_neighbour", "logistic_regression", "discriminant", "base", "base_and_means"]
 Centre = Literal["none", "support", "target"]
+BASE_RULES: tuple[Rule, ...] = ("base", "base_and_means")
+"""Rules that keep what the bundle's own head knows."""
+LINEAR_RULES: tuple[Rule, ...] = ("logistic_regression", "discriminant", *BASE_RULES)
+"""Rules whose logits are linear in the embedding, beside those of the base."""
 Floats = NDArray[np.floating[Any]]
 COSINE_SCALE = 64.0
 """Logits are this times the cosine, as in the AAM-softmax that the embedder was trained with."""
@@ -30,8 +35,10 @@ COSINE_SCALE = 64.0
 class FewShotConfig(StrictConfig):
     """How a few labelled embeddings classify the rest; the defaults are the published way.
 
-    `rule`: nearest class mean, nearest labelled image (both by cosine), or logistic regression with inverse regularisation
-    strength `c`. `normalise`: embeddings are brought to unit length before they are averaged or learned from. `centre`: the
+    `rule`: nearest class mean, nearest labelled image (both by cosine), logistic regression with inverse regularisation
+    strength `c`, or a linear discriminant with a shrunk covariance; these forget the classes that the bundle knew. "base"
+    keeps the bundle's head and learns what it lacks, pulled towards it; "base_and_means" weighs the head against the class
+    means. `normalise`: embeddings are brought to unit length before they are averaged or learned from. `centre`: the
     mean of the "support", or of the "target"'s unlabelled images (transductive), is subtracted from all embeddings first.
     `n_prototypes`: means a class, by k-means where there are images enough.
     """
@@ -51,14 +58,26 @@ class FewShotConfig(StrictConfig):
         return self
 
     @property
+    def uses_base(self) -> bool:
+        """Whether the logits of the bundle's own head are a part of the answer."""
+        return self.rule in BASE_RULES
+
+    @property
     def transductive(self) -> bool:
         """Whether the images to be classified are looked at, without labels, before any is classified."""
         return self.centre == "target"
 
     def __str__(self) -> str:
         means = "class means" if self.n_prototypes == 1 else f"up to {self.n_prototypes} means a class"
-        words = {"prototype": means, "nearest_neighbour": "nearest image", "logistic_regression": "logistic regression"}
-        text = words[self.rule] + ("" if self.rule == "logistic_regression" else ", cosine")
+        words = {
+            "prototype": f"{means}, cosine",
+            "nearest_neighbour": "nearest image, cosine",
+            "logistic_regression": "logistic regression",
+            "discriminant": "linear discriminant",
+            "base": "logistic regression pulled towards the base",
+            "base_and_means": "the base's head and class means",
+        }
+        text = words[self.rule]
         text += ", unit length first" if self.normalise else ""
         where = {"none": "", "support": ", centred on the support", "target": ", centred on the target"}
         return text + where[self.centre]
@@ -72,7 +91,8 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Memorise labelled embeddings (n, d) and classify others by them; parameters as in `FewShotConfig`.
 
     Fitted: `classes_` (k,), `centre_` (d,), and either `prototypes_`, one array (p, d) of unit vectors a class, or
-    `weight_` (k, d) and `bias_` (k,) of the logistic regression.
+    `weight_` (k, d) and `bias_` (k,) of a linear rule; `base_scale_` is what the base's logits are multiplied by, 0 for a
+    rule that forgets them.
     """
 
     def __init__(
@@ -92,11 +112,21 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.c = c
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike, unlabelled: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        unlabelled: ArrayLike | None = None,
+        *,
+        base: ArrayLike | None = None,
+        unit: ArrayLike | None = None,
+    ) -> Self:
         """Learn from support embeddings (n, d) and their classes (n,).
 
-        `unlabelled` (m, d) are the target's embeddings, for `centre="target"` only. Raises `InputError` for a support of
-        one class and `ConfigError` for centring on a target that is not given.
+        `unlabelled` (m, d) are the target's embeddings, for `centre="target"` only. `base` (n, k): the base's logits, for
+        the rules that keep them: classes are then 0 to k - 1, with an image or none. `unit` (n,) numbers what is left out
+        together where a rule chooses by leaving out. Raises `InputError` for a support of one class and `ConfigError` for
+        centring on a target, or a base, that is not given.
         """
         support, labels = np.asarray(X, np.float64), np.asarray(y)
         self.classes_, index = np.unique(labels, return_inverse=True)
@@ -104,12 +134,27 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError("the support has one class only", expected="labelled images of at least two classes")
         self.centre_ = self._centre(support, unlabelled)
         self.n_features_in_ = support.shape[1]
+        self.base_scale_ = 0.0
         points = self._transformed(support)
-        if self.rule == "logistic_regression":
+        units = np.arange(len(labels)) if unit is None else np.asarray(unit)
+        if self.rule in BASE_RULES:
+            self._fit_to_base(points, labels, base, units)
+        elif self.rule == "discriminant":
+            self.weight_, self.bias_ = discriminant(points, index)
+        elif self.rule == "logistic_regression":
             self._fit_logistic_regression(points, index)
         else:
             self.prototypes_ = [unit_length(self._means(points[index == i])) for i in range(len(self.classes_))]
         return self
+
+    def _fit_to_base(self, points: Floats, labels: NDArray[Any], base: ArrayLike | None, units: NDArray[np.int64]) -> None:
+        if base is None:
+            raise ConfigError(f"rule={self.rule} needs the logits of a base", remedy="Take rule=logistic_regression.")
+        logits = np.asarray(base, np.float64)
+        self.classes_ = np.arange(logits.shape[1])
+        learn = fit_correction if self.rule == "base" else fit_mixture
+        found = learn(points, labels, logits, units)
+        self.base_scale_, self.weight_, self.bias_ = found.scale, found.weight, found.bias
 
     def _centre(self, support: Floats, unlabelled: ArrayLike | None) -> Floats:
         if self.centre == "target":
@@ -118,9 +163,14 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return np.asarray(np.asarray(unlabelled, np.float64).mean(axis=0))
         return np.asarray(support.mean(axis=0)) if self.centre == "support" else np.zeros(support.shape[1])
 
+    @property
+    def _unit(self) -> bool:
+        """Whether linear rules see points of unit length."""
+        return self.normalise or self.rule == "base_and_means"
+
     def _transformed(self, X: Floats) -> Floats:
         centred = X - self.centre_
-        points: Floats = unit_length(centred) if self.normalise else centred
+        points: Floats = unit_length(centred) if self._unit else centred
         return points
 
     def _means(self, points: Floats) -> Floats:
@@ -145,13 +195,16 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.weight_ = np.concatenate([-weight, weight]) / 2 if len(weight) == 1 else weight
         self.bias_ = np.concatenate([-bias, bias]) / 2 if len(weight) == 1 else bias
 
-    def decision_function(self, X: ArrayLike) -> Floats:
-        """Logits (n, k): 64 times the cosine to the nearest prototype of each class, or those of the regression."""
+    def decision_function(self, X: ArrayLike, base: ArrayLike | None = None) -> Floats:
+        """Logits (n, k): 64 times the cosine to the nearest prototype of each class, or those of a linear rule.
+
+        `base` (n, k) are the base's logits, for the rules that keep them.
+        """
         check_is_fitted(self)
         embeddings = np.asarray(X, np.float64)
-        if self.rule == "logistic_regression":
-            logits: Floats = self._projected(embeddings, self.weight_, unit=self.normalise) + self.bias_
-            return logits
+        if self.rule in LINEAR_RULES:
+            logits: Floats = self._projected(embeddings, self.weight_, unit=self._unit) + self.bias_
+            return logits if base is None else logits + self.base_scale_ * np.asarray(base, np.float64)
         cosine = self._projected(embeddings, np.concatenate(self.prototypes_), unit=True)
         first = np.cumsum([0, *(len(p) for p in self.prototypes_[:-1])])
         return COSINE_SCALE * np.maximum.reduceat(cosine, first, axis=1)
@@ -168,15 +221,15 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         cosine: Floats = projected / np.maximum(length, SHORTEST_LENGTH)[:, None]
         return cosine
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: ArrayLike, base: ArrayLike | None = None) -> NDArray[Any]:
         """The most likely class of each embedding, (n,)."""
-        logits = self.decision_function(X)
+        logits = self.decision_function(X, base)
         answers: NDArray[Any] = self.classes_[logits.argmax(axis=1)]
         return answers
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+    def predict_proba(self, X: ArrayLike, base: ArrayLike | None = None) -> NDArray[np.float64]:
         """Softmax of the logits, (n, k); not calibrated."""
-        probabilities: NDArray[np.float64] = softmax(self.decision_function(X), axis=1)
+        probabilities: NDArray[np.float64] = softmax(self.decision_function(X, base), axis=1)
         return probabilities
 
 
@@ -186,35 +239,54 @@ def unit_length(vectors: Floats) -> Floats:
     return unit
 
 
-def leave_one_out(config: FewShotConfig, embeddings: Floats, targets: NDArray[np.int64], unit: NDArray[np.int64]) -> Floats:
+def leave_one_out(
+    config: FewShotConfig,
+    embeddings: Floats,
+    targets: NDArray[np.int64],
+    unit: NDArray[np.int64],
+    base: Floats | None = None,
+) -> Floats:
     """Logits (n, k) of each support image from a classifier that has not seen its unit (its copies and its group).
 
-    A class that no other unit has is unknown to that classifier: -inf in its column.
+    A class that no other unit has is unknown to that classifier: -inf in its column. Rules that keep the `base` (n, k) know
+    it nevertheless; they leave many units out in parts, as they do inside.
     """
-    n_classes = int(targets.max()) + 1
+    keeps = config.uses_base and base is not None
+    n_classes = base.shape[1] if keeps and base is not None else int(targets.max()) + 1
     logits = np.full((len(targets), n_classes), -np.inf)
-    for one in np.unique(unit):
-        out = unit == one
+    for out in parts_of(unit) if keeps else [unit == one for one in np.unique(unit)]:
         if len(np.unique(targets[~out])) < 2:
             continue
-        fitted = config.make().fit(embeddings[~out], targets[~out])
-        logits[np.ix_(out, fitted.classes_)] = fitted.decision_function(embeddings[out])
+        if keeps and base is not None:
+            fitted = config.make().fit(embeddings[~out], targets[~out], base=base[~out], unit=unit[~out])
+            logits[out] = fitted.decision_function(embeddings[out], base[out])
+        else:
+            fitted = config.make().fit(embeddings[~out], targets[~out])
+            logits[np.ix_(out, fitted.classes_)] = fitted.decision_function(embeddings[out])
     return logits
 
 
 def few_shot_graph(fitted: PrototypeClassifier) -> onnx.ModelProto:
-    """A fitted classifier as a graph: embedding (n, d) -> raw_logits (n, k)."""
+    """A fitted classifier as a graph: embedding (n, d) -> raw_logits (n, k).
+
+    Where the rule keeps the base, its logits, `base_logits` (n, k), go in beside the embedding.
+    """
     k, d = len(fitted.classes_), fitted.n_features_in_
     constants = {"centre": fitted.centre_, "shortest_length": np.array([SHORTEST_LENGTH])}
     nodes = [helper.make_node("Sub", ["embedding", "centre"], ["centred"])]
-    regression = fitted.rule == "logistic_regression"
+    linear, keeps = fitted.rule in LINEAR_RULES, fitted.rule in BASE_RULES
     points = "centred"
-    if fitted.normalise or not regression:
+    if fitted.normalise or not linear or fitted.rule == "base_and_means":
         nodes += unit_length_nodes("centred", "unit")
         points = "unit"
-    if regression:
+    if linear:
         constants |= {"weight": fitted.weight_, "bias": fitted.bias_}
-        nodes.append(helper.make_node("Gemm", [points, "weight", "bias"], ["raw_logits"], transB=1))
+        end = "correction" if keeps else "raw_logits"
+        nodes.append(helper.make_node("Gemm", [points, "weight", "bias"], [end], transB=1))
+        if keeps:
+            constants["base_scale"] = np.array([fitted.base_scale_])
+            nodes.append(helper.make_node("Mul", ["base_logits", "base_scale"], ["kept"]))
+            nodes.append(helper.make_node("Add", ["kept", "correction"], ["raw_logits"]))
     else:
         for i, prototypes in enumerate(fitted.prototypes_):
             constants[f"prototypes_{i}"] = COSINE_SCALE * prototypes.T
@@ -223,4 +295,5 @@ def few_shot_graph(fitted: PrototypeClassifier) -> onnx.ModelProto:
         nodes.append(helper.make_node("Concat", [f"logit_{i}" for i in range(k)], ["raw_logits"], axis=1))
     initializers = [numpy_helper.from_array(np.asarray(v, np.float32), name) for name, v in constants.items()]
     initializers.append(numpy_helper.from_array(np.array([-1], np.int64), "last_axis"))
-    return make_model(nodes, [float_value("embedding", ["n", d])], [float_value("raw_logits", ["n", k])], initializers)
+    inputs = [float_value("embedding", ["n", d]), *([float_value("base_logits", ["n", k])] if keeps else [])]
+    return make_model(nodes, inputs, [float_value("raw_logits", ["n", k])], initializers)

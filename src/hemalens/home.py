@@ -102,9 +102,13 @@ class Geometry:
     def moved(self, points: Floats, targets: NDArray[np.int64], n_classes: int) -> Geometry:
         """The same axes with class means of labelled cells of another laboratory: points (n, q), classes (n,).
 
-        The covariances of before count as `PRIOR_CELLS` cells beside the new ones.
+        The covariances of before count as `PRIOR_CELLS` cells beside the new ones. A class without a cell keeps its mean of
+        before; where there is one, the classes are those of before in their order, and new ones behind them.
         """
-        means = np.stack([points[targets == c].mean(axis=0) for c in range(n_classes)])
+        seen = set(targets.tolist())
+        means = np.stack(
+            [points[targets == c].mean(axis=0) if c in seen else self.class_means[c] for c in range(n_classes)]
+        )
         centre = points.mean(axis=0)
         within, total = points - means[targets], points - centre
         weight = PRIOR_CELLS + len(points)
@@ -192,7 +196,8 @@ def moved_home(
     """What an adapted bundle keeps: of its labelled cells (n, d) those `told` (n,), answered when they were left out.
 
     `probabilities` (n, k) are those answers. The score of a cell is measured with its class mean from the other cells of
-    its class. Without the `base` geometry only the answers are kept.
+    its class; the only one of a class, told all the same because the base knows it, with the mean of before. Without the
+    `base` geometry only the answers are kept.
     """
     if base is None or not told.any():
         return Home(probabilities[told], targets[told])
@@ -205,6 +210,10 @@ def moved_home(
         c = targets[i]
         if counts[c] > 1:
             means[c] = (counts[c] * means[c] - points[i]) / (counts[c] - 1)
+        elif c < len(base.class_means):
+            means[c] = base.class_means[c]
+        else:
+            means = np.delete(means, c, axis=0)
         without = Geometry(**{**vars(geometry), "class_means": means})
         scores.append(without.scores(points[i][None])[0])
     return Home(probabilities[told], targets[told], geometry, points[told], np.array(scores))

@@ -189,7 +189,7 @@ def test_a_stopped_run_goes_on(labs: Path, fits: list[str], tmp_path: Path, monk
         return embed(laboratory, encoder, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr("hemalens.jobs.tasks.embed_laboratory", killed_in_the_second)
+        patch.setattr("hemalens.jobs.k_shot.embed_laboratory", killed_in_the_second)
         with pytest.raises(KilledError):
             _run(labs, tmp_path / "run", methods=("one", "two", "three"))
     assert fits == ["one", "two"]

@@ -102,5 +102,5 @@ def _said_of_images(manifest: Manifest) -> list[str]:
 
 def _said_of_support(manifest: Manifest) -> list[str]:
     counts = manifest.data[-1].class_counts
-    lines = [f"adapted to {', '.join(f'{label} ({n})' for label, n in counts.items())}"]
+    lines = [f"adapted to {', '.join(f'{label} ({n})' for label, n in counts.items() if n)}"]
     return [*lines, *([manifest.adaptation.expected.verdict] if manifest.adaptation else [])]

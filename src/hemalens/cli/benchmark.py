@@ -46,8 +46,9 @@ Protocols = Annotated[
     typer.Option(
         "--protocol",
         metavar="NAME",
-        help="How it is split: k-fold, cross-domain (unless said otherwise), k-shot, fractions; efficiency: what networks "
-        "cost, counted and timed. Repeatable.",
+        help="How it is split: k-fold, cross-domain (unless said otherwise), k-shot, labelling (which cells to label), "
+        "unlabelled (how few images without labels suffice), fractions; efficiency: what networks cost, counted and timed. "
+        "Repeatable.",
     ),
 ]
 Methods = Annotated[str | None, typer.Option("--methods", metavar="A,B", help="Methods, separated by commas.")]
@@ -60,7 +61,12 @@ Backbones = Annotated[
     typer.Option("--backbone", metavar="NAME[@PX]", help="efficiency: a timm network of random weights; repeatable."),
 ]
 Bundles = Annotated[
-    list[Path] | None, typer.Option("--bundle", metavar="DIR", help="efficiency: a bundle, tested on --target; repeatable.")
+    list[Path] | None,
+    typer.Option(
+        "--bundle",
+        metavar="DIR",
+        help="A saved bundle in place of methods: efficiency (repeatable), or one for k-shot, labelling, unlabelled.",
+    ),
 ]
 Classes = Annotated[int, typer.Option(min=1, help="efficiency: classes of the backbones' head.")]
 Rounds = Annotated[int, typer.Option(min=1, help="efficiency: rounds of timing in which all networks take turns.")]
@@ -71,6 +77,22 @@ WithoutReplacement = Annotated[
     bool, typer.Option("--without-replacement", help="k-shot: no image is drawn twice (published: with).")
 ]
 Support = Annotated[str | None, typer.Option(metavar="SPEC", help="k-shot: draw from here, test all of the target.")]
+Labelling = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="labelling: budgets=8,16,24,40,60,80; strategies=random,typical; repeats, test_fraction, few_shot.rule; "
+        "repeatable.",
+    ),
+]
+Unlabelled = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="unlabelled: images=8,16,32,64,128; pieces=batch_norm,standardise,prior,batch_norm+standardise; strength, "
+        "repeats, test_fraction; repeatable.",
+    ),
+]
 Fractions = Annotated[
     str | None, typer.Option(metavar="F,F", help="fractions: shares of the training part; 1,0.5,0.1,0.01.")
 ]
@@ -104,6 +126,18 @@ def _few_shot(given: Sequence[str]) -> dict[str, Any]:
     return FewShotConfig.load(None, given).model_dump()
 
 
+def _part(name: str) -> Callable[[Any], Any]:
+    """How settings of a protocol are read into its part of the configuration."""
+
+    def read(given: Sequence[str]) -> dict[str, Any]:
+        from hemalens.jobs import benchmark_config
+
+        values: dict[str, Any] = getattr(benchmark_config, name).load(None, given).model_dump()
+        return values
+
+    return read
+
+
 KEYS: dict[str, Taken] = {
     "--methods": (("methods",), lambda text: [name.strip() for name in text.split(",") if name.strip()]),
     "--source": (("sources",), list),
@@ -123,6 +157,8 @@ KEYS: dict[str, Taken] = {
     "--support": (("k_shot", "support"), _as_is),
     "--target-labels": (("k_shot", "target_labels"), _as_is),
     "--few-shot": (("k_shot", "few_shot"), _few_shot),
+    "--labelling": (("labelling",), _part("LabellingPart")),
+    "--unlabelled": (("unlabelled",), _part("UnlabelledPart")),
     "--fractions": (("fractions", "fractions"), lambda text: numbers(text, "--fractions")),
     "--seeds": (("fractions", "seeds"), _as_is),
     "--selection": (("fractions", "selection"), _as_is),
@@ -132,19 +168,32 @@ KEYS: dict[str, Taken] = {
 }
 """The key of the configuration that an option sets, and how its value is read."""
 WITHOUT_METHODS = ("--backbone", "--bundle", "--drop-seen", "--classes")
-"""Options of the protocol efficiency alone, where nothing is trained."""
+"""Options that go where nothing is trained."""
+ON_BUNDLE = ("k-shot", "labelling", "unlabelled")
+"""Protocols that take a saved bundle."""
 USED_BY: dict[str, tuple[str, ...]] = {
     "--folds": ("k-fold", "cross-domain"),
     **{option: ("k-shot",) for option, (path, _) in KEYS.items() if path[0] == "k_shot"},
+    "--labelling": ("labelling",),
+    "--unlabelled": ("unlabelled",),
     **{option: ("fractions",) for option, (path, _) in KEYS.items() if path[0] == "fractions"},
     **{option: ("efficiency",) for option, (path, _) in KEYS.items() if path[0] == "efficiency"},
     **dict.fromkeys(WITHOUT_METHODS, ("efficiency",)),
+    "--bundle": ("efficiency", *ON_BUNDLE),
 }
 FOR_COSTS = frozenset(
     {*WITHOUT_METHODS, "--rounds", "--threads", "--protocol", "--target", "--min-per-class", "--seed", "--out"}
     | {"--overwrite", "--quiet", "--json"}
 )
 """Options that the protocol efficiency takes without methods."""
+
+
+FOR_BUNDLES = frozenset(
+    {option for option, (path, _) in KEYS.items() if path[0] in ("k_shot", "labelling", "unlabelled")}
+    - {"--support", "--target-labels"}
+    | {"--bundle", "--protocol", "--target", "--min-per-class", "--seed", "--out", "--overwrite", "--quiet", "--json"}
+)
+"""Options that k-shot, labelling and unlabelled take with a bundle in place of methods."""
 
 
 def _said(context: typer.Context) -> list[str]:
@@ -157,7 +206,9 @@ def _said(context: typer.Context) -> list[str]:
     ]
 
 
-def _check_options(said: Sequence[str], protocols: Sequence[str], *, trains: bool) -> None:
+def _check_options(
+    said: Sequence[str], protocols: Sequence[str], *, trains: bool, taken: frozenset[str] = FOR_COSTS
+) -> None:
     """Raise `InputError` for options that nothing which is asked for has a use for."""
     named = " and ".join(protocols)
     for option in said:
@@ -169,10 +220,10 @@ def _check_options(said: Sequence[str], protocols: Sequence[str], *, trains: boo
             )
         if trains and option in WITHOUT_METHODS:
             raise InputError(f"{option} goes without methods", remedy="Leave it out: the models of the methods are timed.")
-        if not trains and option not in FOR_COSTS:
+        if not trains and option not in taken:
             raise InputError(
-                f"{option} has no use in the protocol efficiency without --methods",
-                remedy=f"Leave it out; --target and {', '.join(WITHOUT_METHODS)}, --rounds, --threads are taken.",
+                f"{option} has no use in the protocol {named} without --methods",
+                remedy=f"Leave it out; taken are {', '.join(sorted(taken))}.",
             )
 
 
@@ -226,6 +277,8 @@ def benchmark(
     support: Support = None,
     target_labels: TargetLabels = None,
     few_shot: FewShot = None,
+    labelling: Labelling = None,
+    unlabelled: Unlabelled = None,
     fractions: Fractions = None,
     seeds: Seeds = 3,
     strict: Strict = False,
@@ -260,6 +313,10 @@ def benchmark(
         how = {"n_classes": classes, "n_rounds": rounds, "n_threads": threads, "drop_seen": drop_seen}
         _costs(talk, backbone or [], bundle or [], _one_target(target or []), shared | how)
         return
+    if bundle and chosen and set(chosen) <= set(ON_BUNDLE) and methods is None and config is None:
+        _check_options(said, chosen, trains=False, taken=FOR_BUNDLES)
+        _on_bundle(talk, context, bundle, chosen, said)
+        return
     given = {name: context.params[name] for name in context.params}
     names = {max(p.opts, key=len): p.name for p in context.command.params if p.name}
     asked = _config(config, {option: given[name] for option, name in names.items() if name in given}, said)
@@ -271,6 +328,33 @@ def _costs(talk: Talk, backbones: list[str], bundles: list[Path], target: str | 
     from hemalens.jobs.efficiency import efficiency as run
 
     show_report(talk, run(backbones, bundles, target_spec=target, **shared), shared["out"])
+
+
+def _on_bundle(talk: Talk, context: typer.Context, bundles: list[Path], protocols: list[str], said: Sequence[str]) -> None:
+    """The protocols of a new laboratory with a saved bundle; the parts of the configuration are read as with methods."""
+    from hemalens.jobs.benchmark_config import BenchmarkConfig
+    from hemalens.jobs.bundle_curves import bundle_curves as run
+    from hemalens.jobs.tasks import curves_of
+
+    if len(bundles) > 1:
+        raise InputError(
+            "these protocols take one bundle", got=", ".join(map(str, bundles)), remedy="Run it once for each."
+        )
+    given = context.params
+    names = {max(p.opts, key=len): p.name for p in context.command.params if p.name}
+    values: dict[str, Any] = {"methods": (), "sources": (), "seed": given["seed"]}
+    for option in said:
+        if option in KEYS and len(KEYS[option][0]) + (option in ("--labelling", "--unlabelled")) > 1:
+            (*parts, last), read = KEYS[option]
+            place = values
+            for part in parts:
+                place = place.setdefault(part, {})
+            place[last] = read(given[str(names[option])])
+    asked = BenchmarkConfig.from_mapping(values, source="benchmark")
+    curves = {protocol: curves_of(asked, protocol) for protocol in dict.fromkeys(protocols)}  # type: ignore[arg-type]
+    shared = {key: given[key] for key in ("out", "min_per_class", "seed", "overwrite")}
+    drawn = {protocol: curve for protocol, curve in curves.items() if curve is not None}
+    show_report(talk, run(bundles[0], given["target"] or [], drawn, **shared, say=talk.say), given["out"])
 
 
 def _methods(talk: Talk, config: BenchmarkConfig, shared: dict[str, Any]) -> None:

@@ -28,8 +28,8 @@ FewShot = Annotated[
     typer.Option(
         "--few-shot",
         metavar="KEY=VALUE",
-        help="How a few cells classify the rest: rule=prototype, nearest_neighbour or logistic_regression; normalise, "
-        "centre, n_prototypes, c; repeatable.",
+        help="How a few cells classify the rest: rule=base (on top of the bundle's own head), base_and_means, prototype, "
+        "nearest_neighbour, logistic_regression or discriminant; normalise, centre, n_prototypes, c; repeatable.",
     ),
 ]
 DropSeen = Annotated[bool, typer.Option("--drop-seen", help="Leave out images that a bundle was trained on.")]

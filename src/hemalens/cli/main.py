@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from hemalens import __version__
-from hemalens.cli import adaptation, benchmark, data, evaluation, prediction, quantization, segmentation, studies, training
+from hemalens.cli import (
+    adaptation,
+    benchmark,
+    data,
+    evaluation,
+    prediction,
+    quantization,
+    segmentation,
+    studies,
+    suggestion,
+    training,
+)
 from hemalens.errors import HemalensError, InputError
 
 INTERRUPTED = 130
@@ -43,6 +54,7 @@ def _options(
 app.command("quickstart")(training.quickstart)
 app.add_typer(data.app, name="data")
 app.command("train")(training.train)
+app.command("suggest")(suggestion.suggest)
 app.command("adapt")(adaptation.adapt)
 app.command("quantize")(quantization.quantize)
 app.command("predict")(prediction.predict)

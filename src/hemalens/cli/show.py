@@ -93,6 +93,14 @@ def print_evaluations(report: Report) -> None:
             console.print(f"{e.target}: class {label} not tested: {reason}", markup=False)
 
 
+COUNTED = {
+    "shots": "k labelled images a class memorised",
+    "labelled": "k labelled images in all, tested on others",
+    "unlabelled": "k images without labels, tested on others (inductive)",
+}
+"""What k counts in a table."""
+
+
 def print_k_shot(report: Report) -> None:
     """A table of the k-shot results for each new laboratory, 80 columns wide."""
     from rich import box
@@ -101,9 +109,9 @@ def print_k_shot(report: Report) -> None:
 
     console = Console(soft_wrap=False, highlight=False)
     several = len({result.source for result in report.k_shot}) > 1
-    for target in dict.fromkeys(result.target for result in report.k_shot):
-        here = [result for result in report.k_shot if result.target == target]
-        title = f"{target}: k labelled images a class memorised" + (", TRANSDUCTIVE" if here[0].transductive else "")
+    for target, against in dict.fromkeys((result.target, result.against) for result in report.k_shot):
+        here = [result for result in report.k_shot if (result.target, result.against) == (target, against)]
+        title = f"{target}: {COUNTED[against]}" + (", TRANSDUCTIVE" if here[0].transductive else "")
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("embedder", overflow="fold")
         for name in ("k", "balanced\naccuracy", "95 %", "accuracy", "majority\nrate"):
@@ -130,7 +138,8 @@ def print_k_shot(report: Report) -> None:
 
 
 def _embedder(result: KShot, several: bool) -> str:
-    return f"{result.method}, {result.source}" if several else result.method
+    words = [result.method, *([result.source] if several else []), *([result.variant] if result.variant else [])]
+    return ", ".join(words)
 
 
 def print_fractions(report: Report) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hemalens.base_head import BaseHead
 from hemalens.cache import FeatureCache
 from hemalens.datasets.base import CellDataset
 from hemalens.episodes import Episode, draw_episodes, refuse_overlap
@@ -30,11 +31,15 @@ N_SUPERVISED_FOLDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A dataset's readable images with their embeddings (n, d), and the errors of the others by path."""
+    """A dataset's readable images with their embeddings (n, d), and the errors of the others by path.
+
+    `head` is what a bundle itself makes of an embedding, where the embedder is a bundle's.
+    """
 
     dataset: CellDataset
     embeddings: NDArray[np.float64]
     unreadable: dict[str, str] = field(default_factory=dict)
+    head: BaseHead | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +103,8 @@ def k_shot(
         for k in plan.shots:
             episodes = _episodes(target.dataset, pool.dataset if pool else None, plan, k)
             predicted = _predicted(target, pool, episodes, plan, lambda: progress(1))
-            shots.append(_scores(k, target.dataset, episodes, predicted, seed=plan.seed))
-    labels, records = target.dataset.classes, target.dataset.records
+            shots.append(scores(k, target.dataset, episodes, predicted, seed=plan.seed))
+    labels, records = _answerable(target, plan.classifier), target.dataset.records
     told = [(str(r.label), labels[p], r.domain) for r, p in zip(records, predicted[0], strict=True)]
     return KShot(
         name=f"{method}: {source} -> {target.dataset.name}",
@@ -111,7 +116,7 @@ def k_shot(
         replacement=plan.replacement,
         transductive=plan.classifier.transductive,
         n_images=len(target.dataset),
-        classes=labels,
+        classes=target.dataset.classes,
         left_out=left_out or {},
         unreadable=target.unreadable | (pool.unreadable if pool else {}),
         shots=tuple(shots),
@@ -129,22 +134,40 @@ def _episodes(target: CellDataset, pool: CellDataset | None, plan: KShotPlan, k:
 def _predicted(
     target: Embedded, pool: Embedded | None, episodes: list[Episode], plan: KShotPlan, done: Callable[[], None]
 ) -> NDArray[np.int64]:
-    """Answers of every episode's classifier for every target image, (n_repeats, n); only its query counts."""
+    """Answers of every episode's classifier for every target image, (n_repeats, n); only its query counts.
+
+    An answer is an index into the target's classes, and behind them those of the base's head, where it is kept.
+    """
     source = pool or target
+    classes, head = _answerable(target, plan.classifier), target.head if plan.classifier.uses_base else None
+    before = head.logits(target.embeddings, classes) if head else None
+    of_source = before if head is None or pool is None else head.logits(pool.embeddings, classes)
+    unit = units(source.dataset)
     answers = np.zeros((len(episodes), len(target.dataset)), np.int64)
     for row, episode in zip(answers, episodes, strict=True):
         classifier = plan.classifier.make(random_state=plan.seed)
         support = source.embeddings[episode.support]
         # what is memorised is no unlabelled target image
         unlabelled = target.embeddings[episode.query] if plan.classifier.transductive else None
-        classifier.fit(support, source.dataset.targets[episode.support], unlabelled)
-        row[:] = classifier.predict(target.embeddings)
+        truth = source.dataset.targets[episode.support]
+        if of_source is None:
+            classifier.fit(support, truth, unlabelled)
+        else:
+            classifier.fit(support, truth, unlabelled, base=of_source[episode.support], unit=unit[episode.support])
+        row[:] = classifier.predict(target.embeddings, before)
         done()
     return answers
 
 
-def _scores(k: int, target: CellDataset, episodes: list[Episode], predicted: NDArray[np.int64], *, seed: int) -> Shots:
-    n_classes, unit = len(target.classes), units(target)
+def _answerable(target: Embedded, classifier: FewShotConfig) -> tuple[str, ...]:
+    """What is answered: the target's classes, and behind them those that a base's head knows beside them."""
+    keeps = classifier.uses_base and target.head is not None
+    return target.head.classes_with(target.dataset.classes) if keeps and target.head else target.dataset.classes
+
+
+def scores(k: int, target: CellDataset, episodes: list[Episode], predicted: NDArray[np.int64], *, seed: int) -> Shots:
+    """Scores of answers (n_repeats, n), each on its episode's query; one beyond the target's classes is wrong."""
+    unit, n_classes = units(target), max(len(target.classes), int(predicted.max(initial=0)) + 1)
     models = [
         metrics.Answers(target.targets[e.query], p[e.query], unit[e.query])
         for e, p in zip(episodes, predicted, strict=True)
@@ -157,7 +180,7 @@ def _scores(k: int, target: CellDataset, episodes: list[Episode], predicted: NDA
     # few images of a class are tested where most are memorised: a resample without any says nothing of it, and its score
     # would be that of the other classes
     present = resampled.sum(axis=-1) > 0  # (repeats, resamples, k)
-    whole = present.all(axis=-1)
+    whole = present[..., : len(target.classes)].all(axis=-1)
 
     def estimate(score: Callable[[metrics.Confusion], Any], tells: NDArray[np.bool_] | None = None) -> Estimate:
         values, again = np.asarray(score(counts), float), score(resampled)

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from hemalens import graphs
 from hemalens.artifacts import DataEntry, library_versions
+from hemalens.base_head import BaseHead
 from hemalens.bundle import (
     FILES,
     MODEL,
@@ -42,6 +45,8 @@ from hemalens.sampling import Unreadable, units
 from hemalens.stages import Stage
 from hemalens.training.export import check_parity
 
+USUAL = "rule=base"
+"""How a bundle is adapted where nothing is said of it: the best of what was measured (docs/few-labels.md)."""
 WIDEST = 0.3
 """A 95 % interval of the expected accuracy that is wider than this tells too little."""
 
@@ -62,10 +67,16 @@ def adapt(
 
     `beside` names further bundles whose embeddings stand beside it, each at unit length: two embedders that learned
     differently know more than either. The new bundle knows the classes of the support, those that the first bundle never
-    had included when `allow_new` asks for them; `few_shot` are settings key=value of `FewShotConfig`. Raises `LabelError`
-    for labels unknown to the bundle and `SplitError` for a support of one class.
+    had included when `allow_new` asks for them; `few_shot` are settings key=value of `FewShotConfig`. Where none is said,
+    one bundle is adapted by rule=base, which keeps the classes that the support lacks, and several by their class means.
+    Raises `LabelError` for labels unknown to the bundle and `SplitError` for a support of one class.
     """
-    config = FewShotConfig.load(None, few_shot)
+    config = FewShotConfig.load(None, few_shot or ([] if beside else [USUAL]))
+    if config.uses_base and beside:
+        raise ConfigError(
+            f"rule={config.rule} keeps the head of one bundle",
+            remedy="Leave --beside out, or say --few-shot rule=prototype.",
+        )
     if config.transductive:
         raise ConfigError(
             "a bundle is adapted before the images it will see are there", expected="centre=none or centre=support"
@@ -75,26 +86,28 @@ def adapt(
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     bases = [base, *(open_bundle(path) for path in beside)]
     stages = _stages_of(bases)
-    support = _support(base, support_spec, allow_new=allow_new, unreadable=unreadable, say=say)
+    wanted: dict[str, Any] = {"allow_new": allow_new, "keep_all": config.uses_base, "unreadable": unreadable}
+    support = _support(base, support_spec, **wanted, say=say)
     known = frozenset[str]().union(*(bundle.seen for bundle in bases))
-    seen = sum(content in known for content in support.contents)
-    if seen:
+    if seen := sum(content in known for content in support.contents):
         say(f"{seen} support image(s) were in the bundle's training data: the expected accuracy is too good")
     encoders = [graphs.cut(bundle.graph, ["image"], ["embedding"]) for bundle in bases]
     encoder = graphs.side_by_side(encoders) if beside else encoders[0]
     with track("embedding", len(support)) as progress:
         cache = FeatureCache(default_cache_dir())
         embeddings = extract(support.records, encoder, cache=cache, progress=progress).complete().astype(np.float64)
-    learned = _learn(config, support, embeddings)
+    head = BaseHead.of(base) if config.uses_base else None
+    known_logits = head.logits(embeddings, support.classes) if head else None
+    learned = _learn(config, support, embeddings, known_logits)
     place = {id(record): i for i, record in enumerate(support.records)}
 
     def reference(records: list[Record]) -> NDArray[np.float64]:
-        chosen = embeddings[[place[id(record)] for record in records]]
-        return np.exp(log_softmax(learned.classifier.decision_function(chosen) / learned.temperature))
+        chosen = [place[id(record)] for record in records]
+        of_base = None if known_logits is None else known_logits[chosen]
+        logits = learned.classifier.decision_function(embeddings[chosen], of_base)
+        return np.exp(log_softmax(logits / learned.temperature))
 
-    tail = graphs.temperature_graph(len(support.classes), learned.temperature)
-    graph = graphs.join(encoder, few_shot_graph(learned.classifier), tail, keep=("embedding",))
-    content = graph.SerializeToString()
+    content = _graph(encoder, head, learned, support.classes).SerializeToString()
     parity, _ = check_parity(content, support.records, reference)
     manifest = _manifest(bases, support, config, learned, parity)
     files = {MODEL: content, SEEN: seen_images(known.union(support.contents))}
@@ -129,15 +142,25 @@ class _Learned:
     """Which of them could be answered so, (n,)."""
 
 
-def _learn(config: FewShotConfig, support: CellDataset, embeddings: NDArray[np.float64]) -> _Learned:
+def _learn(
+    config: FewShotConfig, support: CellDataset, embeddings: NDArray[np.float64], base: NDArray[np.float64] | None
+) -> _Learned:
     """The classifier of the whole support; its temperature and what to expect of it from leaving each image out once."""
-    logits = leave_one_out(config, embeddings, support.targets, units(support))
+    unit = units(support)
+    logits = leave_one_out(config, embeddings, support.targets, unit, base)
     told = np.isfinite(logits[np.arange(len(support)), support.targets])
     temperature = fit_temperature(logits[told], support.targets[told])
     left_out = np.zeros(logits.shape)
     left_out[told] = np.exp(log_softmax(logits[told] / temperature))
-    classifier = config.make().fit(embeddings, support.targets)
+    classifier = config.make().fit(embeddings, support.targets, base=base, unit=unit)
     return _Learned(classifier, temperature, _expected(support, logits, told), left_out, told)
+
+
+def _graph(encoder: onnx.ModelProto, head: BaseHead | None, learned: _Learned, classes: tuple[str, ...]) -> onnx.ModelProto:
+    """The encoder, the bundle's own head where it is kept, what was learned, and its temperature."""
+    before = [head.graph_for(classes)] if head else []
+    tail = graphs.temperature_graph(len(classes), learned.temperature)
+    return graphs.join(encoder, *before, few_shot_graph(learned.classifier), tail, keep=("embedding",))
 
 
 def _home(base: Bundle | None, support: CellDataset, embeddings: NDArray[np.float64], learned: _Learned) -> Home | None:
@@ -180,8 +203,8 @@ def _manifest(
     )
 
 
-def _support(base: Bundle, spec: str, *, allow_new: bool, unreadable: Unreadable, say: Say) -> CellDataset:
-    """The labelled cells, in the bundle's label order, new classes behind."""
+def _support(base: Bundle, spec: str, *, allow_new: bool, keep_all: bool, unreadable: Unreadable, say: Say) -> CellDataset:
+    """The labelled cells, in the bundle's label order, new classes behind; `keep_all` keeps those without a cell."""
     known = base.manifest.labels
     reader = READERS.get(spec.partition(":")[0])
     # words of the user's own are meant; what a published set holds beyond the label map is left out as everywhere
@@ -209,6 +232,9 @@ def _support(base: Bundle, spec: str, *, allow_new: bool, unreadable: Unreadable
         counts = ", ".join(f"{name} ({n})" for name, n in support.class_counts.items())
         raise SplitError("the support has one class only", expected="labelled cells of two classes or more", got=counts)
     gone = [c for c in known if c not in present]
+    if gone and keep_all:
+        say(f"not in the support, so what the bundle knew of it stays: {', '.join(gone)}")
+        return support.under((*known, *new))
     if gone:
         say(f"not in the support, so the adapted bundle cannot answer: {', '.join(gone)}")
     return support.under(present)
@@ -224,7 +250,7 @@ def _expected(support: CellDataset, logits: NDArray[np.floating], told: NDArray[
     counts = metrics.confusion(support.targets[told], logits[told].argmax(axis=1), k)
     right = int(np.trace(counts))
     low, high = metrics.exact_interval(right, n)
-    lone = [name for i, name in enumerate(support.classes) if not counts[i].sum()]
+    lone = [c for i, c in enumerate(support.classes) if support.class_counts[c] and not counts[i].sum()]
     reasons = []
     if lone:
         reasons.append(f"one image (or group) only of {', '.join(lone)}")

@@ -30,6 +30,7 @@ from hemalens.bundle import (
     seen_images,
     write_bundle,
 )
+from hemalens.cache import FeatureCache
 from hemalens.datasets import READERS, CellDataset, Record, open_dataset
 from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line
 from hemalens.evaluation.metrics import log_softmax
@@ -78,12 +79,12 @@ def adapt_unlabelled(
     config = UnlabelledConfig.load(None, settings)
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
-    _refuse_lacking(base, config)
+    refuse_lacking(base, config)
     given = _opened(spec)
     for note in given.notes(base):
         say(note)
     images = given.dataset.through(base.stages)
-    adapted = _adapted(base, images, config, seed)
+    adapted = adapted_to(base, images, config, seed)
     content = adapted.graph.SerializeToString()
     parity, _ = check_parity(
         content, images.records, adapted.reference, fine=adapted.fine_reference if base.manifest.fine else None
@@ -140,7 +141,7 @@ def adapt_to_both(
         return adapt(between, support_spec, out=out, overwrite=overwrite, say=say, **support)
 
 
-def _refuse_lacking(base: Bundle, config: UnlabelledConfig) -> None:
+def refuse_lacking(base: Bundle, config: UnlabelledConfig) -> None:
     """Raise `BundleError` where a piece asks for what the bundle does not have."""
     if config.batch_norm and not (has_batch_norm(base.graph) and pixels_of(base.graph)):
         raise BundleError(
@@ -225,7 +226,7 @@ def _can_be_read(record: Record) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Adapted:
+class Adapted:
     """The new graph, and its probabilities (n, k) computed in another way; the estimated prior (k,)."""
 
     graph: onnx.ModelProto
@@ -236,26 +237,31 @@ class _Adapted:
     log_ratio: NDArray[np.float64]
 
     def reference(self, records: list[Record]) -> NDArray[np.float64]:
-        """The base bundle's head on `_embeddings`, and behind it the formula of the prior."""
-        return np.exp(log_softmax(_logits(self.base, self._embeddings(records)) + self.log_ratio))
+        """The base bundle's head on embeddings computed in another way, and behind it the formula of the prior."""
+        return self.probabilities(self._embeddings(records))
 
     def fine_reference(self, records: list[Record]) -> NDArray[np.float32]:
         """Probabilities (n, f) of finer types given the class, by the base bundle's head; no prior touches them."""
         head = graphs.cut(self.base, ["embedding"], [FINE]).SerializeToString()
-        return run_rows(head, {"embedding": self._embeddings(records)}, [FINE])[FINE]
+        return run_rows(head, {"embedding": self._standardised(self._embeddings(records))}, [FINE])[FINE]
+
+    def probabilities(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Probabilities (n, k) of embeddings (n, d) that the encoder gave."""
+        return np.exp(log_softmax(_logits(self.base, self._standardised(embeddings)) + self.log_ratio))
+
+    def _standardised(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embeddings (n, d) of the encoder, brought by the formula to what the head expects."""
+        if self.affine is None:
+            return embeddings
+        return (embeddings * self.affine[0] + self.affine[1]).astype(np.float32)
 
     def _embeddings(self, records: list[Record]) -> NDArray[np.float32]:
-        """Embeddings (n, d) by the encoder as it stands in the file, layer by layer (nothing joined, as ONNX Runtime
-        would), brought by the formula to what the head expects.
-        """
+        """Embeddings (n, d) by the encoder as it stands in the file, layer by layer; ONNX Runtime would join some."""
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         content = self.encoder.SerializeToString()
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        embeddings = np.stack([session.run(["embedding"], {"image": record.read()[None]})[0][0] for record in records])
-        if self.affine is not None:
-            embeddings = (embeddings * self.affine[0] + self.affine[1]).astype(np.float32)
-        return embeddings
+        return np.stack([session.run(["embedding"], {"image": record.read()[None]})[0][0] for record in records])
 
 
 def _logits(graph: onnx.ModelProto, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -264,8 +270,10 @@ def _logits(graph: onnx.ModelProto, embeddings: NDArray[np.float32]) -> NDArray[
     return run_rows(head, {"embedding": embeddings}, ["logits"])["logits"].astype(np.float64)
 
 
-def _adapted(base: Bundle, images: CellDataset, config: UnlabelledConfig, seed: int) -> _Adapted:
-    """The pieces one after the other, each on what the one before made."""
+def adapted_to(
+    base: Bundle, images: CellDataset, config: UnlabelledConfig, seed: int, *, cache: FeatureCache | None = None
+) -> Adapted:
+    """The pieces one after the other, each on what the one before made; `cache` may know the encoder's embeddings."""
     graph = base.graph
     if config.batch_norm:
         order = seeded(seed, "unlabelled").permutation(len(images))
@@ -275,7 +283,7 @@ def _adapted(base: Bundle, images: CellDataset, config: UnlabelledConfig, seed: 
     embeddings = np.zeros((0, 0), np.float32)
     if config.standardise or config.prior:
         with track("embedding", len(images)) as progress:
-            embeddings = extract(images.records, encoder, cache=None, progress=progress).complete()
+            embeddings = extract(images.records, encoder, cache=cache, progress=progress).complete()
     affine = None
     if config.standardise and base.statistics is not None:
         wide = embeddings.astype(np.float64)
@@ -293,7 +301,7 @@ def _adapted(base: Bundle, images: CellDataset, config: UnlabelledConfig, seed: 
         prior /= prior.sum()
         log_ratio = np.log(prior / old)
         graph = with_prior(graph, log_ratio)
-    return _Adapted(graph, base.graph, encoder, affine, prior, log_ratio)
+    return Adapted(graph, base.graph, encoder, affine, prior, log_ratio)
 
 
 def _batches(

@@ -13,14 +13,23 @@ from hemalens.config import StrictConfig
 from hemalens.errors import ConfigError, InputError, one_line, require_extra
 from hemalens.evaluation.fractions import PUBLISHED_FRACTIONS, FractionPlan
 from hemalens.evaluation.k_shot import PUBLISHED_SHOTS, KShotPlan
+from hemalens.evaluation.labelling import BUDGETS, COMPARED, LabellingPlan
 from hemalens.evaluation.results import Selection
 from hemalens.fewshot import FewShotConfig
+from hemalens.jobs.unlabelled_curve import NUMBERS, PIECES, UnlabelledPlan
 from hemalens.methods import METHODS, Method, find_method
 
-ProtocolName = Literal["k-fold", "cross-domain", "k-shot", "fractions", "efficiency"]
-PARTS: dict[ProtocolName, str] = {"k-shot": "k_shot", "fractions": "fractions", "efficiency": "efficiency"}
+ProtocolName = Literal["k-fold", "cross-domain", "k-shot", "labelling", "unlabelled", "fractions", "efficiency"]
+PARTS: dict[ProtocolName, str] = {
+    "k-shot": "k_shot",
+    "labelling": "labelling",
+    "unlabelled": "unlabelled",
+    "fractions": "fractions",
+    "efficiency": "efficiency",
+}
 """The part of the configuration that belongs to a protocol."""
-WITH_TARGETS: tuple[ProtocolName, ...] = ("cross-domain", "k-shot", "fractions")
+NEED_TARGETS: tuple[ProtocolName, ...] = ("cross-domain", "k-shot", "labelling", "unlabelled")
+WITH_TARGETS: tuple[ProtocolName, ...] = (*NEED_TARGETS, "fractions")
 
 
 def _listed(value: Any) -> Any:
@@ -28,6 +37,20 @@ def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
+def _split(value: Any) -> Any:
+    """Words with commas between them, as on the command line, as a list."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else _listed(value)
+
+
+def _counted(value: Any) -> Any:
+    """Numbers with commas between them, or a single one, as a list."""
+    if isinstance(value, str) and all(part.strip().isdecimal() for part in value.split(",")):
+        return tuple(int(part) for part in value.split(","))
+    return (value,) if isinstance(value, int) else _listed(value)
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_split), Field(strict=False)]
+Counts = Annotated[tuple[int, ...], BeforeValidator(_counted), Field(strict=False)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(strict=False)]
 
 
@@ -52,6 +75,37 @@ class KShotPart(StrictConfig):
     def plan(self, seed: int) -> KShotPlan:
         """The plan whose drawings follow `seed`; raises `SplitError` for k that cannot be."""
         return KShotPlan(self.shots, self.repeats, self.replacement, self.few_shot, seed)
+
+
+class LabellingPart(StrictConfig):
+    """What the protocol labelling is asked: how many cells are labelled in all, and the strategies that choose them."""
+
+    budgets: Counts = BUDGETS
+    strategies: Words = COMPARED
+    repeats: int = Field(default=10, ge=2)
+    test_fraction: float = Field(default=0.4, gt=0, lt=1)
+    few_shot: FewShotConfig = FewShotConfig(rule="base")
+
+    def plan(self, seed: int) -> LabellingPlan:
+        """The plan whose drawings follow `seed`; raises `ConfigError` or `SplitError` for what cannot be."""
+        return LabellingPlan(self.budgets, self.strategies, self.repeats, self.test_fraction, self.few_shot, seed)
+
+
+class UnlabelledPart(StrictConfig):
+    """What the protocol unlabelled is asked: numbers of images without labels, and the pieces that follow them.
+
+    Pieces in use together are joined by a plus: `batch_norm+standardise`.
+    """
+
+    images: Counts = NUMBERS
+    pieces: Words = PIECES
+    strength: float = Field(default=1.0, gt=0, le=1)
+    repeats: int = Field(default=10, ge=2)
+    test_fraction: float = Field(default=0.4, gt=0, lt=1)
+
+    def plan(self, seed: int) -> UnlabelledPlan:
+        """The plan whose drawings follow `seed`; raises `ConfigError` or `SplitError` for what cannot be."""
+        return UnlabelledPlan(self.images, self.pieces, self.strength, self.repeats, self.test_fraction, seed)
 
 
 class FractionPart(StrictConfig):
@@ -97,6 +151,8 @@ class BenchmarkConfig(StrictConfig):
     projection: Literal["PCA", "UMAP"] = "PCA"
     folds: int = Field(default=5, ge=2)
     k_shot: KShotPart = KShotPart()
+    labelling: LabellingPart = LabellingPart()
+    unlabelled: UnlabelledPart = UnlabelledPart()
     fractions: FractionPart = FractionPart()
     efficiency: EfficiencyPart = EfficiencyPart()
 
@@ -120,7 +176,7 @@ class BenchmarkConfig(StrictConfig):
         if self.projection == "UMAP":
             require_extra("umap", "figures", "a UMAP")
         for protocol in self.protocols:
-            if protocol in ("cross-domain", "k-shot") and any(not self.targets_of(source) for source in self.sources):
+            if protocol in NEED_TARGETS and any(not self.targets_of(source) for source in self.sources):
                 raise InputError(f"the protocol {protocol} needs a target", remedy="Name one or more with --target SPEC.")
         if self.targets and not set(self.protocols) & set(WITH_TARGETS):
             raise InputError(

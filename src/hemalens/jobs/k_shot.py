@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
 
+from hemalens.base_head import BaseHead
+from hemalens.bundle import Bundle
 from hemalens.datasets import CellDataset
 from hemalens.errors import DatasetError, InputError, SplitError
 from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.k_shot import Embedded, KShotPlan, check_k_shot, embed, k_shot, supervised_reference
 from hemalens.evaluation.results import DataCard, KShot, Supervised
 from hemalens.fewshot import unit_length
+from hemalens.graphs import cut
 from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.stages import Stage
 
@@ -76,12 +79,18 @@ def _paired(target: Prepared, pool: Prepared | None) -> NewLaboratory:
     )
 
 
-def check_laboratories(laboratories: Sequence[NewLaboratory], plan: KShotPlan, source: CellDataset) -> None:
-    """Raise `SplitError` before anything is trained: too large a k, overlaps, images of the source."""
+def refuse_source(laboratories: Sequence[NewLaboratory], source: CellDataset) -> None:
+    """Raise `SplitError` where a laboratory holds images of the source."""
     for laboratory in laboratories:
         for part in (laboratory.target, laboratory.pool):
             if part is not None:
                 refuse_leaks(set(source.contents), part)
+
+
+def check_laboratories(laboratories: Sequence[NewLaboratory], plan: KShotPlan, source: CellDataset) -> None:
+    """Raise `SplitError` before anything is trained: too large a k, overlaps, images of the source."""
+    refuse_source(laboratories, source)
+    for laboratory in laboratories:
         check_k_shot(laboratory.target, laboratory.pool, plan)
 
 
@@ -121,11 +130,60 @@ class EmbeddedLaboratory:
         )
 
 
-def embed_laboratory(laboratory: NewLaboratory, encoder: onnx.ModelProto, *, seed: int) -> EmbeddedLaboratory:
-    """Run an encoder (image -> embedding) over a laboratory's images, once."""
-    target = embed(encoder, laboratory.target)
+def embed_laboratory(
+    laboratory: NewLaboratory, encoder: onnx.ModelProto, *, seed: int, head: BaseHead | None = None
+) -> EmbeddedLaboratory:
+    """Run an encoder (image -> embedding) over a laboratory's images, once; `head` is that of the bundle it comes from."""
+    target = replace(embed(encoder, laboratory.target), head=head)
     pool = embed(encoder, laboratory.pool) if laboratory.pool else None
     return EmbeddedLaboratory(laboratory, target, pool, supervised_reference(target, pool, seed=seed))
+
+
+class LaboratoryCurves(Protocol):
+    """What a protocol draws of one bundle on a new laboratory: scores against a number of its images."""
+
+    @property
+    def described(self) -> str:
+        """The protocol in words."""
+
+    def check(self, laboratories: Sequence[NewLaboratory]) -> None:
+        """Raise `SplitError` before anything is trained."""
+
+    def request(self) -> dict[str, Any]:
+        """All that the scores depend on, but for the bundle, the laboratory and the seed."""
+
+    def run(self, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
+        """The scores of a bundle that learned from `source`."""
+
+
+@dataclass(frozen=True, slots=True)
+class KShotCurves:
+    """Scores against the number of labelled images a class."""
+
+    plan: KShotPlan
+
+    @property
+    def described(self) -> str:
+        """The protocol in words."""
+        plan = self.plan
+        return f"{', '.join(map(str, plan.shots))} labelled images a class, {plan.n_repeats} repeats, {plan.classifier}" + (
+            " (transductive)" if plan.classifier.transductive else ""
+        )
+
+    def check(self, laboratories: Sequence[NewLaboratory]) -> None:
+        """Raise `SplitError` before anything is trained."""
+        for laboratory in laboratories:
+            check_k_shot(laboratory.target, laboratory.pool, self.plan)
+
+    def request(self) -> dict[str, Any]:
+        """All that the scores depend on."""
+        return {"plan": {**asdict(self.plan), "classifier": self.plan.classifier.model_dump(mode="json")}}
+
+    def run(self, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
+        """The embedder on the laboratory."""
+        encoder = cut(bundle.graph, ["image"], ["embedding"])
+        seen = embed_laboratory(laboratory, encoder, seed=seed, head=BaseHead.of(bundle))
+        return [seen.score(self.plan, method=bundle.manifest.method, source=source)]
 
 
 def side_by_side(parts: Sequence[EmbeddedLaboratory], *, seed: int) -> EmbeddedLaboratory:

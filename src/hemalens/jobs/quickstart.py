@@ -50,7 +50,8 @@ def quickstart(
     n_support = min(N_SUPPORT, N_PER_CLASS // 2)
     say(f"adapting to lab_b with {n_support} labelled cells of each type, testing on the others")
     support = write_support(data, away, n_support, seed)
-    adapted = adapt(out / "train" / "bundle", f"csv:{support}", out=out / "adapted", overwrite=True)
+    means = ["rule=prototype"]
+    adapted = adapt(out / "train" / "bundle", f"csv:{support}", out=out / "adapted", few_shot=means, overwrite=True)
     say(adapted.manifest.adaptation.expected.verdict if adapted.manifest.adaptation else "")
     at_hand = evaluate(
         out / "adapted", away, out=out / "lab_b_adapted", n_occluded=0, seed=seed, drop_seen=True, overwrite=True

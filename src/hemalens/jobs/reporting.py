@@ -127,8 +127,8 @@ def make_report(
     """A report with its summary; `verdicts` are sentences that stand before what is said of each evaluation."""
     sentences = [*summarise_failures(failures), *summarise_efficiency(efficiency), *verdicts]
     sentences += summarise_evaluations(evaluations, comparisons)
-    for target in dict.fromkeys(result.target for result in k_shot):
-        sentences += summarise_k_shot([result for result in k_shot if result.target == target])
+    for place in dict.fromkeys((result.target, result.against) for result in k_shot):
+        sentences += summarise_k_shot([result for result in k_shot if (result.target, result.against) == place])
     sentences += summarise_fractions(fractions)
     return Report(
         title=title,

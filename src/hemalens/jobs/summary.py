@@ -97,7 +97,12 @@ def _no_better_than_guessing(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def summarise_k_shot(results: Sequence[KShot]) -> list[str]:
-    """The k-shot results on one target in plain words, at the k nearest to ten; what is transductive says so."""
+    """The k-shot results on one target in plain words, at the k nearest to ten; what is transductive says so.
+
+    Those against another number are told by the line that is best at the last k, beside the model before.
+    """
+    if results and results[0].against != "shots":
+        return [_budget_sentence(results)]
     if len(results) <= MOST_SENTENCES:
         return [_k_shot_sentence(result) for result in results]
     at_ten = [(result, min(result.shots, key=lambda s: abs(s.k - 10))) for result in results]
@@ -109,6 +114,21 @@ def summarise_k_shot(results: Sequence[KShot]) -> list[str]:
         f"{_with_interval(high.balanced_accuracy)} ({_named(best)}); always answering the most frequent class gives an "
         f"accuracy of {_number(high.majority_rate)}."
     ]
+
+
+def _budget_sentence(results: Sequence[KShot]) -> str:
+    """Where the curves of one target begin, and where the highest and the lowest of them end."""
+    first = results[0]
+    what = "labelled images" if first.against == "labelled" else "images without labels, tested on others,"
+    ranked = sorted(results, key=lambda result: result.shots[-1].balanced_accuracy.value or 0.0)
+    ends = [ranked[-1]] if len(ranked) == 1 else [ranked[-1], ranked[0]]
+    told = [f"{_with_interval(r.shots[-1].balanced_accuracy)} ({formatting.visible(r.variant)})" for r in ends]
+    return (
+        f"{first.method}, {first.source} -> {first.target}: balanced accuracy "
+        f"{_with_interval(first.shots[0].balanced_accuracy)} as it is; with {first.shots[-1].k} {what} "
+        f"{' down to '.join(told)}; always answering the most frequent class gives an accuracy of "
+        f"{_number(first.shots[-1].majority_rate)}."
+    )
 
 
 def _named(result: KShot) -> str:

@@ -17,14 +17,14 @@ from hemalens.datasets import CellDataset
 from hemalens.errors import InputError
 from hemalens.evaluation.evaluate import evaluate_with_answers, plan_test, refuse_leaks
 from hemalens.evaluation.fractions import FixedParts, FractionPlan, fraction_runs
-from hemalens.evaluation.k_shot import KShotPlan
 from hemalens.evaluation.protocols import FitFold, Fold, fit_folds, fit_whole, split_folds
 from hemalens.evaluation.results import DataCard, Evaluation, FractionCurve, KShot
-from hemalens.graphs import cut
 from hemalens.jobs.benchmark_config import BenchmarkConfig, ProtocolName
 from hemalens.jobs.fractions import fixed_parts, tidy
-from hemalens.jobs.k_shot import NewLaboratory, check_laboratories, embed_laboratory, open_laboratories
+from hemalens.jobs.k_shot import KShotCurves, LaboratoryCurves, NewLaboratory, open_laboratories, refuse_source
+from hemalens.jobs.labelling_curve import LabellingCurves
 from hemalens.jobs.prepare import Prepared, prepare
+from hemalens.jobs.unlabelled_curve import UnlabelledCurves
 from hemalens.sampling import Unreadable
 from hemalens.stages import Stage
 
@@ -158,16 +158,13 @@ class _Folds(_OnTargets):
 
 
 @dataclass(frozen=True, slots=True)
-class _KShot:
-    """One embedder from the whole source, but for a validation part; a few labelled images of every target."""
+class _OnLaboratories:
+    """One embedder from the whole source, but for a validation part; few images of every target, with labels or not."""
 
     source: Prepared
     laboratories: Sequence[NewLaboratory]
-    plan: KShotPlan
-
-    @property
-    def protocol(self) -> ProtocolName:
-        return "k-shot"
+    protocol: ProtocolName
+    curves: LaboratoryCurves
 
     @property
     def tests(self) -> tuple[str, ...]:
@@ -187,27 +184,23 @@ class _KShot:
 
     @property
     def described(self) -> str:
-        plan = self.plan
-        return f"{', '.join(map(str, plan.shots))} labelled images a class, {plan.n_repeats} repeats, {plan.classifier}" + (
-            " (transductive)" if plan.classifier.transductive else ""
-        )
+        return self.curves.described
 
     def check(self) -> None:
         """Raise `SplitError` before anything is trained."""
-        check_laboratories(self.laboratories, self.plan, self.source.dataset)
+        refuse_source(self.laboratories, self.source.dataset)
+        self.curves.check(self.laboratories)
 
     def request(self, i: int) -> dict[str, Any]:
         laboratory = self.laboratories[i]
         parts = [part.fingerprint for part in (laboratory.target, laboratory.pool) if part is not None]
-        plan = {**asdict(self.plan), "classifier": self.plan.classifier.model_dump(mode="json")}
-        return {"protocol": "k-shot", "target": parts, "plan": plan}
+        return {"protocol": self.protocol, "target": parts, **self.curves.request()}
 
     def run(self, i: int, fit: FitFold, run_dir: Path, seed: int) -> Tested:
-        """The embedder on laboratory `i`."""
+        """The bundle on laboratory `i`."""
         bundle = fit_whole(fit, self.source.dataset, seed=seed, run_dir=run_dir / "whole")
-        seen = embed_laboratory(self.laboratories[i], cut(bundle.graph, ["image"], ["embedding"]), seed=seed)
-        found = seen.score(self.plan, method=bundle.manifest.method, source=self.source.dataset.name)
-        return Tested(Outcome(k_shot=(found,), model=_inside(bundle.path, run_dir)))
+        found = self.curves.run(bundle, self.laboratories[i], source=self.source.dataset.name, seed=seed)
+        return Tested(Outcome(k_shot=tuple(found), model=_inside(bundle.path, run_dir)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +268,7 @@ class Opener:
         return found
 
     def laboratories(self, specs: Sequence[str]) -> list[NewLaboratory]:
-        """The targets of k-shot, each with its pool."""
+        """The targets of k-shot, labelling and unlabelled, each with its pool."""
         part, config = self.config.k_shot, self.config
         labels = part.target_labels or config.labels
         wanted: dict[str, Any] = {"labels": labels, "min_per_class": config.min_per_class, "stages": self.stages}
@@ -301,9 +294,10 @@ def open_tasks(config: BenchmarkConfig, opener: Opener) -> list[Task]:
         source = opener(spec, "source", unreadable=unreadable, min_per_class=config.min_per_class)
         targets = config.targets_of(spec)
         for protocol in config.trained():
-            task: _Folds | _KShot | _Fractions
-            if protocol == "k-shot":
-                task = _KShot(source, opener.laboratories(targets), config.k_shot.plan(config.seed))
+            task: _Folds | _OnLaboratories | _Fractions
+            curves = curves_of(config, protocol)
+            if curves is not None:
+                task = _OnLaboratories(source, opener.laboratories(targets), protocol, curves)
             elif protocol == "fractions":
                 plan = config.fractions.plan(config.seed)
                 kept = [opener(t, "target", unreadable="keep", min_per_class=config.min_per_class) for t in targets]
@@ -321,6 +315,17 @@ def open_tasks(config: BenchmarkConfig, opener: Opener) -> list[Task]:
         names[spec] = source.dataset.name
     _refuse_same_names(names)
     return tasks
+
+
+def curves_of(config: BenchmarkConfig, protocol: ProtocolName) -> LaboratoryCurves | None:
+    """What a protocol draws of a bundle on each laboratory; None for one of another kind."""
+    if protocol == "k-shot":
+        return KShotCurves(config.k_shot.plan(config.seed))
+    if protocol == "labelling":
+        return LabellingCurves(config.labelling.plan(config.seed))
+    if protocol == "unlabelled":
+        return UnlabelledCurves(config.unlabelled.plan(config.seed))
+    return None
 
 
 def _refuse_same_names(names: Mapping[str, str]) -> None:

@@ -121,9 +121,11 @@ def _limits(curves: Sequence[Curve], panels: Sequence[_Panel]) -> tuple[float, f
 
 
 def positions(xs: Sequence[float]) -> dict[float, float]:
-    """Where each of ascending x > 0 stands in [0, 1]: by its logarithm, but apart enough for a reader."""
+    """Where each of ascending x stands in [0, 1]: by its logarithm, but apart enough for a reader; 0 as half the next."""
     if len(xs) < 2:
         return dict.fromkeys(xs, 0.5)
+    if xs[0] == 0:
+        return dict(zip(xs, positions((xs[1] / 2, *xs[1:])).values(), strict=True))
     smallest = 0.08 * math.log(xs[-1] / xs[0])
     position, found = 0.0, {xs[0]: 0.0}
     for a, b in pairwise(xs):

@@ -253,8 +253,7 @@ def _joint_planes(report: Report) -> Iterator[tuple[str, Plane]]:
 
 def _curve_overviews(report: Report) -> Iterator[tuple[Table, str]]:
     """The overviews of what is drawn as curves, each with a note."""
-    if report.k_shot:
-        yield k_shot.overview(report.k_shot), k_shot.OVERVIEW_NOTE
+    yield from k_shot.overviews(report.k_shot)
     if report.fractions:
         yield fractions.overview(report.fractions), fractions.OVERVIEW_NOTE
 

@@ -3,29 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hemalens.evaluation.report import curves, formatting, lines
 from hemalens.evaluation.report.curves import Axis, Curve
 from hemalens.evaluation.report.lines import Line, Naming, Section, Target
 from hemalens.evaluation.report.tables import Cell, Column, Group, Table, estimate_cell
-from hemalens.evaluation.results import Estimate, KShot, Shots
+from hemalens.evaluation.results import Against, Estimate, KShot, Shots
 
-INTRODUCTION = (
-    "Of each cell type, k labelled images are memorised, and the tested images are classified by them. "
-    "This is repeated with other memorised images, and every score is the mean over the repeats."
-)
 OVERVIEW_NOTE = (
     "In small print: the 95 % interval. All labels: a classifier that learned from all labels instead of k images of each "
     "cell type, on the same embeddings. Chance: the balanced accuracy of guessing. Majority rate: the accuracy of always "
     "answering the most frequent cell type; the images left to test depend on k. n/a: not available."
 )
-CAPTION = (
-    "Scores against k,",
-    "the number of labelled images of each cell type. Points: means over the repeats; upright lines: 95 % intervals. "
-    "At each k the methods stand side by side.",
-)
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What is said of the number k, which counts labelled images of each cell type, labelled images, or images."""
+
+    anchor: str
+    heading: str
+    introduction: str
+    axis: str
+    counted: str
+
+
+_WORDS: dict[Against, _Words] = {
+    "shots": _Words(
+        "k-shot",
+        "Few labelled cells",
+        "Of each cell type, k labelled images are memorised, and the tested images are classified by them. "
+        "This is repeated with other memorised images, and every score is the mean over the repeats.",
+        "labelled images of each cell type, k",
+        "labelled images of each cell type",
+    ),
+    "labelled": _Words(
+        "labelled",
+        "Which cells to label",
+        "From the model as it is (k = 0), k cells are labelled step by step, as each strategy chooses them, and the model "
+        "learns from them. Tested are images that no strategy could choose. This is repeated with another part tested, and "
+        "every score is the mean over the repeats.",
+        "labelled images, k",
+        "labelled images",
+    ),
+    "unlabelled": _Words(
+        "unlabelled",
+        "Images without labels",
+        "From the model as it is (k = 0), parts of it follow k images without labels. Tested are other images than those: "
+        "the test is inductive. This is repeated with another part tested and other images, and every score is the mean "
+        "over the repeats.",
+        "images without labels, k",
+        "images without labels",
+    ),
+}
+
+
 _NAMINGS: tuple[Naming[KShot], ...] = (
     lambda result: (result.method,),
+    lambda result: (result.variant,),
+    lambda result: (result.method, result.variant),
     lambda result: (result.name,),
     lambda result: (result.method, result.classifier),
     lambda result: (result.method, result.classifier, result.source, result.support),
@@ -33,13 +70,25 @@ _NAMINGS: tuple[Naming[KShot], ...] = (
 
 
 def targets(results: Sequence[KShot]) -> tuple[Target[KShot], ...]:
-    """The k-shot results by target, in the order in which the targets come first."""
-    return lines.targets(
-        results,
-        anchor="k-shot",
-        namings=_NAMINGS,
-        tag=lambda result: formatting.TRANSDUCTIVE if result.transductive else "",
-    )
+    """The results by what their scores stand against and by target, in the order in which the targets come first."""
+    found: list[Target[KShot]] = []
+    for against, words in _WORDS.items():
+        found += lines.targets(
+            [result for result in results if result.against == against],
+            anchor=words.anchor,
+            namings=_NAMINGS,
+            tag=lambda result: formatting.TRANSDUCTIVE if result.transductive else "",
+        )
+    return tuple(found)
+
+
+def against(target: Target[KShot]) -> Against:
+    """What the scores on a target stand against."""
+    return target.lines[0].result.against
+
+
+def _of(target: Target[KShot]) -> _Words:
+    return _WORDS[against(target)]
 
 
 def _ks(target: Target[KShot]) -> tuple[int, ...]:
@@ -47,14 +96,21 @@ def _ks(target: Target[KShot]) -> tuple[int, ...]:
     return tuple(sorted({shots.k for line in target.lines for shots in line.result.shots}))
 
 
+def overviews(results: Sequence[KShot]) -> tuple[tuple[Table, str], ...]:
+    """For each thing that scores stand against the overview of its results, with a note."""
+    kinds = [[r for r in results if r.against == kind] for kind in _WORDS]
+    return tuple((overview(kind), OVERVIEW_NOTE) for kind in kinds if kind)
+
+
 def overview(results: Sequence[KShot]) -> Table:
-    """Balanced accuracy of every method (row) for every k (column), by target."""
+    """Balanced accuracy of every method (row) for every k (column), by target; all stand against the same."""
     found = targets(results)
+    counted = _of(found[0]).counted if found else _WORDS["shots"].counted
     ks = sorted({k for target in found for k in _ks(target)})
     has_reference = any(result.supervised for result in results)
     titles = [*(f"k = {k}" for k in ks), *(["All labels"] if has_reference else []), *lines.GUESSES]
     return Table(
-        "Balanced accuracy with k labelled images of each cell type, with 95 % intervals",
+        f"Balanced accuracy with k {counted}, with 95 % intervals",
         (Column("Method", numeric=False, heads=True), *(Column(title) for title in titles)),
         groups=tuple(
             Group(
@@ -84,8 +140,8 @@ def section(target: Target[KShot]) -> Section:
     return Section(
         anchor=target.anchor,
         target=target.name,
-        heading=f"Few labelled cells: {target.name}",
-        introduction=INTRODUCTION,
+        heading=f"{_of(target).heading}: {target.name}",
+        introduction=_of(target).introduction,
         warnings=lines.warning(
             target.lines,
             lambda result: result.transductive,
@@ -94,7 +150,7 @@ def section(target: Target[KShot]) -> Section:
             several="Before these methods classified, they had looked at the tested images, without their labels.",
             others="The others had not: compare with care.",
         ),
-        caption=CAPTION,
+        caption=_caption(target),
         n_classes=len(target.classes),
         facts=lines.facts(
             target.lines,
@@ -103,7 +159,7 @@ def section(target: Target[KShot]) -> Section:
                 ("Cell types", lines.cell_types),
                 ("Embedder trained on", lambda result: formatting.visible(result.source)),
                 ("Memorised images from", lambda result: formatting.visible(result.support)),
-                ("Drawn", _drawing),
+                *([("Drawn", _drawing)] if against(target) == "shots" else []),
                 ("Classifier", lambda result: formatting.visible(result.classifier)),
                 ("Transductive", _transductive),
                 ("All labels", _all_labels),
@@ -113,6 +169,14 @@ def section(target: Target[KShot]) -> Section:
         ),
         tables=(("Every score", scores(target)), ("Every cell type", class_scores(target))),
         unreadable=lines.unreadable(target.lines),
+    )
+
+
+def _caption(target: Target[KShot]) -> tuple[str, str]:
+    return (
+        "Scores against k,",
+        f"the number of {_of(target).counted}. Points: means over the repeats; upright lines: 95 % intervals. "
+        "At each k the methods stand side by side.",
     )
 
 
@@ -133,7 +197,7 @@ def _all_labels(result: KShot) -> str:
 def figures(target: Target[KShot]) -> tuple[str, str]:
     """Balanced accuracy and accuracy against k as two SVGs."""
     ks = _ks(target)
-    axis = Axis("labelled images of each cell type, k", {k: formatting.count(k) for k in ks})
+    axis = Axis(_of(target).axis, {k: formatting.count(k) for k in ks})
     shown = formatting.listed(list(axis.ticks.values())) if ks else formatting.MISSING
     methods = formatting.counted(len(target.lines), "method")
     return curves.line_figures(
@@ -143,7 +207,7 @@ def figures(target: Target[KShot]) -> tuple[str, str]:
         ],
         axis,
         name=target.anchor,
-        against=f"on {target.name} against the number k of labelled images of each cell type, k = {shown}, {methods}",
+        against=f"on {target.name} against the number k of {_of(target).counted}, k = {shown}, {methods}",
     )
 
 

@@ -87,8 +87,8 @@ def _overview(report: Report) -> Iterator[str]:
         yield escape(tables.OVERVIEW_NOTE)
         if transductive := tables.transductive(report):
             yield transductive
-    if report.k_shot:
-        yield from _captioned(k_shot.overview(report.k_shot), k_shot.OVERVIEW_NOTE)
+    for table, note in k_shot.overviews(report.k_shot):
+        yield from _captioned(table, note)
     if report.fractions:
         yield from _captioned(fractions.overview(report.fractions), fractions.OVERVIEW_NOTE)
 

@@ -3,7 +3,7 @@
 from hemalens.evaluation.results.base import Estimate
 from hemalens.evaluation.results.comparisons import Comparison
 from hemalens.evaluation.results.costs import Efficiency, Timing
-from hemalens.evaluation.results.curves import FractionCurve, FractionScores, KShot, Selection, Shots, Supervised
+from hemalens.evaluation.results.curves import Against, FractionCurve, FractionScores, KShot, Selection, Shots, Supervised
 from hemalens.evaluation.results.evaluations import (
     ClassScores,
     Evaluation,
@@ -21,6 +21,7 @@ from hemalens.evaluation.results.trust import AccuracyEstimate, TrustCheck
 
 __all__ = [
     "AccuracyEstimate",
+    "Against",
     "ClassScores",
     "Comparison",
     "ComparisonTable",

@@ -31,10 +31,15 @@ class Supervised(Part):
     balanced_accuracy: Estimate
 
 
+Against = Literal["shots", "labelled", "unlabelled"]
+"""What a score stands against: labelled images of each class, labelled images in all, images without labels."""
+
+
 class KShot(Part):
     """An embedder on a new laboratory of which `k` images a class are known, for several k.
 
     `support` says where the known images come from; `transductive` that the tested images were looked at, unlabelled.
+    `against` says what k counts, 0 being the model before; `variant` how the images were chosen, or what follows them.
     """
 
     name: str
@@ -53,6 +58,8 @@ class KShot(Part):
     supervised: Supervised | None = None
     scatter: Scatter | None = None
     intervals: str
+    against: Against = "shots"
+    variant: str = ""
 
 
 class FractionScores(Part):

@@ -1,0 +1,50 @@
+"""`hemalens suggest`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hemalens.cli.common import Json, Out, Overwrite, Quiet, Seed, Talk
+
+
+def suggest(
+    *,
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    images: Annotated[str, typer.Argument(help="A folder of images, or a dataset as in jtsc:zheng2018.")],
+    out: Out,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many cells to label.")] = 20,
+    strategy: Annotated[
+        str, typer.Option(help="random, margin, entropy, k_centre, typical, clusters, badge or even.")
+    ] = "typical",
+    labelled: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A CSV path,label of cells that have a label already.")
+    ] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Also show the cells on one picture (.png).")] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """List the cells to label next into a .csv above the images; with its labels filled in it goes to adapt --support."""
+    from hemalens.jobs.suggest import suggest as run
+
+    talk = Talk(quiet, as_json)
+    found = run(
+        bundle,
+        images,
+        out=out,
+        n=n,
+        strategy=strategy,
+        labelled=labelled,
+        sheet=sheet,
+        seed=seed,
+        overwrite=overwrite,
+        say=talk.say,
+    )
+    lines = [f"{each.rank:3}  {each.path}: {each.guess} {each.probability:.2f}, {each.why}" for each in found]
+    lines.append(f"fill in the column label of {out}, then: hemalens adapt {bundle} --support csv:{out} --out NEW")
+    talk.result([asdict(each) for each in found], lines)

@@ -1,0 +1,45 @@
+"""The protocol labelling for a bundle on a new laboratory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hemalens.base_head import BaseHead
+from hemalens.bundle import Bundle
+from hemalens.evaluation.labelling import LabellingPlan, check_budgets, labelling
+from hemalens.evaluation.results import KShot
+from hemalens.graphs import cut
+from hemalens.jobs.k_shot import NewLaboratory, embed_laboratory
+
+
+@dataclass(frozen=True, slots=True)
+class LabellingCurves:
+    """Scores against the number of labelled cells, for each strategy that chooses them."""
+
+    plan: LabellingPlan
+
+    @property
+    def described(self) -> str:
+        """The protocol in words."""
+        plan = self.plan
+        return (
+            f"{', '.join(map(str, plan.budgets))} labelled cells chosen by {', '.join(plan.strategies)}, "
+            f"{plan.n_repeats} repeats, {plan.classifier}"
+        )
+
+    def check(self, laboratories: Sequence[NewLaboratory]) -> None:
+        """Raise `SplitError` before anything is trained."""
+        for laboratory in laboratories:
+            check_budgets(laboratory.target, self.plan)
+
+    def request(self) -> dict[str, Any]:
+        """All that the scores depend on."""
+        return {"plan": {**asdict(self.plan), "classifier": self.plan.classifier.model_dump(mode="json")}}
+
+    def run(self, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
+        """A curve for each strategy."""
+        encoder = cut(bundle.graph, ["image"], ["embedding"])
+        seen = embed_laboratory(laboratory, encoder, seed=seed, head=BaseHead.of(bundle))
+        return labelling(seen.target, self.plan, method=bundle.manifest.method, source=source, supervised=seen.supervised)

@@ -1,0 +1,169 @@
+"""The protocol unlabelled: how few images without labels suffice, tested on other images of the same laboratory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemalens.base_head import BaseHead
+from hemalens.bundle import Bundle
+from hemalens.cache import FeatureCache
+from hemalens.datasets import CellDataset
+from hemalens.episodes import Episode
+from hemalens.errors import ConfigError, SplitError
+from hemalens.evaluation.k_shot import Embedded, embed, scores
+from hemalens.evaluation.labelling import curve, split_target
+from hemalens.evaluation.results import KShot
+from hemalens.features import extract
+from hemalens.files import default_cache_dir
+from hemalens.graphs import cut
+from hemalens.jobs.adapt_unlabelled import FEWEST, adapted_to, refuse_lacking
+from hemalens.jobs.k_shot import NewLaboratory
+from hemalens.progress import track
+from hemalens.sampling import seeded
+from hemalens.unlabelled import UnlabelledConfig
+
+NUMBERS = (8, 16, 32, 64, 128)
+PIECES = ("batch_norm", "standardise", "prior")
+Answers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class UnlabelledPlan:
+    """How many images without labels, which pieces follow them, and how often it is repeated.
+
+    In each repeat a part of the target, `test_fraction`, is only tested, and the images without labels are drawn from the
+    rest: the test is inductive.
+    """
+
+    numbers: tuple[int, ...] = NUMBERS
+    pieces: tuple[str, ...] = PIECES
+    strength: float = 1.0
+    n_repeats: int = 10
+    test_fraction: float = 0.4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.pieces or not self.numbers or min(self.numbers) < FEWEST or len(set(self.numbers)) < len(self.numbers):
+            raise SplitError(
+                "cannot use these numbers of images",
+                expected=f"different ones from {FEWEST} on",
+                got=str(list(self.numbers)),
+            )
+        for words in self.pieces:
+            self.config(words)
+
+    def config(self, words: str) -> UnlabelledConfig:
+        """The configuration of pieces joined by a plus; raises `ConfigError` for an unknown one."""
+        wanted = [word.strip() for word in words.split("+")]
+        unknown = [word for word in wanted if word not in PIECES]
+        if unknown:
+            raise ConfigError(f"unknown piece {unknown[0]!r}", expected=f"{', '.join(PIECES)}, or some with + between them")
+        statistics = "batch_norm" in wanted or "standardise" in wanted
+        more = {"strength": self.strength} if statistics else {}
+        return UnlabelledConfig(**{piece: piece in wanted for piece in PIECES}, **more)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class UnlabelledCurves:
+    """Scores against the number of images without labels, for each piece that follows them."""
+
+    plan: UnlabelledPlan
+
+    @property
+    def described(self) -> str:
+        """The protocol in words."""
+        plan = self.plan
+        return (
+            f"{', '.join(map(str, plan.numbers))} images without labels, {', '.join(plan.pieces)}, strength "
+            f"{plan.strength:g}, {plan.n_repeats} repeats, tested on other images (inductive)"
+        )
+
+    def check(self, laboratories: Sequence[NewLaboratory]) -> None:
+        """Raise `SplitError` before anything is trained."""
+        for laboratory in laboratories:
+            target = laboratory.target
+            n_free = len(target) - int(self._held(target)[0].sum())
+            if n_free < min(self.plan.numbers):
+                raise SplitError(
+                    f"{target.name} has too few images", expected=f"{min(self.plan.numbers)} or more", got=str(n_free)
+                )
+
+    def request(self) -> dict[str, Any]:
+        """All that the scores depend on."""
+        return {"plan": asdict(self.plan)}
+
+    def run(self, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
+        """A curve for each piece; numbers that the target does not have are left out."""
+        plan = self.plan
+        for words in plan.pieces:
+            refuse_lacking(bundle, plan.config(words))
+        target = embed(cut(bundle.graph, ["image"], ["embedding"]), laboratory.target)
+        held = self._held(target.dataset)
+        numbers = [n for n in sorted(plan.numbers) if n <= min(int((~test).sum()) for test in held)]
+        episodes = [Episode(np.zeros(0, np.int64), test) for test in held]
+        alone = _places(bundle, target.dataset)[
+            BaseHead.of(bundle).logits(target.embeddings, bundle.manifest.labels).argmax(axis=1)
+        ]
+        before = np.tile(alone, (plan.n_repeats, 1))
+        found = []
+        with track("unlabelled", len(plan.pieces) * len(numbers) * plan.n_repeats) as progress:
+            for words in plan.pieces:
+                shots = [scores(0, target.dataset, episodes, before, seed=plan.seed)]
+                for n in numbers:
+                    rows = []
+                    for repeat, test in enumerate(held):
+                        rows.append(self._adapted(bundle, target, words, self._drawn(test, n, repeat), test))
+                        progress(1)
+                    shots.append(scores(n, target.dataset, episodes, np.stack(rows), seed=plan.seed))
+                about = f"{plan.test_fraction:.0%} of {target.dataset.name} are tested, images are drawn from the rest"
+                found.append(
+                    curve(
+                        target,
+                        shots,
+                        method=bundle.manifest.method,
+                        source=source,
+                        support=about,
+                        classifier=f"the model's own head; strength {plan.strength:g}",
+                        variant=words,
+                        against="unlabelled",
+                    )
+                )
+        return found
+
+    def _held(self, target: CellDataset) -> list[NDArray[np.bool_]]:
+        plan = self.plan
+        return [split_target(target, plan.test_fraction, plan.seed, "unlabelled", r) for r in range(plan.n_repeats)]
+
+    def _drawn(self, test: NDArray[np.bool_], n: int, repeat: int) -> NDArray[np.int64]:
+        """Indices of `n` images without labels, (n,): the first of one order, so that more images hold the fewer."""
+        order = seeded(self.plan.seed, "unlabelled", "drawn", str(repeat)).permutation(np.flatnonzero(~test))
+        return order[:n].astype(np.int64)
+
+    def _adapted(
+        self, bundle: Bundle, target: Embedded, words: str, drawn: NDArray[np.int64], test: NDArray[np.bool_]
+    ) -> Answers:
+        """Answers (n,) after the images at `drawn`; those of images that are not tested mean nothing."""
+        config, dataset = self.plan.config(words), target.dataset
+        # the encoder changes with batch norm only
+        cache = None if config.batch_norm else FeatureCache(default_cache_dir())
+        adapted = adapted_to(bundle, dataset.subset(drawn), config, self.plan.seed, cache=cache)
+        answers, at = np.zeros(len(dataset), np.int64), np.flatnonzero(test)
+        if config.batch_norm:
+            seen = extract([dataset.records[i] for i in at], adapted.encoder, cache=None).complete()
+        else:
+            seen = target.embeddings[at].astype(np.float32)
+        found = adapted.probabilities(seen)
+        answers[at] = _places(bundle, dataset)[found.argmax(axis=1)]
+        return answers
+
+
+def _places(bundle: Bundle, dataset: CellDataset) -> Answers:
+    """Index of each of the bundle's labels among the target's classes, others behind, (K,)."""
+    labels = bundle.manifest.labels
+    order = (*dataset.classes, *(label for label in labels if label not in dataset.classes))
+    return np.array([order.index(label) for label in labels], np.int64)
