@@ -26,6 +26,7 @@ from hemalens.methods.finetune import PRETRAINING, FinetuneConfig, starting_netw
 from hemalens.models.backbone import preprocessing_of
 from hemalens.models.freezing import freeze
 from hemalens.models.norms import Norm, set_norm
+from hemalens.models.outline import OutlineNetwork, WithOutline, without_batch_norm
 from hemalens.models.views import Views, mean_over_views
 from hemalens.training.averaging import average_into
 from hemalens.training.classifier import CellClassifier
@@ -47,7 +48,8 @@ class RobustConfig(FinetuneConfig):
     `weight_average`: decay a step of the moving average of the weights, which is what validation and bundle use; 0 for
     none. `views`: an answer is the mean of the logits over so many of an image's mirrored and turned views; it takes
     `views` times the work. `fine_labels`: finer cell types than the classes are learned where `min_fine_images` or more
-    images show them, and their probabilities summed up.
+    images show them, and their probabilities summed up. `outline`: a second, small network sees nothing but the outline of
+    the nucleus; it has a loss of its own, and the answer is the mean of both networks' logits.
 
     All epochs are run and the last is kept: validation images of the same laboratory choose nothing for another one.
     """
@@ -62,6 +64,7 @@ class RobustConfig(FinetuneConfig):
     views: Views = 4
     fine_labels: bool = True
     min_fine_images: int = Field(default=20, ge=1)
+    outline: bool = True
 
 
 class RobustModule(CellClassifier):
@@ -86,9 +89,15 @@ class RobustModule(CellClassifier):
         return self.network if self.training or self.averaged is None else self.averaged
 
     def weights(self) -> dict[str, Tensor]:
-        """Those of the network that answers."""
-        state: dict[str, Tensor] = (self.network if self.averaged is None else self.averaged).state_dict()
+        """Those of the network that answers; a further training learns the outlines anew."""
+        answering = self.network if self.averaged is None else self.averaged
+        state: dict[str, Tensor] = (answering.network if isinstance(answering, WithOutline) else answering).state_dict()
         return state
+
+    def after_training(self) -> None:
+        """Take the batch norms out of the outline network, so that they cannot follow a new laboratory's images."""
+        if isinstance(self.served, WithOutline):
+            self.served.outlined = without_batch_norm(self.served.outlined)
 
     def classes_of(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
         """The class of each lesson (n,)."""
@@ -116,8 +125,16 @@ class RobustModule(CellClassifier):
         return self.labels.within_classes(super().classify(embedding))
 
     def loss(self, pixels: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy over the outputs, targets (n,) being lessons; label smoothing and class weights as configured."""
-        logits = super().classify(self.embed(pixels))
+        """Cross-entropy over the outputs, targets (n,) being lessons; label smoothing and class weights as configured.
+
+        With outlines the sum of both networks' losses.
+        """
+        embedding, served = self.embed(pixels), self.served
+        if isinstance(served, WithOutline):
+            return torch.stack([self._loss(logits, targets) for logits in served.logits_of_each(embedding)]).sum()
+        return self._loss(super().classify(embedding), targets)
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         weights = logits.new_ones(len(self.labels.classes)) if self.class_weights is None else self.class_weights.to(logits)
         of_output, of_lesson = (
             torch.from_numpy(of).to(targets.device) for of in (self.labels.class_of_output, self.labels.class_of_lesson)
@@ -162,6 +179,10 @@ def fit(
         labels = FineLabels.of(train, min_images=config.min_fine_images)
     network = starting_network(config, auxiliary.get(PRETRAINING), n_classes=len(labels.outputs), seed=seed)
     set_norm(network, config.norm)
+    if config.outline:
+        known = "none" if config.weights == "none" else "package"
+        outlined = OutlineNetwork(n_classes=len(labels.outputs), weights=known, seed=seed)
+        network = WithOutline(network, outlined, preprocessing)
     module = RobustModule(network, preprocessing, config=config, labels=labels, seed=seed)
     augment = v2.Compose([Augmentation(config.augmentation), LaboratoryAugmentation(config.laboratory)])
     return fit_network(

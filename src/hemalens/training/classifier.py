@@ -49,6 +49,9 @@ class CellClassifier(Learner):
         """The weights that a bundle keeps, by the names of timm's network."""
         return {name.removeprefix("network."): tensor for name, tensor in self.state_dict().items()}
 
+    def after_training(self) -> None:
+        """What is left to do once all is learned, before calibration and export: nothing."""
+
     def classes_of(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
         """The class of each target (n,) that the network learns: the target itself."""
         return targets

@@ -122,6 +122,7 @@ def fit_network(
     training, checking = _loaders(module, learned, PixelDataset(held, validation.targets, None), config)
     course = Course(patience=config.patience, precision=config.precision, accumulate=config.accumulate)
     train(module, training, checking, run_dir=run_dir, course=course)
+    module.after_training()
     temperature = fit_temperature(_logits(module, held), validation.targets)
 
     def reference(records: list[Record]) -> NDArray[np.float64]:
