@@ -38,7 +38,7 @@ benchmarks: $(VENV)/.dev  ## speed and memory, side by side in one run
 # the default model: trained on two sets, tested on three others, made smaller, put into the package with its card
 DATA ?= ../shared/data
 RUN ?= runs/default_model
-TRAINING ?= --cell-image centred --test-fraction 0.1
+TRAINING ?= --labels eight_class --cell-image centred --test-fraction 0.1
 TARGETS := jtsc:$(DATA)/zheng2018 cellavision100:$(DATA)/zheng2018 matek19:$(DATA)/matek19
 SETS := acevedo20:$(DATA)/acevedo20 bccd:$(DATA)/bccd
 

@@ -54,7 +54,8 @@ class RobustConfig(FinetuneConfig):
     All epochs are run and the last is kept: validation images of the same laboratory choose nothing for another one.
     """
 
-    epochs: int = Field(default=20, ge=1)
+    epochs: int = Field(default=15, ge=1)
+    image_size_px: int | None = Field(default=96, ge=16, le=2048)
     images_per_epoch: int | None = Field(default=1600, ge=2)
     patience: int | None = Field(default=None, ge=1)
     augmentation: AugmentationConfig = GEOMETRY
