@@ -2,8 +2,8 @@
 
     python benchmarks/trust.py BUNDLE HOME_SPEC [TARGET_SPEC ...]
 
-Home images that the bundle has seen are left out. Of each target 10 cells a class are drawn 20 times: the classifier and
-the sets are learned from them, the rest of the target is tested. No image is both.
+Home images that the bundle has seen are left out. Of each target 10 cells a class are drawn 20 times: class means
+and the sets are learned from them, the rest of the target is tested. No image is both.
 """
 
 import sys

@@ -124,6 +124,30 @@ def test_labelled_cells_move_the_classes_and_are_judged_without_themselves() -> 
     assert np.median(home.typicality(home.geometry.scores(home.geometry.project(fresh)))) > 0.05
 
 
+def test_a_class_without_a_cell_stays_where_it_was() -> None:
+    base, rng = _geometry(), np.random.default_rng(5)
+    embeddings, targets = _cells(30, rng)
+    # one cell of class 0, none of class 1, and a new class behind
+    chosen = np.flatnonzero((targets != 1) & ((targets != 0) | (np.arange(30) == np.flatnonzero(targets == 0)[0])))
+    embeddings, targets = np.concatenate([embeddings[chosen], [[3.0] * embeddings.shape[1]]]), [*targets[chosen], K]
+    targets = np.array(targets)
+    home = moved_home(base, embeddings, rng.dirichlet(np.ones(K + 1), len(targets)), targets, targets >= 0)
+    assert home.geometry is not None
+    assert home.scores is not None
+    points = base.project(embeddings)
+    np.testing.assert_array_equal(home.geometry.class_means[1], base.class_means[1])
+    np.testing.assert_allclose(home.geometry.class_means[K], points[-1])
+    assert np.isfinite(home.scores).all()
+    lone = int(np.flatnonzero(targets == 0)[0])
+    means = home.geometry.class_means.copy()
+    means[0] = base.class_means[0]
+    expected = replace(home.geometry, class_means=means).scores(points[lone][None])[0]
+    assert home.scores[lone] == pytest.approx(expected)
+    others = replace(home.geometry, class_means=home.geometry.class_means[:K])
+    assert home.scores[-1] == pytest.approx(others.scores(points[-1:])[0])
+    read_home(home_bytes(home), n_features=embeddings.shape[1], n_classes=K + 1)
+
+
 # ------------------------------------------------------------------------------------------------------------- the file
 
 

@@ -14,13 +14,13 @@ from pyarrow import parquet
 import trained
 from command import Command
 from hemalens import evaluate, open_bundle, predict
-from hemalens.bundle import FILES, MODEL, SEEN, Bundle, write_bundle
+from hemalens.bundle import FILES, MODEL, SEEN, STATISTICS, Bundle, statistics_bytes, write_bundle
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError
 from hemalens.evaluation.report import read_report
 from hemalens.home import HOME
 from hemalens.jobs.adapt import adapt
-from hemalens.jobs.adapt_unlabelled import adapt_unlabelled
+from hemalens.jobs.adapt_unlabelled import adapt_to_both, adapt_unlabelled
 from hemalens.shift import FOREIGN, LIKE_HOME
 from hemalens.training.held_out import home_files
 from trained import Colour, colour_cells
@@ -229,3 +229,41 @@ def test_a_bundle_that_followed_unlabelled_images_has_nothing_to_judge_by(
         bundle.path, str(foreign), out=tmp_path / "followed", settings=["batch_norm=false", "prior=true"]
     )
     assert made.home is None
+    found = predict(made.path, str(foreign), out=tmp_path / "a.csv")
+    assert found.trust.lines == ("domain shift: cannot tell: the bundle keeps no home images",)
+
+
+def test_with_labelled_cells_behind_unlabelled_ones_there_are_sets_but_no_typicality(
+    bundle: Bundle, foreign: Path, tmp_path: Path
+) -> None:
+    colours = np.stack([record.read().mean(axis=(0, 1)) / 255 for record in open_dataset(f"folder:{foreign}").records])
+    files = {name: (bundle.path / name).read_bytes() for name in (MODEL, SEEN, HOME)}
+    with_statistics = write_bundle(tmp_path / "base", bundle.manifest, {**files, STATISTICS: statistics_bytes(colours)})
+    home = adapt_to_both(
+        with_statistics.path,
+        str(foreign),
+        f"folder:{foreign}",
+        out=tmp_path / "both",
+        settings=["batch_norm=false", "standardise=true"],
+    ).home
+    assert home is not None
+    assert home.geometry is None
+
+
+def test_a_type_without_a_labelled_cell_is_kept_and_judged_by_where_it_lay(bundle: Bundle, tmp_path: Path) -> None:
+    two = {name: OTHER[name] for name in ("neutrophil", "lymphocyte")}
+    few = colour_cells(tmp_path / "few", two, {"neutrophil": 12, "lymphocyte": 1}, seed=4, noise=8)
+    adapted = adapt(bundle.path, f"folder:{few}", out=tmp_path / "adapted")
+    assert adapted.manifest.labels == bundle.manifest.labels
+    home = adapted.home
+    assert home is not None
+    assert home.geometry is not None
+    assert bundle.home is not None
+    assert bundle.home.geometry is not None
+    lacking = bundle.manifest.labels.index("monocyte")
+    np.testing.assert_allclose(home.geometry.class_means[lacking], bundle.home.geometry.class_means[lacking], rtol=1e-5)
+    fresh = colour_cells(tmp_path / "fresh", OTHER, 5, seed=9, noise=8)
+    predict(adapted.path, str(fresh), out=tmp_path / "a.csv")
+    rows = _rows(tmp_path / "a.csv")
+    assert all(0 < float(row["typicality"]) <= 1 for row in rows)
+    assert all(row["label"] in row["prediction_set"].split("|") for row in rows)
