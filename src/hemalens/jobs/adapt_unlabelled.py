@@ -1,4 +1,4 @@
-"""Adapt a bundle to a new laboratory with images without labels: batch norm, standardised embedding, class shares."""
+"""Adapt a bundle to a new laboratory with images without labels: batch norm, embedding, head, class shares."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def adapt_unlabelled(
     `spec` is a dataset's name or a folder; of a folder, every image below it counts. `settings` are settings key=value of
     `UnlabelledConfig`; `seed` draws the batches. Copies and unreadable images are left out and counted. The new bundle
     counts the images as seen without labels; weights for further training are not carried along. Raises `InputError` for
-    fewer than 8 images, `BundleError` for a piece that the bundle lacks what it needs for.
+    fewer than 8 images, or answers that teach fewer than two classes, and `BundleError` for a piece that the bundle lacks
+    what it needs for.
     """
     config = UnlabelledConfig.load(None, settings)
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
@@ -66,6 +67,7 @@ def adapt_unlabelled(
         say(note)
     images = given.dataset.through(base.stages)
     adapted = adapted_to(base, images, config, seed)
+    taught = adapted.taught
     content = adapted.graph.SerializeToString()
     parity, _ = check_parity(
         content, images.records, adapted.reference, fine=adapted.fine_reference if base.manifest.fine else None
@@ -77,19 +79,22 @@ def adapt_unlabelled(
         n_unreadable=given.n_unreadable,
         fingerprint=images.fingerprint,
         prior=None if adapted.prior is None else tuple(adapted.prior.tolist()),
+        taught=None if taught is None else dict(zip(base.manifest.labels, taught.counts, strict=True)),
     )
     manifest = base.manifest.model_copy(
         update={
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "data": (*base.manifest.data, given.entry()),
             "unlabelled": settled,
+            "temperature": base.manifest.temperature if taught is None else taught.temperature,
             "parity": parity,
             "versions": library_versions(),
         }
     )
     files = {MODEL: content, SEEN_UNLABELLED: seen_images(base.seen_unlabelled.union(images.contents))}
-    # the head is the same, and so is what it expects
-    files |= {name: (base.path / name).read_bytes() for name in (SEEN, STATISTICS) if name in base.manifest.files}
+    # a head that is the same expects the same; one that was taught expects something else
+    kept = (SEEN, STATISTICS) if taught is None else (SEEN,)
+    files |= {name: (base.path / name).read_bytes() for name in kept if name in base.manifest.files}
     return write_bundle(
         out, manifest, files | {name: more for stage in base.stages for name, more in stage.files().items()}
     )
@@ -109,9 +114,15 @@ def adapt_to_both(
 ) -> Bundle:
     """Adapt to images without labels first, then learn the classifier anew from the labelled cells of `support_spec`.
 
-    `support` are further arguments of `adapt`. Raises `ConfigError` for a prior, which a new classifier has no use for.
+    `support` are further arguments of `adapt`. Raises `ConfigError` for a prior and for pseudo-labels: a new classifier
+    has no use for them.
     """
-    if UnlabelledConfig.load(None, settings).prior:
+    config = UnlabelledConfig.load(None, settings)
+    if config.pseudo_labels:
+        raise ConfigError(
+            "the labelled cells give a new classifier: pseudo-labels have nothing to teach", expected="pseudo_labels=false"
+        )
+    if config.prior:
         raise ConfigError("the labelled cells give a new classifier: a prior has nothing to act on", expected="prior=false")
     if support.get("beside"):
         raise ConfigError("further bundles stand beside as they are", remedy="Adapt each to the unlabelled images first.")
