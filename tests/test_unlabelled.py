@@ -17,9 +17,13 @@ from hemalens.errors import ConfigError
 from hemalens.images import Preprocessing
 from hemalens.runtime import session_of
 from hemalens.unlabelled import (
+    UNTAUGHT,
     UnlabelledConfig,
+    balanced_weights,
     estimate_prior,
+    pseudo_labels,
     standardisation,
+    temperature_of_certainty,
     training_prior,
     with_prior,
     with_standardisation,
@@ -117,6 +121,69 @@ def test_the_training_shares_are_those_of_the_sampling() -> None:
     np.testing.assert_allclose(training_prior(_manifest({"class_weights": "balanced"})), [0.5, 0.5])
     before = Unlabelled(settings={}, base_model_sha256="0", n_images=9, n_unreadable=0, fingerprint="f", prior=(0.9, 0.1))
     assert training_prior(_manifest({}, unlabelled=before)).tolist() == [0.9, 0.1]
+    taught = before.model_copy(update={"prior": None, "taught": {"neutrophil": 4, "monocyte": 3}})
+    assert training_prior(_manifest({}, unlabelled=taught)).tolist() == [0.5, 0.5]
+
+
+# ---------------------------------------------------------------------------------------------------- its own answers
+
+
+@hypothesis.given(seed=st.integers(0, 10_000), n=st.integers(1, 30), k=st.integers(2, 6))
+def test_images_are_drawn_by_what_each_class_shares_out(seed: int, n: int, k: int) -> None:
+    probabilities = np.random.default_rng(seed).dirichlet(np.full(k, 0.3), n)
+    expected = []
+    for row in probabilities:
+        total = 0.0
+        for c in range(k):
+            mass = float(sum(other[c] for other in probabilities))
+            total += row[c] / (mass if mass > 3 else 3.0)
+        expected.append(total)
+    found = balanced_weights(probabilities.astype(np.float32))
+    np.testing.assert_allclose(found, np.array(expected) / sum(expected), rtol=1e-4)
+    assert found.sum() == pytest.approx(1, abs=1e-12)
+
+
+def test_sure_answers_make_classes_as_frequent_but_those_of_fewer_than_three_images() -> None:
+    answers = np.repeat([0, 1, 2], [40, 8, 1])
+    weights = balanced_weights(np.eye(3)[answers])
+    np.testing.assert_allclose(np.bincount(answers, weights), np.array([3, 3, 1]) / 7)
+
+
+def _most_certain(logits: np.ndarray) -> list[int]:
+    """The rule in plain words: of each class the half that is most probable, three at least, none of fewer than three."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    certainty = (powers / powers.sum(axis=1, keepdims=True)).max(axis=1)
+    taught = [UNTAUGHT] * len(logits)
+    for c in range(logits.shape[1]):
+        ranked = sorted((i for i in range(len(logits)) if logits[i].argmax() == c), key=lambda i: -certainty[i])
+        if len(ranked) >= 3:
+            for i in ranked[: max(3, (len(ranked) + 1) // 2)]:
+                taught[i] = c
+    return taught
+
+
+@hypothesis.given(seed=st.integers(0, 10_000), n=st.integers(1, 40), k=st.integers(2, 5))
+def test_the_most_certain_half_of_each_class_teaches(seed: int, n: int, k: int) -> None:
+    logits = np.random.default_rng(seed).normal(size=(n, k)) * 2
+    assert pseudo_labels(logits).tolist() == _most_certain(logits)
+
+
+def test_certainty_is_told_apart_where_probabilities_round_to_one_and_the_first_counts_where_it_is_not() -> None:
+    margins = np.array([50.0, 90, 60, 80, 40, 70, 85])
+    logits = np.stack([margins, np.zeros(7)], axis=1)
+    assert (1 / (1 + np.exp(-margins)) == 1).all()
+    assert np.flatnonzero(pseudo_labels(logits) == 0).tolist() == [1, 3, 5, 6]
+    assert np.flatnonzero(pseudo_labels(np.tile([1.0, 0.0], (7, 1))) == 0).tolist() == [0, 1, 2, 3]
+    assert (pseudo_labels(np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]])) == UNTAUGHT).all()
+
+
+def test_the_temperature_gives_answers_the_certainty_asked_for() -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 4)) * 6
+    for certainty in (0.4, 0.7, 0.95):
+        powers = np.exp(logits / temperature_of_certainty(logits, certainty))
+        assert (powers.max(axis=1) / powers.sum(axis=1)).mean() == pytest.approx(certainty, abs=1e-6)
+    assert temperature_of_certainty(logits, 1.0) == 0.01
+    assert temperature_of_certainty(logits, 0.1) == 100
 
 
 # ------------------------------------------------------------------------------------------------------------ the graph
@@ -179,7 +246,8 @@ def test_both_stand_in_the_graph_before_and_behind_the_head_and_may_come_twice()
 # ----------------------------------------------------------------------------------------------------------- the config
 
 BAD = {
-    "batch_norm=false": "nothing follows the images: set batch_norm, standardise or prior to true",
+    "batch_norm=false": "nothing follows the images: set batch_norm, standardise, pseudo_labels or prior to true",
+    "class_balance=maybe": "key 'class_balance'",
     "strength=0": "key 'strength'",
     "strength=1.5": "key 'strength'",
     "batch_size=2": "key 'batch_size'",
@@ -197,5 +265,8 @@ def test_a_bad_setting_is_told(setting: str) -> None:
 def test_the_defaults_are_batch_norm_alone() -> None:
     assert UnlabelledConfig().pieces == ("batch_norm",)
     assert UnlabelledConfig.load(None, ["prior=true", "standardise=true"]).pieces == ("batch_norm", "standardise", "prior")
+    assert UnlabelledConfig.load(None, ["batch_norm=false", "pseudo_labels=true"]).pieces == ("pseudo_labels",)
+    with pytest.raises(ConfigError, match="class_balance goes with batch_norm=true only"):
+        UnlabelledConfig.load(None, ["batch_norm=false", "standardise=true", "class_balance=true"])
     with pytest.raises(ConfigError, match="strength goes with batch_norm or standardise only"):
         UnlabelledConfig.load(None, ["batch_norm=false", "prior=true", "strength=0.5"])

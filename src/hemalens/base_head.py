@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import compose, helper, numpy_helper
 
 from hemalens import graphs
 from hemalens.bundle import Bundle
@@ -48,7 +48,9 @@ class BaseHead:
             [graphs.float_value("base_logits", ["n", len(classes)])],
             [numpy_helper.from_array(places, "places")],
         )
-        return graphs.join(self.graph, tail)
+        # the head of a bundle that was adapted before holds tensors of the same names
+        head = compose.add_prefix(self.graph, "head_", rename_inputs=False, rename_outputs=False)
+        return graphs.join(head, tail)
 
     def _places(self, classes: Sequence[str]) -> NDArray[np.float64]:
         """Share of each of the head's logits in those of `classes`, (K, k)."""

@@ -115,7 +115,8 @@ class Unlabelled(Part):
 
     `settings` are those of `UnlabelledConfig`, `n_images` and `fingerprint` tell of the readable images it looked at,
     `n_unreadable` of those left out. `base_model_sha256` is the digest of the graph before. `prior` is the estimated share
-    of each class in label order, where it was asked for.
+    of each class in label order, where it was asked for. `taught` tells by class how many images' answers taught the
+    head, where they did; a class with none keeps what the head knew.
     """
 
     settings: dict[str, Any]
@@ -124,6 +125,7 @@ class Unlabelled(Part):
     n_unreadable: int = Field(ge=0)
     fingerprint: str
     prior: tuple[float, ...] | None = None
+    taught: dict[str, int] | None = None
 
 
 class Manifest(ArtifactManifest):

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import compose, helper, numpy_helper
 from pydantic import Field, model_validator
+from scipy.optimize import brentq
+from scipy.special import softmax
 
 from hemalens import graphs
 from hemalens.bundle import Manifest
@@ -17,27 +19,42 @@ from hemalens.config import StrictConfig
 Floats = NDArray[np.floating[Any]]
 LARGEST_SCALE = 10.0
 """A feature that hardly varies on the new images is not blown up further: its spread is known too badly."""
+FEWEST_OF_CLASS = 3
+"""Of fewer images it is not known what a class looks like: they are not repeated further, and teach nothing."""
+PIECES = ("batch_norm", "class_balance", "standardise", "pseudo_labels", "prior")
+"""What may follow the images, in the order in which it is done."""
+UNTAUGHT = -1
+"""In place of a class: an image that teaches none."""
+TEMPERATURES = (0.01, 100.0)
+"""Beyond these no temperature is looked for."""
 
 
 class UnlabelledConfig(StrictConfig):
     """Which pieces of a bundle follow the new laboratory's images.
 
-    `batch_norm`: the statistics of batch-norm layers, by batches of `batch_size` images. `standardise`: each feature of the
-    embedding is brought to its mean and standard deviation over training images. `prior`: the share of each class is
-    estimated, and rare classes are answered less often; of use where the model is well calibrated on the new images, and
-    harmful where it is not. `strength` in (0, 1]: the share of the new statistics beside the old, for the first two.
+    `batch_norm`: the statistics of batch-norm layers, by batches of `batch_size` images. `class_balance`: the images of
+    those batches are drawn so that each class is as frequent as the bundle's answers allow; otherwise batch norm takes a
+    skewed mix of cells for a stain. `standardise`: each feature of the embedding is brought to its mean and standard
+    deviation over training images. `pseudo_labels`: the head is taught by the answers that it is most certain of. `prior`:
+    the share of each class is estimated, and rare classes are answered less often; of use where the model is well
+    calibrated on the new images, and harmful where it is not. `strength` in (0, 1]: the share of the new statistics beside
+    the old, for batch norm and the standardised embedding.
     """
 
     batch_norm: bool = True
+    class_balance: bool = False
     standardise: bool = False
+    pseudo_labels: bool = False
     prior: bool = False
     strength: float = Field(default=1.0, gt=0, le=1)
     batch_size: int = Field(default=32, ge=8, le=1024)
 
     @model_validator(mode="after")
     def _something(self) -> UnlabelledConfig:
+        if self.class_balance and not self.batch_norm:
+            raise ValueError("class_balance goes with batch_norm=true only")
         if not self.pieces:
-            raise ValueError("nothing follows the images: set batch_norm, standardise or prior to true")
+            raise ValueError("nothing follows the images: set batch_norm, standardise, pseudo_labels or prior to true")
         if self.strength != 1 and not (self.batch_norm or self.standardise):
             raise ValueError("strength goes with batch_norm or standardise only")
         return self
@@ -45,7 +62,58 @@ class UnlabelledConfig(StrictConfig):
     @property
     def pieces(self) -> tuple[str, ...]:
         """Names of the pieces in use."""
-        return tuple(name for name in ("batch_norm", "standardise", "prior") if getattr(self, name))
+        return tuple(name for name in PIECES if getattr(self, name))
+
+
+def balanced_weights(probabilities: Floats) -> NDArray[np.float64]:
+    """The chance of each image (n,) to be drawn, sum 1, so that classes are as frequent as probabilities (n, k) allow.
+
+    Each class shares out the same by how probable it is of the image: the sum over classes of p / (the sum of p over
+    images). A class of which there are fewer than three images, counted so, is repeated no more than if there were three.
+    """
+    wide = np.asarray(probabilities, np.float64)
+    weights = (wide / np.maximum(wide.sum(axis=0), FEWEST_OF_CLASS)).sum(axis=1)
+    return np.asarray(weights / weights.sum())
+
+
+def pseudo_labels(logits: Floats) -> NDArray[np.int64]:
+    """The class that each image teaches (n,), by the logits (n, k) of its answer; `UNTAUGHT` where it teaches none.
+
+    Of each class the most certain half of the images answered so, rounded up, at least three; a class with fewer answers is
+    taught by none. Of images as certain the first counts.
+    """
+    wide = np.asarray(logits, np.float64)
+    answers = wide.argmax(axis=1)
+    # the odds against the answer order the images as its probability does, without being rounded where that is nearly 1
+    others = np.exp(wide - wide.max(axis=1, keepdims=True))
+    others[np.arange(len(wide)), answers] = 0
+    against = others.sum(axis=1)
+    taught = np.full(len(wide), UNTAUGHT, np.int64)
+    for c in np.unique(answers):
+        given = np.flatnonzero(answers == c)
+        if len(given) >= FEWEST_OF_CLASS:
+            n = max(FEWEST_OF_CLASS, -(-len(given) // 2))
+            taught[given[np.argsort(against[given], kind="stable")[:n]]] = c
+    return taught
+
+
+def temperature_of_certainty(logits: Floats, certainty: float) -> float:
+    """What to divide logits (n, k) by so that the probability of the answer is `certainty` on average; within limits.
+
+    A head that is taught by its own answers agrees with them: they cannot tell how often it is right, and so it is made no
+    surer than it was.
+    """
+    wide = np.asarray(logits, np.float64)
+
+    def surplus(log_temperature: float) -> float:
+        return float(softmax(wide / np.exp(log_temperature), axis=1).max(axis=1).mean()) - certainty
+
+    low, high = np.log(TEMPERATURES)
+    if surplus(low) <= 0:
+        return TEMPERATURES[0]
+    if surplus(high) >= 0:
+        return TEMPERATURES[1]
+    return float(np.exp(brentq(surplus, low, high, xtol=1e-9)))
 
 
 def estimate_prior(
@@ -73,13 +141,15 @@ def estimate_prior(
 def training_prior(manifest: Manifest) -> NDArray[np.float64]:
     """The share of each class (k,) that a bundle's probabilities assume, in label order.
 
-    The last estimate where there is one; even where classes were drawn or weighed evenly, and for class means and nearest
-    images; otherwise as many as there were.
+    The last estimate where there is one; even where classes were drawn or weighed evenly, as for pseudo-labels, and for
+    class means and nearest images; otherwise as many as there were.
     """
     labels, config = manifest.labels, manifest.config
     even = np.full(len(labels), 1 / len(labels))
     if manifest.unlabelled is not None and manifest.unlabelled.prior is not None:
         return np.array(manifest.unlabelled.prior)
+    if manifest.unlabelled is not None and manifest.unlabelled.taught is not None:
+        return even
     role = "train"
     if manifest.adaptation is not None:
         if manifest.adaptation.few_shot.get("rule") != "logistic_regression":
@@ -123,6 +193,21 @@ def with_standardisation(graph: onnx.ModelProto, scale: Floats, shift: Floats) -
     return graphs.join(before, middle, graphs.cut(graph, ["embedding"], rest), keep=("embedding",))
 
 
+def with_taught_head(graph: onnx.ModelProto, learned: onnx.ModelProto, temperature: float) -> onnx.ModelProto:
+    """A bundle's graph whose `logits` are those of `learned`, over `temperature`; finer types stay as they are.
+
+    `learned` takes the `embedding` and the logits before as `base_logits`, and gives `raw_logits`.
+    """
+    others = [value.name for value in graph.graph.output if value.name not in ("embedding", "logits", "probabilities")]
+    # a head that was taught before holds tensors of the same names
+    head = graphs.cut(graph, ["embedding"], ["logits", *others])
+    head = compose.add_prefix(head, "head_", rename_inputs=False, rename_outputs=False)
+    head = _end_renamed(head, "logits", "base_logits")
+    k = int(learned.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
+    encoder = graphs.cut(graph, ["image"], ["embedding"])
+    return graphs.join(encoder, head, learned, graphs.temperature_graph(k, temperature), keep=("embedding",))
+
+
 def with_prior(graph: onnx.ModelProto, log_ratio: Floats) -> onnx.ModelProto:
     """A bundle's graph with the logarithm of new over old share (k,) added to its `logits`, before the softmax."""
     # finer types are told given the class: no share of classes changes them
@@ -142,9 +227,9 @@ def with_prior(graph: onnx.ModelProto, log_ratio: Floats) -> onnx.ModelProto:
     return graphs.join(before, tail, keep=("embedding",))
 
 
-def _end_renamed(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
-    """The same model whose `output` has a name that no other tensor has, so that what follows can take its name."""
-    name = f"{output}_before_{len(model.graph.node)}"
+def _end_renamed(model: onnx.ModelProto, output: str, name: str = "") -> onnx.ModelProto:
+    """The same model whose `output` has another name, one of its own or `name`, so that what follows can take its name."""
+    name = name or f"{output}_before_{len(model.graph.node)}"
     for node in model.graph.node:
         node.input[:] = [name if given == output else given for given in node.input]
         node.output[:] = [name if given == output else given for given in node.output]

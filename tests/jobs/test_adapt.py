@@ -397,6 +397,17 @@ def test_an_adapted_bundle_is_adapted_again(enlarged: Bundle, base: Bundle, odd:
     np.testing.assert_array_equal(before, after)
 
 
+def test_a_bundle_that_keeps_its_head_is_adapted_again_and_again(base: Bundle, support: Path, tmp_path: Path) -> None:
+    made = base
+    for i in range(3):
+        made = run(made.path, f"folder:{support}", out=tmp_path / f"{i}")
+    assert made.manifest.labels == base.manifest.labels
+    assert (
+        np.mean([a == path.parent.name for a, path in zip(_answers(made, support), list_images(support), strict=True)])
+        > 0.9
+    )
+
+
 def test_two_embedders_side_by_side_are_as_one(
     base: Bundle, enlarged: Bundle, odd: Path, support: Path, tmp_path: Path
 ) -> None:

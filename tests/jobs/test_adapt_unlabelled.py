@@ -204,13 +204,15 @@ def test_the_manifest_says_how_it_came_to_be(network: Bundle, renormed: Bundle, 
     assert how is not None
     assert how.settings == {
         "batch_norm": True,
+        "class_balance": False,
         "standardise": False,
+        "pseudo_labels": False,
         "prior": False,
         "strength": 1.0,
         "batch_size": 8,
     }
     assert how.base_model_sha256 == hashlib.sha256((network.path / MODEL).read_bytes()).hexdigest()
-    assert (how.n_images, how.n_unreadable, how.prior) == (len(_images(drawn)), 0, None)
+    assert (how.n_images, how.n_unreadable, how.prior, how.taught) == (len(_images(drawn)), 0, None, None)
     *before, entry = manifest.data
     assert tuple(before) == network.manifest.data
     assert (entry.role, entry.name, entry.fingerprint) == ("unlabelled", "lab_b", how.fingerprint)

@@ -13,7 +13,13 @@ from hemalens.errors import InputError
 if TYPE_CHECKING:
     from hemalens.bundle import Manifest
 
-PIECES = {"batch_norm": "batch norm", "standardise": "standardised embedding", "prior": "class prior"}
+PIECES = {
+    "batch_norm": "batch norm",
+    "class_balance": "class balance",
+    "standardise": "standardised embedding",
+    "pseudo_labels": "pseudo-labels",
+    "prior": "class prior",
+}
 
 
 def adapt(
@@ -37,8 +43,8 @@ def adapt(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="What follows the unlabelled images: batch_norm (the default), standardise, prior; strength, batch_size; "
-            "repeatable.",
+            help="What follows the unlabelled images: batch_norm (the default), class_balance, standardise, pseudo_labels, "
+            "prior; strength, batch_size; repeatable.",
         ),
     ] = None,
     allow_new: Annotated[
@@ -94,6 +100,8 @@ def _said_of_images(manifest: Manifest) -> list[str]:
         return []
     pieces = ", ".join(words for name, words in PIECES.items() if how.settings.get(name))
     lines = [f"adapted to {how.n_images} images without labels: {pieces}; a test on these images is transductive"]
+    if how.taught is not None:
+        lines.append(f"taught by its own answers: {', '.join(f'{label} ({n})' for label, n in how.taught.items())}")
     if how.prior is not None:
         shares = zip(manifest.labels, how.prior, strict=True)
         lines.append(f"estimated shares: {', '.join(f'{label} {share:.2f}' for label, share in shares)}")

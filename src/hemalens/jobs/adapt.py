@@ -195,8 +195,9 @@ def _manifest(
             "embedding_size": sum(bundle.manifest.embedding_size for bundle in bases),
             "frozen_backbone": all(bundle.manifest.frozen_backbone for bundle in bases),
             "adaptation": adaptation,
-            # a new classifier knows nothing of the class shares that the old one was brought to
-            "unlabelled": first.unlabelled and first.unlabelled.model_copy(update={"prior": None}),
+            # a new classifier knows nothing of the shares that the old one was brought to, nor of what that was taught
+            "unlabelled": first.unlabelled
+            and first.unlabelled.model_copy(update={"prior": None} | ({} if config.uses_base else {"taught": None})),
             "parity": parity,
             "versions": library_versions(),
         }

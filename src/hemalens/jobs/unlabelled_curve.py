@@ -21,7 +21,8 @@ from hemalens.evaluation.results import KShot
 from hemalens.features import extract
 from hemalens.files import default_cache_dir
 from hemalens.graphs import cut
-from hemalens.jobs.adapt_unlabelled import FEWEST, adapted_to, refuse_lacking
+from hemalens.jobs.adapt_unlabelled import FEWEST, refuse_lacking
+from hemalens.jobs.adapted_graph import adapted_to
 from hemalens.jobs.k_shot import NewLaboratory
 from hemalens.progress import track
 from hemalens.sampling import seeded
