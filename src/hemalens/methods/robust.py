@@ -31,7 +31,7 @@ from hemalens.models.views import Views, mean_over_views
 from hemalens.training.averaging import average_into
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.fine_labels import FineLabels, admitted_cross_entropy
-from hemalens.training.fit import Before, Lesson, check_parts, fit_network
+from hemalens.training.fit import Before, Lesson, check_parts, fit_network, follow_quickly
 from hemalens.training.mask_use import without_background
 from hemalens.transforms import Augmentation, AugmentationConfig
 
@@ -182,6 +182,7 @@ def fit(
     if config.outline:
         known = "none" if config.weights == "none" else "package"
         outlined = OutlineNetwork(n_classes=len(labels.outputs), weights=known, seed=seed)
+        follow_quickly(outlined)
         network = WithOutline(network, outlined, preprocessing)
     module = RobustModule(network, preprocessing, config=config, labels=labels, seed=seed)
     augment = v2.Compose([Augmentation(config.augmentation), LaboratoryAugmentation(config.laboratory)])
