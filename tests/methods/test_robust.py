@@ -571,6 +571,59 @@ def test_predicting_with_outlines_needs_no_torch(unbroken: Fitted, outlined: Bun
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
+# -------------------------------------------------------------------------------------------------------- surroundings
+
+
+def test_surroundings_are_exchanged_in_training_images_alone(
+    unbroken: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, Any]] = []
+
+    def look(module: Any, training: Any, validation: Any, **more: Any) -> None:
+        seen.append((training.dataset, validation.dataset))
+        raise KilledError
+
+    monkeypatch.setattr("hemalens.training.fit.train", look)
+    for share in (0.0, 1.0):
+        with pytest.raises(KilledError):
+            _fit(unbroken, tmp_path, background=share)
+    (plain, held), (changed, same) = seen
+    assert plain.exchange is held.exchange is same.exchange is None
+    np.testing.assert_array_equal(held.pixels, same.pixels)
+    np.testing.assert_array_equal(plain.pixels, changed.pixels)
+    assert all(not torch.equal(plain[i, 3][0], changed[i, 3][0]) for i in range(5))
+
+
+def test_a_run_with_exchanged_surroundings_depends_on_no_worker_and_no_kill(
+    unbroken: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = RobustModule.on_train_batch_end
+
+    def killed(self: RobustModule, outputs: Any, batch: Any, batch_index: int) -> None:
+        if self.current_epoch == 1:
+            raise KilledError
+        end(self, outputs, batch, batch_index)
+
+    _fit(unbroken, tmp_path / "whole", background=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(RobustModule, "on_train_batch_end", killed)
+        with pytest.raises(KilledError):
+            _fit(unbroken, tmp_path / "killed", background=0.5, n_loader_workers=1)
+    _fit(unbroken, tmp_path / "killed", background=0.5, n_loader_workers=1)
+    _same_weights(tmp_path / "whole", tmp_path / "killed")
+    with pytest.raises(AssertionError):
+        _same_weights(tmp_path / "whole", unbroken.run_dir)
+
+
+def test_an_exchange_of_what_is_not_shown_is_told_before_anything_is_done(unbroken: Fitted, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"background=0\.5 exchanges what lies beside the cells, and masks"):
+        _fit(unbroken, tmp_path, background=0.5, masks={"copies": 1})
+    assert not list(tmp_path.iterdir())
+    for share in (-0.1, 1.1):
+        with pytest.raises(ConfigError, match="key 'background'"):
+            RobustConfig.from_mapping({"background": share})
+
+
 # ------------------------------------------------------------------------------------------------------------ nothing
 
 
