@@ -94,14 +94,19 @@ class GraphSegmenter:
 
 
 def kept_mask(record: Record, segmenter: Segmenter) -> NDArray[np.bool_]:
-    """The segmenter's mask (H, W) of a record's image as it lies on disk, made once and kept in the cache.
+    """The segmenter's mask (H, W) of a record's image as it lies on disk; otherwise `shown_mask`."""
+    return shown_mask(record.unstaged(), segmenter)
+
+
+def shown_mask(record: Record, segmenter: Segmenter) -> NDArray[np.bool_]:
+    """The segmenter's mask (H, W) of a record's image as its stages show it, made once and kept in the cache.
 
     Raises `ImageError`.
     """
-    cache, key, content = FeatureCache(default_cache_dir()), sha256_text("mask", segmenter.digest), record.content_id()
+    cache, key, content = FeatureCache(default_cache_dir()), sha256_text("mask", segmenter.digest), record.view_id()
     known = cache.get(key, [content], np.uint8).get(content)
     if known is None:
-        mask = segmenter(record.unstaged().read())
+        mask = segmenter(record.read())
         # one file holds masks of all sizes: the two sides stand before the bits
         known = np.concatenate([np.array(mask.shape, "<u4").view(np.uint8), np.packbits(mask)])
         cache.put(key, {content: known})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,19 @@ from torch import nn
 
 import trained
 from hemalens import graphs
+from hemalens.batch_norm import KIND, has_batch_norm
 from hemalens.bundle import FINE, Bundle, open_bundle
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError
 from hemalens.graph_counts import count_graph
+from hemalens.inference import Predictor
+from hemalens.jobs.adapt import adapt
+from hemalens.jobs.adapt_unlabelled import adapt_unlabelled
+from hemalens.jobs.quantize import quantize
 from hemalens.laboratory_transforms import LaboratoryConfig
 from hemalens.methods.robust import METHOD, RobustConfig, RobustModule
 from hemalens.models.backbone import BackboneConfig, create_backbone, preprocessing_of
+from hemalens.models.outline import OutlineNetwork, WithOutline
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.fine_labels import FineLabels
@@ -366,6 +374,254 @@ def test_class_weights_weigh_classes_and_not_types() -> None:
     log_p = torch.log_softmax(logits, dim=1).numpy()[np.arange(6), targets]
     weights = np.array([0.75] * 4 + [1.5] * 2)
     assert loss == pytest.approx(-(weights * log_p).sum() / weights.sum(), rel=1e-4)
+
+
+# ----------------------------------------------------------------------------------------------------------- outlines
+
+OUTLINED = {"outline": True, "min_fine_images": 3}
+N_OUTPUTS = 5
+"""Four classes, one of them as two types."""
+
+
+@pytest.fixture(scope="module")
+def outlined(unbroken: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Two epochs with the outline network, and with finer types."""
+    return _fit(unbroken, tmp_path_factory.mktemp("outlined"), _with_finer_types(unbroken.train), **OUTLINED)
+
+
+def _state(run_dir: Path) -> dict[str, torch.Tensor]:
+    state = SafetensorsCheckpointIO().load_checkpoint(run_dir / "checkpoints" / "last.ckpt")["state_dict"]
+    assert isinstance(state, dict)
+    return state
+
+
+def _two_networks(bundle: Bundle) -> tuple[Any, OutlineNetwork]:
+    """The averaged networks as they were trained, batch norms and all."""
+    prefix, state = "averaged.", _state(bundle.path.parent)
+    own = timm.create_model("test_resnet", num_classes=N_OUTPUTS)
+    other = OutlineNetwork(n_classes=N_OUTPUTS, weights="none", seed=0)
+    for name, network in (("network.", own), ("outlined.", other)):
+        start = prefix + name
+        network.load_state_dict({k.removeprefix(start): v for k, v in state.items() if k.startswith(start)})
+    return own.eval(), other.eval()
+
+
+def test_the_graph_answers_as_both_networks_do_by_themselves(unbroken: Fitted, outlined: Bundle) -> None:
+    own, other = _two_networks(outlined)
+    stated, images = timm.get_pretrained_cfg("test_resnet"), _images(unbroken)
+    light = torch.from_numpy((images / 255).astype(np.float32)).permute(0, 3, 1, 2)
+    normal = (light - torch.tensor(stated.mean).view(3, 1, 1)) / torch.tensor(stated.std).view(3, 1, 1)
+    first, second = (own.forward_head(own.forward_features(normal), pre_logits=True), other.embed(light))
+    with torch.no_grad():
+        views = [(normal, light), (normal.flip(-1), light.flip(-1))]
+        colours = torch.stack([own.forward_head(own.forward_features(x), pre_logits=True) for x, _ in views]).mean(dim=0)
+        outlines = torch.stack([other.embed(x) for _, x in views]).mean(dim=0)
+        logits = (own.get_classifier()(colours) + other.head(outlines)) / 2
+        fine = torch.softmax(logits.double(), dim=1).numpy()
+    assert first.shape[1] + second.shape[1] == outlined.manifest.embedding_size
+    embedding, probabilities, within = _run(outlined, images, "embedding", "probabilities", FINE)
+    np.testing.assert_allclose(embedding, torch.cat([colours, outlines], dim=1).numpy(), rtol=1e-3, atol=1e-3)
+    labels = FineLabels.of(_with_finer_types(unbroken.train), min_images=3)
+    summed = np.stack([fine[:, labels.class_of_output == k].sum(axis=1) for k in range(4)], axis=1)
+    powers = summed ** (1 / outlined.manifest.temperature)
+    np.testing.assert_allclose(probabilities, powers / powers.sum(axis=1, keepdims=True), atol=1e-3)
+    np.testing.assert_allclose(within, fine / summed[:, labels.class_of_output], atol=1e-3)
+    assert outlined.manifest.parity <= 1e-3
+
+
+def test_both_networks_have_learned(outlined: Bundle) -> None:
+    start = OutlineNetwork(n_classes=N_OUTPUTS, weights="none", seed=int(np.random.default_rng(1).integers(2**31)))
+    learned = _two_networks(outlined)[1].state_dict()
+    for name, tensor in start.state_dict().items():
+        if "num_batches" not in name:
+            assert not torch.equal(tensor, learned[name]), name
+
+
+def test_with_outlines_a_killed_run_ends_as_an_unbroken_one(
+    unbroken: Fitted, outlined: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, train = RobustModule.on_train_batch_end, _with_finer_types(unbroken.train)
+
+    def killed(self: RobustModule, outputs: Any, batch: Any, batch_index: int) -> None:
+        if self.current_epoch == 1 and batch_index == 1:
+            raise KilledError
+        end(self, outputs, batch, batch_index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RobustModule, "on_train_batch_end", killed)
+        with pytest.raises(KilledError):
+            _fit(unbroken, tmp_path, train, **OUTLINED)
+    _fit(unbroken, tmp_path, train, **OUTLINED)
+    first, second = _state(tmp_path), _state(outlined.path.parent)
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_only_the_colours_follow_a_new_laboratory(
+    unbroken: Fitted, outlined: Bundle, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    def norms(bundle: Bundle) -> list[str]:
+        return [node.output[0] for node in bundle.graph.graph.node if node.op_type == KIND]
+
+    assert has_batch_norm(outlined.graph)
+    assert len(norms(outlined)) == len(norms(unbroken.bundle)), "none but those of the network of colours"
+    spec = f"synthetic:{trained.cells(tmp_path_factory) / 'lab_b'}"
+    followed = adapt_unlabelled(outlined.path, spec, out=tmp_path / "followed", settings=["batch_size=8"])
+    width = _two_networks(outlined)[1].head.in_features
+    before, after = (_run(bundle, _images(unbroken), "embedding")[0] for bundle in (outlined, followed))
+    np.testing.assert_allclose(after[:, -width:], before[:, -width:], atol=1e-5)
+    assert np.abs(after[:, :-width] - before[:, :-width]).max() > 1e-2
+
+
+def test_a_bundle_with_outlines_is_adapted_to_labelled_cells(
+    unbroken: Fitted, outlined: Bundle, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    spec = f"synthetic:{trained.cells(tmp_path_factory) / 'lab_b'}"
+    for rule in ("base", "prototype"):
+        made = adapt(outlined.path, spec, out=tmp_path / rule, few_shot=[f"rule={rule}"])
+        assert made.manifest.parity <= 1e-3
+        assert all(p.error is None for p in Predictor(made).predict(unbroken.validation.records))
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_bundle_with_outlines_is_made_smaller(
+    outlined: Bundle, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, precision: Any
+) -> None:
+    spec = f"synthetic:{trained.cells(tmp_path_factory) / 'lab_b'}"
+    small = quantize(outlined.path, spec, out=tmp_path / precision, precision=precision, n_images=12)
+    assert len(small.graph_bytes) < 0.7 * len(outlined.graph_bytes)
+    told = small.manifest.quantisation
+    assert told is not None
+    assert told.agreement >= (0.7 if precision == "int8" else 0.99)
+
+
+@pytest.mark.parametrize("method", ["finetune", "robust"])
+def test_another_training_goes_on_from_the_colours_of_a_bundle_with_outlines(
+    unbroken: Fitted, outlined: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    from hemalens.methods import find_method
+
+    expected = load_file(outlined.path / "weights.safetensors")
+
+    def seen(module: Any, *given: Any, **more: Any) -> None:
+        network = module.network.network if method == "robust" else module.network
+        for name, tensor in network.state_dict().items():
+            assert name.startswith("fc.") or torch.equal(tensor, expected[name]), name
+        norms = [part for part in module.network.modules() if isinstance(part, nn.BatchNorm2d)]
+        assert {part.momentum for part in norms} == {0.1}, "averages that follow within tens of steps"
+        raise KilledError
+
+    monkeypatch.setattr("hemalens.training.fit.train", seen)
+    small = trained.SETTINGS[method] | ({"outline": True} if method == "robust" else {})
+    chosen = find_method(method)
+    config = chosen.config.from_mapping({**small, "weights": str(outlined.path)})
+    given = {"validation": unbroken.validation, "auxiliary": {}, "config": config, "run_dir": tmp_path}
+    with pytest.raises(KilledError):
+        chosen.fit(unbroken.train, rng=np.random.default_rng(1), **given)
+
+
+def _with_outline(**changes: Any) -> RobustModule:
+    config = RobustConfig.from_mapping({**trained.ROBUST, "outline": True, **changes})
+    preprocessing, labels = preprocessing_of(config), FineLabels.none(("a", "b", "c"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm.create_model("test_resnet", num_classes=3)
+    both = WithOutline(network, OutlineNetwork(n_classes=3, weights="none", seed=0), preprocessing)
+    return RobustModule(both, preprocessing, config=config, labels=labels, seed=0)
+
+
+def test_the_loss_is_the_sum_of_both_networks_losses() -> None:
+    module = _with_outline(views=1, optimiser={"label_smoothing": 0.0}).eval()
+    pixels = module.pixels(torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8))
+    targets = torch.tensor([0, 1, 2, 1])
+    with torch.inference_mode():
+        each = module.served.logits_of_each(module.embed(pixels))
+        expected = sum(float(nn.functional.cross_entropy(logits, targets)) for logits in each)
+        assert float(module.loss(pixels, targets)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_after_training_the_network_that_answers_has_no_batch_norm_for_outlines(decay: float) -> None:
+    module = _with_outline(weight_average=decay).eval()
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        before = module(images)
+        module.after_training()
+        torch.testing.assert_close(module(images), before, rtol=1e-3, atol=1e-4)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in module.served.outlined.modules())
+    assert any(isinstance(part, nn.BatchNorm2d) for part in module.served.network.modules())
+
+
+PREDICTS = """
+import sys
+from pathlib import Path
+from hemalens.bundle import open_bundle
+from hemalens.inference import Predictor
+found = list(Predictor(open_bundle(Path(sys.argv[1]))).predict([Path(p) for p in sys.argv[2:]]))
+assert all(p.error is None for p in found), found
+print(*sorted({"torch", "torchvision", "timm", "lightning"} & set(sys.modules)))
+"""
+
+
+def test_predicting_with_outlines_needs_no_torch(unbroken: Fitted, outlined: Bundle) -> None:
+    paths = [str(record.path) for record in unbroken.validation.records[:2]]
+    command = [sys.executable, "-c", PREDICTS, str(outlined.path), *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+# -------------------------------------------------------------------------------------------------------- surroundings
+
+
+def test_surroundings_are_exchanged_in_training_images_alone(
+    unbroken: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, Any]] = []
+
+    def look(module: Any, training: Any, validation: Any, **more: Any) -> None:
+        seen.append((training.dataset, validation.dataset))
+        raise KilledError
+
+    monkeypatch.setattr("hemalens.training.fit.train", look)
+    for share in (0.0, 1.0):
+        with pytest.raises(KilledError):
+            _fit(unbroken, tmp_path, background=share)
+    (plain, held), (changed, same) = seen
+    assert plain.exchange is held.exchange is same.exchange is None
+    np.testing.assert_array_equal(held.pixels, same.pixels)
+    np.testing.assert_array_equal(plain.pixels, changed.pixels)
+    assert all(not torch.equal(plain[i, 3][0], changed[i, 3][0]) for i in range(5))
+
+
+def test_a_run_with_exchanged_surroundings_depends_on_no_worker_and_no_kill(
+    unbroken: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = RobustModule.on_train_batch_end
+
+    def killed(self: RobustModule, outputs: Any, batch: Any, batch_index: int) -> None:
+        if self.current_epoch == 1:
+            raise KilledError
+        end(self, outputs, batch, batch_index)
+
+    _fit(unbroken, tmp_path / "whole", background=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(RobustModule, "on_train_batch_end", killed)
+        with pytest.raises(KilledError):
+            _fit(unbroken, tmp_path / "killed", background=0.5, n_loader_workers=1)
+    _fit(unbroken, tmp_path / "killed", background=0.5, n_loader_workers=1)
+    _same_weights(tmp_path / "whole", tmp_path / "killed")
+    with pytest.raises(AssertionError):
+        _same_weights(tmp_path / "whole", unbroken.run_dir)
+
+
+def test_an_exchange_of_what_is_not_shown_is_told_before_anything_is_done(unbroken: Fitted, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"background=0\.5 exchanges what lies beside the cells, and masks"):
+        _fit(unbroken, tmp_path, background=0.5, masks={"copies": 1})
+    assert not list(tmp_path.iterdir())
+    for share in (-0.1, 1.1):
+        with pytest.raises(ConfigError, match="key 'background'"):
+            RobustConfig.from_mapping({"background": share})
 
 
 # ------------------------------------------------------------------------------------------------------------ nothing

@@ -31,8 +31,9 @@ from hemalens.models.views import Views, mean_over_views
 from hemalens.training.averaging import average_into
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.fine_labels import FineLabels, admitted_cross_entropy
-from hemalens.training.fit import Before, Lesson, check_parts, fit_network
+from hemalens.training.fit import Before, Lesson, check_parts, fit_network, follow_quickly
 from hemalens.training.mask_use import without_background
+from hemalens.training.surroundings import check_exchange
 from hemalens.transforms import Augmentation, AugmentationConfig
 
 GEOMETRY = AugmentationConfig(zoom=0.3, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
@@ -40,8 +41,8 @@ GEOMETRY = AugmentationConfig(zoom=0.3, brightness=0.0, contrast=0.0, saturation
 
 
 class RobustConfig(FinetuneConfig):
-    """`finetune`, and what each switch adds; with `laboratory.*` at 0, norm "batch", `weight_average` 0, `views` 1 and
-    `fine_labels` off it is `finetune` with this augmentation.
+    """`finetune`, and what each switch adds; with `laboratory.*` at 0, norm "batch", `weight_average` 0, `views` 1,
+    `fine_labels` and `outline` off it is `finetune` with this augmentation.
 
     `laboratory`: images as other laboratories would have taken them, after `augmentation` has moved the cell. `norm`:
     "batch", "group" (no averages of training images; pretrained weights fit less) or "frozen" (pretrained averages stay).
@@ -49,7 +50,9 @@ class RobustConfig(FinetuneConfig):
     none. `views`: an answer is the mean of the logits over so many of an image's mirrored and turned views; it takes
     `views` times the work. `fine_labels`: finer cell types than the classes are learned where `min_fine_images` or more
     images show them, and their probabilities summed up. `outline`: a second, small network sees nothing but the outline of
-    the nucleus; it has a loss of its own, and the answer is the mean of both networks' logits.
+    the nucleus; it has a loss of its own, and the answer is the mean of both networks' logits. `background`: the share of
+    the images that get the surroundings of another training image, of whatever class, each time they are shown; the cell is
+    found by `masks.segmenter`, the classical one where none is named.
 
     All epochs are run and the last is kept: validation images of the same laboratory choose nothing for another one.
     """
@@ -66,6 +69,7 @@ class RobustConfig(FinetuneConfig):
     fine_labels: bool = True
     min_fine_images: int = Field(default=20, ge=1)
     outline: bool = True
+    background: float = Field(default=0.0, ge=0, le=1)
 
 
 class RobustModule(CellClassifier):
@@ -175,6 +179,7 @@ def fit(
     seed = int(rng.integers(2**31))
     preprocessing = preprocessing_of(config)
     without_background(train, config.masks, preprocessing)  # where that cannot be, it is told before a pretraining
+    check_exchange(train, config.background, config.masks)
     labels = FineLabels.none(train.classes)
     if config.fine_labels:
         labels = FineLabels.of(train, min_images=config.min_fine_images)
@@ -183,6 +188,7 @@ def fit(
     if config.outline:
         known = "none" if config.weights == "none" else "package"
         outlined = OutlineNetwork(n_classes=len(labels.outputs), weights=known, seed=seed)
+        follow_quickly(outlined)
         network = WithOutline(network, outlined, preprocessing)
     module = RobustModule(network, preprocessing, config=config, labels=labels, seed=seed)
     augment = v2.Compose([Augmentation(config.augmentation), LaboratoryAugmentation(config.laboratory)])
@@ -195,7 +201,7 @@ def fit(
         preprocessing=preprocessing,
         run_dir=run_dir,
         before=Before(labelled=tuple(auxiliary.values())),
-        lesson=Lesson(labels.taught(train), augment),
+        lesson=Lesson(labels.taught(train), augment, config.background),
     )
 
 

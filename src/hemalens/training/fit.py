@@ -31,6 +31,7 @@ from hemalens.training.export import FineTypes, Trained, export_bundle
 from hemalens.training.learner import OptimiserConfig
 from hemalens.training.mask_use import MaskUse, training_images, without_background
 from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
+from hemalens.training.surroundings import exchanged
 from hemalens.training.trainer import Course, Precision, train
 from hemalens.transforms import Augmentation, AugmentationConfig
 
@@ -91,11 +92,12 @@ class Lesson:
 
     `shown`: the training part under the labels that the network learns, None for its own; `module.classes_of` says which
     class each of these belongs to. `augment`: what happens to an image uint8 (3, H, W), None for the configured
-    augmentation.
+    augmentation. `background`: the share of the images, each time they are shown, whose surroundings are another's.
     """
 
     shown: CellDataset | None = None
     augment: Callable[[Tensor], Tensor] | None = None
+    background: float = 0.0
 
 
 def fit_network(
@@ -118,7 +120,9 @@ def fit_network(
     train_part, validation = (without_background(part, config.masks, preprocessing) for part in (train_part, validation))
     held = resized_images(validation, preprocessing, scratch / "validation.npy")
     pixels, targets = training_images(shown, preprocessing, config.masks, seed=module.seed, run_dir=run_dir)
-    learned = PixelDataset(pixels, targets, lesson.augment or Augmentation(config.augmentation))
+    exchange = exchanged(shown, pixels, lesson.background, use=config.masks, run_dir=run_dir)
+    augment = lesson.augment or Augmentation(config.augmentation)
+    learned = PixelDataset(pixels, targets, augment, exchange=exchange)
     training, checking = _loaders(module, learned, PixelDataset(held, validation.targets, None), config)
     course = Course(patience=config.patience, precision=config.precision, accumulate=config.accumulate)
     train(module, training, checking, run_dir=run_dir, course=course)

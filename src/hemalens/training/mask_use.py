@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -87,7 +88,8 @@ def training_images(
     pixels = resized_images(train, preprocessing, scratch / "train.npy")
     if not use.used:
         return pixels, train.targets
-    shares = _shares(train, preprocessing.size_px, use)
+    segmenter = open_segmenter(use.segmenter) if use.segmenter else None
+    shares = dict(cell_shares(train, preprocessing.size_px, lambda record: _mask(record, segmenter, use)))
     whole = (3, preprocessing.size_px, preprocessing.size_px)
     made: NDArray[np.uint8] = large_array((len(shares) * use.copies, *whole), np.uint8, scratch / "copies.npy")
     sources = np.repeat(np.fromiter(shares, np.int64, len(shares)), use.copies)
@@ -108,19 +110,18 @@ def training_images(
     return together, np.concatenate([train.targets, train.targets[sources]])
 
 
-def _shares(train: CellDataset, size_px: int, use: MaskUse) -> dict[int, Share]:
-    """Of each image that has a mask its share of the cell in every resized pixel (size, size), by position."""
-    segmenter = open_segmenter(use.segmenter) if use.segmenter else None
-    found: dict[int, Share] = {}
+def cell_shares(
+    train: CellDataset, size_px: int, mask_of: Callable[[Record], NDArray[np.bool_] | None]
+) -> Iterator[tuple[int, Share]]:
+    """Of each image that has a mask its position, and the share of the cell in every resized pixel (size, size)."""
     with track("reading masks", len(train)) as progress:
         for i, record in enumerate(train.records):
-            mask = _mask(record, segmenter, use)
+            mask = mask_of(record)
             progress(1)
             # a segmenter that finds no cell says so by an empty mask
             if mask is not None and mask.any():
                 share = Image.fromarray(mask.astype(np.float32)).resize((size_px, size_px), Image.Resampling.BOX)
-                found[i] = np.asarray(share, np.float32)
-    return found
+                yield i, np.asarray(share, np.float32)
 
 
 def _mask(record: Record, segmenter: Segmenter | None, use: MaskUse) -> NDArray[np.bool_] | None:
