@@ -60,7 +60,7 @@ SETTINGS = {
 
 def settings(values: dict[str, object]) -> list[str]:
     """A method's settings as the command line takes them."""
-    return [f"{key}={value}" for key, value in values.items()]
+    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()]
 
 
 def cells(temporary: pytest.TempPathFactory) -> Path:

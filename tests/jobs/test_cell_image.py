@@ -220,7 +220,7 @@ def test_an_adapted_bundle_cuts_the_cells_out_as_its_base_does(
 ) -> None:
     """Classes by the mean latent of the support's cell images, compared by the cosine."""
     base = open_bundle(runs(method) / "bundle")
-    adapted = adapt(base.path, f"folder:{away}", out=tmp_path / "adapted")
+    adapted = adapt(base.path, f"folder:{away}", out=tmp_path / "adapted", few_shot=["rule=prototype"])
     assert adapted.manifest.before_graph == base.manifest.before_graph
     stage, paths = _by_hand(), list_images(home / "lymphocyte")
     _, said = _predicted(adapted.path, home / "lymphocyte", tmp_path / "answers.csv")

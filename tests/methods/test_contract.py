@@ -332,6 +332,11 @@ def test_a_further_set_that_a_method_needs_is_asked_for(tmp_path_factory: pytest
 
 def test_the_bundle_holds_no_pickle(fit: Fitted) -> None:
     for file in fit.bundle.path.iterdir():
+        if file.suffix == ".npz":
+            # an object array, the only one that numpy pickles, would be refused
+            with np.load(file, allow_pickle=False) as arrays:
+                assert all(array.dtype != object for array in arrays.values())
+            continue
         start = file.read_bytes()[:4]
         # a pickle of protocol 2 or newer, or a zip as torch writes it
         assert not start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")), file.name

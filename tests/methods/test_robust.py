@@ -93,10 +93,10 @@ def _same_weights(a: Path, b: Path) -> None:
 
 def test_by_default_every_piece_is_on() -> None:
     config = RobustConfig()
-    assert (config.backbone, config.weights, config.image_size_px) == ("tf_efficientnet_lite0", "package", 128)
+    assert (config.backbone, config.weights, config.image_size_px) == ("tf_efficientnet_lite0", "package", 96)
     assert (config.weight_average, config.views, config.fine_labels, config.norm) == (0.99, 4, True, "batch")
     assert (config.optimiser.label_smoothing, config.optimiser.schedule, config.sampling) == (0.1, "cosine", "balanced")
-    assert config.patience is None
+    assert (config.patience, config.outline, config.background) == (None, True, 0)
     assert config.laboratory == LaboratoryConfig()
     assert config.augmentation.zoom == 0.3
     one = RobustConfig.load(overrides=["laboratory.jpeg=0", "augmentation.zoom=0.5"])
