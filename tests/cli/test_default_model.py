@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,18 @@ def test_predict_without_a_bundle(abroad: Path, own: Bundle, tmp_path: Path, hem
     assert (quiet.code, quiet.err) == (0, "")
 
 
+@pytest.mark.usefixtures("packaged")
+def test_suggest_without_a_bundle(abroad: Path, own: Bundle, tmp_path: Path, hemalens: Command) -> None:
+    images = shutil.copytree(abroad / "images", tmp_path / "images")
+    alone = hemalens("suggest", images, "--out", tmp_path / "a.csv", "--n", 4)
+    assert (alone.code, alone.err.count(SAID)) == (0, 1), alone.error
+    assert f"hemalens adapt --support csv:{tmp_path / 'a.csv'}" in alone.out
+    named = hemalens("suggest", own.path, images, "--out", tmp_path / "b.csv", "--n", 4)
+    assert (named.code, "default model" in named.err) == (0, False)
+    assert f"hemalens adapt {own.path} --support" in named.out
+    assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+
+
 @pytest.mark.usefixtures("packaged", "undrawn")
 def test_evaluate_and_adapt_without_a_bundle(abroad: Path, tmp_path: Path, hemalens: Command) -> None:
     spec = f"synthetic:{abroad}"
@@ -73,7 +86,8 @@ def test_evaluate_and_adapt_without_a_bundle(abroad: Path, tmp_path: Path, hemal
 
 @pytest.mark.usefixtures("lacking")
 @pytest.mark.parametrize(
-    "command", [("predict", "cells"), ("evaluate", "--data", "folder:x"), ("adapt", "--support", "folder:x")]
+    "command",
+    [("predict", "cells"), ("suggest", "cells"), ("evaluate", "--data", "folder:x"), ("adapt", "--support", "folder:x")],
 )
 def test_where_the_package_has_none_one_line_says_so(command: tuple[str, ...], tmp_path: Path, hemalens: Command) -> None:
     ended = hemalens(*command, "--out", tmp_path / "out.csv")
@@ -85,7 +99,7 @@ def test_where_the_package_has_none_one_line_says_so(command: tuple[str, ...], t
 @pytest.mark.usefixtures("packaged")
 def test_words_that_cannot_be_told_apart_are_refused(own: Bundle, abroad: Path, tmp_path: Path, hemalens: Command) -> None:
     for words, message in (
-        ((), "there is nothing to predict; expected hemalens predict [BUNDLE] IMAGES --out FILE"),
+        ((), "no images are named; expected hemalens predict [BUNDLE] IMAGES --out FILE"),
         ((own.path,), "is a bundle, and no images are named; expected hemalens predict [BUNDLE] IMAGES --out FILE"),
         ((abroad / "images", own.path), "is a bundle and stands second; expected hemalens predict [BUNDLE] IMAGES"),
         ((tmp_path / "gone", abroad), "there is no bundle folder"),

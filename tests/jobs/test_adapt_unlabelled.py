@@ -336,7 +336,9 @@ def test_with_labelled_cells_too_the_embedding_follows_first(colours: Bundle, aw
 def test_a_new_classifier_forgets_the_shares_of_the_old_one(colours: Bundle, away: Path, tmp_path: Path) -> None:
     support = colour_cells(tmp_path / "support", AWAY, 5, seed=5)
     mixed = adapt_unlabelled(colours.path, str(away), out=tmp_path / "mixed", settings=PRIOR)
-    manifest = adapt(mixed.path, f"folder:{support}", out=tmp_path / "new").manifest
+    with pytest.raises(ConfigError, match="rule=base keeps the bundle's head, and that was brought to a prior"):
+        adapt(mixed.path, f"folder:{support}", out=tmp_path / "new")
+    manifest = adapt(mixed.path, f"folder:{support}", out=tmp_path / "new", few_shot=["rule=prototype"]).manifest
     assert mixed.manifest.unlabelled is not None
     assert mixed.manifest.unlabelled.prior is not None
     assert manifest.unlabelled == mixed.manifest.unlabelled.model_copy(update={"prior": None})

@@ -171,6 +171,8 @@ WITHOUT_METHODS = ("--backbone", "--bundle", "--drop-seen", "--classes")
 """Options that go where nothing is trained."""
 ON_BUNDLE = ("k-shot", "labelling", "unlabelled")
 """Protocols that take a saved bundle."""
+OF_CURVES = [option for option, (path, _) in KEYS.items() if path[0].replace("_", "-") in ON_BUNDLE]
+"""Their options."""
 USED_BY: dict[str, tuple[str, ...]] = {
     "--folds": ("k-fold", "cross-domain"),
     **{option: ("k-shot",) for option, (path, _) in KEYS.items() if path[0] == "k_shot"},
@@ -189,8 +191,7 @@ FOR_COSTS = frozenset(
 
 
 FOR_BUNDLES = frozenset(
-    {option for option, (path, _) in KEYS.items() if path[0] in ("k_shot", "labelling", "unlabelled")}
-    - {"--support", "--target-labels"}
+    set(OF_CURVES) - {"--support", "--target-labels"}
     | {"--bundle", "--protocol", "--target", "--min-per-class", "--seed", "--out", "--overwrite", "--quiet", "--json"}
 )
 """Options that k-shot, labelling and unlabelled take with a bundle in place of methods."""
@@ -204,6 +205,12 @@ def _said(context: typer.Context) -> list[str]:
         for parameter in context.command.params
         if parameter.name and getattr(context.get_parameter_source(parameter.name), "name", "") == "COMMANDLINE"
     ]
+
+
+def _given(context: typer.Context) -> dict[str, Any]:
+    """The value of every option, by its long name."""
+    parameters = [p for p in context.command.params if p.name in context.params]
+    return {max(p.opts, key=len): context.params[str(p.name)] for p in parameters}
 
 
 def _check_options(
@@ -227,6 +234,14 @@ def _check_options(
             )
 
 
+def _put(values: dict[str, Any], option: str, said: Any) -> None:
+    """Set the key of an option in a configuration's values."""
+    (*parts, last), read = KEYS[option]
+    for part in parts:
+        values = values.setdefault(part, {})
+    values[last] = read(said)
+
+
 def _config(file: Path | None, given: dict[str, Any], said: Sequence[str]) -> BenchmarkConfig:
     """The file's configuration with what stands on the command line over it; settings come after those of the file."""
     from hemalens.jobs.benchmark_config import BenchmarkConfig, read_yaml
@@ -235,11 +250,7 @@ def _config(file: Path | None, given: dict[str, Any], said: Sequence[str]) -> Be
     for option in said:
         if option not in KEYS:
             continue
-        (*parts, last), read = KEYS[option]
-        place = values
-        for part in parts:
-            place = place.setdefault(part, {})
-        place[last] = read(given[option])
+        _put(values, option, given[option])
     if given["--set"]:
         before = values.get("settings", [])
         values["settings"] = [*([before] if isinstance(before, str) else before), *given["--set"]]
@@ -307,19 +318,17 @@ def benchmark(
     talk = Talk(quiet, as_json)
     said = _said(context)
     chosen = list(protocol or ())
-    if chosen == ["efficiency"] and methods is None and config is None:
+    trains = methods is not None or config is not None
+    if chosen == ["efficiency"] and not trains:
         _check_options(said, chosen, trains=False)
         shared = {"out": out, "min_per_class": min_per_class, "seed": seed, "overwrite": overwrite, "say": talk.say}
         how = {"n_classes": classes, "n_rounds": rounds, "n_threads": threads, "drop_seen": drop_seen}
         _costs(talk, backbone or [], bundle or [], _one_target(target or []), shared | how)
         return
-    if bundle and chosen and set(chosen) <= set(ON_BUNDLE) and methods is None and config is None:
-        _check_options(said, chosen, trains=False, taken=FOR_BUNDLES)
+    if bundle and chosen and set(chosen) <= set(ON_BUNDLE) and not trains:
         _on_bundle(talk, context, bundle, chosen, said)
         return
-    given = {name: context.params[name] for name in context.params}
-    names = {max(p.opts, key=len): p.name for p in context.command.params if p.name}
-    asked = _config(config, {option: given[name] for option, name in names.items() if name in given}, said)
+    asked = _config(config, _given(context), said)
     _check_options(said, asked.protocols, trains=True)
     _methods(talk, asked, {"out": out, "n_workers": workers, "overwrite": overwrite})
 
@@ -336,20 +345,16 @@ def _on_bundle(talk: Talk, context: typer.Context, bundles: list[Path], protocol
     from hemalens.jobs.bundle_curves import bundle_curves as run
     from hemalens.jobs.tasks import curves_of
 
+    _check_options(said, protocols, trains=False, taken=FOR_BUNDLES)
     if len(bundles) > 1:
         raise InputError(
             "these protocols take one bundle", got=", ".join(map(str, bundles)), remedy="Run it once for each."
         )
-    given = context.params
-    names = {max(p.opts, key=len): p.name for p in context.command.params if p.name}
+    given, options = context.params, _given(context)
     values: dict[str, Any] = {"methods": (), "sources": (), "seed": given["seed"]}
     for option in said:
-        if option in KEYS and len(KEYS[option][0]) + (option in ("--labelling", "--unlabelled")) > 1:
-            (*parts, last), read = KEYS[option]
-            place = values
-            for part in parts:
-                place = place.setdefault(part, {})
-            place[last] = read(given[str(names[option])])
+        if option in OF_CURVES:
+            _put(values, option, options[option])
     asked = BenchmarkConfig.from_mapping(values, source="benchmark")
     curves = {protocol: curves_of(asked, protocol) for protocol in dict.fromkeys(protocols)}  # type: ignore[arg-type]
     shared = {key: given[key] for key in ("out", "min_per_class", "seed", "overwrite")}

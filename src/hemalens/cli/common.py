@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hemalens.errors import InputError
+from hemalens.errors import InputError, one_line
 from hemalens.progress import set_quiet
 
 Bundle = Annotated[Path | None, typer.Argument(help="A bundle folder; without one, the model that comes with hemalens.")]
@@ -97,6 +97,21 @@ class Talk:
     def result(self, value: Any, lines: Sequence[str]) -> None:
         """The result on standard output: as JSON when asked for, otherwise as lines."""
         print(json.dumps(value, indent=2, ensure_ascii=False) if self.as_json else "\n".join(lines))
+
+
+def told_apart(first: str | None, second: str | None, *, shape: str) -> tuple[Path | None, str]:
+    """(bundle, images) of one or two words, one of them being the images; raises `InputError`, with the call's `shape`."""
+    from hemalens.default_model import looks_like_bundle
+
+    if first is None:
+        raise InputError("no images are named", expected=shape)
+    if second is None:
+        if looks_like_bundle(Path(first)):
+            raise InputError(f"{one_line(first)} is a bundle, and no images are named", expected=shape)
+        return None, first
+    if looks_like_bundle(Path(second)) and not looks_like_bundle(Path(first)):
+        raise InputError(f"{one_line(second)} is a bundle and stands second", expected=shape)
+    return Path(first), second
 
 
 def chosen_bundle(named: Path | None, talk: Talk) -> Path:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hemalens.cli.common import Json, Out, Overwrite, Quiet, Talk, chosen_bundle
-from hemalens.errors import InputError, one_line
+from hemalens.cli.common import Json, Out, Overwrite, Quiet, Talk, chosen_bundle, told_apart
+from hemalens.errors import InputError
 
 SHAPE = "hemalens predict [BUNDLE] IMAGES --out FILE"
 
@@ -41,7 +40,7 @@ def predict(
     from hemalens.jobs.predict import predict as run
 
     talk = Talk(quiet, as_json)
-    named, source = _told_apart(bundle, images)
+    named, source = told_apart(bundle, images, shape=SHAPE)
     chosen = chosen_bundle(named, talk)
     found = run(
         chosen,
@@ -63,21 +62,6 @@ def predict(
     value = asdict(found)
     value["trust"]["says"] = list(found.trust.lines)
     talk.result(value, lines)
-
-
-def _told_apart(first: str | None, second: str | None) -> tuple[Path | None, str]:
-    """(bundle, images) of one or two words, one of them being the images; raises `InputError`."""
-    from hemalens.default_model import looks_like_bundle
-
-    if first is None:
-        raise InputError("there is nothing to predict", expected=SHAPE)
-    if second is None:
-        if looks_like_bundle(Path(first)):
-            raise InputError(f"{one_line(first)} is a bundle, and no images are named", expected=SHAPE)
-        return None, first
-    if looks_like_bundle(Path(second)) and not looks_like_bundle(Path(first)):
-        raise InputError(f"{one_line(second)} is a bundle and stands second", expected=SHAPE)
-    return Path(first), second
 
 
 def _coverage(text: str) -> float | None:

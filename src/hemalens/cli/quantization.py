@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from hemalens.cli.common import DropUnreadable, Json, Out, Overwrite, Quiet, Seed, Talk
-from hemalens.errors import InputError
+
+if TYPE_CHECKING:
+    from hemalens.bundle import Manifest
 
 MEGABYTE = 1e6
 Precision = Literal["int8", "fp16"]
@@ -22,7 +24,7 @@ def quantize(
     ],
     out: Out,
     precision: Annotated[
-        str, typer.Option(help="int8 computes in 8 bits; fp16 keeps weights in 16 bits and computes in 32.")
+        Precision, typer.Option(help="int8 computes in 8 bits; fp16 keeps weights in 16 bits and computes in 32.")
     ] = "int8",
     images: Annotated[int, typer.Option(min=1, help="At most so many of them, drawn evenly over the classes.")] = 200,
     settings: Annotated[
@@ -46,15 +48,13 @@ def quantize(
     from hemalens.bundle import MODEL, open_bundle
     from hemalens.jobs.quantize import quantize as run
 
-    if precision not in get_args(Precision):
-        raise InputError("unknown precision", expected=" or ".join(get_args(Precision)), got=repr(precision))
     talk = Talk(quiet, as_json)
     before = open_bundle(bundle).manifest.files[MODEL].n_bytes / MEGABYTE
     made = run(
         bundle,
         calibrate,
         out=out,
-        precision=cast(Precision, precision),
+        precision=precision,
         n_images=images,
         settings=settings or [],
         drop_unreadable=drop_unreadable,
@@ -62,6 +62,13 @@ def quantize(
         overwrite=overwrite,
         say=talk.say,
     ).manifest
+    talk.result(made.model_dump(mode="json"), [*_said_of(made, before), *_next_steps(out, bundle)])
+
+
+def _said_of(made: Manifest, before: float) -> list[str]:
+    """How large the bundle is after `before` megabytes, and how far its answers moved."""
+    from hemalens.bundle import MODEL
+
     lines = []
     if (how := made.quantisation) is not None:
         after = made.files[MODEL].n_bytes / MEGABYTE
@@ -73,8 +80,11 @@ def quantize(
         ]
         if how.fine_agreement is not None:
             lines.append(f"same finer type on {how.fine_agreement:.1%}")
-    lines += [
+    return lines
+
+
+def _next_steps(out: Path, bundle: Path) -> list[str]:
+    return [
         f"what it costs in accuracy: hemalens evaluate {out} --data SPEC --out REPORT, and the same with {bundle}",
         f"bundle: {out}",
     ]
-    talk.result(made.model_dump(mode="json"), lines)

@@ -8,13 +8,20 @@ from typing import Annotated
 
 import typer
 
-from hemalens.cli.common import Json, Out, Overwrite, Quiet, Seed, Talk
+from hemalens.cli.common import Json, Out, Overwrite, Quiet, Seed, Talk, chosen_bundle, told_apart
+
+SHAPE = "hemalens suggest [BUNDLE] IMAGES --out FILE"
 
 
 def suggest(
     *,
-    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
-    images: Annotated[str, typer.Argument(help="A folder of images, or a dataset as in jtsc:zheng2018.")],
+    bundle: Annotated[
+        str | None,
+        typer.Argument(metavar="BUNDLE", help="A bundle folder; without one, the model that comes with hemalens."),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Argument(metavar="IMAGES", help="A folder of images, or a dataset as in jtsc:zheng2018.")
+    ] = None,
     out: Out,
     n: Annotated[int, typer.Option("--n", min=1, help="How many cells to label.")] = 20,
     strategy: Annotated[
@@ -33,9 +40,10 @@ def suggest(
     from hemalens.jobs.suggest import suggest as run
 
     talk = Talk(quiet, as_json)
+    named, source = told_apart(bundle, images, shape=SHAPE)
     found = run(
-        bundle,
-        images,
+        chosen_bundle(named, talk),
+        source,
         out=out,
         n=n,
         strategy=strategy,
@@ -46,5 +54,6 @@ def suggest(
         say=talk.say,
     )
     lines = [f"{each.rank:3}  {each.path}: {each.guess} {each.probability:.2f}, {each.why}" for each in found]
-    lines.append(f"fill in the column label of {out}, then: hemalens adapt {bundle} --support csv:{out} --out NEW")
+    adapted = "adapt" if named is None else f"adapt {named}"
+    lines.append(f"fill in the column label of {out}, then: hemalens {adapted} --support csv:{out} --out NEW")
     talk.result([asdict(each) for each in found], lines)

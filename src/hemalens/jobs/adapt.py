@@ -71,18 +71,10 @@ def adapt(
     one bundle is adapted by rule=base, which keeps the classes that the support lacks, and several by their class means.
     Raises `LabelError` for labels unknown to the bundle and `SplitError` for a support of one class.
     """
-    config = FewShotConfig.load(None, few_shot or ([] if beside else [USUAL]))
-    if config.uses_base and beside:
-        raise ConfigError(
-            f"rule={config.rule} keeps the head of one bundle",
-            remedy="Leave --beside out, or say --few-shot rule=prototype.",
-        )
-    if config.transductive:
-        raise ConfigError(
-            "a bundle is adapted before the images it will see are there", expected="centre=none or centre=support"
-        )
+    config = _asked(few_shot, several=bool(beside))
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
+    _refuse_prior(base, config)
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     bases = [base, *(open_bundle(path) for path in beside)]
     stages = _stages_of(bases)
@@ -118,6 +110,30 @@ def adapt(
     if unlabelled:
         files[SEEN_UNLABELLED] = seen_images(unlabelled)
     return write_bundle(out, manifest, files | {name: more for stage in stages for name, more in stage.files().items()})
+
+
+def _asked(few_shot: Sequence[str], *, several: bool) -> FewShotConfig:
+    """The way to classify that was asked for, or the usual one; raises `ConfigError` for one that cannot be."""
+    config = FewShotConfig.load(None, few_shot or ([] if several else [USUAL]))
+    if config.uses_base and several:
+        raise ConfigError(
+            f"rule={config.rule} keeps the head of one bundle",
+            remedy="Leave --beside out, or say --few-shot rule=prototype.",
+        )
+    if config.transductive:
+        raise ConfigError(
+            "a bundle is adapted before the images it will see are there", expected="centre=none or centre=support"
+        )
+    return config
+
+
+def _refuse_prior(base: Bundle, config: FewShotConfig) -> None:
+    """Raise `ConfigError` where a head is to be kept that answers by the shares of some laboratory: labels weigh alike."""
+    if config.uses_base and base.manifest.unlabelled is not None and base.manifest.unlabelled.prior is not None:
+        raise ConfigError(
+            f"rule={config.rule} keeps the bundle's head, and that was brought to a prior",
+            remedy="Adapt the bundle from before the prior, or say --few-shot rule=prototype.",
+        )
 
 
 def _stages_of(bases: Sequence[Bundle]) -> tuple[Stage, ...]:

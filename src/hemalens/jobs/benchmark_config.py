@@ -16,7 +16,8 @@ from hemalens.evaluation.k_shot import PUBLISHED_SHOTS, KShotPlan
 from hemalens.evaluation.labelling import BUDGETS, COMPARED, LabellingPlan
 from hemalens.evaluation.results import Selection
 from hemalens.fewshot import FewShotConfig
-from hemalens.jobs.unlabelled_curve import NUMBERS, PIECES, UnlabelledPlan
+from hemalens.jobs.unlabelled_curve import COMPARED as COMPARED_PIECES
+from hemalens.jobs.unlabelled_curve import NUMBERS, UnlabelledPlan
 from hemalens.methods import METHODS, Method, find_method
 
 ProtocolName = Literal["k-fold", "cross-domain", "k-shot", "labelling", "unlabelled", "fractions", "efficiency"]
@@ -98,7 +99,7 @@ class UnlabelledPart(StrictConfig):
     """
 
     images: Counts = NUMBERS
-    pieces: Words = PIECES
+    pieces: Words = COMPARED_PIECES
     strength: float = Field(default=1.0, gt=0, le=1)
     repeats: int = Field(default=10, ge=2)
     test_fraction: float = Field(default=0.4, gt=0, lt=1)

@@ -26,10 +26,11 @@ from hemalens.jobs.adapted_graph import adapted_to
 from hemalens.jobs.k_shot import NewLaboratory
 from hemalens.progress import track
 from hemalens.sampling import seeded
-from hemalens.unlabelled import UnlabelledConfig
+from hemalens.unlabelled import PIECES, UnlabelledConfig
 
 NUMBERS = (8, 16, 32, 64, 128)
-PIECES = ("batch_norm", "standardise", "prior")
+COMPARED = ("batch_norm", "standardise", "prior")
+"""Pieces that are compared where none is named; the others build on them."""
 Answers = NDArray[np.int64]
 
 
@@ -42,7 +43,7 @@ class UnlabelledPlan:
     """
 
     numbers: tuple[int, ...] = NUMBERS
-    pieces: tuple[str, ...] = PIECES
+    pieces: tuple[str, ...] = COMPARED
     strength: float = 1.0
     n_repeats: int = 10
     test_fraction: float = 0.4
@@ -66,7 +67,7 @@ class UnlabelledPlan:
             raise ConfigError(f"unknown piece {unknown[0]!r}", expected=f"{', '.join(PIECES)}, or some with + between them")
         statistics = "batch_norm" in wanted or "standardise" in wanted
         more = {"strength": self.strength} if statistics else {}
-        return UnlabelledConfig(**{piece: piece in wanted for piece in PIECES}, **more)  # type: ignore[arg-type]
+        return UnlabelledConfig.from_mapping({**{piece: piece in wanted for piece in PIECES}, **more}, source=words)
 
 
 @dataclass(frozen=True, slots=True)
