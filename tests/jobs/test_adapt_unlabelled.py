@@ -392,7 +392,7 @@ IDLE = {
     "--unlabelled x --allow-new": "--allow-new goes with --support only",
     "--unlabelled x --few-shot normalise=true": "--few-shot goes with --support only",
     "--unlabelled x --beside b": "--beside goes with --support only",
-    "--support x --set prior=true": "--set goes with --unlabelled only",
+    "--support x --set prior=true": "--set goes with --unlabelled or --finetune only",
 }
 
 

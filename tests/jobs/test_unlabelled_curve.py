@@ -168,7 +168,9 @@ def test_a_plan_that_cannot_be_is_refused(asked: dict[str, Any]) -> None:
 
 
 def test_pieces_are_told_by_name(bundle: Bundle) -> None:
-    with pytest.raises(ConfigError, match="unknown piece 'colour'; expected batch_norm, class_balance, standardise, pseudo_labels, prior"):
+    with pytest.raises(
+        ConfigError, match="unknown piece 'colour'; expected batch_norm, class_balance, standardise, pseudo_labels, prior"
+    ):
         UnlabelledPlan(pieces=("prior+colour",))
     plan = UnlabelledPlan(strength=0.5)
     assert plan.config("batch_norm + prior").pieces == ("batch_norm", "prior")

@@ -38,13 +38,17 @@ def adapt(
         typer.Option("--beside", metavar="BUNDLE", help="A further bundle whose embedding stands beside; repeatable."),
     ] = None,
     few_shot: FewShot = None,
+    finetune: Annotated[
+        bool,
+        typer.Option("--finetune", help="Train the whole network on with the labelled cells: minutes, and worth more."),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
             help="What follows the unlabelled images: batch_norm (the default), class_balance, standardise, pseudo_labels, "
-            "prior; strength, batch_size; repeatable.",
+            "prior; strength, batch_size. With --finetune: steps, folds, batch_size, optimiser.learning_rate; repeatable.",
         ),
     ] = None,
     allow_new: Annotated[
@@ -60,18 +64,28 @@ def adapt(
 
     Of labelled cells, ten of each type are a good start; of images without labels, a few hundred.
     """
-    _refuse_idle(support, unlabelled, {"--beside": beside, "--few-shot": few_shot, "--allow-new": allow_new}, settings)
+    of_support: dict[str, object] = {
+        "--beside": beside,
+        "--few-shot": few_shot,
+        "--allow-new": allow_new,
+        "--finetune": finetune,
+    }
+    _refuse_idle(support, unlabelled, of_support, settings)
     talk = Talk(quiet, as_json)
     base = chosen_bundle(bundle, talk)
     few = {"beside": beside or [], "few_shot": few_shot or [], "allow_new": allow_new, "drop_unreadable": drop_unreadable}
-    if unlabelled is None:
+    asked = {"out": out, "settings": settings or [], "seed": seed, "overwrite": overwrite, "say": talk.say}
+    if finetune:
+        from hemalens.jobs.adapt_finetuned import adapt_finetuned
+
+        made = adapt_finetuned(base, str(support), drop_unreadable=drop_unreadable, **asked)  # type: ignore[arg-type]
+    elif unlabelled is None:
         from hemalens.jobs.adapt import adapt as run
 
         made = run(base, str(support), out=out, overwrite=overwrite, say=talk.say, **few)  # type: ignore[arg-type]
     else:
         from hemalens.jobs.adapt_unlabelled import adapt_to_both, adapt_unlabelled
 
-        asked = {"out": out, "settings": settings or [], "seed": seed, "overwrite": overwrite, "say": talk.say}
         if support is None:
             made = adapt_unlabelled(base, unlabelled, **asked)  # type: ignore[arg-type]
         else:
@@ -87,11 +101,20 @@ def _refuse_idle(
     """Raise `InputError` where there is nothing to adapt to, or an option goes with what is not there."""
     if support is None and unlabelled is None:
         raise InputError("there is nothing to adapt to", expected="--support SPEC, --unlabelled SPEC or both")
-    idle = [option for option, value in of_support.items() if value]
-    if support is None and idle:
-        raise InputError(f"{idle[0]} goes with --support only")
-    if unlabelled is None and settings:
-        raise InputError("--set goes with --unlabelled only", remedy="For labelled cells, say --few-shot KEY=VALUE.")
+    said = [option for option, value in of_support.items() if value]
+    if support is None and said:
+        raise InputError(f"{said[0]} goes with --support only")
+    trains = "--finetune" in said
+    if trains and (len(said) > 1 or unlabelled is not None):
+        other = "--unlabelled" if unlabelled is not None else next(option for option in said if option != "--finetune")
+        raise InputError(
+            f"--finetune and {other} do not go together",
+            remedy="Adapt to unlabelled images first, then --finetune that bundle." if unlabelled else None,
+        )
+    if unlabelled is None and settings and not trains:
+        raise InputError(
+            "--set goes with --unlabelled or --finetune only", remedy="For labelled cells, say --few-shot KEY=VALUE."
+        )
 
 
 def _said_of_images(manifest: Manifest) -> list[str]:

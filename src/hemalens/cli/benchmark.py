@@ -46,7 +46,8 @@ Protocols = Annotated[
     typer.Option(
         "--protocol",
         metavar="NAME",
-        help="How it is split: k-fold, cross-domain (unless said otherwise), k-shot, labelling (which cells to label), "
+        help="How it is split: k-fold, cross-domain (unless said otherwise), k-shot, finetuning (with all weights), "
+        "labelling (which cells to label), "
         "unlabelled (how few images without labels suffice), fractions; efficiency: what networks cost, counted and timed. "
         "Repeatable.",
     ),
@@ -65,7 +66,8 @@ Bundles = Annotated[
     typer.Option(
         "--bundle",
         metavar="DIR",
-        help="A saved bundle in place of methods: efficiency (repeatable), or one for k-shot, labelling, unlabelled.",
+        help="A saved bundle in place of methods: efficiency (repeatable), or one for k-shot, finetuning, labelling, "
+        "unlabelled.",
     ),
 ]
 Classes = Annotated[int, typer.Option(min=1, help="efficiency: classes of the backbones' head.")]
@@ -77,6 +79,13 @@ WithoutReplacement = Annotated[
     bool, typer.Option("--without-replacement", help="k-shot: no image is drawn twice (published: with).")
 ]
 Support = Annotated[str | None, typer.Option(metavar="SPEC", help="k-shot: draw from here, test all of the target.")]
+Finetuning = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="finetuning: shots=1,10; repeats=3; training=steps=100,optimiser.learning_rate=0.0005; repeatable.",
+    ),
+]
 Labelling = Annotated[
     list[str] | None,
     typer.Option(
@@ -157,6 +166,7 @@ KEYS: dict[str, Taken] = {
     "--support": (("k_shot", "support"), _as_is),
     "--target-labels": (("k_shot", "target_labels"), _as_is),
     "--few-shot": (("k_shot", "few_shot"), _few_shot),
+    "--finetuning": (("finetuning",), _part("FinetuningPart")),
     "--labelling": (("labelling",), _part("LabellingPart")),
     "--unlabelled": (("unlabelled",), _part("UnlabelledPart")),
     "--fractions": (("fractions", "fractions"), lambda text: numbers(text, "--fractions")),
@@ -169,13 +179,14 @@ KEYS: dict[str, Taken] = {
 """The key of the configuration that an option sets, and how its value is read."""
 WITHOUT_METHODS = ("--backbone", "--bundle", "--drop-seen", "--classes")
 """Options that go where nothing is trained."""
-ON_BUNDLE = ("k-shot", "labelling", "unlabelled")
+ON_BUNDLE = ("k-shot", "finetuning", "labelling", "unlabelled")
 """Protocols that take a saved bundle."""
 OF_CURVES = [option for option, (path, _) in KEYS.items() if path[0].replace("_", "-") in ON_BUNDLE]
 """Their options."""
 USED_BY: dict[str, tuple[str, ...]] = {
     "--folds": ("k-fold", "cross-domain"),
     **{option: ("k-shot",) for option, (path, _) in KEYS.items() if path[0] == "k_shot"},
+    "--finetuning": ("finetuning",),
     "--labelling": ("labelling",),
     "--unlabelled": ("unlabelled",),
     **{option: ("fractions",) for option, (path, _) in KEYS.items() if path[0] == "fractions"},
@@ -194,7 +205,7 @@ FOR_BUNDLES = frozenset(
     set(OF_CURVES) - {"--support", "--target-labels"}
     | {"--bundle", "--protocol", "--target", "--min-per-class", "--seed", "--out", "--overwrite", "--quiet", "--json"}
 )
-"""Options that k-shot, labelling and unlabelled take with a bundle in place of methods."""
+"""Options that k-shot, finetuning, labelling and unlabelled take with a bundle in place of methods."""
 
 
 def _said(context: typer.Context) -> list[str]:
@@ -288,6 +299,7 @@ def benchmark(
     support: Support = None,
     target_labels: TargetLabels = None,
     few_shot: FewShot = None,
+    finetuning: Finetuning = None,
     labelling: Labelling = None,
     unlabelled: Unlabelled = None,
     fractions: Fractions = None,

@@ -78,8 +78,8 @@ def adapt(
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     bases = [base, *(open_bundle(path) for path in beside)]
     stages = _stages_of(bases)
-    wanted: dict[str, Any] = {"allow_new": allow_new, "keep_all": config.uses_base, "unreadable": unreadable}
-    support = _support(base, support_spec, **wanted, say=say)
+    gone = "what the bundle knew of it stays" if config.uses_base else None
+    support = open_support(base, support_spec, allow_new=allow_new, gone=gone, unreadable=unreadable, say=say)
     known = frozenset[str]().union(*(bundle.seen for bundle in bases))
     if seen := sum(content in known for content in support.contents):
         say(f"{seen} support image(s) were in the bundle's training data: the expected accuracy is too good")
@@ -169,7 +169,7 @@ def _learn(
     left_out = np.zeros(logits.shape)
     left_out[told] = np.exp(log_softmax(logits[told] / temperature))
     classifier = config.make().fit(embeddings, support.targets, base=base, unit=unit)
-    return _Learned(classifier, temperature, _expected(support, logits, told), left_out, told)
+    return _Learned(classifier, temperature, expected_accuracy(support, logits, told), left_out, told)
 
 
 def _graph(encoder: onnx.ModelProto, head: BaseHead | None, learned: _Learned, classes: tuple[str, ...]) -> onnx.ModelProto:
@@ -220,8 +220,15 @@ def _manifest(
     )
 
 
-def _support(base: Bundle, spec: str, *, allow_new: bool, keep_all: bool, unreadable: Unreadable, say: Say) -> CellDataset:
-    """The labelled cells, in the bundle's label order, new classes behind; `keep_all` keeps those without a cell."""
+def open_support(
+    base: Bundle, spec: str, *, allow_new: bool | None, gone: str | None, unreadable: Unreadable, say: Say
+) -> CellDataset:
+    """The labelled cells, in the bundle's label order, new classes behind.
+
+    `allow_new`: whether labels unknown to the bundle become classes; None where that cannot be. Classes without a cell are
+    kept where `gone` says what becomes of them, and otherwise left out. Raises `LabelError` for labels unknown to the
+    bundle, where new ones are not allowed, and `SplitError` for cells of one class only.
+    """
     known = base.manifest.labels
     reader = READERS.get(spec.partition(":")[0])
     # words of the user's own are meant; what a published set holds beyond the label map is left out as everywhere
@@ -231,7 +238,7 @@ def _support(base: Bundle, spec: str, *, allow_new: bool, keep_all: bool, unread
         labels=base.manifest.label_map,
         role="support",
         unreadable=unreadable,
-        keep=lambda label: allow_new or own_words or label in known,
+        keep=lambda label: bool(allow_new) or own_words or label in known,
         stages=base.stages,
     )
     for note in given.notes:
@@ -242,23 +249,31 @@ def _support(base: Bundle, spec: str, *, allow_new: bool, keep_all: bool, unread
         raise LabelError(
             f"label(s) unknown to the bundle: {', '.join(f'{one_line(c)} ({support.class_counts[c]})' for c in new)}",
             expected=", ".join(known),
-            remedy="To learn them as new classes, say --allow-new.",
+            remedy="Leave them out, or adapt without --finetune."
+            if allow_new is None
+            else "To learn them as new classes, say --allow-new.",
         )
     present = (*(c for c in known if c in support.classes), *new)
     if len(present) < 2:
         counts = ", ".join(f"{name} ({n})" for name, n in support.class_counts.items())
         raise SplitError("the support has one class only", expected="labelled cells of two classes or more", got=counts)
-    gone = [c for c in known if c not in present]
-    if gone and keep_all:
-        say(f"not in the support, so what the bundle knew of it stays: {', '.join(gone)}")
-        return support.under((*known, *new))
-    if gone:
-        say(f"not in the support, so the adapted bundle cannot answer: {', '.join(gone)}")
-    return support.under(present)
+    absent = [c for c in known if c not in present]
+    if absent:
+        say(f"not in the support, so {gone or 'the adapted bundle cannot answer'}: {', '.join(absent)}")
+    return support.under((*known, *new) if gone else present)
 
 
-def _expected(support: CellDataset, logits: NDArray[np.floating], told: NDArray[np.bool_]) -> ExpectedAccuracy:
-    """Leave-one-out scores of the support, and whether they tell anything."""
+def expected_accuracy(
+    support: CellDataset,
+    logits: NDArray[np.floating[Any]],
+    told: NDArray[np.bool_],
+    *,
+    how: str = "leaving each of {n} support images out once",
+) -> ExpectedAccuracy:
+    """Scores of the support from logits (n, k) that do not know the image, where `told` (n,), and whether they tell much.
+
+    `how` says in words how that was done.
+    """
     n, k = int(told.sum()), len(support.classes)
     if not n:
         verdict = "too small to tell: no class has two images (or groups), so none can be left out"
@@ -275,7 +290,7 @@ def _expected(support: CellDataset, logits: NDArray[np.floating], told: NDArray[
         reasons.append(f"the interval is {high - low:.2f} wide, {WIDEST} would tell")
     if low <= metrics.majority_rate(counts):
         reasons.append(f"it may be no better than the most frequent class ({metrics.majority_rate(counts):.2f})")
-    scored = f"expected accuracy {right / n:.2f} (95 % {low:.2f}-{high:.2f}), leaving each of {n} support images out once"
+    scored = f"expected accuracy {right / n:.2f} (95 % {low:.2f}-{high:.2f}), {how.format(n=n)}"
     return ExpectedAccuracy(
         n=n,
         accuracy=right / n,

@@ -16,20 +16,24 @@ from hemalens.evaluation.k_shot import PUBLISHED_SHOTS, KShotPlan
 from hemalens.evaluation.labelling import BUDGETS, COMPARED, LabellingPlan
 from hemalens.evaluation.results import Selection
 from hemalens.fewshot import FewShotConfig
+from hemalens.jobs.finetuning_curve import REPEATS, SHOTS, FinetuningPlan
 from hemalens.jobs.unlabelled_curve import COMPARED as COMPARED_PIECES
 from hemalens.jobs.unlabelled_curve import NUMBERS, UnlabelledPlan
 from hemalens.methods import METHODS, Method, find_method
 
-ProtocolName = Literal["k-fold", "cross-domain", "k-shot", "labelling", "unlabelled", "fractions", "efficiency"]
+ProtocolName = Literal[
+    "k-fold", "cross-domain", "k-shot", "finetuning", "labelling", "unlabelled", "fractions", "efficiency"
+]
 PARTS: dict[ProtocolName, str] = {
     "k-shot": "k_shot",
+    "finetuning": "finetuning",
     "labelling": "labelling",
     "unlabelled": "unlabelled",
     "fractions": "fractions",
     "efficiency": "efficiency",
 }
 """The part of the configuration that belongs to a protocol."""
-NEED_TARGETS: tuple[ProtocolName, ...] = ("cross-domain", "k-shot", "labelling", "unlabelled")
+NEED_TARGETS: tuple[ProtocolName, ...] = ("cross-domain", "k-shot", "finetuning", "labelling", "unlabelled")
 WITH_TARGETS: tuple[ProtocolName, ...] = (*NEED_TARGETS, "fractions")
 
 
@@ -76,6 +80,18 @@ class KShotPart(StrictConfig):
     def plan(self, seed: int) -> KShotPlan:
         """The plan whose drawings follow `seed`; raises `SplitError` for k that cannot be."""
         return KShotPlan(self.shots, self.repeats, self.replacement, self.few_shot, seed)
+
+
+class FinetuningPart(StrictConfig):
+    """What the protocol finetuning is asked: labelled images a class, drawings, settings of the training as key=value."""
+
+    shots: Counts = SHOTS
+    repeats: int = Field(default=REPEATS, ge=2)
+    training: Words = ()
+
+    def plan(self, seed: int) -> FinetuningPlan:
+        """The plan whose drawings follow `seed`; raises `SplitError` for k that cannot be."""
+        return FinetuningPlan(self.shots, self.repeats, self.training, seed)
 
 
 class LabellingPart(StrictConfig):
@@ -152,6 +168,7 @@ class BenchmarkConfig(StrictConfig):
     projection: Literal["PCA", "UMAP"] = "PCA"
     folds: int = Field(default=5, ge=2)
     k_shot: KShotPart = KShotPart()
+    finetuning: FinetuningPart = FinetuningPart()
     labelling: LabellingPart = LabellingPart()
     unlabelled: UnlabelledPart = UnlabelledPart()
     fractions: FractionPart = FractionPart()

@@ -1,4 +1,4 @@
-"""What one saved bundle gives in new laboratories with few labels, or few images without: k-shot, labelling, unlabelled."""
+"""What one saved bundle gives in new laboratories with few labels, or with images without: k-shot and its like."""
 
 from __future__ import annotations
 

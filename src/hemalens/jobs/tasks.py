@@ -20,6 +20,7 @@ from hemalens.evaluation.fractions import FixedParts, FractionPlan, fraction_run
 from hemalens.evaluation.protocols import FitFold, Fold, fit_folds, fit_whole, split_folds
 from hemalens.evaluation.results import DataCard, Evaluation, FractionCurve, KShot
 from hemalens.jobs.benchmark_config import BenchmarkConfig, ProtocolName
+from hemalens.jobs.finetuning_curve import FinetuningCurves
 from hemalens.jobs.fractions import fixed_parts, tidy
 from hemalens.jobs.k_shot import KShotCurves, LaboratoryCurves, NewLaboratory, open_laboratories, refuse_source
 from hemalens.jobs.labelling_curve import LabellingCurves
@@ -268,7 +269,7 @@ class Opener:
         return found
 
     def laboratories(self, specs: Sequence[str]) -> list[NewLaboratory]:
-        """The targets of k-shot, labelling and unlabelled, each with its pool."""
+        """The targets of k-shot, finetuning, labelling and unlabelled, each with its pool."""
         part, config = self.config.k_shot, self.config
         labels = part.target_labels or config.labels
         wanted: dict[str, Any] = {"labels": labels, "min_per_class": config.min_per_class, "stages": self.stages}
@@ -321,6 +322,8 @@ def curves_of(config: BenchmarkConfig, protocol: ProtocolName) -> LaboratoryCurv
     """What a protocol draws of a bundle on each laboratory; None for one of another kind."""
     if protocol == "k-shot":
         return KShotCurves(config.k_shot.plan(config.seed))
+    if protocol == "finetuning":
+        return FinetuningCurves(config.finetuning.plan(config.seed))
     if protocol == "labelling":
         return LabellingCurves(config.labelling.plan(config.seed))
     if protocol == "unlabelled":

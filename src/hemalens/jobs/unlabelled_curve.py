@@ -108,7 +108,7 @@ class UnlabelledCurves:
         held = self._held(target.dataset)
         numbers = [n for n in sorted(plan.numbers) if n <= min(int((~test).sum()) for test in held)]
         episodes = [Episode(np.zeros(0, np.int64), test) for test in held]
-        alone = _places(bundle, target.dataset)[
+        alone = places_of(bundle, target.dataset)[
             BaseHead.of(bundle).logits(target.embeddings, bundle.manifest.labels).argmax(axis=1)
         ]
         before = np.tile(alone, (plan.n_repeats, 1))
@@ -160,11 +160,11 @@ class UnlabelledCurves:
         else:
             seen = target.embeddings[at].astype(np.float32)
         found = adapted.probabilities(seen)
-        answers[at] = _places(bundle, dataset)[found.argmax(axis=1)]
+        answers[at] = places_of(bundle, dataset)[found.argmax(axis=1)]
         return answers
 
 
-def _places(bundle: Bundle, dataset: CellDataset) -> Answers:
+def places_of(bundle: Bundle, dataset: CellDataset) -> Answers:
     """Index of each of the bundle's labels among the target's classes, others behind, (K,)."""
     labels = bundle.manifest.labels
     order = (*dataset.classes, *(label for label in labels if label not in dataset.classes))

@@ -126,11 +126,13 @@ class WithOutline(nn.Module):
 
 
 def without_batch_norm(network: OutlineNetwork) -> OutlineNetwork:
-    """A copy that computes the same, its batch norms taken up by the convolutions before them.
+    """A copy that computes the same, its batch norms, where it has them still, taken up by the convolutions before them.
 
     Outlines look alike in all laboratories, so nothing of it is to follow a new laboratory's images.
     """
     folded = copy.deepcopy(network).eval()
+    if not isinstance(folded.norm, nn.BatchNorm2d):
+        return folded
     _fold(folded, "stem", "norm")
     for module in folded.stages.modules():
         for conv, norm in PAIRS.get(type(module).__name__, ()):

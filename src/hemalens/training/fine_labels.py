@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,6 +46,14 @@ class FineLabels:
             outputs += finest if len(finest) > 1 else [label]
             sizes.append(max(1, len(finest)))
         return cls(train.classes, tuple(outputs), tuple(sizes))
+
+    @classmethod
+    def told(cls, classes: tuple[str, ...], finer: Sequence[tuple[str, str]]) -> FineLabels:
+        """Those whose `finer` these are."""
+        if not finer:
+            return cls.none(classes)
+        counts = Counter(of for _, of in finer)
+        return cls(classes, tuple(output for output, _ in finer), tuple(counts[label] for label in classes))
 
     @property
     def class_of_output(self) -> NDArray[np.int64]:

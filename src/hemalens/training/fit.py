@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
@@ -127,30 +128,19 @@ def fit_network(
     course = Course(patience=config.patience, precision=config.precision, accumulate=config.accumulate)
     train(module, training, checking, run_dir=run_dir, course=course)
     module.after_training()
-    temperature = fit_temperature(_logits(module, held), validation.targets)
-
-    def reference(records: list[Record]) -> NDArray[np.float64]:
-        chosen = replace(train_part, records=tuple(records))
-        logits = _logits(module, resized_images(chosen, preprocessing, scratch / "parity.npy"))
-        return np.exp(log_softmax(logits / temperature))
-
-    def fine_reference(records: list[Record]) -> NDArray[np.float32]:
-        chosen = replace(train_part, records=tuple(records))
-        return _fine(module, resized_images(chosen, preprocessing, scratch / "parity.npy"))
-
-    outputs = ["embedding", "raw_logits", *([FINE] if module.finer else [])]
-    network_graph = to_onnx(_Outputs(module).eval(), preprocessing, outputs)
+    temperature = fit_temperature(logits_of(module, held), validation.targets)
+    answers = ModuleAnswers(module, train_part, preprocessing, scratch, temperature)
     trained = Trained(
         method=method,
         config=config,
         train=train_part,
         validation=validation,
-        graph=join(resize_graph(preprocessing), normalise_graph(preprocessing), network_graph),
+        graph=graph_of(module, preprocessing),
         preprocessing=preprocessing,
         temperature=temperature,
         frozen_backbone=False,
-        reference=reference,
-        fine=FineTypes(fine_entries(module.finer), fine_reference) if module.finer else None,
+        reference=answers.probabilities,
+        fine=FineTypes(fine_entries(module.finer), answers.fine) if module.finer else None,
         auxiliary=before.unlabelled,
         pretraining=before.labelled,
         inherited=_images_behind(config.weights),
@@ -179,6 +169,42 @@ def _loaders(
     )
     in_order = EpochSampler(len(held), seed=module.seed, shuffle=False)
     return training, DataLoader(held, batch_size=config.batch_size, sampler=in_order)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleAnswers:
+    """What a trained module itself makes of records of `dataset`, without the graph: what the graph is compared with.
+
+    `temperature` calibrates; `scratch` is a folder for resized images.
+    """
+
+    module: CellClassifier
+    dataset: CellDataset
+    preprocessing: Preprocessing
+    scratch: Path
+    temperature: float
+
+    def probabilities(self, records: list[Record]) -> NDArray[np.float64]:
+        """Calibrated probabilities (n, k)."""
+        return np.exp(log_softmax(logits_of(self.module, self._resized(records)) / self.temperature))
+
+    def fine(self, records: list[Record]) -> NDArray[np.float32]:
+        """Probability of each finer type given its class, (n, f)."""
+        pixels = torch.from_numpy(self._resized(records))
+        with torch.inference_mode():
+            fine: NDArray[np.float32] = self.module.fine(self.module.embed(self.module.pixels(pixels))).numpy()
+        return fine
+
+    def _resized(self, records: list[Record]) -> NDArray[np.uint8]:
+        chosen = replace(self.dataset, records=tuple(records))
+        return resized_images(chosen, self.preprocessing, self.scratch / "parity.npy")
+
+
+def graph_of(module: CellClassifier, preprocessing: Preprocessing) -> onnx.ModelProto:
+    """A trained module as a graph from `image` to `embedding`, `raw_logits` and, where it has any, finer types."""
+    outputs = ["embedding", "raw_logits", *([FINE] if module.finer else [])]
+    network = to_onnx(_Outputs(module).eval(), preprocessing, outputs)
+    return join(resize_graph(preprocessing), normalise_graph(preprocessing), network)
 
 
 class _Outputs(nn.Module):
@@ -213,14 +239,9 @@ def follow_quickly(network: nn.Module) -> None:
             module.momentum = BATCH_NORM_MOMENTUM
 
 
-def _logits(module: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def logits_of(module: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits (n, k) of images uint8 (n, 3, size, size), not calibrated."""
     with torch.inference_mode():
         parts = [module(torch.from_numpy(pixels[i : i + 32])) for i in range(0, len(pixels), 32)]
     logits: NDArray[np.float32] = torch.cat(parts).numpy()
     return logits
-
-
-def _fine(module: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    with torch.inference_mode():
-        fine: NDArray[np.float32] = module.fine(module.embed(module.pixels(torch.from_numpy(pixels)))).numpy()
-    return fine

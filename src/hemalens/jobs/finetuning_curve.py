@@ -1,0 +1,115 @@
+"""The protocol finetuning: how many labelled cells suffice where a bundle's whole network is trained on with them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemalens.bundle import Bundle
+from hemalens.datasets import CellDataset
+from hemalens.episodes import Episode, draw_episodes
+from hemalens.errors import SplitError, require_extra
+from hemalens.evaluation.k_shot import embed, scores
+from hemalens.evaluation.labelling import curve
+from hemalens.evaluation.results import KShot
+from hemalens.graphs import cut
+from hemalens.jobs.k_shot import NewLaboratory
+from hemalens.jobs.unlabelled_curve import places_of
+from hemalens.progress import track
+
+SHOTS = (1, 10)
+REPEATS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuningPlan:
+    """How many labelled images a class are drawn, how often, and how the network is trained on with them.
+
+    `settings` are settings key=value of `FewCellsConfig`. What is not drawn is tested.
+    """
+
+    shots: tuple[int, ...] = SHOTS
+    n_repeats: int = REPEATS
+    settings: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.shots or min(self.shots) < 1 or len(set(self.shots)) < len(self.shots):
+            raise SplitError("cannot use these k", expected="different whole numbers from 1 on", got=str(list(self.shots)))
+
+    def episodes(self, target: CellDataset, k: int) -> list[Episode]:
+        """Each (support, query); raises `SplitError` for a class of too few images."""
+        return draw_episodes(target, None, k_shot=k, n_repeats=self.n_repeats, seed=self.seed, replacement=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuningCurves:
+    """Scores against the number of labelled images a class that the whole network learns from."""
+
+    plan: FinetuningPlan
+
+    @property
+    def described(self) -> str:
+        """The protocol in words."""
+        plan = self.plan
+        settings = f", {', '.join(plan.settings)}" if plan.settings else ""
+        return f"{', '.join(map(str, plan.shots))} labelled images a class, {plan.n_repeats} repeats, all weights{settings}"
+
+    def check(self, laboratories: Sequence[NewLaboratory]) -> None:
+        """Raise an error before anything is trained, for settings or numbers of images that cannot be."""
+        self._config()
+        for laboratory in laboratories:
+            for k in self.plan.shots:
+                self.plan.episodes(laboratory.target, k)
+
+    def request(self) -> dict[str, Any]:
+        """All that the scores depend on."""
+        return {"plan": asdict(self.plan)}
+
+    def run(self, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
+        """The bundle trained on anew for each drawing; the drawings are those of k-shot without replacement."""
+        from hemalens.methods.few_cells import TrainedOn
+
+        plan, places = self.plan, places_of(bundle, laboratory.target)
+        target = embed(cut(bundle.graph, ["image"], ["embedding"]), laboratory.target)
+        known = target.dataset.under(bundle.manifest.labels)
+        shots = []
+        with tempfile.TemporaryDirectory(prefix="hemalens_") as scratch, self._progress() as done:
+            way = TrainedOn(bundle, self._config(), Path(scratch))
+            way.check(known)
+            for k in plan.shots:
+                episodes = plan.episodes(target.dataset, k)
+                answers: NDArray[np.int64] = np.zeros((len(episodes), len(known)), np.int64)
+                for i, episode in enumerate(episodes):
+                    # runs are told apart by their seed
+                    module = way.learn(known.subset(episode.support), seed=plan.seed + 1000 * k + i)
+                    answers[i] = places[way.logits(module, known).argmax(axis=1)]
+                    done(1)
+                shots.append(scores(k, target.dataset, episodes, answers, seed=plan.seed))
+        return [
+            curve(
+                target,
+                shots,
+                method=bundle.manifest.method,
+                source=source,
+                support=f"{target.dataset.name} itself, the rest is tested",
+                classifier="all weights trained on",
+                variant="finetuned",
+                against="shots",
+            )
+        ]
+
+    def _progress(self) -> Any:
+        return track("finetuning", len(self.plan.shots) * self.plan.n_repeats)
+
+    def _config(self) -> Any:
+        require_extra("torch", "train", "adapting by training on")
+        from hemalens.methods.few_cells import FewCellsConfig
+
+        return FewCellsConfig.load(None, self.plan.settings)

@@ -1,0 +1,190 @@
+"""All weights trained on with a few labelled cells: what the bundle says of it, folds that leave out, and refusals."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hemalens._torchvision  # noqa: F401
+
+import numpy as np
+import pytest
+
+import trained
+from command import Command
+from hemalens.bundle import MODEL, Bundle, open_bundle
+from hemalens.datasets import CellDataset, open_dataset
+from hemalens.errors import LabelError, SplitError
+from hemalens.evaluation.report import read_report
+from hemalens.home import read_home
+from hemalens.inference import Predictor, list_images
+from hemalens.jobs.adapt_finetuned import adapt_finetuned, left_out
+from hemalens.jobs.adapt_unlabelled import adapt_unlabelled
+from hemalens.jobs.bundle_curves import bundle_curves
+from hemalens.jobs.finetuning_curve import FinetuningCurves, FinetuningPlan
+from hemalens.methods.few_cells import FewCellsConfig
+
+SHORT = ["steps=2", "batch_size=4", "precision=fp32", "folds=2"]
+TYPES = ("neutrophil", "eosinophil", "lymphocyte", "monocyte")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return trained.fitted(tmp_path_factory, "robust").bundle
+
+
+@pytest.fixture(scope="module")
+def abroad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained.cells(tmp_path_factory) / "lab_b"
+
+
+@pytest.fixture(scope="module")
+def support(abroad: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three cells a type."""
+    folder = tmp_path_factory.mktemp("finetuning") / "support"
+    for code in TYPES:
+        (folder / code).mkdir(parents=True)
+        for image in sorted((abroad / "images" / code).iterdir())[:3]:
+            shutil.copy(image, folder / code)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finetuned(base: Bundle, support: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    out = tmp_path_factory.mktemp("finetuned") / "bundle"
+    return adapt_finetuned(base.path, f"folder:{support}", out=out, settings=SHORT)
+
+
+def _probabilities(bundle: Bundle, folder: Path) -> Any:
+    return np.array([answer.probabilities for answer in Predictor(bundle).predict(list_images(folder))])
+
+
+def test_the_manifest_says_how_it_came_to_be(base: Bundle, finetuned: Bundle) -> None:
+    manifest = finetuned.manifest
+    assert (manifest.method, manifest.labels, manifest.config) == ("robust", base.manifest.labels, base.manifest.config)
+    how = manifest.adaptation
+    assert how is not None
+    assert (how.few_shot["rule"], how.few_shot["steps"], how.new_classes) == ("finetune", 2, ())
+    assert how.base_model_sha256 == (base.manifest.files[MODEL].sha256,)
+    assert how.expected.n == 12
+    assert "each of 12 support images answered by a training on others" in how.expected.verdict
+    assert [entry.role for entry in manifest.data] == ["train", "validation", "support"]
+    assert finetuned.seen == base.seen | set(how.support_images)
+    assert manifest.parity < 1e-3
+
+
+def test_what_was_answered_by_the_folds_is_kept_as_its_home(finetuned: Bundle) -> None:
+    home = finetuned.home
+    assert home is not None
+    assert (home.geometry, len(home.targets)) == (None, 12)
+    np.testing.assert_allclose(home.probabilities.sum(axis=1), 1, atol=1e-5)
+    content = (finetuned.path / "home.npz").read_bytes()
+    read_home(content, n_features=finetuned.manifest.embedding_size, n_classes=len(finetuned.manifest.labels))
+
+
+def test_it_answers_otherwise_than_its_base_and_can_be_trained_on_again(
+    base: Bundle, finetuned: Bundle, support: Path, tmp_path: Path
+) -> None:
+    assert not np.allclose(_probabilities(base, support), _probabilities(finetuned, support), atol=1e-4)
+    again = adapt_finetuned(finetuned.path, f"folder:{support}", out=tmp_path / "again", settings=[*SHORT, "folds=0"])
+    assert again.manifest.adaptation is not None
+    assert again.manifest.adaptation.expected.verdict == "the accuracy to expect was not asked for (folds=0)"
+    assert again.home is None
+    assert again.manifest.temperature == finetuned.manifest.temperature
+
+
+def test_images_seen_without_labels_stay_known(base: Bundle, abroad: Path, support: Path, tmp_path: Path) -> None:
+    followed = adapt_unlabelled(base.path, str(abroad / "images"), out=tmp_path / "followed")
+    both = adapt_finetuned(followed.path, f"folder:{support}", out=tmp_path / "both", settings=[*SHORT, "folds=0"])
+    assert both.seen_unlabelled == followed.seen_unlabelled
+    assert both.manifest.unlabelled == followed.manifest.unlabelled
+
+
+# ------------------------------------------------------------------------------------------------------------- folds
+
+
+@dataclass
+class _Recorded:
+    """Stands for `TrainedOn`: remembers what each training was shown, and answers with its number."""
+
+    config: FewCellsConfig
+    shown: list[set[str]] = field(default_factory=list)
+
+    def learn(self, cells: CellDataset, *, seed: int) -> int:
+        assert cells.classes == ("neutrophil", "eosinophil", "basophil", "lymphocyte", "monocyte")
+        self.shown.append(set(cells.contents))
+        return len(self.shown) - 1
+
+    def logits(self, module: int, records: CellDataset) -> Any:
+        return np.full((len(records), len(records.classes)), float(module))
+
+
+@pytest.mark.parametrize("folds", [0, 2, 3, 5])
+def test_no_image_is_answered_by_a_training_that_saw_it(support: Path, folds: int) -> None:
+    cells = open_dataset(f"folder:{support}").under(("neutrophil", "eosinophil", "basophil", "lymphocyte", "monocyte"))
+    way = _Recorded(FewCellsConfig(folds=folds))
+    logits = left_out(way, cells, seed=0)  # type: ignore[arg-type]
+    assert len(way.shown) == min(folds, 3), "no more folds than cells of a type"
+    for content, row in zip(cells.contents, logits, strict=True):
+        assert np.isfinite(row).all() == bool(folds)
+        if folds:
+            assert content not in way.shown[int(row[0])]
+
+
+# ---------------------------------------------------------------------------------------------------------- protocol
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_protocol_tests_what_it_did_not_draw(base: Bundle, abroad: Path, tmp_path: Path) -> None:
+    curves = FinetuningCurves(FinetuningPlan(shots=(1, 2), n_repeats=2, settings=tuple(SHORT)))
+    report = bundle_curves(base.path, [f"synthetic:{abroad}"], {"finetuning": curves}, out=tmp_path / "out")
+    (result,) = report.k_shot
+    assert [(shots.k, shots.n_repeats) for shots in result.shots] == [(1, 2), (2, 2)]
+    assert (result.against, result.variant, result.replacement, result.transductive) == ("shots", "finetuned", False, False)
+    assert read_report(tmp_path / "out" / "report.json").k_shot[0] == result
+    with pytest.raises(SplitError, match="cannot use these k"):
+        FinetuningPlan(shots=())
+    all_of_them = FinetuningCurves(FinetuningPlan(shots=(8,), settings=tuple(SHORT)))
+    with pytest.raises(SplitError):
+        bundle_curves(base.path, [f"synthetic:{abroad}"], {"finetuning": all_of_them}, out=tmp_path / "many")
+
+
+# ---------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_a_label_that_the_bundle_does_not_know_is_refused(base: Bundle, support: Path, tmp_path: Path) -> None:
+    shutil.copytree(support, tmp_path / "odd")
+    (tmp_path / "odd" / "neutrophil").rename(tmp_path / "odd" / "my odd cell")
+    with pytest.raises(LabelError, match=r"unknown to the bundle: 'my odd cell' \(3\).* Leave them out, or adapt without"):
+        adapt_finetuned(base.path, f"folder:{tmp_path / 'odd'}", out=tmp_path / "out", settings=SHORT)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(
+    base: Bundle, support: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hemalens = Command(monkeypatch, capsys)
+    call = ("adapt", base.path, "--support", f"folder:{support}", "--finetune", "--out", tmp_path / "out")
+    shutil.copytree(support, tmp_path / "few" / "support")
+    shutil.rmtree(tmp_path / "few" / "support" / "monocyte")
+    settings = [word for setting in SHORT for word in ("--set", setting)]
+    few = ("adapt", base.path, "--support", f"folder:{tmp_path / 'few' / 'support'}", "--finetune", *settings)
+    ended = hemalens(*few, "--out", tmp_path / "made")
+    assert ended.code == 0, ended.error
+    assert "not in the support, so it will hardly be answered any more: monocyte" in ended.err
+    assert "adapted to neutrophil (3), eosinophil (3), lymphocyte (3)" in ended.out
+    assert open_bundle(tmp_path / "made").manifest.labels == base.manifest.labels
+    for more, message in {
+        ("--few-shot", "rule=base"): "--finetune and --few-shot do not go together",
+        ("--unlabelled", "x"): "--finetune and --unlabelled do not go together. Adapt to unlabelled images first",
+        ("--allow-new",): "--finetune and --allow-new do not go together",
+        ("--set", "strength=1"): "unknown key 'strength'",
+    }.items():
+        refused = hemalens(*call, *more)
+        assert refused.code == 2
+        assert message in refused.error
+    alone = hemalens("adapt", base.path, "--unlabelled", "x", "--finetune", "--out", tmp_path / "out")
+    assert alone.error == "error: --finetune goes with --support only"
+    assert not (tmp_path / "out").exists()
