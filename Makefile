@@ -50,6 +50,7 @@ default-model: $(VENV)/.train  ## a quarter of an hour: train, shrink, test and 
 			--out $(RUN)/tests/$${target%%:*} --overwrite || exit 1; \
 	done
 	$(BIN)/python tools/package_model.py $(RUN)/fp16 --overwrite --report $(RUN)/report.json \
+		--remarks tools/default_model_remarks.txt \
 		$(foreach target,$(TARGETS),--report $(RUN)/tests/$(firstword $(subst :, ,$(target)))/report.json)
 
 $(VENV)/.python:

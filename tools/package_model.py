@@ -16,11 +16,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, help="a bundle of at most 10 MB")
     parser.add_argument("--report", type=Path, action="append", default=[], help="report.json of a test; repeatable")
+    parser.add_argument("--remarks", type=Path, help="what the reader of the figures must know, one remark a line")
     parser.add_argument("--out", type=Path, default=FOLDER, help="where the package keeps it")
     parser.add_argument("--overwrite", action="store_true", help="replace the one that is there")
     given = parser.parse_args()
     try:
-        made = package_model(given.bundle, given.report, out=given.out, overwrite=given.overwrite)
+        remarks = given.remarks.read_text(encoding="utf-8").splitlines() if given.remarks else []
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"cannot read {given.remarks}: {error}")
+    try:
+        made = package_model(given.bundle, given.report, remarks=remarks, out=given.out, overwrite=given.overwrite)
     except HemalensError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

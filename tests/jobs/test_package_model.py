@@ -39,7 +39,8 @@ def report(bundle: Bundle, abroad: str, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_it_has_a_card_and_no_weights_for_training(bundle: Bundle, report: Path, abroad: str, tmp_path: Path) -> None:
-    made = package_model(bundle.path, [report], out=tmp_path / "packaged")
+    made = package_model(bundle.path, [report], remarks=["chosen on lab_b | too"], out=tmp_path / "packaged")
+    assert "\n- chosen on lab_b | too\n" in (made.path / CARD).read_text(encoding="utf-8")
     assert set(made.manifest.files) == set(bundle.manifest.files) - {WEIGHTS} | {CARD}
     assert (made.path / CARD).read_text(encoding="utf-8").startswith("# Model card: random_filters")
     assert made.manifest.model_copy(update={"files": {}}) == bundle.manifest.model_copy(update={"files": {}})

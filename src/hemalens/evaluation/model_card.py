@@ -18,10 +18,10 @@ N_WEAKEST = 8
 """How many of the lowest recalls are told."""
 
 
-def model_card(manifest: Manifest, reports: Sequence[Report]) -> str:
+def model_card(manifest: Manifest, reports: Sequence[Report], remarks: Sequence[str] = ()) -> str:
     """The card in Markdown; `reports` are those of the model's tests, each test once.
 
-    Raises `ReportError` for a report of another model, and where nothing was tested.
+    `remarks` are what no file tells and a reader of the figures must know, as in what was chosen on which set. Raises `ReportError` for a report of another model, and where nothing was tested.
     """
     tests = [evaluation for report in reports for evaluation in _tests_of(manifest, report)]
     tests = list({test.target: test for test in tests}.values())
@@ -32,7 +32,7 @@ def model_card(manifest: Manifest, reports: Sequence[Report]) -> str:
         f"## Intended use\n\n{_intended(manifest)}",
         f"## Classes\n\n{_classes(manifest)}",
         f"## Data\n\n{_data(manifest)}",
-        f"## Figures\n\n{_figures(tests)}",
+        f"## Figures\n\n{_figures(tests, remarks)}",
         f"## What fails\n\n{_weakest(tests)}",
         f"## How it was made\n\n{_made(manifest)}",
     ]
@@ -96,7 +96,7 @@ def _data(manifest: Manifest) -> str:
     return _table(["set", "part", "images", "of each class", "licence", "attribution"], rows)
 
 
-def _figures(tests: Sequence[Evaluation]) -> str:
+def _figures(tests: Sequence[Evaluation], remarks: Sequence[str]) -> str:
     rows = [
         [
             visible(test.target),
@@ -123,7 +123,7 @@ def _figures(tests: Sequence[Evaluation]) -> str:
         if test.left_out:
             reasons = "; ".join(f"{label(code)}: {visible(why)}" for code, why in test.left_out.items())
             told.append(f"{visible(test.target)}, not tested: {reasons}.")
-    return f"{_table(head, rows)}\n\n" + "\n".join(f"- {line}" for line in told)
+    return f"{_table(head, rows)}\n\n" + "\n".join(f"- {line}" for line in (*told, *map(visible, remarks)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,14 @@ from hemalens.files import claim_folder
 
 
 def package_model(
-    bundle_path: Path, report_paths: Sequence[Path], *, out: Path = FOLDER, overwrite: bool = False
+    bundle_path: Path,
+    report_paths: Sequence[Path],
+    *,
+    remarks: Sequence[str] = (),
+    out: Path = FOLDER,
+    overwrite: bool = False,
 ) -> Bundle:
-    """Copy the bundle to `out` with a card made of its manifest and of the `report.json` files of its tests.
+    """Copy the bundle to `out` with a card made of its manifest, of the `report.json` files of its tests, and of remarks.
 
     Weights for further training stay behind. Raises `BundleError` for a bundle of more than 10 MB, `ReportError` for a
     report of another model.
@@ -26,7 +31,7 @@ def package_model(
         raise InputError("a model card needs figures", expected="one report.json or more")
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
-    card = model_card(base.manifest, [read_report(path) for path in report_paths])
+    card = model_card(base.manifest, [read_report(path) for path in report_paths], remarks)
     kept = [name for name in base.manifest.files if name not in (WEIGHTS, CARD)]
     files = {name: (base.path / name).read_bytes() for name in kept} | {CARD: card.encode("utf-8")}
     # the manifest itself counts too
