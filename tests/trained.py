@@ -45,7 +45,7 @@ COMBINED_NETWORK = {
     "autoencoder": {"latent_size": 8, "width": 2, "tile_px": 64, "epochs": 1, "batch_size": 8, "precision": "fp32"},
 }
 MOBILEVIT = {name: value for name, value in FINETUNE.items() if name != "patience"} | {"accumulate": 2}
-ROBUST = {**MOBILEVIT, "epochs": 2, "images_per_epoch": 16, "views": 2, "outline": False}
+ROBUST = {**MOBILEVIT, "epochs": 2, "images_per_epoch": 16, "views": 2, "outline": False, "white_balance": False}
 SETTINGS = {
     "bloodshot": BLOODSHOT,
     "combined_network": COMBINED_NETWORK,

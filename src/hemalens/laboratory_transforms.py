@@ -23,6 +23,14 @@ SRGB_TO_XYZ = torch.tensor(
 WHITE = SRGB_TO_XYZ.sum(dim=1)
 """XYZ of D65."""
 DELTA = 6 / 29
+HAZE_LIGHT = (0.4, 0.95)
+"""Range of the red, green and blue of a haze, as a share of full scale."""
+LEAST_LIGHT, LARGEST_ABSORBANCE = 0.01, 5.0
+"""Below this share of full scale there is no more absorbance to tell; above it nothing is to be seen."""
+TIGHTEST = (0.5, 1.05)
+"""Least and largest side of a tight crop, as a share of the image's."""
+OFF_MIDDLE = 0.08
+"""How far a tight crop lies off the middle, at most, as a share of half the side."""
 
 
 class LaboratoryConfig(StrictConfig):
@@ -31,31 +39,38 @@ class LaboratoryConfig(StrictConfig):
     A strength s of a factor means: between 1 / (1 + s) and 1 + s, uniform in its logarithm; of a shift: uniform in +- s.
 
     Stain, in CIE LAB: `lightness_gain` and `colour_gain` are factors on the spread of L, and of a and b, about their mean;
-    `lightness_shift` and `colour_shift` move these means (units of LAB); `colour_turn_deg` turns (a, b) about gray.
+    `lightness_shift` and `colour_shift` move these means (units of LAB); `colour_turn_deg` turns (a, b) about gray. In
+    absorbance: `dye_mix`, standard deviation of what is added to each entry of the unit matrix that mixes R, G and B.
     Light: `channel_gain`, a factor on each of R, G and B; `gamma`, an exponent; `gradient`, brighter to one side and
-    darker to the other by up to this share; `vignetting`, darker in the corners by up to this share.
+    darker to the other by up to this share; `vignetting`, darker in the corners by up to this share; `haze`, a veil of one
+    light colour that takes up to this share of the contrast, on a share `step_share` of the images.
     Optics: `blur_px`, largest standard deviation of a Gaussian in pixels of the network's input; `coarseness`, shrunk by
     a factor of 1 to 1 + s and enlarged again. Camera: `noise` and `shot_noise`, largest standard deviation as a share of
     full scale, the same everywhere and growing with the root of the light. Each step of optics and noise meets a share
     `step_share` of the images. `jpeg`: share of the images that are coded at a quality from `jpeg_quality_min` to 95.
+    `tight`: share of the images that come as a detector's crop would: what lies outside a rectangle about the middle, of
+    half to all of the image's width and height, has the median colour of the rectangle's rim, as in a centred window.
     """
 
-    lightness_gain: float = Field(default=0.25, ge=0, le=2)
-    lightness_shift: float = Field(default=8.0, ge=0, le=50)
-    colour_gain: float = Field(default=0.4, ge=0, le=2)
-    colour_shift: float = Field(default=12.0, ge=0, le=50)
-    colour_turn_deg: float = Field(default=8.0, ge=0, le=180)
-    channel_gain: float = Field(default=0.1, ge=0, le=1)
-    gamma: float = Field(default=0.25, ge=0, le=2)
+    lightness_gain: float = Field(default=0.35, ge=0, le=2)
+    lightness_shift: float = Field(default=15.0, ge=0, le=50)
+    colour_gain: float = Field(default=0.6, ge=0, le=2)
+    colour_shift: float = Field(default=20.0, ge=0, le=50)
+    colour_turn_deg: float = Field(default=20.0, ge=0, le=180)
+    dye_mix: float = Field(default=0.08, ge=0, le=0.5)
+    channel_gain: float = Field(default=0.2, ge=0, le=1)
+    gamma: float = Field(default=0.4, ge=0, le=2)
     gradient: float = Field(default=0.1, ge=0, le=0.9)
     vignetting: float = Field(default=0.15, ge=0, le=0.9)
-    blur_px: float = Field(default=1.2, ge=0, le=8)
-    coarseness: float = Field(default=1.0, ge=0, le=7)
-    noise: float = Field(default=0.015, ge=0, le=0.5)
+    haze: float = Field(default=0.5, ge=0, le=0.9)
+    blur_px: float = Field(default=1.5, ge=0, le=8)
+    coarseness: float = Field(default=2.0, ge=0, le=7)
+    noise: float = Field(default=0.03, ge=0, le=0.5)
     shot_noise: float = Field(default=0.02, ge=0, le=0.5)
     step_share: float = Field(default=0.5, ge=0, le=1)
     jpeg: float = Field(default=0.15, ge=0, le=1)
     jpeg_quality_min: int = Field(default=40, ge=1, le=JPEG_BEST)
+    tight: float = Field(default=0.5, ge=0, le=1)
 
     @classmethod
     def none(cls) -> LaboratoryConfig:
@@ -78,15 +93,27 @@ class LaboratoryAugmentation:
         coded = (changed.clamp(0, 1) * 255).round().to(torch.uint8)
         if _happens(self.config.jpeg):
             coded = compressed(coded, int(torch.randint(self.config.jpeg_quality_min, JPEG_BEST + 1, ())))
-        return coded
+        return self._cropped(coded)
+
+    def _cropped(self, image: Tensor) -> Tensor:
+        if not _happens(self.config.tight):
+            return image
+        half = torch.empty(2).uniform_(*TIGHTEST).tolist()
+        middle = torch.empty(2).uniform_(-OFF_MIDDLE, OFF_MIDDLE).tolist()
+        edges = [(1 + m - h, 1 + m + h) for m, h in zip(middle, half, strict=True)]
+        sides = [
+            slice(max(0, round(a * n / 2)), min(n, round(b * n / 2)))
+            for (a, b), n in zip(edges, image.shape[1:], strict=True)
+        ]
+        return tight_crop(image, sides[0], sides[1])
 
     def _stain(self, image: Tensor) -> Tensor:
         c = self.config
-        if not any((c.lightness_gain, c.lightness_shift, c.colour_gain, c.colour_shift, c.colour_turn_deg)):
-            return image
-        gains = (_factor(c.lightness_gain), _factor(c.colour_gain), _factor(c.colour_gain))
-        shifts = (_shift(c.lightness_shift), _shift(c.colour_shift), _shift(c.colour_shift))
-        return restained(image, gains, shifts, turn_rad=math.radians(_shift(c.colour_turn_deg)))
+        if any((c.lightness_gain, c.lightness_shift, c.colour_gain, c.colour_shift, c.colour_turn_deg)):
+            gains = (_factor(c.lightness_gain), _factor(c.colour_gain), _factor(c.colour_gain))
+            shifts = (_shift(c.lightness_shift), _shift(c.colour_shift), _shift(c.colour_shift))
+            image = restained(image, gains, shifts, turn_rad=math.radians(_shift(c.colour_turn_deg)))
+        return dyes_mixed(image, torch.eye(3) + c.dye_mix * torch.randn(3, 3)) if c.dye_mix else image
 
     def _light(self, image: Tensor) -> Tensor:
         c = self.config
@@ -94,6 +121,8 @@ class LaboratoryAugmentation:
             gains = torch.tensor([_factor(c.channel_gain) for _ in range(3)])
             slope, direction = _amount(c.gradient), _shift(math.pi) if c.gradient else 0.0
             image = lit(image, gains, slope=slope, direction_rad=direction, vignetting=_amount(c.vignetting))
+        if c.haze and _happens(c.step_share):
+            image = torch.lerp(image, torch.empty(3, 1, 1).uniform_(*HAZE_LIGHT), _amount(c.haze))
         return image.clamp(0, 1) ** _factor(c.gamma) if c.gamma else image
 
     def _optics(self, image: Tensor) -> Tensor:
@@ -149,6 +178,15 @@ def restained(image: Tensor, gains: Three, shifts: Three, *, turn_rad: float) ->
     return lab_to_srgb((lab - mean) * gain + mean + shift)
 
 
+def dyes_mixed(image: Tensor, matrix: Tensor) -> Tensor:
+    """An image (3, H, W) in [0, 1] whose natural absorbances of R, G and B are mixed by `matrix` (3, 3).
+
+    As where the dyes have other colours, or the camera other filters (Lambert and Beer: absorbances of dyes add up).
+    """
+    absorbance = -image.clamp(LEAST_LIGHT, 1).log()
+    return torch.exp(-torch.tensordot(matrix, absorbance, dims=1).clamp(0, LARGEST_ABSORBANCE))
+
+
 def lit(image: Tensor, gains: Tensor, *, slope: float, direction_rad: float, vignetting: float) -> Tensor:
     """An image (3, H, W) times (1 + slope * u) (1 - vignetting * r^2) and a gain of each channel, `gains` (3,).
 
@@ -197,6 +235,15 @@ def compressed(image: Tensor, quality: int) -> Tensor:
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(coded, "JPEG", quality=quality)
     with Image.open(coded) as decoded:
         return torch.from_numpy(np.array(decoded)).permute(2, 0, 1).contiguous()
+
+
+def tight_crop(image: Tensor, rows: slice, columns: slice) -> Tensor:
+    """An image (3, H, W) that shows nothing outside these rows and columns but the median colour of their rim."""
+    inside = image[:, rows, columns]
+    rim = torch.cat([inside[:, 0], inside[:, -1], inside[:, :, 0], inside[:, :, -1]], dim=1)
+    cropped = rim.median(dim=1).values[:, None, None].expand_as(image).clone()
+    cropped[:, rows, columns] = inside
+    return cropped
 
 
 def _shift(strength: float) -> float:

@@ -63,7 +63,8 @@ def _fit(plain: Fitted, run_dir: Path, **changes: Any) -> Bundle:
         {"norm": "group"},
         {"norm": "frozen"},
         {"min_fine_images": 2},
-        {"outline": True, "min_fine_images": 2},
+        {"white_balance": True},
+        {"outline": True, "white_balance": True, "min_fine_images": 2},
     ],
 )
 def test_the_network_that_is_taken_up_answers_as_its_bundle(

@@ -96,7 +96,7 @@ def test_by_default_every_piece_is_on() -> None:
     assert (config.backbone, config.weights, config.image_size_px) == ("tf_efficientnet_lite0", "package", 96)
     assert (config.weight_average, config.views, config.fine_labels, config.norm) == (0.99, 4, True, "batch")
     assert (config.optimiser.label_smoothing, config.optimiser.schedule, config.sampling) == (0.1, "cosine", "balanced")
-    assert (config.patience, config.outline, config.background) == (None, True, 0)
+    assert (config.patience, config.outline, config.white_balance, config.background) == (None, True, True, 0)
     assert config.laboratory == LaboratoryConfig()
     assert config.augmentation.zoom == 0.3
     one = RobustConfig.load(overrides=["laboratory.jpeg=0", "augmentation.zoom=0.5"])
@@ -127,6 +127,17 @@ def test_images_of_training_are_changed_and_those_of_validation_are_not(
     monkeypatch.setattr("hemalens.training.fit.train", seen)
     with pytest.raises(KilledError):
         _fit(unbroken, tmp_path)
+
+
+@pytest.mark.parametrize("white_balance", [True, False])
+def test_with_white_balance_another_lamp_changes_no_answer(white_balance: bool) -> None:
+    module = _module(white_balance=white_balance).eval()
+    cell = torch.full((1, 3, 32, 32), 220.0)
+    cell[:, :, 10:22, 10:22] = torch.tensor([90.0, 40.0, 120.0]).view(1, 3, 1, 1)
+    lamp = torch.tensor([1.0, 0.8, 0.5]).view(1, 3, 1, 1)
+    with torch.no_grad():
+        plain, other = (module(light.round().to(torch.uint8)) for light in (cell, cell * lamp))
+    assert torch.allclose(plain, other, atol=2e-2) == white_balance
 
 
 # -------------------------------------------------------------------------------------------------- averaged weights

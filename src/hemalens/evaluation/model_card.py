@@ -21,7 +21,8 @@ N_WEAKEST = 8
 def model_card(manifest: Manifest, reports: Sequence[Report], remarks: Sequence[str] = ()) -> str:
     """The card in Markdown; `reports` are those of the model's tests, each test once.
 
-    `remarks` are what no file tells and a reader of the figures must know, as in what was chosen on which set. Raises `ReportError` for a report of another model, and where nothing was tested.
+    `remarks` are what no file tells and a reader of the figures must know, as in what was chosen on which set. Raises
+    `ReportError` for a report of another model, and where nothing was tested.
     """
     tests = [evaluation for report in reports for evaluation in _tests_of(manifest, report)]
     tests = list({test.target: test for test in tests}.values())

@@ -135,7 +135,8 @@ def _settings(base: Bundle) -> RobustConfig:
         raise BundleError(
             "only networks of one method can be trained on", expected=f"a bundle of {METHOD}", got=base.manifest.method
         )
-    return RobustConfig.model_validate(base.manifest.config)
+    # bundles from before there was a white balance have none
+    return RobustConfig.model_validate({"white_balance": False, **base.manifest.config})
 
 
 def _load(network: Any, base: Bundle) -> None:

@@ -24,6 +24,7 @@ from hemalens.methods.base import Method
 from hemalens.methods.finetune import METHOD as FINETUNE
 from hemalens.methods.finetune import PRETRAINING, FinetuneConfig, starting_network
 from hemalens.models.backbone import preprocessing_of
+from hemalens.models.field import against_field
 from hemalens.models.freezing import freeze
 from hemalens.models.norms import Norm, set_norm
 from hemalens.models.outline import OutlineNetwork, WithOutline, without_batch_norm
@@ -42,9 +43,10 @@ GEOMETRY = AugmentationConfig(zoom=0.3, brightness=0.0, contrast=0.0, saturation
 
 class RobustConfig(FinetuneConfig):
     """`finetune`, and what each switch adds; with `laboratory.*` at 0, norm "batch", `weight_average` 0, `views` 1,
-    `fine_labels` and `outline` off it is `finetune` with this augmentation.
+    `white_balance`, `fine_labels` and `outline` off it is `finetune` with this augmentation.
 
-    `laboratory`: images as other laboratories would have taken them, after `augmentation` has moved the cell. `norm`:
+    `laboratory`: images as other laboratories would have taken them, after `augmentation` has moved the cell.
+    `white_balance`: the network sees each channel against its empty field, computed in the graph. `norm`:
     "batch", "group" (no averages of training images; pretrained weights fit less) or "frozen" (pretrained averages stay).
     `weight_average`: decay a step of the moving average of the weights, which is what validation and bundle use; 0 for
     none. `views`: an answer is the mean of the logits over so many of an image's mirrored and turned views; it takes
@@ -63,6 +65,7 @@ class RobustConfig(FinetuneConfig):
     patience: int | None = Field(default=None, ge=1)
     augmentation: AugmentationConfig = GEOMETRY
     laboratory: LaboratoryConfig = LaboratoryConfig()
+    white_balance: bool = True
     norm: Norm = "batch"
     weight_average: float = Field(default=0.99, ge=0, lt=1)
     views: Views = 4
@@ -80,6 +83,7 @@ class RobustModule(CellClassifier):
     ) -> None:
         super().__init__(network, preprocessing, optimiser=config.optimiser, epochs=config.epochs, seed=seed)
         self.views: Views = config.views
+        self.white_balance = config.white_balance
         self.decay = config.weight_average
         self.labels = labels
         self.averaged: Any = freeze(copy.deepcopy(self.network)) if self.decay else None
@@ -114,7 +118,14 @@ class RobustModule(CellClassifier):
 
         The head is linear: the logits of a mean embedding are the mean of the views' logits.
         """
-        return mean_over_views(super().embed, pixels, 1 if self.training else self.views)
+        return mean_over_views(super().embed, self.seen(pixels), 1 if self.training else self.views)
+
+    def seen(self, pixels: Tensor) -> Tensor:
+        """Pixels (n, 3, size, size) as the network sees them: against the empty field, where that is asked for."""
+        if not self.white_balance:
+            return pixels
+        light = against_field((pixels * self.std + self.mean) / 255)
+        return ((light * 255 - self.mean) / self.std).to(memory_format=torch.channels_last)
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Embedding (n, d) -> logits of the classes (n, k)."""
@@ -155,7 +166,7 @@ class RobustModule(CellClassifier):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Keep the logits of one view for the epoch's scores: the others would cost as much as the training."""
         images, targets = batch
-        logits = self.classify(super().embed(self.pixels(images)))
+        logits = self.classify(super().embed(self.seen(self.pixels(images))))
         self._validation.append((logits.float().cpu(), targets.cpu()))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:

@@ -10,16 +10,17 @@ import hemalens._torchvision  # noqa: F401
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate, linear, pad
+from torch.nn.functional import interpolate, linear
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from hemalens.images import Preprocessing
 from hemalens.models.backbone import PACKAGED, BackboneConfig, create_backbone
+from hemalens.models.field import field_of, mean_of_largest, smoothed
 
 CHROMATIN = (1.0, 1.0, -1.0)
 """Weights of the absorbances of red, green and blue in the chromatin signal, as in `nucleus`."""
-EMPTY, NUCLEUS = 0.1, 0.1
-"""Share of the brightest pixels that stands for the empty field, and of the most chromatin-like for the nucleus."""
+NUCLEUS = 0.1
+"""Share of the most chromatin-like pixels that stands for the nucleus."""
 DARKEST, PALEST = 0.02, 0.05
 """Least light, as a share of full scale, and least chromatin signal of a nucleus: below them noise would be blown up."""
 EDGE, STEEPNESS = 0.5, 12.0
@@ -44,16 +45,11 @@ def outline(light: Tensor) -> Tensor:
     nothing has to be found first, and a graph can compute it.
     """
     n, n_pixels = light.shape[0], int(light.shape[2]) * int(light.shape[3])
-    smooth = avg_pool2d(pad(light, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    field = _mean_of_largest(smooth.flatten(2), round(EMPTY * n_pixels))
-    absorbance = ((field.view(n, 3, 1, 1) + DARKEST) / (smooth + DARKEST)).log()
+    smooth = smoothed(light)
+    absorbance = ((field_of(smooth) + DARKEST) / (smooth + DARKEST)).log()
     chromatin = (absorbance * torch.tensor(CHROMATIN, device=light.device).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
-    unit = _mean_of_largest(chromatin.flatten(1), round(NUCLEUS * n_pixels)).clamp(min=PALEST)
+    unit = mean_of_largest(chromatin.flatten(1), round(NUCLEUS * n_pixels)).clamp(min=PALEST)
     return torch.sigmoid(STEEPNESS * (chromatin / unit.view(n, 1, 1, 1) - EDGE))
-
-
-def _mean_of_largest(values: Tensor, n: int) -> Tensor:
-    return values.topk(max(1, n), dim=-1).values.mean(dim=-1)
 
 
 class OutlineNetwork(nn.Module):
