@@ -146,6 +146,8 @@ def test_the_protocol_tests_what_it_did_not_draw(base: Bundle, abroad: Path, tmp
     assert read_report(tmp_path / "out" / "report.json").k_shot[0] == result
     with pytest.raises(SplitError, match="cannot use these k"):
         FinetuningPlan(shots=())
+    with pytest.raises(SplitError, match="too few repeats"):
+        FinetuningPlan(n_repeats=1)
     all_of_them = FinetuningCurves(FinetuningPlan(shots=(8,), settings=tuple(SHORT)))
     with pytest.raises(SplitError):
         bundle_curves(base.path, [f"synthetic:{abroad}"], {"finetuning": all_of_them}, out=tmp_path / "many")

@@ -94,6 +94,18 @@ def test_batch_norm_that_followed_a_laboratory_and_weights_in_16_bits_are_taken_
     _way(half, tmp_path).check(abroad)
 
 
+def test_a_bundle_from_before_there_was_a_white_balance_has_none(plain: Fitted) -> None:
+    config = {key: value for key, value in plain.bundle.manifest.config.items() if key != "white_balance"}
+    old = replace(plain.bundle, manifest=plain.bundle.manifest.model_copy(update={"config": config}))
+    assert not module_of(old, FewCellsConfig(), seed=0).white_balance
+
+
+def test_nothing_is_left_of_a_training_but_its_images(plain: Fitted, abroad: CellDataset, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    _way(plain.bundle, tmp_path / "scratch").learn(abroad, seed=3)
+    assert not [path for path in (tmp_path / "scratch").iterdir() if path.is_dir()]
+
+
 def test_what_is_more_than_the_network_is_refused(
     plain: Fitted, abroad: CellDataset, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

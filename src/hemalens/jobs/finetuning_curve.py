@@ -42,6 +42,8 @@ class FinetuningPlan:
     def __post_init__(self) -> None:
         if not self.shots or min(self.shots) < 1 or len(set(self.shots)) < len(self.shots):
             raise SplitError("cannot use these k", expected="different whole numbers from 1 on", got=str(list(self.shots)))
+        if self.n_repeats < 2:
+            raise SplitError("too few repeats", expected="at least 2, for a spread", got=str(self.n_repeats))
 
     def episodes(self, target: CellDataset, k: int) -> list[Episode]:
         """Each (support, query); raises `SplitError` for a class of too few images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,9 @@ class TrainedOn:
             batch_size=config.batch_size,
             sampler=EpochSampler(len(shown), seed=seed, weights=weights, n_draws=n_draws),
         )
-        train(module, training, None, run_dir=self.scratch / f"run_{seed}", course=Course(precision=config.precision))
+        run_dir = self.scratch / f"run_{seed}"
+        train(module, training, None, run_dir=run_dir, course=Course(precision=config.precision))
+        shutil.rmtree(run_dir, ignore_errors=True)  # checkpoints of a training of minutes: nothing goes on from them
         module.after_training()
         return module
 
