@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -64,44 +64,47 @@ def adapt(
 
     Of labelled cells, ten of each type are a good start; of images without labels, a few hundred.
     """
-    of_support: dict[str, object] = {
-        "--beside": beside,
-        "--few-shot": few_shot,
-        "--allow-new": allow_new,
-        "--finetune": finetune,
-    }
-    _refuse_idle(support, unlabelled, of_support, settings)
+    of_support = ("--beside", beside), ("--few-shot", few_shot), ("--allow-new", allow_new), ("--finetune", finetune)
+    _refuse_idle(support, unlabelled, [option for option, value in of_support if value], settings)
     talk = Talk(quiet, as_json)
     base = chosen_bundle(bundle, talk)
     few = {"beside": beside or [], "few_shot": few_shot or [], "allow_new": allow_new, "drop_unreadable": drop_unreadable}
     asked = {"out": out, "settings": settings or [], "seed": seed, "overwrite": overwrite, "say": talk.say}
-    if finetune:
-        from hemalens.jobs.adapt_finetuned import adapt_finetuned
-
-        made = adapt_finetuned(base, str(support), drop_unreadable=drop_unreadable, **asked)  # type: ignore[arg-type]
-    elif unlabelled is None:
-        from hemalens.jobs.adapt import adapt as run
-
-        made = run(base, str(support), out=out, overwrite=overwrite, say=talk.say, **few)  # type: ignore[arg-type]
-    else:
-        from hemalens.jobs.adapt_unlabelled import adapt_to_both, adapt_unlabelled
-
-        if support is None:
-            made = adapt_unlabelled(base, unlabelled, **asked)  # type: ignore[arg-type]
-        else:
-            made = adapt_to_both(base, unlabelled, support, **asked, **few)  # type: ignore[arg-type]
-    manifest = made.manifest
+    manifest = _made(base, (support, unlabelled), asked, few, finetune=finetune)
     lines = [*(_said_of_images(manifest) if unlabelled else []), *(_said_of_support(manifest) if support else [])]
     talk.result(manifest.model_dump(mode="json"), [*lines, f"bundle: {out}"])
 
 
-def _refuse_idle(
-    support: str | None, unlabelled: str | None, of_support: dict[str, object], settings: list[str] | None
-) -> None:
-    """Raise `InputError` where there is nothing to adapt to, or an option goes with what is not there."""
+def _made(
+    base: Path, images: tuple[str | None, str | None], asked: dict[str, Any], few: dict[str, Any], *, finetune: bool
+) -> Manifest:
+    """What the adapted bundle says of itself; `images` are the support and the images without labels, one of them or both.
+
+    `asked` goes with every way but a classifier that nothing random made; `few` with labelled cells.
+    """
+    support, unlabelled = images
+    if finetune:
+        from hemalens.jobs.adapt_finetuned import adapt_finetuned
+
+        return adapt_finetuned(base, str(support), drop_unreadable=few["drop_unreadable"], **asked).manifest
+    if unlabelled is None:
+        from hemalens.jobs.adapt import adapt as run
+
+        return run(base, str(support), **{name: asked[name] for name in ("out", "overwrite", "say")}, **few).manifest
+    from hemalens.jobs.adapt_unlabelled import adapt_to_both, adapt_unlabelled
+
+    if support is None:
+        return adapt_unlabelled(base, unlabelled, **asked).manifest
+    return adapt_to_both(base, unlabelled, support, **asked, **few).manifest
+
+
+def _refuse_idle(support: str | None, unlabelled: str | None, said: list[str], settings: list[str] | None) -> None:
+    """Raise `InputError` where there is nothing to adapt to, or an option goes with what is not there.
+
+    `said` are the options that go with labelled cells.
+    """
     if support is None and unlabelled is None:
         raise InputError("there is nothing to adapt to", expected="--support SPEC, --unlabelled SPEC or both")
-    said = [option for option, value in of_support.items() if value]
     if support is None and said:
         raise InputError(f"{said[0]} goes with --support only")
     trains = "--finetune" in said

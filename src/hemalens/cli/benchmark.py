@@ -336,13 +336,12 @@ def benchmark(
         shared = {"out": out, "min_per_class": min_per_class, "seed": seed, "overwrite": overwrite, "say": talk.say}
         how = {"n_classes": classes, "n_rounds": rounds, "n_threads": threads, "drop_seen": drop_seen}
         _costs(talk, backbone or [], bundle or [], _one_target(target or []), shared | how)
-        return
-    if bundle and chosen and set(chosen) <= set(ON_BUNDLE) and not trains:
+    elif bundle and chosen and set(chosen) <= set(ON_BUNDLE) and not trains:
         _on_bundle(talk, context, bundle, chosen, said)
-        return
-    asked = _config(config, _given(context), said)
-    _check_options(said, asked.protocols, trains=True)
-    _methods(talk, asked, {"out": out, "n_workers": workers, "overwrite": overwrite})
+    else:
+        asked = _config(config, _given(context), said)
+        _check_options(said, asked.protocols, trains=True)
+        _methods(talk, asked, {"out": out, "n_workers": workers, "overwrite": overwrite})
 
 
 def _costs(talk: Talk, backbones: list[str], bundles: list[Path], target: str | None, shared: dict[str, Any]) -> None:
