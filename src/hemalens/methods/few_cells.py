@@ -42,11 +42,29 @@ METHOD = "robust"
 """The method whose networks can be taken up."""
 
 
+SAME_LABORATORY = LaboratoryConfig(
+    lightness_gain=0.25,
+    lightness_shift=8.0,
+    colour_gain=0.4,
+    colour_shift=12.0,
+    colour_turn_deg=8.0,
+    dye_mix=0.0,
+    channel_gain=0.1,
+    gamma=0.25,
+    haze=0.0,
+    blur_px=1.2,
+    coarseness=1.0,
+    noise=0.015,
+    tight=0.0,
+)
+"""Another day, smear and camera setting of one laboratory: nearer than another laboratory."""
+
+
 class FewCellsConfig(StrictConfig):
     """How a network is trained on with a few labelled cells.
 
-    `steps` batches of `batch_size` images, every class drawn equally often, each image as other microscopes, stains and
-    cameras might have shown it. `weight_average`: decay a step of the moving average of the weights that is kept; 0 for
+    `steps` batches of `batch_size` images, every class drawn equally often, each image as the same laboratory might have
+    taken it on another day. `weight_average`: decay a step of the moving average of the weights that is kept; 0 for
     none. `folds`: the cells are answered once each by a training on the other folds, for calibration and for the accuracy
     to expect; each fold takes as long as the training itself, and 0 leaves both out.
     """
@@ -58,7 +76,7 @@ class FewCellsConfig(StrictConfig):
     precision: Precision = "auto"
     optimiser: OptimiserConfig = OptimiserConfig(learning_rate=5e-4, warmup_epochs=0.1)
     augmentation: AugmentationConfig = GEOMETRY
-    laboratory: LaboratoryConfig = LaboratoryConfig()
+    laboratory: LaboratoryConfig = SAME_LABORATORY
 
     @field_validator("folds")
     @classmethod
