@@ -17,13 +17,17 @@ from command import Command
 from hemalens.bundle import MODEL, Bundle, open_bundle
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import LabelError, SplitError
+from hemalens.evaluation.k_shot import KShotPlan
 from hemalens.evaluation.report import read_report
+from hemalens.evaluation.report.k_shot import targets
+from hemalens.fewshot import FewShotConfig
 from hemalens.home import read_home
 from hemalens.inference import Predictor, list_images
 from hemalens.jobs.adapt_finetuned import adapt_finetuned, left_out
 from hemalens.jobs.adapt_unlabelled import adapt_unlabelled
 from hemalens.jobs.bundle_curves import bundle_curves
 from hemalens.jobs.finetuning_curve import FinetuningCurves, FinetuningPlan
+from hemalens.jobs.k_shot import KShotCurves
 from hemalens.methods.few_cells import FewCellsConfig
 
 SHORT = ["steps=2", "batch_size=4", "precision=fp32", "folds=2"]
@@ -144,6 +148,11 @@ def test_the_protocol_tests_what_it_did_not_draw(base: Bundle, abroad: Path, tmp
     assert [(shots.k, shots.n_repeats) for shots in result.shots] == [(1, 2), (2, 2)]
     assert (result.against, result.variant, result.replacement, result.transductive) == ("shots", "finetuned", False, False)
     assert read_report(tmp_path / "out" / "report.json").k_shot[0] == result
+    frozen = KShotCurves(KShotPlan(shots=(1, 2), n_repeats=2, replacement=False, classifier=FewShotConfig(rule="base")))
+    both = {"k-shot": frozen, "finetuning": curves}
+    report = bundle_curves(base.path, [f"synthetic:{abroad}"], both, out=tmp_path / "both")
+    (target,) = targets(report.k_shot)
+    assert [line.name for line in target.lines] == ["logistic regression pulled towards the base", "finetuned"]
     with pytest.raises(SplitError, match="cannot use these k"):
         FinetuningPlan(shots=())
     with pytest.raises(SplitError, match="too few repeats"):
