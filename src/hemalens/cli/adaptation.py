@@ -40,7 +40,7 @@ def adapt(
     few_shot: FewShot = None,
     finetune: Annotated[
         bool,
-        typer.Option("--finetune", help="Train the whole network on with the labelled cells: minutes, and worth more."),
+        typer.Option("--finetune", help="Train the whole network on with the labelled cells: minutes, robust only."),
     ] = False,
     settings: Annotated[
         list[str] | None,
