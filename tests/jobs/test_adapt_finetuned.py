@@ -152,7 +152,7 @@ def test_the_protocol_tests_what_it_did_not_draw(base: Bundle, abroad: Path, tmp
     both = {"k-shot": frozen, "finetuning": curves}
     report = bundle_curves(base.path, [f"synthetic:{abroad}"], both, out=tmp_path / "both")
     (target,) = targets(report.k_shot)
-    assert [line.name for line in target.lines] == ["logistic regression pulled towards the base", "finetuned"]
+    assert [line.name for line in target.lines] == ["robust", "finetuned"]
     with pytest.raises(SplitError, match="cannot use these k"):
         FinetuningPlan(shots=())
     with pytest.raises(SplitError, match="too few repeats"):

@@ -645,7 +645,8 @@ def test_with_everything_off_it_is_finetune(unbroken: Fitted, tmp_path: Path) ->
     shared = {**trained.ROBUST, "epochs": 1, "augmentation": STILL | {"brightness": 0.0, "contrast": 0.0}}
     shared["augmentation"] |= {"saturation": 0.0, "hue": 0.0}
     off = {"views": 1, "weight_average": 0.0, "fine_labels": False, "laboratory": LaboratoryConfig.none().model_dump()}
-    plain = {name: value for name, value in shared.items() if name not in ("views", "outline")} | {"patience": 1}
+    of_robust = ("views", "outline", "white_balance")
+    plain = {name: value for name, value in shared.items() if name not in of_robust} | {"patience": 1}
     bundle = _fit(unbroken, tmp_path / "robust", **{**shared, **off})
     given = {"validation": unbroken.validation, "auxiliary": {}, "config": FINETUNE.config.from_mapping(plain)}
     FINETUNE.fit(unbroken.train, rng=np.random.default_rng(1), run_dir=tmp_path / "finetune", **given)

@@ -61,7 +61,7 @@ _WORDS: dict[Against, _Words] = {
 
 _NAMINGS: tuple[Naming[KShot], ...] = (
     lambda result: (result.method,),
-    lambda result: (result.variant or result.classifier,),
+    lambda result: (result.variant or result.method,),
     lambda result: (result.method, result.variant),
     lambda result: (result.name,),
     lambda result: (result.method, result.classifier),
