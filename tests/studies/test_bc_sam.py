@@ -314,7 +314,7 @@ def test_means_and_population_deviations_over_folds(whole: Watched) -> None:
             folds = 100 * _accuracies(cell)
             assert text == f"{folds.mean():.1f} ± {np.std(folds, ddof=0):.1f}"
             values.append(folds.mean())
-        assert mean == f"{np.mean(values):.1f}"
+        assert float(mean) == pytest.approx(float(np.mean(values)), abs=0.0501), "a half may go either way"
 
 
 def test_the_rate_of_the_most_frequent_class_stands_below(whole: Watched) -> None:
