@@ -328,8 +328,7 @@ def benchmark(
     A setting for one method is written METHOD.KEY=VALUE. What a change leaves alone is not run again.
     """
     talk = Talk(quiet, as_json)
-    said = _said(context)
-    chosen = list(protocol or ())
+    said, chosen = _said(context), list(protocol or ())
     trains = methods is not None or config is not None
     if chosen == ["efficiency"] and not trains:
         _check_options(said, chosen, trains=False)
