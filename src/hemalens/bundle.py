@@ -18,6 +18,7 @@ from hemalens.artifacts import MANIFEST, WEIGHTS, ArtifactManifest, Part, open_a
 from hemalens.errors import BundleError, one_line
 from hemalens.home import HOME, Home, read_home
 from hemalens.images import Preprocessing
+from hemalens.nucleus_sizes import NucleusSize
 from hemalens.stages import SEGMENTER, Stage, StageEntry, stage_of
 from hemalens.taxonomy import cell_types
 
@@ -145,6 +146,7 @@ class Manifest(ArtifactManifest):
     frozen_backbone: bool
     temperature: float = Field(gt=0)
     fine: tuple[FineEntry, ...] = ()
+    nucleus_sizes: tuple[NucleusSize, ...] = ()
     adaptation: Adaptation | None = None
     quantisation: Quantisation | None = None
     unlabelled: Unlabelled | None = None

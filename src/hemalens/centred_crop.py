@@ -27,14 +27,17 @@ from hemalens.segmentation import CellImage, check_mask_fits, resized
 class CentredCropConfig(StrictConfig):
     """How a cell is shown in the middle of its surroundings.
 
-    `extent` is the side of the square window in diameters of the nucleus, `size_px` the side of what comes out.
+    `extent` is the side of the square window in diameters of the nucleus, `size_px` the side of what comes out; None for as
+    many pixels as the window has in the image, so that the side still tells how large the nucleus was there.
     """
 
     extent: float = Field(default=2.0, ge=1.0, le=4.0)
-    size_px: int = Field(default=160, ge=16, le=2048)
+    size_px: int | None = Field(default=None, ge=16, le=2048)
 
 
 _DEFAULT = CentredCropConfig()
+SMALLEST_PX, LARGEST_PX = 16, 2048
+"""Limits on the side of a crop that has as many pixels as the window."""
 
 
 def centred_crop(image: NDArray[np.uint8], nucleus: Mask, config: CentredCropConfig = _DEFAULT) -> CellImage:
@@ -42,12 +45,12 @@ def centred_crop(image: NDArray[np.uint8], nucleus: Mask, config: CentredCropCon
 
     The window lies around the nucleus's centre, to a fraction of a pixel, and is resized bicubic. What of it lies outside
     the image has the median colour of the image's rim. "touches border" says that the border may cut the nucleus off, and
-    with it the scale is in doubt; an empty mask gives the whole image, resized. Raises `ImageError` where the mask has
+    with it the scale is in doubt; an empty mask gives the whole image, as a square. Raises `ImageError` where the mask has
     another size than the image.
     """
     check_mask_fits(image, nucleus)
     if not nucleus.any():
-        return CellImage(resized(image, config.size_px), "empty mask")
+        return CellImage(resized(image, config.size_px or _whole_pixels(max(image.shape))), "empty mask")
     found = spread(nucleus)
     side = config.extent * max(found.diameter, 1.0)
     # pixel i reaches from i to i + 1
@@ -56,9 +59,14 @@ def centred_crop(image: NDArray[np.uint8], nucleus: Mask, config: CentredCropCon
     y, x = math.floor(top) - 1, math.floor(left) - 1
     around = _window(image, (y, x), (math.ceil(top + side) + 1 - y, math.ceil(left + side) + 1 - x))
     box = (left - x, top - y, left - x + side, top - y + side)
-    shown = Image.fromarray(around).resize((config.size_px, config.size_px), Image.Resampling.BICUBIC, box=box)
+    size_px = config.size_px or _whole_pixels(side)
+    shown = Image.fromarray(around).resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
     touches = bool(nucleus[[0, -1]].any() or nucleus[:, [0, -1]].any())
     return CellImage(np.asarray(shown), "touches border" if touches else "cell")
+
+
+def _whole_pixels(side: float) -> int:
+    return min(max(round(side), SMALLEST_PX), LARGEST_PX)
 
 
 def _window(image: NDArray[np.uint8], start: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -36,7 +37,7 @@ CLASSICAL_VERSION = "2"
 """Changes whenever the masks of the classical segmenter could, since kept cell images depend on it."""
 CENTRED = "centred"
 """The crop around the nucleus, which needs no segmenter."""
-CENTRED_VERSION = "1"
+CENTRED_VERSION = "2"
 """Changes whenever a centred crop could, with the search for the nucleus too, since kept ones depend on it."""
 
 
@@ -144,7 +145,7 @@ StageEntry = Annotated[CellImageEntry | CentredCropEntry, Field(discriminator="k
 
 
 class Stage(ABC):
-    """Shows the one cell of an image, as a square of `size_px`.
+    """Shows the one cell of an image, as a square.
 
     What it shows is made once for an image and kept in the cache, unless `keep` is off. `seen` counts what came out.
     """
@@ -152,10 +153,9 @@ class Stage(ABC):
     name: str
     """What finds the cell, as a person calls it."""
 
-    def __init__(self, digest: str, size_px: int, *, keep: bool) -> None:
+    def __init__(self, digest: str, *, keep: bool) -> None:
         self.digest = digest
         self.digest_by_content = sha256_text(digest, "by the file's content")
-        self.size_px = size_px
         self.keep = keep
         self._lock = threading.Lock()
         self.seen: Counter[Outcome] = Counter()
@@ -177,7 +177,7 @@ class Stage(ABC):
         return {}
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Image (H, W, 3) -> cell image (size, size, 3)."""
+        """Image (H, W, 3) -> cell image (side, side, 3)."""
         made = self.make(image)
         with self._lock:
             self.seen[made.outcome] += 1
@@ -192,7 +192,8 @@ class Stage(ABC):
         outcomes: tuple[Outcome, ...] = get_args(Outcome)
         known = cache.get(self.digest, [content], np.uint8).get(content)
         if known is not None:
-            return CellImage(pixels=known[1:].reshape(self.size_px, self.size_px, 3), outcome=outcomes[int(known[0])])
+            side = math.isqrt(known[1:].size // 3)
+            return CellImage(pixels=known[1:].reshape(side, side, 3), outcome=outcomes[int(known[0])])
         made = self.cut(image)
         first = np.array([outcomes.index(made.outcome)], np.uint8)
         cache.put(self.digest, {content: np.concatenate([first, made.pixels.ravel()])})
@@ -204,7 +205,7 @@ class CellImageStage(Stage):
 
     def __init__(self, segmenter: Segmenter, config: CellImageConfig, *, keep: bool = True) -> None:
         digest = sha256_text("cell image", segmenter.digest, config.model_dump_json())
-        super().__init__(digest, config.size_px, keep=keep)
+        super().__init__(digest, keep=keep)
         self.segmenter = segmenter
         self.config = config
         self.name = segmenter.name
@@ -233,7 +234,7 @@ class CentredCropStage(Stage):
 
     def __init__(self, config: CentredCropConfig, *, keep: bool = True) -> None:
         digest = sha256_text("centred crop", CENTRED_VERSION, config.model_dump_json())
-        super().__init__(digest, config.size_px, keep=keep)
+        super().__init__(digest, keep=keep)
         self.config = config
 
     def cut(self, image: NDArray[np.uint8]) -> CellImage:

@@ -35,6 +35,7 @@ from hemalens.errors import ImageError, ParityError
 from hemalens.features import extract
 from hemalens.files import default_cache_dir
 from hemalens.images import Preprocessing
+from hemalens.nucleus_sizes import sizes_of
 from hemalens.runtime import GraphRunner
 from hemalens.stages import Stage
 from hemalens.training.held_out import home_files
@@ -111,6 +112,7 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
         frozen_backbone=trained.frozen_backbone,
         temperature=trained.temperature,
         fine=trained.fine.entries if trained.fine else (),
+        nucleus_sizes=sizes_of(trained.train, stages),
         data=tuple(data),
         parity=parity,
         versions=library_versions(),
