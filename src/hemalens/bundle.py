@@ -117,7 +117,9 @@ class Unlabelled(Part):
     `settings` are those of `UnlabelledConfig`, `n_images` and `fingerprint` tell of the readable images it looked at,
     `n_unreadable` of those left out. `base_model_sha256` is the digest of the graph before. `prior` is the estimated share
     of each class in label order, where it was asked for. `taught` tells by class how many images' answers taught the
-    head, where they did; a class with none keeps what the head knew.
+    head, where they did; a class with none keeps what the head knew. `typical_nucleus_px` is the laboratory's median
+    diameter of a nucleus in pixels, and `size_widening` how much wider than at home sizes lie there, where size counts: the
+    embedding then ends with the log of the diameter over the typical one. `bias` is what is added for each class.
     """
 
     settings: dict[str, Any]
@@ -127,6 +129,9 @@ class Unlabelled(Part):
     fingerprint: str
     prior: tuple[float, ...] | None = None
     taught: dict[str, int] | None = None
+    typical_nucleus_px: float | None = Field(default=None, gt=0)
+    size_widening: float | None = Field(default=None, ge=1)
+    bias: tuple[float, ...] | None = None
 
 
 class Manifest(ArtifactManifest):
@@ -247,8 +252,13 @@ def seen_images(contents: Iterable[str]) -> bytes:
 def statistics_bytes(embeddings: NDArray[Any]) -> bytes:
     """The content of `STATISTICS` for embeddings (n, d)."""
     wide = np.asarray(embeddings, np.float64)
+    return array_bytes(np.stack([wide.mean(axis=0), wide.std(axis=0)]).astype(np.float32))
+
+
+def array_bytes(values: NDArray[Any]) -> bytes:
+    """An array as the content of a file."""
     buffer = io.BytesIO()
-    np.save(buffer, np.stack([wide.mean(axis=0), wide.std(axis=0)]).astype(np.float32), allow_pickle=False)
+    np.save(buffer, values, allow_pickle=False)
     return buffer.getvalue()
 
 

@@ -84,7 +84,8 @@ def log_likelihoods(beside: Floats, sizes: Sequence[NucleusSize], widening: floa
 
 
 def widening_of(logits: Floats, beside: Floats, sizes: Sequence[NucleusSize]) -> float:
-    """How much wider than at home sizes lie in a laboratory, at least 1: the likeliest value, types known by `logits` (n, k).
+    """How much wider than at home sizes lie in a laboratory, at least 1: the likeliest value, types known by `logits`
+    (n, k).
 
     Where crops of several magnifications are mixed, size tells little, and this makes it count for little.
     """

@@ -21,7 +21,7 @@ LARGEST_SCALE = 10.0
 """A feature that hardly varies on the new images is not blown up further: its spread is known too badly."""
 FEWEST_OF_CLASS = 3
 """Of fewer images it is not known what a class looks like: they are not repeated further, and teach nothing."""
-PIECES = ("batch_norm", "class_balance", "standardise", "pseudo_labels", "prior")
+PIECES = ("batch_norm", "class_balance", "standardise", "pseudo_labels", "prior", "size", "class_bias")
 """What may follow the images, in the order in which it is done."""
 UNTAUGHT = -1
 """In place of a class: an image that teaches none."""
@@ -37,8 +37,11 @@ class UnlabelledConfig(StrictConfig):
     skewed mix of cells for a stain. `standardise`: each feature of the embedding is brought to its mean and standard
     deviation over training images. `pseudo_labels`: the head is taught by the answers that it is most certain of. `prior`:
     the share of each class is estimated, and rare classes are answered less often; of use where the model is well
-    calibrated on the new images, and harmful where it is not. `strength` in (0, 1]: the share of the new statistics beside
-    the old, for batch norm and the standardised embedding.
+    calibrated on the new images, and harmful where it is not. `size`: how large a nucleus is beside the laboratory's median
+    one counts beside what the cell looks like, where the bundle knows the nuclei of its classes. `class_bias`: a constant
+    is added for each class, so that answers become certain and stay diverse. Both take the head's logits at the
+    temperature at which they were trained, where that is softer. `strength` in (0, 1]: the share of the new statistics
+    beside the old, for batch norm and the standardised embedding.
     """
 
     batch_norm: bool = True
@@ -46,7 +49,9 @@ class UnlabelledConfig(StrictConfig):
     standardise: bool = False
     pseudo_labels: bool = False
     prior: bool = False
-    strength: float = Field(default=1.0, gt=0, le=1)
+    size: bool = True
+    class_bias: bool = True
+    strength: float = Field(default=0.5, gt=0, le=1)
     batch_size: int = Field(default=32, ge=8, le=1024)
 
     @model_validator(mode="after")
@@ -54,8 +59,10 @@ class UnlabelledConfig(StrictConfig):
         if self.class_balance and not self.batch_norm:
             raise ValueError("class_balance goes with batch_norm=true only")
         if not self.pieces:
-            raise ValueError("nothing follows the images: set batch_norm, standardise, pseudo_labels or prior to true")
-        if self.strength != 1 and not (self.batch_norm or self.standardise):
+            raise ValueError(f"nothing follows the images: set one of {', '.join(PIECES)} to true")
+        if self.prior and self.class_bias:
+            raise ValueError("prior and class_bias both move the classes: set one of them to false")
+        if "strength" in self.model_fields_set and not (self.batch_norm or self.standardise):
             raise ValueError("strength goes with batch_norm or standardise only")
         return self
 
@@ -63,6 +70,11 @@ class UnlabelledConfig(StrictConfig):
     def pieces(self) -> tuple[str, ...]:
         """Names of the pieces in use."""
         return tuple(name for name in PIECES if getattr(self, name))
+
+    @property
+    def answers(self) -> bool:
+        """Whether any piece looks at the bundle's answers to the images."""
+        return self.pseudo_labels or self.prior or self.size or self.class_bias
 
 
 def balanced_weights(probabilities: Floats) -> NDArray[np.float64]:

@@ -19,6 +19,8 @@ PIECES = {
     "standardise": "standardised embedding",
     "pseudo_labels": "pseudo-labels",
     "prior": "class prior",
+    "size": "size of the nucleus",
+    "class_bias": "class bias",
 }
 
 
@@ -47,8 +49,9 @@ def adapt(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="What follows the unlabelled images: batch_norm (the default), class_balance, standardise, pseudo_labels, "
-            "prior; strength, batch_size. With --finetune: steps, folds, batch_size, optimiser.learning_rate; repeatable.",
+            help="What follows the unlabelled images: batch_norm, size, class_bias (all three by default), class_balance, "
+            "standardise, pseudo_labels, prior; strength, batch_size. With --finetune: steps, folds, batch_size, "
+            "optimiser.learning_rate; repeatable.",
         ),
     ] = None,
     allow_new: Annotated[
@@ -128,6 +131,8 @@ def _said_of_images(manifest: Manifest) -> list[str]:
     lines = [f"adapted to {how.n_images} images without labels: {pieces}; a test on these images is transductive"]
     if how.taught is not None:
         lines.append(f"taught by its own answers: {', '.join(f'{label} ({n})' for label, n in how.taught.items())}")
+    if how.typical_nucleus_px is not None:
+        lines.append(f"typical nucleus: {how.typical_nucleus_px:.0f} px in diameter")
     if how.prior is not None:
         shares = zip(manifest.labels, how.prior, strict=True)
         lines.append(f"estimated shares: {', '.join(f'{label} {share:.2f}' for label, share in shares)}")

@@ -213,7 +213,10 @@ def _manifest(
             "adaptation": adaptation,
             # a new classifier knows nothing of the shares that the old one was brought to, nor of what that was taught
             "unlabelled": first.unlabelled
-            and first.unlabelled.model_copy(update={"prior": None} | ({} if config.uses_base else {"taught": None})),
+            and first.unlabelled.model_copy(
+                update={"prior": None} | ({} if config.uses_base else {"taught": None, "bias": None})
+            ),
+            "nucleus_sizes": first.nucleus_sizes if support.classes == first.labels else (),
             "parity": parity,
             "versions": library_versions(),
         }

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hemalens.artifacts import DataEntry, library_versions
 from hemalens.batch_norm import has_batch_norm, pixels_of
 from hemalens.bundle import (
@@ -19,6 +21,7 @@ from hemalens.bundle import (
     STATISTICS,
     Bundle,
     Unlabelled,
+    array_bytes,
     open_bundle,
     seen_images,
     write_bundle,
@@ -30,6 +33,7 @@ from hemalens.inference import list_images
 from hemalens.jobs.adapt import adapt
 from hemalens.jobs.adapted_graph import adapted_to
 from hemalens.jobs.train import Say
+from hemalens.nucleus_sizes import extent_of
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.training.export import check_parity
 from hemalens.unlabelled import UnlabelledConfig
@@ -62,12 +66,15 @@ def adapt_unlabelled(
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
     refuse_lacking(base, config)
+    if config.size and (lacking := _without_sizes(base)):
+        say(f"{lacking}: what the nuclei's size says is left out")
+        config = config.model_copy(update={"size": False})
     given = _opened(spec)
     for note in given.notes(base):
         say(note)
     images = given.dataset.through(base.stages)
     adapted = adapted_to(base, images, config, seed)
-    taught = adapted.taught
+    taught, evidence = adapted.taught, adapted.evidence
     content = adapted.graph.SerializeToString()
     parity, _ = check_parity(
         content, images.records, adapted.reference, fine=adapted.fine_reference if base.manifest.fine else None
@@ -80,13 +87,18 @@ def adapt_unlabelled(
         fingerprint=images.fingerprint,
         prior=None if adapted.prior is None else tuple(adapted.prior.tolist()),
         taught=None if taught is None else dict(zip(base.manifest.labels, taught.counts, strict=True)),
+        typical_nucleus_px=float(np.exp(evidence.typical)) if evidence and evidence.sizes else None,
+        size_widening=evidence.widening if evidence and evidence.sizes else None,
+        bias=tuple(evidence.bias.tolist()) if evidence and config.class_bias else None,
     )
+    temperature = base.manifest.temperature if taught is None else taught.temperature
     manifest = base.manifest.model_copy(
         update={
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "data": (*base.manifest.data, given.entry()),
             "unlabelled": settled,
-            "temperature": base.manifest.temperature if taught is None else taught.temperature,
+            "temperature": temperature / evidence.softening if evidence else temperature,
+            "embedding_size": base.manifest.embedding_size + bool(evidence and evidence.sizes),
             "parity": parity,
             "versions": library_versions(),
         }
@@ -95,6 +107,8 @@ def adapt_unlabelled(
     # a head that is the same expects the same; one that was taught expects something else
     kept = (SEEN, STATISTICS) if taught is None else (SEEN,)
     files |= {name: (base.path / name).read_bytes() for name in kept if name in base.manifest.files}
+    if STATISTICS in files and evidence and evidence.sizes and base.statistics is not None:
+        files[STATISTICS] = array_bytes(np.hstack([base.statistics, evidence.statistics()]))
     return write_bundle(
         out, manifest, files | {name: more for stage in base.stages for name, more in stage.files().items()}
     )
@@ -147,6 +161,21 @@ def refuse_lacking(base: Bundle, config: UnlabelledConfig) -> None:
             expected=f"{STATISTICS}, which training writes and a new classifier of a few cells takes out",
             remedy="Train it again, or say --set standardise=false.",
         )
+    if config.size and "size" in config.model_fields_set and (lacking := _without_sizes(base)):
+        raise BundleError(
+            lacking,
+            expected="a bundle trained with --cell-image centred, on 8 or more cells of each type",
+            got=one_line(base.path),
+            remedy="Say --set size=false.",
+        )
+
+
+def _without_sizes(base: Bundle) -> str:
+    """Why the size of nuclei cannot count for a bundle, in words; empty where it can."""
+    if base.manifest.unlabelled is not None and base.manifest.unlabelled.typical_nucleus_px is not None:
+        return "the bundle counts the nuclei's size already, beside those of another set"
+    known = base.manifest.nucleus_sizes and extent_of(base.stages) is not None
+    return "" if known else "the bundle does not know how large the nuclei of its types are"
 
 
 # ---------------------------------------------------------------------------------------------------------- the images

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -17,8 +17,10 @@ from hemalens.cache import FeatureCache
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import ImageError, InputError
 from hemalens.evaluation.metrics import log_softmax
+from hemalens.evidence import Evidence, class_bias
 from hemalens.features import extract
 from hemalens.fewshot import FewShotConfig, PrototypeClassifier, few_shot_graph
+from hemalens.nucleus_sizes import extent_of, log_diameters, widening_of
 from hemalens.progress import track
 from hemalens.runtime import GraphRunner, run_rows
 from hemalens.sampling import seeded, units
@@ -64,7 +66,11 @@ class Taught:
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """The new graph, and its probabilities (n, k) computed in another way; what was taught; the estimated prior (k,)."""
+    """The new graph, and its probabilities (n, k) computed in another way.
+
+    `encoder` gives the network's embedding, which neither size nor standardising has touched. Behind it: what was taught,
+    the estimated prior (k,), and what is added to the logits.
+    """
 
     graph: onnx.ModelProto
     base: onnx.ModelProto
@@ -73,23 +79,30 @@ class Adapted:
     taught: Taught | None
     prior: NDArray[np.float64] | None
     log_ratio: NDArray[np.float64]
+    evidence: Evidence | None
 
     def reference(self, records: list[Record]) -> NDArray[np.float64]:
-        """The base bundle's head on embeddings computed in another way; behind it what it was taught, and the prior."""
-        return self.probabilities(self._embeddings(records))
+        """The base bundle's head on embeddings computed in another way, and behind it all that follows."""
+        return self.probabilities(self._embeddings(records), self.log_diameters(records))
+
+    def log_diameters(self, records: Sequence[Record]) -> NDArray[np.float64] | None:
+        """The log diameters of the nuclei (n,), where they count; otherwise None."""
+        counts = self.evidence is not None and self.evidence.sizes
+        return log_diameters(records, self.evidence.extent) if self.evidence and counts else None
 
     def fine_reference(self, records: list[Record]) -> NDArray[np.float32]:
         """Probabilities (n, f) of finer types given the class, by the base bundle's head; no prior touches them."""
         head = graphs.cut(self.base, ["embedding"], [FINE]).SerializeToString()
         return run_rows(head, {"embedding": self._standardised(self._embeddings(records))}, [FINE])[FINE]
 
-    def probabilities(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Probabilities (n, k) of embeddings (n, d) that the encoder gave."""
+    def probabilities(self, embeddings: NDArray[np.float32], diameters: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """Probabilities (n, k) of embeddings (n, d) that the encoder gave, and `log_diameters` (n,) of the same images."""
         points = self._standardised(embeddings)
         logits = _logits(self.base, points)
         if self.taught is not None:
             logits = self.taught.logits(points, logits)
-        return np.exp(log_softmax(logits + self.log_ratio))
+        logits = logits + self.log_ratio
+        return np.exp(log_softmax(logits if self.evidence is None else self.evidence.logits(logits, diameters)))
 
     def _standardised(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embeddings (n, d) of the encoder, brought by the formula to what the head expects."""
@@ -122,7 +135,7 @@ def adapted_to(
     graph = _with_batch_norm(base, images, config, seed) if config.batch_norm else base.graph
     encoder = graphs.cut(graph, ["image"], ["embedding"])
     embeddings = np.zeros((0, 0), np.float32)
-    if config.standardise or config.pseudo_labels or config.prior:
+    if config.standardise or config.answers:
         with track("embedding", len(images)) as progress:
             embeddings = extract(images.records, encoder, cache=cache, progress=progress).complete()
     affine = None
@@ -133,7 +146,7 @@ def adapted_to(
         graph = with_standardisation(graph, *affine)
         embeddings = embeddings * affine[0] + affine[1]
     k = len(base.manifest.labels)
-    logits = _logits(base.graph, embeddings) if config.pseudo_labels or config.prior else np.zeros((0, k))
+    logits = _logits(base.graph, embeddings) if config.answers else np.zeros((0, k))
     taught = None
     if config.pseudo_labels:
         taught = _taught(base, images, embeddings, logits)
@@ -148,7 +161,25 @@ def adapted_to(
         prior /= prior.sum()
         log_ratio = np.log(prior / old)
         graph = with_prior(graph, log_ratio)
-    return Adapted(graph, base.graph, encoder, affine, taught, prior, log_ratio)
+    evidence = None
+    if config.size or config.class_bias:
+        evidence = _evidence(base, images, logits + log_ratio, config)
+        graph = evidence.into(graph)
+    return Adapted(graph, base.graph, encoder, affine, taught, prior, log_ratio, evidence)
+
+
+def _evidence(base: Bundle, images: CellDataset, logits: NDArray[np.float64], config: UnlabelledConfig) -> Evidence:
+    """What sizes of nuclei and a bias add to the head's logits (n, k) of these images."""
+    found = Evidence(min(1.0, base.manifest.temperature), np.zeros(logits.shape[1]))
+    extent, diameters = extent_of(base.stages), None
+    if config.size and extent is not None:
+        diameters = log_diameters(images.records, extent)
+        typical, sizes = float(np.median(diameters)), base.manifest.nucleus_sizes
+        widening = widening_of(logits * found.softening, diameters - typical, sizes)
+        found = replace(found, sizes=sizes, extent=extent, typical=typical, widening=widening)
+    if config.class_bias:
+        found = replace(found, bias=class_bias(found.logits(logits, diameters)))
+    return found
 
 
 def _taught(base: Bundle, images: CellDataset, embeddings: NDArray[np.float32], logits: NDArray[np.float64]) -> Taught:

@@ -116,7 +116,7 @@ class UnlabelledPart(StrictConfig):
 
     images: Counts = NUMBERS
     pieces: Words = COMPARED_PIECES
-    strength: float = Field(default=1.0, gt=0, le=1)
+    strength: float = Field(default=0.5, gt=0, le=1)
     repeats: int = Field(default=10, ge=2)
     test_fraction: float = Field(default=0.4, gt=0, lt=1)
 

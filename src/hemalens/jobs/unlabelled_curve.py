@@ -29,8 +29,8 @@ from hemalens.sampling import seeded
 from hemalens.unlabelled import PIECES, UnlabelledConfig
 
 NUMBERS = (8, 16, 32, 64, 128)
-COMPARED = ("batch_norm", "standardise", "prior")
-"""Pieces that are compared where none is named; the others build on them."""
+COMPARED = ("batch_norm", "size+class_bias", "batch_norm+size+class_bias")
+"""Pieces that are compared where none is named; together they are what `adapt --unlabelled` does."""
 Answers = NDArray[np.int64]
 
 
@@ -44,7 +44,7 @@ class UnlabelledPlan:
 
     numbers: tuple[int, ...] = NUMBERS
     pieces: tuple[str, ...] = COMPARED
-    strength: float = 1.0
+    strength: float = 0.5
     n_repeats: int = 10
     test_fraction: float = 0.4
     seed: int = 0
@@ -159,7 +159,7 @@ class UnlabelledCurves:
             seen = extract([dataset.records[i] for i in at], adapted.encoder, cache=None).complete()
         else:
             seen = target.embeddings[at].astype(np.float32)
-        found = adapted.probabilities(seen)
+        found = adapted.probabilities(seen, adapted.log_diameters([dataset.records[i] for i in at]))
         answers[at] = places_of(bundle, dataset)[found.argmax(axis=1)]
         return answers
 
