@@ -168,6 +168,15 @@ class Manifest(ArtifactManifest):
         return tuple(entry.code for entry in self.classes)
 
     @property
+    def as_sure_as_right(self) -> bool:
+        """Whether answers are given at the temperature of the training, beside sizes and a class bias.
+
+        Their mean confidence was near the accuracy in new laboratories (docs/trust.md).
+        """
+        how = self.unlabelled
+        return how is not None and how.size_widening is not None and how.bias is not None and self.adaptation is None
+
+    @property
     def trained_on(self) -> str:
         """Names of the sets it was trained on, as in "Acevedo-20 + BCCD"."""
         return " + ".join(entry.name for entry in self.data if entry.role == "train") or "unknown data"

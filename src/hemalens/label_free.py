@@ -1,4 +1,4 @@
-"""Accuracy on new images estimated without their labels, three ways, each with what it takes for granted. Pure NumPy."""
+"""Accuracy on new images estimated without their labels, four ways, each with what it takes for granted. Pure NumPy."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ ASSUMES = {
     "thresholded_confidence": "a confidence means the same in the new laboratory as at home",
     "difference_of_confidences": "accuracy falls by as much as the mean confidence does",
     "typical_cells": "cells unlike home are guessed at, the others are answered as at home",
+    "mean_confidence": "answers at the temperature of the training, beside sizes and a class bias, are as sure as right",
 }
 """What each estimate takes for granted, in words."""
 

@@ -24,8 +24,8 @@ class Trust:
 
     `shift` is the verdict with its score. `atypical` in [0, 1]: share of images with a typicality below 0.05 (0.05 at
     home). `strangeness`: AUC of new against held-out images by their out-of-distribution score. `home_accuracy` is that on
-    held-out home images. `estimates` of the accuracy by name, with what each takes for granted in `assumes`; empty below
-    20 images on either side.
+    held-out home images, None where none are kept. `estimates` of the accuracy by name, with what each takes for granted in
+    `assumes`; empty below 20 images on either side.
     """
 
     n_images: int
@@ -48,8 +48,10 @@ class Trust:
         found = [said]
         if self.estimates:
             values = sorted(self.estimates.values())
+            spread = f"{values[0]:.2f}" if len(values) == 1 else f"{values[0]:.2f} to {values[-1]:.2f}"
             found.append(
-                f"accuracy estimated without labels: {values[0]:.2f} to {values[-1]:.2f}, at home {self.home_accuracy:.2f}"
+                f"accuracy estimated without labels: {spread}"
+                + (f", at home {self.home_accuracy:.2f}" if self.home_accuracy is not None else "")
                 + ("; in a foreign laboratory such estimates are often too high" if shift.verdict == FOREIGN else "")
             )
         if shift.verdict == FOREIGN:
@@ -63,14 +65,18 @@ class Trust:
 class Judge:
     """Judges images batch by batch and remembers what the verdict on all of them needs.
 
-    `home` None: nothing can be told, and the verdict says so. `coverage` of prediction sets in (0, 1), None for none. Of
-    more than 2,000 images a sample is kept, drawn by `seed`.
+    `home` None: how far they lie from home cannot be told, and the verdict says so. `as_sure_as_right`: where there is no
+    home, the mean confidence estimates the accuracy. `coverage` of prediction sets in (0, 1), None for none. Of more than
+    2,000 images a sample is kept, drawn by `seed`.
     """
 
-    def __init__(self, home: Home | None, *, coverage: float | None = COVERAGE, seed: int = 0) -> None:
+    def __init__(
+        self, home: Home | None, *, as_sure_as_right: bool = False, coverage: float | None = COVERAGE, seed: int = 0
+    ) -> None:
         if coverage is not None:
             check_coverage(coverage)
         self.home = home
+        self.as_sure_as_right = as_sure_as_right
         self.sets: PredictionSets | None = None
         if home is not None and coverage is not None and len(home.targets):
             self.sets = PredictionSets.of(home.probabilities, home.targets, coverage=coverage)
@@ -125,7 +131,15 @@ class Judge:
         """What can be said of all images seen."""
         home = self.home
         if home is None:
-            return Trust(self.n_images, Shift(NOTHING_KEPT))
+            if not self.as_sure_as_right or self.n_images < FEWEST:
+                return Trust(self.n_images, Shift(NOTHING_KEPT))
+            name, confidence = "mean_confidence", float(np.array(self._probabilities).max(axis=1).mean())
+            return Trust(
+                self.n_images,
+                Shift(NOTHING_KEPT),
+                estimates={name: confidence},
+                assumes={name: label_free.ASSUMES[name]},
+            )
         shift, scores, typicality = Shift(NOTHING_KEPT), None, None
         if home.geometry is not None and home.points is not None:
             points = np.array(self._points).reshape(len(self._points), home.points.shape[1])

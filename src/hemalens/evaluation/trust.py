@@ -19,7 +19,7 @@ def trust_check(bundle: Bundle, answered: Answered, *, coverage: float = COVERAG
     """
     labels = bundle.manifest.labels
     truth = np.array([labels.index(str(record.label)) for record in answered.records], np.int64)
-    judge = Judge(bundle.home, coverage=coverage, seed=seed)
+    judge = Judge(bundle.home, as_sure_as_right=bundle.manifest.as_sure_as_right, coverage=coverage, seed=seed)
     _, members = judge.see(answered.embeddings, answered.probabilities)
     told = judge.verdict()
     covered, size = Estimate(value=None), None

@@ -68,7 +68,7 @@ def predict(
     claim_output(out, overwrite=overwrite)
     bundle = open_bundle(bundle_path)
     inputs = open_images(source)
-    judge = Judge(bundle.home, coverage=coverage)
+    judge = Judge(bundle.home, as_sure_as_right=bundle.manifest.as_sure_as_right, coverage=coverage)
     predictor = Predictor(bundle, abstain_below=abstain_below, embeddings=embeddings or judge.needs_embeddings)
     counts: Counter[str] = Counter()
     n_abstained = n_unreadable = 0

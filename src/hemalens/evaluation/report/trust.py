@@ -16,6 +16,7 @@ NAMES = {
     "thresholded_confidence": "Accuracy estimated by thresholded confidence",
     "difference_of_confidences": "Accuracy estimated by the difference of confidences",
     "typical_cells": "Accuracy estimated from typical cells",
+    "mean_confidence": "Accuracy estimated by the mean confidence",
 }
 
 
@@ -30,7 +31,7 @@ def table(check: TrustCheck) -> Table:
         (Cell("Domain-shift score"), Cell(score(check.score)), Cell(f"0 alike, 1 nothing shared{p_value}")),
         (Cell("Atypical images"), Cell(score(check.atypical)), Cell("0.050 at home")),
         (Cell("AUC of these against home images"), Cell(score(check.strangeness)), Cell("0.500 alike")),
-        (Cell("True accuracy"), Cell(score(check.accuracy)), Cell(f"{score(check.home_accuracy)} on held-out home images")),
+        (Cell("True accuracy"), Cell(score(check.accuracy)), Cell(_at_home(check))),
     ]
     for estimate in check.estimates:
         name = NAMES.get(estimate.name, formatting.visible(estimate.name))
@@ -42,6 +43,10 @@ def table(check: TrustCheck) -> Table:
     return Table("What the model told of itself without labels, and what was true", columns, tuple(rows))
 
 
+def _at_home(check: TrustCheck) -> str:
+    return "" if check.home_accuracy is None else f"{formatting.score(check.home_accuracy)} on held-out home images"
+
+
 def sentences(evaluation: Evaluation) -> tuple[str, ...]:
     """What was told of an evaluation's images in plain words; nothing where nothing was asked."""
     check = evaluation.trust
@@ -51,7 +56,8 @@ def sentences(evaluation: Evaluation) -> tuple[str, ...]:
     parts = [where if check.score is None else f"{where} (score {check.score:.2f})"]
     if check.estimates:
         values = sorted(estimate.value for estimate in check.estimates)
-        parts.append(f"accuracy estimated {values[0]:.3f}{formatting.EN_DASH}{values[-1]:.3f}, true {check.accuracy:.3f}")
+        told = f"{values[0]:.3f}" + (f"{formatting.EN_DASH}{values[-1]:.3f}" if len(values) > 1 else "")
+        parts.append(f"accuracy estimated {told}, true {check.accuracy:.3f}")
     if check.coverage.value is not None:
         stated = formatting.share(check.coverage_stated)
         parts.append(
