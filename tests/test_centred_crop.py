@@ -98,6 +98,65 @@ def test_the_crop_leaves_its_image_alone() -> None:
     np.testing.assert_array_equal(image, before)
 
 
+# ------------------------------------------------------------------------------------- as many pixels as the window has
+
+
+@pytest.mark.parametrize("extent", [1.0, 2.0, 3.3])
+@pytest.mark.parametrize("radius", [9.0, 20.0, 33.3])
+def test_the_side_is_that_of_the_window_and_tells_the_diameter(extent: float, radius: float) -> None:
+    image, nucleus = _cell(100, 120, radius)
+    made = centred_crop(image, nucleus, CentredCropConfig(extent=extent))
+    assert CentredCropConfig(extent=extent).size_px is None
+    side = round(extent * spread(nucleus).diameter)
+    assert made.pixels.shape == (side, side, 3)
+    assert side == pytest.approx(extent * 2 * radius, abs=0.5 + 0.02 * extent * 2 * radius)
+
+
+def test_a_window_on_whole_pixels_is_shown_as_it_is() -> None:
+    """Four corner pixels 7 apart spread as a disk of diameter 14, and two of those are a window of 28."""
+    image = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
+    nucleus = np.zeros((60, 70), bool)
+    nucleus[np.ix_([24, 31], [30, 37])] = True
+    assert spread(nucleus).diameter == pytest.approx(14)
+    made = centred_crop(image, nucleus)
+    # the centre (27.5, 33.5) lies between pixels: the window begins with row 14 and column 20
+    np.testing.assert_array_equal(made.pixels, image[14:42, 20:48])
+
+
+@given(size=st.integers(1, 60), extent=st.floats(1, 4))
+@settings(max_examples=30)
+def test_the_side_stays_within_its_limits(size: int, extent: float) -> None:
+    image = np.full((90, 90, 3), 200, np.uint8)
+    nucleus = np.zeros((90, 90), bool)
+    nucleus[10 : 10 + size, 10 : 10 + size] = True
+    side = centred_crop(image, nucleus, CentredCropConfig(extent=extent)).pixels.shape[0]
+    assert side == max(16, round(extent * max(spread(nucleus).diameter, 1)))
+
+
+def test_a_nucleus_of_many_pixels_is_shown_with_2048_at_most() -> None:
+    image = np.full((900, 900, 3), CHROMATIN, np.uint8)
+    made = centred_crop(image, np.ones((900, 900), bool), CentredCropConfig(extent=4.0))
+    assert made.pixels.shape == (2048, 2048, 3)
+
+
+@pytest.mark.parametrize(("shape", "side"), [((30, 50), 50), ((50, 30), 50), ((9, 12), 16), ((20, 3000), 2048)])
+def test_an_image_without_a_nucleus_becomes_a_square_of_its_longer_side(shape: tuple[int, int], side: int) -> None:
+    image = np.random.default_rng(0).integers(200, 256, (*shape, 3), dtype=np.uint8)
+    made = centred_crop(image, np.zeros(shape, bool))
+    assert made.outcome == "empty mask"
+    expected = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(made.pixels, np.asarray(expected))
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_an_image_at_another_scale_has_a_crop_as_much_larger_or_smaller(factor: float) -> None:
+    image, _ = _cell(96, 126, 24)
+    size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
+    scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    first, second = (centred_crop(each, find_nucleus(each)).pixels.shape[0] for each in (image, scaled))
+    assert second == pytest.approx(factor * first, rel=0.05)
+
+
 # -------------------------------------------------------------------------------------------------- what it is good for
 
 
@@ -179,6 +238,7 @@ def test_a_mask_of_another_size_is_refused() -> None:
         ({"extent": float("nan")}, "extent"),
         ({"extent": "2"}, "extent"),
         ({"size_px": 15}, "size_px"),
+        ({"size_px": 2049}, "size_px"),
         ({"size_px": 160.5}, "size_px"),
         ({"margin_px": 3}, "margin_px"),
     ],

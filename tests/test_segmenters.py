@@ -189,7 +189,7 @@ def test_a_name_is_one_stage_and_no_name_none(folder: Path) -> None:
     (centred,) = cell_image_stages("centred")
     assert isinstance(centred, CentredCropStage)
     assert centred.config == CentredCropConfig()
-    assert centred.config.model_dump() == {"extent": 2.0, "size_px": 160}
+    assert centred.config.model_dump() == {"extent": 2.0, "size_px": None}
     assert (classical.name, centred.name) == ("classical", "centred")
     (other,) = cell_image_stages(str(folder))
     assert isinstance(other, CellImageStage)

@@ -48,6 +48,8 @@ from hemalens.stages import (
 
 SMALL = CellImageConfig(size_px=32, margin_px=3, background=90)
 CLOSE = CentredCropConfig(extent=1.6, size_px=32)
+AS_LARGE = CentredCropConfig(extent=1.6)
+"""A crop has as many pixels as its window."""
 
 
 @pytest.fixture(autouse=True)
@@ -224,7 +226,8 @@ def _nucleus(column: float | None) -> NDArray[np.uint8]:
 NUCLEI = {"cell": _nucleus(44), "touches border": _nucleus(3), "empty mask": _nucleus(None)}
 
 
-def test_a_centred_crop_is_made_once_kept_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("config", [CLOSE, AS_LARGE], ids=["one size", "as large as its window"])
+def test_a_centred_crop_is_made_once_kept_and_counted(monkeypatch: pytest.MonkeyPatch, config: CentredCropConfig) -> None:
     asked: list[NDArray[np.uint8]] = []
 
     def spy(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -232,10 +235,10 @@ def test_a_centred_crop_is_made_once_kept_and_counted(monkeypatch: pytest.Monkey
         return find_nucleus(image)
 
     monkeypatch.setattr(stages, "find_nucleus", spy)
-    first = CentredCropStage(CLOSE)
-    for stage in (first, first, CentredCropStage(CLOSE)):
+    first = CentredCropStage(config)
+    for stage in (first, first, CentredCropStage(config)):
         for outcome, image in NUCLEI.items():
-            expected = centred_crop(image, find_nucleus(image), CLOSE)
+            expected = centred_crop(image, find_nucleus(image), config)
             made = stage.make(image.copy())
             assert made.outcome == expected.outcome == outcome
             np.testing.assert_array_equal(made.pixels, expected.pixels)
@@ -255,15 +258,17 @@ def test_a_centred_crop_is_known_by_its_settings() -> None:
         CentredCropStage(CLOSE).digest,
         CentredCropStage(CLOSE.model_copy(update={"extent": 1.7})).digest,
         CentredCropStage(CLOSE.model_copy(update={"size_px": 33})).digest,
+        CentredCropStage(AS_LARGE).digest,
         CellImageStage(ClassicalSegmenter(), CellImageConfig(size_px=32)).digest,
     ]
     assert len(set(digests)) == len(digests)
     assert CentredCropStage(CLOSE).digest == digests[0]
 
 
-def test_both_stages_are_stages_with_a_name_and_a_size() -> None:
+def test_both_stages_are_stages_with_a_name_that_show_squares() -> None:
     both: list[Stage] = [CellImageStage(ClassicalSegmenter(), SMALL), CentredCropStage(CLOSE)]
-    assert [(stage.name, stage.size_px) for stage in both] == [("classical", 32), (CENTRED, 32)]
+    assert [stage.name for stage in both] == ["classical", CENTRED]
+    assert [stage(NUCLEI["cell"]).shape for stage in both] == [(32, 32, 3)] * 2
     assert [stage.files() for stage in both] == [{}, {}]
     assert [stage.entry().needs for stage in both] == [(), ()]
 

@@ -17,6 +17,7 @@ from hemalens.errors import ConfigError
 from hemalens.images import Preprocessing
 from hemalens.runtime import session_of
 from hemalens.unlabelled import (
+    PIECES,
     UNTAUGHT,
     UnlabelledConfig,
     balanced_weights,
@@ -246,27 +247,45 @@ def test_both_stand_in_the_graph_before_and_behind_the_head_and_may_come_twice()
 # ----------------------------------------------------------------------------------------------------------- the config
 
 BAD = {
-    "batch_norm=false": "nothing follows the images: set batch_norm, standardise, pseudo_labels or prior to true",
+    "batch_norm=false size=false class_bias=false": "nothing follows the images: set one of batch_norm, "
+    "standardise, pseudo_labels, prior, size, class_bias to true",
     "class_balance=maybe": "key 'class_balance'",
     "strength=0": "key 'strength'",
     "strength=1.5": "key 'strength'",
     "batch_size=2": "key 'batch_size'",
     "batchnorm=true": "unknown key 'batchnorm'. did you mean 'batch_norm'",
     "prior=yes": "key 'prior'",
+    "size=2": "key 'size'",
+    "prior=true": "prior and class_bias both move the classes: set one of them to false",
+    "batch_norm=false class_balance=true": "class_balance goes with batch_norm=true only",
+    "batch_norm=false strength=0.5": "strength goes with batch_norm or standardise only",
+    "batch_norm=false class_bias=false prior=true strength=1": "strength goes with batch_norm or standardise only",
 }
 
 
 @pytest.mark.parametrize("setting", BAD)
 def test_a_bad_setting_is_told(setting: str) -> None:
     with pytest.raises(ConfigError, match=BAD[setting]):
-        UnlabelledConfig.load(None, [setting])
+        UnlabelledConfig.load(None, setting.split())
 
 
-def test_the_defaults_are_batch_norm_alone() -> None:
-    assert UnlabelledConfig().pieces == ("batch_norm",)
-    assert UnlabelledConfig.load(None, ["prior=true", "standardise=true"]).pieces == ("batch_norm", "standardise", "prior")
-    assert UnlabelledConfig.load(None, ["batch_norm=false", "pseudo_labels=true"]).pieces == ("pseudo_labels",)
-    with pytest.raises(ConfigError, match="class_balance goes with batch_norm=true only"):
-        UnlabelledConfig.load(None, ["batch_norm=false", "standardise=true", "class_balance=true"])
-    with pytest.raises(ConfigError, match="strength goes with batch_norm or standardise only"):
-        UnlabelledConfig.load(None, ["batch_norm=false", "prior=true", "strength=0.5"])
+def test_the_defaults_are_batch_norm_by_half_size_and_a_class_bias() -> None:
+    assert UnlabelledConfig().pieces == ("batch_norm", "size", "class_bias")
+    assert UnlabelledConfig().strength == 0.5
+
+
+def test_the_pieces_are_those_in_use_in_the_order_in_which_they_are_done() -> None:
+    for settings, pieces in {
+        "prior=true standardise=true class_bias=false": ("batch_norm", "standardise", "prior", "size"),
+        "batch_norm=false pseudo_labels=true size=false": ("pseudo_labels", "class_bias"),
+        "batch_norm=false class_bias=false": ("size",),
+        "batch_norm=false standardise=true strength=0.3": ("standardise", "size", "class_bias"),
+    }.items():
+        assert UnlabelledConfig.load(None, settings.split()).pieces == pieces
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_the_answers_are_looked_at_for_some_pieces_only(piece: str) -> None:
+    """Batch norm and the standardised embedding do without; class balance looks at answers of its own."""
+    alone = dict.fromkeys(PIECES, False) | {piece: True} | ({"batch_norm": True} if piece == "class_balance" else {})
+    assert UnlabelledConfig.from_mapping(alone).answers is (piece in ("pseudo_labels", "prior", "size", "class_bias"))

@@ -79,8 +79,10 @@ def _name(layer: int, part: str) -> str:
 def _measuring(graph: onnx.ModelProto, strength: float) -> tuple[onnx.ModelProto, list[str]]:
     """The graph from pixels on, each batch norm taking the statistics of its batch and giving them out; the layers."""
     # encoders side by side name their pixels anew, without saying what they are
-    model = graphs.cut(onnx.shape_inference.infer_shapes(graph), pixels_of(graph), ["probabilities"])
+    ends = [node.output[0] for node in graph.graph.node if node.op_type == KIND]
+    model = graphs.cut(onnx.shape_inference.infer_shapes(graph), pixels_of(graph), ends)
     inner = model.graph
+    del inner.output[:]  # what the layers give is large, and only its statistics are asked for
     nodes: list[onnx.NodeProto] = []
     layers: list[str] = []
     for node in inner.node:

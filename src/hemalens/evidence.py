@@ -21,8 +21,11 @@ from hemalens import graphs
 from hemalens.nucleus_sizes import DEGREES, NucleusSize, log_likelihoods
 
 Floats = NDArray[np.floating[Any]]
+Constants = dict[str, NDArray[Any]]
 DIVERSITY = 0.6
 """Weight of the entropy of the mean answer beside the mean entropy of the answers."""
+OWN_NAMES = ("image", "embedding", "logits")
+"""What a graph with evidence calls as the one before did; all else that is added has names of its own."""
 HOLD = 0.02
 """Weight of the squared biases, so that a class that nothing speaks for does not drift away."""
 
@@ -87,18 +90,18 @@ class Evidence:
         """
         model = onnx.ModelProto()
         model.CopyFrom(graph)
-        constants: dict[str, NDArray[Any]] = {}
-        d = int(next(v for v in model.graph.output if v.name == "embedding").type.tensor_type.shape.dim[1].dim_value)
+        value = next(v for v in model.graph.output if v.name == "embedding")
+        d = int(value.type.tensor_type.shape.dim[1].dim_value)
         if self.sizes:
-            self._measured(model, d, constants)
-        self._added(model, d, constants)
-        model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+            _insert(model, "embedding", *self._measured(d), then="embedding_for_head")
+            value.CopyFrom(graphs.float_value("embedding", ["n", d + 1]))
+        _insert(model, "logits", *self._added(d), then="logits")
         onnx.checker.check_model(model)
         return model
 
-    def _measured(self, model: onnx.ModelProto, d: int, constants: dict[str, NDArray[Any]]) -> None:
-        """Let the embedding (n, d) have the size behind it; what follows takes its first d features."""
-        constants |= {
+    def _measured(self, d: int) -> tuple[list[onnx.NodeProto], Constants]:
+        """What sets the size behind the embedding (n, d), and gives what follows its first d features."""
+        constants: Constants = {
             "size_first": np.array([0], np.int64),
             "size_second": np.array([1], np.int64),
             "size_features": np.array([d], np.int64),
@@ -113,18 +116,16 @@ class Evidence:
             helper.make_node("Gather", ["size_shape", "size_first"], ["size_images"]),
             helper.make_node("Concat", ["size_images", "size_second"], ["size_rows"], axis=0),
             helper.make_node("Expand", ["size_beside", "size_rows"], ["size_feature"]),
-            helper.make_node("Concat", ["embedding_of_network", "size_feature"], ["embedding"], axis=1),
+            helper.make_node("Concat", ["embedding_before", "size_feature"], ["embedding"], axis=1),
             helper.make_node("Slice", ["embedding", "size_first", "size_features", "size_second"], ["embedding_for_head"]),
         ]
-        _insert(model, "embedding", "embedding_of_network", nodes, then="embedding_for_head")
-        value = next(v for v in model.graph.output if v.name == "embedding")
-        value.CopyFrom(graphs.float_value("embedding", ["n", d + 1]))
+        return nodes, constants
 
-    def _added(self, model: onnx.ModelProto, d: int, constants: dict[str, NDArray[Any]]) -> None:
-        """Let the logits be softened, and have what sizes say and the bias added."""
+    def _added(self, d: int) -> tuple[list[onnx.NodeProto], Constants]:
+        """What softens the logits, and adds what sizes say and the bias."""
         constant, summands = self.bias.copy(), ["evidence_softened", "evidence_constant"]
-        nodes = [helper.make_node("Mul", ["logits_of_head", "evidence_softening"], ["evidence_softened"])]
-        constants["evidence_softening"] = np.array([self.softening], np.float32)
+        nodes = [helper.make_node("Mul", ["logits_before", "evidence_softening"], ["evidence_softened"])]
+        constants: Constants = {"evidence_softening": np.array([self.softening], np.float32)}
         if self.sizes:
             scales = np.array([size.scale for size in self.sizes]) * self.widening
             # the logarithm of Student's density, but for what all classes share
@@ -150,12 +151,20 @@ class Evidence:
             summands.append("evidence_of_size")
         constants["evidence_constant"] = constant.astype(np.float32)
         nodes.append(helper.make_node("Sum", summands, ["logits"]))
-        _insert(model, "logits", "logits_of_head", nodes, then="logits")
+        return nodes, constants
 
 
-def _insert(model: onnx.ModelProto, name: str, before: str, nodes: list[onnx.NodeProto], *, then: str) -> None:
-    """Set `nodes` behind what gives `name`, which they take as `before`; what took `name` takes `then`."""
+def _insert(model: onnx.ModelProto, name: str, nodes: list[onnx.NodeProto], constants: Constants, *, then: str) -> None:
+    """Set `nodes` behind what gives `name`, which they take as `name`_before; what took `name` takes `then`."""
     rest = list(model.graph.node)
+    # a graph that was adapted before holds tensors of the same names
+    own = {given: f"{given}_{len(rest)}" for node in nodes for given in (*node.input, *node.output)}
+    own |= {kept: kept for kept in OWN_NAMES}
+    for node in nodes:
+        node.input[:] = [own[given] for given in node.input]
+        node.output[:] = [own[given] for given in node.output]
+    model.graph.initializer.extend(numpy_helper.from_array(value, own[given]) for given, value in constants.items())
+    before, then = own[f"{name}_before"], own[then]
     place = next(i for i, node in enumerate(rest) if name in node.output)
     rest[place].output[:] = [before if given == name else given for given in rest[place].output]
     for node in rest:

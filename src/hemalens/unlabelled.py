@@ -59,7 +59,9 @@ class UnlabelledConfig(StrictConfig):
         if self.class_balance and not self.batch_norm:
             raise ValueError("class_balance goes with batch_norm=true only")
         if not self.pieces:
-            raise ValueError(f"nothing follows the images: set one of {', '.join(PIECES)} to true")
+            raise ValueError(
+                f"nothing follows the images: set one of {', '.join(p for p in PIECES if p != 'class_balance')} to true"
+            )
         if self.prior and self.class_bias:
             raise ValueError("prior and class_bias both move the classes: set one of them to false")
         if "strength" in self.model_fields_set and not (self.batch_norm or self.standardise):

@@ -29,6 +29,7 @@ from hemalens.bundle import (
 )
 from hemalens.datasets import Record, open_dataset
 from hemalens.errors import ConfigError, InputError
+from hemalens.evidence import class_bias
 from hemalens.fewshot import FewShotConfig
 from hemalens.images import Preprocessing
 from hemalens.inference import list_images
@@ -44,8 +45,10 @@ SKEWED = {"neutrophil": 90, "lymphocyte": 4, "monocyte": 4}
 CODES = ("neutrophil", "lymphocyte", "monocyte")
 PREPROCESSING = Preprocessing(size_px=16)
 TEMPERATURE = 1.3
-BALANCE = ["class_balance=true", "batch_size=16"]
-PSEUDO = ["batch_norm=false", "pseudo_labels=true"]
+ALONE = ["size=false", "class_bias=false"]
+BATCH_NORM = [*ALONE, "strength=1", "batch_size=16"]
+BALANCE = [*BATCH_NORM, "class_balance=true"]
+PSEUDO = [*ALONE, "batch_norm=false", "pseudo_labels=true"]
 FINER = (("band_neutrophil", 0), ("segmented_neutrophil", 0), ("lymphocyte", 1), ("monocyte", 2))
 
 
@@ -149,7 +152,7 @@ def _statistics(bundle: Bundle) -> list[np.ndarray]:
 
 
 def test_balance_keeps_what_a_skewed_mix_of_cells_ruins(base: Bundle, skewed: Path, tmp_path: Path) -> None:
-    plain = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "plain", settings=["batch_size=16"])
+    plain = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "plain", settings=BATCH_NORM)
     even = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "even", settings=BALANCE)
     assert _recalls(plain, skewed)[0] < 0.7
     assert min(_recalls(even, skewed)) > 0.95
@@ -263,7 +266,7 @@ def test_all_pieces_go_together_and_the_prior_comes_last(base: Bundle, skewed: P
 
 
 def test_a_taught_bundle_is_taught_again_and_learns_from_labels(base: Bundle, skewed: Path, tmp_path: Path) -> None:
-    once = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "once", settings=["pseudo_labels=true"])
+    once = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "once", settings=[*ALONE, "pseudo_labels=true"])
     twice = adapt_unlabelled(once.path, str(skewed), out=tmp_path / "twice", settings=PSEUDO)
     assert twice.manifest.parity <= 1e-3
     support = f"folder:{colour_cells(tmp_path / 'support', AWAY, 4, seed=5)}"
@@ -277,14 +280,55 @@ def test_a_taught_bundle_is_taught_again_and_learns_from_labels(base: Bundle, sk
         adapt_to_both(base.path, str(skewed), support, out=tmp_path / "no", settings=PSEUDO)
 
 
+# --------------------------------------------------------------------------------------------------------- a class bias
+
+NOTHING = ["batch_norm=false"]
+
+
+@pytest.mark.parametrize("others", [NOTHING, ["class_balance=true", "standardise=true", "pseudo_labels=true"]])
+def test_the_bias_comes_last_and_alone_changes_the_answers(
+    base: Bundle, skewed: Path, tmp_path: Path, others: list[str]
+) -> None:
+    names = ("logits", "probabilities", "embedding", FINE)
+    without = base
+    if others != NOTHING:
+        without = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "without", settings=[*ALONE, *others])
+    made = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "made", settings=["size=false", *others])
+    (logits, before, *same, _), (_, after, *kept, _) = (_given(b, skewed, *names) for b in (without, made))
+    how = made.manifest.unlabelled
+    assert how is not None
+    assert how.bias is not None
+    np.testing.assert_allclose(how.bias, class_bias(logits), atol=1e-2)
+    np.testing.assert_allclose(after, _softmax(logits + np.array(how.bias)), atol=1e-3)
+    assert np.abs(after - before).max() > 1e-3
+    for one, other in zip(same, kept, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-6)
+    assert made.manifest.temperature == pytest.approx(without.manifest.temperature), "it was the softer one"
+    assert made.manifest.parity <= 1e-3
+    assert (made.statistics is None) == (without.statistics is None)
+
+
+def test_a_bundle_with_a_bias_is_adapted_again(base: Bundle, skewed: Path, tmp_path: Path) -> None:
+    once = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "once")
+    twice = adapt_unlabelled(once.path, str(skewed), out=tmp_path / "twice")
+    assert twice.manifest.parity <= 1e-3
+    names = [{value.name for value in bundle.graph.graph.output} for bundle in (base, twice)]
+    assert names[0] == names[1]
+
+
+# -------------------------------------------------------------------------------------------------------- the bundle
+
+
 def test_a_manifest_of_before_opens(base: Bundle) -> None:
     entry = {"settings": {}, "base_model_sha256": "0", "n_images": 9, "n_unreadable": 0, "fingerprint": "f", "prior": None}
-    assert Unlabelled.model_validate(entry).taught is None
+    opened = Unlabelled.model_validate(entry)
+    assert (opened.taught, opened.typical_nucleus_px, opened.size_widening, opened.bias) == (None, None, None, None)
     assert open_bundle(base.path).manifest.unlabelled is None
 
 
 def test_the_command_takes_both(base: Bundle, skewed: Path, tmp_path: Path, hemalens: Command) -> None:
-    call = ("adapt", base.path, "--unlabelled", skewed, "--set", "class_balance=true", "--set", "pseudo_labels=true")
+    wanted = ("class_balance=true", "pseudo_labels=true", "class_bias=false")
+    call = ("adapt", base.path, "--unlabelled", skewed, *(word for each in wanted for word in ("--set", each)))
     ended = hemalens(*call, "--out", tmp_path / "out")
     assert ended.code == 0, ended.error
     first, second, _ = ended.out.splitlines()

@@ -114,7 +114,7 @@ def test_a_bundle_without_finer_types_has_no_such_columns(
 
 
 def test_adapting_without_labels_keeps_the_finer_types(bundle: Bundle, abroad: Path, tmp_path: Path) -> None:
-    pieces = ["batch_norm=true", "standardise=true", "prior=true", "batch_size=8"]
+    pieces = ["batch_norm=true", "standardise=true", "prior=true", "class_bias=false", "batch_size=8"]
     made = adapt_unlabelled(bundle.path, f"synthetic:{abroad}", out=tmp_path / "adapted", settings=pieces)
     assert made.manifest.fine == bundle.manifest.fine
     assert set(_outputs(made)) == set(_outputs(bundle))
@@ -122,7 +122,7 @@ def test_adapting_without_labels_keeps_the_finer_types(bundle: Bundle, abroad: P
 
 
 def test_another_prior_leaves_the_shares_within_classes(bundle: Bundle, abroad: Path, tmp_path: Path) -> None:
-    prior = ["batch_norm=false", "prior=true"]
+    prior = ["batch_norm=false", "class_bias=false", "prior=true"]
     made = adapt_unlabelled(bundle.path, f"synthetic:{abroad}", out=tmp_path / "adapted", settings=prior)
     before, after = _answers(bundle, abroad), _answers(made, abroad)
     np.testing.assert_allclose(after[FINE], before[FINE], atol=1e-5)

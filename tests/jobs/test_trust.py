@@ -225,9 +225,8 @@ def test_several_embeddings_side_by_side_have_sets_but_no_typicality(bundle: Bun
 def test_a_bundle_that_followed_unlabelled_images_has_nothing_to_judge_by(
     bundle: Bundle, foreign: Path, tmp_path: Path
 ) -> None:
-    made = adapt_unlabelled(
-        bundle.path, str(foreign), out=tmp_path / "followed", settings=["batch_norm=false", "prior=true"]
-    )
+    settings = ["batch_norm=false", "class_bias=false", "prior=true"]
+    made = adapt_unlabelled(bundle.path, str(foreign), out=tmp_path / "followed", settings=settings)
     assert made.home is None
     found = predict(made.path, str(foreign), out=tmp_path / "a.csv")
     assert found.trust.lines == ("domain shift: cannot tell: the bundle keeps no home images",)

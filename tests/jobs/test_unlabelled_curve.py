@@ -12,6 +12,7 @@ import pytest
 
 import trained
 from hemalens.bundle import MODEL, SEEN, STATISTICS, Bundle, statistics_bytes, write_bundle
+from hemalens.centred_crop import CentredCropConfig
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import BundleError, ConfigError, SplitError
 from hemalens.inference import Predictor
@@ -19,6 +20,8 @@ from hemalens.jobs import unlabelled_curve as module
 from hemalens.jobs.adapt_unlabelled import adapt_unlabelled, adapted_to
 from hemalens.jobs.k_shot import NewLaboratory, open_laboratories
 from hemalens.jobs.unlabelled_curve import UnlabelledCurves, UnlabelledPlan
+from hemalens.nucleus_sizes import sizes_of
+from hemalens.stages import CentredCropStage
 from hemalens.unlabelled import UnlabelledConfig
 from trained import Colour, colour_cells
 
@@ -26,7 +29,13 @@ HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60
 AWAY: Mapping[str, Colour] = {"monocyte": (120, 150, 90), "lymphocyte": (110, 110, 160), "neutrophil": (150, 130, 90)}
 """Two of three types are mixed up there; listed in another order."""
 PLAN = UnlabelledPlan(numbers=(16, 8), pieces=("standardise", "prior"), n_repeats=3, seed=4)
-SETTINGS = {"standardise": ["batch_norm=false", "standardise=true"], "prior": ["batch_norm=false", "prior=true"]}
+ALONE = ["batch_norm=false", "size=false", "class_bias=false"]
+SETTINGS = {
+    "standardise": [*ALONE, "standardise=true"],
+    "prior": [*ALONE, "prior=true"],
+    "size": ["batch_norm=false", "class_bias=false"],
+    "size+class_bias": ["batch_norm=false"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +54,23 @@ def laboratory(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> NewL
     mix = {"neutrophil": 20, "lymphocyte": 8, "monocyte": 8}
     folder = colour_cells(tmp_path_factory.mktemp("away") / "away", AWAY, mix, seed=1, noise=20)
     return open_laboratories([f"folder:{folder}"], None, labels=bundle.manifest.label_map)[0]
+
+
+@pytest.fixture(scope="module")
+def sized(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The nearest mean colour of centred crops, which knows how large nuclei are."""
+    folder, stage = tmp_path_factory.mktemp("sized"), CentredCropStage(CentredCropConfig())
+    cells = trained.laboratory(tmp_path_factory).through((stage,))
+    plain = trained.colour_bundle(folder / "plain", cells, scale=5.0)
+    known = {"before_graph": (stage.entry(),), "nucleus_sizes": sizes_of(cells, (stage,))}
+    files = {name: (plain.path / name).read_bytes() for name in (MODEL, SEEN)}
+    return write_bundle(folder / "bundle", plain.manifest.model_copy(update=known), files)
+
+
+@pytest.fixture(scope="module")
+def sized_laboratory(sized: Bundle, tmp_path_factory: pytest.TempPathFactory) -> NewLaboratory:
+    spec = f"synthetic:{trained.cells(tmp_path_factory) / 'lab_b'}"
+    return open_laboratories([spec], None, labels=sized.manifest.label_map, stages=sized.stages)[0]
 
 
 @pytest.fixture
@@ -102,14 +128,17 @@ def test_images_are_drawn_beside_the_tested_ones_and_more_hold_the_fewer(
         assert not large & test
 
 
+@pytest.mark.parametrize("pieces", [("standardise", "prior"), ("size", "size+class_bias")])
 def test_the_scores_are_those_of_bundles_adapted_to_what_was_drawn(
-    bundle: Bundle,
-    laboratory: NewLaboratory,
+    request: pytest.FixtureRequest,
     drawn: list[tuple[UnlabelledConfig, CellDataset]],
     tested: list[list[frozenset[Path]]],
     tmp_path: Path,
+    pieces: tuple[str, str],
 ) -> None:
-    plan = UnlabelledPlan(numbers=(12,), pieces=("standardise", "prior"), n_repeats=2, seed=4)
+    names = ("sized", "sized_laboratory") if "size" in pieces else ("bundle", "laboratory")
+    bundle, laboratory = map(request.getfixturevalue, names)
+    plan = UnlabelledPlan(numbers=(12,), pieces=pieces, n_repeats=2, seed=4)
     found = UnlabelledCurves(plan).run(bundle, laboratory, source="home", seed=0)
     right = []
     for i, (config, images) in enumerate(drawn):
@@ -117,8 +146,8 @@ def test_the_scores_are_those_of_bundles_adapted_to_what_was_drawn(
         folder.mkdir()
         for record in images.records:
             shutil.copy(record.path, folder)
-        (piece,) = config.pieces
-        adapted = adapt_unlabelled(bundle.path, str(folder), out=tmp_path / f"{i}", settings=SETTINGS[piece], seed=4)
+        settings = SETTINGS["+".join(config.pieces)]
+        adapted = adapt_unlabelled(bundle.path, str(folder), out=tmp_path / f"{i}", settings=settings, seed=4)
         right.append(_right(adapted, tested[0][i % 2]))
     for curve, expected in zip(found, (right[:2], right[2:]), strict=True):
         before, after = curve.shots
@@ -156,9 +185,10 @@ def test_numbers_that_the_laboratory_does_not_have_are_left_out(bundle: Bundle, 
 
 
 def test_a_piece_that_the_bundle_does_not_have_is_refused(bundle: Bundle, laboratory: NewLaboratory) -> None:
-    plan = UnlabelledPlan(numbers=(8,), pieces=("prior", "batch_norm"), n_repeats=2)
-    with pytest.raises(BundleError, match="no batch norm of its own"):
-        UnlabelledCurves(plan).run(bundle, laboratory, source="home", seed=0)
+    for piece, lacking in {"batch_norm": "no batch norm of its own", "size": "not know how large the nuclei"}.items():
+        plan = UnlabelledPlan(numbers=(8,), pieces=("prior", piece), n_repeats=2)
+        with pytest.raises(BundleError, match=lacking):
+            UnlabelledCurves(plan).run(bundle, laboratory, source="home", seed=0)
 
 
 @pytest.mark.parametrize("asked", [{"numbers": ()}, {"numbers": (7,)}, {"numbers": (8, 8)}, {"pieces": ()}])
@@ -168,19 +198,25 @@ def test_a_plan_that_cannot_be_is_refused(asked: dict[str, Any]) -> None:
 
 
 def test_pieces_are_told_by_name(bundle: Bundle) -> None:
-    with pytest.raises(
-        ConfigError, match="unknown piece 'colour'; expected batch_norm, class_balance, standardise, pseudo_labels, prior"
-    ):
+    known = "batch_norm, class_balance, standardise, pseudo_labels, prior, size, class_bias"
+    with pytest.raises(ConfigError, match=f"unknown piece 'colour'; expected {known}"):
         UnlabelledPlan(pieces=("prior+colour",))
-    plan = UnlabelledPlan(strength=0.5)
+    plan = UnlabelledPlan(strength=0.8)
     assert plan.config("batch_norm + prior").pieces == ("batch_norm", "prior")
-    assert plan.config("batch_norm+prior").strength == 0.5
-    assert plan.config("prior").strength == 1.0, "a prior follows whole or not at all"
+    assert plan.config("batch_norm+prior").strength == 0.8
+    assert "strength" not in plan.config("prior").model_fields_set, "a prior follows whole or not at all"
+
+
+def test_the_last_of_the_pieces_that_are_compared_are_those_of_adapting() -> None:
+    plan, usual = UnlabelledPlan(), UnlabelledConfig()
+    found = [plan.config(words) for words in plan.pieces]
+    assert [config.pieces for config in found] == [("batch_norm",), ("size", "class_bias"), usual.pieces]
+    assert found[0].strength == found[-1].strength == usual.strength == 0.5
 
 
 def test_what_the_scores_depend_on_is_in_the_request() -> None:
     requests = [
         UnlabelledCurves(UnlabelledPlan(**asked)).request()
-        for asked in ({}, {"numbers": (8,)}, {"strength": 0.5}, {"n_repeats": 3}, {"test_fraction": 0.5}, {"seed": 1})
+        for asked in ({}, {"numbers": (8,)}, {"strength": 0.8}, {"n_repeats": 3}, {"test_fraction": 0.5}, {"seed": 1})
     ]
     assert all(a != b for i, a in enumerate(requests) for b in requests[:i])

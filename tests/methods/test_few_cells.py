@@ -88,7 +88,8 @@ def test_batch_norm_that_followed_a_laboratory_and_weights_in_16_bits_are_taken_
     plain: Fitted, abroad: CellDataset, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     images = trained.cells(tmp_path_factory) / "lab_b" / "images"
-    followed = adapt_unlabelled(plain.bundle.path, str(images), out=tmp_path / "followed")
+    settings = ["size=false", "class_bias=false"]
+    followed = adapt_unlabelled(plain.bundle.path, str(images), out=tmp_path / "followed", settings=settings)
     _way(followed, tmp_path).check(abroad)
     half = quantize(plain.bundle.path, f"folder:{images}", out=tmp_path / "half", precision="fp16", n_images=4)
     _way(half, tmp_path).check(abroad)
@@ -110,10 +111,11 @@ def test_what_is_more_than_the_network_is_refused(
     plain: Fitted, abroad: CellDataset, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     images = trained.cells(tmp_path_factory) / "lab_b" / "images"
-    settings = ["batch_norm=false", "standardise=true"]
-    moved = adapt_unlabelled(plain.bundle.path, str(images), out=tmp_path / "moved", settings=settings)
-    with pytest.raises(BundleError, match="holds more than its network"):
-        _way(moved, tmp_path).check(abroad)
+    for piece in ("standardise", "class_bias"):
+        settings = [f"{name}={str(name == piece).lower()}" for name in ("batch_norm", "standardise", "size", "class_bias")]
+        moved = adapt_unlabelled(plain.bundle.path, str(images), out=tmp_path / piece, settings=settings)
+        with pytest.raises(BundleError, match="holds more than its network"):
+            _way(moved, tmp_path).check(abroad)
     taught = adapt(plain.bundle.path, f"folder:{images}", out=tmp_path / "taught")
     with pytest.raises(BundleError, match="no linear head of its own"):
         _way(taught, tmp_path).check(abroad)

@@ -478,7 +478,8 @@ def test_only_the_colours_follow_a_new_laboratory(
     assert has_batch_norm(outlined.graph)
     assert len(norms(outlined)) == len(norms(unbroken.bundle)), "none but those of the network of colours"
     spec = f"synthetic:{trained.cells(tmp_path_factory) / 'lab_b'}"
-    followed = adapt_unlabelled(outlined.path, spec, out=tmp_path / "followed", settings=["batch_size=8"])
+    settings = ["size=false", "class_bias=false", "batch_size=8"]
+    followed = adapt_unlabelled(outlined.path, spec, out=tmp_path / "followed", settings=settings)
     width = _two_networks(outlined)[1].head.in_features
     before, after = (_run(bundle, _images(unbroken), "embedding")[0] for bundle in (outlined, followed))
     np.testing.assert_allclose(after[:, -width:], before[:, -width:], atol=1e-5)

@@ -115,7 +115,9 @@ def _refuse_idle(support: str | None, unlabelled: str | None, said: list[str], s
         other = "--unlabelled" if unlabelled is not None else next(option for option in said if option != "--finetune")
         raise InputError(
             f"--finetune and {other} do not go together",
-            remedy="Adapt to unlabelled images first, then --finetune that bundle." if unlabelled else None,
+            remedy="Adapt to unlabelled images first, --set size=false --set class_bias=false, then --finetune that bundle."
+            if unlabelled
+            else None,
         )
     if unlabelled is None and settings and not trains:
         raise InputError(

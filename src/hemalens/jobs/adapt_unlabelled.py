@@ -28,6 +28,7 @@ from hemalens.bundle import (
 )
 from hemalens.datasets import READERS, CellDataset, Record, open_dataset
 from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line
+from hemalens.evidence import Evidence
 from hemalens.files import claim_folder
 from hemalens.inference import list_images
 from hemalens.jobs.adapt import adapt
@@ -87,9 +88,7 @@ def adapt_unlabelled(
         fingerprint=images.fingerprint,
         prior=None if adapted.prior is None else tuple(adapted.prior.tolist()),
         taught=None if taught is None else dict(zip(base.manifest.labels, taught.counts, strict=True)),
-        typical_nucleus_px=float(np.exp(evidence.typical)) if evidence and evidence.sizes else None,
-        size_widening=evidence.widening if evidence and evidence.sizes else None,
-        bias=tuple(evidence.bias.tolist()) if evidence and config.class_bias else None,
+        **_told_of(evidence, base.manifest.unlabelled),
     )
     temperature = base.manifest.temperature if taught is None else taught.temperature
     manifest = base.manifest.model_copy(
@@ -164,10 +163,22 @@ def refuse_lacking(base: Bundle, config: UnlabelledConfig) -> None:
     if config.size and "size" in config.model_fields_set and (lacking := _without_sizes(base)):
         raise BundleError(
             lacking,
-            expected="a bundle trained with --cell-image centred, on 8 or more cells of each type",
+            expected="one trained with --cell-image centred, on 8 or more cells of each type, size not counted yet",
             got=one_line(base.path),
-            remedy="Say --set size=false.",
+            remedy="Leave size out.",
         )
+
+
+def _told_of(evidence: Evidence | None, before: Unlabelled | None) -> dict[str, Any]:
+    """What a manifest says of the evidence in a graph, that of an adaptation before included."""
+    typical, widening = (before.typical_nucleus_px, before.size_widening) if before else (None, None)
+    bias = None if before is None or before.bias is None else np.array(before.bias)
+    if evidence is not None:
+        if evidence.sizes:
+            typical, widening = float(np.exp(evidence.typical)), evidence.widening
+        bias = evidence.bias + (0 if bias is None else bias * evidence.softening)
+    told = None if bias is None or not bias.any() else tuple(bias.tolist())
+    return {"typical_nucleus_px": typical, "size_widening": widening, "bias": told}
 
 
 def _without_sizes(base: Bundle) -> str:

@@ -69,6 +69,11 @@ def quantize(
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
     _refuse_small(base)
+    if precision == "int8" and base.manifest.unlabelled is not None and base.manifest.unlabelled.typical_nucleus_px:
+        raise BundleError(
+            f"the bundle {one_line(bundle_path)} counts the size of nuclei, which int8 cannot take along",
+            remedy="Make the bundle from before smaller, then adapt that; or say --precision fp16.",
+        )
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     given = prepare(calibration_spec, labels=AS_LABELLED, role="calibration", unreadable=unreadable)
     tell(say, [given])

@@ -105,7 +105,7 @@ class TrainedOn:
             raise BundleError(
                 "the bundle's graph holds more than its network, which alone can be trained on",
                 got=error.got,
-                remedy="Take the bundle from before standardise, prior, pseudo_labels or int8.",
+                remedy="Take the bundle from before size, class_bias, standardise, prior, pseudo_labels or int8.",
             ) from error
 
     def learn(self, cells: CellDataset, *, seed: int) -> RobustModule:
