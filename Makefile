@@ -46,12 +46,16 @@ default-model: $(VENV)/.train  ## a quarter of an hour: train, shrink, test and 
 	test -f $(RUN)/report.json || $(BIN)/hemalens train robust $(SETS:%=--train %) $(TRAINING) --out $(RUN)
 	$(BIN)/hemalens quantize $(RUN)/bundle --precision fp16 --calibrate $(firstword $(SETS)) --out $(RUN)/fp16 --overwrite
 	for target in $(TARGETS); do \
-		$(BIN)/hemalens evaluate $(RUN)/fp16 --data $$target --min-per-class 12 \
-			--out $(RUN)/tests/$${target%%:*} --overwrite || exit 1; \
+		tests=$(RUN)/tests/$${target%%:*} && \
+		$(BIN)/hemalens evaluate $(RUN)/fp16 --data $$target --min-per-class 12 --out $$tests --overwrite && \
+		$(BIN)/hemalens adapt $(RUN)/fp16 --unlabelled $$target --out $${tests}_bundle --overwrite && \
+		$(BIN)/hemalens evaluate $${tests}_bundle --data $$target --min-per-class 12 \
+			--out $${tests}_adapted --overwrite || exit 1; \
 	done
 	$(BIN)/python tools/package_model.py $(RUN)/fp16 --overwrite --report $(RUN)/report.json \
 		--remarks tools/default_model_remarks.txt \
-		$(foreach target,$(TARGETS),--report $(RUN)/tests/$(firstword $(subst :, ,$(target)))/report.json)
+		$(foreach target,$(TARGETS),--report $(RUN)/tests/$(firstword $(subst :, ,$(target)))/report.json \
+			--report $(RUN)/tests/$(firstword $(subst :, ,$(target)))_adapted/report.json)
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit("hemalens needs Python 3.11 or newer, this is %d.%d; say make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'

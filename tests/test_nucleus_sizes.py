@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from scipy import stats
 
 from hemalens.centred_crop import CentredCropConfig
-from hemalens.datasets import CellDataset, Record
+from hemalens.datasets import CellDataset, Record, open_dataset
 from hemalens.datasets.base import Source
 from hemalens.errors import ImageError
 from hemalens.nucleus_sizes import (
@@ -224,3 +225,24 @@ def test_the_widening_is_the_likeliest_of_the_grid_whatever_the_order(seed: int,
     order = rng.permutation(3)
     again = widening_of(logits[::-1][:, order] + 7, beside[::-1], [SIZES[i] for i in order])
     assert likelihood(again) == pytest.approx(likelihood(found), abs=1e-9)
+
+
+# ---------------------------------------------------------------------------------------------------------- real images
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("spec", "least"),
+    [
+        ("acevedo20:{}/acevedo20", 0.96),
+        ("jtsc:{}/zheng2018", 0.88),
+        ("cellavision100:{}/zheng2018", 0.82),
+        ("bccd:{}/bccd", 0.92),
+    ],
+)
+def test_within_a_laboratory_size_tells_lymphocytes_from_monocytes(real_data: Path, spec: str, least: float) -> None:
+    whole = open_dataset(spec.format(real_data))
+    two = [[r for r in whole.records if r.label == label][:100] for label in ("lymphocyte", "monocyte")]
+    small, large = (log_diameters([replace(r, before=STAGES) for r in records], 2.0) for records in two)
+    # the area under the ROC curve: how often of a pair the monocyte's nucleus is the larger one
+    assert np.mean(large[:, None] > small[None, :]) >= least

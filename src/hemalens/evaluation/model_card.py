@@ -25,7 +25,7 @@ def model_card(manifest: Manifest, reports: Sequence[Report], remarks: Sequence[
     `ReportError` for a report of another model, and where nothing was tested.
     """
     tests = [evaluation for report in reports for evaluation in _tests_of(manifest, report)]
-    tests = list({test.target: test for test in tests}.values())
+    tests = list({(test.target, test.transductive): test for test in tests}.values())
     if not tests:
         raise ReportError("the model card has no figures", expected="reports that `hemalens evaluate` or `train` wrote")
     sections = [
@@ -68,6 +68,11 @@ def _estimate(estimate: Estimate) -> str:
     return f"{score(estimate.value)} ({limits})" if limits else score(estimate.value)
 
 
+def _where(test: Evaluation) -> str:
+    """What was tested on, and whether the model had been adapted to it before."""
+    return visible(test.target) + (" (transductive)" if test.transductive else "")
+
+
 def _intended(manifest: Manifest) -> str:
     names = listed([label(code) for code in manifest.labels])
     return (
@@ -100,7 +105,7 @@ def _data(manifest: Manifest) -> str:
 def _figures(tests: Sequence[Evaluation], remarks: Sequence[str]) -> str:
     rows = [
         [
-            visible(test.target),
+            _where(test),
             count(test.n_images),
             str(len(test.tested_classes)),
             _estimate(test.scores.balanced_accuracy),
@@ -118,10 +123,10 @@ def _figures(tests: Sequence[Evaluation], remarks: Sequence[str]) -> str:
     for test in tests:
         low, majority = test.scores.accuracy.low, test.scores.majority_rate
         if low is not None and majority is not None and low <= majority:
-            told.append(f"On {visible(test.target)} the accuracy is not shown to be better than the majority rate.")
+            told.append(f"On {_where(test)} the accuracy is not shown to be better than the majority rate.")
         if test.transductive:
-            told.append(f"{visible(test.target)}: transductive, its images were seen without their labels.")
-        if test.left_out:
+            told.append(f"{visible(test.target)}: where transductive, its images were seen without their labels.")
+        elif test.left_out:
             reasons = "; ".join(f"{label(code)}: {visible(why)}" for code, why in test.left_out.items())
             told.append(f"{visible(test.target)}, not tested: {reasons}.")
     return f"{_table(head, rows)}\n\n" + "\n".join(f"- {line}" for line in (*told, *map(visible, remarks)))
@@ -158,7 +163,7 @@ def _weakest(tests: Sequence[Evaluation]) -> str:
     rows = [
         [
             label(weak.of_class.label),
-            visible(weak.test.target),
+            _where(weak.test),
             count(weak.of_class.n),
             _estimate(weak.of_class.recall),
             weak.taken_for,
