@@ -96,6 +96,32 @@ def test_a_bundle_without_home_images_says_that_it_cannot_tell() -> None:
     assert found.lines == ("domain shift: cannot tell: the bundle keeps no home images",)
 
 
+def test_where_answers_are_as_sure_as_right_their_confidence_estimates_the_accuracy() -> None:
+    probabilities = _cells(60, 6)[1]
+    judge = Judge(None, as_sure_as_right=True)
+    judge.see(None, probabilities)
+    found = judge.verdict()
+    assert found.estimates == {"mean_confidence": pytest.approx(sum(max(row) for row in probabilities) / 60)}
+    assert set(found.assumes) == {"mean_confidence"}
+    assert found.home_accuracy is None
+    assert found.lines == (
+        "domain shift: cannot tell: the bundle keeps no home images",
+        f"accuracy estimated without labels: {found.estimates['mean_confidence']:.2f}",
+    )
+
+
+def test_a_few_answers_estimate_nothing() -> None:
+    judge = Judge(None, as_sure_as_right=True)
+    judge.see(None, _cells(5, 6)[1])
+    assert judge.verdict().estimates == {}
+
+
+def test_where_there_is_a_home_it_is_asked_instead(home: Home) -> None:
+    judge = Judge(home, as_sure_as_right=True)
+    judge.see(*_cells(60, 6)[:2])
+    assert "mean_confidence" not in judge.verdict().estimates
+
+
 def test_answers_without_an_embedding_give_sets_and_estimates_alone(home: Home) -> None:
     judge = Judge(Home(home.probabilities, home.targets))
     typicality, members = judge.see(None, _cells(60, 6)[1])

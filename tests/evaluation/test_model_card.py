@@ -66,6 +66,14 @@ def test_what_fails_is_told_with_what_it_was_taken_for(bundle: Bundle, report: R
     assert "| monocyte (" in told.splitlines()[6]
 
 
+def test_a_test_after_adapting_to_its_images_is_a_row_of_its_own(bundle: Bundle, report: Report) -> None:
+    (test,) = report.evaluations
+    adapted = report.model_copy(update={"evaluations": (test.model_copy(update={"transductive": True}),)})
+    figures = model_card(bundle.manifest, [report, adapted, report]).partition("## Figures")[2].partition("## What")[0]
+    assert figures.count("| abroad | 30 |") == figures.count("| abroad (transductive) | 30 |") == 1
+    assert "- abroad: where transductive, its images were seen without their labels." in figures
+
+
 def test_a_report_of_another_model_is_refused(bundle: Bundle, report: Report) -> None:
     other = bundle.manifest.model_copy(update={"config": {"scale": 1.0}})
     with pytest.raises(ReportError, match="tests another model; expected nearest_colour trained on home"):

@@ -343,6 +343,10 @@ def test_it_predicts_and_is_evaluated_as_any_other(sized: Bundle, away: str, cel
     np.add.at(expected, (dataset.targets, _answered(sized, dataset)[0].argmax(axis=1)), 1)
     assert evaluation.confusion == tuple(map(tuple, expected.tolist()))
     assert evaluation.transductive
+    assert evaluation.trust is not None
+    (estimate,) = evaluation.trust.estimates
+    confidence = _answered(sized, dataset)[0].max(axis=1).mean()
+    assert (estimate.name, estimate.value) == ("mean_confidence", pytest.approx(confidence, abs=1e-5))
 
 
 def test_it_is_made_smaller(by_size: Bundle, away: str, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from hemalens.evidence import Evidence
 from hemalens.files import claim_folder
 from hemalens.inference import list_images
 from hemalens.jobs.adapt import adapt
-from hemalens.jobs.adapted_graph import adapted_to
+from hemalens.jobs.adapted_graph import Adapted, adapted_to
 from hemalens.jobs.train import Say
 from hemalens.nucleus_sizes import extent_of
 from hemalens.taxonomy import AS_LABELLED
@@ -80,22 +80,12 @@ def adapt_unlabelled(
     parity, _ = check_parity(
         content, images.records, adapted.reference, fine=adapted.fine_reference if base.manifest.fine else None
     )
-    settled = Unlabelled(
-        settings=config.model_dump(mode="json"),
-        base_model_sha256=base.manifest.files[MODEL].sha256,
-        n_images=len(images),
-        n_unreadable=given.n_unreadable,
-        fingerprint=images.fingerprint,
-        prior=None if adapted.prior is None else tuple(adapted.prior.tolist()),
-        taught=None if taught is None else dict(zip(base.manifest.labels, taught.counts, strict=True)),
-        **_told_of(evidence, base.manifest.unlabelled),
-    )
     temperature = base.manifest.temperature if taught is None else taught.temperature
     manifest = base.manifest.model_copy(
         update={
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "data": (*base.manifest.data, given.entry()),
-            "unlabelled": settled,
+            "unlabelled": _settled(base, given, config, adapted),
             "temperature": temperature / evidence.softening if evidence else temperature,
             "embedding_size": base.manifest.embedding_size + bool(evidence and evidence.sizes),
             "parity": parity,
@@ -167,6 +157,21 @@ def refuse_lacking(base: Bundle, config: UnlabelledConfig) -> None:
             got=one_line(base.path),
             remedy="Leave size out.",
         )
+
+
+def _settled(base: Bundle, given: _Given, config: UnlabelledConfig, adapted: Adapted) -> Unlabelled:
+    """What the manifest says of how the bundle was adapted."""
+    taught = adapted.taught
+    return Unlabelled(
+        settings=config.model_dump(mode="json"),
+        base_model_sha256=base.manifest.files[MODEL].sha256,
+        n_images=len(given.dataset),
+        n_unreadable=given.n_unreadable,
+        fingerprint=given.dataset.fingerprint,
+        prior=None if adapted.prior is None else tuple(adapted.prior.tolist()),
+        taught=None if taught is None else dict(zip(base.manifest.labels, taught.counts, strict=True)),
+        **_told_of(adapted.evidence, base.manifest.unlabelled),
+    )
 
 
 def _told_of(evidence: Evidence | None, before: Unlabelled | None) -> dict[str, Any]:
