@@ -142,14 +142,23 @@ def test_each_of_several_sets_has_its_own_median(tmp_path: Path) -> None:
     assert min(size.scale for size in mixed) > 0.3, "as one set their sizes would tell nothing"
 
 
-def test_nothing_is_said_of_sizes_with_fewer_than_8_cells_of_a_type_or_where_stages_hide_them(tmp_path: Path) -> None:
+def test_a_type_with_fewer_than_8_cells_is_taken_to_lie_as_all_do(tmp_path: Path) -> None:
     records = _crops(tmp_path / "a", SIDES)
-    whole, fewer = _dataset(records), _dataset(records[:-1])
-    assert len(sizes_of(whole, STAGES)) == 2
-    assert sizes_of(fewer, STAGES) == ()
+    _, lymphocytes = sizes_of(_dataset(records), STAGES)
+    _, few = sizes_of(_dataset(records[:-1]), STAGES)
+    sides = np.array([record.read().shape[0] for record in records[:-1]], float)
+    _, centre, scale = stats.t.fit(np.log(sides) - np.median(np.log(sides)), fdf=DEGREES)
+    assert (few.centre, few.scale) == (pytest.approx(centre), pytest.approx(scale))
+    assert few.scale > 2 * lymphocytes.scale
+
+
+def test_nothing_is_said_of_sizes_with_fewer_than_8_cells_or_where_stages_hide_them(tmp_path: Path) -> None:
+    records = _crops(tmp_path / "a", SIDES)
+    assert len(sizes_of(_dataset(records), STAGES)) == 2
+    assert sizes_of(_dataset(records[:7]), STAGES) == ()
     assert sizes_of(CellDataset("none", (), (), "five_class", "-", "-"), STAGES) == ()
     hiding = CentredCropStage(CentredCropConfig(size_px=160)), CellImageStage(ClassicalSegmenter(), CellImageConfig())
-    assert [sizes_of(whole, stages) for stages in ((), hiding[:1], hiding[1:])] == [()] * 3
+    assert [sizes_of(_dataset(records), stages) for stages in ((), hiding[:1], hiding[1:])] == [()] * 3
 
 
 def test_cells_all_of_one_size_are_not_taken_for_a_law(tmp_path: Path) -> None:

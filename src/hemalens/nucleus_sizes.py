@@ -25,7 +25,7 @@ Floats = NDArray[np.floating[Any]]
 DEGREES = 4
 """Degrees of freedom of the Student distribution of sizes: a nucleus taken for larger than it is proves little."""
 FEWEST = 8
-"""With fewer cells of a type nothing is said of its size."""
+"""With fewer cells of a type its nuclei are taken to lie as those of all types do, which says little."""
 LEAST_SPREAD = 0.02
 WIDENINGS = np.exp(np.linspace(0, 1.2, 25))
 """How much wider than at home sizes may lie in a new laboratory; beyond three times they tell next to nothing."""
@@ -62,17 +62,19 @@ def log_diameters(records: Sequence[Record], extent: float) -> NDArray[np.float6
 def sizes_of(dataset: CellDataset, stages: Sequence[Stage]) -> tuple[NucleusSize, ...]:
     """The nuclei of each class in label order, by labelled images that went through `stages`; each set has its own median.
 
-    None where the stages hide the size, or where a class has fewer than 8 images.
+    A class with fewer than 8 images gets the sizes of all images. None where the stages hide the size, or where there are
+    fewer than 8 images in all.
     """
     extent = extent_of(stages)
-    if extent is None or min(dataset.class_counts.values(), default=0) < FEWEST:
+    if extent is None or len(dataset) < FEWEST:
         return ()
     parts = [(log_diameters(part.records, extent), part.targets) for part in dataset.by_source()]
     beside = np.concatenate([logs - np.median(logs) for logs, _ in parts])
     targets = np.concatenate([targets for _, targets in parts])
     found = []
     for i in range(len(dataset.classes)):
-        _, centre, scale = stats.t.fit(beside[targets == i], fdf=DEGREES)
+        own = beside[targets == i]
+        _, centre, scale = stats.t.fit(own if len(own) >= FEWEST else beside, fdf=DEGREES)
         found.append(NucleusSize(centre=float(centre), scale=max(float(scale), LEAST_SPREAD)))
     return tuple(found)
 

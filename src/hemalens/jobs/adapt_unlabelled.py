@@ -153,7 +153,7 @@ def refuse_lacking(base: Bundle, config: UnlabelledConfig) -> None:
     if config.size and "size" in config.model_fields_set and (lacking := _without_sizes(base)):
         raise BundleError(
             lacking,
-            expected="one trained with --cell-image centred, on 8 or more cells of each type, size not counted yet",
+            expected="one trained with --cell-image centred, size not counted yet",
             got=one_line(base.path),
             remedy="Leave size out.",
         )
