@@ -174,7 +174,9 @@ class Manifest(ArtifactManifest):
         Their mean confidence was near the accuracy in new laboratories (docs/trust.md).
         """
         how = self.unlabelled
-        return how is not None and how.size_widening is not None and how.bias is not None and self.adaptation is None
+        if how is None or self.adaptation is not None or how.taught is not None or how.prior is not None:
+            return False
+        return how.size_widening is not None and how.bias is not None
 
     @property
     def trained_on(self) -> str:

@@ -50,7 +50,7 @@ def centred_crop(image: NDArray[np.uint8], nucleus: Mask, config: CentredCropCon
     """
     check_mask_fits(image, nucleus)
     if not nucleus.any():
-        return CellImage(resized(image, config.size_px or _whole_pixels(max(image.shape))), "empty mask")
+        return CellImage(resized(image, config.size_px or _whole_pixels(max(image.shape[:2]))), "empty mask")
     found = spread(nucleus)
     side = config.extent * max(found.diameter, 1.0)
     # pixel i reaches from i to i + 1

@@ -72,7 +72,7 @@ class Evidence:
     def logits(self, logits: Floats, log_diameters: Floats | None) -> NDArray[np.float64]:
         """Logits (n, k) with all of it, for images of these log diameters (n,)."""
         added = np.asarray(logits, np.float64) * self.softening + self.bias
-        if self.sizes and log_diameters is not None:
+        if self.sizes:
             added += log_likelihoods(np.asarray(log_diameters) - self.typical, self.sizes, self.widening)
         return added
 

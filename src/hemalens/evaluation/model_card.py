@@ -126,10 +126,10 @@ def _figures(tests: Sequence[Evaluation], remarks: Sequence[str]) -> str:
             told.append(f"On {_where(test)} the accuracy is not shown to be better than the majority rate.")
         if test.transductive:
             told.append(f"{visible(test.target)}: where transductive, its images were seen without their labels.")
-        elif test.left_out:
+        if test.left_out:
             reasons = "; ".join(f"{label(code)}: {visible(why)}" for code, why in test.left_out.items())
             told.append(f"{visible(test.target)}, not tested: {reasons}.")
-    return f"{_table(head, rows)}\n\n" + "\n".join(f"- {line}" for line in (*told, *map(visible, remarks)))
+    return f"{_table(head, rows)}\n\n" + "\n".join(f"- {line}" for line in dict.fromkeys((*told, *map(visible, remarks))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,8 +87,9 @@ class Adapted:
 
     def log_diameters(self, records: Sequence[Record]) -> NDArray[np.float64] | None:
         """The log diameters of the nuclei (n,), where they count; otherwise None."""
-        counts = self.evidence is not None and self.evidence.sizes
-        return log_diameters(records, self.evidence.extent) if self.evidence and counts else None
+        if self.evidence is None or not self.evidence.sizes:
+            return None
+        return log_diameters(records, self.evidence.extent)
 
     def fine_reference(self, records: list[Record]) -> NDArray[np.float32]:
         """Probabilities (n, f) of finer types given the class, by the base bundle's head; no prior touches them."""
