@@ -59,7 +59,7 @@ def evaluate(
         say("no picture of what answers rest on: the network is too large, or its work cannot be counted")
     report = make_report(
         f"{bundle.manifest.method} tested on {dataset.name}",
-        "a saved bundle on images it has not seen",
+        "a saved bundle on images whose labels it has not seen",
         evaluations=[evaluation],
         pictures=pictures,
         data=[card],
