@@ -174,11 +174,29 @@ def test_the_graph_answers_as_the_classifier(rule: Any, centre: Any, normalise: 
 def test_left_out_logits_are_those_of_a_classifier_that_has_not_seen_the_cell() -> None:
     points, index, base = _cells(6)
     config = FewShotConfig(rule="base")
-    found = leave_one_out(config, points, index, np.arange(len(index)), base)
+    found = leave_one_out(config, points, index, np.arange(len(index)), base=base)
     assert found.shape == base.shape
     others = np.arange(len(index)) != 7
     alone = config.make().fit(points[others], index[others], base=base[others], unit=np.flatnonzero(others))
     np.testing.assert_allclose(found[7], alone.decision_function(points[[7]], base[[7]])[0], atol=1e-6)
+
+
+@given(seed=seeds, factor=st.floats(0.01, 100), shift=st.floats(-50, 50))
+@settings(max_examples=10, deadline=None)
+def test_of_embeddings_side_by_side_each_counts_alike(seed: int, factor: float, shift: float) -> None:
+    """The further part is centred, and both have one mean length: its place and its scale do not matter."""
+    points, index, base = _cells(seed)
+    more = _cells(seed + 1)[0][:, :7]
+    joint = np.hstack([points, shift + factor * more])
+    fitted = FewShotConfig(rule="base").make().fit(joint, index, base=base, parts=(12, 7))
+    centred = more - more.mean(axis=0)
+    level = [part / np.sqrt((part**2).sum(axis=1).mean()) for part in (points, centred)]
+    alone = fit_correction(np.hstack(level), index, base, np.arange(len(index)))
+    expected = alone.scale * base + np.hstack(level) @ alone.weight.T + alone.bias
+    np.testing.assert_allclose(fitted.decision_function(joint, base), expected, atol=0.02)
+    (session,) = (onnxruntime.InferenceSession(few_shot_graph(fitted).SerializeToString()),)
+    asked = {"embedding": joint.astype(np.float32), "base_logits": base.astype(np.float32)}
+    np.testing.assert_allclose(session.run(["raw_logits"], asked)[0], expected, atol=0.05)
 
 
 def test_a_base_that_is_not_given_is_refused() -> None:

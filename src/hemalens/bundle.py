@@ -74,10 +74,12 @@ class ExpectedAccuracy(Part):
 class Adaptation(Part):
     """How a bundle was adapted to a new laboratory: from which bundles, by which images, and what to expect of it.
 
-    `base_model_sha256` are the digests of the base bundles' graphs, `support_images` the content digests of the support.
+    `base_model_sha256` are the digests of the base bundles' graphs, or of the ImageNet network's weights; `beside` names
+    those whose embeddings stand beside the first bundle's. `support_images` are the content digests of the support.
     """
 
     base_model_sha256: tuple[str, ...]
+    beside: tuple[str, ...] = ()
     few_shot: dict[str, Any]
     support_images: tuple[str, ...]
     new_classes: tuple[str, ...]

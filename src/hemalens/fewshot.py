@@ -5,6 +5,7 @@ Pure NumPy and scikit-learn, and a graph of plain ONNX operators: adapting and p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -120,25 +121,28 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         base: ArrayLike | None = None,
         unit: ArrayLike | None = None,
+        parts: Sequence[int] = (),
     ) -> Self:
         """Learn from support embeddings (n, d) and their classes (n,).
 
         `unlabelled` (m, d) are the target's embeddings, for `centre="target"` only. `base` (n, k): the base's logits, for
         the rules that keep them: classes are then 0 to k - 1, with an image or none. `unit` (n,) numbers what is left out
-        together where a rule chooses by leaving out. Raises `InputError` for a support of one class and `ConfigError` for
-        centring on a target, or a base, that is not given.
+        together where a rule chooses by leaving out. `parts` are the widths of embeddings that stand side by side, for
+        rule=base: those behind the first are centred on the support, and each then counts alike. Raises `InputError` for a
+        support of one class and `ConfigError` for centring on a target, or a base, that is not given.
         """
         support, labels = np.asarray(X, np.float64), np.asarray(y)
         self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError("the support has one class only", expected="labelled images of at least two classes")
-        self.centre_ = self._centre(support, unlabelled)
+        parts = parts if self.rule == "base" else ()
+        self.centre_ = self._centre(support, unlabelled, parts)
         self.n_features_in_ = support.shape[1]
         self.base_scale_ = 0.0
         points = self._transformed(support)
         units = np.arange(len(labels)) if unit is None else np.asarray(unit)
         if self.rule in BASE_RULES:
-            self._fit_to_base(points, labels, base, units)
+            self._fit_to_base(points, labels, base, units, parts)
         elif self.rule == "discriminant":
             self.weight_, self.bias_ = discriminant(points, index)
         elif self.rule == "logistic_regression":
@@ -147,21 +151,27 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.prototypes_ = [unit_length(self._means(points[index == i])) for i in range(len(self.classes_))]
         return self
 
-    def _fit_to_base(self, points: Floats, labels: NDArray[Any], base: ArrayLike | None, units: NDArray[np.int64]) -> None:
+    def _fit_to_base(
+        self, points: Floats, labels: NDArray[Any], base: ArrayLike | None, units: NDArray[np.int64], parts: Sequence[int]
+    ) -> None:
         if base is None:
             raise ConfigError(f"rule={self.rule} needs the logits of a base", remedy="Take rule=logistic_regression.")
         logits = np.asarray(base, np.float64)
         self.classes_ = np.arange(logits.shape[1])
         learn = fit_correction if self.rule == "base" else fit_mixture
-        found = learn(points, labels, logits, units)
-        self.base_scale_, self.weight_, self.bias_ = found.scale, found.weight, found.bias
+        lengths = _lengths_of(points, parts)
+        found = learn(points / lengths, labels, logits, units)
+        self.base_scale_, self.weight_, self.bias_ = found.scale, found.weight / lengths, found.bias
 
-    def _centre(self, support: Floats, unlabelled: ArrayLike | None) -> Floats:
+    def _centre(self, support: Floats, unlabelled: ArrayLike | None, parts: Sequence[int]) -> Floats:
         if self.centre == "target":
             if unlabelled is None:
                 raise ConfigError("centring on the target needs the target's unlabelled embeddings")
             return np.asarray(np.asarray(unlabelled, np.float64).mean(axis=0))
-        return np.asarray(support.mean(axis=0)) if self.centre == "support" else np.zeros(support.shape[1])
+        centre = np.asarray(support.mean(axis=0))
+        if self.centre == "none":
+            centre[: parts[0] if parts else None] = 0
+        return centre
 
     @property
     def _unit(self) -> bool:
@@ -233,6 +243,15 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return probabilities
 
 
+def _lengths_of(points: Floats, parts: Sequence[int]) -> Floats:
+    """Root of the mean square length of each part of points (n, d), at each of its columns (d,); ones without parts."""
+    lengths = np.ones(points.shape[1])
+    for end, width in zip(np.cumsum(parts, dtype=int), parts, strict=True):
+        own = slice(int(end) - width, int(end))
+        lengths[own] = np.sqrt((points[:, own] ** 2).sum(axis=1).mean()) or 1.0
+    return lengths
+
+
 def unit_length(vectors: Floats) -> Floats:
     """Vectors (..., d) brought to unit length; a zero vector stays zero."""
     unit: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), SHORTEST_LENGTH)
@@ -244,7 +263,9 @@ def leave_one_out(
     embeddings: Floats,
     targets: NDArray[np.int64],
     unit: NDArray[np.int64],
+    *,
     base: Floats | None = None,
+    parts: Sequence[int] = (),
 ) -> Floats:
     """Logits (n, k) of each support image from a classifier that has not seen its unit (its copies and its group).
 
@@ -258,7 +279,7 @@ def leave_one_out(
         if len(np.unique(targets[~out])) < 2:
             continue
         if keeps and base is not None:
-            fitted = config.make().fit(embeddings[~out], targets[~out], base=base[~out], unit=unit[~out])
+            fitted = config.make().fit(embeddings[~out], targets[~out], base=base[~out], unit=unit[~out], parts=parts)
             logits[out] = fitted.decision_function(embeddings[out], base[out])
         else:
             fitted = config.make().fit(embeddings[~out], targets[~out])

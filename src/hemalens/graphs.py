@@ -151,8 +151,11 @@ def unit_length_nodes(vectors: str, result: str) -> list[onnx.NodeProto]:
     ]
 
 
-def side_by_side(encoders: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
-    """Encoders image -> embedding (n, d_i) as one: embedding (n, sum of d_i), each part at unit length."""
+def side_by_side(encoders: Sequence[onnx.ModelProto], *, first_as_is: bool = False) -> onnx.ModelProto:
+    """Encoders image -> embedding (n, d_i) as one: embedding (n, sum of d_i), each part at unit length.
+
+    With `first_as_is` the first part keeps its length, so that a head of its encoder can read it.
+    """
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "height", "width", 3])
     to_each = [helper.make_node("Identity", ["image"], [f"encoder_{i}_image"]) for i in range(len(encoders))]
     outputs = [
@@ -163,14 +166,26 @@ def side_by_side(encoders: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
         chain = join(chain, compose.add_prefix(encoder, f"encoder_{i}_"))
     names = [value.name for value in chain.graph.output]
     size = sum(value.type.tensor_type.shape.dim[1].dim_value for value in chain.graph.output)
-    nodes = [node for name in names for node in unit_length_nodes(name, f"{name}_unit")]
-    nodes.append(helper.make_node("Concat", [f"{name}_unit" for name in names], ["embedding"], axis=1))
+    parts = [name if first_as_is and name == names[0] else f"{name}_unit" for name in names]
+    nodes = [
+        node for name, part in zip(names, parts, strict=True) if part != name for node in unit_length_nodes(name, part)
+    ]
+    nodes.append(helper.make_node("Concat", parts, ["embedding"], axis=1))
     constants = [
         numpy_helper.from_array(np.array([-1], np.int64), "last_axis"),
         numpy_helper.from_array(np.array([SHORTEST_LENGTH], np.float32), "shortest_length"),
     ]
     tail = make_model(nodes, list(chain.graph.output), [float_value("embedding", ["n", size])], constants)
     return join(chain, tail)
+
+
+def first_columns_graph(own: int, width: int) -> onnx.ModelProto:
+    """embedding (n, width) -> own_embedding (n, own), its first columns."""
+    node = helper.make_node("Slice", ["embedding", "starts", "ends", "axes"], ["own_embedding"])
+    numbers = {"starts": 0, "ends": own, "axes": 1}
+    constants = [numpy_helper.from_array(np.array([value], np.int64), name) for name, value in numbers.items()]
+    inputs, outputs = ([float_value(name, ["n", n])] for name, n in (("embedding", width), ("own_embedding", own)))
+    return make_model([node], inputs, outputs, constants)
 
 
 def join(first: onnx.ModelProto, *others: onnx.ModelProto, keep: tuple[str, ...] = ()) -> onnx.ModelProto:

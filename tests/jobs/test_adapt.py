@@ -349,8 +349,31 @@ def test_where_nothing_is_asked_what_the_bundle_knew_stays(base: Bundle, support
     more = run(base.path, f"folder:{odd}", out=tmp_path / "more", allow_new=True)
     assert more.manifest.labels == (*base.manifest.labels, "blast", "my odd cell")
     assert _answers(more, odd).count("my odd cell") >= 3
-    with pytest.raises(ConfigError, match="rule=base keeps the head of one bundle"):
-        run(base.path, f"folder:{support}", out=tmp_path / "x", beside=[base.path], few_shot=["rule=base"])
+
+
+def test_beside_others_the_first_bundle_s_head_stays(base: Bundle, enlarged: Bundle, support: Path, tmp_path: Path) -> None:
+    """The lone class of the head that the support lacks is answered by what the head knew of it."""
+    shutil.copytree(support, tmp_path / "two")
+    shutil.rmtree(tmp_path / "two" / "lymphocyte")
+    bundle = run(base.path, f"folder:{tmp_path / 'two'}", out=tmp_path / "out", beside=[enlarged.path])
+    manifest = bundle.manifest
+    assert manifest.labels == base.manifest.labels
+    assert manifest.adaptation is not None
+    assert manifest.adaptation.few_shot["rule"] == "base"
+    assert manifest.adaptation.beside == (enlarged.manifest.method,)
+    assert manifest.embedding_size == 6
+    assert manifest.parity < 1e-3
+    home = list_images(colour_cells(tmp_path / "home", HOME, 4, seed=31))
+    lymphocytes = [path for path in home if path.parent.name == "lymphocyte"]
+    (first, *_) = Predictor(bundle, embeddings=True).predict(lymphocytes)
+    np.testing.assert_allclose(first.embedding, [*(c := _colour(lymphocytes[0])), *(c / np.linalg.norm(c))], atol=1e-5)
+    assert all(p.label == "lymphocyte" for p in Predictor(bundle).predict(lymphocytes))
+    for rule, out in (("base", "again"), ("prototype", "anew")):
+        again = run(bundle.path, f"folder:{support}", out=tmp_path / out, beside=[base.path], few_shot=[f"rule={rule}"])
+        assert again.manifest.embedding_size == 9
+        assert _answers(again, support) == [path.parent.name for path in list_images(support)]
+    with pytest.raises(ConfigError, match="rule=base_and_means takes one embedding"):
+        run(base.path, f"folder:{support}", out=tmp_path / "x", beside=[base.path], few_shot=["rule=base_and_means"])
 
 
 # ----------------------------------------------------------------------------------------------- evaluated, and again

@@ -36,8 +36,13 @@ def adapt(
     ] = None,
     out: Out,
     beside: Annotated[
-        list[Path] | None,
-        typer.Option("--beside", metavar="BUNDLE", help="A further bundle whose embedding stands beside; repeatable."),
+        list[str] | None,
+        typer.Option(
+            "--beside",
+            metavar="BUNDLE",
+            help="A further bundle whose embedding stands beside, or the word imagenet, for the network as it is before "
+            "any training on cells; repeatable.",
+        ),
     ] = None,
     few_shot: FewShot = None,
     finetune: Annotated[

@@ -78,6 +78,10 @@ Repeats = Annotated[int, typer.Option(min=2, help="k-shot: drawings of the label
 WithoutReplacement = Annotated[
     bool, typer.Option("--without-replacement", help="k-shot: no image is drawn twice (published: with).")
 ]
+Beside = Annotated[
+    list[str] | None,
+    typer.Option(metavar="BUNDLE", help="k-shot: as in adapt, a bundle or the word imagenet beside; repeatable."),
+]
 Support = Annotated[str | None, typer.Option(metavar="SPEC", help="k-shot: draw from here, test all of the target.")]
 Finetuning = Annotated[
     list[str] | None,
@@ -166,6 +170,7 @@ KEYS: dict[str, Taken] = {
     "--support": (("k_shot", "support"), _as_is),
     "--target-labels": (("k_shot", "target_labels"), _as_is),
     "--few-shot": (("k_shot", "few_shot"), _few_shot),
+    "--beside": (("k_shot", "beside"), list),
     "--finetuning": (("finetuning",), _part("FinetuningPart")),
     "--labelling": (("labelling",), _part("LabellingPart")),
     "--unlabelled": (("unlabelled",), _part("UnlabelledPart")),
@@ -299,6 +304,7 @@ def benchmark(
     support: Support = None,
     target_labels: TargetLabels = None,
     few_shot: FewShot = None,
+    beside: Beside = None,
     finetuning: Finetuning = None,
     labelling: Labelling = None,
     unlabelled: Unlabelled = None,

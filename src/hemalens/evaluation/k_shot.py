@@ -33,13 +33,15 @@ N_SUPERVISED_FOLDS = 5
 class Embedded:
     """A dataset's readable images with their embeddings (n, d), and the errors of the others by path.
 
-    `head` is what a bundle itself makes of an embedding, where the embedder is a bundle's.
+    `head` is what a bundle itself makes of an embedding, where the embedder is a bundle's; `parts` are the widths of
+    embeddings that stand side by side.
     """
 
     dataset: CellDataset
     embeddings: NDArray[np.float64]
     unreadable: dict[str, str] = field(default_factory=dict)
     head: BaseHead | None = None
+    parts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,8 @@ def _predicted(
         if of_source is None:
             classifier.fit(support, truth, unlabelled)
         else:
-            classifier.fit(support, truth, unlabelled, base=of_source[episode.support], unit=unit[episode.support])
+            known = of_source[episode.support]
+            classifier.fit(support, truth, unlabelled, base=known, unit=unit[episode.support], parts=target.parts)
         row[:] = classifier.predict(target.embeddings, before)
         done()
     return answers

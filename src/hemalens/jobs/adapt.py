@@ -38,11 +38,11 @@ from hemalens.features import extract
 from hemalens.fewshot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
 from hemalens.files import claim_folder, default_cache_dir
 from hemalens.home import HOME, Home, home_bytes, moved_home
+from hemalens.jobs.embedders import Embedder, joined, open_embedders, parts_of
 from hemalens.jobs.prepare import prepare
 from hemalens.jobs.train import Say
 from hemalens.progress import track
 from hemalens.sampling import Unreadable, units
-from hemalens.stages import Stage
 from hemalens.training.export import check_parity
 
 USUAL = "rule=base"
@@ -56,7 +56,7 @@ def adapt(
     support_spec: str,
     *,
     out: Path,
-    beside: Sequence[Path] = (),
+    beside: Sequence[str | Path] = (),
     few_shot: Sequence[str] = (),
     allow_new: bool = False,
     drop_unreadable: bool = False,
@@ -65,32 +65,31 @@ def adapt(
 ) -> Bundle:
     """Write a bundle `out` that classifies by the labelled cells of `support_spec`, with the embedding of `bundle_path`.
 
-    `beside` names further bundles whose embeddings stand beside it, each at unit length: two embedders that learned
-    differently know more than either. The new bundle knows the classes of the support, those that the first bundle never
-    had included when `allow_new` asks for them; `few_shot` are settings key=value of `FewShotConfig`. Where none is said,
-    one bundle is adapted by rule=base, which keeps the classes that the support lacks, and several by their class means.
-    Raises `LabelError` for labels unknown to the bundle and `SplitError` for a support of one class.
+    `beside` names further bundles whose embeddings stand beside it, or the ImageNet network as it is (`IMAGENET`): two
+    embedders that learned differently know more than either. The new bundle knows the classes of the support, those that
+    the first bundle never had included when `allow_new` asks for them; `few_shot` are settings key=value of
+    `FewShotConfig`. Where none is said it is rule=base, which keeps the first bundle's head, and with it the classes that
+    the support lacks. Raises `LabelError` for labels unknown to the bundle and `SplitError` for a support of one class.
     """
-    config = _asked(few_shot, several=bool(beside))
+    config = _asked(few_shot)
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
     _refuse_prior(base, config)
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
-    bases = [base, *(open_bundle(path) for path in beside)]
-    stages = _stages_of(bases)
+    embedders = open_embedders(base, beside)
+    encoder = joined(embedders, config)
+    bases = [one.bundle for one in embedders if one.bundle]
     gone = "what the bundle knew of it stays" if config.uses_base else None
     support = open_support(base, support_spec, allow_new=allow_new, gone=gone, unreadable=unreadable, say=say)
     known = frozenset[str]().union(*(bundle.seen for bundle in bases))
     if seen := sum(content in known for content in support.contents):
         say(f"{seen} support image(s) were in the bundle's training data: the expected accuracy is too good")
-    encoders = [graphs.cut(bundle.graph, ["image"], ["embedding"]) for bundle in bases]
-    encoder = graphs.side_by_side(encoders) if beside else encoders[0]
     with track("embedding", len(support)) as progress:
         cache = FeatureCache(default_cache_dir())
         embeddings = extract(support.records, encoder, cache=cache, progress=progress).complete().astype(np.float64)
-    head = BaseHead.of(base) if config.uses_base else None
+    head = BaseHead.of(base, width=embeddings.shape[1]) if config.uses_base else None
     known_logits = head.logits(embeddings, support.classes) if head else None
-    learned = _learn(config, support, embeddings, known_logits)
+    learned = _learn(config, support, embeddings, known_logits, parts_of(embedders))
     place = {id(record): i for i, record in enumerate(support.records)}
 
     def reference(records: list[Record]) -> NDArray[np.float64]:
@@ -101,7 +100,7 @@ def adapt(
 
     content = _graph(encoder, head, learned, support.classes).SerializeToString()
     parity, _ = check_parity(content, support.records, reference)
-    manifest = _manifest(bases, support, config, learned, parity)
+    manifest = _manifest(embedders, support, config, learned, parity)
     files = {MODEL: content, SEEN: seen_images(known.union(support.contents))}
     # several embeddings side by side are not the one that the first bundle knows its laboratory in
     if (home := _home(base if not beside else None, support, embeddings, learned)) is not None:
@@ -109,17 +108,14 @@ def adapt(
     unlabelled = frozenset[str]().union(*(bundle.seen_unlabelled for bundle in bases))
     if unlabelled:
         files[SEEN_UNLABELLED] = seen_images(unlabelled)
-    return write_bundle(out, manifest, files | {name: more for stage in stages for name, more in stage.files().items()})
+    return write_bundle(
+        out, manifest, files | {name: more for stage in base.stages for name, more in stage.files().items()}
+    )
 
 
-def _asked(few_shot: Sequence[str], *, several: bool) -> FewShotConfig:
+def _asked(few_shot: Sequence[str]) -> FewShotConfig:
     """The way to classify that was asked for, or the usual one; raises `ConfigError` for one that cannot be."""
-    config = FewShotConfig.load(None, few_shot or ([] if several else [USUAL]))
-    if config.uses_base and several:
-        raise ConfigError(
-            f"rule={config.rule} keeps the head of one bundle",
-            remedy="Leave --beside out, or say --few-shot rule=prototype.",
-        )
+    config = FewShotConfig.load(None, few_shot or [USUAL])
     if config.transductive:
         raise ConfigError(
             "a bundle is adapted before the images it will see are there", expected="centre=none or centre=support"
@@ -136,17 +132,6 @@ def _refuse_prior(base: Bundle, config: FewShotConfig) -> None:
         )
 
 
-def _stages_of(bases: Sequence[Bundle]) -> tuple[Stage, ...]:
-    """What an image goes through before the graphs; raises `ConfigError` where the bundles differ."""
-    digests = {tuple(stage.digest for stage in base.stages) for base in bases}
-    if len(digests) > 1:
-        raise ConfigError(
-            "the bundles want their images prepared differently",
-            expected="bundles trained with the same --cell-image, or all without it",
-        )
-    return bases[0].stages
-
-
 @dataclass(frozen=True, slots=True)
 class _Learned:
     classifier: PrototypeClassifier
@@ -159,16 +144,20 @@ class _Learned:
 
 
 def _learn(
-    config: FewShotConfig, support: CellDataset, embeddings: NDArray[np.float64], base: NDArray[np.float64] | None
+    config: FewShotConfig,
+    support: CellDataset,
+    embeddings: NDArray[np.float64],
+    base: NDArray[np.float64] | None,
+    parts: tuple[int, ...],
 ) -> _Learned:
     """The classifier of the whole support; its temperature and what to expect of it from leaving each image out once."""
     unit = units(support)
-    logits = leave_one_out(config, embeddings, support.targets, unit, base)
+    logits = leave_one_out(config, embeddings, support.targets, unit, base=base, parts=parts)
     told = np.isfinite(logits[np.arange(len(support)), support.targets])
     temperature = fit_temperature(logits[told], support.targets[told])
     left_out = np.zeros(logits.shape)
     left_out[told] = np.exp(log_softmax(logits[told] / temperature))
-    classifier = config.make().fit(embeddings, support.targets, base=base, unit=unit)
+    classifier = config.make().fit(embeddings, support.targets, base=base, unit=unit, parts=parts)
     return _Learned(classifier, temperature, expected_accuracy(support, logits, told), left_out, told)
 
 
@@ -189,12 +178,14 @@ def _home(base: Bundle | None, support: CellDataset, embeddings: NDArray[np.floa
 
 
 def _manifest(
-    bases: Sequence[Bundle], support: CellDataset, config: FewShotConfig, learned: _Learned, parity: float
+    embedders: Sequence[Embedder], support: CellDataset, config: FewShotConfig, learned: _Learned, parity: float
 ) -> Manifest:
     """The first base's manifest, changed in what adapting changes."""
+    bases = [one.bundle for one in embedders if one.bundle]
     first = bases[0].manifest
     adaptation = Adaptation(
-        base_model_sha256=tuple(bundle.manifest.files[MODEL].sha256 for bundle in bases),
+        base_model_sha256=tuple(one.sha256 for one in embedders),
+        beside=tuple(one.name for one in embedders[1:]),
         few_shot=config.model_dump(mode="json"),
         support_images=support.contents,
         new_classes=tuple(c for c in support.classes if c not in first.labels),
@@ -208,7 +199,7 @@ def _manifest(
             "fine": (),
             "temperature": learned.temperature,
             "data": (*(entry for bundle in bases for entry in bundle.manifest.data), DataEntry.of(support, "support")),
-            "embedding_size": sum(bundle.manifest.embedding_size for bundle in bases),
+            "embedding_size": sum(one.size for one in embedders),
             "frozen_backbone": all(bundle.manifest.frozen_backbone for bundle in bases),
             "adaptation": adaptation,
             # a new classifier knows nothing of the shares that the old one was brought to, nor of what that was taught

@@ -33,6 +33,7 @@ from hemalens.files import claim_folder
 from hemalens.inference import list_images
 from hemalens.jobs.adapt import adapt
 from hemalens.jobs.adapted_graph import Adapted, adapted_to
+from hemalens.jobs.embedders import IMAGENET
 from hemalens.jobs.train import Say
 from hemalens.nucleus_sizes import extent_of
 from hemalens.taxonomy import AS_LABELLED
@@ -127,7 +128,7 @@ def adapt_to_both(
         )
     if config.prior:
         raise ConfigError("the labelled cells give a new classifier: a prior has nothing to act on", expected="prior=false")
-    if support.get("beside"):
+    if any(name != IMAGENET for name in support.get("beside", ())):
         raise ConfigError("further bundles stand beside as they are", remedy="Adapt each to the unlabelled images first.")
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="hemalens.adapt.") as folder:

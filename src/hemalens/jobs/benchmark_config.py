@@ -68,12 +68,16 @@ class Contender(StrictConfig):
 
 
 class KShotPart(StrictConfig):
-    """What the protocol k-shot is asked: drawings, classifier, a pool of labelled images, the targets' label map."""
+    """What the protocol k-shot is asked: drawings, classifier, a pool of labelled images, the targets' label map.
+
+    `beside`: bundles, or the word imagenet, whose embeddings stand beside that of the model.
+    """
 
     shots: tuple[int, ...] = Field(default=PUBLISHED_SHOTS, strict=False)
     repeats: int = Field(default=100, ge=2)
     replacement: bool = True
     few_shot: FewShotConfig = FewShotConfig()
+    beside: Names = ()
     support: str | None = None
     target_labels: str | None = None
 

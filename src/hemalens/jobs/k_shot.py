@@ -17,7 +17,7 @@ from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.k_shot import Embedded, KShotPlan, check_k_shot, embed, k_shot, supervised_reference
 from hemalens.evaluation.results import DataCard, KShot, Supervised
 from hemalens.fewshot import unit_length
-from hemalens.graphs import cut
+from hemalens.jobs.embedders import digests_of, joined, open_embedders, parts_of
 from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.stages import Stage
 
@@ -131,10 +131,18 @@ class EmbeddedLaboratory:
 
 
 def embed_laboratory(
-    laboratory: NewLaboratory, encoder: onnx.ModelProto, *, seed: int, head: BaseHead | None = None
+    laboratory: NewLaboratory,
+    encoder: onnx.ModelProto,
+    *,
+    seed: int,
+    head: BaseHead | None = None,
+    parts: tuple[int, ...] = (),
 ) -> EmbeddedLaboratory:
-    """Run an encoder (image -> embedding) over a laboratory's images, once; `head` is that of the bundle it comes from."""
-    target = replace(embed(encoder, laboratory.target), head=head)
+    """Run an encoder (image -> embedding) over a laboratory's images, once.
+
+    `head` is that of the bundle it comes from, `parts` are the widths of embeddings that stand side by side.
+    """
+    target = replace(embed(encoder, laboratory.target), head=head, parts=parts)
     pool = embed(encoder, laboratory.pool) if laboratory.pool else None
     return EmbeddedLaboratory(laboratory, target, pool, supervised_reference(target, pool, seed=seed))
 
@@ -158,17 +166,18 @@ class LaboratoryCurves(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KShotCurves:
-    """Scores against the number of labelled images a class."""
+    """Scores against the number of labelled images a class; `beside` names what stands beside the bundle, as in `adapt`."""
 
     plan: KShotPlan
+    beside: tuple[str, ...] = ()
 
     @property
     def described(self) -> str:
         """The protocol in words."""
         plan = self.plan
-        return f"{', '.join(map(str, plan.shots))} labelled images a class, {plan.n_repeats} repeats, {plan.classifier}" + (
-            " (transductive)" if plan.classifier.transductive else ""
-        )
+        words = f"{', '.join(map(str, plan.shots))} labelled images a class, {plan.n_repeats} repeats, {plan.classifier}"
+        words += f", beside {', '.join(self.beside)}" if self.beside else ""
+        return words + (" (transductive)" if plan.classifier.transductive else "")
 
     def check(self, laboratories: Sequence[NewLaboratory]) -> None:
         """Raise `SplitError` before anything is trained."""
@@ -177,13 +186,19 @@ class KShotCurves:
 
     def request(self) -> dict[str, Any]:
         """All that the scores depend on."""
-        return {"plan": {**asdict(self.plan), "classifier": self.plan.classifier.model_dump(mode="json")}}
+        plan = {**asdict(self.plan), "classifier": self.plan.classifier.model_dump(mode="json")}
+        return {"plan": plan, **({"beside": digests_of(self.beside)} if self.beside else {})}
 
     def run(self, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
         """The embedder on the laboratory."""
-        encoder = cut(bundle.graph, ["image"], ["embedding"])
-        seen = embed_laboratory(laboratory, encoder, seed=seed, head=BaseHead.of(bundle))
-        return [seen.score(self.plan, method=bundle.manifest.method, source=source)]
+        embedders = open_embedders(bundle, self.beside)
+        for one in embedders[1:]:
+            refuse_leaks(one.bundle.seen if one.bundle else set(), laboratory.target)
+        encoder, parts = joined(embedders, self.plan.classifier), parts_of(embedders)
+        head = BaseHead.of(bundle, width=sum(parts) or None)
+        seen = embed_laboratory(laboratory, encoder, seed=seed, head=head, parts=parts)
+        method = " + ".join(one.name for one in embedders)
+        return [seen.score(self.plan, method=method, source=source)]
 
 
 def side_by_side(parts: Sequence[EmbeddedLaboratory], *, seed: int) -> EmbeddedLaboratory:

@@ -321,7 +321,7 @@ def open_tasks(config: BenchmarkConfig, opener: Opener) -> list[Task]:
 def curves_of(config: BenchmarkConfig, protocol: ProtocolName) -> LaboratoryCurves | None:
     """What a protocol draws of a bundle on each laboratory; None for one of another kind."""
     if protocol == "k-shot":
-        return KShotCurves(config.k_shot.plan(config.seed))
+        return KShotCurves(config.k_shot.plan(config.seed), config.k_shot.beside)
     if protocol == "finetuning":
         return FinetuningCurves(config.finetuning.plan(config.seed))
     if protocol == "labelling":
