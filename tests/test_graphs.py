@@ -213,13 +213,34 @@ def test_encoders_side_by_side_give_their_embeddings_at_unit_length_one_behind_t
 
 def test_the_first_of_several_may_keep_its_length_and_be_taken_out_again() -> None:
     encoders = [_encoder("ReduceMean", 3), _encoder("ReduceMax", 2)]
-    both = graphs.side_by_side(encoders, first_as_is=True)
+    both = graphs.side_by_side(encoders, as_is=1)
     images = np.random.default_rng(1).integers(0, 256, (4, 9, 7, 3), dtype=np.uint8)
     first, second = (_run(encoder, image=images)["embedding"] for encoder in encoders)
     found = _run(both, image=images)["embedding"]
     np.testing.assert_allclose(found[:, :3], first, rtol=1e-6)
     np.testing.assert_allclose(found[:, 3:], second / np.linalg.norm(second, axis=1, keepdims=True), atol=1e-6)
-    np.testing.assert_array_equal(_run(graphs.first_columns_graph(3, 5), embedding=found)["own_embedding"], found[:, :3])
+    np.testing.assert_array_equal(_run(graphs.columns_graph(0, 3, 5), embedding=found)["own_embedding"], found[:, :3])
+
+
+def test_a_head_reads_its_own_columns() -> None:
+    head = graphs.temperature_graph(2, 0.5)
+    head.graph.input[0].name = head.graph.node[0].input[0] = "embedding"
+    wide = np.random.default_rng(2).normal(size=(3, 5)).astype(np.float32)
+    for rename, name in ((False, "logits"), (True, "own_logits")):
+        found = _run(graphs.of_columns(head, 2, 2, 5, rename_outputs=rename), embedding=wide)[name]
+        np.testing.assert_allclose(found, wide[:, 2:4] * 2, rtol=1e-6)
+
+
+def test_the_mean_answer_is_the_mean_of_the_logarithms() -> None:
+    rng = np.random.default_rng(3)
+    own, kept, fine = (rng.normal(size=(6, n)).astype(np.float32) * 4 for n in (4, 4, 3))
+    given = {"own_raw_logits": own, "kept_raw_logits": kept, "own_types": fine}
+    found = _run(graphs.mean_answer_graph(4, fine=("types", 3)), **given)
+    logs = [z - np.log(np.exp(z).sum(axis=1, keepdims=True)) for z in (own, kept)]
+    np.testing.assert_allclose(found["raw_logits"], (logs[0] + logs[1]) / 2, atol=1e-5)
+    np.testing.assert_array_equal(found["types"], fine)
+    del given["own_types"]
+    np.testing.assert_allclose(_run(graphs.mean_answer_graph(4), **given)["raw_logits"], found["raw_logits"])
 
 
 def test_kind_of_is_type_and_shape_without_the_first_axis() -> None:

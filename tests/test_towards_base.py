@@ -199,6 +199,18 @@ def test_of_embeddings_side_by_side_each_counts_alike(seed: int, factor: float, 
     np.testing.assert_allclose(session.run(["raw_logits"], asked)[0], expected, atol=0.05)
 
 
+def test_a_classifier_behind_other_columns_does_not_look_at_them() -> None:
+    points, index, base = _cells(8)
+    more = np.random.default_rng(0).normal(size=(len(points), 5))
+    for way in (FewShotConfig(rule="base", centre="support"), FewShotConfig(rule="logistic_regression")):
+        kept = {"base": base} if way.uses_base else {}
+        alone = way.make().fit(points, index, **kept)
+        behind = alone.behind(5)
+        expected = alone.decision_function(points, *kept.values())
+        np.testing.assert_allclose(behind.decision_function(np.hstack([more, points]), *kept.values()), expected, atol=1e-9)
+        assert (alone.n_features_in_, behind.n_features_in_) == (12, 17)
+
+
 def test_a_base_that_is_not_given_is_refused() -> None:
     points, index, _ = _cells(7)
     with pytest.raises(ConfigError, match="rule=base needs the logits of a base"):

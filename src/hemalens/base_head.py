@@ -20,20 +20,21 @@ from hemalens.runtime import run_rows
 class BaseHead:
     """The head of a bundle: a graph from `embedding` (n, d) to calibrated `logits` (n, K) of `labels` (K,).
 
-    It may read the first columns of an embedding alone: those of its own encoder, where others stand behind.
+    It may read some columns of an embedding alone: those of its own encoder, where others stand beside.
     """
 
     graph: onnx.ModelProto
     labels: tuple[str, ...]
 
     @classmethod
-    def of(cls, bundle: Bundle, *, width: int | None = None) -> BaseHead:
-        """The head of an opened bundle; `width` is that of the embeddings (n, width), where they are wider than its own."""
+    def of(cls, bundle: Bundle, *, width: int | None = None, first: int = 0) -> BaseHead:
+        """The head of an opened bundle.
+
+        `width` is that of the embeddings (n, width), where they are wider than its own, which begins at the column `first`.
+        """
         head, own = graphs.cut(bundle.graph, ["embedding"], ["logits"]), bundle.manifest.embedding_size
         if width is not None and width != own:
-            head = graphs.join(
-                graphs.first_columns_graph(own, width), compose.add_prefix(head, "own_", rename_outputs=False)
-            )
+            head = graphs.of_columns(head, first, own, width, rename_outputs=False)
         return cls(head, bundle.manifest.labels)
 
     def classes_with(self, wanted: Sequence[str]) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ DIVERSITY = 0.6
 """Weight of the entropy of the mean answer beside the mean entropy of the answers."""
 OWN_NAMES = ("image", "embedding", "logits")
 """What a graph with evidence calls as the one before did; all else that is added has names of its own."""
+ADDED = ("evidence_", "size_")
+"""How the names of what is added begin."""
 HOLD = 0.02
 """Weight of the squared biases, so that a class that nothing speaks for does not drift away."""
 
@@ -152,6 +154,37 @@ class Evidence:
         constants["evidence_constant"] = constant.astype(np.float32)
         nodes.append(helper.make_node("Sum", summands, ["logits"]))
         return nodes, constants
+
+
+def without_evidence(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """A bundle's graph before sizes and biases came into it, its logits softened; one that has none comes back as it is."""
+    first = next((node for node in graph.graph.node if node.output[0].startswith("evidence_softened")), None)
+    if first is None:
+        return graph
+    model = onnx.ModelProto()
+    model.CopyFrom(graph)
+    names, rest = {first.output[0]: "logits"}, []
+    for node in model.graph.node:
+        if node.output[0] == first.output[0] or not any(name.startswith(ADDED) for name in (*node.input, *node.output)):
+            rest.append(node)
+        elif node.op_type == "Concat" and node.output[0] == "embedding":
+            names[node.input[0]] = "embedding"
+        elif node.output[0].startswith("embedding_for_head"):
+            names[node.output[0]] = "embedding"
+    for node in rest:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    if "embedding" in names.values():
+        value = next(v for v in model.graph.output if v.name == "embedding")
+        value.type.tensor_type.shape.dim[1].dim_value -= 1
+    constants = [
+        tensor for tensor in model.graph.initializer if tensor.name in first.input or not tensor.name.startswith(ADDED)
+    ]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(rest)
+    model.graph.initializer.extend(constants)
+    onnx.checker.check_model(model)
+    return model
 
 
 def _insert(model: onnx.ModelProto, name: str, nodes: list[onnx.NodeProto], constants: Constants, *, then: str) -> None:

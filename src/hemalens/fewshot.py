@@ -6,6 +6,7 @@ Pure NumPy and scikit-learn, and a graph of plain ONNX operators: adapting and p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -162,6 +163,14 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         lengths = _lengths_of(points, parts)
         found = learn(points / lengths, labels, logits, units)
         self.base_scale_, self.weight_, self.bias_ = found.scale, found.weight / lengths, found.bias
+
+    def behind(self, n: int) -> Self:
+        """The same linear classifier for embeddings that stand behind `n` other columns, which it does not look at."""
+        wider = copy(self)
+        wider.centre_ = np.pad(self.centre_, (n, 0))
+        wider.weight_ = np.pad(self.weight_, ((0, 0), (n, 0)))
+        wider.n_features_in_ = self.n_features_in_ + n
+        return wider
 
     def _centre(self, support: Floats, unlabelled: ArrayLike | None, parts: Sequence[int]) -> Floats:
         if self.centre == "target":

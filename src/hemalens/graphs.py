@@ -20,6 +20,8 @@ from hemalens.images import Preprocessing
 OPSET = 18
 ML_OPSET = 3
 IR_VERSION = 10
+OWN = "own_"
+"""What stands before the names of a head that reads some columns of an embedding."""
 SHORTEST_LENGTH = 1e-12
 """A shorter vector keeps its length when others are brought to unit length."""
 
@@ -151,10 +153,10 @@ def unit_length_nodes(vectors: str, result: str) -> list[onnx.NodeProto]:
     ]
 
 
-def side_by_side(encoders: Sequence[onnx.ModelProto], *, first_as_is: bool = False) -> onnx.ModelProto:
+def side_by_side(encoders: Sequence[onnx.ModelProto], *, as_is: int = 0) -> onnx.ModelProto:
     """Encoders image -> embedding (n, d_i) as one: embedding (n, sum of d_i), each part at unit length.
 
-    With `first_as_is` the first part keeps its length, so that a head of its encoder can read it.
+    The first `as_is` of them keep their length, so that heads of their encoders can read them.
     """
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "height", "width", 3])
     to_each = [helper.make_node("Identity", ["image"], [f"encoder_{i}_image"]) for i in range(len(encoders))]
@@ -166,10 +168,8 @@ def side_by_side(encoders: Sequence[onnx.ModelProto], *, first_as_is: bool = Fal
         chain = join(chain, compose.add_prefix(encoder, f"encoder_{i}_"))
     names = [value.name for value in chain.graph.output]
     size = sum(value.type.tensor_type.shape.dim[1].dim_value for value in chain.graph.output)
-    parts = [name if first_as_is and name == names[0] else f"{name}_unit" for name in names]
-    nodes = [
-        node for name, part in zip(names, parts, strict=True) if part != name for node in unit_length_nodes(name, part)
-    ]
+    parts = [name if i < as_is else f"{name}_unit" for i, name in enumerate(names)]
+    nodes = [node for name in names[as_is:] for node in unit_length_nodes(name, f"{name}_unit")]
     nodes.append(helper.make_node("Concat", parts, ["embedding"], axis=1))
     constants = [
         numpy_helper.from_array(np.array([-1], np.int64), "last_axis"),
@@ -179,13 +179,39 @@ def side_by_side(encoders: Sequence[onnx.ModelProto], *, first_as_is: bool = Fal
     return join(chain, tail)
 
 
-def first_columns_graph(own: int, width: int) -> onnx.ModelProto:
-    """embedding (n, width) -> own_embedding (n, own), its first columns."""
+def columns_graph(first: int, n: int, width: int) -> onnx.ModelProto:
+    """embedding (n, width) -> own_embedding: `n` of its columns, from the column `first` on."""
     node = helper.make_node("Slice", ["embedding", "starts", "ends", "axes"], ["own_embedding"])
-    numbers = {"starts": 0, "ends": own, "axes": 1}
+    numbers = {"starts": first, "ends": first + n, "axes": 1}
     constants = [numpy_helper.from_array(np.array([value], np.int64), name) for name, value in numbers.items()]
-    inputs, outputs = ([float_value(name, ["n", n])] for name, n in (("embedding", width), ("own_embedding", own)))
+    inputs, outputs = ([float_value(name, ["n", d])] for name, d in (("embedding", width), ("own_embedding", n)))
     return make_model([node], inputs, outputs, constants)
+
+
+def of_columns(head: onnx.ModelProto, first: int, n: int, width: int, *, rename_outputs: bool) -> onnx.ModelProto:
+    """A head on an embedding (n, `n`) as one on `n` columns of a wider one, from `first` on; outputs may be own_NAME."""
+    own = compose.add_prefix(head, OWN, rename_outputs=rename_outputs)
+    return join(columns_graph(first, n, width), own)
+
+
+def mean_answer_graph(n_classes: int, *, fine: tuple[str, int] | None = None) -> onnx.ModelProto:
+    """own_raw_logits and kept_raw_logits (n, k) -> raw_logits: the mean of the logarithms of both softmaxes.
+
+    `fine` is the name of an output (n, f) that goes through: own_NAME -> NAME.
+    """
+    nodes = [
+        helper.make_node("LogSoftmax", ["own_raw_logits"], ["own_logs"], axis=1),
+        helper.make_node("LogSoftmax", ["kept_raw_logits"], ["kept_logs"], axis=1),
+        helper.make_node("Mean", ["own_logs", "kept_logs"], ["raw_logits"]),
+    ]
+    inputs = [float_value(f"{whose}_raw_logits", ["n", n_classes]) for whose in ("own", "kept")]
+    outputs = [float_value("raw_logits", ["n", n_classes])]
+    if fine is not None:
+        name, size = fine
+        nodes.append(helper.make_node("Identity", [f"own_{name}"], [name]))
+        inputs.append(float_value(f"own_{name}", ["n", size]))
+        outputs.append(float_value(name, ["n", size]))
+    return make_model(nodes, inputs, outputs, [])
 
 
 def join(first: onnx.ModelProto, *others: onnx.ModelProto, keep: tuple[str, ...] = ()) -> onnx.ModelProto:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,28 @@ import pytest
 
 import trained
 from command import Command
+from hemalens import graphs
 from hemalens.bundle import MODEL, Bundle, open_bundle
 from hemalens.datasets import CellDataset, open_dataset
-from hemalens.errors import LabelError, SplitError
+from hemalens.errors import BundleError, ConfigError, LabelError, SplitError
 from hemalens.evaluation.k_shot import KShotPlan
 from hemalens.evaluation.report import read_report
 from hemalens.evaluation.report.k_shot import targets
 from hemalens.fewshot import FewShotConfig
 from hemalens.home import read_home
 from hemalens.inference import Predictor, list_images
+from hemalens.jobs.adapt import adapt
 from hemalens.jobs.adapt_finetuned import adapt_finetuned, left_out
 from hemalens.jobs.adapt_unlabelled import adapt_unlabelled
 from hemalens.jobs.bundle_curves import bundle_curves
 from hemalens.jobs.finetuning_curve import FinetuningCurves, FinetuningPlan
 from hemalens.jobs.k_shot import KShotCurves
-from hemalens.methods.few_cells import FewCellsConfig
+from hemalens.jobs.kept_classifier import KeptClassifier
+from hemalens.methods.few_cells import FewCellsConfig, TrainedOn
+from hemalens.runtime import run_rows
 
 SHORT = ["steps=2", "batch_size=4", "precision=fp32", "folds=2"]
-NETWORK_ALONE = ["size=false", "class_bias=false"]
-"""What stands behind the network cannot be trained on."""
+ALONE = [*SHORT, "classifier=false"]
 TYPES = ("neutrophil", "eosinophil", "lymphocyte", "monocyte")
 
 
@@ -63,6 +66,13 @@ def finetuned(base: Bundle, support: Path, tmp_path_factory: pytest.TempPathFact
     return adapt_finetuned(base.path, f"folder:{support}", out=out, settings=SHORT)
 
 
+@pytest.fixture(scope="module")
+def alone(base: Bundle, support: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The network that was trained on, without the classifier beside it."""
+    out = tmp_path_factory.mktemp("alone") / "bundle"
+    return adapt_finetuned(base.path, f"folder:{support}", out=out, settings=ALONE)
+
+
 def _probabilities(bundle: Bundle, folder: Path) -> Any:
     return np.array([answer.probabilities for answer in Predictor(bundle).predict(list_images(folder))])
 
@@ -91,21 +101,64 @@ def test_what_was_answered_by_the_folds_is_kept_as_its_home(finetuned: Bundle) -
 
 
 def test_it_answers_otherwise_than_its_base_and_can_be_trained_on_again(
-    base: Bundle, finetuned: Bundle, support: Path, tmp_path: Path
+    base: Bundle, alone: Bundle, finetuned: Bundle, support: Path, tmp_path: Path
 ) -> None:
-    assert not np.allclose(_probabilities(base, support), _probabilities(finetuned, support), atol=1e-4)
-    again = adapt_finetuned(finetuned.path, f"folder:{support}", out=tmp_path / "again", settings=[*SHORT, "folds=0"])
+    assert not np.allclose(_probabilities(base, support), _probabilities(alone, support), atol=1e-4)
+    again = adapt_finetuned(alone.path, f"folder:{support}", out=tmp_path / "again", settings=[*ALONE, "folds=0"])
     assert again.manifest.adaptation is not None
     assert again.manifest.adaptation.expected.verdict == "the accuracy to expect was not asked for (folds=0)"
     assert again.home is None
-    assert again.manifest.temperature == finetuned.manifest.temperature
+    assert again.manifest.temperature == alone.manifest.temperature
+    with pytest.raises(BundleError, match=r"no linear head of its own. Take the bundle that it was made from"):
+        adapt_finetuned(finetuned.path, f"folder:{support}", out=tmp_path / "no", settings=SHORT)
+
+
+def _logs(bundle: Bundle, folder: Path) -> np.ndarray:
+    """Logarithms of what the bundle answered before its temperature."""
+    logits = np.log(_probabilities(bundle, folder)) * bundle.manifest.temperature
+    return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+
+
+def test_the_answer_is_the_mean_of_the_network_s_and_the_classifier_s(
+    base: Bundle, finetuned: Bundle, alone: Bundle, support: Path, tmp_path: Path
+) -> None:
+    """Both made by commands of their own."""
+    classifier = adapt(base.path, f"folder:{support}", out=tmp_path / "classifier")
+    mean = (_logs(alone, support) + _logs(classifier, support)) / 2
+    powers = np.exp(mean / finetuned.manifest.temperature)
+    np.testing.assert_allclose(
+        _probabilities(finetuned, support), powers / powers.sum(axis=1, keepdims=True), rtol=0.02, atol=2e-3
+    )
+    manifest = finetuned.manifest
+    assert manifest.embedding_size == 2 * base.manifest.embedding_size
+    assert manifest.fine == base.manifest.fine
+    head = graphs.cut(finetuned.graph, ["embedding"], ["probabilities"]).SerializeToString()
+    found = list(Predictor(finetuned, embeddings=True).predict(list_images(support)))
+    rows = {"embedding": np.stack([np.asarray(answer.embedding, np.float32) for answer in found])}
+    told = run_rows(head, rows, ["probabilities"])["probabilities"]
+    np.testing.assert_allclose(told, _probabilities(finetuned, support), atol=1e-5)
+
+
+def test_what_stands_beside_is_for_the_classifier(base: Bundle, support: Path, tmp_path: Path) -> None:
+    wider = adapt_finetuned(
+        base.path, f"folder:{support}", out=tmp_path / "wider", settings=[*SHORT, "folds=0"], beside=[base.path]
+    )
+    assert wider.manifest.embedding_size == 3 * base.manifest.embedding_size
+    assert wider.manifest.adaptation is not None
+    assert wider.manifest.adaptation.beside == ("robust",)
+    assert len(wider.manifest.adaptation.base_model_sha256) == 2
+    assert wider.manifest.temperature == 1
+    with pytest.raises(ConfigError, match="--beside is for the classifier, which classifier=false leaves out"):
+        adapt_finetuned(base.path, f"folder:{support}", out=tmp_path / "no", settings=ALONE, beside=[base.path])
 
 
 def test_images_seen_without_labels_stay_known(base: Bundle, abroad: Path, support: Path, tmp_path: Path) -> None:
-    followed = adapt_unlabelled(base.path, str(abroad / "images"), out=tmp_path / "followed", settings=NETWORK_ALONE)
+    followed = adapt_unlabelled(base.path, str(abroad / "images"), out=tmp_path / "followed")
     both = adapt_finetuned(followed.path, f"folder:{support}", out=tmp_path / "both", settings=[*SHORT, "folds=0"])
     assert both.seen_unlabelled == followed.seen_unlabelled
     assert both.manifest.unlabelled == followed.manifest.unlabelled
+    assert both.manifest.unlabelled is not None
+    assert both.manifest.unlabelled.bias is not None, "the classifier keeps it"
 
 
 # ------------------------------------------------------------------------------------------------------------- folds
@@ -143,9 +196,35 @@ def test_no_image_is_answered_by_a_training_that_saw_it(support: Path, folds: in
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_network_and_classifier_learn_the_same_drawing(
+    base: Bundle, abroad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[list[str]] = []
+    classifier, network = KeptClassifier.learn, TrainedOn.learn
+
+    def classifier_learns(self: KeptClassifier, rows: Any = None) -> Any:
+        learned.append([self.cells.contents[row] for row in rows])
+        return classifier(self, rows)
+
+    def network_learns(self: TrainedOn, cells: CellDataset, *, seed: int) -> Any:
+        learned.append(list(cells.contents))
+        return network(self, cells, seed=seed)
+
+    monkeypatch.setattr(KeptClassifier, "learn", classifier_learns)
+    monkeypatch.setattr(TrainedOn, "learn", network_learns)
+    plan = FinetuningPlan(shots=(2,), n_repeats=2, settings=tuple(SHORT))
+    bundle_curves(base.path, [f"synthetic:{abroad}"], {"finetuning": FinetuningCurves(plan)}, out=tmp_path / "out")
+    assert [len(drawn) for drawn in learned] == [8] * 4
+    assert learned[0] == learned[1]
+    assert learned[2] == learned[3]
+    assert learned[0] != learned[2]
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_the_protocol_tests_what_it_did_not_draw(base: Bundle, abroad: Path, tmp_path: Path) -> None:
     curves = FinetuningCurves(FinetuningPlan(shots=(1, 2), n_repeats=2, settings=tuple(SHORT)))
     report = bundle_curves(base.path, [f"synthetic:{abroad}"], {"finetuning": curves}, out=tmp_path / "out")
+    assert report.k_shot[0].classifier == "all weights trained on, and a classifier"
     (result,) = report.k_shot
     assert [(shots.k, shots.n_repeats) for shots in result.shots] == [(1, 2), (2, 2)]
     assert (result.against, result.variant, result.replacement, result.transductive) == ("shots", "finetuned", False, False)
@@ -155,6 +234,14 @@ def test_the_protocol_tests_what_it_did_not_draw(base: Bundle, abroad: Path, tmp
     report = bundle_curves(base.path, [f"synthetic:{abroad}"], both, out=tmp_path / "both")
     (target,) = targets(report.k_shot)
     assert [line.name for line in target.lines] == ["robust", "finetuned"]
+    lone = replace(curves, plan=replace(curves.plan, shots=(2,), settings=tuple(ALONE)))
+    others = replace(curves, plan=replace(curves.plan, shots=(2,), beside=(str(base.path),)))
+    asked = {"finetuning": lone}
+    (result,) = bundle_curves(base.path, [f"synthetic:{abroad}"], asked, out=tmp_path / "lone").k_shot
+    assert result.classifier == "all weights trained on"
+    report = bundle_curves(base.path, [f"synthetic:{abroad}"], {"finetuning": others}, out=tmp_path / "others")
+    assert f"beside {base.path}" in report.protocol
+    assert others.request() != curves.request()
     with pytest.raises(SplitError, match="cannot use these k"):
         FinetuningPlan(shots=())
     with pytest.raises(SplitError, match="too few repeats"):

@@ -21,7 +21,7 @@ from hemalens.inference import Predictor, list_images
 from hemalens.jobs.adapt import adapt
 from hemalens.jobs.adapt_unlabelled import adapt_to_both
 from hemalens.jobs.bundle_curves import bundle_curves
-from hemalens.jobs.embedders import IMAGENET, digests_of, joined, open_embedders, parts_of
+from hemalens.jobs.embedders import IMAGENET, digests_of, open_embedders
 from hemalens.jobs.k_shot import KShotCurves
 from trained import Colour, colour_cells
 
@@ -64,19 +64,20 @@ def small_imagenet(base: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_is_opened_by_its_name(base: Bundle, other: Bundle, small_imagenet: None) -> None:
-    found = open_embedders(base, [other.path, IMAGENET])
-    assert [one.name for one in found] == [base.manifest.method, other.manifest.method, "imagenet"]
-    assert [one.size for one in found] == [3, 3, 3]
-    assert [one.sha256 for one in found[:2]] == [b.manifest.files[MODEL].sha256 for b in (base, other)]
-    assert digests_of([other.path, IMAGENET]) == [one.sha256 for one in found[1:]]
-    assert found[2].bundle is None
-    assert parts_of(found) == (3, 3, 3)
-    assert parts_of(found[:1]) == ()
-    assert joined(found[:1], FewShotConfig()) is found[0].encoder
-    _, (size,) = graphs.kind_of(joined(found, FewShotConfig()), "embedding")
-    assert size == 9
+    kept = FewShotConfig(rule="base")
+    found = open_embedders(base, [other.path, IMAGENET], kept)
+    assert [one.name for one in found.each] == [base.manifest.method, *found.beside]
+    assert found.beside == (other.manifest.method, "imagenet")
+    assert found.digests[:2] == tuple(b.manifest.files[MODEL].sha256 for b in (base, other))
+    assert digests_of([other.path, IMAGENET]) == list(found.digests[1:])
+    assert found.bundles == [found.each[0].bundle, found.each[1].bundle]
+    assert found.parts == (3, 3, 3)
+    assert graphs.kind_of(found.encoder, "embedding")[1] == (9,)
+    assert found.head is not None
+    alone = open_embedders(base, [], FewShotConfig())
+    assert (alone.parts, alone.head, alone.encoder) == ((), None, alone.each[0].encoder)
     with pytest.raises(ConfigError, match=r"rule=base_and_means takes one embedding.*Leave --beside out"):
-        joined(found, FewShotConfig(rule="base_and_means"))
+        open_embedders(base, [IMAGENET], FewShotConfig(rule="base_and_means"))
 
 
 @pytest.mark.slow
@@ -85,7 +86,7 @@ def test_the_imagenet_network_is_the_packaged_one_as_it_is(base: Bundle) -> None
     from hemalens.models.backbone import BackboneConfig, create_backbone, preprocessing_of
 
     torch = pytest.importorskip("torch")
-    _, imagenet = open_embedders(base, [IMAGENET])
+    _, imagenet = open_embedders(base, [IMAGENET], FewShotConfig()).each
     assert imagenet.size == 1280
     image = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
     from hemalens.runtime import run_rows

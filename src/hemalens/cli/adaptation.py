@@ -56,7 +56,7 @@ def adapt(
             metavar="KEY=VALUE",
             help="What follows the unlabelled images: batch_norm, size, class_bias (all three by default), class_balance, "
             "standardise, pseudo_labels, prior; strength, batch_size. With --finetune: steps, folds, batch_size, "
-            "optimiser.learning_rate; repeatable.",
+            "classifier, optimiser.learning_rate; repeatable.",
         ),
     ] = None,
     allow_new: Annotated[
@@ -94,7 +94,8 @@ def _made(
     if finetune:
         from hemalens.jobs.adapt_finetuned import adapt_finetuned
 
-        return adapt_finetuned(base, str(support), drop_unreadable=few["drop_unreadable"], **asked).manifest
+        own = {name: few[name] for name in ("beside", "drop_unreadable")}
+        return adapt_finetuned(base, str(support), **own, **asked).manifest
     if unlabelled is None:
         from hemalens.jobs.adapt import adapt as run
 
@@ -116,13 +117,14 @@ def _refuse_idle(support: str | None, unlabelled: str | None, said: list[str], s
     if support is None and said:
         raise InputError(f"{said[0]} goes with --support only")
     trains = "--finetune" in said
-    if trains and (len(said) > 1 or unlabelled is not None):
-        other = "--unlabelled" if unlabelled is not None else next(option for option in said if option != "--finetune")
+    others = [
+        *(["--unlabelled"] if unlabelled is not None else []),
+        *(o for o in said if o in ("--few-shot", "--allow-new")),
+    ]
+    if trains and others:
         raise InputError(
-            f"--finetune and {other} do not go together",
-            remedy="Adapt to unlabelled images first, --set size=false --set class_bias=false, then --finetune that bundle."
-            if unlabelled
-            else None,
+            f"--finetune and {others[0]} do not go together",
+            remedy="Adapt to unlabelled images first, then --finetune that bundle." if unlabelled else None,
         )
     if unlabelled is None and settings and not trains:
         raise InputError(

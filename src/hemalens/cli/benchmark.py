@@ -87,7 +87,8 @@ Finetuning = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=VALUE",
-        help="finetuning: shots=1,10; repeats=3; training=steps=100,optimiser.learning_rate=0.0005; repeatable.",
+        help="finetuning: shots=1,10; repeats=3; beside=imagenet; training=steps=100,optimiser.learning_rate=0.0005; "
+        "repeatable.",
     ),
 ]
 Labelling = Annotated[

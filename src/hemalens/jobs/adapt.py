@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from hemalens import graphs
 from hemalens.artifacts import DataEntry, library_versions
-from hemalens.base_head import BaseHead
 from hemalens.bundle import (
     FILES,
     MODEL,
@@ -29,19 +28,16 @@ from hemalens.bundle import (
     seen_images,
     write_bundle,
 )
-from hemalens.cache import FeatureCache
 from hemalens.datasets import READERS, CellDataset, Record
 from hemalens.errors import ConfigError, LabelError, SplitError, one_line
 from hemalens.evaluation import metrics
 from hemalens.evaluation.metrics import fit_temperature, log_softmax
-from hemalens.features import extract
 from hemalens.fewshot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
-from hemalens.files import claim_folder, default_cache_dir
+from hemalens.files import claim_folder
 from hemalens.home import HOME, Home, home_bytes, moved_home
-from hemalens.jobs.embedders import Embedder, joined, open_embedders, parts_of
+from hemalens.jobs.embedders import Embedders, open_embedders
 from hemalens.jobs.prepare import prepare
 from hemalens.jobs.train import Say
-from hemalens.progress import track
 from hemalens.sampling import Unreadable, units
 from hemalens.training.export import check_parity
 
@@ -74,22 +70,17 @@ def adapt(
     config = _asked(few_shot)
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
-    _refuse_prior(base, config)
+    refuse_prior(base, config)
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
-    embedders = open_embedders(base, beside)
-    encoder = joined(embedders, config)
-    bases = [one.bundle for one in embedders if one.bundle]
+    embedders = open_embedders(base, beside, config)
     gone = "what the bundle knew of it stays" if config.uses_base else None
     support = open_support(base, support_spec, allow_new=allow_new, gone=gone, unreadable=unreadable, say=say)
-    known = frozenset[str]().union(*(bundle.seen for bundle in bases))
+    known = frozenset[str]().union(*(bundle.seen for bundle in embedders.bundles))
     if seen := sum(content in known for content in support.contents):
         say(f"{seen} support image(s) were in the bundle's training data: the expected accuracy is too good")
-    with track("embedding", len(support)) as progress:
-        cache = FeatureCache(default_cache_dir())
-        embeddings = extract(support.records, encoder, cache=cache, progress=progress).complete().astype(np.float64)
-    head = BaseHead.of(base, width=embeddings.shape[1]) if config.uses_base else None
-    known_logits = head.logits(embeddings, support.classes) if head else None
-    learned = _learn(config, support, embeddings, known_logits, parts_of(embedders))
+    embeddings = embedders.embed(support)
+    known_logits = embedders.head.logits(embeddings, support.classes) if embedders.head else None
+    learned = _learn(config, support, embeddings, known_logits, embedders.parts)
     place = {id(record): i for i, record in enumerate(support.records)}
 
     def reference(records: list[Record]) -> NDArray[np.float64]:
@@ -98,14 +89,14 @@ def adapt(
         logits = learned.classifier.decision_function(embeddings[chosen], of_base)
         return np.exp(log_softmax(logits / learned.temperature))
 
-    content = _graph(encoder, head, learned, support.classes).SerializeToString()
+    content = _graph(embedders, learned, support.classes).SerializeToString()
     parity, _ = check_parity(content, support.records, reference)
     manifest = _manifest(embedders, support, config, learned, parity)
     files = {MODEL: content, SEEN: seen_images(known.union(support.contents))}
     # several embeddings side by side are not the one that the first bundle knows its laboratory in
     if (home := _home(base if not beside else None, support, embeddings, learned)) is not None:
         files[HOME] = home_bytes(home)
-    unlabelled = frozenset[str]().union(*(bundle.seen_unlabelled for bundle in bases))
+    unlabelled = frozenset[str]().union(*(bundle.seen_unlabelled for bundle in embedders.bundles))
     if unlabelled:
         files[SEEN_UNLABELLED] = seen_images(unlabelled)
     return write_bundle(
@@ -123,7 +114,7 @@ def _asked(few_shot: Sequence[str]) -> FewShotConfig:
     return config
 
 
-def _refuse_prior(base: Bundle, config: FewShotConfig) -> None:
+def refuse_prior(base: Bundle, config: FewShotConfig) -> None:
     """Raise `ConfigError` where a head is to be kept that answers by the shares of some laboratory: labels weigh alike."""
     if config.uses_base and base.manifest.unlabelled is not None and base.manifest.unlabelled.prior is not None:
         raise ConfigError(
@@ -161,11 +152,11 @@ def _learn(
     return _Learned(classifier, temperature, expected_accuracy(support, logits, told), left_out, told)
 
 
-def _graph(encoder: onnx.ModelProto, head: BaseHead | None, learned: _Learned, classes: tuple[str, ...]) -> onnx.ModelProto:
+def _graph(embedders: Embedders, learned: _Learned, classes: tuple[str, ...]) -> onnx.ModelProto:
     """The encoder, the bundle's own head where it is kept, what was learned, and its temperature."""
-    before = [head.graph_for(classes)] if head else []
+    before = [embedders.head.graph_for(classes)] if embedders.head else []
     tail = graphs.temperature_graph(len(classes), learned.temperature)
-    return graphs.join(encoder, *before, few_shot_graph(learned.classifier), tail, keep=("embedding",))
+    return graphs.join(embedders.encoder, *before, few_shot_graph(learned.classifier), tail, keep=("embedding",))
 
 
 def _home(base: Bundle | None, support: CellDataset, embeddings: NDArray[np.float64], learned: _Learned) -> Home | None:
@@ -178,14 +169,14 @@ def _home(base: Bundle | None, support: CellDataset, embeddings: NDArray[np.floa
 
 
 def _manifest(
-    embedders: Sequence[Embedder], support: CellDataset, config: FewShotConfig, learned: _Learned, parity: float
+    embedders: Embedders, support: CellDataset, config: FewShotConfig, learned: _Learned, parity: float
 ) -> Manifest:
     """The first base's manifest, changed in what adapting changes."""
-    bases = [one.bundle for one in embedders if one.bundle]
+    bases = embedders.bundles
     first = bases[0].manifest
     adaptation = Adaptation(
-        base_model_sha256=tuple(one.sha256 for one in embedders),
-        beside=tuple(one.name for one in embedders[1:]),
+        base_model_sha256=embedders.digests,
+        beside=embedders.beside,
         few_shot=config.model_dump(mode="json"),
         support_images=support.contents,
         new_classes=tuple(c for c in support.classes if c not in first.labels),
@@ -199,7 +190,7 @@ def _manifest(
             "fine": (),
             "temperature": learned.temperature,
             "data": (*(entry for bundle in bases for entry in bundle.manifest.data), DataEntry.of(support, "support")),
-            "embedding_size": sum(one.size for one in embedders),
+            "embedding_size": sum(one.size for one in embedders.each),
             "frozen_backbone": all(bundle.manifest.frozen_backbone for bundle in bases),
             "adaptation": adaptation,
             # a new classifier knows nothing of the shares that the old one was brought to, nor of what that was taught

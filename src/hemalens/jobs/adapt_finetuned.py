@@ -20,23 +20,27 @@ from hemalens.bundle import (
     SEEN_UNLABELLED,
     Adaptation,
     Bundle,
+    ExpectedAccuracy,
     Manifest,
     open_bundle,
     seen_images,
     write_bundle,
 )
-from hemalens.datasets import CellDataset
-from hemalens.errors import require_extra
+from hemalens.datasets import CellDataset, Record
+from hemalens.errors import ConfigError, require_extra
 from hemalens.evaluation.metrics import fit_temperature, log_softmax
 from hemalens.files import claim_folder
 from hemalens.home import HOME, home_bytes, home_of
-from hemalens.jobs.adapt import expected_accuracy, open_support
+from hemalens.jobs.adapt import expected_accuracy, open_support, refuse_prior
+from hemalens.jobs.kept_classifier import RULE as CLASSIFIER
+from hemalens.jobs.kept_classifier import KeptClassifier, mean_answer
 from hemalens.jobs.train import Say
 from hemalens.sampling import Unreadable, k_fold, seeded, units
-from hemalens.training.export import check_parity
+from hemalens.training.export import Reference, check_parity
 
 if TYPE_CHECKING:
     from hemalens.methods.few_cells import FewCellsConfig, TrainedOn
+    from hemalens.training.fit import ModuleAnswers
 
 RULE = "finetune"
 """How the manifest names this way among those of `FewShotConfig`."""
@@ -48,6 +52,7 @@ def adapt_finetuned(
     support_spec: str,
     *,
     out: Path,
+    beside: Sequence[str | Path] = (),
     settings: Sequence[str] = (),
     drop_unreadable: bool = False,
     seed: int = 0,
@@ -56,16 +61,23 @@ def adapt_finetuned(
 ) -> Bundle:
     """Write a bundle `out`: the network of `bundle_path`, trained on with the labelled cells of `support_spec` alone.
 
-    `settings` are settings key=value of `FewCellsConfig`. The classes stay those of the bundle. Cells of a class that the
-    support lacks will hardly be answered any more, and it is said. Raises `LabelError` for labels unknown to the bundle,
-    `SplitError` for a support of one class, and `BundleError` for a bundle whose network cannot be taken up.
+    Beside it stays the bundle as it was, with a classifier of the same cells, and with what `beside` names, as in `adapt`;
+    the answer is the mean of both. `settings` are settings key=value of `FewCellsConfig`. The classes stay those of the
+    bundle. Cells of a class that the support lacks will hardly be answered any more, and it is said. Raises `LabelError`
+    for labels unknown to the bundle, `SplitError` for a support of one class, and `BundleError` for a bundle whose network
+    cannot be taken up.
     """
     require_extra("torch", "train", "adapting by training on")
     from hemalens.methods.few_cells import FewCellsConfig, TrainedOn
 
     config = FewCellsConfig.load(None, settings)
+    if beside and not config.classifier:
+        raise ConfigError(
+            "--beside is for the classifier, which classifier=false leaves out", remedy="Leave one of them out."
+        )
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
+    refuse_prior(base, CLASSIFIER)
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     gone = "it will hardly be answered any more"
     support = open_support(base, support_spec, allow_new=None, gone=gone, unreadable=unreadable, say=say)
@@ -75,7 +87,10 @@ def adapt_finetuned(
         way = TrainedOn(base, config, Path(scratch))
         way.check(support)
         logits = left_out(way, support, seed=seed)
-        return _trained_on(way, support, logits, out=out, seed=seed)
+        kept = KeptClassifier.on(base, beside, support) if config.classifier else None
+        if kept is not None:
+            logits = mean_answer(logits, kept.left_out())
+        return _trained_on(way, support, logits, kept, out=out, seed=seed)
 
 
 def left_out(way: TrainedOn, support: CellDataset, *, seed: int) -> Logits:
@@ -95,49 +110,79 @@ def left_out(way: TrainedOn, support: CellDataset, *, seed: int) -> Logits:
     return found
 
 
-def _trained_on(way: TrainedOn, support: CellDataset, logits: Logits, *, out: Path, seed: int) -> Bundle:
+def _trained_on(
+    way: TrainedOn, support: CellDataset, logits: Logits, kept: KeptClassifier | None, *, out: Path, seed: int
+) -> Bundle:
     """Train on all of the support, calibrate by the logits of the folds, and write the bundle."""
     from hemalens.training.checkpoints import tensor_bytes
     from hemalens.training.fit import ModuleAnswers, graph_of
 
     base = way.base
     told: NDArray[np.bool_] = np.isfinite(logits.min(axis=1))
-    temperature = base.manifest.temperature
+    # without folds nothing tells: the network's is that of its base, and a classifier's mean with it has none
+    temperature = base.manifest.temperature if kept is None else 1.0
     if told.any():
         temperature = fit_temperature(logits[told], support.targets[told])
     module = way.learn(support, seed=seed)
     tail = graphs.temperature_graph(len(support.classes), temperature)
-    content = graphs.join(graph_of(module, base.manifest.preprocessing), tail).SerializeToString()
-    answers = ModuleAnswers(module, support, base.manifest.preprocessing, way.scratch, temperature)
-    fine = answers.fine if module.finer else None
-    parity, _ = check_parity(content, support.records, answers.probabilities, fine=fine)
-    manifest = _manifest(base, support, way.config, logits, told)
-    manifest = manifest.model_copy(update={"temperature": temperature, "parity": parity})
+    graph = graph_of(module, base.manifest.preprocessing)
+    answers = ModuleAnswers(module, support, base.manifest.preprocessing, way.scratch, temperature if kept is None else 1.0)
+    fine: Reference | None = answers.fine if module.finer else None
+    reference: Reference = answers.probabilities
+    if kept is not None:
+        learned = kept.learn()
+        graph, reference = kept.joined(graph, learned), _mean_of(answers, kept, kept.logits(learned), temperature)
+    content = graphs.join(graph, tail, keep=("embedding",)).SerializeToString()
+    parity, size = check_parity(content, support.records, reference, fine=fine)
+    manifest = _manifest(base, support, way.config, _expected(support, way.config, logits, told), kept)
+    manifest = manifest.model_copy(update={"temperature": temperature, "parity": parity, "embedding_size": size})
     files = {
         MODEL: content,
-        SEEN: seen_images(base.seen.union(support.contents)),
+        SEEN: seen_images(base.seen.union(support.contents, *(other.seen for other in _others(kept)))),
         WEIGHTS: tensor_bytes(module.weights()),
     }
     if told.any():
         # the embedding has moved: only the answers tell of the new home
         probabilities = np.exp(log_softmax(logits[told] / temperature))
         files[HOME] = home_bytes(home_of(None, np.zeros((0, 0)), probabilities, support.targets[told]))
-    if base.seen_unlabelled:
-        files[SEEN_UNLABELLED] = seen_images(base.seen_unlabelled)
+    if unlabelled := base.seen_unlabelled.union(*(other.seen_unlabelled for other in _others(kept))):
+        files[SEEN_UNLABELLED] = seen_images(unlabelled)
     return write_bundle(
         out, manifest, files | {name: more for stage in base.stages for name, more in stage.files().items()}
     )
 
 
-def _manifest(
-    base: Bundle, support: CellDataset, config: FewCellsConfig, logits: Logits, told: NDArray[np.bool_]
-) -> Manifest:
-    """The base's manifest, changed in what the training changes."""
+def _others(kept: KeptClassifier | None) -> list[Bundle]:
+    """The bundles that stand beside the one that is trained on."""
+    return kept.embedders.bundles[1:] if kept else []
+
+
+def _mean_of(answers: ModuleAnswers, kept: KeptClassifier, logits: NDArray[Any], temperature: float) -> Reference:
+    """Probabilities of support images: the mean of what the network answers and the classifier's logits (n, k), over T."""
+    place = {id(record): i for i, record in enumerate(kept.cells.records)}
+
+    def reference(records: list[Record]) -> NDArray[np.float64]:
+        own = np.log(np.maximum(answers.probabilities(records), np.finfo(np.float32).tiny))
+        mean = mean_answer(own, logits[[place[id(record)] for record in records]])
+        return np.exp(log_softmax(mean / temperature))
+
+    return reference
+
+
+def _expected(support: CellDataset, config: FewCellsConfig, logits: Logits, told: NDArray[np.bool_]) -> ExpectedAccuracy:
     expected = expected_accuracy(support, logits, told, how="each of {n} support images answered by a training on others")
     if not config.folds:
-        expected = expected.model_copy(update={"verdict": "the accuracy to expect was not asked for (folds=0)"})
+        return expected.model_copy(update={"verdict": "the accuracy to expect was not asked for (folds=0)"})
+    return expected
+
+
+def _manifest(
+    base: Bundle, support: CellDataset, config: FewCellsConfig, expected: ExpectedAccuracy, kept: KeptClassifier | None
+) -> Manifest:
+    """The base's manifest, changed in what the training changes."""
     adaptation = Adaptation(
-        base_model_sha256=(base.manifest.files[MODEL].sha256,),
+        base_model_sha256=kept.embedders.digests if kept else (base.manifest.files[MODEL].sha256,),
+        beside=kept.embedders.beside if kept else (),
         few_shot={"rule": RULE, **config.model_dump(mode="json")},
         support_images=support.contents,
         new_classes=(),
@@ -145,7 +190,11 @@ def _manifest(
     )
     changed: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data": (*base.manifest.data, DataEntry.of(support, "support")),
+        "data": (
+            *base.manifest.data,
+            *(entry for other in _others(kept) for entry in other.manifest.data),
+            DataEntry.of(support, "support"),
+        ),
         "adaptation": adaptation,
         # weights in 16 bits were rounded before this training, not after it
         "quantisation": None,

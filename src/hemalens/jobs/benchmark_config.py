@@ -87,15 +87,19 @@ class KShotPart(StrictConfig):
 
 
 class FinetuningPart(StrictConfig):
-    """What the protocol finetuning is asked: labelled images a class, drawings, settings of the training as key=value."""
+    """What the protocol finetuning is asked: labelled images a class, drawings, settings of the training as key=value.
+
+    `beside`: bundles, or the word imagenet, whose embeddings stand beside that of the model in its classifier.
+    """
 
     shots: Counts = SHOTS
     repeats: int = Field(default=REPEATS, ge=2)
     training: Words = ()
+    beside: Words = ()
 
     def plan(self, seed: int) -> FinetuningPlan:
         """The plan whose drawings follow `seed`; raises `SplitError` for k that cannot be."""
-        return FinetuningPlan(self.shots, self.repeats, self.training, seed)
+        return FinetuningPlan(self.shots, self.repeats, self.training, self.beside, seed)
 
 
 class LabellingPart(StrictConfig):

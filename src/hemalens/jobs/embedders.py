@@ -6,13 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from hemalens import graphs
+from hemalens.base_head import BaseHead
 from hemalens.bundle import MODEL, Bundle, open_bundle
+from hemalens.cache import FeatureCache
+from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError
+from hemalens.features import extract
 from hemalens.fewshot import FewShotConfig
 from hemalens.files import default_cache_dir
+from hemalens.progress import track
 
 IMAGENET = "imagenet"
 """The word for the packaged network with its ImageNet weights, in place of a bundle's folder; ./imagenet is a folder."""
@@ -36,41 +43,69 @@ class Embedder:
         return cls(manifest.method, encoder, manifest.embedding_size, manifest.files[MODEL].sha256, bundle)
 
 
-def open_embedders(base: Bundle, beside: Sequence[str | Path]) -> list[Embedder]:
-    """The encoder of `base`, and those named by `beside`: folders of bundles, or `IMAGENET`.
+@dataclass(frozen=True, slots=True)
+class Embedders:
+    """A bundle's embedder, and those beside it, as one.
 
-    Raises `ConfigError` for bundles whose images are prepared differently.
+    `encoder`: image -> embedding (n, d). `head` is that of the first bundle, where it is kept. `each` are the embedders.
     """
-    found = [Embedder.of(base), *map(_opened, beside)]
-    digests = {tuple(stage.digest for stage in one.bundle.stages) for one in found if one.bundle}
+
+    each: tuple[Embedder, ...]
+    encoder: onnx.ModelProto
+    head: BaseHead | None
+
+    @property
+    def bundles(self) -> list[Bundle]:
+        """The bundles among them."""
+        return [one.bundle for one in self.each if one.bundle]
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The widths of the embeddings that stand side by side; none of one that stands alone."""
+        return tuple(one.size for one in self.each) if len(self.each) > 1 else ()
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What each is made of."""
+        return tuple(one.sha256 for one in self.each)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The names of those that stand beside the first."""
+        return tuple(one.name for one in self.each[1:])
+
+    def embed(self, cells: CellDataset) -> NDArray[np.float64]:
+        """Embeddings (n, d), through the cache; raises `ImageError` for an unreadable image."""
+        with track("embedding", len(cells)) as progress:
+            found = extract(cells.records, self.encoder, cache=FeatureCache(default_cache_dir()), progress=progress)
+        return found.complete().astype(np.float64)
+
+
+def open_embedders(base: Bundle, beside: Sequence[str | Path], config: FewShotConfig) -> Embedders:
+    """The encoder of `base`, and those named by `beside`: folders of bundles, or `IMAGENET`; to classify as `config` says.
+
+    A head that is kept (rule=base) reads the first part, which then keeps its length. Raises `ConfigError` for bundles
+    whose images are prepared differently, and for a way to classify that cannot weigh several embeddings.
+    """
+    if beside and config.rule == "base_and_means":
+        raise ConfigError("rule=base_and_means takes one embedding", remedy="Leave --beside out, or say rule=base.")
+    each = (Embedder.of(base), *map(_opened, beside))
+    digests = {tuple(stage.digest for stage in one.bundle.stages) for one in each if one.bundle}
     if len(digests) > 1:
         raise ConfigError(
             "the bundles want their images prepared differently",
             expected="bundles trained with the same --cell-image, or all without it",
         )
-    return found
+    encoder = each[0].encoder
+    if beside:
+        encoder = graphs.side_by_side([one.encoder for one in each], as_is=int(config.uses_base))
+    head = BaseHead.of(base, width=sum(one.size for one in each)) if config.uses_base else None
+    return Embedders(each, encoder, head)
 
 
 def digests_of(beside: Sequence[str | Path]) -> list[str]:
-    """What each of `beside` is made of, as digests."""
+    """What each of `beside` is made of."""
     return [_opened(name).sha256 for name in beside]
-
-
-def joined(embedders: Sequence[Embedder], config: FewShotConfig) -> onnx.ModelProto:
-    """The encoders as one; a head that is kept (rule=base) reads the first part, which then keeps its length.
-
-    Raises `ConfigError` for a way to classify that cannot weigh several embeddings.
-    """
-    if len(embedders) == 1:
-        return embedders[0].encoder
-    if config.rule == "base_and_means":
-        raise ConfigError("rule=base_and_means takes one embedding", remedy="Leave --beside out, or say rule=base.")
-    return graphs.side_by_side([one.encoder for one in embedders], first_as_is=config.uses_base)
-
-
-def parts_of(embedders: Sequence[Embedder]) -> tuple[int, ...]:
-    """The widths of embeddings that stand side by side; none of one that stands alone."""
-    return tuple(one.size for one in embedders) if len(embedders) > 1 else ()
 
 
 def _opened(name: str | Path) -> Embedder:

@@ -15,11 +15,14 @@ from hemalens.bundle import Bundle
 from hemalens.datasets import CellDataset
 from hemalens.episodes import Episode, draw_episodes
 from hemalens.errors import SplitError, require_extra
+from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.k_shot import embed, scores
 from hemalens.evaluation.labelling import curve
 from hemalens.evaluation.results import KShot
 from hemalens.graphs import cut
+from hemalens.jobs.embedders import digests_of
 from hemalens.jobs.k_shot import NewLaboratory
+from hemalens.jobs.kept_classifier import KeptClassifier, mean_answer
 from hemalens.jobs.unlabelled_curve import places_of
 from hemalens.progress import track
 
@@ -31,12 +34,14 @@ REPEATS = 3
 class FinetuningPlan:
     """How many labelled images a class are drawn, how often, and how the network is trained on with them.
 
-    `settings` are settings key=value of `FewCellsConfig`. What is not drawn is tested.
+    `settings` are settings key=value of `FewCellsConfig`, `beside` names what stands beside the bundle's embedding in
+    its classifier, as in `adapt`. What is not drawn is tested.
     """
 
     shots: tuple[int, ...] = SHOTS
     n_repeats: int = REPEATS
     settings: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,6 +66,7 @@ class FinetuningCurves:
         """The protocol in words."""
         plan = self.plan
         settings = f", {', '.join(plan.settings)}" if plan.settings else ""
+        settings += f", beside {', '.join(plan.beside)}" if plan.beside else ""
         return f"{', '.join(map(str, plan.shots))} labelled images a class, {plan.n_repeats} repeats, all weights{settings}"
 
     def check(self, laboratories: Sequence[NewLaboratory]) -> None:
@@ -72,7 +78,7 @@ class FinetuningCurves:
 
     def request(self) -> dict[str, Any]:
         """All that the scores depend on."""
-        return {"plan": asdict(self.plan)}
+        return {"plan": asdict(self.plan), "beside": digests_of(self.plan.beside)}
 
     def run(self, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
         """The bundle trained on anew for each drawing; the drawings are those of k-shot without replacement."""
@@ -83,15 +89,21 @@ class FinetuningCurves:
         known = target.dataset.under(bundle.manifest.labels)
         shots = []
         with tempfile.TemporaryDirectory(prefix="hemalens_") as scratch, self._progress() as done:
-            way = TrainedOn(bundle, self._config(), Path(scratch))
+            config = self._config()
+            way = TrainedOn(bundle, config, Path(scratch))
             way.check(known)
+            kept = KeptClassifier.on(bundle, plan.beside, known) if config.classifier else None
+            refuse_leaks(frozenset().union(*(b.seen for b in kept.embedders.bundles)) if kept else set(), known)
             for k in plan.shots:
                 episodes = plan.episodes(target.dataset, k)
                 answers: NDArray[np.int64] = np.zeros((len(episodes), len(known)), np.int64)
                 for i, episode in enumerate(episodes):
                     # runs are told apart by their seed
                     module = way.learn(known.subset(episode.support), seed=plan.seed + 1000 * k + i)
-                    answers[i] = places[way.logits(module, known).argmax(axis=1)]
+                    logits: NDArray[np.floating[Any]] = way.logits(module, known)
+                    if kept is not None:
+                        logits = mean_answer(logits, kept.logits(kept.learn(episode.support)))
+                    answers[i] = places[logits.argmax(axis=1)]
                     done(1)
                 shots.append(scores(k, target.dataset, episodes, answers, seed=plan.seed))
         return [
@@ -101,7 +113,7 @@ class FinetuningCurves:
                 method=bundle.manifest.method,
                 source=source,
                 support=f"{target.dataset.name} itself, the rest is tested",
-                classifier="all weights trained on",
+                classifier=f"all weights trained on{', and a classifier' if config.classifier else ''}",
                 variant="finetuned",
                 against="shots",
             )

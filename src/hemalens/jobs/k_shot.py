@@ -17,7 +17,7 @@ from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.k_shot import Embedded, KShotPlan, check_k_shot, embed, k_shot, supervised_reference
 from hemalens.evaluation.results import DataCard, KShot, Supervised
 from hemalens.fewshot import unit_length
-from hemalens.jobs.embedders import digests_of, joined, open_embedders, parts_of
+from hemalens.jobs.embedders import digests_of, open_embedders
 from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.stages import Stage
 
@@ -191,14 +191,11 @@ class KShotCurves:
 
     def run(self, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
         """The embedder on the laboratory."""
-        embedders = open_embedders(bundle, self.beside)
-        for one in embedders[1:]:
-            refuse_leaks(one.bundle.seen if one.bundle else set(), laboratory.target)
-        encoder, parts = joined(embedders, self.plan.classifier), parts_of(embedders)
-        head = BaseHead.of(bundle, width=sum(parts) or None)
-        seen = embed_laboratory(laboratory, encoder, seed=seed, head=head, parts=parts)
-        method = " + ".join(one.name for one in embedders)
-        return [seen.score(self.plan, method=method, source=source)]
+        embedders = open_embedders(bundle, self.beside, self.plan.classifier)
+        for other in embedders.bundles[1:]:
+            refuse_leaks(other.seen, laboratory.target)
+        seen = embed_laboratory(laboratory, embedders.encoder, seed=seed, head=embedders.head, parts=embedders.parts)
+        return [seen.score(self.plan, method=" + ".join(one.name for one in embedders.each), source=source)]
 
 
 def side_by_side(parts: Sequence[EmbeddedLaboratory], *, seed: int) -> EmbeddedLaboratory:

@@ -22,6 +22,7 @@ from hemalens.bundle import Bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import BundleError, ParityError
+from hemalens.evidence import without_evidence
 from hemalens.graph_weights import head_weights, network_weights
 from hemalens.laboratory_transforms import LaboratoryAugmentation, LaboratoryConfig
 from hemalens.methods.robust import GEOMETRY, RobustConfig, RobustModule
@@ -66,13 +67,15 @@ class FewCellsConfig(StrictConfig):
     `steps` batches of `batch_size` images, every class drawn equally often, each image as the same laboratory might have
     taken it on another day. `weight_average`: decay a step of the moving average of the weights that is kept; 0 for
     none. `folds`: the cells are answered once each by a training on the other folds, for calibration and for the accuracy
-    to expect; each fold takes as long as the training itself, and 0 leaves both out.
+    to expect; each fold takes as long as the training itself, and 0 leaves both out. `classifier`: the answer is the mean
+    of the network's and that of a classifier that the same cells give on the bundle as it was.
     """
 
     steps: int = Field(default=100, ge=1)
     batch_size: int = Field(default=32, ge=2)
     weight_average: float = Field(default=0.97, ge=0, lt=1)
     folds: int = Field(default=3, ge=0, le=20)
+    classifier: bool = True
     precision: Precision = "auto"
     optimiser: OptimiserConfig = OptimiserConfig(learning_rate=5e-4, warmup_epochs=0.1)
     augmentation: AugmentationConfig = GEOMETRY
@@ -88,7 +91,10 @@ class FewCellsConfig(StrictConfig):
 
 @dataclass(frozen=True, slots=True)
 class TrainedOn:
-    """What is needed to train a bundle's network on: the bundle, how, and a folder for what training leaves behind."""
+    """What is needed to train a bundle's network on: the bundle, how, and a folder for what training leaves behind.
+
+    Of a bundle that adds what the size of nuclei says, or a bias, the network alone is trained on.
+    """
 
     base: Bundle
     config: FewCellsConfig
@@ -100,12 +106,12 @@ class TrainedOn:
         module = module_of(self.base, self.config, seed=0)
         answers = ModuleAnswers(module.eval(), cells, preprocessing, self.scratch, temperature)
         try:
-            check_parity(self.base.graph.SerializeToString(), cells.records, answers.probabilities)
+            check_parity(without_evidence(self.base.graph).SerializeToString(), cells.records, answers.probabilities)
         except ParityError as error:
             raise BundleError(
                 "the bundle's graph holds more than its network, which alone can be trained on",
                 got=error.got,
-                remedy="Take the bundle from before size, class_bias, standardise, prior, pseudo_labels or int8.",
+                remedy="Take the bundle from before standardise, prior, pseudo_labels or int8.",
             ) from error
 
     def learn(self, cells: CellDataset, *, seed: int) -> RobustModule:
@@ -166,8 +172,9 @@ def _load(network: Any, base: Bundle) -> None:
     # a graph keeps equal tensors of two layers once; where nothing was changed since, the bundle's weights have both
     kept = load_file(base.path / WEIGHTS) if WEIGHTS in base.manifest.files else {}
     found = {f"{prefix}{name}": tensor for name, tensor in kept.items()}
-    found |= {name: torch.from_numpy(value.copy()) for name, value in network_weights(base.graph).items()}
-    weight, bias = (torch.from_numpy(value.copy()) for value in head_weights(base.graph))
+    graph = without_evidence(base.graph)
+    found |= {name: torch.from_numpy(value.copy()) for name, value in network_weights(graph).items()}
+    weight, bias = (torch.from_numpy(value.copy()) for value in head_weights(graph))
     heads = [network.network.get_classifier(), network.outlined.head] if isinstance(network, WithOutline) else []
     heads = heads or [network.get_classifier()]
     # the answer is the mean of the heads' logits

@@ -1,0 +1,90 @@
+"""The classifier that a few labelled cells give on a bundle's embedding as it is, beside a network trained on with them.
+
+The two err differently: one keeps what the bundle knows, the other has learned the new laboratory's looks. Their answer is
+the mean of the logarithms of their probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import compose
+
+from hemalens import graphs
+from hemalens.base_head import BaseHead
+from hemalens.bundle import FINE, Bundle
+from hemalens.datasets import CellDataset
+from hemalens.evaluation.metrics import log_softmax
+from hemalens.fewshot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
+from hemalens.jobs.embedders import Embedders, open_embedders
+from hemalens.sampling import units
+
+RULE = FewShotConfig(rule="base")
+Logits = NDArray[np.floating[Any]]
+
+
+def mean_answer(own: Logits, kept: Logits) -> NDArray[np.float64]:
+    """The mean of the logarithms of both softmaxes (n, k); minus infinity in the rows that either cannot answer."""
+    told = np.isfinite(own).all(axis=1) & np.isfinite(kept).all(axis=1)
+    found = np.full(own.shape, -np.inf)
+    found[told] = (log_softmax(own[told]) + log_softmax(kept[told])) / 2
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class KeptClassifier:
+    """`cells` under the bundle's labels, their embeddings (n, d), and what the bundle's own head says of them (n, k)."""
+
+    embedders: Embedders
+    cells: CellDataset
+    embeddings: NDArray[np.float64]
+    before: NDArray[np.float64]
+
+    @classmethod
+    def on(cls, base: Bundle, beside: Sequence[str | Path], cells: CellDataset) -> KeptClassifier:
+        """Of a bundle, and what stands beside it as in `open_embedders`; runs the networks over the cells."""
+        embedders = open_embedders(base, beside, RULE)
+        embeddings = embedders.embed(cells)
+        head = embedders.head or BaseHead.of(base)
+        return cls(embedders, cells, embeddings, head.logits(embeddings, cells.classes))
+
+    def learn(self, rows: NDArray[np.int64] | None = None) -> PrototypeClassifier:
+        """What these of the cells teach, all where nothing is said."""
+        rows = np.arange(len(self.cells)) if rows is None else rows
+        unit, parts = units(self.cells)[rows], self.embedders.parts
+        return RULE.make().fit(
+            self.embeddings[rows], self.cells.targets[rows], base=self.before[rows], unit=unit, parts=parts
+        )
+
+    def logits(self, learned: PrototypeClassifier) -> Logits:
+        """Logits (n, k) of the cells."""
+        return learned.decision_function(self.embeddings, self.before)
+
+    def left_out(self) -> Logits:
+        """Logits (n, k) of each of the cells by a classifier that has not seen it; minus infinity where that cannot be."""
+        unit, parts = units(self.cells), self.embedders.parts
+        return leave_one_out(RULE, self.embeddings, self.cells.targets, unit, base=self.before, parts=parts)
+
+    def joined(self, own: onnx.ModelProto, learned: PrototypeClassifier) -> onnx.ModelProto:
+        """The graph of a network, image -> embedding, raw_logits and finer types, with this beside it: both embeddings one
+        behind the other, the mean answer, and the network's finer types.
+        """
+        encoders = [graphs.cut(own, ["image"], ["embedding"]), self.embedders.encoder]
+        (d,), (d_kept,) = (graphs.kind_of(encoder, "embedding")[1] for encoder in encoders)
+        fine = next(((v.name, graphs.kind_of(own, v.name)[1][0]) for v in own.graph.output if v.name == FINE), None)
+        head = graphs.cut(own, ["embedding"], ["raw_logits", *([FINE] if fine else [])])
+        base = self.embedders.bundles[0]
+        return graphs.join(
+            graphs.side_by_side(encoders, as_is=2),
+            graphs.of_columns(head, 0, d, d + d_kept, rename_outputs=True),
+            BaseHead.of(base, width=d + d_kept, first=d).graph_for(self.cells.classes),
+            compose.add_prefix(few_shot_graph(learned.behind(d)), "kept_", rename_inputs=False),
+            graphs.mean_answer_graph(len(self.cells.classes), fine=fine),
+            keep=("embedding",),
+        )
