@@ -248,7 +248,7 @@ def test_both_stand_in_the_graph_before_and_behind_the_head_and_may_come_twice()
 
 BAD = {
     "batch_norm=false size=false class_bias=false": "nothing follows the images: set one of batch_norm, "
-    "standardise, pseudo_labels, prior, size, class_bias to true",
+    "standardise, pseudo_labels, prior, size, class_bias, neighbours to true",
     "class_balance=maybe": "key 'class_balance'",
     "strength=0": "key 'strength'",
     "strength=1.5": "key 'strength'",
@@ -288,4 +288,6 @@ def test_the_pieces_are_those_in_use_in_the_order_in_which_they_are_done() -> No
 def test_the_answers_are_looked_at_for_some_pieces_only(piece: str) -> None:
     """Batch norm and the standardised embedding do without; class balance looks at answers of its own."""
     alone = dict.fromkeys(PIECES, False) | {piece: True} | ({"batch_norm": True} if piece == "class_balance" else {})
-    assert UnlabelledConfig.from_mapping(alone).answers is (piece in ("pseudo_labels", "prior", "size", "class_bias"))
+    assert UnlabelledConfig.from_mapping(alone).answers is (
+        piece in ("pseudo_labels", "prior", "size", "class_bias", "neighbours")
+    )

@@ -121,7 +121,8 @@ class Unlabelled(Part):
     of each class in label order, where it was asked for. `taught` tells by class how many images' answers taught the
     head, where they did; a class with none keeps what the head knew. `typical_nucleus_px` is the laboratory's median
     diameter of a nucleus in pixels, and `size_widening` how much wider than at home sizes lie there, where size counts: the
-    embedding then ends with the log of the diameter over the typical one. `bias` is what is added for each class.
+    embedding then has the log of the diameter over the typical one behind it. `bias` is what is added for each class.
+    `neighbours` is how many of the nearest images an answer leans on, `beside` names what helps to find them.
     """
 
     settings: dict[str, Any]
@@ -134,14 +135,17 @@ class Unlabelled(Part):
     typical_nucleus_px: float | None = Field(default=None, gt=0)
     size_widening: float | None = Field(default=None, ge=1)
     bias: tuple[float, ...] | None = None
+    neighbours: int | None = None
+    beside: tuple[str, ...] = ()
 
 
 class Manifest(ArtifactManifest):
     """All that a bundle says of itself. `before_graph`: what happens to an image before the graph sees it.
 
     `parity` is the largest difference of a probability from the trained model; where there is a `quantisation`, from the
-    bundle before it, and larger by nature. `fine`, where a bundle has it, names the columns of the graph's `FINE`: at least
-    one for each class, and none that belongs to no class.
+    bundle before it, and larger by nature. `embedding_parts` are the widths of embeddings that stand side by side. `fine`,
+    where a bundle has it, names the columns of the graph's `FINE`: at least one for each class, and none that belongs to no
+    class.
     """
 
     kind: Literal["hemalens-bundle"] = "hemalens-bundle"
@@ -150,6 +154,7 @@ class Manifest(ArtifactManifest):
     preprocessing: Preprocessing
     before_graph: tuple[StageEntry, ...] = ()
     embedding_size: int
+    embedding_parts: tuple[int, ...] = ()
     frozen_backbone: bool
     temperature: float = Field(gt=0)
     fine: tuple[FineEntry, ...] = ()

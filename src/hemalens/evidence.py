@@ -24,10 +24,10 @@ Floats = NDArray[np.floating[Any]]
 Constants = dict[str, NDArray[Any]]
 DIVERSITY = 0.6
 """Weight of the entropy of the mean answer beside the mean entropy of the answers."""
-OWN_NAMES = ("image", "embedding", "logits")
-"""What a graph with evidence calls as the one before did; all else that is added has names of its own."""
-ADDED = ("evidence_", "size_")
-"""How the names of what is added begin."""
+ADDED = ("evidence_", "size_", "neighbour_", "beside_")
+"""How the names of what is added to a graph begin, here and by `neighbours`."""
+FEATURES = ("size_features", graphs.BESIDE_FEATURES)
+"""Constants that tell how wide the embedding was before."""
 HOLD = 0.02
 """Weight of the squared biases, so that a class that nothing speaks for does not drift away."""
 
@@ -95,9 +95,9 @@ class Evidence:
         value = next(v for v in model.graph.output if v.name == "embedding")
         d = int(value.type.tensor_type.shape.dim[1].dim_value)
         if self.sizes:
-            _insert(model, "embedding", *self._measured(d), then="embedding_for_head")
+            graphs.insert_behind(model, "embedding", *self._measured(d), then="embedding_for_head")
             value.CopyFrom(graphs.float_value("embedding", ["n", d + 1]))
-        _insert(model, "logits", *self._added(d), then="logits")
+        graphs.insert_behind(model, "logits", *self._added(d), then="logits")
         onnx.checker.check_model(model)
         return model
 
@@ -157,50 +157,33 @@ class Evidence:
 
 
 def without_evidence(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """A bundle's graph before sizes and biases came into it, its logits softened; one that has none comes back as it is."""
-    first = next((node for node in graph.graph.node if node.output[0].startswith("evidence_softened")), None)
-    if first is None:
-        return graph
+    """A bundle's graph before sizes, biases, neighbours and further encoders came into it.
+
+    Its logits stay softened where sizes or a bias made them so. A graph that has nothing of all this comes back as it is.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(graph)
-    names, rest = {first.output[0]: "logits"}, []
-    for node in model.graph.node:
-        if node.output[0] == first.output[0] or not any(name.startswith(ADDED) for name in (*node.input, *node.output)):
-            rest.append(node)
-        elif node.op_type == "Concat" and node.output[0] == "embedding":
-            names[node.input[0]] = "embedding"
-        elif node.output[0].startswith("embedding_for_head"):
-            names[node.output[0]] = "embedding"
+    gone = [node for node in model.graph.node if any(name.startswith(ADDED) for name in (*node.input, *node.output))]
+    if not gone:
+        return graph
+    softened = next((node.output[0] for node in gone if node.output[0].startswith("evidence_softened")), None)
+    names = {softened or next(node.input[0] for node in gone if node.input[0].startswith("logits_before")): "logits"}
+    of_embedding = [node for node in gone if node.op_type == "Concat" and node.output[0].startswith("embedding")]
+    if of_embedding:
+        names[of_embedding[0].input[0]] = "embedding"
+        names |= {name: "embedding" for node in gone for name in node.output if name.startswith("embedding_for_head")}
+        value = next(v for v in model.graph.output if v.name == "embedding")
+        ends = [t for t in model.graph.initializer if t.name.startswith(FEATURES)]
+        value.type.tensor_type.shape.dim[1].dim_value = min(int(numpy_helper.to_array(t)[0]) for t in ends)
+    left_out = {name for node in gone for name in node.output} - {softened}
+    rest = [node for node in model.graph.node if not set(node.output) & left_out]
     for node in rest:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
-    if "embedding" in names.values():
-        value = next(v for v in model.graph.output if v.name == "embedding")
-        value.type.tensor_type.shape.dim[1].dim_value -= 1
-    constants = [
-        tensor for tensor in model.graph.initializer if tensor.name in first.input or not tensor.name.startswith(ADDED)
-    ]
+    used = {name for node in rest for name in node.input}
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(rest)
     model.graph.initializer.extend(constants)
     onnx.checker.check_model(model)
     return model
-
-
-def _insert(model: onnx.ModelProto, name: str, nodes: list[onnx.NodeProto], constants: Constants, *, then: str) -> None:
-    """Set `nodes` behind what gives `name`, which they take as `name`_before; what took `name` takes `then`."""
-    rest = list(model.graph.node)
-    # a graph that was adapted before holds tensors of the same names
-    own = {given: f"{given}_{len(rest)}" for node in nodes for given in (*node.input, *node.output)}
-    own |= {kept: kept for kept in OWN_NAMES}
-    for node in nodes:
-        node.input[:] = [own[given] for given in node.input]
-        node.output[:] = [own[given] for given in node.output]
-    model.graph.initializer.extend(numpy_helper.from_array(value, own[given]) for given, value in constants.items())
-    before, then = own[f"{name}_before"], own[then]
-    place = next(i for i, node in enumerate(rest) if name in node.output)
-    rest[place].output[:] = [before if given == name else given for given in rest[place].output]
-    for node in rest:
-        node.input[:] = [then if given == name else given for given in node.input]
-    del model.graph.node[:]
-    model.graph.node.extend([*rest[: place + 1], *nodes, *rest[place + 1 :]])

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
 from onnx.utils import Extractor
 
@@ -22,6 +23,10 @@ ML_OPSET = 3
 IR_VERSION = 10
 OWN = "own_"
 """What stands before the names of a head that reads some columns of an embedding."""
+OWN_NAMES = ("", "image", "embedding", "logits")
+"""What a graph that something was inserted into calls as the one before did; an input that is left out has no name."""
+BESIDE_FEATURES = "beside_features"
+"""The constant that tells how wide an embedding was before another came to stand beside it."""
 SHORTEST_LENGTH = 1e-12
 """A shorter vector keeps its length when others are brought to unit length."""
 
@@ -144,11 +149,14 @@ def log_probability_graph(n_classes: int) -> onnx.ModelProto:
     )
 
 
-def unit_length_nodes(vectors: str, result: str) -> list[onnx.NodeProto]:
-    """`result` = `vectors` (n, d) at unit length; takes the initializers `last_axis` ([-1]) and `shortest_length`."""
+def unit_length_nodes(vectors: str, result: str, *, constants: str = "") -> list[onnx.NodeProto]:
+    """`result` = `vectors` (n, d) at unit length; takes the initializers `last_axis` ([-1]) and `shortest_length`.
+
+    `constants` stands before the names of both.
+    """
     return [
-        helper.make_node("ReduceL2", [vectors, "last_axis"], [f"{vectors}_length"], keepdims=1),
-        helper.make_node("Max", [f"{vectors}_length", "shortest_length"], [f"{vectors}_safe_length"]),
+        helper.make_node("ReduceL2", [vectors, f"{constants}last_axis"], [f"{vectors}_length"], keepdims=1),
+        helper.make_node("Max", [f"{vectors}_length", f"{constants}shortest_length"], [f"{vectors}_safe_length"]),
         helper.make_node("Div", [vectors, f"{vectors}_safe_length"], [result]),
     ]
 
@@ -212,6 +220,27 @@ def mean_answer_graph(n_classes: int, *, fine: tuple[str, int] | None = None) ->
         inputs.append(float_value(f"own_{name}", ["n", size]))
         outputs.append(float_value(name, ["n", size]))
     return make_model(nodes, inputs, outputs, [])
+
+
+def insert_behind(
+    model: onnx.ModelProto, name: str, nodes: list[onnx.NodeProto], constants: dict[str, NDArray[Any]], *, then: str
+) -> None:
+    """Set `nodes` behind what gives `name`, which they take as `name`_before; what took `name` takes `then`."""
+    rest = list(model.graph.node)
+    # a graph that was adapted before holds tensors of the same names
+    own = {given: f"{given}_{len(rest)}" for node in nodes for given in (*node.input, *node.output)}
+    own |= {kept: kept for kept in OWN_NAMES}
+    for node in nodes:
+        node.input[:] = [own[given] for given in node.input]
+        node.output[:] = [own[given] for given in node.output]
+    model.graph.initializer.extend(numpy_helper.from_array(value, own[given]) for given, value in constants.items())
+    before, then = own[f"{name}_before"], own[then]
+    place = next(i for i, node in enumerate(rest) if name in node.output)
+    rest[place].output[:] = [before if given == name else given for given in rest[place].output]
+    for node in rest:
+        node.input[:] = [then if given == name else given for given in node.input]
+    del model.graph.node[:]
+    model.graph.node.extend([*rest[: place + 1], *nodes, *rest[place + 1 :]])
 
 
 def join(first: onnx.ModelProto, *others: onnx.ModelProto, keep: tuple[str, ...] = ()) -> onnx.ModelProto:

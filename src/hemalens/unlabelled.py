@@ -21,7 +21,7 @@ LARGEST_SCALE = 10.0
 """A feature that hardly varies on the new images is not blown up further: its spread is known too badly."""
 FEWEST_OF_CLASS = 3
 """Of fewer images it is not known what a class looks like: they are not repeated further, and teach nothing."""
-PIECES = ("batch_norm", "class_balance", "standardise", "pseudo_labels", "prior", "size", "class_bias")
+PIECES = ("batch_norm", "class_balance", "standardise", "pseudo_labels", "prior", "size", "class_bias", "neighbours")
 """What may follow the images, in the order in which it is done."""
 UNTAUGHT = -1
 """In place of a class: an image that teaches none."""
@@ -40,8 +40,9 @@ class UnlabelledConfig(StrictConfig):
     calibrated on the new images, and harmful where it is not. `size`: how large a nucleus is beside the laboratory's median
     one counts beside what the cell looks like, where the bundle knows the nuclei of its classes. `class_bias`: a constant
     is added for each class, so that answers become certain and stay diverse. Both take the head's logits at the
-    temperature at which they were trained, where that is softer. `strength` in (0, 1]: the share of the new statistics
-    beside the old, for batch norm and the standardised embedding.
+    temperature at which they were trained, where that is softer. `neighbours`: an answer leans on those of the nearest of
+    the images; `neighbour_weight` is what they add to the logit of a class that all of them are of. `strength` in (0, 1]:
+    the share of the new statistics beside the old, for batch norm and the standardised embedding.
     """
 
     batch_norm: bool = True
@@ -51,6 +52,8 @@ class UnlabelledConfig(StrictConfig):
     prior: bool = False
     size: bool = True
     class_bias: bool = True
+    neighbours: bool = False
+    neighbour_weight: float = Field(default=3.0, gt=0, le=20)
     strength: float = Field(default=0.5, gt=0, le=1)
     batch_size: int = Field(default=32, ge=8, le=1024)
 
@@ -66,6 +69,8 @@ class UnlabelledConfig(StrictConfig):
             raise ValueError("prior and class_bias both move the classes: set one of them to false")
         if "strength" in self.model_fields_set and not (self.batch_norm or self.standardise):
             raise ValueError("strength goes with batch_norm or standardise only")
+        if "neighbour_weight" in self.model_fields_set and not self.neighbours:
+            raise ValueError("neighbour_weight goes with neighbours only")
         return self
 
     @property
@@ -76,7 +81,7 @@ class UnlabelledConfig(StrictConfig):
     @property
     def answers(self) -> bool:
         """Whether any piece looks at the bundle's answers to the images."""
-        return self.pseudo_labels or self.prior or self.size or self.class_bias
+        return self.pseudo_labels or self.prior or self.size or self.class_bias or self.neighbours
 
 
 def balanced_weights(probabilities: Floats) -> NDArray[np.float64]:

@@ -214,6 +214,8 @@ def test_the_manifest_says_how_it_came_to_be(network: Bundle, renormed: Bundle, 
         "class_bias": False,
         "strength": 1.0,
         "batch_size": 8,
+        "neighbours": False,
+        "neighbour_weight": 3.0,
     }
     assert how.base_model_sha256 == hashlib.sha256((network.path / MODEL).read_bytes()).hexdigest()
     assert (how.n_images, how.n_unreadable, how.prior, how.taught) == (len(_images(drawn)), 0, None, None)
@@ -331,10 +333,6 @@ def test_with_labelled_cells_too_the_embedding_follows_first(colours: Bundle, aw
         adapt_unlabelled(both.path, str(away), out=tmp_path / "no", settings=STANDARDISE)
     with pytest.raises(ConfigError, match="a prior has nothing to act on; expected prior=false"):
         adapt_to_both(colours.path, str(away), f"folder:{support}", out=tmp_path / "no", settings=PRIOR)
-    with pytest.raises(ConfigError, match="Adapt each to the unlabelled images first"):
-        adapt_to_both(
-            colours.path, str(away), f"folder:{support}", out=tmp_path / "no", settings=STANDARDISE, beside=[first.path]
-        )
     assert not (tmp_path / "no").exists()
 
 
@@ -396,7 +394,6 @@ IDLE = {
     "": "there is nothing to adapt to; expected --support SPEC, --unlabelled SPEC or both",
     "--unlabelled x --allow-new": "--allow-new goes with --support only",
     "--unlabelled x --few-shot normalise=true": "--few-shot goes with --support only",
-    "--unlabelled x --beside b": "--beside goes with --support only",
     "--support x --set prior=true": "--set goes with --unlabelled or --finetune only",
 }
 

@@ -21,6 +21,7 @@ PIECES = {
     "prior": "class prior",
     "size": "size of the nucleus",
     "class_bias": "class bias",
+    "neighbours": "neighbours",
 }
 
 
@@ -41,7 +42,7 @@ def adapt(
             "--beside",
             metavar="BUNDLE",
             help="A further bundle whose embedding stands beside, or the word imagenet, for the network as it is before "
-            "any training on cells; repeatable.",
+            "any training on cells; with images without labels it finds neighbours; repeatable.",
         ),
     ] = None,
     few_shot: FewShot = None,
@@ -55,8 +56,8 @@ def adapt(
             "--set",
             metavar="KEY=VALUE",
             help="What follows the unlabelled images: batch_norm, size, class_bias (all three by default), class_balance, "
-            "standardise, pseudo_labels, prior; strength, batch_size. With --finetune: steps, folds, batch_size, "
-            "classifier, optimiser.learning_rate; repeatable.",
+            "standardise, pseudo_labels, prior, neighbours; strength, neighbour_weight, batch_size. With --finetune: "
+            "steps, folds, batch_size, classifier, optimiser.learning_rate; repeatable.",
         ),
     ] = None,
     allow_new: Annotated[
@@ -72,7 +73,7 @@ def adapt(
 
     Of labelled cells, ten of each type are a good start; of images without labels, a few hundred.
     """
-    of_support = ("--beside", beside), ("--few-shot", few_shot), ("--allow-new", allow_new), ("--finetune", finetune)
+    of_support = ("--few-shot", few_shot), ("--allow-new", allow_new), ("--finetune", finetune)
     _refuse_idle(support, unlabelled, [option for option, value in of_support if value], settings)
     talk = Talk(quiet, as_json)
     base = chosen_bundle(bundle, talk)
@@ -103,7 +104,7 @@ def _made(
     from hemalens.jobs.adapt_unlabelled import adapt_to_both, adapt_unlabelled
 
     if support is None:
-        return adapt_unlabelled(base, unlabelled, **asked).manifest
+        return adapt_unlabelled(base, unlabelled, beside=few["beside"], **asked).manifest
     return adapt_to_both(base, unlabelled, support, **asked, **few).manifest
 
 
@@ -142,6 +143,9 @@ def _said_of_images(manifest: Manifest) -> list[str]:
         lines.append(f"taught by its own answers: {', '.join(f'{label} ({n})' for label, n in how.taught.items())}")
     if how.typical_nucleus_px is not None:
         lines.append(f"typical nucleus: {how.typical_nucleus_px:.0f} px in diameter")
+    if how.neighbours is not None:
+        found = f", found with {', '.join(how.beside)} beside" if how.beside else ""
+        lines.append(f"neighbours: each answer leans on the {how.neighbours} nearest of the images{found}")
     if how.prior is not None:
         shares = zip(manifest.labels, how.prior, strict=True)
         lines.append(f"estimated shares: {', '.join(f'{label} {share:.2f}' for label, share in shares)}")

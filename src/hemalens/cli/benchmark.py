@@ -104,7 +104,7 @@ Unlabelled = Annotated[
     typer.Option(
         metavar="KEY=VALUE",
         help="unlabelled: images=8,16,32,64,128; pieces=batch_norm,standardise,prior,batch_norm+standardise; strength, "
-        "repeats, test_fraction; repeatable.",
+        "repeats, test_fraction, beside=imagenet; repeatable.",
     ),
 ]
 Fractions = Annotated[

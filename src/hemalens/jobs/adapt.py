@@ -191,6 +191,7 @@ def _manifest(
             "temperature": learned.temperature,
             "data": (*(entry for bundle in bases for entry in bundle.manifest.data), DataEntry.of(support, "support")),
             "embedding_size": sum(one.size for one in embedders.each),
+            "embedding_parts": embedders.parts,
             "frozen_backbone": all(bundle.manifest.frozen_backbone for bundle in bases),
             "adaptation": adaptation,
             # a new classifier knows nothing of the shares that the old one was brought to, nor of what that was taught

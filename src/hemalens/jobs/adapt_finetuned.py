@@ -136,6 +136,10 @@ def _trained_on(
     parity, size = check_parity(content, support.records, reference, fine=fine)
     manifest = _manifest(base, support, way.config, _expected(support, way.config, logits, told), kept)
     manifest = manifest.model_copy(update={"temperature": temperature, "parity": parity, "embedding_size": size})
+    if kept is not None:
+        inner = sum(one.size for one in kept.embedders.each)
+        parts = (size - inner, *(width for one in kept.embedders.each for width in one.widths))
+        manifest = manifest.model_copy(update={"embedding_parts": parts})
     files = {
         MODEL: content,
         SEEN: seen_images(base.seen.union(support.contents, *(other.seen for other in _others(kept)))),

@@ -20,6 +20,7 @@ from hemalens.bundle import (
     SEEN_UNLABELLED,
     STATISTICS,
     Bundle,
+    Manifest,
     Unlabelled,
     array_bytes,
     open_bundle,
@@ -29,11 +30,12 @@ from hemalens.bundle import (
 from hemalens.datasets import READERS, CellDataset, Record, open_dataset
 from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line
 from hemalens.evidence import Evidence
+from hemalens.fewshot import FewShotConfig
 from hemalens.files import claim_folder
 from hemalens.inference import list_images
 from hemalens.jobs.adapt import adapt
 from hemalens.jobs.adapted_graph import Adapted, adapted_to
-from hemalens.jobs.embedders import IMAGENET
+from hemalens.jobs.embedders import Embedders, open_embedders
 from hemalens.jobs.train import Say
 from hemalens.nucleus_sizes import extent_of
 from hemalens.taxonomy import AS_LABELLED
@@ -51,6 +53,7 @@ def adapt_unlabelled(
     spec: str,
     *,
     out: Path,
+    beside: Sequence[str | Path] = (),
     settings: Sequence[str] = (),
     seed: int = 0,
     overwrite: bool = False,
@@ -60,48 +63,80 @@ def adapt_unlabelled(
 
     `spec` is a dataset's name or a folder; of a folder, every image below it counts. `settings` are settings key=value of
     `UnlabelledConfig`; `seed` draws the batches. Copies and unreadable images are left out and counted. The new bundle
-    counts the images as seen without labels; weights for further training are not carried along. Raises `InputError` for
-    fewer than 8 images, or answers that teach fewer than two classes, and `BundleError` for a piece that the bundle lacks
-    what it needs for.
+    counts the images as seen without labels; weights for further training are not carried along. `beside` names further
+    bundles, or the ImageNet network (`IMAGENET`), whose embeddings help to find neighbours, which then are a piece by
+    default. Raises `InputError` for fewer than 8 images, 32 with neighbours, or answers that teach fewer than two classes,
+    and `BundleError` for a piece that the bundle lacks what it needs for.
     """
-    config = UnlabelledConfig.load(None, settings)
+    config = _asked(settings, beside)
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
     refuse_lacking(base, config)
+    embedders = open_embedders(base, beside, FewShotConfig())
     if config.size and (lacking := _without_sizes(base)):
         say(f"{lacking}: what the nuclei's size says is left out")
         config = config.model_copy(update={"size": False})
-    given = _opened(spec)
+    given = _opened(spec, FEW if config.neighbours else FEWEST)
     for note in given.notes(base):
         say(note)
     images = given.dataset.through(base.stages)
-    adapted = adapted_to(base, images, config, seed)
-    taught, evidence = adapted.taught, adapted.evidence
+    adapted = adapted_to(base, images, config, seed, beside=[one.encoder for one in embedders.each[1:]])
     content = adapted.graph.SerializeToString()
     parity, _ = check_parity(
         content, images.records, adapted.reference, fine=adapted.fine_reference if base.manifest.fine else None
     )
-    temperature = base.manifest.temperature if taught is None else taught.temperature
-    manifest = base.manifest.model_copy(
-        update={
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "data": (*base.manifest.data, given.entry()),
-            "unlabelled": _settled(base, given, config, adapted),
-            "temperature": temperature / evidence.softening if evidence else temperature,
-            "embedding_size": base.manifest.embedding_size + bool(evidence and evidence.sizes),
-            "parity": parity,
-            "versions": library_versions(),
-        }
-    )
-    files = {MODEL: content, SEEN_UNLABELLED: seen_images(base.seen_unlabelled.union(images.contents))}
-    # a head that is the same expects the same; one that was taught expects something else
-    kept = (SEEN, STATISTICS) if taught is None else (SEEN,)
-    files |= {name: (base.path / name).read_bytes() for name in kept if name in base.manifest.files}
-    if STATISTICS in files and evidence and evidence.sizes and base.statistics is not None:
-        files[STATISTICS] = array_bytes(np.hstack([base.statistics, evidence.statistics()]))
+    manifest = _manifest(embedders, given, config, adapted).model_copy(update={"parity": parity})
+    files = {MODEL: content, **_files(embedders, images, adapted)}
     return write_bundle(
         out, manifest, files | {name: more for stage in base.stages for name, more in stage.files().items()}
     )
+
+
+def _asked(settings: Sequence[str], beside: Sequence[str | Path]) -> UnlabelledConfig:
+    """The pieces that were asked for; what stands beside is for the neighbours."""
+    said = any(setting.partition("=")[0].strip() == "neighbours" for setting in settings)
+    config = UnlabelledConfig.load(None, [*settings, *(["neighbours=true"] if beside and not said else [])])
+    if beside and not config.neighbours:
+        raise ConfigError("--beside helps to find neighbours, which neighbours=false leaves out")
+    return config
+
+
+def _manifest(embedders: Embedders, given: _Given, config: UnlabelledConfig, adapted: Adapted) -> Manifest:
+    """The base's manifest, changed in what adapting changes."""
+    base, taught, evidence = embedders.bundles[0], adapted.taught, adapted.evidence
+    temperature = base.manifest.temperature if taught is None else taught.temperature
+    first, *others = embedders.each
+    # the size of the nucleus stands behind the base's own embedding
+    own = (*first.widths[:-1], first.widths[-1] + bool(evidence and evidence.sizes))
+    parts = (*own, *(width for one in others for width in one.widths))
+    return base.manifest.model_copy(
+        update={
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "data": (*(entry for bundle in embedders.bundles for entry in bundle.manifest.data), given.entry()),
+            "unlabelled": _settled(embedders, given, config, adapted),
+            "temperature": temperature / evidence.softening if evidence else temperature,
+            "embedding_size": sum(parts),
+            "embedding_parts": parts if len(parts) > 1 else (),
+            "versions": library_versions(),
+        }
+    )
+
+
+def _files(embedders: Embedders, images: CellDataset, adapted: Adapted) -> dict[str, bytes]:
+    """What the new bundle keeps beside its graph."""
+    base, *others = embedders.bundles
+    without = base.seen_unlabelled.union(images.contents, *(other.seen_unlabelled for other in others))
+    files = {
+        SEEN: seen_images(base.seen.union(*(other.seen for other in others))),
+        SEEN_UNLABELLED: seen_images(without),
+    }
+    # a head that is the same expects the same of an embedding that is the same
+    if adapted.taught is None and not embedders.beside and base.statistics is not None:
+        expected, evidence = base.statistics, adapted.evidence
+        if evidence and evidence.sizes:
+            expected = np.hstack([expected, evidence.statistics()])
+        files[STATISTICS] = array_bytes(expected)
+    return files
 
 
 def adapt_to_both(
@@ -110,6 +145,7 @@ def adapt_to_both(
     support_spec: str,
     *,
     out: Path,
+    beside: Sequence[str | Path] = (),
     settings: Sequence[str] = (),
     seed: int = 0,
     overwrite: bool = False,
@@ -118,27 +154,31 @@ def adapt_to_both(
 ) -> Bundle:
     """Adapt to images without labels first, then learn the classifier anew from the labelled cells of `support_spec`.
 
-    `support` are further arguments of `adapt`. Raises `ConfigError` for a prior and for pseudo-labels: a new classifier
-    has no use for them.
+    `beside` stands beside from the first step on. `support` are further arguments of `adapt`. Raises `ConfigError` for a
+    prior and for pseudo-labels: a new classifier has no use for them.
     """
-    config = UnlabelledConfig.load(None, settings)
+    config = _asked(settings, beside)
     if config.pseudo_labels:
         raise ConfigError(
             "the labelled cells give a new classifier: pseudo-labels have nothing to teach", expected="pseudo_labels=false"
         )
     if config.prior:
         raise ConfigError("the labelled cells give a new classifier: a prior has nothing to act on", expected="prior=false")
-    if any(name != IMAGENET for name in support.get("beside", ())):
-        raise ConfigError("further bundles stand beside as they are", remedy="Adapt each to the unlabelled images first.")
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="hemalens.adapt.") as folder:
         between = Path(folder) / "bundle"
-        adapt_unlabelled(bundle_path, unlabelled_spec, out=between, settings=settings, seed=seed, say=say)
+        asked: dict[str, Any] = {"beside": beside, "settings": settings, "seed": seed, "say": say}
+        adapt_unlabelled(bundle_path, unlabelled_spec, out=between, **asked)
         return adapt(between, support_spec, out=out, overwrite=overwrite, say=say, **support)
 
 
 def refuse_lacking(base: Bundle, config: UnlabelledConfig) -> None:
-    """Raise `BundleError` where a piece asks for what the bundle does not have."""
+    """Raise `BundleError` where a piece asks for what the bundle does not have, or images count that others came before."""
+    if base.manifest.unlabelled is not None and base.manifest.unlabelled.neighbours:
+        raise BundleError(
+            f"the bundle {one_line(base.path)} leans on the images that it was adapted to",
+            remedy="Adapt the bundle from before to all images.",
+        )
     if config.batch_norm and not (has_batch_norm(base.graph) and pixels_of(base.graph)):
         raise BundleError(
             f"the bundle {one_line(base.path)} has no batch norm of its own",
@@ -160,9 +200,9 @@ def refuse_lacking(base: Bundle, config: UnlabelledConfig) -> None:
         )
 
 
-def _settled(base: Bundle, given: _Given, config: UnlabelledConfig, adapted: Adapted) -> Unlabelled:
+def _settled(embedders: Embedders, given: _Given, config: UnlabelledConfig, adapted: Adapted) -> Unlabelled:
     """What the manifest says of how the bundle was adapted."""
-    taught = adapted.taught
+    base, taught = embedders.bundles[0], adapted.taught
     return Unlabelled(
         settings=config.model_dump(mode="json"),
         base_model_sha256=base.manifest.files[MODEL].sha256,
@@ -171,6 +211,8 @@ def _settled(base: Bundle, given: _Given, config: UnlabelledConfig, adapted: Ada
         fingerprint=given.dataset.fingerprint,
         prior=None if adapted.prior is None else tuple(adapted.prior.tolist()),
         taught=None if taught is None else dict(zip(base.manifest.labels, taught.counts, strict=True)),
+        neighbours=adapted.neighbours.n_nearest if adapted.neighbours else None,
+        beside=embedders.beside,
         **_told_of(adapted.evidence, base.manifest.unlabelled),
     )
 
@@ -225,8 +267,8 @@ class _Given:
         return entry.model_copy(update={"class_counts": {"unlabelled": len(self.dataset)}})
 
 
-def _opened(spec: str) -> _Given:
-    """The images of a dataset or folder; raises `InputError` where fewer than `FEWEST` can be read."""
+def _opened(spec: str, fewest: int) -> _Given:
+    """The images of a dataset or folder; raises `InputError` where fewer than `fewest` can be read."""
     reader, _, place = spec.partition(":")
     if reader == "folder" or (reader not in READERS and Path(spec).is_dir()):
         folder = Path(place if reader == "folder" else spec).expanduser()
@@ -242,10 +284,10 @@ def _opened(spec: str) -> _Given:
     once = {content: i for i, content in reversed(list(enumerate(listed.contents)))}
     distinct = [listed.records[i] for i in sorted(once.values())]
     readable = [record for record in distinct if _can_be_read(record)]
-    if len(readable) < FEWEST:
+    if len(readable) < fewest:
         raise InputError(
             f"{one_line(listed.name)} has too few images to adapt to",
-            expected=f"at least {FEWEST} different, readable ones",
+            expected=f"at least {fewest} different, readable ones",
             got=str(len(readable)),
         )
     dataset = replace(listed, records=tuple(readable))

@@ -19,7 +19,9 @@ from hemalens.errors import ImageError, InputError
 from hemalens.evaluation.metrics import log_softmax
 from hemalens.evidence import Evidence, class_bias
 from hemalens.features import extract
-from hemalens.fewshot import FewShotConfig, PrototypeClassifier, few_shot_graph
+from hemalens.fewshot import FewShotConfig, PrototypeClassifier, few_shot_graph, unit_length
+from hemalens.files import default_cache_dir
+from hemalens.neighbours import MOST_IMAGES, Neighbours, with_beside
 from hemalens.nucleus_sizes import extent_of, log_diameters, widening_of
 from hemalens.progress import track
 from hemalens.runtime import GraphRunner, run_rows
@@ -69,7 +71,8 @@ class Adapted:
     """The new graph, and its probabilities (n, k) computed in another way.
 
     `encoder` gives the network's embedding, which neither size nor standardising has touched. Behind it: what was taught,
-    the estimated prior (k,), and what is added to the logits.
+    the estimated prior (k,), and what is added to the logits. `beside` are encoders image -> embedding whose embeddings
+    stand behind it.
     """
 
     graph: onnx.ModelProto
@@ -80,10 +83,13 @@ class Adapted:
     prior: NDArray[np.float64] | None
     log_ratio: NDArray[np.float64]
     evidence: Evidence | None
+    neighbours: Neighbours | None = None
+    beside: tuple[onnx.ModelProto, ...] = ()
 
     def reference(self, records: list[Record]) -> NDArray[np.float64]:
         """The base bundle's head on embeddings computed in another way, and behind it all that follows."""
-        return self.probabilities(self._embeddings(records), self.log_diameters(records))
+        others = embeddings_beside(self.beside, records)
+        return self.probabilities(self._embeddings(records), self.log_diameters(records), others)
 
     def log_diameters(self, records: Sequence[Record]) -> NDArray[np.float64] | None:
         """The log diameters of the nuclei (n,), where they count; otherwise None."""
@@ -96,14 +102,22 @@ class Adapted:
         head = graphs.cut(self.base, ["embedding"], [FINE]).SerializeToString()
         return run_rows(head, {"embedding": self._standardised(self._embeddings(records))}, [FINE])[FINE]
 
-    def probabilities(self, embeddings: NDArray[np.float32], diameters: NDArray[np.float64] | None) -> NDArray[np.float64]:
-        """Probabilities (n, k) of embeddings (n, d) that the encoder gave, and `log_diameters` (n,) of the same images."""
+    def probabilities(
+        self, embeddings: NDArray[np.float32], diameters: NDArray[np.float64] | None, others: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """Probabilities (n, k) of embeddings (n, d) that the encoder gave, and `log_diameters` (n,) of the same images.
+
+        `others` (n, d') is what `embeddings_beside` gives of them.
+        """
         points = self._standardised(embeddings)
         logits = _logits(self.base, points)
         if self.taught is not None:
             logits = self.taught.logits(points, logits)
         logits = logits + self.log_ratio
-        return np.exp(log_softmax(logits if self.evidence is None else self.evidence.logits(logits, diameters)))
+        logits = logits if self.evidence is None else self.evidence.logits(logits, diameters)
+        if self.neighbours is not None:
+            logits = self.neighbours.logits(np.hstack([points, others]), logits)
+        return np.exp(log_softmax(logits))
 
     def _standardised(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embeddings (n, d) of the encoder, brought by the formula to what the head expects."""
@@ -126,12 +140,27 @@ def _logits(graph: onnx.ModelProto, embeddings: NDArray[np.float32]) -> NDArray[
     return run_rows(head, {"embedding": embeddings}, ["logits"])["logits"].astype(np.float64)
 
 
+def embeddings_beside(
+    encoders: Sequence[onnx.ModelProto], records: Sequence[Record], cache: FeatureCache | None = None
+) -> NDArray[np.float32]:
+    """Embeddings (n, sum of d_i) of images by further encoders, each at unit length."""
+    found = [unit_length(extract(records, encoder, cache=cache).complete()) for encoder in encoders]
+    return np.concatenate([np.zeros((len(records), 0)), *found], axis=1).astype(np.float32)
+
+
 def adapted_to(
-    base: Bundle, images: CellDataset, config: UnlabelledConfig, seed: int, *, cache: FeatureCache | None = None
+    base: Bundle,
+    images: CellDataset,
+    config: UnlabelledConfig,
+    seed: int,
+    *,
+    cache: FeatureCache | None = None,
+    beside: Sequence[onnx.ModelProto] = (),
 ) -> Adapted:
     """The pieces one after the other, each on what the one before made; `cache` may know the encoder's embeddings.
 
-    Raises `InputError` where pseudo-labels are asked for and fewer than two classes have enough of them.
+    `beside` are encoders image -> embedding that help to find neighbours. Raises `InputError` where pseudo-labels are asked
+    for and fewer than two classes have enough of them.
     """
     graph = _with_batch_norm(base, images, config, seed) if config.batch_norm else base.graph
     encoder = graphs.cut(graph, ["image"], ["embedding"])
@@ -162,11 +191,36 @@ def adapted_to(
         prior /= prior.sum()
         log_ratio = np.log(prior / old)
         graph = with_prior(graph, log_ratio)
-    evidence = None
+    evidence, logits = None, logits + log_ratio
     if config.size or config.class_bias:
-        evidence = _evidence(base, images, logits + log_ratio, config)
+        evidence = _evidence(base, images, logits, config)
         graph = evidence.into(graph)
-    return Adapted(graph, base.graph, encoder, affine, taught, prior, log_ratio, evidence)
+    found = Adapted(graph, base.graph, encoder, affine, taught, prior, log_ratio, evidence)
+    if not config.neighbours:
+        return found
+    before = logits if evidence is None else evidence.logits(logits, found.log_diameters(images.records))
+    # the graph holds the images that count: not more of them than it should
+    rows = np.sort(seeded(seed, "neighbours").permutation(len(images))[:MOST_IMAGES])
+    records = [images.records[row] for row in rows]
+    return _leaning(found, (embeddings[rows], before[rows]), records, config.neighbour_weight, beside)
+
+
+def _leaning(
+    adapted: Adapted,
+    known: tuple[NDArray[np.float32], NDArray[np.float64]],
+    records: list[Record],
+    weight: float,
+    beside: Sequence[onnx.ModelProto],
+) -> Adapted:
+    """What was adapted, its answers leaning on those of these images, `known` by embeddings (m, d) and logits (m, k)."""
+    embeddings, logits = known
+    others = embeddings_beside(beside, records, FeatureCache(default_cache_dir()))
+    widths = [embeddings.shape[1], *(graphs.kind_of(one, "embedding")[1][0] for one in beside)]
+    neighbours = Neighbours.among(np.hstack([embeddings, others]), logits, widths, weight)
+    graph = adapted.graph
+    for one in beside:
+        graph = with_beside(graph, one)
+    return replace(adapted, graph=neighbours.into(graph), neighbours=neighbours, beside=tuple(beside))
 
 
 def _evidence(base: Bundle, images: CellDataset, logits: NDArray[np.float64], config: UnlabelledConfig) -> Evidence:

@@ -119,7 +119,8 @@ class LabellingPart(StrictConfig):
 class UnlabelledPart(StrictConfig):
     """What the protocol unlabelled is asked: numbers of images without labels, and the pieces that follow them.
 
-    Pieces in use together are joined by a plus: `batch_norm+standardise`.
+    Pieces in use together are joined by a plus: `batch_norm+standardise`. `beside`: bundles, or the word imagenet, that
+    help to find neighbours.
     """
 
     images: Counts = NUMBERS
@@ -127,10 +128,13 @@ class UnlabelledPart(StrictConfig):
     strength: float = Field(default=0.5, gt=0, le=1)
     repeats: int = Field(default=10, ge=2)
     test_fraction: float = Field(default=0.4, gt=0, lt=1)
+    beside: Words = ()
 
     def plan(self, seed: int) -> UnlabelledPlan:
         """The plan whose drawings follow `seed`; raises `ConfigError` or `SplitError` for what cannot be."""
-        return UnlabelledPlan(self.images, self.pieces, self.strength, self.repeats, self.test_fraction, seed)
+        return UnlabelledPlan(
+            self.images, self.pieces, self.strength, self.repeats, self.test_fraction, seed=seed, beside=self.beside
+        )
 
 
 class FractionPart(StrictConfig):

@@ -35,6 +35,11 @@ class Embedder:
     sha256: str
     bundle: Bundle | None = None
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of the embeddings that stand side by side in it already, or its own."""
+        return (self.bundle.manifest.embedding_parts if self.bundle else ()) or (self.size,)
+
     @classmethod
     def of(cls, bundle: Bundle) -> Embedder:
         """The encoder of an opened bundle."""
@@ -62,7 +67,8 @@ class Embedders:
     @property
     def parts(self) -> tuple[int, ...]:
         """The widths of the embeddings that stand side by side; none of one that stands alone."""
-        return tuple(one.size for one in self.each) if len(self.each) > 1 else ()
+        widths = tuple(width for one in self.each for width in one.widths)
+        return widths if len(widths) > 1 else ()
 
     @property
     def digests(self) -> tuple[str, ...]:

@@ -69,9 +69,11 @@ def quantize(
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
     _refuse_small(base)
-    if precision == "int8" and base.manifest.unlabelled is not None and base.manifest.unlabelled.typical_nucleus_px:
+    how = base.manifest.unlabelled
+    if precision == "int8" and how is not None and (how.typical_nucleus_px or how.neighbours):
+        what = "counts the size of nuclei" if how.typical_nucleus_px else "leans on the images that it was adapted to"
         raise BundleError(
-            f"the bundle {one_line(bundle_path)} counts the size of nuclei, which int8 cannot take along",
+            f"the bundle {one_line(bundle_path)} {what}, which int8 cannot take along",
             remedy="Make the bundle from before smaller, then adapt that; or say --precision fp16.",
         )
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from hemalens.base_head import BaseHead
@@ -15,14 +16,16 @@ from hemalens.cache import FeatureCache
 from hemalens.datasets import CellDataset
 from hemalens.episodes import Episode
 from hemalens.errors import ConfigError, SplitError
+from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.k_shot import Embedded, embed, scores
 from hemalens.evaluation.labelling import curve, split_target
 from hemalens.evaluation.results import KShot
 from hemalens.features import extract
+from hemalens.fewshot import FewShotConfig
 from hemalens.files import default_cache_dir
-from hemalens.graphs import cut
 from hemalens.jobs.adapt_unlabelled import FEWEST, refuse_lacking
-from hemalens.jobs.adapted_graph import adapted_to
+from hemalens.jobs.adapted_graph import Adapted, adapted_to, embeddings_beside
+from hemalens.jobs.embedders import digests_of, open_embedders
 from hemalens.jobs.k_shot import NewLaboratory
 from hemalens.progress import track
 from hemalens.sampling import seeded
@@ -39,7 +42,7 @@ class UnlabelledPlan:
     """How many images without labels, which pieces follow them, and how often it is repeated.
 
     In each repeat a part of the target, `test_fraction`, is only tested, and the images without labels are drawn from the
-    rest: the test is inductive.
+    rest: the test is inductive. `beside` names what helps to find neighbours, as in `adapt_unlabelled`.
     """
 
     numbers: tuple[int, ...] = NUMBERS
@@ -47,6 +50,7 @@ class UnlabelledPlan:
     strength: float = 0.5
     n_repeats: int = 10
     test_fraction: float = 0.4
+    beside: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -80,8 +84,9 @@ class UnlabelledCurves:
     def described(self) -> str:
         """The protocol in words."""
         plan = self.plan
+        beside = f", beside {', '.join(plan.beside)}" if plan.beside else ""
         return (
-            f"{', '.join(map(str, plan.numbers))} images without labels, {', '.join(plan.pieces)}, strength "
+            f"{', '.join(map(str, plan.numbers))} images without labels, {', '.join(plan.pieces)}{beside}, strength "
             f"{plan.strength:g}, {plan.n_repeats} repeats, tested on other images (inductive)"
         )
 
@@ -97,14 +102,18 @@ class UnlabelledCurves:
 
     def request(self) -> dict[str, Any]:
         """All that the scores depend on."""
-        return {"plan": asdict(self.plan)}
+        return {"plan": asdict(self.plan), "beside": digests_of(self.plan.beside)}
 
     def run(self, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
         """A curve for each piece; numbers that the target does not have are left out."""
         plan = self.plan
         for words in plan.pieces:
             refuse_lacking(bundle, plan.config(words))
-        target = embed(cut(bundle.graph, ["image"], ["embedding"]), laboratory.target)
+        embedders = open_embedders(bundle, plan.beside, FewShotConfig())
+        for other in embedders.bundles[1:]:
+            refuse_leaks(other.seen, laboratory.target)
+        beside = [one.encoder for one in embedders.each[1:]]
+        target = embed(embedders.each[0].encoder, laboratory.target)
         held = self._held(target.dataset)
         numbers = [n for n in sorted(plan.numbers) if n <= min(int((~test).sum()) for test in held)]
         episodes = [Episode(np.zeros(0, np.int64), test) for test in held]
@@ -119,7 +128,9 @@ class UnlabelledCurves:
                 for n in numbers:
                     rows = []
                     for repeat, test in enumerate(held):
-                        rows.append(self._adapted(bundle, target, words, self._drawn(test, n, repeat), test))
+                        drawn = self._drawn(test, n, repeat)
+                        adapted = self._adapted(bundle, target.dataset.subset(drawn), words, beside)
+                        rows.append(self._answers(bundle, target, adapted, test))
                         progress(1)
                     shots.append(scores(n, target.dataset, episodes, np.stack(rows), seed=plan.seed))
                 about = f"{plan.test_fraction:.0%} of {target.dataset.name} are tested, images are drawn from the rest"
@@ -147,20 +158,24 @@ class UnlabelledCurves:
         return order[:n].astype(np.int64)
 
     def _adapted(
-        self, bundle: Bundle, target: Embedded, words: str, drawn: NDArray[np.int64], test: NDArray[np.bool_]
-    ) -> Answers:
-        """Answers (n,) after the images at `drawn`; those of images that are not tested mean nothing."""
-        config, dataset = self.plan.config(words), target.dataset
-        # the encoder changes with batch norm only
+        self, bundle: Bundle, images: CellDataset, words: str, beside: Sequence[onnx.ModelProto]
+    ) -> tuple[Adapted, bool]:
+        """The bundle after these images, and whether its encoder is another one: it changes with batch norm only."""
+        config = self.plan.config(words)
         cache = None if config.batch_norm else FeatureCache(default_cache_dir())
-        adapted = adapted_to(bundle, dataset.subset(drawn), config, self.plan.seed, cache=cache)
+        return adapted_to(bundle, images, config, self.plan.seed, cache=cache, beside=beside), config.batch_norm
+
+    def _answers(self, bundle: Bundle, target: Embedded, adapted: tuple[Adapted, bool], test: NDArray[np.bool_]) -> Answers:
+        """Answers (n,) of what was adapted; those of images that are not tested mean nothing."""
+        (found, anew), dataset = adapted, target.dataset
         answers, at = np.zeros(len(dataset), np.int64), np.flatnonzero(test)
-        if config.batch_norm:
-            seen = extract([dataset.records[i] for i in at], adapted.encoder, cache=None).complete()
-        else:
-            seen = target.embeddings[at].astype(np.float32)
-        found = adapted.probabilities(seen, adapted.log_diameters([dataset.records[i] for i in at]))
-        answers[at] = places_of(bundle, dataset)[found.argmax(axis=1)]
+        records = [dataset.records[i] for i in at]
+        seen = target.embeddings[at].astype(np.float32)
+        if anew:
+            seen = extract(records, found.encoder, cache=None).complete()
+        others = embeddings_beside(found.beside, records, FeatureCache(default_cache_dir()))
+        probabilities = found.probabilities(seen, found.log_diameters(records), others)
+        answers[at] = places_of(bundle, dataset)[probabilities.argmax(axis=1)]
         return answers
 
 
