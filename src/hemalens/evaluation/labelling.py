@@ -170,7 +170,7 @@ def _answers(
             # cells of one type only tell nothing of the others: the model stays as it is
             if len(np.unique(truth)) > 1:
                 fitted = plan.classifier.make(random_state=plan.seed)
-                fitted.fit(target.embeddings[bought], truth, base=base[bought], unit=unit[bought])
+                fitted.fit(target.embeddings[bought], truth, base=base[bought], unit=unit[bought], parts=target.parts)
                 logits = np.asarray(fitted.decision_function(target.embeddings, base), np.float64)
             found[budget][repeat] = logits.argmax(axis=1)
         done()

@@ -252,7 +252,8 @@ def _taught(base: Bundle, images: CellDataset, embeddings: NDArray[np.float32], 
             remedy="Give more images, or say --set pseudo_labels=false.",
         )
     points, unit = embeddings.astype(np.float64), units(images)
-    classifier = TEACHING.make().fit(points[chosen], found[chosen], base=logits[chosen], unit=unit[chosen])
+    parts = base.manifest.embedding_parts
+    classifier = TEACHING.make().fit(points[chosen], found[chosen], base=logits[chosen], unit=unit[chosen], parts=parts)
     certainty = float(np.exp(log_softmax(logits)).max(axis=1).mean())
     temperature = temperature_of_certainty(classifier.decision_function(points, logits), certainty)
     return Taught(classifier, temperature, tuple(counts.tolist()))

@@ -41,5 +41,7 @@ class LabellingCurves:
     def run(self, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
         """A curve for each strategy."""
         encoder = cut(bundle.graph, ["image"], ["embedding"])
-        seen = embed_laboratory(laboratory, encoder, seed=seed, head=BaseHead.of(bundle))
+        seen = embed_laboratory(
+            laboratory, encoder, seed=seed, head=BaseHead.of(bundle), parts=bundle.manifest.embedding_parts
+        )
         return labelling(seen.target, self.plan, method=bundle.manifest.method, source=source, supervised=seen.supervised)
