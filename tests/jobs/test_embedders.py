@@ -48,7 +48,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def away(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return colour_cells(tmp_path_factory.mktemp("laboratory") / "away", AWAY, 8, seed=1, noise=30)
+    return colour_cells(tmp_path_factory.mktemp("laboratory") / "away", AWAY, 12, seed=1, noise=30)
 
 
 @pytest.fixture
