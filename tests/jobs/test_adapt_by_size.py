@@ -377,10 +377,11 @@ def test_the_command_says_what_it_did(base: Bundle, away: str, tmp_path: Path, h
     call = ("adapt", base.path, "--unlabelled", away)
     ended = hemalens(*call, "--out", tmp_path / "out")
     assert ended.code == 0, ended.error
-    first, second, third = ended.out.splitlines()
+    first, second, hint, third = ended.out.splitlines()
     assert first.startswith(f"adapted to {N} images without labels: batch norm, size of the nucleus, class bias; ")
     typical = math.exp(np.median(np.log(_diameters(base, open_dataset(away)))))
     assert second == f"typical nucleus: {typical:.0f} px in diameter"
+    assert hint.startswith("with --beside imagenet answers lean on")
     assert third == f"bundle: {tmp_path / 'out'}"
     printed = json.loads(hemalens(*call, "--out", tmp_path / "json", "--json", "--quiet").out)
     assert printed["unlabelled"]["typical_nucleus_px"] == pytest.approx(typical)

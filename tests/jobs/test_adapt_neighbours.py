@@ -145,3 +145,6 @@ def test_the_command(base: Bundle, away: Path, tmp_path: Path, hemalens: Command
     )
     assert ended.code == 0, ended.err
     assert "neighbours: each answer leans on the 5 nearest of the images, found with" in ended.out
+    assert "with --beside imagenet" not in ended.out
+    ended = hemalens("adapt", base.path, "--unlabelled", away, *settings[:2], "--out", tmp_path / "plain")
+    assert "with --beside imagenet answers lean on those of the nearest images too" in ended.out

@@ -146,6 +146,8 @@ def _said_of_images(manifest: Manifest) -> list[str]:
     if how.neighbours is not None:
         found = f", found with {', '.join(how.beside)} beside" if how.beside else ""
         lines.append(f"neighbours: each answer leans on the {how.neighbours} nearest of the images{found}")
+    elif how.settings.get("class_bias"):
+        lines.append("with --beside imagenet answers lean on those of the nearest images too: slower, mostly better")
     if how.prior is not None:
         shares = zip(manifest.labels, how.prior, strict=True)
         lines.append(f"estimated shares: {', '.join(f'{label} {share:.2f}' for label, share in shares)}")
