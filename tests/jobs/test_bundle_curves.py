@@ -16,6 +16,8 @@ from hemalens.errors import InputError, OutputError, SplitError
 from hemalens.evaluation.k_shot import KShotPlan
 from hemalens.evaluation.labelling import LabellingPlan
 from hemalens.evaluation.report import read_report
+from hemalens.fewshot import FewShotConfig
+from hemalens.jobs.adapt_unlabelled import adapt_unlabelled
 from hemalens.jobs.bundle_curves import bundle_curves
 from hemalens.jobs.k_shot import KShotCurves, LaboratoryCurves
 from hemalens.jobs.labelling_curve import LabellingCurves
@@ -72,6 +74,25 @@ def test_every_protocol_is_drawn_for_every_laboratory(bundle: Bundle, labs: tupl
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "near" in text
     assert "prior" in text
+
+
+def test_a_test_on_images_that_were_looked_at_is_called_transductive(
+    bundle: Bundle, labs: tuple[str, str], tmp_path: Path
+) -> None:
+    """By the bundle, or by one that stands beside it."""
+    settings = ["batch_norm=false", "size=false"]
+    followed = adapt_unlabelled(bundle.path, labs[0], out=tmp_path / "made", settings=settings)
+    plan = KShotPlan(shots=(2,), n_repeats=2, replacement=False, classifier=FewShotConfig(rule="base"))
+    asked = {
+        "alone": (bundle.path, KShotCurves(plan)),
+        "followed": (followed.path, KShotCurves(plan)),
+        "beside": (bundle.path, KShotCurves(plan, (str(followed.path),))),
+    }
+    for name, (path, curves) in asked.items():
+        found = bundle_curves(path, labs, {"k-shot": curves}, out=tmp_path / name).k_shot
+        assert [result.transductive for result in found] == [name != "alone", False]
+    text = (tmp_path / "followed" / "report.md").read_text()
+    assert "transductive" in text.lower()
 
 
 def test_nothing_is_drawn_of_images_that_the_bundle_was_trained_on(

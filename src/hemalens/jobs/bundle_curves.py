@@ -11,7 +11,7 @@ from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from hemalens.evaluation.results import MethodCard, Report
 from hemalens.files import atomic_dir, claim_folder
-from hemalens.jobs.k_shot import LaboratoryCurves, open_laboratories
+from hemalens.jobs.k_shot import LaboratoryCurves, draw, open_laboratories
 from hemalens.jobs.reporting import make_report
 from hemalens.jobs.train import Say
 
@@ -51,7 +51,7 @@ def bundle_curves(
     for protocol, drawn in curves.items():
         for laboratory in laboratories:
             say(f"{protocol}: {laboratory.target.name}")
-            results += drawn.run(bundle, laboratory, source=source, seed=seed)
+            results += draw(drawn, bundle, laboratory, source=source, seed=seed)
     learned = tuple(f"{entry.name} ({entry.role}), {sum(entry.class_counts.values()):,} images" for entry in manifest.data)
     report = make_report(
         f"{manifest.method} from {source}: {', '.join(curves)}",

@@ -109,6 +109,11 @@ def open_embedders(base: Bundle, beside: Sequence[str | Path], config: FewShotCo
     return Embedders(each, encoder, head)
 
 
+def bundles_of(beside: Sequence[str | Path]) -> list[Bundle]:
+    """The bundles among those named by `beside`."""
+    return [one.bundle for one in map(_opened, beside) if one.bundle]
+
+
 def digests_of(beside: Sequence[str | Path]) -> list[str]:
     """What each of `beside` is made of."""
     return [_opened(name).sha256 for name in beside]

@@ -15,7 +15,6 @@ from hemalens.bundle import Bundle
 from hemalens.datasets import CellDataset
 from hemalens.episodes import Episode, draw_episodes
 from hemalens.errors import SplitError, require_extra
-from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.k_shot import embed, scores
 from hemalens.evaluation.labelling import curve
 from hemalens.evaluation.results import KShot
@@ -69,6 +68,11 @@ class FinetuningCurves:
         settings += f", beside {', '.join(plan.beside)}" if plan.beside else ""
         return f"{', '.join(map(str, plan.shots))} labelled images a class, {plan.n_repeats} repeats, all weights{settings}"
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What stands beside the bundle."""
+        return self.plan.beside
+
     def check(self, laboratories: Sequence[NewLaboratory]) -> None:
         """Raise an error before anything is trained, for settings or numbers of images that cannot be."""
         self._config()
@@ -93,7 +97,6 @@ class FinetuningCurves:
             way = TrainedOn(bundle, config, Path(scratch))
             way.check(known)
             kept = KeptClassifier.on(bundle, plan.beside, known) if config.classifier else None
-            refuse_leaks(frozenset().union(*(b.seen for b in kept.embedders.bundles)) if kept else set(), known)
             for k in plan.shots:
                 episodes = plan.episodes(target.dataset, k)
                 answers: NDArray[np.int64] = np.zeros((len(episodes), len(known)), np.int64)

@@ -17,7 +17,7 @@ from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.k_shot import Embedded, KShotPlan, check_k_shot, embed, k_shot, supervised_reference
 from hemalens.evaluation.results import DataCard, KShot, Supervised
 from hemalens.fewshot import unit_length
-from hemalens.jobs.embedders import digests_of, open_embedders
+from hemalens.jobs.embedders import bundles_of, digests_of, open_embedders
 from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.stages import Stage
 
@@ -154,6 +154,10 @@ class LaboratoryCurves(Protocol):
     def described(self) -> str:
         """The protocol in words."""
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What stands beside the bundle, as in `adapt`."""
+
     def check(self, laboratories: Sequence[NewLaboratory]) -> None:
         """Raise `SplitError` before anything is trained."""
 
@@ -162,6 +166,19 @@ class LaboratoryCurves(Protocol):
 
     def run(self, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
         """The scores of a bundle that learned from `source`."""
+
+
+def draw(curves: LaboratoryCurves, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
+    """The scores of a bundle, called transductive where it, or what stands beside it, has looked at the tested images.
+
+    Raises `SplitError` for images that what stands beside was trained on.
+    """
+    others, contents = bundles_of(curves.beside), laboratory.target.contents
+    for other in others:
+        refuse_leaks(other.seen, laboratory.target)
+    looked = any(not one.seen_unlabelled.isdisjoint(contents) for one in (bundle, *others))
+    found = curves.run(bundle, laboratory, source=source, seed=seed)
+    return [result.model_copy(update={"transductive": result.transductive or looked}) for result in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +209,6 @@ class KShotCurves:
     def run(self, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
         """The embedder on the laboratory."""
         embedders = open_embedders(bundle, self.beside, self.plan.classifier)
-        for other in embedders.bundles[1:]:
-            refuse_leaks(other.seen, laboratory.target)
         seen = embed_laboratory(laboratory, embedders.encoder, seed=seed, head=embedders.head, parts=embedders.parts)
         return [seen.score(self.plan, method=" + ".join(one.name for one in embedders.each), source=source)]
 

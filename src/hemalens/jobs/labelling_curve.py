@@ -29,6 +29,11 @@ class LabellingCurves:
             f"{plan.n_repeats} repeats, {plan.classifier}"
         )
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What stands beside the bundle."""
+        return ()
+
     def check(self, laboratories: Sequence[NewLaboratory]) -> None:
         """Raise `SplitError` before anything is trained."""
         for laboratory in laboratories:

@@ -22,7 +22,7 @@ from hemalens.evaluation.results import DataCard, Evaluation, FractionCurve, KSh
 from hemalens.jobs.benchmark_config import BenchmarkConfig, ProtocolName
 from hemalens.jobs.finetuning_curve import FinetuningCurves
 from hemalens.jobs.fractions import fixed_parts, tidy
-from hemalens.jobs.k_shot import KShotCurves, LaboratoryCurves, NewLaboratory, open_laboratories, refuse_source
+from hemalens.jobs.k_shot import KShotCurves, LaboratoryCurves, NewLaboratory, draw, open_laboratories, refuse_source
 from hemalens.jobs.labelling_curve import LabellingCurves
 from hemalens.jobs.prepare import Prepared, prepare
 from hemalens.jobs.unlabelled_curve import UnlabelledCurves
@@ -200,7 +200,7 @@ class _OnLaboratories:
     def run(self, i: int, fit: FitFold, run_dir: Path, seed: int) -> Tested:
         """The bundle on laboratory `i`."""
         bundle = fit_whole(fit, self.source.dataset, seed=seed, run_dir=run_dir / "whole")
-        found = self.curves.run(bundle, self.laboratories[i], source=self.source.dataset.name, seed=seed)
+        found = draw(self.curves, bundle, self.laboratories[i], source=self.source.dataset.name, seed=seed)
         return Tested(Outcome(k_shot=tuple(found), model=_inside(bundle.path, run_dir)))
 
 

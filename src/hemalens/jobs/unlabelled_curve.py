@@ -16,7 +16,6 @@ from hemalens.cache import FeatureCache
 from hemalens.datasets import CellDataset
 from hemalens.episodes import Episode
 from hemalens.errors import ConfigError, SplitError
-from hemalens.evaluation.evaluate import refuse_leaks
 from hemalens.evaluation.k_shot import Embedded, embed, scores
 from hemalens.evaluation.labelling import curve, split_target
 from hemalens.evaluation.results import KShot
@@ -90,6 +89,11 @@ class UnlabelledCurves:
             f"{plan.strength:g}, {plan.n_repeats} repeats, tested on other images (inductive)"
         )
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What stands beside the bundle."""
+        return self.plan.beside
+
     def check(self, laboratories: Sequence[NewLaboratory]) -> None:
         """Raise `SplitError` before anything is trained."""
         for laboratory in laboratories:
@@ -110,8 +114,6 @@ class UnlabelledCurves:
         for words in plan.pieces:
             refuse_lacking(bundle, plan.config(words))
         embedders = open_embedders(bundle, plan.beside, FewShotConfig())
-        for other in embedders.bundles[1:]:
-            refuse_leaks(other.seen, laboratory.target)
         beside = [one.encoder for one in embedders.each[1:]]
         target = embed(embedders.each[0].encoder, laboratory.target)
         held = self._held(target.dataset)
