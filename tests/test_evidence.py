@@ -16,7 +16,7 @@ from scipy import integrate
 
 from hemalens import graphs
 from hemalens.bundle import FINE
-from hemalens.evidence import Evidence, class_bias, without_evidence
+from hemalens.evidence import Evidence, class_bias, without_additions
 from hemalens.nucleus_sizes import NucleusSize
 from hemalens.runtime import run_rows, session_of
 from hemalens.unlabelled import with_standardisation
@@ -275,11 +275,11 @@ def test_it_can_be_taken_out_again(evidence: Evidence, more: Evidence | None) ->
     made = evidence.into(GRAPH)
     made = more.into(made) if more is not None else made
     seen, logits, _, finer = _run(GRAPH, _images(33))
-    alone = without_evidence(made)
+    alone = without_additions(made)
     onnx.checker.check_model(alone, full_check=True)
     found = _run(alone, _images(33))
     np.testing.assert_array_equal(found[0], seen)
     np.testing.assert_allclose(found[1], logits * evidence.softening, rtol=1e-6)
     np.testing.assert_allclose(found[2], _softmax(logits * evidence.softening), atol=1e-6)
     np.testing.assert_array_equal(found[3], finer)
-    assert without_evidence(GRAPH) is GRAPH
+    assert without_additions(GRAPH) is GRAPH

@@ -211,14 +211,13 @@ def test_encoders_side_by_side_give_their_embeddings_at_unit_length_one_behind_t
     np.testing.assert_allclose(found[:, 8:], expected[0], atol=1e-6)
 
 
-def test_the_first_of_several_may_keep_its_length_and_be_taken_out_again() -> None:
+def test_encoders_side_by_side_as_they_are_can_be_taken_out_again() -> None:
     encoders = [_encoder("ReduceMean", 3), _encoder("ReduceMax", 2)]
-    both = graphs.side_by_side(encoders, as_is=1)
+    both = graphs.side_by_side(encoders, as_they_are=True)
     images = np.random.default_rng(1).integers(0, 256, (4, 9, 7, 3), dtype=np.uint8)
     first, second = (_run(encoder, image=images)["embedding"] for encoder in encoders)
     found = _run(both, image=images)["embedding"]
-    np.testing.assert_allclose(found[:, :3], first, rtol=1e-6)
-    np.testing.assert_allclose(found[:, 3:], second / np.linalg.norm(second, axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(found, np.hstack([first, second]), rtol=1e-6)
     np.testing.assert_array_equal(_run(graphs.columns_graph(0, 3, 5), embedding=found)["own_embedding"], found[:, :3])
 
 

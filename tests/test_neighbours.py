@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hemalens import graphs
 from hemalens.bundle import FINE
-from hemalens.evidence import Evidence, without_evidence
-from hemalens.neighbours import FEWEST_NEAREST, MOST_NEAREST, Neighbours, n_nearest_of, with_beside
+from hemalens.evidence import Evidence, without_additions
+from hemalens.neighbours import FEWEST_NEAREST, MOST_NEAREST, Neighbours, n_nearest_of
 from hemalens.nucleus_sizes import NucleusSize
 from hemalens.runtime import run_rows, session_of
 
@@ -129,7 +129,7 @@ def test_a_graph_says_the_same_as_the_formula_and_is_as_before_without_it(eviden
     wide, others = _run(graph, images)[0], _unit(_run(OTHER, images, ["embedding"])[0])
     points = np.hstack([wide[:, :3], others]) if beside else wide[:, :3]
     neighbours = Neighbours.among(points, _run(graph, images)[1], (3, 3) if beside else (3,), 2.0)
-    made = neighbours.into(with_beside(graph, OTHER) if beside else graph)
+    made = neighbours.into(graphs.with_beside(graph, OTHER) if beside else graph)
     onnx.checker.check_model(made, full_check=True)
     for asked in (fresh, images[:6]):
         before, after = _run(graph, asked), _run(made, asked)
@@ -142,7 +142,7 @@ def test_a_graph_says_the_same_as_the_formula_and_is_as_before_without_it(eviden
     head = graphs.cut(made, ["embedding"], ["logits"]).SerializeToString()
     rows = {"embedding": _run(made, fresh)[0]}
     np.testing.assert_allclose(run_rows(head, rows, ["logits"])["logits"], _run(made, fresh)[1], atol=1e-4)
-    alone = without_evidence(made)
+    alone = without_additions(made)
     onnx.checker.check_model(alone, full_check=True)
     found, first = _run(alone, fresh), _run(GRAPH, fresh)
     np.testing.assert_array_equal(found[0], first[0])

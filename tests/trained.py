@@ -283,3 +283,9 @@ def segmenter(temporary: pytest.TempPathFactory) -> TrainedSegmenter:
     )
     with two_layers():
         return fit_segmenter(laboratory(temporary).subset([0, 9, 18, 27]), config=config, run_dir=run_dir)
+
+
+def small_imagenet(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    """The encoder of a small bundle in place of the ImageNet network with its millions of weights."""
+    encoder = graphs.cut(bundle.graph, ["image"], ["embedding"])
+    monkeypatch.setattr("hemalens.models.backbone.frozen_graph", lambda config, cache_dir: encoder)

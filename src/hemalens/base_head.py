@@ -18,24 +18,15 @@ from hemalens.runtime import run_rows
 
 @dataclass(frozen=True, slots=True)
 class BaseHead:
-    """The head of a bundle: a graph from `embedding` (n, d) to calibrated `logits` (n, K) of `labels` (K,).
-
-    It may read some columns of an embedding alone: those of its own encoder, where others stand beside.
-    """
+    """The head of a bundle: a graph from `embedding` (n, d) to calibrated `logits` (n, K) of `labels` (K,)."""
 
     graph: onnx.ModelProto
     labels: tuple[str, ...]
 
     @classmethod
-    def of(cls, bundle: Bundle, *, width: int | None = None, first: int = 0) -> BaseHead:
-        """The head of an opened bundle.
-
-        `width` is that of the embeddings (n, width), where they are wider than its own, which begins at the column `first`.
-        """
-        head, own = graphs.cut(bundle.graph, ["embedding"], ["logits"]), bundle.manifest.embedding_size
-        if width is not None and width != own:
-            head = graphs.of_columns(head, first, own, width, rename_outputs=False)
-        return cls(head, bundle.manifest.labels)
+    def of(cls, bundle: Bundle) -> BaseHead:
+        """The head of an opened bundle."""
+        return cls(graphs.cut(bundle.graph, ["embedding"], ["logits"]), bundle.manifest.labels)
 
     def classes_with(self, wanted: Sequence[str]) -> tuple[str, ...]:
         """`wanted` and behind them the other labels of the head: what a classifier on top of it can answer."""

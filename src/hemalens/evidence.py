@@ -156,7 +156,7 @@ class Evidence:
         return nodes, constants
 
 
-def without_evidence(graph: onnx.ModelProto) -> onnx.ModelProto:
+def without_additions(graph: onnx.ModelProto) -> onnx.ModelProto:
     """A bundle's graph before sizes, biases, neighbours and further encoders came into it.
 
     Its logits stay softened where sizes or a bias made them so. A graph that has nothing of all this comes back as it is.

@@ -161,11 +161,8 @@ def unit_length_nodes(vectors: str, result: str, *, constants: str = "") -> list
     ]
 
 
-def side_by_side(encoders: Sequence[onnx.ModelProto], *, as_is: int = 0) -> onnx.ModelProto:
-    """Encoders image -> embedding (n, d_i) as one: embedding (n, sum of d_i), each part at unit length.
-
-    The first `as_is` of them keep their length, so that heads of their encoders can read them.
-    """
+def side_by_side(encoders: Sequence[onnx.ModelProto], *, as_they_are: bool = False) -> onnx.ModelProto:
+    """Encoders image -> embedding (n, d_i) as one: embedding (n, sum of d_i), each part at unit length, or as it is."""
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "height", "width", 3])
     to_each = [helper.make_node("Identity", ["image"], [f"encoder_{i}_image"]) for i in range(len(encoders))]
     outputs = [
@@ -176,8 +173,10 @@ def side_by_side(encoders: Sequence[onnx.ModelProto], *, as_is: int = 0) -> onnx
         chain = join(chain, compose.add_prefix(encoder, f"encoder_{i}_"))
     names = [value.name for value in chain.graph.output]
     size = sum(value.type.tensor_type.shape.dim[1].dim_value for value in chain.graph.output)
-    parts = [name if i < as_is else f"{name}_unit" for i, name in enumerate(names)]
-    nodes = [node for name in names[as_is:] for node in unit_length_nodes(name, f"{name}_unit")]
+    parts, nodes = names, []
+    if not as_they_are:
+        parts = [f"{name}_unit" for name in names]
+        nodes = [node for name in names for node in unit_length_nodes(name, f"{name}_unit")]
     nodes.append(helper.make_node("Concat", parts, ["embedding"], axis=1))
     constants = [
         numpy_helper.from_array(np.array([-1], np.int64), "last_axis"),
@@ -241,6 +240,33 @@ def insert_behind(
         node.input[:] = [then if given == name else given for given in node.input]
     del model.graph.node[:]
     model.graph.node.extend([*rest[: place + 1], *nodes, *rest[place + 1 :]])
+
+
+def with_beside(graph: onnx.ModelProto, encoder: onnx.ModelProto) -> onnx.ModelProto:
+    """A bundle's graph whose embedding has another encoder's, at unit length, behind it; its head reads its own."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph)
+    ((d,), (d_more,)) = (kind_of(each, "embedding")[1] for each in (model, encoder))
+    more = compose.add_prefix(encoder, "beside_", rename_inputs=False).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in more.initializer}
+    constants |= {
+        "beside_last_axis": np.array([-1], np.int64),
+        "beside_shortest_length": np.array([SHORTEST_LENGTH], np.float32),
+        "beside_first": np.array([0], np.int64),
+        "beside_second": np.array([1], np.int64),
+        BESIDE_FEATURES: np.array([d], np.int64),
+    }
+    nodes = [
+        *more.node,
+        *unit_length_nodes("beside_embedding", "beside_unit", constants="beside_"),
+        helper.make_node("Concat", ["embedding_before", "beside_unit"], ["embedding"], axis=1),
+        helper.make_node("Slice", ["embedding", "beside_first", BESIDE_FEATURES, "beside_second"], ["embedding_for_head"]),
+    ]
+    insert_behind(model, "embedding", nodes, constants, then="embedding_for_head")
+    value = next(v for v in model.graph.output if v.name == "embedding")
+    value.CopyFrom(float_value("embedding", ["n", d + d_more]))
+    onnx.checker.check_model(model)
+    return model
 
 
 def join(first: onnx.ModelProto, *others: onnx.ModelProto, keep: tuple[str, ...] = ()) -> onnx.ModelProto:

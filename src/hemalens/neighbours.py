@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import compose, helper, numpy_helper
+from onnx import helper
 from scipy.special import softmax
 
 from hemalens import graphs
@@ -85,12 +85,11 @@ class Neighbours:
         model = onnx.ModelProto()
         model.CopyFrom(graph)
         (width,) = graphs.kind_of(model, "embedding")[1]
-        firsts = np.cumsum([width - sum(self.widths[1:]), *self.widths[1:-1]], dtype=int)
-        nodes, constants = self._placed([0, *firsts.tolist()][: len(self.widths)])
+        behind = [width - sum(self.widths[i:]) for i in range(1, len(self.widths))]
+        nodes, constants = self._placed([0, *behind])
         constants |= {
             "neighbour_answers": self.answers.astype(np.float32),
             "neighbour_n": np.array([self.n_nearest], np.int64),
-            "neighbour_second": np.array([1], np.int64),
             "neighbour_limit": np.array([1 - SAME], np.float32),
             "neighbour_farthest": np.array([FARTHEST], np.float32),
             "neighbour_weight": np.array([self.weight], np.float32),
@@ -101,7 +100,7 @@ class Neighbours:
             helper.make_node("Where", ["neighbour_same", "neighbour_farthest", "neighbour_cosine"], ["neighbour_others"]),
             helper.make_node("TopK", ["neighbour_others", "neighbour_n"], ["neighbour_best", "neighbour_rows"], axis=1),
             helper.make_node("Gather", ["neighbour_answers", "neighbour_rows"], ["neighbour_each"], axis=0),
-            helper.make_node("ReduceMean", ["neighbour_each", "neighbour_second"], ["neighbour_mean"], keepdims=0),
+            helper.make_node("ReduceMean", ["neighbour_each", "neighbour_axis"], ["neighbour_mean"], keepdims=0),
             helper.make_node("Mul", ["neighbour_mean", "neighbour_weight"], ["neighbour_added"]),
             helper.make_node("Add", ["logits_before", "neighbour_added"], ["neighbour_sum"]),
             helper.make_node("Div", ["neighbour_sum", "neighbour_temperature"], ["logits"]),
@@ -157,32 +156,3 @@ def _nearest(cosines: Floats, n: int) -> NDArray[np.int64]:
     """Rows of the `n` nearest (., n) by cosines (., m); an image itself, and its copies, do not count."""
     others = np.where(cosines > 1 - SAME, FARTHEST, cosines)
     return np.argsort(-others, axis=1, kind="stable")[:, :n].astype(np.int64)
-
-
-def with_beside(graph: onnx.ModelProto, encoder: onnx.ModelProto) -> onnx.ModelProto:
-    """A bundle's graph whose embedding has another encoder's, at unit length, behind it; its head reads its own."""
-    model = onnx.ModelProto()
-    model.CopyFrom(graph)
-    ((d,), (d_more,)) = (graphs.kind_of(each, "embedding")[1] for each in (model, encoder))
-    more = compose.add_prefix(encoder, "beside_", rename_inputs=False).graph
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in more.initializer}
-    constants |= {
-        "beside_last_axis": np.array([-1], np.int64),
-        "beside_shortest_length": np.array([graphs.SHORTEST_LENGTH], np.float32),
-        "beside_first": np.array([0], np.int64),
-        "beside_second": np.array([1], np.int64),
-        graphs.BESIDE_FEATURES: np.array([d], np.int64),
-    }
-    nodes = [
-        *more.node,
-        *graphs.unit_length_nodes("beside_embedding", "beside_unit", constants="beside_"),
-        helper.make_node("Concat", ["embedding_before", "beside_unit"], ["embedding"], axis=1),
-        helper.make_node(
-            "Slice", ["embedding", "beside_first", graphs.BESIDE_FEATURES, "beside_second"], ["embedding_for_head"]
-        ),
-    ]
-    graphs.insert_behind(model, "embedding", nodes, constants, then="embedding_for_head")
-    value = next(v for v in model.graph.output if v.name == "embedding")
-    value.CopyFrom(graphs.float_value("embedding", ["n", d + d_more]))
-    onnx.checker.check_model(model)
-    return model

@@ -148,7 +148,7 @@ def test_what_stands_beside_is_for_the_classifier(base: Bundle, support: Path, t
     assert wider.manifest.adaptation.beside == ("robust",)
     assert len(wider.manifest.adaptation.base_model_sha256) == 2
     assert wider.manifest.temperature == 1
-    with pytest.raises(ConfigError, match="--beside is for the classifier, which classifier=false leaves out"):
+    with pytest.raises(ConfigError, match="what stands beside is for the classifier, which classifier=false leaves out"):
         adapt_finetuned(base.path, f"folder:{support}", out=tmp_path / "no", settings=ALONE, beside=[base.path])
 
 
@@ -242,6 +242,9 @@ def test_the_protocol_tests_what_it_did_not_draw(base: Bundle, abroad: Path, tmp
     report = bundle_curves(base.path, [f"synthetic:{abroad}"], {"finetuning": others}, out=tmp_path / "others")
     assert f"beside {base.path}" in report.protocol
     assert others.request() != curves.request()
+    idle = replace(curves, plan=replace(curves.plan, settings=tuple(ALONE), beside=(str(base.path),)))
+    with pytest.raises(ConfigError, match="what stands beside is for the classifier"):
+        bundle_curves(base.path, [f"synthetic:{abroad}"], {"finetuning": idle}, out=tmp_path / "idle")
     with pytest.raises(SplitError, match="cannot use these k"):
         FinetuningPlan(shots=())
     with pytest.raises(SplitError, match="too few repeats"):

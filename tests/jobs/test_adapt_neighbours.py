@@ -10,7 +10,6 @@ import pytest
 
 import trained
 from command import Command
-from hemalens import graphs
 from hemalens.bundle import Bundle
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError, ConfigError, InputError
@@ -49,9 +48,7 @@ def leaning(base: Bundle, away: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def small_imagenet(base: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mean colour in place of the network with its millions of weights."""
-    encoder = graphs.cut(base.graph, ["image"], ["embedding"])
-    monkeypatch.setattr("hemalens.models.backbone.frozen_graph", lambda config, cache_dir: encoder)
+    trained.small_imagenet(monkeypatch, base)
 
 
 @pytest.fixture

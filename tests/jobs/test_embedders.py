@@ -58,9 +58,7 @@ def hemalens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 @pytest.fixture
 def small_imagenet(base: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mean colour in place of the network with its millions of weights."""
-    encoder = graphs.cut(base.graph, ["image"], ["embedding"])
-    monkeypatch.setattr("hemalens.models.backbone.frozen_graph", lambda config, cache_dir: encoder)
+    trained.small_imagenet(monkeypatch, base)
 
 
 def test_each_is_opened_by_its_name(base: Bundle, other: Bundle, small_imagenet: None) -> None:

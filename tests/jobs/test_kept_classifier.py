@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import trained
 from hemalens.bundle import Bundle
 from hemalens.datasets import open_dataset
-from hemalens.jobs.kept_classifier import KeptClassifier, mean_answer
+from hemalens.jobs.embedders import open_embedders
+from hemalens.jobs.kept_classifier import RULE, KeptClassifier, mean_answer
 from trained import colour_cells
 
 HOME = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -42,7 +43,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_each_cell_is_answered_by_a_classifier_that_has_not_seen_it(base: Bundle, tmp_path: Path) -> None:
     away = colour_cells(tmp_path / "away", AWAY, 4, seed=1, noise=40)
     cells = open_dataset(f"folder:{away}").under(base.manifest.labels)
-    kept = KeptClassifier.on(base, [], cells)
+    kept = KeptClassifier.on(open_embedders(base, [], RULE), cells)
     left_out = kept.left_out()
     rows = np.arange(len(cells))
     for i in (0, 5, 11):

@@ -334,8 +334,7 @@ def benchmark(
 
     A setting for one method is written METHOD.KEY=VALUE. What a change leaves alone is not run again.
     """
-    talk = Talk(quiet, as_json)
-    said, chosen = _said(context), list(protocol or ())
+    talk, said, chosen = Talk(quiet, as_json), _said(context), list(protocol or ())
     trains = methods is not None or config is not None
     if chosen == ["efficiency"] and not trains:
         _check_options(said, chosen, trains=False)

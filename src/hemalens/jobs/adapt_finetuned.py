@@ -27,13 +27,14 @@ from hemalens.bundle import (
     write_bundle,
 )
 from hemalens.datasets import CellDataset, Record
-from hemalens.errors import ConfigError, require_extra
+from hemalens.errors import require_extra
 from hemalens.evaluation.metrics import fit_temperature, log_softmax
 from hemalens.files import claim_folder
 from hemalens.home import HOME, home_bytes, home_of
 from hemalens.jobs.adapt import expected_accuracy, open_support, refuse_prior
+from hemalens.jobs.embedders import open_embedders
 from hemalens.jobs.kept_classifier import RULE as CLASSIFIER
-from hemalens.jobs.kept_classifier import KeptClassifier, mean_answer
+from hemalens.jobs.kept_classifier import KeptClassifier, mean_answer, refuse_without_classifier
 from hemalens.jobs.train import Say
 from hemalens.sampling import Unreadable, k_fold, seeded, units
 from hemalens.training.export import Reference, check_parity
@@ -71,23 +72,22 @@ def adapt_finetuned(
     from hemalens.methods.few_cells import FewCellsConfig, TrainedOn
 
     config = FewCellsConfig.load(None, settings)
-    if beside and not config.classifier:
-        raise ConfigError(
-            "--beside is for the classifier, which classifier=false leaves out", remedy="Leave one of them out."
-        )
+    refuse_without_classifier(beside, config.classifier)
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
     refuse_prior(base, CLASSIFIER)
+    embedders = open_embedders(base, beside, CLASSIFIER)
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     gone = "it will hardly be answered any more"
     support = open_support(base, support_spec, allow_new=None, gone=gone, unreadable=unreadable, say=say)
-    if seen := sum(content in base.seen for content in support.contents):
+    known = frozenset[str]().union(*(bundle.seen for bundle in embedders.bundles))
+    if seen := sum(content in known for content in support.contents):
         say(f"{seen} support image(s) were in the bundle's training data: the expected accuracy is too good")
     with tempfile.TemporaryDirectory(prefix="hemalens_") as scratch:
         way = TrainedOn(base, config, Path(scratch))
         way.check(support)
         logits = left_out(way, support, seed=seed)
-        kept = KeptClassifier.on(base, beside, support) if config.classifier else None
+        kept = KeptClassifier.on(embedders, support) if config.classifier else None
         if kept is not None:
             logits = mean_answer(logits, kept.left_out())
         return _trained_on(way, support, logits, kept, out=out, seed=seed)

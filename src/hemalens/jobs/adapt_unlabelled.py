@@ -94,8 +94,7 @@ def adapt_unlabelled(
 
 def _asked(settings: Sequence[str], beside: Sequence[str | Path]) -> UnlabelledConfig:
     """The pieces that were asked for; what stands beside is for the neighbours."""
-    said = any(setting.partition("=")[0].strip() == "neighbours" for setting in settings)
-    config = UnlabelledConfig.load(None, [*settings, *(["neighbours=true"] if beside and not said else [])])
+    config = UnlabelledConfig.load(None, [*(["neighbours=true"] if beside else []), *settings])
     if beside and not config.neighbours:
         raise ConfigError("--beside helps to find neighbours, which neighbours=false leaves out")
     return config

@@ -21,7 +21,7 @@ from hemalens.evidence import Evidence, class_bias
 from hemalens.features import extract
 from hemalens.fewshot import FewShotConfig, PrototypeClassifier, few_shot_graph, unit_length
 from hemalens.files import default_cache_dir
-from hemalens.neighbours import MOST_IMAGES, Neighbours, with_beside
+from hemalens.neighbours import MOST_IMAGES, Neighbours
 from hemalens.nucleus_sizes import extent_of, log_diameters, widening_of
 from hemalens.progress import track
 from hemalens.runtime import GraphRunner, run_rows
@@ -219,7 +219,7 @@ def _leaning(
     neighbours = Neighbours.among(np.hstack([embeddings, others]), logits, widths, weight)
     graph = adapted.graph
     for one in beside:
-        graph = with_beside(graph, one)
+        graph = graphs.with_beside(graph, one)
     return replace(adapted, graph=neighbours.into(graph), neighbours=neighbours, beside=tuple(beside))
 
 

@@ -102,16 +102,19 @@ def open_embedders(base: Bundle, beside: Sequence[str | Path], config: FewShotCo
             "the bundles want their images prepared differently",
             expected="bundles trained with the same --cell-image, or all without it",
         )
-    encoder = each[0].encoder
-    if beside:
-        encoder = graphs.side_by_side([one.encoder for one in each], as_is=int(config.uses_base))
-    head = BaseHead.of(base, width=sum(one.size for one in each)) if config.uses_base else None
-    return Embedders(each, encoder, head)
+    if not config.uses_base:
+        alone, *others = (one.encoder for one in each)
+        return Embedders(each, graphs.side_by_side([alone, *others]) if others else alone, None)
+    graph = base.graph
+    for one in each[1:]:
+        graph = graphs.with_beside(graph, one.encoder)
+    head = BaseHead(graphs.cut(graph, ["embedding"], ["logits"]), base.manifest.labels)
+    return Embedders(each, graphs.cut(graph, ["image"], ["embedding"]), head)
 
 
 def bundles_of(beside: Sequence[str | Path]) -> list[Bundle]:
     """The bundles among those named by `beside`."""
-    return [one.bundle for one in map(_opened, beside) if one.bundle]
+    return [open_bundle(Path(name)) for name in beside if name != IMAGENET]
 
 
 def digests_of(beside: Sequence[str | Path]) -> list[str]:

@@ -18,10 +18,10 @@ from hemalens.errors import SplitError, require_extra
 from hemalens.evaluation.k_shot import embed, scores
 from hemalens.evaluation.labelling import curve
 from hemalens.evaluation.results import KShot
-from hemalens.graphs import cut
-from hemalens.jobs.embedders import digests_of
+from hemalens.jobs.embedders import digests_of, open_embedders
 from hemalens.jobs.k_shot import NewLaboratory
-from hemalens.jobs.kept_classifier import KeptClassifier, mean_answer
+from hemalens.jobs.kept_classifier import RULE as CLASSIFIER
+from hemalens.jobs.kept_classifier import KeptClassifier, mean_answer, refuse_without_classifier
 from hemalens.jobs.unlabelled_curve import places_of
 from hemalens.progress import track
 
@@ -75,7 +75,7 @@ class FinetuningCurves:
 
     def check(self, laboratories: Sequence[NewLaboratory]) -> None:
         """Raise an error before anything is trained, for settings or numbers of images that cannot be."""
-        self._config()
+        refuse_without_classifier(self.plan.beside, self._config().classifier)
         for laboratory in laboratories:
             for k in self.plan.shots:
                 self.plan.episodes(laboratory.target, k)
@@ -89,14 +89,15 @@ class FinetuningCurves:
         from hemalens.methods.few_cells import TrainedOn
 
         plan, places = self.plan, places_of(bundle, laboratory.target)
-        target = embed(cut(bundle.graph, ["image"], ["embedding"]), laboratory.target)
+        embedders = open_embedders(bundle, plan.beside, CLASSIFIER)
+        target = embed(embedders.encoder, laboratory.target)
         known = target.dataset.under(bundle.manifest.labels)
         shots = []
         with tempfile.TemporaryDirectory(prefix="hemalens_") as scratch, self._progress() as done:
             config = self._config()
             way = TrainedOn(bundle, config, Path(scratch))
             way.check(known)
-            kept = KeptClassifier.on(bundle, plan.beside, known) if config.classifier else None
+            kept = KeptClassifier.on(embedders, known) if config.classifier else None
             for k in plan.shots:
                 episodes = plan.episodes(target.dataset, k)
                 answers: NDArray[np.int64] = np.zeros((len(episodes), len(known)), np.int64)

@@ -7,7 +7,7 @@ the mean of the logarithms of their probabilities.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,24 @@ from onnx import compose
 
 from hemalens import graphs
 from hemalens.base_head import BaseHead
-from hemalens.bundle import FINE, Bundle
+from hemalens.bundle import FINE
 from hemalens.datasets import CellDataset
+from hemalens.errors import ConfigError
 from hemalens.evaluation.metrics import log_softmax
 from hemalens.fewshot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
-from hemalens.jobs.embedders import Embedders, open_embedders
+from hemalens.jobs.embedders import Embedders
 from hemalens.sampling import units
 
 RULE = FewShotConfig(rule="base")
 Logits = NDArray[np.floating[Any]]
+
+
+def refuse_without_classifier(beside: Sequence[str | Path], classifier: bool) -> None:
+    """Raise `ConfigError` where something stands beside a classifier that is left out."""
+    if beside and not classifier:
+        raise ConfigError(
+            "what stands beside is for the classifier, which classifier=false leaves out", remedy="Leave one of them out."
+        )
 
 
 def mean_answer(own: Logits, kept: Logits) -> NDArray[np.float64]:
@@ -47,12 +56,10 @@ class KeptClassifier:
     before: NDArray[np.float64]
 
     @classmethod
-    def on(cls, base: Bundle, beside: Sequence[str | Path], cells: CellDataset) -> KeptClassifier:
-        """Of a bundle, and what stands beside it as in `open_embedders`; runs the networks over the cells."""
-        embedders = open_embedders(base, beside, RULE)
+    def on(cls, embedders: Embedders, cells: CellDataset) -> KeptClassifier:
+        """Of embedders that were opened to classify by `RULE`; runs the networks over the cells."""
         embeddings = embedders.embed(cells)
-        head = embedders.head or BaseHead.of(base)
-        return cls(embedders, cells, embeddings, head.logits(embeddings, cells.classes))
+        return cls(embedders, cells, embeddings, _head_of(embedders).logits(embeddings, cells.classes))
 
     def learn(self, rows: NDArray[np.int64] | None = None) -> PrototypeClassifier:
         """What these of the cells teach, all where nothing is said."""
@@ -79,12 +86,19 @@ class KeptClassifier:
         (d,), (d_kept,) = (graphs.kind_of(encoder, "embedding")[1] for encoder in encoders)
         fine = next(((v.name, graphs.kind_of(own, v.name)[1][0]) for v in own.graph.output if v.name == FINE), None)
         head = graphs.cut(own, ["embedding"], ["raw_logits", *([FINE] if fine else [])])
-        base = self.embedders.bundles[0]
+        kept = _head_of(self.embedders)
+        behind = replace(kept, graph=graphs.of_columns(kept.graph, d, d_kept, d + d_kept, rename_outputs=False))
         return graphs.join(
-            graphs.side_by_side(encoders, as_is=2),
+            graphs.side_by_side(encoders, as_they_are=True),
             graphs.of_columns(head, 0, d, d + d_kept, rename_outputs=True),
-            BaseHead.of(base, width=d + d_kept, first=d).graph_for(self.cells.classes),
+            behind.graph_for(self.cells.classes),
             compose.add_prefix(few_shot_graph(learned.behind(d)), "kept_", rename_inputs=False),
             graphs.mean_answer_graph(len(self.cells.classes), fine=fine),
             keep=("embedding",),
         )
+
+
+def _head_of(embedders: Embedders) -> BaseHead:
+    if embedders.head is None:
+        raise ValueError("opened without the head that is kept")
+    return embedders.head

@@ -74,6 +74,17 @@ class UnlabelledPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """How a target is looked at: which images are tested (n,), `others` (n, d) what stands beside makes of all, and whether
+    the encoder is another one than the bundle's, so that images are embedded `anew`.
+    """
+
+    test: NDArray[np.bool_]
+    others: NDArray[np.float32]
+    anew: bool
+
+
+@dataclass(frozen=True, slots=True)
 class UnlabelledCurves:
     """Scores against the number of images without labels, for each piece that follows them."""
 
@@ -116,6 +127,7 @@ class UnlabelledCurves:
         embedders = open_embedders(bundle, plan.beside, FewShotConfig())
         beside = [one.encoder for one in embedders.each[1:]]
         target = embed(embedders.each[0].encoder, laboratory.target)
+        others = embeddings_beside(beside, target.dataset.records, FeatureCache(default_cache_dir()))
         held = self._held(target.dataset)
         numbers = [n for n in sorted(plan.numbers) if n <= min(int((~test).sum()) for test in held)]
         episodes = [Episode(np.zeros(0, np.int64), test) for test in held]
@@ -132,7 +144,8 @@ class UnlabelledCurves:
                     for repeat, test in enumerate(held):
                         drawn = self._drawn(test, n, repeat)
                         adapted = self._adapted(bundle, target.dataset.subset(drawn), words, beside)
-                        rows.append(self._answers(bundle, target, adapted, test))
+                        seen = Seen(test, others, plan.config(words).batch_norm)
+                        rows.append(self._answers(bundle, target, adapted, seen))
                         progress(1)
                     shots.append(scores(n, target.dataset, episodes, np.stack(rows), seed=plan.seed))
                 about = f"{plan.test_fraction:.0%} of {target.dataset.name} are tested, images are drawn from the rest"
@@ -159,25 +172,23 @@ class UnlabelledCurves:
         order = seeded(self.plan.seed, "unlabelled", "drawn", str(repeat)).permutation(np.flatnonzero(~test))
         return order[:n].astype(np.int64)
 
-    def _adapted(
-        self, bundle: Bundle, images: CellDataset, words: str, beside: Sequence[onnx.ModelProto]
-    ) -> tuple[Adapted, bool]:
-        """The bundle after these images, and whether its encoder is another one: it changes with batch norm only."""
+    def _adapted(self, bundle: Bundle, images: CellDataset, words: str, beside: Sequence[onnx.ModelProto]) -> Adapted:
+        """The bundle after these images."""
         config = self.plan.config(words)
+        # the encoder changes with batch norm only
         cache = None if config.batch_norm else FeatureCache(default_cache_dir())
-        return adapted_to(bundle, images, config, self.plan.seed, cache=cache, beside=beside), config.batch_norm
+        return adapted_to(bundle, images, config, self.plan.seed, cache=cache, beside=beside)
 
-    def _answers(self, bundle: Bundle, target: Embedded, adapted: tuple[Adapted, bool], test: NDArray[np.bool_]) -> Answers:
+    def _answers(self, bundle: Bundle, target: Embedded, adapted: Adapted, seen: Seen) -> Answers:
         """Answers (n,) of what was adapted; those of images that are not tested mean nothing."""
-        (found, anew), dataset = adapted, target.dataset
-        answers, at = np.zeros(len(dataset), np.int64), np.flatnonzero(test)
+        dataset = target.dataset
+        answers, at = np.zeros(len(dataset), np.int64), np.flatnonzero(seen.test)
         records = [dataset.records[i] for i in at]
-        seen = target.embeddings[at].astype(np.float32)
-        if anew:
-            seen = extract(records, found.encoder, cache=None).complete()
-        others = embeddings_beside(found.beside, records, FeatureCache(default_cache_dir()))
-        probabilities = found.probabilities(seen, found.log_diameters(records), others)
-        answers[at] = places_of(bundle, dataset)[probabilities.argmax(axis=1)]
+        embeddings = target.embeddings[at].astype(np.float32)
+        if seen.anew:
+            embeddings = extract(records, adapted.encoder, cache=None).complete()
+        found = adapted.probabilities(embeddings, adapted.log_diameters(records), seen.others[at])
+        answers[at] = places_of(bundle, dataset)[found.argmax(axis=1)]
         return answers
 
 

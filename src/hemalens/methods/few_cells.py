@@ -22,7 +22,7 @@ from hemalens.bundle import Bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import BundleError, ParityError
-from hemalens.evidence import without_evidence
+from hemalens.evidence import without_additions
 from hemalens.graph_weights import head_weights, network_weights
 from hemalens.laboratory_transforms import LaboratoryAugmentation, LaboratoryConfig
 from hemalens.methods.robust import GEOMETRY, RobustConfig, RobustModule
@@ -106,7 +106,7 @@ class TrainedOn:
         module = module_of(self.base, self.config, seed=0)
         answers = ModuleAnswers(module.eval(), cells, preprocessing, self.scratch, temperature)
         try:
-            check_parity(without_evidence(self.base.graph).SerializeToString(), cells.records, answers.probabilities)
+            check_parity(without_additions(self.base.graph).SerializeToString(), cells.records, answers.probabilities)
         except ParityError as error:
             raise BundleError(
                 "the bundle's graph holds more than its network, which alone can be trained on",
@@ -172,7 +172,7 @@ def _load(network: Any, base: Bundle) -> None:
     # a graph keeps equal tensors of two layers once; where nothing was changed since, the bundle's weights have both
     kept = load_file(base.path / WEIGHTS) if WEIGHTS in base.manifest.files else {}
     found = {f"{prefix}{name}": tensor for name, tensor in kept.items()}
-    graph = without_evidence(base.graph)
+    graph = without_additions(base.graph)
     found |= {name: torch.from_numpy(value.copy()) for name, value in network_weights(graph).items()}
     weight, bias = (torch.from_numpy(value.copy()) for value in head_weights(graph))
     heads = [network.network.get_classifier(), network.outlined.head] if isinstance(network, WithOutline) else []
