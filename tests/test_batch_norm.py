@@ -235,9 +235,10 @@ def test_layers_that_shared_their_statistics_get_each_its_own() -> None:
     assert len(names) == len(adapted.graph.initializer) == 7
 
 
-def test_encoders_side_by_side_are_measured_together(graph: onnx.ModelProto, pixels: np.ndarray) -> None:
+@pytest.mark.parametrize("inserted", [False, True])
+def test_encoders_side_by_side_are_measured_together(graph: onnx.ModelProto, pixels: np.ndarray, inserted: bool) -> None:
     encoder = graphs.cut(graph, ["image"], ["embedding"])
-    both = graphs.side_by_side([encoder, encoder])
+    both = graphs.with_beside(encoder, encoder) if inserted else graphs.side_by_side([encoder, encoder])
     head = make_model(
         [helper.make_node("Softmax", ["embedding"], ["probabilities"], axis=1)],
         [float_value("embedding", ["n", 12])],

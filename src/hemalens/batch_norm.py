@@ -6,6 +6,7 @@ stain and camera shift them; the statistics of its own images bring the channels
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,8 @@ from hemalens import graphs
 from hemalens.runtime import session_of
 
 KIND = "BatchNormalization"
+PIXELS = re.compile(r"(?:.*_)?pixels(?:_\d+)?")
+"""How graphs call what a network takes; one that stands beside another has a name and a number of its own."""
 Statistics = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 """Mean and variance (c,) of each layer, by the name of what the layer gives."""
 
@@ -30,7 +33,7 @@ def has_batch_norm(graph: onnx.ModelProto) -> bool:
 def pixels_of(graph: onnx.ModelProto) -> list[str]:
     """Names of the tensors that networks in a graph take; encoders side by side have pixels of their own."""
     made = (name for node in graph.graph.node for name in node.output)
-    return [name for name in made if name == "pixels" or name.endswith("_pixels")]
+    return [name for name in made if PIXELS.fullmatch(name)]
 
 
 def preprocessing_of(graph: onnx.ModelProto) -> onnx.ModelProto:

@@ -23,6 +23,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from pydantic import Field, model_validator
 
 from hemalens import graphs
+from hemalens.batch_norm import pixels_of
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import Record
 from hemalens.errors import BundleError, HemalensError
@@ -101,8 +102,7 @@ def quantise(
 def _parts(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto, onnx.ModelProto]:
     """(image to pixels, pixels to embedding, embedding to the rest); encoders side by side have pixels of their own."""
     encoder = onnx.shape_inference.infer_shapes(_tidy(graphs.cut(graph, ["image"], ["embedding"])))
-    made = [name for node in encoder.graph.node for name in node.output]
-    pixels = [name for name in made if name == "pixels" or name.endswith("_pixels")]
+    pixels = pixels_of(encoder)
     if not pixels:
         raise BundleError(
             "the graph has nothing to quantise",
