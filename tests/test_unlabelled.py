@@ -22,6 +22,7 @@ from hemalens.unlabelled import (
     UnlabelledConfig,
     balanced_weights,
     estimate_prior,
+    log_usual_shares,
     pseudo_labels,
     standardisation,
     temperature_of_certainty,
@@ -260,6 +261,9 @@ BAD = {
     "batch_norm=false class_balance=true": "class_balance goes with batch_norm=true only",
     "batch_norm=false strength=0.5": "strength goes with batch_norm or standardise only",
     "batch_norm=false class_bias=false prior=true strength=1": "strength goes with batch_norm or standardise only",
+    "scarce=0": "key 'scarce'",
+    "scarce=2": "key 'scarce'",
+    "class_bias=false scarce=0.5": "scarce goes with class_bias only",
 }
 
 
@@ -282,6 +286,13 @@ def test_the_pieces_are_those_in_use_in_the_order_in_which_they_are_done() -> No
         "batch_norm=false standardise=true strength=0.3": ("standardise", "size", "class_bias"),
     }.items():
         assert UnlabelledConfig.load(None, settings.split()).pieces == pieces
+
+
+def test_basophils_alone_are_taken_to_be_scarce() -> None:
+    """Whatever they are called; a label that names no cell type is as frequent as any."""
+    labels = ["neutrophil", "basophil", "BASO", "Basophils", "unlike any", "blast"]
+    np.testing.assert_allclose(log_usual_shares(labels, 0.25), [0, *[-np.log(4)] * 3, 0, 0])
+    np.testing.assert_array_equal(log_usual_shares(labels, 1), np.zeros(6))
 
 
 @pytest.mark.parametrize("piece", PIECES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from scipy.special import softmax
 from hemalens import graphs
 from hemalens.bundle import Manifest
 from hemalens.config import StrictConfig
+from hemalens.errors import LabelError
+from hemalens.taxonomy import cell_types, find_cell_type
 
 Floats = NDArray[np.floating[Any]]
 LARGEST_SCALE = 10.0
@@ -39,7 +42,8 @@ class UnlabelledConfig(StrictConfig):
     the share of each class is estimated, and rare classes are answered less often; of use where the model is well
     calibrated on the new images, and harmful where it is not. `size`: how large a nucleus is beside the laboratory's median
     one counts beside what the cell looks like, where the bundle knows the nuclei of its classes. `class_bias`: a constant
-    is added for each class, so that answers become certain and stay diverse. Both take the head's logits at the
+    is added for each class, so that answers become certain and stay diverse; types that are scarce in any blood, basophils,
+    are then taken to be `scarce` times as frequent as they would be otherwise. Both take the head's logits at the
     temperature at which they were trained, where that is softer. `neighbours`: an answer leans on those of the nearest of
     the images; `neighbour_weight` is what they add to the logit of a class that all of them are of. `strength` in (0, 1]:
     the share of the new statistics beside the old, for batch norm and the standardised embedding.
@@ -52,6 +56,7 @@ class UnlabelledConfig(StrictConfig):
     prior: bool = False
     size: bool = True
     class_bias: bool = True
+    scarce: float = Field(default=0.5, gt=0, le=1)
     neighbours: bool = False
     neighbour_weight: float = Field(default=3.0, gt=0, le=20)
     strength: float = Field(default=0.5, gt=0, le=1)
@@ -69,6 +74,8 @@ class UnlabelledConfig(StrictConfig):
             raise ValueError("prior and class_bias both move the classes: set one of them to false")
         if "strength" in self.model_fields_set and not (self.batch_norm or self.standardise):
             raise ValueError("strength goes with batch_norm or standardise only")
+        if "scarce" in self.model_fields_set and not self.class_bias:
+            raise ValueError("scarce goes with class_bias only")
         if "neighbour_weight" in self.model_fields_set and not self.neighbours:
             raise ValueError("neighbour_weight goes with neighbours only")
         return self
@@ -179,6 +186,20 @@ def training_prior(manifest: Manifest) -> NDArray[np.float64]:
     counts = [sum(e.class_counts.get(label, 0) for e in manifest.data if e.role == role) for label in labels]
     numbers = np.maximum(counts, 1).astype(np.float64)
     return np.asarray(numbers / numbers.sum())
+
+
+def log_usual_shares(labels: Sequence[str], scarce: float) -> NDArray[np.float64]:
+    """Logarithm of how frequent each class (k,) is taken to be beside what the others are: `scarce` for a type that is
+    scarce in any blood, by the taxonomy, and 1 for all others, labels that name no cell type among them.
+    """
+    return np.log([scarce if _is_scarce(label) else 1.0 for label in labels])
+
+
+def _is_scarce(label: str) -> bool:
+    try:
+        return cell_types()[find_cell_type(label)].scarce
+    except LabelError:
+        return False
 
 
 def standardisation(source: Floats, target: Floats, strength: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -316,6 +316,28 @@ def test_a_bundle_with_a_bias_is_adapted_again(base: Bundle, skewed: Path, tmp_p
     assert names[0] == names[1]
 
 
+@pytest.mark.parametrize("settings", [[], ["scarce=0.25"], ["scarce=1"]])
+def test_basophils_are_taken_to_be_scarce_once(base: Bundle, skewed: Path, tmp_path: Path, settings: list[str]) -> None:
+    """The same bundle twice, whose last class is called monocyte or basophil: the bias of that class differs."""
+    renamed = [(code.replace("monocyte", "basophil"), CODES[of].replace("monocyte", "basophil")) for code, of in FINER]
+    classes = (*CODES[:2], "basophil")
+    manifest = base.manifest.model_copy(update={"classes": class_entries(classes), "fine": fine_entries(renamed)})
+    files = {MODEL: base.graph.SerializeToString(), SEEN: seen_images(base.seen)}
+    other = write_bundle(tmp_path / "renamed", manifest, files)
+    alike, scarce = (
+        adapt_unlabelled(bundle.path, str(skewed), out=tmp_path / name, settings=["size=false", *NOTHING, *settings])
+        for name, bundle in (("alike", base), ("scarce", other))
+    )
+    shares = {"": 0.5, "scarce=0.25": 0.25, "scarce=1": 1.0}
+    expected = np.log(shares["".join(settings)])
+    biases = [np.array(one.manifest.unlabelled.bias) for one in (alike, scarce) if one.manifest.unlabelled]
+    np.testing.assert_allclose(biases[1] - biases[0], [0, 0, expected], atol=1e-6)
+    again = adapt_unlabelled(scarce.path, str(skewed), out=tmp_path / "again", settings=["size=false", *NOTHING, *settings])
+    logits, before = (_given(bundle, skewed, "logits")[0] for bundle in (again, scarce))
+    added = (logits - before).mean(axis=0)
+    np.testing.assert_allclose(added, class_bias(before), atol=2e-2)
+
+
 # -------------------------------------------------------------------------------------------------------- the bundle
 
 

@@ -32,6 +32,7 @@ from hemalens.unlabelled import (
     UnlabelledConfig,
     balanced_weights,
     estimate_prior,
+    log_usual_shares,
     pseudo_labels,
     standardisation,
     temperature_of_certainty,
@@ -233,7 +234,11 @@ def _evidence(base: Bundle, images: CellDataset, logits: NDArray[np.float64], co
         widening = widening_of(logits * found.softening, diameters - typical, sizes)
         found = replace(found, sizes=sizes, extent=extent, typical=typical, widening=widening)
     if config.class_bias:
-        found = replace(found, bias=class_bias(found.logits(logits, diameters)))
+        bias = class_bias(found.logits(logits, diameters))
+        before = base.manifest.unlabelled
+        if before is None or before.bias is None:  # once: a bias that was there holds it already
+            bias += log_usual_shares(base.manifest.labels, config.scarce)
+        found = replace(found, bias=bias)
     return found
 
 

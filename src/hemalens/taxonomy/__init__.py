@@ -30,13 +30,17 @@ AS_LABELLED = "as_labelled"
 
 @dataclass(frozen=True, slots=True)
 class CellType:
-    """A cell type: its code, ICSH name, parent's code, LOINC code of its count, and other spellings."""
+    """A cell type: its code, ICSH name, parent's code, LOINC code of its count, and other spellings.
+
+    `scarce`: hardly any blood has more than two of it in a hundred leukocytes.
+    """
 
     code: str
     name: str
     parent: str | None = None
     loinc: str | None = None
     aliases: tuple[str, ...] = ()
+    scarce: bool = False
 
     def lineage(self) -> tuple[str, ...]:
         """Codes from this type up to its root, this one first."""
