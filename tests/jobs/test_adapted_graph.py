@@ -316,26 +316,51 @@ def test_a_bundle_with_a_bias_is_adapted_again(base: Bundle, skewed: Path, tmp_p
     assert names[0] == names[1]
 
 
-@pytest.mark.parametrize("settings", [[], ["scarce=0.25"], ["scarce=1"]])
-def test_basophils_are_taken_to_be_scarce_once(base: Bundle, skewed: Path, tmp_path: Path, settings: list[str]) -> None:
-    """The same bundle twice, whose last class is called monocyte or basophil: the bias of that class differs."""
+@pytest.fixture
+def with_basophils(base: Bundle, tmp_path: Path) -> Bundle:
+    """The same bundle, whose last class is called basophil and not monocyte."""
     renamed = [(code.replace("monocyte", "basophil"), CODES[of].replace("monocyte", "basophil")) for code, of in FINER]
-    classes = (*CODES[:2], "basophil")
-    manifest = base.manifest.model_copy(update={"classes": class_entries(classes), "fine": fine_entries(renamed)})
-    files = {MODEL: base.graph.SerializeToString(), SEEN: seen_images(base.seen)}
-    other = write_bundle(tmp_path / "renamed", manifest, files)
-    alike, scarce = (
-        adapt_unlabelled(bundle.path, str(skewed), out=tmp_path / name, settings=["size=false", *NOTHING, *settings])
-        for name, bundle in (("alike", base), ("scarce", other))
+    classes = class_entries((*CODES[:2], "basophil"))
+    manifest = base.manifest.model_copy(update={"classes": classes, "fine": fine_entries(renamed)})
+    return write_bundle(
+        tmp_path / "renamed", manifest, {MODEL: base.graph.SerializeToString(), SEEN: seen_images(base.seen)}
     )
-    shares = {"": 0.5, "scarce=0.25": 0.25, "scarce=1": 1.0}
-    expected = np.log(shares["".join(settings)])
-    biases = [np.array(one.manifest.unlabelled.bias) for one in (alike, scarce) if one.manifest.unlabelled]
-    np.testing.assert_allclose(biases[1] - biases[0], [0, 0, expected], atol=1e-6)
-    again = adapt_unlabelled(scarce.path, str(skewed), out=tmp_path / "again", settings=["size=false", *NOTHING, *settings])
-    logits, before = (_given(bundle, skewed, "logits")[0] for bundle in (again, scarce))
-    added = (logits - before).mean(axis=0)
-    np.testing.assert_allclose(added, class_bias(before), atol=2e-2)
+
+
+@pytest.mark.parametrize("scarce", [None, 0.25, 1.0])
+def test_basophils_are_taken_to_be_scarce_once(
+    base: Bundle, with_basophils: Bundle, skewed: Path, tmp_path: Path, scarce: float | None
+) -> None:
+    settings = ["size=false", *NOTHING, *([] if scarce is None else [f"scarce={scarce}"])]
+    alike, made = (
+        adapt_unlabelled(bundle.path, str(skewed), out=tmp_path / name, settings=settings)
+        for name, bundle in (("alike", base), ("made", with_basophils))
+    )
+    assert alike.manifest.unlabelled is not None
+    assert made.manifest.unlabelled is not None
+    assert alike.manifest.unlabelled.bias is not None
+    assert made.manifest.unlabelled.bias is not None
+    difference = np.subtract(made.manifest.unlabelled.bias, alike.manifest.unlabelled.bias)
+    np.testing.assert_allclose(difference, [0, 0, np.log(scarce or 0.5)], atol=1e-6)
+    again = adapt_unlabelled(made.path, str(skewed), out=tmp_path / "again", settings=settings)
+    after, before = (_given(bundle, skewed, "logits")[0] for bundle in (again, made))
+    np.testing.assert_allclose((after - before).mean(axis=0), class_bias(before), atol=2e-2)
+
+
+def test_the_command_says_which_types_are_scarce(
+    base: Bundle, with_basophils: Bundle, skewed: Path, tmp_path: Path, hemalens: Command
+) -> None:
+    told = "scarce in any blood, so taken to be 0.5 times as frequent: basophil"
+    for name, bundle, settings, expected in (
+        ("with", with_basophils, (), True),
+        ("off", with_basophils, ("--set", "scarce=1"), False),
+        ("no bias", with_basophils, ("--set", "class_bias=false"), False),
+        ("without", base, (), False),
+    ):
+        call = ("adapt", bundle.path, "--unlabelled", skewed, "--set", "size=false", *settings, "--out", tmp_path / name)
+        ended = hemalens(*call)
+        assert ended.code == 0, ended.error
+        assert (told in ended.out.splitlines()) is expected, name
 
 
 # -------------------------------------------------------------------------------------------------------- the bundle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,8 +57,8 @@ def adapt(
             "--set",
             metavar="KEY=VALUE",
             help="What follows the unlabelled images: batch_norm, size, class_bias (all three by default), class_balance, "
-            "standardise, pseudo_labels, prior, neighbours; strength, neighbour_weight, batch_size. With --finetune: "
-            "steps, folds, batch_size, classifier, optimiser.learning_rate; repeatable.",
+            "standardise, pseudo_labels, prior, neighbours; strength, scarce, neighbour_weight, batch_size. With "
+            "--finetune: steps, folds, batch_size, classifier, optimiser.learning_rate; repeatable.",
         ),
     ] = None,
     allow_new: Annotated[
@@ -143,6 +144,7 @@ def _said_of_images(manifest: Manifest) -> list[str]:
         lines.append(f"taught by its own answers: {', '.join(f'{label} ({n})' for label, n in how.taught.items())}")
     if how.typical_nucleus_px is not None:
         lines.append(f"typical nucleus: {how.typical_nucleus_px:.0f} px in diameter")
+    lines += _said_of_scarce(manifest.labels, how.settings)
     if how.neighbours is not None:
         found = f", found with {', '.join(how.beside)} beside" if how.beside else ""
         lines.append(f"neighbours: each answer leans on the {how.neighbours} nearest of the images{found}")
@@ -152,6 +154,16 @@ def _said_of_images(manifest: Manifest) -> list[str]:
         shares = zip(manifest.labels, how.prior, strict=True)
         lines.append(f"estimated shares: {', '.join(f'{label} {share:.2f}' for label, share in shares)}")
     return lines
+
+
+def _said_of_scarce(labels: Sequence[str], settings: dict[str, Any]) -> list[str]:
+    from hemalens.unlabelled import log_usual_shares
+
+    share = settings.get("scarce", 1.0) if settings.get("class_bias") else 1.0
+    scarce = [label for label, log in zip(labels, log_usual_shares(labels, share), strict=True) if log]
+    if not scarce:
+        return []
+    return [f"scarce in any blood, so taken to be {share:g} times as frequent: {', '.join(scarce)}"]
 
 
 def _said_of_support(manifest: Manifest) -> list[str]:
