@@ -342,9 +342,14 @@ def test_basophils_are_taken_to_be_scarce_once(
     assert made.manifest.unlabelled.bias is not None
     difference = np.subtract(made.manifest.unlabelled.bias, alike.manifest.unlabelled.bias)
     np.testing.assert_allclose(difference, [0, 0, np.log(scarce or 0.5)], atol=1e-6)
-    again = adapt_unlabelled(made.path, str(skewed), out=tmp_path / "again", settings=settings)
-    after, before = (_given(bundle, skewed, "logits")[0] for bundle in (again, made))
-    np.testing.assert_allclose((after - before).mean(axis=0), class_bias(before), atol=2e-2)
+    for share in (scarce or 0.5, 0.125):
+        again = adapt_unlabelled(
+            made.path, str(skewed), out=tmp_path / f"again_{share}", settings=["size=false", *NOTHING, f"scarce={share}"]
+        )
+        after, before = (_given(bundle, skewed, "logits")[0] for bundle in (again, made))
+        alike = before - [0, 0, np.log(scarce or 0.5)]
+        expected = alike + class_bias(alike) + [0, 0, np.log(share)]
+        np.testing.assert_allclose(after, expected, atol=2e-2)
 
 
 def test_the_command_says_which_types_are_scarce(
@@ -356,6 +361,12 @@ def test_the_command_says_which_types_are_scarce(
         ("off", with_basophils, ("--set", "scarce=1"), False),
         ("no bias", with_basophils, ("--set", "class_bias=false"), False),
         ("without", base, (), False),
+        (
+            "of labels alone",
+            with_basophils,
+            ("--support", f"folder:{skewed}", "--few-shot", "rule=prototype", "--allow-new"),
+            False,
+        ),
     ):
         call = ("adapt", bundle.path, "--unlabelled", skewed, "--set", "size=false", *settings, "--out", tmp_path / name)
         ended = hemalens(*call)

@@ -144,7 +144,8 @@ def _said_of_images(manifest: Manifest) -> list[str]:
         lines.append(f"taught by its own answers: {', '.join(f'{label} ({n})' for label, n in how.taught.items())}")
     if how.typical_nucleus_px is not None:
         lines.append(f"typical nucleus: {how.typical_nucleus_px:.0f} px in diameter")
-    lines += _said_of_scarce(manifest.labels, how.settings)
+    if how.bias is not None:
+        lines += _said_of_scarce(manifest.labels, how.settings.get("scarce", 1.0))
     if how.neighbours is not None:
         found = f", found with {', '.join(how.beside)} beside" if how.beside else ""
         lines.append(f"neighbours: each answer leans on the {how.neighbours} nearest of the images{found}")
@@ -156,14 +157,11 @@ def _said_of_images(manifest: Manifest) -> list[str]:
     return lines
 
 
-def _said_of_scarce(labels: Sequence[str], settings: dict[str, Any]) -> list[str]:
+def _said_of_scarce(labels: Sequence[str], share: float) -> list[str]:
     from hemalens.unlabelled import log_usual_shares
 
-    share = settings.get("scarce", 1.0) if settings.get("class_bias") else 1.0
     scarce = [label for label, log in zip(labels, log_usual_shares(labels, share), strict=True) if log]
-    if not scarce:
-        return []
-    return [f"scarce in any blood, so taken to be {share:g} times as frequent: {', '.join(scarce)}"]
+    return [f"scarce in any blood, so taken to be {share:g} times as frequent: {', '.join(scarce)}"] if scarce else []
 
 
 def _said_of_support(manifest: Manifest) -> list[str]:

@@ -234,11 +234,12 @@ def _evidence(base: Bundle, images: CellDataset, logits: NDArray[np.float64], co
         widening = widening_of(logits * found.softening, diameters - typical, sizes)
         found = replace(found, sizes=sizes, extent=extent, typical=typical, widening=widening)
     if config.class_bias:
-        bias = class_bias(found.logits(logits, diameters))
+        # a bias that was there holds a share already: all types count alike again before the new one is found
         before = base.manifest.unlabelled
-        if before is None or before.bias is None:  # once: a bias that was there holds it already
-            bias += log_usual_shares(base.manifest.labels, config.scarce)
-        found = replace(found, bias=bias)
+        held = 1.0 if before is None or before.bias is None else before.settings.get("scarce", 1.0)
+        alike, usual = (log_usual_shares(base.manifest.labels, share) for share in (held, config.scarce))
+        bias = class_bias(found.logits(logits, diameters) - alike)
+        found = replace(found, bias=bias - alike + usual)
     return found
 
 
