@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from hemalens.bundle import MODEL, Bundle, open_bundle
+from hemalens.bundle.bundle import MODEL, Bundle, open_bundle
 from hemalens.datasets import CellDataset, Record
 from hemalens.evaluation import metrics
-from hemalens.inference import Predictor, list_images
-from hemalens.jobs.prepare import prepare
-from hemalens.jobs.quantize import quantize
-from hemalens.jobs.reporting import environment
+from hemalens.graphs.runtime import n_cores
+from hemalens.inference.predictor import Predictor, list_images
 from hemalens.progress import set_quiet
-from hemalens.runtime import n_cores
+from hemalens.report.compose import environment
+from hemalens.runs.inputs import prepare
+from hemalens.runs.quantize import quantize
 
 
 def images_per_second(predictor: Predictor, inputs: Sequence[Path | Record]) -> float:

@@ -13,8 +13,8 @@ import numpy as np
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import normalize
 
+from hemalens.benchmark.protocols.k_shot import PUBLISHED_SHOTS, Embedded, KShotPlan, k_shot
 from hemalens.datasets import CellDataset, Record
-from hemalens.evaluation.k_shot import PUBLISHED_SHOTS, Embedded, KShotPlan, k_shot
 from hemalens.progress import set_quiet
 
 N, SIZE, CLASSES, REPEATS = 2000, 1280, ("a", "b", "c", "d", "e"), 100

@@ -36,7 +36,7 @@ def write_images(folder: Path, n_images: int) -> None:
 def make_bundle(folder: Path) -> Path:
     """A linear probe on a few synthetic cells: what it answers does not matter here."""
     from hemalens.datasets.synthetic import synthesize
-    from hemalens.jobs.train import train
+    from hemalens.runs.train import train
 
     synthesize(folder / "cells", n_per_class=8, laboratories=["lab_a"])
     train("linear_probe", f"synthetic:{folder / 'cells' / 'lab_a'}", out=folder / "run")
@@ -65,7 +65,7 @@ def plain_loop(images: list[Path]) -> float:
 def measured_prediction(bundle: Path, folder: Path, out: Path) -> tuple[float, float]:
     """(seconds, peak MB) of a prediction in a process of its own; the seconds include opening the bundle."""
     code = (
-        "import sys, time, json; from pathlib import Path; from hemalens.jobs.predict import predict\n"
+        "import sys, time, json; from pathlib import Path; from hemalens.inference.predict import predict\n"
         "begun = time.perf_counter()\n"
         "predict(Path(sys.argv[1]), sys.argv[2], out=Path(sys.argv[3]), overwrite=True)\n"
         # not getrusage: its maximum is inherited from the process that starts this one

@@ -21,8 +21,7 @@ from PIL import Image
 
 from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES, draw_cell
 from hemalens.evaluation import metrics
-from hemalens.evaluation.pictures import thumbnail
-from hemalens.evaluation.report import render_html, render_markdown, write_report
+from hemalens.evaluation.projection import joint_scatter, scatter
 from hemalens.evaluation.results import (
     ClassScores,
     DataCard,
@@ -35,8 +34,9 @@ from hemalens.evaluation.results import (
     Scores,
     WrongCell,
 )
-from hemalens.evaluation.scatter import joint_scatter, scatter
-from hemalens.jobs.reporting import environment
+from hemalens.evaluation.thumbnails import thumbnail
+from hemalens.report import render_html, render_markdown, write_report
+from hemalens.report.compose import environment
 
 DOMAINS = ("lab_a", "lab_b", "lab_c")
 N_MODELS = 5

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hemalens.bundle import Bundle, open_bundle
-from hemalens.conformal import PredictionSets
+from hemalens.bundle.bundle import Bundle, open_bundle
+from hemalens.classifiers.calibration import fit_temperature, log_softmax
+from hemalens.classifiers.few_shot import FewShotConfig, leave_one_out
 from hemalens.evaluation.evaluate import answer
-from hemalens.evaluation.metrics import fit_temperature, log_softmax
-from hemalens.fewshot import FewShotConfig, leave_one_out
-from hemalens.jobs.prepare import prepare
-from hemalens.shift import FOREIGN, domain_shift
+from hemalens.runs.inputs import prepare
+from hemalens.trust.conformal import PredictionSets
+from hemalens.trust.domain_shift import FOREIGN, domain_shift
 
 N_MIXES, N_DRAWINGS, SHOTS = 300, 20, 10
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hemalens.evaluation.fractions import FractionPlan
-from hemalens.evaluation.k_shot import KShotPlan
+from hemalens.benchmark.config import BenchmarkConfig
+from hemalens.benchmark.plan import open_benchmark
+from hemalens.benchmark.protocols.fractions import FractionPlan
+from hemalens.benchmark.protocols.k_shot import KShotPlan
+from hemalens.benchmark.run import benchmark as run
 from hemalens.evaluation.results import Report
-from hemalens.jobs.benchmark import benchmark as run
-from hemalens.jobs.benchmark import open_benchmark
-from hemalens.jobs.benchmark_config import BenchmarkConfig
 
 
 def asked(

@@ -9,13 +9,13 @@ import onnx
 from onnx import helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
 
-from hemalens import graphs
-from hemalens.artifacts import DataEntry
-from hemalens.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
+from hemalens.bundle.artifact import DataEntry
+from hemalens.bundle.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
+from hemalens.bundle.stages import Stage
 from hemalens.datasets import CellDataset
-from hemalens.images import Preprocessing
-from hemalens.runtime import session_of
-from hemalens.stages import Stage
+from hemalens.graphs import build as graphs
+from hemalens.graphs.runtime import session_of
+from hemalens.imaging.reading import Preprocessing
 
 PREPROCESSING = Preprocessing(size_px=32)
 WIDTHS = (3, 8, 16, 32, 32)

@@ -19,16 +19,16 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from fakes import FAKES
-from hemalens import graphs
-from hemalens.artifacts import DataEntry
-from hemalens.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
+from hemalens.bundle.artifact import DataEntry
+from hemalens.bundle.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
+from hemalens.bundle.segmenter import TrainedSegmenter, open_trained_segmenter
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset, open_dataset
+from hemalens.datasets.splits import hold_out
 from hemalens.datasets.synthetic import synthesize
-from hemalens.images import Preprocessing
+from hemalens.graphs import build as graphs
+from hemalens.imaging.reading import Preprocessing
 from hemalens.methods import Method, find_method
-from hemalens.sampling import hold_out
-from hemalens.segmenters import TrainedSegmenter, open_trained_segmenter
 from hemalens.taxonomy import AS_LABELLED
 
 CELL_TYPES = ("neutrophil", "eosinophil", "lymphocyte", "monocyte")
@@ -254,9 +254,7 @@ def undrawn() -> Iterator[None]:
     """Reports with empty figures: drawing takes longer than training something tiny. tests/evaluation draws them."""
     with pytest.MonkeyPatch.context() as patch:
         for module in ("curves", "figures", "tradeoffs"):
-            patch.setattr(
-                f"hemalens.evaluation.report.{module}.draw_svg", lambda *given, **more: '<svg aria-hidden="true"></svg>'
-            )
+            patch.setattr(f"hemalens.report.{module}.draw_svg", lambda *given, **more: '<svg aria-hidden="true"></svg>')
         yield
 
 

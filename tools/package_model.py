@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from hemalens.default_model import FOLDER
+from hemalens.bundle.default_model import FOLDER
 from hemalens.errors import HemalensError
-from hemalens.jobs.package_model import package_model
+from hemalens.runs.package_model import package_model
 
 
 def main() -> int:

@@ -6,32 +6,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hemalens.bundle import Bundle, open_bundle
+    from hemalens.benchmark.run import benchmark
+    from hemalens.bundle.bundle import Bundle, open_bundle
+    from hemalens.bundle.default_model import default_model_path
     from hemalens.datasets import CellDataset, Record, open_dataset
-    from hemalens.default_model import default_model_path
     from hemalens.errors import HemalensError
-    from hemalens.inference import Prediction, Predictor
-    from hemalens.jobs.benchmark import benchmark
-    from hemalens.jobs.evaluate import evaluate
-    from hemalens.jobs.predict import predict
-    from hemalens.jobs.train import train
+    from hemalens.inference.predict import predict
+    from hemalens.inference.predictor import Prediction, Predictor
+    from hemalens.runs.evaluate import evaluate
+    from hemalens.runs.train import train
 
 __version__ = "0.1.0"
 
 _PLACES = {
-    "Bundle": "hemalens.bundle",
+    "Bundle": "hemalens.bundle.bundle",
     "CellDataset": "hemalens.datasets",
     "HemalensError": "hemalens.errors",
-    "Prediction": "hemalens.inference",
-    "Predictor": "hemalens.inference",
+    "Prediction": "hemalens.inference.predictor",
+    "Predictor": "hemalens.inference.predictor",
     "Record": "hemalens.datasets",
-    "benchmark": "hemalens.jobs.benchmark",
-    "default_model_path": "hemalens.default_model",
-    "evaluate": "hemalens.jobs.evaluate",
-    "open_bundle": "hemalens.bundle",
+    "benchmark": "hemalens.benchmark.run",
+    "default_model_path": "hemalens.bundle.default_model",
+    "evaluate": "hemalens.runs.evaluate",
+    "open_bundle": "hemalens.bundle.bundle",
     "open_dataset": "hemalens.datasets",
-    "predict": "hemalens.jobs.predict",
-    "train": "hemalens.jobs.train",
+    "predict": "hemalens.inference.predict",
+    "train": "hemalens.runs.train",
 }
 
 __all__ = [

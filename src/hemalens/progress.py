@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+Say = Callable[[str], None]
+"""How a verb reports one line to its caller."""
 DELAY_S = 2.0
 
 _quiet = False

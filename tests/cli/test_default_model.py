@@ -10,7 +10,7 @@ import pytest
 
 import trained
 from command import Command
-from hemalens.bundle import Bundle, open_bundle
+from hemalens.bundle.bundle import Bundle, open_bundle
 
 SAID = "default model: robust (test_resnet), trained on lab_a; research use: a morphologist confirms every result"
 
@@ -32,13 +32,13 @@ def hemalens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 @pytest.fixture
 def packaged(own: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    monkeypatch.setattr("hemalens.default_model.FOLDER", own.path)
+    monkeypatch.setattr("hemalens.bundle.default_model.FOLDER", own.path)
     return own
 
 
 @pytest.fixture
 def lacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hemalens.default_model.FOLDER", tmp_path / "nothing")
+    monkeypatch.setattr("hemalens.bundle.default_model.FOLDER", tmp_path / "nothing")
 
 
 @pytest.mark.usefixtures("packaged")

@@ -17,7 +17,7 @@ from fakes import bccd, folder
 from fakes.cells import drawn_cell
 from hemalens.datasets import CellDataset, Record, open_dataset
 from hemalens.datasets.audit import MAX_GRAY_DIFFERENCE, audit
-from hemalens.images import read_image
+from hemalens.imaging.reading import read_image
 from hemalens.taxonomy import AS_LABELLED
 
 

@@ -24,8 +24,8 @@ from command import Command
 from fakes import bloodmnist
 from hemalens.datasets import READERS
 from hemalens.datasets import download as downloads
-from hemalens.datasets.bloodmnist import SIDES_PX
 from hemalens.datasets.download import DOWNLOADS, Published, download
+from hemalens.datasets.readers.bloodmnist import SIDES_PX
 from hemalens.errors import DatasetError, InputError, OutputError
 
 

@@ -14,7 +14,7 @@ from hemalens.datasets import CellDataset
 from hemalens.datasets.base import Record
 from hemalens.datasets.tiles import tiled
 from hemalens.errors import ImageError
-from hemalens.images import Box
+from hemalens.imaging.reading import Box
 
 
 def _dataset(*records: Record) -> CellDataset:

@@ -13,9 +13,9 @@ from command import Command
 from hemalens.datasets import open_dataset
 from hemalens.datasets.base import SYNTHETIC_MARKER
 from hemalens.datasets.masks import read_cell_mask
+from hemalens.datasets.splits import clean
 from hemalens.datasets.synthetic import tissue
 from hemalens.datasets.synthetic.tissue import drawn_tissue, n_drawn, synthesize_tissue
-from hemalens.sampling import clean
 from hemalens.taxonomy import AS_LABELLED
 
 N = 11

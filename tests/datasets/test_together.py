@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hemalens.datasets import CellDataset, Record, together
-from hemalens.sampling import units
+from hemalens.datasets.splits import units
 from hemalens.taxonomy import AS_LABELLED
 
 

@@ -16,9 +16,9 @@ import typer
 import trained
 from command import Command
 from documentation import DOCS, PAGES, REPOSITORY, Block, blocks, inline_commands
+from hemalens.benchmark.config import BenchmarkConfig
 from hemalens.cli.main import app
 from hemalens.datasets import READERS
-from hemalens.jobs.benchmark_config import BenchmarkConfig
 from hemalens.methods import METHODS, SEGMENTERS, find_method
 from hemalens.studies import describe_study
 from hemalens.taxonomy import label_map_names

@@ -59,7 +59,7 @@ def test_the_methods_page_names_every_method_and_protocol() -> None:
     rows, text = _rows("methods.md"), (DOCS / "methods.md").read_text(encoding="utf-8")
     assert set(METHODS) <= set(rows)
     assert all(f"`{name}`" in text for name in SEGMENTERS)
-    from hemalens.jobs.benchmark_config import ProtocolName
+    from hemalens.benchmark.config import ProtocolName
 
     assert set(get_args(ProtocolName)) <= set(rows)
 

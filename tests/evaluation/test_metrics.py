@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics as sk
 
+from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.evaluation import metrics
 from hemalens.evaluation.metrics import (
     Answers,
@@ -24,8 +25,6 @@ from hemalens.evaluation.metrics import (
     exact_interval,
     expected_calibration_error,
     f1,
-    fit_temperature,
-    log_softmax,
     macro_f1,
     majority_rate,
     negative_log_likelihood,

@@ -14,16 +14,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from hemalens import graphs
-from hemalens.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
+from hemalens.bundle.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
+from hemalens.bundle.stages import CellImageStage, ClassicalSegmenter
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import BundleError, InputError
 from hemalens.evaluation import occlusion
 from hemalens.evaluation.evaluate import Answered, answer
 from hemalens.evaluation.occlusion import Occluder, chosen_cells, occlusion_table, overlay
-from hemalens.images import Preprocessing, rim_colour
-from hemalens.segmentation import CellImageConfig
-from hemalens.stages import CellImageStage, ClassicalSegmenter
+from hemalens.graphs import build as graphs
+from hemalens.imaging.reading import Preprocessing, rim_colour
+from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.taxonomy import AS_LABELLED
 
 LABELS = ("dark", "light")

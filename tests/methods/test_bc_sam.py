@@ -19,22 +19,22 @@ from sklearn.ensemble import RandomForestClassifier
 
 import trained
 from hemalens import predict, train
-from hemalens.bundle import MODEL, Bundle, open_bundle
+from hemalens.adaptation.few_labels import adapt
+from hemalens.bundle.bundle import MODEL, Bundle, open_bundle
+from hemalens.bundle.segmenter import TrainedSegmenter
+from hemalens.bundle.stages import CellImageStage, ClassicalSegmenter
+from hemalens.classifiers.heads import HEADS, make_head
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import BundleError, ConfigError, InputError, SplitError
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import Evaluation
-from hemalens.heads import HEADS, make_head
-from hemalens.inference import Predictor
-from hemalens.jobs.adapt import adapt
-from hemalens.jobs.evaluate import evaluate as evaluate_job
+from hemalens.imaging.segmentation import CellImageConfig, cell_image, segment_cell
+from hemalens.inference.predictor import Predictor
 from hemalens.methods.bc_sam import METHOD, BCSamConfig, cell_images, feature_graph
 from hemalens.models.autoencoder import CellAutoencoder
 from hemalens.models.backbone import BackboneConfig, create_backbone
-from hemalens.segmentation import CellImageConfig, cell_image, segment_cell
-from hemalens.segmenters import TrainedSegmenter
-from hemalens.stages import CellImageStage, ClassicalSegmenter
+from hemalens.runs.evaluate import evaluate as evaluate_job
 
 SMALL_AUTOENCODER = (
     "autoencoder.epochs=1",

@@ -13,18 +13,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import trained
-from hemalens import graphs
-from hemalens.bundle import Bundle
+from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError
-from hemalens.images import Preprocessing
-from hemalens.inference import Predictor
-from hemalens.losses import rotate_each
+from hemalens.graphs import build as graphs
+from hemalens.imaging.reading import Preprocessing
+from hemalens.inference.predictor import Predictor
 from hemalens.methods.bloodshot import METHOD, BloodShotConfig, EmbedderModule
 from hemalens.models.backbone import BackboneConfig, create_backbone
+from hemalens.training.augmentation import AugmentationConfig, border_colours
 from hemalens.training.classifier import CellClassifier
-from hemalens.training.pixels import resized_images
-from hemalens.transforms import AugmentationConfig, border_colours
+from hemalens.training.data import resized_images
+from hemalens.training.losses import rotate_each
 from trained import Fitted
 
 LOSSES = ("softmax", "aam", "aam+consistency")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import numpy as np
 import pytest
@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 import trained
-from hemalens.bundle import Bundle
+from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError
-from hemalens.inference import Predictor
+from hemalens.inference.predictor import Predictor
 from hemalens.methods.combined_network import (
     CAM16,
     METHOD,
@@ -30,10 +30,10 @@ from hemalens.methods.combined_network import (
 )
 from hemalens.models.backbone import create_backbone, preprocessing_of
 from hemalens.models.reconstruction import PixelEncoder
-from hemalens.training.mask_use import MASKS_FILE
-from hemalens.training.pixels import resized_images
+from hemalens.training.cluster_labels import clusters_of
+from hemalens.training.data import resized_images
+from hemalens.training.masks import MASKS_FILE
 from hemalens.training.pretraining import pretrained
-from hemalens.training.pseudo_labels import clusters_of
 from trained import Fitted
 
 SMALL_CLUSTERING = {"backbone": "test_resnet", "weights": "none", "image_size_px": 32, "tile_px": 64}

@@ -15,12 +15,12 @@ from PIL import Image
 from scipy.optimize import minimize_scalar
 
 import trained
-from hemalens.artifacts import MANIFEST
-from hemalens.bundle import Bundle, open_bundle
+from hemalens.bundle.artifact import MANIFEST
+from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, InputError, ParityError
-from hemalens.inference import Predictor
+from hemalens.inference.predictor import Predictor
 from hemalens.methods import METHODS, Method, find_method
 from trained import Fitted
 
@@ -169,7 +169,7 @@ def test_linear_probe_serves_what_scikit_learn_says(tmp_path_factory: pytest.Tem
 
 def test_linear_probe_serves_what_its_own_head_says(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The same head on the bundle's own embeddings: within 1e-3."""
-    from hemalens.heads import make_head
+    from hemalens.classifiers.heads import make_head
 
     fit = trained.fitted(tmp_path_factory, "linear_probe")
     predictor = Predictor(fit.bundle, embeddings=True)
@@ -186,7 +186,7 @@ def test_finetune_serves_what_torch_says(tmp_path_factory: pytest.TempPathFactor
     import torch
     from safetensors.torch import load
 
-    from hemalens.training.pixels import resized_images
+    from hemalens.training.data import resized_images
 
     fit = trained.fitted(tmp_path_factory, "finetune")
     network = timm.create_model("test_resnet", num_classes=len(fit.train.classes)).eval()
@@ -261,7 +261,7 @@ def test_an_export_that_does_not_reproduce_the_model_fails(
     fit: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another temperature in the graph than in the model stands for any fault of the export."""
-    from hemalens import graphs
+    from hemalens.graphs import build as graphs
 
     honest = graphs.temperature_graph
     monkeypatch.setattr(graphs, "temperature_graph", lambda k, temperature: honest(k, temperature * 3 + 1))

@@ -17,27 +17,28 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 import trained
-from hemalens.artifacts import DataEntry
-from hemalens.bundle import SEEN_UNLABELLED, seen_images, write_bundle
+from hemalens.bundle.artifact import DataEntry
+from hemalens.bundle.bundle import SEEN_UNLABELLED, seen_images, write_bundle
+from hemalens.bundle.stages import CellImageStage
 from hemalens.datasets import CellDataset
+from hemalens.datasets.leaks import refuse_leaks
+from hemalens.datasets.splits import balanced_weights
 from hemalens.errors import ConfigError, InputError, OutputError, SplitError
-from hemalens.evaluation.evaluate import evaluate, refuse_leaks
+from hemalens.evaluation.evaluate import evaluate
 from hemalens.files import sha256_file
-from hemalens.jobs.evaluate import evaluate as evaluate_job
+from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.methods.finetune import METHOD, PRETRAINING, FinetuneConfig, starting_network
 from hemalens.models.backbone import BackboneConfig, create_backbone
 from hemalens.models.freezing import open_last_stages, start_head_near_zero
-from hemalens.sampling import balanced_weights
-from hemalens.segmentation import CellImageConfig
-from hemalens.stages import CellImageStage
+from hemalens.runs.evaluate import evaluate as evaluate_job
 from hemalens.training import checkpoints as checkpoints_module
+from hemalens.training.augmentation import Augmentation, AugmentationConfig
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.classifier import CellClassifier
+from hemalens.training.data import EpochSampler, PixelDataset, resized_images
 from hemalens.training.fit import follow_quickly
-from hemalens.training.learner import OptimiserConfig, warmup_cosine
-from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
+from hemalens.training.module import OptimiserConfig, warmup_cosine
 from hemalens.training.pretraining import pretrained
-from hemalens.transforms import Augmentation, AugmentationConfig
 from trained import Fitted
 
 
@@ -520,7 +521,7 @@ def test_the_worker_count_changes_no_batch() -> None:
 def test_training_pixels_are_what_the_bundle_s_graph_resizes(unbroken: Fitted, tmp_path: Path) -> None:
     import onnxruntime
 
-    from hemalens import graphs
+    from hemalens.graphs import build as graphs
 
     resized = resized_images(unbroken.train, unbroken.bundle.manifest.preprocessing, tmp_path / "scratch.npy")
     cut = graphs.cut(unbroken.bundle.graph, ["image"], ["resized"]).SerializeToString()

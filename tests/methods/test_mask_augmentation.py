@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import trained
-from hemalens.artifacts import DataEntry
-from hemalens.bundle import Bundle, open_bundle
+from hemalens.bundle.artifact import DataEntry
+from hemalens.bundle.bundle import Bundle, open_bundle
+from hemalens.bundle.stages import CellImageEntry
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import ConfigError
 from hemalens.evaluation.evaluate import answer
-from hemalens.inference import Predictor
+from hemalens.imaging.segmentation import CellImageConfig, largest_component, segment_cell
+from hemalens.inference.predictor import Predictor
 from hemalens.methods.mask_augmentation import METHOD
-from hemalens.segmentation import CellImageConfig, largest_component, segment_cell
-from hemalens.stages import CellImageEntry
 from trained import Fitted
 
 GRAY = 70

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 import trained
+from hemalens.datasets.splits import balanced_weights
 from hemalens.errors import ConfigError
-from hemalens.images import Preprocessing
+from hemalens.imaging.reading import Preprocessing
 from hemalens.methods import find_method
 from hemalens.methods.mobilevit import METHOD, MobileVitConfig
 from hemalens.models.backbone import create_backbone, preprocessing_of
-from hemalens.sampling import balanced_weights
 from hemalens.training.classifier import CellClassifier
-from hemalens.training.learner import OptimiserConfig
-from hemalens.training.pixels import EpochSampler
+from hemalens.training.data import EpochSampler
+from hemalens.training.module import OptimiserConfig
 
 SIZES = (400, 40, 8)
 

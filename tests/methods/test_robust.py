@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import numpy as np
 import onnx
@@ -22,24 +22,24 @@ from safetensors.torch import load_file
 from torch import nn
 
 import trained
-from hemalens import graphs
-from hemalens.batch_norm import KIND, has_batch_norm
-from hemalens.bundle import FINE, Bundle, open_bundle
+from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled
+from hemalens.adaptation.few_labels import adapt
+from hemalens.bundle.bundle import FINE, Bundle, open_bundle
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError
-from hemalens.graph_counts import count_graph
-from hemalens.inference import Predictor
-from hemalens.jobs.adapt import adapt
-from hemalens.jobs.adapt_unlabelled import adapt_unlabelled
-from hemalens.jobs.quantize import quantize
-from hemalens.laboratory_transforms import LaboratoryConfig
+from hemalens.graphs import build as graphs
+from hemalens.graphs.batch_norm import KIND, has_batch_norm
+from hemalens.graphs.cost import count_graph
+from hemalens.inference.predictor import Predictor
 from hemalens.methods.robust import METHOD, RobustConfig, RobustModule
 from hemalens.models.backbone import BackboneConfig, create_backbone, preprocessing_of
 from hemalens.models.outline import OutlineNetwork, WithOutline
+from hemalens.runs.quantize import quantize
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.classifier import CellClassifier
-from hemalens.training.fine_labels import FineLabels
-from hemalens.training.pixels import resized_images
+from hemalens.training.data import resized_images
+from hemalens.training.laboratory_augmentation import LaboratoryConfig
+from hemalens.training.subclass_labels import FineLabels
 from trained import Fitted
 
 STILL = {"flip": False, "rotation_deg": 0.0, "zoom": 0.0}
@@ -568,8 +568,8 @@ def test_after_training_the_network_that_answers_has_no_batch_norm_for_outlines(
 PREDICTS = """
 import sys
 from pathlib import Path
-from hemalens.bundle import open_bundle
-from hemalens.inference import Predictor
+from hemalens.bundle.bundle import open_bundle
+from hemalens.inference.predictor import Predictor
 found = list(Predictor(open_bundle(Path(sys.argv[1]))).predict([Path(p) for p in sys.argv[2:]]))
 assert all(p.error is None for p in found), found
 print(*sorted({"torch", "torchvision", "timm", "lightning"} & set(sys.modules)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import pytest
 import torch
@@ -13,14 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hemalens.errors import ConfigError
-from hemalens.models.autoencoder import (
-    DECODERS,
-    LATENT_SIZE,
-    CellAutoencoder,
-    CellDecoder,
-    LatentEncoder,
-    channels_of,
-)
+from hemalens.models.autoencoder import DECODERS, LATENT_SIZE, CellAutoencoder, CellDecoder, LatentEncoder, channels_of
 
 
 def _convolutions(network: nn.Module) -> list[Any]:

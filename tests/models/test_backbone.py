@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import numpy as np
 import onnx
@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 import trained
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, WeightsError
-from hemalens.graphs import digest
-from hemalens.images import Preprocessing
+from hemalens.graphs.build import digest
+from hemalens.imaging.reading import Preprocessing
 from hemalens.models import backbone as module
 from hemalens.models.backbone import (
     WHEELS,

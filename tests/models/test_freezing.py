@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import pytest
 import timm
 import torch
 
 from hemalens.errors import ConfigError
-from hemalens.images import Preprocessing
+from hemalens.imaging.reading import Preprocessing
 from hemalens.models.freezing import freeze, freeze_first_blocks, open_last_stages
 from hemalens.training.classifier import CellClassifier
-from hemalens.training.learner import OptimiserConfig
+from hemalens.training.module import OptimiserConfig
 
 BLOCKS = [f"layer{stage}.{block}." for stage in (1, 2, 3, 4) for block in (0, 1)]
 STEM, HEAD = ("conv1.", "bn1."), ("fc.",)

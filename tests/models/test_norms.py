@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import numpy as np
 import pytest

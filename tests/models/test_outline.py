@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hemalens.images import Preprocessing
+from hemalens.imaging.reading import Preprocessing
 from hemalens.models.outline import N_STAGES, OutlineNetwork, WithOutline, outline, without_batch_norm
 
 SIDE = 48

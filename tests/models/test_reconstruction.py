@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import pytest
 import torch

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import numpy as np
 import onnxruntime
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hemalens.errors import ConfigError, WeightsError
-from hemalens.images import Preprocessing
+from hemalens.imaging.reading import Preprocessing
 from hemalens.models import sam as module
 from hemalens.models.export import to_onnx
 from hemalens.models.sam import (

@@ -20,19 +20,20 @@ from sklearn.preprocessing import StandardScaler
 
 import trained
 from fakes import acevedo20, matek19
+from hemalens.classifiers.heads import HEADS
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, InputError, SplitError, WeightsError
 from hemalens.evaluation.metrics import Answers
-from hemalens.evaluation.report import read_report
 from hemalens.evaluation.results import ComparisonTable, Estimate, Report
 from hemalens.files import default_cache_dir
-from hemalens.heads import HEADS
-from hemalens.studies import bc_sam, bc_sam_latents
+from hemalens.report import read_report
 from hemalens.studies.base import published
-from hemalens.studies.bc_sam import STUDY, BCSamStudyConfig
-from hemalens.studies.bc_sam_latents import Material, Row
-from hemalens.studies.bc_sam_scores import Cell, Gain, difference, find, find_gains
-from hemalens.studies.bc_sam_tables import accuracy_table, balanced_table, gain_table, verdict
+from hemalens.studies.bc_sam import latents as bc_sam_latents
+from hemalens.studies.bc_sam import run as bc_sam
+from hemalens.studies.bc_sam.latents import Material, Row
+from hemalens.studies.bc_sam.run import STUDY, BCSamStudyConfig
+from hemalens.studies.bc_sam.scores import Cell, Gain, difference, find, find_gains
+from hemalens.studies.bc_sam.tables import accuracy_table, balanced_table, gain_table, verdict
 
 N_EACH = 4
 SHARED = ("basophil", "eosinophil", "segmented_neutrophil", "monocyte", "lymphocyte")

@@ -11,12 +11,12 @@ import pytest
 import trained
 from fakes import cnmc, matek19
 from hemalens.errors import ConfigError, InputError, SplitError
-from hemalens.evaluation.report import read_report
 from hemalens.evaluation.results import ComparisonTable
+from hemalens.report import read_report
 from hemalens.studies import STUDIES, find_study
 from hemalens.studies.base import published
-from hemalens.studies.bloodshot import LEFT_OUT, STUDY, BloodShotStudyConfig
-from hemalens.studies.bloodshot_embedders import JOINED, PUBLISHED, ROWS, embedder_config, three_parts
+from hemalens.studies.bloodshot.embedders import JOINED, PUBLISHED, ROWS, embedder_config, three_parts
+from hemalens.studies.bloodshot.run import LEFT_OUT, STUDY, BloodShotStudyConfig
 
 TINY = (
     "rows=published",
@@ -83,7 +83,7 @@ def test_the_whole_protocol_and_its_resume(
 
 def test_published_columns_beside_ours_for_ten_images_a_class() -> None:
     from hemalens.evaluation.results import Estimate, KShot, Shots
-    from hemalens.studies.bloodshot_tables import ten_shot_table
+    from hemalens.studies.bloodshot.tables import ten_shot_table
 
     estimate = Estimate(value=0.5, low=0.4, high=0.6, std=0.1)
     shots = Shots(
@@ -129,7 +129,7 @@ def test_the_published_protocol_is_the_default() -> None:
 
 def test_parts_of_seventy_ten_and_twenty_percent(data: dict[str, list[str]]) -> None:
     from hemalens.datasets import open_dataset
-    from hemalens.sampling import clean
+    from hemalens.datasets.splits import clean
 
     generic, _ = clean(open_dataset(data["generic"][0], labels="as_labelled"))
     parts = three_parts(generic, 0)

@@ -10,9 +10,9 @@ import pytest
 import trained
 from fakes import FAKES
 from hemalens.errors import InputError, OutputError
-from hemalens.evaluation.report import read_report
 from hemalens.evaluation.results import Report
 from hemalens.models.backbone import create_backbone
+from hemalens.report import read_report
 from hemalens.studies import find_study
 from hemalens.studies.base import published
 from hemalens.studies.mobilevit import _config

@@ -17,26 +17,29 @@ from PIL import Image
 
 import trained
 from fakes import FAKES, cam16, prcc
-from hemalens.bundle import Bundle, open_bundle
+from hemalens.benchmark.protocols.fractions import FractionRun
+from hemalens.bundle.bundle import Bundle, open_bundle
+from hemalens.bundle.stages import ClassicalSegmenter
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import ConfigError, InputError, OutputError, SplitError
-from hemalens.evaluation.fractions import FractionRun
 from hemalens.evaluation.metrics import Answers
-from hemalens.evaluation.report import read_report
 from hemalens.evaluation.results import ComparisonTable, Report
-from hemalens.inference import Predictor
+from hemalens.inference.predictor import Predictor
 from hemalens.methods.combined_network import CombinedNetworkConfig
 from hemalens.methods.mask_augmentation import METHOD as MASK_AUGMENTATION
-from hemalens.stages import ClassicalSegmenter
-from hemalens.studies import find_study, wbc, wbc_augmentation, wbc_combined
+from hemalens.report import read_report
+from hemalens.studies import find_study
 from hemalens.studies.base import published
-from hemalens.studies.wbc import Row, WbcStudyConfig, chosen_rows, configured, with_stand_in_masks
-from hemalens.studies.wbc_combined import clusters_table
-from hemalens.studies.wbc_tables import gains_table, published_table
+from hemalens.studies.wbc import augmentation as wbc_augmentation
+from hemalens.studies.wbc import combined as wbc_combined
+from hemalens.studies.wbc import common as wbc
+from hemalens.studies.wbc.combined import clusters_table
+from hemalens.studies.wbc.common import Row, WbcStudyConfig, chosen_rows, configured, with_stand_in_masks
+from hemalens.studies.wbc.tables import gains_table, published_table
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.training import fit as training_fit
+from hemalens.training.cluster_labels import clusters_of
 from hemalens.training.pretraining import pretrained
-from hemalens.training.pseudo_labels import clusters_of
 
 N_EACH = 6
 CELL_TYPES = 5

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import numpy as np
 import pytest
@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hemalens.errors import ConfigError, ParityError
-from hemalens.losses import maximum_mean_discrepancy, structural_similarity
 from hemalens.models.autoencoder import CellAutoencoder
 from hemalens.training import autoencoder as module
 from hemalens.training.autoencoder import (
@@ -31,7 +30,8 @@ from hemalens.training.autoencoder import (
     latent_graph,
     latents,
 )
-from hemalens.training.learner import OptimiserConfig
+from hemalens.training.losses import maximum_mean_discrepancy, structural_similarity
+from hemalens.training.module import OptimiserConfig
 
 SIDE = 32
 FAST = OptimiserConfig(learning_rate=5e-3, warmup_steps=1, label_smoothing=0.0, gradient_clip=None)

@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import trained
-from hemalens.bundle import Bundle
+from hemalens.bundle.bundle import Bundle
+from hemalens.bundle.stages import CellImageStage, ClassicalSegmenter
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, DatasetError, SplitError
 from hemalens.files import sha256_file
+from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.models.backbone import create_backbone
-from hemalens.segmentation import CellImageConfig
-from hemalens.stages import CellImageStage, ClassicalSegmenter
 from hemalens.training import pretraining as module
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import TrainingConfig

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import numpy as np
 import pytest
@@ -17,10 +17,10 @@ import trained
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, DatasetError, WeightsError
 from hemalens.files import default_cache_dir
-from hemalens.images import Preprocessing
-from hemalens.losses import structural_similarity
+from hemalens.imaging.reading import Preprocessing
 from hemalens.models.reconstruction import PixelAutoencoder
 from hemalens.training import reconstruction as module
+from hemalens.training.losses import structural_similarity
 from hemalens.training.reconstruction import ReconstructionConfig, ReconstructionModule, reconstruction_encoder
 
 SIZE = Preprocessing(size_px=32, mean=(120.0, 110.0, 140.0), std=(60.0, 50.0, 70.0))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import numpy as np
 import onnxruntime
@@ -21,22 +21,22 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import trained
-from hemalens import graphs
-from hemalens.artifacts import WEIGHTS, DataEntry
+from hemalens.bundle.artifact import WEIGHTS, DataEntry
+from hemalens.bundle.segmenter import TrainedSegmenter, open_segmenter
+from hemalens.bundle.stages import SEGMENTER
 from hemalens.datasets import CellDataset
 from hemalens.datasets.masks import read_cell_mask
 from hemalens.errors import ConfigError, ImageError, ParityError
-from hemalens.images import Preprocessing
-from hemalens.losses import mask_loss
+from hemalens.graphs import build as graphs
+from hemalens.imaging.reading import Preprocessing
 from hemalens.methods import bc_sam_segmenter as method
 from hemalens.methods.bc_sam_segmenter import SegmenterConfig, build, fit_segmenter
 from hemalens.models import sam
 from hemalens.models.lora import add_lora, count_parameters, load_trainable_state
 from hemalens.models.sam import SamConfig, SamSegmenter, build_sam
-from hemalens.segmenters import TrainedSegmenter, open_segmenter
-from hemalens.stages import SEGMENTER
 from hemalens.training import segmenter as module
-from hemalens.training.learner import OptimiserConfig
+from hemalens.training.losses import mask_loss
+from hemalens.training.module import OptimiserConfig
 from hemalens.training.segmenter import (
     MaskAugmentation,
     MaskDataset,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hemalens.cli.common import (
+from hemalens.cli.options import (
     Auxiliary,
     CellImage,
     DropSeen,
@@ -27,12 +27,12 @@ from hemalens.cli.common import (
     role_specs,
     whole_numbers,
 )
-from hemalens.cli.live import watching
-from hemalens.cli.show import show_report
+from hemalens.cli.report_tables import show_report
+from hemalens.cli.trial_table import watching
 from hemalens.errors import HemalensError, InputError
 
 if TYPE_CHECKING:
-    from hemalens.jobs.benchmark_config import BenchmarkConfig
+    from hemalens.benchmark.config import BenchmarkConfig
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="All of this in a YAML file; options come on top.")
@@ -135,7 +135,7 @@ def _sets_by_role(given: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _few_shot(given: Sequence[str]) -> dict[str, Any]:
-    from hemalens.fewshot import FewShotConfig
+    from hemalens.classifiers.few_shot import FewShotConfig
 
     return FewShotConfig.load(None, given).model_dump()
 
@@ -144,7 +144,7 @@ def _part(name: str) -> Callable[[Any], Any]:
     """How settings of a protocol are read into its part of the configuration."""
 
     def read(given: Sequence[str]) -> dict[str, Any]:
-        from hemalens.jobs import benchmark_config
+        from hemalens.benchmark import config as benchmark_config
 
         values: dict[str, Any] = getattr(benchmark_config, name).load(None, given).model_dump()
         return values
@@ -261,7 +261,7 @@ def _put(values: dict[str, Any], option: str, said: Any) -> None:
 
 def _config(file: Path | None, given: dict[str, Any], said: Sequence[str]) -> BenchmarkConfig:
     """The file's configuration with what stands on the command line over it; settings come after those of the file."""
-    from hemalens.jobs.benchmark_config import BenchmarkConfig, read_yaml
+    from hemalens.benchmark.config import BenchmarkConfig, read_yaml
 
     values = read_yaml(file) if file else {}
     for option in said:
@@ -350,16 +350,16 @@ def benchmark(
 
 
 def _costs(talk: Talk, backbones: list[str], bundles: list[Path], target: str | None, shared: dict[str, Any]) -> None:
-    from hemalens.jobs.efficiency import efficiency as run
+    from hemalens.benchmark.efficiency.measure import efficiency as run
 
     show_report(talk, run(backbones, bundles, target_spec=target, **shared), shared["out"])
 
 
 def _on_bundle(talk: Talk, context: typer.Context, bundles: list[Path], protocols: list[str], said: Sequence[str]) -> None:
     """The protocols of a new laboratory with a saved bundle; the parts of the configuration are read as with methods."""
-    from hemalens.jobs.benchmark_config import BenchmarkConfig
-    from hemalens.jobs.bundle_curves import bundle_curves as run
-    from hemalens.jobs.tasks import curves_of
+    from hemalens.benchmark.config import BenchmarkConfig
+    from hemalens.benchmark.saved_bundle import bundle_curves as run
+    from hemalens.benchmark.tasks import curves_of
 
     _check_options(said, protocols, trains=False, taken=FOR_BUNDLES)
     if len(bundles) > 1:
@@ -379,7 +379,7 @@ def _on_bundle(talk: Talk, context: typer.Context, bundles: list[Path], protocol
 
 
 def _methods(talk: Talk, config: BenchmarkConfig, shared: dict[str, Any]) -> None:
-    from hemalens.jobs.benchmark import benchmark as run
+    from hemalens.benchmark.run import benchmark as run
 
     with watching(talk) as watch:
         report = run(config, **shared, say=talk.say, watch=watch)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hemalens.cli.common import Json, Labels, Out, Overwrite, Quiet, Seed, Talk
+from hemalens.cli.options import Json, Labels, Out, Overwrite, Quiet, Seed, Talk
 
 if TYPE_CHECKING:
     from hemalens.datasets.audit import Audit

@@ -9,18 +9,15 @@ from typing import Annotated
 import typer
 
 from hemalens import __version__
-from hemalens.cli import (
-    adaptation,
-    benchmark,
-    data,
-    evaluation,
-    prediction,
-    quantization,
-    segmentation,
-    studies,
-    suggestion,
-    training,
-)
+from hemalens.cli import adapt as adaptation
+from hemalens.cli import benchmark, data
+from hemalens.cli import evaluate as evaluation
+from hemalens.cli import predict as prediction
+from hemalens.cli import quantize as quantization
+from hemalens.cli import segment as segmentation
+from hemalens.cli import study as studies
+from hemalens.cli import suggest as suggestion
+from hemalens.cli import train as training
 from hemalens.errors import HemalensError, InputError
 
 INTERRUPTED = 130

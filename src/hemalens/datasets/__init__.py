@@ -1,4 +1,10 @@
-"""Datasets: one reader a file, one table of readers, one way to name data: `open_dataset("acevedo20:PATH")`."""
+"""Datasets: readers of published layouts, splits, episodes, audits; records with labels under a label map.
+
+Begin with `open_dataset("acevedo20:PATH")`. `readers/` has one file a dataset, `READERS` is their table; `splits` makes
+folds, fractions and held-out parts, `episodes` few-shot supports, `leaks` refuses trained-on test images, `audit` looks
+for copies, `synthetic/` draws cells of imitated laboratories.
+Imports `taxonomy`, `imaging` and the rooms below; no torch.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hemalens.datasets import (
+from hemalens.datasets import synthetic
+from hemalens.datasets.base import CellDataset, Reader, Record, Source
+from hemalens.datasets.readers import (
     acevedo20,
     bccd,
     bloodmnist,
@@ -16,12 +24,10 @@ from hemalens.datasets import (
     matek19,
     prcc,
     raabin,
-    synthetic,
-    table,
     wbc_subsets,
     zheng2018,
 )
-from hemalens.datasets.base import CellDataset, Reader, Record, Source
+from hemalens.datasets.readers import csv_table as table
 from hemalens.errors import DatasetError, LabelError, near_matches, one_line
 from hemalens.taxonomy import AS_LABELLED, Excluded, LabelMap, find_cell_type, label_map, source_labels
 

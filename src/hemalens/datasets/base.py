@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hemalens.errors import DatasetError, one_line
 from hemalens.files import sha256_file, sha256_text
-from hemalens.images import SUFFIXES, Box, read_image
+from hemalens.imaging.reading import SUFFIXES, Box, read_image
 
 SYNTHETIC_MARKER = "synthetic.json"
 """In a folder whose images were drawn by this program, whatever their layout."""

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import DatasetError, ImageError, one_line
-from hemalens.images import read_mask
+from hemalens.imaging.reading import read_mask
 
 JPEG_TRACES = 63
 """Gray values up to this are background in a mask that is a JPEG."""

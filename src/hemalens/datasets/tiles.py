@@ -8,7 +8,7 @@ import numpy as np
 
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ImageError, one_line
-from hemalens.images import image_size
+from hemalens.imaging.reading import image_size
 
 
 def tiled(dataset: CellDataset, tile_px: int) -> CellDataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemalens import graphs
-from hemalens.bundle import Bundle
+from hemalens.bundle.bundle import Bundle
 from hemalens.cache import FeatureCache
 from hemalens.datasets.base import CellDataset, Record
-from hemalens.errors import DatasetError, SplitError
+from hemalens.datasets.leaks import refuse_leaks
+from hemalens.datasets.splits import units
+from hemalens.errors import DatasetError
 from hemalens.evaluation import metrics
-from hemalens.evaluation.pictures import thumbnail
+from hemalens.evaluation.projection import scatter
 from hemalens.evaluation.results import (
     ClassScores,
     Estimate,
@@ -27,12 +28,12 @@ from hemalens.evaluation.results import (
     Scores,
     WrongCell,
 )
-from hemalens.evaluation.scatter import scatter
-from hemalens.features import extract
+from hemalens.evaluation.thumbnails import thumbnail
 from hemalens.files import default_cache_dir
+from hemalens.graphs import build as graphs
+from hemalens.graphs.features import extract
+from hemalens.graphs.runtime import run_rows
 from hemalens.progress import track
-from hemalens.runtime import run_rows
-from hemalens.sampling import units
 
 N_WRONG = 12
 
@@ -100,17 +101,6 @@ def plan_test(labels: Sequence[str], target: CellDataset, *, min_per_class: int 
             remedy="Choose the --labels the model was trained with.",
         )
     return TestPlan(tuple(labels), tested, left_out)
-
-
-def refuse_leaks(train_contents: Collection[str], target: CellDataset) -> None:
-    """Raise `SplitError` when an image of `target` was trained on."""
-    shared = [r for content, r in zip(target.contents, target.records, strict=True) if content in train_contents]
-    if shared:
-        raise SplitError(
-            f"{len(shared)} image(s) of {target.name} were trained on, first: {shared[0].path.name!r}",
-            expected="test images the model has not seen",
-            remedy="Take them out of either side.",
-        )
 
 
 def evaluate(

@@ -172,13 +172,6 @@ def two_way_interval(scores: NDArray[np.float64], *, rng: np.random.Generator) -
     return float(low), float(high)
 
 
-def log_softmax(logits: Floats) -> NDArray[np.float64]:
-    """Logarithms of the softmax over the last axis."""
-    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
-
-
 def negative_log_likelihood(probabilities: Floats, target: NDArray[np.int64]) -> float:
     """Mean of -log p of the true class, p not below 1e-12; NaN without images."""
     if len(target) == 0:
@@ -214,22 +207,3 @@ def expected_calibration_error(probabilities: Floats, target: NDArray[np.int64],
         return float("nan")
     rows = reliability(probabilities, target, n_bins)
     return sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / len(target)
-
-
-def fit_temperature(logits: Floats, target: NDArray[np.int64]) -> float:
-    """The temperature in [0.05, 20] that minimises the NLL of softmax(logits / T) (Guo et al. 2017); 1 without images.
-
-    A standard normal prior on log T counts like a single image: without it, a small validation part answered without an
-    error would drive T to zero and every probability to one.
-    """
-    from scipy.optimize import minimize_scalar
-
-    if len(target) == 0:
-        return 1.0
-
-    def loss(log_t: float) -> float:
-        chosen = log_softmax(np.asarray(logits) / np.exp(log_t))[np.arange(len(target)), target]
-        return float(-chosen.sum() + log_t**2 / 2) / len(target)
-
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
-    return float(np.exp(found.x))

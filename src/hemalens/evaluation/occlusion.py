@@ -13,17 +13,17 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from hemalens.bundle import Bundle
+from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import BundleError, InputError, one_line
+from hemalens.evaluation import formatting
 from hemalens.evaluation.evaluate import Answered, answer
-from hemalens.evaluation.pictures import WHITE, outlined, thumbnail
-from hemalens.evaluation.report import formatting
 from hemalens.evaluation.results import Picture, PictureTable
-from hemalens.graph_counts import count_graph
-from hemalens.images import rim_colour
+from hemalens.evaluation.thumbnails import WHITE, outlined, thumbnail
+from hemalens.graphs.cost import count_graph
+from hemalens.graphs.runtime import n_cores, session_of
+from hemalens.imaging.reading import rim_colour
 from hemalens.progress import track
-from hemalens.runtime import n_cores, session_of
 
 PATCH_SHARE = 1 / 5
 """Side of the patch as a share of the image's side: about a nuclear lobe, or a red cell beside the white one."""

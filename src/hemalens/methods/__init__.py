@@ -1,4 +1,9 @@
-"""Methods by name."""
+"""Methods: one file a method, a strict config with published defaults and `fit(...) -> Bundle`.
+
+Begin with `METHODS`, the table, and `base.Method`, the protocol. `bc_sam_segmenter` learns from masks and
+gives a segmenter; `few_shot_finetune` trains a bundle's network on with a few labelled cells, for `adaptation.finetune`.
+Imports `training`, `models` and the rooms below.
+"""
 
 from __future__ import annotations
 

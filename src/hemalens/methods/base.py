@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hemalens.bundle import Bundle
+from hemalens.bundle.bundle import Bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.evaluation.results import PictureTable

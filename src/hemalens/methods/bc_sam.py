@@ -12,26 +12,26 @@ import onnx
 from numpy.typing import NDArray
 from pydantic import Field
 
-from hemalens.artifacts import WEIGHTS
-from hemalens.bundle import Bundle
+from hemalens.bundle.artifact import WEIGHTS
+from hemalens.bundle.bundle import Bundle
+from hemalens.bundle.segmenter import TrainedSegmenter, open_segmenter, open_trained_segmenter, segmenter_source
+from hemalens.bundle.stages import CLASSICAL, CellImageStage
 from hemalens.cache import FeatureCache
+from hemalens.classifiers.heads import ClassWeights, check_head
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ConfigError
-from hemalens.evaluation.pictures import thumbnail
 from hemalens.evaluation.results import Picture, PictureTable
-from hemalens.features import MAPS_AT_ONCE, feature_maps
+from hemalens.evaluation.thumbnails import thumbnail
 from hemalens.files import default_cache_dir
-from hemalens.graphs import cut, half_map_graph, join, kind_of
-from hemalens.heads import ClassWeights, check_head
-from hemalens.images import Preprocessing
+from hemalens.graphs.build import cut, half_map_graph, join, kind_of
+from hemalens.graphs.features import MAPS_AT_ONCE, feature_maps
+from hemalens.graphs.runtime import run_rows
+from hemalens.imaging.reading import Preprocessing
+from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.methods.base import AuxiliaryRole, Method
 from hemalens.models.autoencoder import channels_of
 from hemalens.models.backbone import BackboneConfig, frozen_graph, preprocessing_of
 from hemalens.progress import track
-from hemalens.runtime import run_rows
-from hemalens.segmentation import CellImageConfig
-from hemalens.segmenters import TrainedSegmenter, open_segmenter, open_trained_segmenter, segmenter_source
-from hemalens.stages import CLASSICAL, CellImageStage
 from hemalens.training.autoencoder import (
     AutoencoderConfig,
     CellPairs,

@@ -9,17 +9,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from hemalens.artifacts import WEIGHTS, DataEntry, library_versions
+from hemalens.bundle.artifact import WEIGHTS, DataEntry, library_versions
+from hemalens.bundle.segmenter import SegmenterManifest, TrainedSegmenter, write_segmenter
+from hemalens.bundle.stages import SEGMENTER
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import ConfigError
-from hemalens.images import Preprocessing
+from hemalens.imaging.reading import Preprocessing
 from hemalens.models.lora import add_lora, count_parameters, merge_lora, trainable_state
 from hemalens.models.sam import SamConfig, SamSegmenter, build_sam, image_size_of
-from hemalens.segmenters import SegmenterManifest, TrainedSegmenter, write_segmenter
-from hemalens.stages import SEGMENTER
 from hemalens.training.checkpoints import tensor_bytes
-from hemalens.training.learner import OptimiserConfig
+from hemalens.training.module import OptimiserConfig
 from hemalens.training.segmenter import SegmenterTraining, check_masks, fit_masks, segmenter_graph
 from hemalens.training.trainer import Precision
 

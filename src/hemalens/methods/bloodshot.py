@@ -15,17 +15,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hemalens.bundle import Bundle
+from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import ConfigError
-from hemalens.images import Preprocessing
-from hemalens.losses import AAMSoftmax, rotate_each, rotation_consistency
+from hemalens.imaging.reading import Preprocessing
 from hemalens.methods.base import Method
 from hemalens.models.backbone import create_backbone, preprocessing_of
+from hemalens.training.augmentation import AugmentationConfig, border_colours
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import TrainingConfig, check_parts, fit_network, follow_quickly
-from hemalens.training.learner import OptimiserConfig
-from hemalens.transforms import AugmentationConfig, border_colours
+from hemalens.training.losses import AAMSoftmax, rotate_each, rotation_consistency
+from hemalens.training.module import OptimiserConfig
 
 MARGIN_RAD = 0.499
 """28.6 degrees, as published."""

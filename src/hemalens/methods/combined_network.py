@@ -10,19 +10,19 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
-from hemalens.bundle import Bundle
+from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import ConfigError
-from hemalens.images import Preprocessing
+from hemalens.imaging.reading import Preprocessing
 from hemalens.methods.base import AuxiliaryRole, Method
 from hemalens.models.backbone import create_backbone, preprocessing_of
 from hemalens.models.combined import CombinedNetwork
 from hemalens.models.freezing import open_last_stages
 from hemalens.training.classifier import CellClassifier
+from hemalens.training.cluster_labels import ClusteringConfig, clusters_of
 from hemalens.training.fit import Before, TrainingConfig, check_parts, fit_network, follow_quickly
-from hemalens.training.mask_use import MaskUse
+from hemalens.training.masks import MaskUse
 from hemalens.training.pretraining import PretrainingConfig, pretrained
-from hemalens.training.pseudo_labels import ClusteringConfig, clusters_of
 from hemalens.training.reconstruction import ReconstructionConfig, reconstruction_encoder
 
 CAM16, PRCC = "cam16", "prcc"

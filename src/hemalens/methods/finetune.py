@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 from torch import nn
 
-from hemalens.bundle import Bundle
+from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import ConfigError
 from hemalens.methods.base import AuxiliaryRole, Method
@@ -17,7 +17,7 @@ from hemalens.models.backbone import BackboneConfig, create_backbone, preprocess
 from hemalens.models.freezing import freeze_first_blocks, open_last_stages, start_head_near_zero
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import Before, TrainingConfig, check_parts, fit_network, follow_quickly
-from hemalens.training.mask_use import without_background
+from hemalens.training.masks import without_background
 from hemalens.training.pretraining import PretrainingConfig, pretrained
 
 PRETRAINING = "pretraining"

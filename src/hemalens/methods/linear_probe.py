@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hemalens.bundle import Bundle
+from hemalens.bundle.bundle import Bundle
 from hemalens.cache import FeatureCache
+from hemalens.classifiers.heads import ClassWeights, check_head
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import ConfigError
-from hemalens.features import extract
 from hemalens.files import default_cache_dir
-from hemalens.heads import ClassWeights, check_head
+from hemalens.graphs.features import extract
 from hemalens.methods.base import Method
 from hemalens.models.backbone import BackboneConfig, frozen_graph, preprocessing_of
 from hemalens.progress import track

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from hemalens.bundle import Bundle
+from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.base import CellDataset
 from hemalens.methods.base import AuxiliaryRole, Method
 from hemalens.methods.finetune import PRETRAINING, FinetuneConfig, fit_as
-from hemalens.training.mask_use import MaskUse
+from hemalens.training.masks import MaskUse
 
 
 class MaskAugmentationConfig(FinetuneConfig):

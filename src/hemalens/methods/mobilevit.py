@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from hemalens.bundle import Bundle
+from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.base import CellDataset
 from hemalens.methods.base import Method
 from hemalens.methods.finetune import METHOD as FINETUNE
 from hemalens.methods.finetune import FinetuneConfig, fit_as
-from hemalens.training.learner import OptimiserConfig
+from hemalens.training.module import OptimiserConfig
 
 ADAM = OptimiserConfig(
     learning_rate=1e-3, weight_decay=0.0, warmup_epochs=0.0, schedule="constant", label_smoothing=0.0, gradient_clip=None

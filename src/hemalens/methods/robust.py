@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import numpy as np
 import torch
@@ -16,26 +16,26 @@ from pydantic import Field
 from torch import Tensor
 from torchvision.transforms import v2
 
-from hemalens.bundle import Bundle
+from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.base import CellDataset
-from hemalens.images import Preprocessing
-from hemalens.laboratory_transforms import LaboratoryAugmentation, LaboratoryConfig
+from hemalens.imaging.reading import Preprocessing
 from hemalens.methods.base import Method
 from hemalens.methods.finetune import METHOD as FINETUNE
 from hemalens.methods.finetune import PRETRAINING, FinetuneConfig, starting_network
 from hemalens.models.backbone import preprocessing_of
-from hemalens.models.field import against_field
 from hemalens.models.freezing import freeze
 from hemalens.models.norms import Norm, set_norm
 from hemalens.models.outline import OutlineNetwork, WithOutline, without_batch_norm
-from hemalens.models.views import Views, mean_over_views
-from hemalens.training.averaging import average_into
+from hemalens.models.test_time_augmentation import Views, mean_over_views
+from hemalens.models.white_balance import against_field
+from hemalens.training.augmentation import Augmentation, AugmentationConfig
+from hemalens.training.background_swap import check_exchange
 from hemalens.training.classifier import CellClassifier
-from hemalens.training.fine_labels import FineLabels, admitted_cross_entropy
+from hemalens.training.ema import average_into
 from hemalens.training.fit import Before, Lesson, check_parts, fit_network, follow_quickly
-from hemalens.training.mask_use import without_background
-from hemalens.training.surroundings import check_exchange
-from hemalens.transforms import Augmentation, AugmentationConfig
+from hemalens.training.laboratory_augmentation import LaboratoryAugmentation, LaboratoryConfig
+from hemalens.training.masks import without_background
+from hemalens.training.subclass_labels import FineLabels, admitted_cross_entropy
 
 GEOMETRY = AugmentationConfig(zoom=0.3, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
 """Mirrored, turned, 0.77 to 1.3 times the size; colours are the laboratory's matter."""

@@ -1,1 +1,6 @@
-"""Networks: timm backbones with stated weights, and their way into an ONNX graph."""
+"""Networks in torch: timm backbones, SAM with LoRA, autoencoders, and their export to ONNX.
+
+Begin with `backbone`; `sam` and `lora` are the segmenter's. `freezing` says which parts learn, `test_time_augmentation`
+averages views, `white_balance` divides by the background, `export` traces a module into a graph.
+Imports `evaluation` and the rooms below.
+"""

@@ -15,12 +15,12 @@ import onnx
 from google.protobuf.message import DecodeError
 from pydantic import Field
 
-from hemalens.artifacts import WEIGHTS
+from hemalens.bundle.artifact import WEIGHTS
 from hemalens.config import StrictConfig
 from hemalens.errors import ConfigError, WeightsError, near_matches, one_line, require_extra
 from hemalens.files import atomic_path, sha256_file, sha256_text
-from hemalens.graphs import digest, half_map_graph, join, normalise_graph, resize_graph
-from hemalens.images import Preprocessing
+from hemalens.graphs.build import digest, half_map_graph, join, normalise_graph, resize_graph
+from hemalens.imaging.reading import Preprocessing
 
 if TYPE_CHECKING:
     import torch
@@ -203,7 +203,7 @@ def _no_file(weights: str) -> WeightsError:
 
 def _timm() -> Any:
     require_extra("timm", "train", "a backbone")
-    import hemalens._torchvision  # noqa: F401
+    import hemalens.models._torchvision  # noqa: F401
 
     import timm
 

@@ -11,8 +11,8 @@ import onnx
 import torch
 
 from hemalens.errors import ConfigError
-from hemalens.graphs import IR_VERSION, OPSET
-from hemalens.images import Preprocessing
+from hemalens.graphs.build import IR_VERSION, OPSET
+from hemalens.imaging.reading import Preprocessing
 
 
 class LastMap(torch.nn.Module):

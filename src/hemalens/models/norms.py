@@ -41,7 +41,7 @@ def group_size(n_channels: int) -> int:
 
 def _group_norm(norm: nn.BatchNorm2d) -> nn.GroupNorm:
     """A group norm with the parameters of a batch norm, and the activation that timm keeps inside it."""
-    import hemalens._torchvision  # noqa: F401
+    import hemalens.models._torchvision  # noqa: F401
 
     from timm.layers.norm_act import BatchNormAct2d, GroupNormAct
 

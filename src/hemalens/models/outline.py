@@ -6,16 +6,16 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, linear
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from hemalens.images import Preprocessing
+from hemalens.imaging.reading import Preprocessing
 from hemalens.models.backbone import PACKAGED, BackboneConfig, create_backbone
-from hemalens.models.field import field_of, mean_of_largest, smoothed
+from hemalens.models.white_balance import field_of, mean_of_largest, smoothed
 
 CHROMATIN = (1.0, 1.0, -1.0)
 """Weights of the absorbances of red, green and blue in the chromatin signal, as in `nucleus`."""

@@ -1,4 +1,9 @@
-"""Published studies, run again: one file each, the published numbers (data in TOML) beside ours."""
+"""Published studies, run again: the published numbers beside ours.
+
+Begin with `STUDIES`, the table, and `base.Study`. One module or folder a study; roles, citation and published numbers are
+TOML in `published/`; `catalogue` lists what each study needs and which of it is there.
+Imports `benchmark`, `runs` and the rooms below.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +16,19 @@ from hemalens.studies.base import Description, Study, describe
 __all__ = ["STUDIES", "Description", "Study", "describe_study", "find_study"]
 
 STUDIES: Mapping[str, str] = {
-    "bc-sam": "hemalens.studies.bc_sam",
-    "bloodshot": "hemalens.studies.bloodshot",
+    "bc-sam": "hemalens.studies.bc_sam.run",
+    "bloodshot": "hemalens.studies.bloodshot.run",
     "mobilevit": "hemalens.studies.mobilevit",
-    "wbc-augmentation": "hemalens.studies.wbc_augmentation",
-    "wbc-combined": "hemalens.studies.wbc_combined",
+    "wbc-augmentation": "hemalens.studies.wbc.augmentation",
+    "wbc-combined": "hemalens.studies.wbc.combined",
 }
 """Module of each study; loaded on use."""
 
 
 def describe_study(name: str) -> Description:
     """What is told of a study, without loading it; raises `InputError` with near matches for an unknown one."""
-    return describe(_module(name).rpartition(".")[2])
+    _module(name)
+    return describe(name.replace("-", "_"))
 
 
 def find_study(name: str) -> Study:

@@ -6,18 +6,17 @@ What is told of a study without running it lies in its TOML file, so that tellin
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hemalens.errors import InputError, near_matches
+from hemalens.progress import Say
 
 if TYPE_CHECKING:
     from hemalens.evaluation.results import Report
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,7 @@ class Study(Description):
 
 def published(name: str) -> dict[str, Any]:
     """What is told of a study and its published numbers, from its TOML file."""
-    return tomllib.loads(resources.files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(resources.files(__package__).joinpath("published", f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def describe(name: str) -> Description:

@@ -14,18 +14,19 @@ from pydantic import Field
 
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
+from hemalens.datasets.splits import capped, check_classes, hold_out, seeded
 from hemalens.errors import InputError
-from hemalens.evaluation.comparisons import compare
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import ComparisonTable, Evaluation, Report
-from hemalens.jobs.prepare import Prepared, prepare, tell
-from hemalens.jobs.reporting import make_report
-from hemalens.jobs.runs import asked_of, claim_run, finish_run, fit_in
+from hemalens.evaluation.significance import compare
 from hemalens.methods import find_method
 from hemalens.methods.mobilevit import MobileVitConfig
-from hemalens.models.efficiency import Counted, count_backbone
-from hemalens.sampling import capped, check_classes, hold_out, seeded
-from hemalens.studies.base import Say, Study, published
+from hemalens.models.cost import Counted, count_backbone
+from hemalens.progress import Say
+from hemalens.report.compose import make_report
+from hemalens.runs.folders import asked_of, claim_run, finish_run, fit_in
+from hemalens.runs.inputs import Prepared, prepare, tell
+from hemalens.studies.base import Study, published
 
 FIT = "fit."
 """Prefix of settings that go to every network."""

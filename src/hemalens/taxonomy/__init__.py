@@ -1,4 +1,8 @@
-"""Cell types, what each dataset's labels mean, and the named label maps; the data lies in TOML files."""
+"""Cell types and their codes, what each dataset's labels mean, and the named label maps.
+
+Begin with `cell_types`, `label_map` and `source_labels`; the data lies in the three TOML files beside.
+Imports `errors` alone.
+"""
 
 from __future__ import annotations
 

@@ -17,15 +17,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hemalens.config import StrictConfig
 from hemalens.errors import ConfigError, ParityError, SplitError, WeightsError, one_line
-from hemalens.features import MAPS_AT_ONCE
-from hemalens.graphs import full_map_graph, join
-from hemalens.images import Preprocessing
-from hemalens.losses import Kernel, maximum_mean_discrepancy, structural_similarity
+from hemalens.graphs.build import full_map_graph, join
+from hemalens.graphs.features import MAPS_AT_ONCE
+from hemalens.graphs.runtime import run_rows
+from hemalens.imaging.reading import Preprocessing
 from hemalens.models.autoencoder import LATENT_SIZE, CellAutoencoder, channels_of
 from hemalens.models.export import to_onnx
-from hemalens.runtime import run_rows
 from hemalens.training.checkpoints import tensor_bytes
-from hemalens.training.learner import Learner, OptimiserConfig
+from hemalens.training.losses import Kernel, maximum_mean_discrepancy, structural_similarity
+from hemalens.training.module import Learner, OptimiserConfig
 from hemalens.training.trainer import Course, Precision, train
 
 ADAMW = OptimiserConfig(

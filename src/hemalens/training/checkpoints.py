@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO

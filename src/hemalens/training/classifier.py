@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hemalens.classifiers.calibration import log_softmax
 from hemalens.evaluation import metrics
-from hemalens.images import Preprocessing
-from hemalens.training.learner import Learner, OptimiserConfig
+from hemalens.imaging.reading import Preprocessing
+from hemalens.training.module import Learner, OptimiserConfig
 
 
 class CellClassifier(Learner):
@@ -109,6 +110,6 @@ class CellClassifier(Learner):
         targets = torch.cat([targets for _, targets in self._validation]).numpy()
         self._validation.clear()
         counts = metrics.confusion(targets, logits.argmax(axis=1), logits.shape[1])
-        probabilities = np.exp(metrics.log_softmax(logits))
+        probabilities = np.exp(log_softmax(logits))
         self.log("val_balanced_accuracy", metrics.balanced_accuracy(counts), prog_bar=True)
         self.log("val_nll", metrics.negative_log_likelihood(probabilities, targets), prog_bar=True)

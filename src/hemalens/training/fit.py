@@ -16,25 +16,25 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hemalens.artifacts import MANIFEST, WEIGHTS
-from hemalens.bundle import FINE, Bundle, fine_entries, open_bundle
+from hemalens.bundle.artifact import MANIFEST, WEIGHTS
+from hemalens.bundle.bundle import FINE, Bundle, fine_entries, open_bundle
+from hemalens.bundle.export import FineTypes, Trained, export_bundle
+from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.datasets.base import CellDataset, Record
+from hemalens.datasets.splits import balanced_weights
 from hemalens.errors import ConfigError
-from hemalens.evaluation.metrics import fit_temperature, log_softmax
-from hemalens.graphs import join, normalise_graph, resize_graph
-from hemalens.images import Preprocessing
+from hemalens.graphs.build import join, normalise_graph, resize_graph
+from hemalens.imaging.reading import Preprocessing
 from hemalens.models.backbone import BackboneConfig, weights_file
 from hemalens.models.export import to_onnx
-from hemalens.sampling import balanced_weights
+from hemalens.training.augmentation import Augmentation, AugmentationConfig
+from hemalens.training.background_swap import exchanged
 from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.classifier import CellClassifier
-from hemalens.training.export import FineTypes, Trained, export_bundle
-from hemalens.training.learner import OptimiserConfig
-from hemalens.training.mask_use import MaskUse, training_images, without_background
-from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
-from hemalens.training.surroundings import exchanged
+from hemalens.training.data import EpochSampler, PixelDataset, resized_images
+from hemalens.training.masks import MaskUse, training_images, without_background
+from hemalens.training.module import OptimiserConfig
 from hemalens.training.trainer import Course, Precision, train
-from hemalens.transforms import Augmentation, AugmentationConfig
 
 BATCH_NORM_MOMENTUM = 0.1
 """Share of each batch in the running statistics (torch's own default)."""

@@ -8,20 +8,20 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from hemalens.artifacts import library_versions
-from hemalens.bundle import Bundle, open_bundle
+from hemalens.bundle.artifact import library_versions
+from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
+from hemalens.datasets.splits import check_classes, hold_out, seeded
 from hemalens.errors import BundleError
 from hemalens.files import default_cache_dir, sha256_text
 from hemalens.models.backbone import BackboneConfig, create_backbone, preprocessing_of
 from hemalens.models.freezing import freeze_first_blocks, start_head_near_zero
-from hemalens.sampling import check_classes, hold_out, seeded
+from hemalens.training.augmentation import AugmentationConfig
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import TrainingConfig, fit_network, follow_quickly
-from hemalens.training.learner import OptimiserConfig
-from hemalens.training.mask_use import MaskUse
-from hemalens.transforms import AugmentationConfig
+from hemalens.training.masks import MaskUse
+from hemalens.training.module import OptimiserConfig
 
 VALIDATION_FRACTION = 0.15
 

@@ -11,19 +11,19 @@ import onnx
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from hemalens.bundle import Bundle
+from hemalens.bundle.bundle import Bundle
+from hemalens.bundle.export import Trained, export_bundle
 from hemalens.cache import FeatureCache
+from hemalens.classifiers.calibration import fit_temperature, log_softmax
+from hemalens.classifiers.heads import ClassWeights, Head, head_graph, head_logits, make_head, sample_weight_of
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset, Record
+from hemalens.datasets.splits import balanced_weights
 from hemalens.errors import SplitError
-from hemalens.evaluation.metrics import fit_temperature, log_softmax
-from hemalens.features import extract
 from hemalens.files import default_cache_dir
-from hemalens.graphs import join
-from hemalens.heads import ClassWeights, Head, head_graph, head_logits, make_head, sample_weight_of
-from hemalens.images import Preprocessing
-from hemalens.sampling import balanced_weights
-from hemalens.training.export import Trained, export_bundle
+from hemalens.graphs.build import join
+from hemalens.graphs.features import extract
+from hemalens.imaging.reading import Preprocessing
 
 
 def fit_head(

@@ -13,18 +13,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hemalens.artifacts import WEIGHTS, library_versions
+from hemalens.bundle.artifact import WEIGHTS, library_versions
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.datasets.tiles import tiled
 from hemalens.errors import DatasetError, WeightsError, one_line
 from hemalens.files import atomic_path, default_cache_dir, sha256_text
-from hemalens.images import Preprocessing
-from hemalens.losses import structural_similarity
+from hemalens.imaging.reading import Preprocessing
 from hemalens.models.reconstruction import LATENT_SIZE, PixelAutoencoder
 from hemalens.training.checkpoints import tensor_bytes
-from hemalens.training.learner import Learner, OptimiserConfig
-from hemalens.training.pixels import EpochSampler, PixelDataset, resized_images
+from hemalens.training.data import EpochSampler, PixelDataset, resized_images
+from hemalens.training.losses import structural_similarity
+from hemalens.training.module import Learner, OptimiserConfig
 from hemalens.training.trainer import Course, Precision, train
 
 ADAM = OptimiserConfig(

@@ -18,15 +18,15 @@ from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.datasets.masks import read_cell_mask
 from hemalens.errors import ParityError
-from hemalens.graphs import cut, join, normalise_graph, resize_graph
-from hemalens.images import Preprocessing
-from hemalens.losses import mask_loss, rotate_each
+from hemalens.graphs.build import cut, join, normalise_graph, resize_graph
+from hemalens.graphs.runtime import session_of
+from hemalens.imaging.reading import Preprocessing
 from hemalens.models.export import to_onnx
 from hemalens.models.sam import SamSegmenter
 from hemalens.progress import track
-from hemalens.runtime import session_of
-from hemalens.training.learner import Learner, OptimiserConfig
-from hemalens.training.pixels import EpochSampler, resized_images
+from hemalens.training.data import EpochSampler, resized_images
+from hemalens.training.losses import mask_loss, rotate_each
+from hemalens.training.module import Learner, OptimiserConfig
 from hemalens.training.trainer import Course, Precision, train
 
 ROTATION_DEG = 20.0

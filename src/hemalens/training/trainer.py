@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import hemalens._torchvision  # noqa: F401
+import hemalens.models._torchvision  # noqa: F401
 
 import lightning
 import torch
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from hemalens.files import write_text
 from hemalens.progress import Advance, track
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
-from hemalens.training.learner import Learner
+from hemalens.training.module import Learner
 
 Precision = Literal["auto", "fp32", "bf16"]
 BEST: dict[str, Any] = {"mode": "max", "enable_version_counter": False}

@@ -1,0 +1,133 @@
+"""Embeddings that stand side by side: a bundle's, those of further bundles, and of the ImageNet network as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from hemalens.adaptation.source_head import BaseHead
+from hemalens.bundle.bundle import MODEL, Bundle, open_bundle
+from hemalens.cache import FeatureCache
+from hemalens.classifiers.few_shot import FewShotConfig
+from hemalens.datasets import CellDataset
+from hemalens.errors import ConfigError
+from hemalens.files import default_cache_dir
+from hemalens.graphs import build as graphs
+from hemalens.graphs.features import extract
+from hemalens.progress import track
+
+IMAGENET = "imagenet"
+"""The word for the packaged network with its ImageNet weights, in place of a bundle's folder; ./imagenet is a folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedder:
+    """A graph image -> embedding (n, size); `sha256` tells what it is made of. `bundle`: None for the ImageNet network."""
+
+    name: str
+    encoder: onnx.ModelProto
+    size: int
+    sha256: str
+    bundle: Bundle | None = None
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of the embeddings that stand side by side in it already, or its own."""
+        return (self.bundle.manifest.embedding_parts if self.bundle else ()) or (self.size,)
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Embedder:
+        """The encoder of an opened bundle."""
+        manifest = bundle.manifest
+        encoder = graphs.cut(bundle.graph, ["image"], ["embedding"])
+        return cls(manifest.method, encoder, manifest.embedding_size, manifest.files[MODEL].sha256, bundle)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedders:
+    """A bundle's embedder, and those beside it, as one.
+
+    `encoder`: image -> embedding (n, d). `head` is that of the first bundle, where it is kept. `each` are the embedders.
+    """
+
+    each: tuple[Embedder, ...]
+    encoder: onnx.ModelProto
+    head: BaseHead | None
+
+    @property
+    def bundles(self) -> list[Bundle]:
+        """The bundles among them."""
+        return [one.bundle for one in self.each if one.bundle]
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The widths of the embeddings that stand side by side; none of one that stands alone."""
+        widths = tuple(width for one in self.each for width in one.widths)
+        return widths if len(widths) > 1 else ()
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What each is made of."""
+        return tuple(one.sha256 for one in self.each)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The names of those that stand beside the first."""
+        return tuple(one.name for one in self.each[1:])
+
+    def embed(self, cells: CellDataset) -> NDArray[np.float64]:
+        """Embeddings (n, d), through the cache; raises `ImageError` for an unreadable image."""
+        with track("embedding", len(cells)) as progress:
+            found = extract(cells.records, self.encoder, cache=FeatureCache(default_cache_dir()), progress=progress)
+        return found.complete().astype(np.float64)
+
+
+def open_embedders(base: Bundle, beside: Sequence[str | Path], config: FewShotConfig) -> Embedders:
+    """The encoder of `base`, and those named by `beside`: folders of bundles, or `IMAGENET`; to classify as `config` says.
+
+    A head that is kept (rule=base) reads the first part, which then keeps its length. Raises `ConfigError` for bundles
+    whose images are prepared differently, and for a way to classify that cannot weigh several embeddings.
+    """
+    if beside and config.rule == "base_and_means":
+        raise ConfigError("rule=base_and_means takes one embedding", remedy="Leave --beside out, or say rule=base.")
+    each = (Embedder.of(base), *map(_opened, beside))
+    digests = {tuple(stage.digest for stage in one.bundle.stages) for one in each if one.bundle}
+    if len(digests) > 1:
+        raise ConfigError(
+            "the bundles want their images prepared differently",
+            expected="bundles trained with the same --cell-image, or all without it",
+        )
+    if not config.uses_base:
+        alone, *others = (one.encoder for one in each)
+        return Embedders(each, graphs.side_by_side([alone, *others]) if others else alone, None)
+    graph = base.graph
+    for one in each[1:]:
+        graph = graphs.with_beside(graph, one.encoder)
+    head = BaseHead(graphs.cut(graph, ["embedding"], ["logits"]), base.manifest.labels)
+    return Embedders(each, graphs.cut(graph, ["image"], ["embedding"]), head)
+
+
+def bundles_of(beside: Sequence[str | Path]) -> list[Bundle]:
+    """The bundles among those named by `beside`."""
+    return [open_bundle(Path(name)) for name in beside if name != IMAGENET]
+
+
+def digests_of(beside: Sequence[str | Path]) -> list[str]:
+    """What each of `beside` is made of."""
+    return [_opened(name).sha256 for name in beside]
+
+
+def _opened(name: str | Path) -> Embedder:
+    if name != IMAGENET:
+        return Embedder.of(open_bundle(Path(name)))
+    from hemalens.models.backbone import BackboneConfig, frozen_graph, weights_digest
+
+    config = BackboneConfig()
+    encoder = frozen_graph(config, default_cache_dir())
+    _, (size,) = graphs.kind_of(encoder, "embedding")
+    return Embedder(IMAGENET, encoder, size, weights_digest(config))

@@ -1,0 +1,137 @@
+"""List the cells of a new laboratory to label next, as a table that becomes a support once its labels are filled in."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy.special import softmax
+
+from hemalens.adaptation.active_learning import WHY, Pool, check_strategy, choose
+from hemalens.adaptation.source_head import BaseHead
+from hemalens.bundle.bundle import open_bundle
+from hemalens.cache import FeatureCache
+from hemalens.datasets import READERS, Record
+from hemalens.datasets.splits import seeded
+from hemalens.errors import DatasetError, InputError, OutputError, one_line
+from hemalens.files import atomic_path, claim_output, default_cache_dir
+from hemalens.graphs import build as graphs
+from hemalens.graphs.features import extract
+from hemalens.inference.predict import open_images
+from hemalens.progress import track
+
+USUAL = "typical"
+"""The strategy where none is named: the published one for very few labels (Hacohen et al. 2022)."""
+COLUMNS = ("path", "label", "rank", "guess", "probability", "why")
+SHEET_COLUMNS, SHEET_PX, CAPTION_PX = 5, 144, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A cell to label: its image, its place from 1 on, the model's guess with its probability, and why this one."""
+
+    path: str
+    rank: int
+    guess: str
+    probability: float
+    why: str
+
+
+def suggest(
+    bundle_path: Path,
+    source: str,
+    *,
+    out: Path,
+    n: int = 20,
+    strategy: str = USUAL,
+    labelled: Path | None = None,
+    sheet: Path | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Suggestion]:
+    """Choose `n` images of a folder or dataset to label next, and write them into the CSV `out`, most wanted first.
+
+    With its column `label` filled in the file is a support: `hemalens adapt --support csv:FILE`; so it must lie in a folder
+    above the images. `labelled` is such a file of cells that have a label: none of them is chosen. `sheet` (.png) shows the
+    cells. No label of any other image is looked at. Unreadable images are left out and counted. Raises `InputError` where
+    nothing is left to choose, `ConfigError` for an unknown strategy and `OutputError` for a place that does not do.
+    """
+    check_strategy(strategy)
+    if out.suffix != ".csv" or (sheet is not None and sheet.suffix != ".png"):
+        raise OutputError("cannot write the suggestions", expected="an --out that ends in .csv and a --sheet in .png")
+    for file in (out, *([sheet] if sheet else [])):
+        claim_output(file, overwrite=overwrite)
+    bundle = open_bundle(bundle_path)
+    given = [Record(r.path, "", r.domain, box=r.box, before=bundle.stages) for r in open_images(source)]
+    known = READERS["csv"].read(labelled).records if labelled else []
+    records = [*given, *(Record(r.path, "", r.domain, before=bundle.stages) for r in known)]
+    encoder = graphs.cut(bundle.graph, ["image"], ["embedding"])
+    with track("embedding", len(records)) as progress:
+        found = extract(records, encoder, cache=FeatureCache(default_cache_dir()), progress=progress)
+    if found.errors:
+        say(f"left out {len(found.errors)} unreadable image(s), first: {next(iter(found.errors.values()))}")
+    if not len(found.readable):
+        raise DatasetError(f"no image of {one_line(source)} can be read")
+    readable = [records[i] for i in found.readable]
+    contents = np.unique([record.content_id() for record in readable], return_inverse=True)[1]
+    labels = bundle.manifest.labels
+    probabilities = softmax(BaseHead.of(bundle).logits(found.embeddings, labels), axis=1)
+    pool = Pool(found.embeddings.astype(np.float64), probabilities, found.readable >= len(given), contents)
+    chosen = choose(strategy, pool, n, seeded(seed, "suggest"))
+    if len(chosen) < n:
+        say(f"only {len(chosen)} image(s) are left to label")
+    suggestions = [
+        Suggestion(
+            _inside(readable[i].path, out),
+            rank,
+            labels[int(probabilities[i].argmax())],
+            float(probabilities[i].max()),
+            WHY[strategy],
+        )
+        for rank, i in enumerate(chosen, start=1)
+    ]
+    with atomic_path(out) as temporary:
+        _write(temporary, suggestions)
+    if sheet is not None:
+        with atomic_path(sheet) as temporary:
+            _contact_sheet([readable[i] for i in chosen], suggestions).save(temporary, "PNG")
+    return suggestions
+
+
+def _inside(path: Path, out: Path) -> str:
+    """The path as the file `out` names it: relative to its folder, which must hold the image."""
+    folder = out.parent.resolve()
+    if not path.resolve().is_relative_to(folder):
+        raise InputError(
+            f"{one_line(out)} cannot name {one_line(path)}",
+            expected="a file in a folder above the images, so that it can be read as --support csv:FILE",
+            remedy=f"Say --out {one_line(path.parent / out.name)}.",
+        )
+    return path.resolve().relative_to(folder).as_posix()
+
+
+def _write(file: Path, suggestions: Sequence[Suggestion]) -> None:
+    with open(file, "w", newline="", encoding="utf-8") as handle:
+        table = csv.writer(handle)
+        table.writerow(COLUMNS)
+        table.writerows([s.path, "", s.rank, s.guess, f"{s.probability:.3f}", s.why] for s in suggestions)
+
+
+def _contact_sheet(records: Sequence[Record], suggestions: Sequence[Suggestion]) -> Image.Image:
+    """The cells as they lie on disk, row by row, each over its rank and guess."""
+    height = SHEET_PX + CAPTION_PX
+    columns = min(SHEET_COLUMNS, len(records))
+    sheet = Image.new("RGB", (columns * SHEET_PX, -(-len(records) // columns) * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (record, suggestion) in enumerate(zip(records, suggestions, strict=True)):
+        x, y = i % columns * SHEET_PX, i // columns * height
+        picture = Image.fromarray(record.unstaged().read())
+        picture.thumbnail((SHEET_PX - 4, SHEET_PX - 4))
+        sheet.paste(picture, (x + 2, y + 2))
+        draw.text((x + 4, y + SHEET_PX), f"{suggestion.rank}  {suggestion.guess}?", fill="black")
+    return sheet

@@ -1,0 +1,218 @@
+"""Networks whose costs are measured: timm backbones of random weights, and saved bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hemalens.benchmark.efficiency.timing import Run, alternate, graph_runner, peak_memory_mb
+from hemalens.bundle.bundle import MODEL, Bundle, open_bundle
+from hemalens.errors import BundleError, ConfigError, InputError, one_line, require_extra
+from hemalens.evaluation.results import Efficiency, Timing
+from hemalens.graphs.build import cut
+from hemalens.graphs.cost import GraphCounts, count_graph
+
+if TYPE_CHECKING:
+    from hemalens.models.backbone import BackboneConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to run a network: with what, where, and how precisely; `alone` is what a process of its own is told."""
+
+    runtime: Literal["torch", "onnxruntime"]
+    device: str
+    precision: Literal["fp32", "bf16", "int8"]
+    run: Run
+    alone: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A timm network of random weights at an input size."""
+
+    name: str
+    config: BackboneConfig
+    input_px: int
+    n_classes: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return {**self.config.model_dump(mode="json"), "n_classes": self.n_classes}
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What a run's request says of it."""
+        return self.settings
+
+    def count(self) -> Efficiency:
+        """Its counts; raises `ConfigError` for an input size that the network does not take."""
+        from hemalens.models.cost import count, random_network, weights_bytes
+
+        network = random_network(self.config, n_classes=self.n_classes)
+        try:
+            counted = count(network, self.input_px)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            # each network has checks of its own
+            raise ConfigError(
+                f"{self.config.backbone!r} does not take images of {self.input_px} px", got=str(error)[:120]
+            ) from error
+        return Efficiency(
+            name=self.name,
+            kind="backbone",
+            input_px=self.input_px,
+            parameters=counted.parameters,
+            parameters_without_head=counted.parameters_without_head,
+            macs=counted.macs,
+            flops=counted.flops,
+            weights_mb=weights_bytes(network) / 1e6,
+        )
+
+    def ways(self, n_threads: int) -> Iterator[Way]:
+        """fp32 on the processor, and on a GPU where there is one; bf16 where the better of the two multiplies it."""
+        import torch
+
+        from hemalens.models.cost import random_network, runner
+        from hemalens.training.trainer import has_bf16
+
+        network = random_network(self.config, n_classes=self.n_classes)
+        devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+        for device in devices:
+            precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32",)
+            if device == devices[-1] and has_bf16():
+                precisions = ("fp32", "bf16")
+            for precision in precisions:
+                run = runner(network, self.input_px, device=device, precision=precision)
+                alone = {"backbone": self.config.backbone, "n_classes": self.n_classes, "precision": precision}
+                alone |= {"input_px": self.input_px, "n_threads": n_threads}
+                shown = "cpu" if device == "cpu" else torch.cuda.get_device_name()
+                yield Way("torch", shown, precision, run, alone if device == "cpu" else None)
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A saved bundle."""
+
+    name: str
+    bundle: Bundle
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return {"method": self.bundle.manifest.method, **self.bundle.manifest.config}
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What a run's request says of it."""
+        return {"name": self.name, "sha256": self.bundle.manifest.files[MODEL].sha256}
+
+    @property
+    def input_px(self) -> int:
+        """Side of the images that the network sees."""
+        return self.bundle.manifest.preprocessing.size_px
+
+    @cached_property
+    def counted(self) -> GraphCounts:
+        """The counts of the whole graph; raises `BundleError` naming the folder."""
+        try:
+            return count_graph(self.bundle.graph, self.input_px)
+        except BundleError as error:
+            where = one_line(self.bundle.path)
+            raise BundleError(f"{error.what}, in {where}", expected=error.expected, got=error.got) from error
+
+    def count(self) -> Efficiency:
+        """Its counts; raises `BundleError` for a graph with operators that cannot be counted."""
+        counted = self.counted
+        encoder = count_graph(cut(self.bundle.graph, ["image"], ["embedding"]), self.input_px)
+        return Efficiency(
+            name=self.name,
+            kind="bundle",
+            input_px=self.input_px,
+            parameters=counted.parameters,
+            parameters_without_head=encoder.parameters,
+            macs=counted.macs,
+            flops=counted.flops,
+            weights_mb=self.bundle.manifest.files[MODEL].n_bytes / 1e6,
+        )
+
+    def ways(self, n_threads: int) -> Iterator[Way]:
+        """On the processor, as precise as the graph is."""
+        run = graph_runner(self.bundle.graph_bytes, self.input_px, n_threads)
+        alone = {"graph": str((self.bundle.path / MODEL).resolve()), "input_px": self.input_px, "n_threads": n_threads}
+        yield Way("onnxruntime", "cpu", self.counted.precision, run, alone)
+
+
+Network = Backbone | SavedModel
+
+
+def named_backbones(names: Sequence[str], n_classes: int, seed: int) -> list[Backbone]:
+    """Backbones by NAME or NAME@PX, each once; raises `InputError`."""
+    if not names:
+        return []
+    require_extra("torch", "train", "a backbone")
+    from hemalens.models.backbone import BackboneConfig, preprocessing_of
+
+    found: dict[tuple[str, int], Backbone] = {}
+    for text in names:
+        name, at, size = text.partition("@")
+        if at and not (size.isascii() and size.isdecimal()):
+            raise InputError(f"cannot read --backbone {text!r}", expected="NAME or NAME@PX, as in mobilevit_xs@256")
+        values = {"backbone": name, "weights": "none", "seed": seed, "image_size_px": int(size) if at else None}
+        config = BackboneConfig.from_mapping(values)
+        input_px = preprocessing_of(config).size_px
+        found.setdefault((name, input_px), Backbone(text, config, input_px, n_classes))
+    return list(found.values())
+
+
+def saved_models(paths: Sequence[Path]) -> list[SavedModel]:
+    """Bundles by method and folder, the run's folder where it is called "bundle"; a number where these are the same."""
+    found: list[SavedModel] = []
+    for path in dict.fromkeys(path.resolve() for path in paths):
+        bundle = open_bundle(path)
+        folder = path.parent.name if path.name == "bundle" else path.name
+        name = f"{bundle.manifest.method} ({folder})"
+        n_same = sum(other.name.split(", ")[0] == name for other in found)
+        found.append(SavedModel(f"{name}, {n_same + 1}" if n_same else name, bundle))
+    return found
+
+
+def time_networks(networks: Sequence[Network], n_rounds: int, n_threads: int) -> list[list[Timing]]:
+    """The times of every network, each in all its ways."""
+    with _torch_threads(n_threads, needed=any(isinstance(network, Backbone) for network in networks)):
+        ways = [list(network.ways(n_threads)) for network in networks]
+        flat = [way for each in ways for way in each]
+        times = iter(alternate([way.run for way in flat], n_rounds))
+    return [[_timing(way, n_threads, *next(times)) for way in each] for each in ways]
+
+
+def _timing(way: Way, n_threads: int, latency: Any, rate: Any) -> Timing:
+    return Timing(
+        runtime=way.runtime,
+        device=way.device,
+        precision=way.precision,
+        n_threads=n_threads,
+        latency_ms=latency,
+        images_per_s=rate,
+        peak_memory_mb=None if way.alone is None else peak_memory_mb(way.alone),
+    )
+
+
+@contextmanager
+def _torch_threads(n_threads: int, *, needed: bool) -> Iterator[None]:
+    """torch on so many threads; it is not imported unless it is needed."""
+    if not needed:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

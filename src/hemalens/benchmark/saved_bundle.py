@@ -1,0 +1,67 @@
+"""What one saved bundle gives in new laboratories with few labels, or with images without: k-shot and its like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hemalens.benchmark.protocols.targets import LaboratoryCurves, draw, open_laboratories
+from hemalens.bundle.bundle import open_bundle
+from hemalens.datasets.leaks import refuse_leaks
+from hemalens.errors import InputError
+from hemalens.evaluation.results import MethodCard, Report
+from hemalens.files import atomic_dir, claim_folder
+from hemalens.progress import Say
+from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
+from hemalens.report.compose import make_report
+
+
+def bundle_curves(
+    bundle_path: Path,
+    target_specs: Sequence[str],
+    curves: Mapping[str, LaboratoryCurves],
+    *,
+    out: Path,
+    min_per_class: int = 1,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say = lambda text: None,
+) -> Report:
+    """Draw the curves, by protocol, of a bundle on each target, and write a report into `out`; nothing is trained.
+
+    The targets are read under the bundle's label map. Raises `InputError` without a target and `SplitError` for images that
+    the bundle was trained on.
+    """
+    if not target_specs:
+        raise InputError("there is no new laboratory to test in", remedy="Name one or more with --target SPEC.")
+    claim_folder(out, (JSON_NAME, MARKDOWN_NAME, HTML_NAME), "a report", overwrite=overwrite)
+    bundle = open_bundle(bundle_path)
+    manifest = bundle.manifest
+    laboratories = open_laboratories(
+        target_specs, None, labels=manifest.label_map, min_per_class=min_per_class, stages=bundle.stages
+    )
+    for note in dict.fromkeys(note for laboratory in laboratories for note in laboratory.notes):
+        say(note)
+    for laboratory in laboratories:
+        refuse_leaks(bundle.seen, laboratory.target)
+    for drawn in curves.values():
+        drawn.check(laboratories)
+    source = next((entry.name for entry in manifest.data if entry.role == "train"), "unknown data")
+    results = []
+    for protocol, drawn in curves.items():
+        for laboratory in laboratories:
+            say(f"{protocol}: {laboratory.target.name}")
+            results += draw(drawn, bundle, laboratory, source=source, seed=seed)
+    learned = tuple(f"{entry.name} ({entry.role}), {sum(entry.class_counts.values()):,} images" for entry in manifest.data)
+    report = make_report(
+        f"{manifest.method} from {source}: {', '.join(curves)}",
+        "; ".join(f"{protocol}, {drawn.described}" for protocol, drawn in curves.items()),
+        k_shot=results,
+        data=[card for laboratory in laboratories for card in laboratory.cards],
+        methods={manifest.method: manifest.config},
+        method_cards=[MethodCard(name=manifest.method, method=manifest.method, learned_from=learned)],
+        seed=seed,
+    )
+    with atomic_dir(out) as folder:
+        write_report(report, folder)
+    return report

@@ -1,0 +1,108 @@
+"""Segmenters by name: the classical one, or a trained one in a folder of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from hemalens.bundle.artifact import MANIFEST, ArtifactManifest, open_artifact, write_artifact
+from hemalens.bundle.stages import (
+    CENTRED,
+    CLASSICAL,
+    SEGMENTER,
+    CellImageStage,
+    CentredCropStage,
+    ClassicalSegmenter,
+    GraphSegmenter,
+    Segmenter,
+    Stage,
+)
+from hemalens.errors import BundleError, InputError, one_line
+from hemalens.files import sha256_file
+from hemalens.imaging.centred_crop import CentredCropConfig
+from hemalens.imaging.reading import Preprocessing
+from hemalens.imaging.segmentation import CellImageConfig
+
+
+class SegmenterManifest(ArtifactManifest):
+    """All that a trained segmenter says of itself.
+
+    `from_scratch`: no published weights were under it. `n_masks`: how many masks it learned from.
+    """
+
+    kind: Literal["hemalens-segmenter"] = "hemalens-segmenter"
+    architecture: str
+    from_scratch: bool
+    preprocessing: Preprocessing
+    n_masks: int
+    n_parameters: int
+    n_trained_parameters: int
+
+
+@dataclass(frozen=True)
+class TrainedSegmenter:
+    """An opened segmenter folder: its manifest, and its graph from image to full_map and cell_probability.
+
+    `full_map` (n, c, g, g) is the feature map before the neck, `cell_probability` (n, 4g, 4g) the mask.
+    """
+
+    path: Path
+    manifest: SegmenterManifest
+
+    @cached_property
+    def graph(self) -> onnx.ModelProto:
+        """The graph, parsed; raises `BundleError` when it is not one."""
+        try:
+            return onnx.load_model(self.path / SEGMENTER)
+        except Exception as error:
+            # protobuf's own error classes differ between its backends
+            raise BundleError(f"the graph in {one_line(self.path)} cannot be parsed", got=str(error)[:120]) from error
+
+
+def write_segmenter(path: Path, manifest: SegmenterManifest, files: dict[str, bytes]) -> TrainedSegmenter:
+    """Write a segmenter whole or not at all, and open it again; raises `OutputError`."""
+    write_artifact(path, manifest, files)
+    return open_trained_segmenter(path)
+
+
+def open_trained_segmenter(path: Path) -> TrainedSegmenter:
+    """Open a segmenter folder after checking schema, sizes and digests; raises `BundleError` for anything amiss."""
+    return TrainedSegmenter(path, open_artifact(path, SegmenterManifest, needs=SEGMENTER))
+
+
+def open_segmenter(name: str, *, known: tuple[str, ...] = (CLASSICAL,)) -> Segmenter:
+    """The segmenter "classical", or the trained one in the folder `name`; raises `InputError` or `BundleError`.
+
+    `known` are the names that the error offers.
+    """
+    if name == CLASSICAL:
+        return ClassicalSegmenter()
+    if not Path(name).is_dir():
+        raise InputError(
+            f"there is no segmenter {name!r}",
+            expected=f"{', '.join(known)}, or the folder of a trained one",
+            remedy="Train one with `hemalens train bc_sam_segmenter`.",
+        )
+    return GraphSegmenter(name, open_trained_segmenter(Path(name)).graph)
+
+
+def segmenter_source(key: str, name: str) -> dict[str, str]:
+    """What a configuration's key names, as a digest: the manifest of a trained segmenter; nothing for the others."""
+    manifest = Path(name) / MANIFEST
+    return {key: sha256_file(manifest)} if name not in ("", CLASSICAL) and manifest.is_file() else {}
+
+
+def cell_image_stages(name: str | None) -> tuple[Stage, ...]:
+    """The stage that cuts cells out with the segmenter `name`, or around the nucleus where it is "centred".
+
+    None for None. Raises `InputError` or `BundleError`.
+    """
+    if name is None:
+        return ()
+    if name == CENTRED:
+        return (CentredCropStage(CentredCropConfig()),)
+    return (CellImageStage(open_segmenter(name, known=(CLASSICAL, CENTRED)), CellImageConfig()),)

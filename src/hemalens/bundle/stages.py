@@ -1,0 +1,271 @@
+"""What happens to an image before a graph sees it: finding its white cell, and cutting it out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections import Counter
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal, Protocol, Self, get_args
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from hemalens.bundle.artifact import Part
+from hemalens.cache import FeatureCache
+from hemalens.datasets.base import CellDataset, Record
+from hemalens.errors import ImageError
+from hemalens.files import default_cache_dir, sha256_text
+from hemalens.graphs import build as graphs
+from hemalens.graphs.runtime import session_of
+from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
+from hemalens.imaging.nucleus import find_nucleus
+from hemalens.imaging.segmentation import CellImage, CellImageConfig, Outcome, cell_image, segment_cell
+from hemalens.progress import track
+
+CLASSICAL = "classical"
+"""The segmenter by colour, without weights."""
+SEGMENTER = "segmenter.onnx"
+CLASSICAL_VERSION = "2"
+"""Changes whenever the masks of the classical segmenter could, since kept cell images depend on it."""
+CENTRED = "centred"
+"""The crop around the nucleus, which needs no segmenter."""
+CENTRED_VERSION = "2"
+"""Changes whenever a centred crop could, with the search for the nucleus too, since kept ones depend on it."""
+
+
+class Segmenter(Protocol):
+    """Finds the white cell of an image."""
+
+    name: str
+
+    @property
+    def digest(self) -> str:
+        """What it is, as a digest."""
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Image (H, W, 3) -> the cell's mask (H, W), nucleus included."""
+
+
+class ClassicalSegmenter:
+    """By colour: `segmentation.segment_cell`."""
+
+    name = CLASSICAL
+    digest = sha256_text(CLASSICAL, CLASSICAL_VERSION)
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """The cell's mask (H, W)."""
+        return segment_cell(image).cell
+
+
+class GraphSegmenter:
+    """By a trained graph: image uint8 (n, h, w, 3) -> cell_probability (n, side, side), brought to the image's size."""
+
+    def __init__(self, name: str, graph: onnx.ModelProto) -> None:
+        self.name = name
+        self.graph = graph
+
+    @cached_property
+    def digest(self) -> str:
+        """What the graph computes, as a digest."""
+        return graphs.digest(self._mask_graph)
+
+    @cached_property
+    def _mask_graph(self) -> onnx.ModelProto:
+        return graphs.cut(self.graph, ["image"], ["cell_probability"])
+
+    @cached_property
+    def _session(self):  # type: ignore[no-untyped-def]
+        return session_of(self._mask_graph.SerializeToString())
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """The cell's mask (H, W): where its probability, interpolated, is at least one half."""
+        (found,) = self._session.run(["cell_probability"], {"image": image[None]})
+        height, width = image.shape[:2]
+        whole = Image.fromarray(found[0]).resize((width, height), Image.Resampling.BILINEAR)
+        mask: NDArray[np.bool_] = np.asarray(whole) >= 0.5
+        return mask
+
+
+def kept_mask(record: Record, segmenter: Segmenter) -> NDArray[np.bool_]:
+    """The segmenter's mask (H, W) of a record's image as it lies on disk; otherwise `shown_mask`."""
+    return shown_mask(record.unstaged(), segmenter)
+
+
+def shown_mask(record: Record, segmenter: Segmenter) -> NDArray[np.bool_]:
+    """The segmenter's mask (H, W) of a record's image as its stages show it, made once and kept in the cache.
+
+    Raises `ImageError`.
+    """
+    cache, key, content = FeatureCache(default_cache_dir()), sha256_text("mask", segmenter.digest), record.view_id()
+    known = cache.get(key, [content], np.uint8).get(content)
+    if known is None:
+        mask = segmenter(record.read())
+        # one file holds masks of all sizes: the two sides stand before the bits
+        known = np.concatenate([np.array(mask.shape, "<u4").view(np.uint8), np.packbits(mask)])
+        cache.put(key, {content: known})
+    height, width = (int(side) for side in known[:8].view("<u4"))
+    return np.unpackbits(known[8:], count=height * width).reshape(height, width).astype(bool)
+
+
+class CellImageEntry(Part):
+    """A cell-image stage in a manifest; `segmenter` is "classical" or a file of the bundle."""
+
+    kind: Literal["cell_image"] = "cell_image"
+    segmenter: str
+    config: CellImageConfig
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Files of the bundle that it cannot be without."""
+        return () if self.segmenter == CLASSICAL else (self.segmenter,)
+
+
+class CentredCropEntry(Part):
+    """A centred-crop stage in a manifest."""
+
+    kind: Literal["centred_crop"] = "centred_crop"
+    config: CentredCropConfig
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Files of the bundle that it cannot be without: none."""
+        return ()
+
+
+StageEntry = Annotated[CellImageEntry | CentredCropEntry, Field(discriminator="kind")]
+"""A stage in a manifest, told by its `kind`."""
+
+
+class Stage(ABC):
+    """Shows the one cell of an image, as a square.
+
+    What it shows is made once for an image and kept in the cache, unless `keep` is off. `seen` counts what came out.
+    """
+
+    name: str
+    """What finds the cell, as a person calls it."""
+
+    def __init__(self, digest: str, *, keep: bool) -> None:
+        self.digest = digest
+        self.digest_by_content = sha256_text(digest, "by the file's content")
+        self.keep = keep
+        self._lock = threading.Lock()
+        self.seen: Counter[Outcome] = Counter()
+
+    @abstractmethod
+    def cut(self, image: NDArray[np.uint8]) -> CellImage:
+        """The cell image and how it came out, made anew; image (H, W, 3)."""
+
+    @abstractmethod
+    def once(self) -> Self:
+        """The same without the cache, for images that come by once and in any number."""
+
+    @abstractmethod
+    def entry(self) -> StageEntry:
+        """What a manifest says of it."""
+
+    def files(self) -> dict[str, bytes]:
+        """What a bundle has to bring along for it."""
+        return {}
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Image (H, W, 3) -> cell image (side, side, 3)."""
+        made = self.make(image)
+        with self._lock:
+            self.seen[made.outcome] += 1
+        return made.pixels
+
+    def make(self, image: NDArray[np.uint8]) -> CellImage:
+        """The cell image and how it came out, from the cache where it is known."""
+        if not self.keep:
+            return self.cut(image)
+        cache = FeatureCache(default_cache_dir())
+        content = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
+        outcomes: tuple[Outcome, ...] = get_args(Outcome)
+        known = cache.get(self.digest, [content], np.uint8).get(content)
+        if known is not None:
+            side = math.isqrt(known[1:].size // 3)
+            return CellImage(pixels=known[1:].reshape(side, side, 3), outcome=outcomes[int(known[0])])
+        made = self.cut(image)
+        first = np.array([outcomes.index(made.outcome)], np.uint8)
+        cache.put(self.digest, {content: np.concatenate([first, made.pixels.ravel()])})
+        return made
+
+
+class CellImageStage(Stage):
+    """Shows the white cell alone: largest part of the mask, cut to its box, the rest gray (BC-SAM, section 2.2.1)."""
+
+    def __init__(self, segmenter: Segmenter, config: CellImageConfig, *, keep: bool = True) -> None:
+        digest = sha256_text("cell image", segmenter.digest, config.model_dump_json())
+        super().__init__(digest, keep=keep)
+        self.segmenter = segmenter
+        self.config = config
+        self.name = segmenter.name
+
+    def cut(self, image: NDArray[np.uint8]) -> CellImage:
+        """The cell under the segmenter's mask."""
+        return cell_image(image, self.segmenter(image), self.config)
+
+    def once(self) -> CellImageStage:
+        """The same without the cache."""
+        return CellImageStage(self.segmenter, self.config, keep=False)
+
+    def entry(self) -> StageEntry:
+        """What a manifest says of it."""
+        return CellImageEntry(segmenter=SEGMENTER if self.files() else CLASSICAL, config=self.config)
+
+    def files(self) -> dict[str, bytes]:
+        """The segmenter's graph, where it has one."""
+        return {SEGMENTER: self.segmenter.graph.SerializeToString()} if isinstance(self.segmenter, GraphSegmenter) else {}
+
+
+class CentredCropStage(Stage):
+    """Shows the white cell in its surroundings, in the middle and at a scale set by its nucleus (`centred_crop`)."""
+
+    name = CENTRED
+
+    def __init__(self, config: CentredCropConfig, *, keep: bool = True) -> None:
+        digest = sha256_text("centred crop", CENTRED_VERSION, config.model_dump_json())
+        super().__init__(digest, keep=keep)
+        self.config = config
+
+    def cut(self, image: NDArray[np.uint8]) -> CellImage:
+        """The window around the nucleus."""
+        return centred_crop(image, find_nucleus(image), self.config)
+
+    def once(self) -> CentredCropStage:
+        """The same without the cache."""
+        return CentredCropStage(self.config, keep=False)
+
+    def entry(self) -> StageEntry:
+        """What a manifest says of it."""
+        return CentredCropEntry(config=self.config)
+
+
+def stage_of(entry: StageEntry, folder: Path) -> Stage:
+    """The stage that a manifest in `folder` describes."""
+    if isinstance(entry, CentredCropEntry):
+        return CentredCropStage(entry.config)
+    if entry.segmenter == CLASSICAL:
+        return CellImageStage(ClassicalSegmenter(), entry.config)
+    return CellImageStage(GraphSegmenter(entry.segmenter, onnx.load_model(folder / entry.segmenter)), entry.config)
+
+
+def count_outcomes(dataset: CellDataset, stage: Stage) -> dict[Outcome, int]:
+    """How the cell images of a dataset come out; unreadable images are not counted."""
+    found: Counter[Outcome] = Counter()
+    with track("cutting cells out", len(dataset)) as progress:
+        for record in dataset.records:
+            # an unreadable image shows as such where it is tested or trained on
+            with suppress(ImageError):
+                found[stage.make(record.unstaged().read()).outcome] += 1
+            progress(1)
+    return dict(found)

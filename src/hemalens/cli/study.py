@@ -1,0 +1,140 @@
+"""`hemalens study list`, and `hemalens study NAME` for each of the published studies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hemalens.cli.options import Json, Overwrite, Quiet, Seed, Set, Talk, role_specs
+from hemalens.cli.report_tables import show_report
+from hemalens.errors import InputError
+from hemalens.studies import STUDIES, Description, describe_study
+
+if TYPE_CHECKING:
+    from hemalens.studies.catalogue import Index, RoleData
+
+app = typer.Typer(
+    help="Run a published study again: its tables, ours beside the published numbers; or list the studies.",
+    no_args_is_help=True,
+)
+Data = Annotated[
+    list[str] | None, typer.Option("--data", metavar="ROLE=SPEC", help="A dataset and its part in the study; repeatable.")
+]
+
+
+@app.command("list")
+def list_studies(
+    data: Data = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="The folder that holds the data: what is there?")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The published studies: the data each needs, what of it is there, and its main published figure."""
+    from hemalens.studies.catalogue import study_index
+
+    index = study_index(root, _by_role(data))
+    if as_json:
+        Talk(quiet=False, as_json=True).result(asdict(index), [])
+    else:
+        print_index(index, looked=bool(root or data))
+
+
+def _by_role(data: Sequence[str] | None) -> dict[str, list[str]]:
+    roles: dict[str, list[str]] = {}
+    for role, spec in role_specs(data or [], "--data"):
+        roles.setdefault(role, []).append(spec)
+    return roles
+
+
+def print_index(index: Index, *, looked: bool) -> None:
+    """The studies and their data, 80 columns wide."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(soft_wrap=False, highlight=False)
+    for entry in index.studies:
+        console.print(Text(f"{entry.name}: {entry.summary}", style="bold"))
+        console.print(Text(f"published: {entry.headline}"))
+        console.print(Text(entry.citation))
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("role")
+        table.add_column("published data", max_width=24)
+        table.add_column("there" if looked else "what", overflow="fold")
+        for role in entry.roles:
+            table.add_row(Text(_needed(role)), Text(_published(role)), Text(_there(role) if looked else role.what))
+        console.print(table)
+        for setting, what in entry.needs.items():
+            console.print(Text(f"needs --set {setting}: {what}"))
+        if entry.command:
+            console.print(Text(f"{entry.command}\n"), soft_wrap=True)
+    for found in index.others:
+        console.print(Text(f"also there: {found.spec} ({_images(found.n_images, drawn=found.synthetic)})"))
+    if not looked:
+        console.print("No folder was searched: --root DIR says which of these data are in it.")
+
+
+def _needed(role: RoleData) -> str:
+    words = [] if role.required else ["optional"]
+    if role.repeatable:
+        words.append("repeatable")
+    return f"{role.name}\n({', '.join(words)})" if words else role.name
+
+
+def _published(role: RoleData) -> str:
+    return f"{role.published}\n({_images(role.n_published)})"
+
+
+def _there(role: RoleData) -> str:
+    lines = [f"{found.spec} ({_images(found.n_images, drawn=found.synthetic)})" for found in role.found]
+    return "\n".join([*lines, *(f"refused: {reason}" for reason in role.refused)]) or "not found"
+
+
+def _images(n: int, *, drawn: bool = False) -> str:
+    return f"{n:,} images, drawn" if drawn else f"{n:,} images"
+
+
+def _runner(name: str) -> Callable[..., None]:
+    def run(
+        *,
+        data: Data = None,
+        out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the results go.")] = None,
+        settings: Set = None,
+        seed: Seed = 0,
+        overwrite: Overwrite = False,
+        quiet: Quiet = False,
+        as_json: Json = False,
+    ) -> None:
+        from hemalens.studies import find_study
+
+        if not data or out is None:
+            missing = [option for option, value in (("--data ROLE=SPEC", data), ("--out DIR", out)) if not value]
+            remedy = f"hemalens study {name} --help names the roles; hemalens study list says which data are there."
+            raise InputError(f"the study {name} needs {' and '.join(missing)}", remedy=remedy)
+        talk = Talk(quiet, as_json)
+        study = find_study(name)
+        given = _by_role(data)
+        report = study.run(given, out=out, settings=settings or [], seed=seed, overwrite=overwrite, say=talk.say)
+        show_report(talk, report, out)
+
+    return run
+
+
+def _help(told: Description) -> str:
+    """The help of a study: a paragraph a role, so that the lines stay apart."""
+    roles = []
+    for role in told.roles:
+        words = f"{', optional' if not role.required else ''}{', repeatable' if role.repeatable else ''}"
+        roles.append(f"{role.name}{words}: {role.what}; published: {role.published.title}.")
+    summary = told.summary[0].upper() + told.summary[1:]
+    return "\n\n".join([f"{summary}.", "The same command resumes a stopped run. Roles of the data:", *roles])
+
+
+for _name in STUDIES:
+    app.command(_name, help=_help(describe_study(_name)))(_runner(_name))

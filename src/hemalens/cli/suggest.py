@@ -1,0 +1,59 @@
+"""`hemalens suggest`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hemalens.cli.options import Json, Out, Overwrite, Quiet, Seed, Talk, chosen_bundle, told_apart
+
+SHAPE = "hemalens suggest [BUNDLE] IMAGES --out FILE"
+
+
+def suggest(
+    *,
+    bundle: Annotated[
+        str | None,
+        typer.Argument(metavar="BUNDLE", help="A bundle folder; without one, the model that comes with hemalens."),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Argument(metavar="IMAGES", help="A folder of images, or a dataset as in jtsc:zheng2018.")
+    ] = None,
+    out: Out,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many cells to label.")] = 20,
+    strategy: Annotated[
+        str, typer.Option(help="random, margin, entropy, k_centre, typical, clusters, badge or even.")
+    ] = "typical",
+    labelled: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A CSV path,label of cells that have a label already.")
+    ] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Also show the cells on one picture (.png).")] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """List the cells to label next into a .csv above the images; with its labels filled in it goes to adapt --support."""
+    from hemalens.adaptation.suggest import suggest as run
+
+    talk = Talk(quiet, as_json)
+    named, source = told_apart(bundle, images, shape=SHAPE)
+    found = run(
+        chosen_bundle(named, talk),
+        source,
+        out=out,
+        n=n,
+        strategy=strategy,
+        labelled=labelled,
+        sheet=sheet,
+        seed=seed,
+        overwrite=overwrite,
+        say=talk.say,
+    )
+    lines = [f"{each.rank:3}  {each.path}: {each.guess} {each.probability:.2f}, {each.why}" for each in found]
+    adapted = "adapt" if named is None else f"adapt {named}"
+    lines.append(f"fill in the column label of {out}, then: hemalens {adapted} --support csv:{out} --out NEW")
+    talk.result([asdict(each) for each in found], lines)

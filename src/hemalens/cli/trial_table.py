@@ -1,0 +1,129 @@
+"""What a benchmark does, on standard error: a table that changes where somebody watches, lines where nobody does."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from hemalens.cli.options import Talk
+from hemalens.progress import is_quiet, set_quiet
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+    from hemalens.benchmark.tasks import Outcome
+    from hemalens.benchmark.trials import Status, Trial, Watch
+
+N_SHOWN = 10
+"""Trials in the table: what runs, and what ended last."""
+ALL: tuple[Status, ...] = ("waiting", "running", "known", "done", "failed")
+
+
+@contextmanager
+def watching(talk: Talk) -> Iterator[Watch]:
+    """Something to tell of every trial; nothing is shown when quiet."""
+    if talk.quiet:
+        yield lambda trial, status, outcome: None
+    elif is_quiet():
+        yield Lines(talk).watch
+    else:
+        from rich.console import Console
+        from rich.live import Live
+
+        table = TrialTable()
+        # bars inside a changing table would tear it
+        set_quiet(True)
+        try:
+            with Live(table.render(), console=Console(stderr=True), refresh_per_second=2) as live:
+                table.live = live
+                yield table.watch
+        finally:
+            set_quiet(talk.quiet)
+
+
+def headline(outcome: Outcome | None) -> str:
+    """The balanced accuracy of an outcome in a few characters, with what it belongs to."""
+    if outcome is None:
+        return ""
+    for evaluation in outcome.evaluations:
+        return _shown(evaluation.scores.balanced_accuracy.value)
+    for result in outcome.k_shot:
+        return f"{_shown(result.shots[-1].balanced_accuracy.value)}, k = {result.shots[-1].k}"
+    for curve in outcome.fractions:
+        return f"{_shown(curve.fractions[0].balanced_accuracy.value)}, all labels"
+    return ""
+
+
+def _word(status: Status) -> str:
+    return "FAILED" if status == "failed" else status
+
+
+def _shown(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+class Lines:
+    """A line for each trial that ends."""
+
+    def __init__(self, talk: Talk) -> None:
+        self.talk = talk
+        self.n_ended = 0
+        self.n_all = 0
+
+    def watch(self, trial: Trial, status: Status, outcome: Outcome | None) -> None:
+        """Take note of a trial."""
+        if status == "waiting":
+            self.n_all += 1
+        elif status != "running":
+            self.n_ended += 1
+            where = f"{trial.entry.name}, {trial.source} -> {trial.target}, {trial.task.protocol}"
+            score = headline(outcome)
+            self.talk.say(f"[{self.n_ended}/{self.n_all}] {where}: {_word(status)}{', ' + score if score else ''}")
+
+
+class TrialTable:
+    """The running trials and those that ended last, with a count of all."""
+
+    def __init__(self) -> None:
+        self.live: Live | None = None
+        self.status: dict[str, Status] = {}
+        self.begun: dict[str, float] = {}
+        self.rows: dict[str, tuple[str, ...]] = {}
+        self.order: list[str] = []
+
+    def watch(self, trial: Trial, status: Status, outcome: Outcome | None) -> None:
+        """Take note of a trial and draw the table again."""
+        key = trial.key
+        self.status[key] = status
+        if status == "running":
+            self.begun[key] = time.monotonic()
+        if status != "waiting":
+            if key in self.order:
+                self.order.remove(key)
+            self.order.append(key)
+            took = f"{time.monotonic() - self.begun[key]:.0f} s" if status in ("done", "failed") else ""
+            name = f"{trial.source} -> {trial.target}"
+            self.rows[key] = (trial.entry.name, trial.task.protocol, name, _word(status), headline(outcome), took)
+        if self.live is not None and status != "waiting":
+            self.live.update(self.render())
+
+    def render(self) -> Table:
+        """The table, 80 columns wide."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        counts = Counter(self.status.values())
+        title = ", ".join(f"{counts[status]} {status}" for status in ALL if counts[status])
+        table = Table(title=title or "benchmark", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("method", "protocol", "trained on -> tested on", "", "balanced\naccuracy", "time"):
+            table.add_column(
+                column, overflow="fold", justify="right" if column in ("time", "balanced\naccuracy") else "left"
+            )
+        for key in self.order[-N_SHOWN:]:
+            table.add_row(*map(Text, self.rows[key]))
+        return table

@@ -1,0 +1,19 @@
+"""Leaks between training and test data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from hemalens.datasets.base import CellDataset
+from hemalens.errors import SplitError
+
+
+def refuse_leaks(train_contents: Collection[str], target: CellDataset) -> None:
+    """Raise `SplitError` when an image of `target` was trained on."""
+    shared = [r for content, r in zip(target.contents, target.records, strict=True) if content in train_contents]
+    if shared:
+        raise SplitError(
+            f"{len(shared)} image(s) of {target.name} were trained on, first: {shared[0].path.name!r}",
+            expected="test images the model has not seen",
+            remedy="Take them out of either side.",
+        )

@@ -1,0 +1,74 @@
+"""BCCD: white cells cut out of their fields, one folder a type; and the whole fields with boxes as a second view."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from hemalens.datasets.base import Listing, Reader, Record, note_ignored, wrong_layout
+from hemalens.errors import DatasetError, one_line
+from hemalens.imaging.reading import Box
+from hemalens.taxonomy import source_labels
+
+CROPS_LAYOUT = "BCCD_cropped/<Class>/<field>_<number>.jpg with the classes Neutrophil ... Basophil"
+FIELDS_LAYOUT = "BCCD/JPEGImages/<field>.jpg and BCCD/Annotations/<field>.xml (Pascal VOC boxes)"
+LICENCE = "MIT"
+CITATION = "Shenggan, BCCD_Dataset"
+
+
+def _read_crops(root: Path) -> Listing:
+    top = root / "BCCD_cropped"
+    if not top.is_dir():
+        raise wrong_layout(root, "BCCD crops", CROPS_LAYOUT)
+    records: list[Record] = []
+    ignored: list[Path] = [p for p in sorted(top.iterdir()) if not p.is_dir()]
+    notes: list[str] = []
+    for label in source_labels("bccd"):
+        if not (top / label).is_dir():
+            notes.append(f"the folder {label!r} is missing")
+            continue
+        for path in sorted((top / label).iterdir()):
+            if path.suffix.lower() not in (".jpg", ".jpeg"):
+                ignored.append(path)
+                continue
+            # crops of one field share its stain, focus and patient: they stay together
+            records.append(Record(path, label, domain="bccd", group=path.stem.rpartition("_")[0] or None))
+    foreign = [p for p in sorted(top.iterdir()) if p.is_dir() and p.name not in source_labels("bccd")]
+    if not records or foreign:
+        raise wrong_layout(top, "BCCD crops", CROPS_LAYOUT)
+    return Listing(records, notes + note_ignored(ignored))
+
+
+def _read_fields(root: Path) -> Listing:
+    images, annotations = root / "BCCD" / "JPEGImages", root / "BCCD" / "Annotations"
+    if not images.is_dir() or not annotations.is_dir():
+        raise wrong_layout(root, "BCCD fields", FIELDS_LAYOUT)
+    records: list[Record] = []
+    empty = 0
+    for path in sorted(images.glob("*.jpg")):
+        for label, box in _boxes(annotations / f"{path.stem}.xml"):
+            if box[0] >= box[2] or box[1] >= box[3]:
+                empty += 1
+                continue
+            records.append(Record(path, label, domain="bccd", group=path.stem, box=box))
+    if not records:
+        raise wrong_layout(root, "BCCD fields", FIELDS_LAYOUT)
+    return Listing(records, [f"{empty} box(es) without area were left out"] if empty else [])
+
+
+def _boxes(path: Path) -> list[tuple[str, Box]]:
+    try:
+        root = ElementTree.parse(path).getroot()
+        found = []
+        for item in root.iter("object"):
+            corners = [int(float(item.findtext(f"bndbox/{name}", ""))) for name in ("xmin", "ymin", "xmax", "ymax")]
+            found.append((item.findtext("name", ""), (corners[0], corners[1], corners[2], corners[3])))
+        return found
+    except (OSError, ElementTree.ParseError, ValueError, OverflowError) as error:
+        raise DatasetError(
+            f"cannot read the boxes in {one_line(path)}", expected="Pascal VOC XML", got=str(error)
+        ) from error
+
+
+CROPS = Reader("bccd", "BCCD crops", LICENCE, CITATION, CROPS_LAYOUT, _read_crops)
+FIELDS = Reader("bccd_fields", "BCCD fields", LICENCE, CITATION, FIELDS_LAYOUT, _read_fields)

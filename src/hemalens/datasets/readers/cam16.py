@@ -1,0 +1,44 @@
+"""Patches of Camelyon-16: lymph-node tissue with and without tumour, 384 px, some of the training part with a mask.
+
+The set is `train`, `val` and `test`, each with `data` and perhaps `mask`, each with a folder `normal` and a folder
+`tumor` that hold images. An image without a mask is an ordinary record, and the notes count them; a mask without its
+image is left out and noted; two masks for one image are an error (see `paired_masks`). No patient is known.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hemalens.datasets.base import Listing, Reader
+from hemalens.datasets.readers.paired_masks import PairedSet, read_paired
+
+FOLDER = "CAM16_100cls_10mask"
+LAYOUT = (
+    f"{FOLDER}/train/data/<normal or tumor>/<image>, masks of the same file name in {FOLDER}/train/mask/<normal or tumor>/"
+    ", val/data/ and test/data/ likewise; or train, val or test alone"
+)
+PAIRED = PairedSet(
+    title="the Camelyon-16 patches",
+    layout=LAYOUT,
+    domain="cam16",
+    parts=("train", "val", "test"),
+    classes=("normal", "tumor"),
+    name_of=lambda folder: "cam16",
+    every_class=True,
+)
+
+
+def _read(root: Path) -> Listing:
+    inner = root / FOLDER
+    return read_paired(inner if inner.is_dir() else root, PAIRED)
+
+
+READER = Reader(
+    name="cam16",
+    title="Camelyon-16 patches",
+    licence="CC0 (the slides of Camelyon16)",
+    citation="patches of Ehteshami Bejnordi et al., Diagnostic assessment of deep learning algorithms for detection of "
+    "lymph node metastases in women with breast cancer, JAMA 318 (2017)",
+    layout=LAYOUT,
+    read=_read,
+)

@@ -1,0 +1,81 @@
+"""WBC_100, WBC_50, WBC_10 and WBC_1: the training images of Raabin-WBC and parts of them, some with a mask.
+
+Each subset is `train` and `val`, each with `data` and perhaps `mask`; the smaller ones repeat images of WBC_100, so only
+one of the four is opened at a time. An image without a mask is an ordinary record, and the notes count them; a mask
+without its image is left out and noted; two masks for one image are an error (see `paired_masks`).
+
+An image that still has its name of Raabin-WBC, as in `95-8-10-1_527_1.jpg`, belongs to the smear that its first part
+names; any other image has no group. The notes count the images without one, and the smears that train and val share.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hemalens.datasets.base import Listing, Reader, Record
+from hemalens.datasets.readers.paired_masks import PairedSet, read_paired
+from hemalens.datasets.readers.raabin import NAME as RAABIN_NAME
+from hemalens.errors import DatasetError, one_line
+
+TITLE = "the WBC subsets"
+SUBSETS = ("WBC_100", "WBC_50", "WBC_10", "WBC_1")
+LAYOUT = (
+    "WBC_100/train/data/<class>/<image>, masks of the same file name in WBC_100/train/mask/<class>/, "
+    "WBC_100/val/data/<class>/<image> (or WBC_50, WBC_10, WBC_1); or train or val alone"
+)
+
+
+def _smear(path: Path) -> str | None:
+    match = RAABIN_NAME.fullmatch(path.stem)
+    return match[1] if match else None
+
+
+def _name_of(folder: Path) -> str:
+    return folder.name if folder.name in SUBSETS else f"wbc_subsets {folder.name}".strip()
+
+
+PAIRED = PairedSet(
+    title=TITLE,
+    layout=LAYOUT,
+    domain="wbc_subsets",
+    parts=("train", "val"),
+    classes=("Basophil", "Eosinophil", "Lymphocyte", "Monocyte", "Neutrophil"),
+    name_of=_name_of,
+    group_of=_smear,
+)
+
+
+def _read(root: Path) -> Listing:
+    inside = [name for name in SUBSETS if (root / name).is_dir()]
+    if len(inside) > 1:
+        raise DatasetError(
+            f"{one_line(root)} holds several subsets, which repeat each other's images",
+            expected="the folder of one",
+            got=" and ".join(inside),
+            remedy=f"Name one, as in wbc_subsets:{root / inside[0]}",
+        )
+    listing = read_paired(root / inside[0] if inside else root, PAIRED)
+    return Listing(listing.records, [*listing.notes, *_smear_notes(listing.records)], name=listing.name)
+
+
+def _smear_notes(records: list[Record]) -> list[str]:
+    parts: dict[str, set[Path]] = {}
+    for record in records:
+        if record.group is not None:
+            # .../<part>/data/<class>/<image>
+            parts.setdefault(record.group, set()).add(record.path.parents[2])
+    shared = sum(len(where) > 1 for where in parts.values())
+    without = sum(record.group is None for record in records)
+    notes = [f"{shared} smear(s) lie in train and in val"] if shared else []
+    return notes + ([f"{without} of {len(records)} image(s) have no smear in their name, so no group"] if without else [])
+
+
+READER = Reader(
+    name="wbc_subsets",
+    title="WBC_100, WBC_50, WBC_10 and WBC_1",
+    licence="free for research with citation (Raabin-WBC)",
+    citation="subsets of Kouzehkanan et al., A large dataset of white blood cells containing cell locations and types, "
+    "along with segmented nuclei and cytoplasm, Scientific Reports 12 (2022)",
+    layout=LAYOUT,
+    read=_read,
+)

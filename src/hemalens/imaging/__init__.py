@@ -1,0 +1,6 @@
+"""Images as arrays: safe reading, and pure functions that find a cell and cut it out.
+
+Begin with `reading.read_image`. `segmentation` finds the white cell by colour, `nucleus` its nucleus, `centred_crop` the
+window around it, `compositing` puts masked cells on other backgrounds.
+Imports `config`, `files` and `errors`; no torch.
+"""

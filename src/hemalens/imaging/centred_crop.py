@@ -1,0 +1,85 @@
+"""The centred crop: a square around the cell whose side goes by the nucleus, so that cells look alike in scale.
+
+Magnification and the size of the cut-out differ between laboratories, the size of the nuclei of one cell type hardly does,
+and a nucleus is found in every stain without weights. Its measure is the spread of its lobes (`nucleus.spread`). On 656
+cells of JTSC, CellaVision-100, Acevedo-20 and BCCD the cell's diameter, in nuclei so measured, varied least within a cell
+type of one set (by a factor of 1.28 from the 10th to the 90th percentile; 1.31 by the lobes' box, 1.31 by their area), and
+its median differed between sets as little as with the box (standard deviation 6 %; box 5 %, area 8 %). The box changes
+besides when a cell is turned, and the area is small for a lobed nucleus, so that a neutrophil would be shown closer than a
+lymphocyte. The cells were outlined by hand in the first two sets and by `segment_cell` in the others.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from hemalens.config import StrictConfig
+from hemalens.imaging.nucleus import Mask, spread
+from hemalens.imaging.reading import rim_colour
+from hemalens.imaging.segmentation import CellImage, check_mask_fits, resized
+
+
+class CentredCropConfig(StrictConfig):
+    """How a cell is shown in the middle of its surroundings.
+
+    `extent` is the side of the square window in diameters of the nucleus, `size_px` the side of what comes out; None for as
+    many pixels as the window has in the image, so that the side still tells how large the nucleus was there.
+    """
+
+    extent: float = Field(default=2.0, ge=1.0, le=4.0)
+    size_px: int | None = Field(default=None, ge=16, le=2048)
+
+
+_DEFAULT = CentredCropConfig()
+SMALLEST_PX, LARGEST_PX = 16, 2048
+"""Limits on the side of a crop that has as many pixels as the window."""
+
+
+def centred_crop(image: NDArray[np.uint8], nucleus: Mask, config: CentredCropConfig = _DEFAULT) -> CellImage:
+    """Show the square around `nucleus`, bool (H, W), in `image`, uint8 (H, W, 3), at a scale set by the nucleus.
+
+    The window lies around the nucleus's centre, to a fraction of a pixel, and is resized bicubic. What of it lies outside
+    the image has the median colour of the image's rim. "touches border" says that the border may cut the nucleus off, and
+    with it the scale is in doubt; an empty mask gives the whole image, as a square. Raises `ImageError` where the mask has
+    another size than the image.
+    """
+    check_mask_fits(image, nucleus)
+    if not nucleus.any():
+        return CellImage(resized(image, config.size_px or _whole_pixels(max(image.shape[:2]))), "empty mask")
+    found = spread(nucleus)
+    side = config.extent * max(found.diameter, 1.0)
+    # pixel i reaches from i to i + 1
+    top, left = found.row + 0.5 - side / 2, found.column + 0.5 - side / 2
+    # whole pixels around the window, one more on each side for the interpolation
+    y, x = math.floor(top) - 1, math.floor(left) - 1
+    around = _window(image, (y, x), (math.ceil(top + side) + 1 - y, math.ceil(left + side) + 1 - x))
+    box = (left - x, top - y, left - x + side, top - y + side)
+    size_px = config.size_px or _whole_pixels(side)
+    shown = Image.fromarray(around).resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
+    touches = bool(nucleus[[0, -1]].any() or nucleus[:, [0, -1]].any())
+    return CellImage(np.asarray(shown), "touches border" if touches else "cell")
+
+
+def _whole_pixels(side: float) -> int:
+    return min(max(round(side), SMALLEST_PX), LARGEST_PX)
+
+
+def _window(image: NDArray[np.uint8], start: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """The pixels from (row, column) `start` on, (*shape, 3), in the rim's colour where there is no image."""
+    within, inside = [], []
+    for first, length, limit in zip(start, shape, image.shape[:2], strict=True):
+        low, high = max(first, 0), min(first + length, limit)
+        within.append(slice(low, high))
+        inside.append(slice(low - first, high - first))
+    part = image[tuple(within)]
+    if part.shape[:2] == shape:
+        return part
+    window = np.empty((*shape, 3), np.uint8)
+    window[:] = rim_colour(image)
+    window[tuple(inside)] = part
+    return window

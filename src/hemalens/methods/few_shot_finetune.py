@@ -1,0 +1,191 @@
+"""A trained network of `robust` taken up from its bundle, and trained on with a few labelled cells of a new laboratory."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hemalens.models._torchvision  # noqa: F401
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from hemalens.adaptation.logit_adjustment import without_additions
+from hemalens.bundle.artifact import WEIGHTS
+from hemalens.bundle.bundle import Bundle
+from hemalens.bundle.export import check_parity
+from hemalens.config import StrictConfig
+from hemalens.datasets.base import CellDataset
+from hemalens.datasets.splits import balanced_weights
+from hemalens.errors import BundleError, ParityError
+from hemalens.graphs.weights import head_weights, network_weights
+from hemalens.methods.robust import GEOMETRY, RobustConfig, RobustModule
+from hemalens.models.backbone import create_backbone
+from hemalens.models.norms import set_norm
+from hemalens.models.outline import OutlineNetwork, WithOutline, without_batch_norm
+from hemalens.training.augmentation import Augmentation, AugmentationConfig
+from hemalens.training.data import EpochSampler, PixelDataset, resized_images
+from hemalens.training.fit import ModuleAnswers, follow_quickly, logits_of
+from hemalens.training.laboratory_augmentation import LaboratoryAugmentation, LaboratoryConfig
+from hemalens.training.masks import without_background
+from hemalens.training.module import OptimiserConfig
+from hemalens.training.subclass_labels import FineLabels
+from hemalens.training.trainer import Course, Precision, train
+
+METHOD = "robust"
+"""The method whose networks can be taken up."""
+
+
+SAME_LABORATORY = LaboratoryConfig(
+    lightness_gain=0.25,
+    lightness_shift=8.0,
+    colour_gain=0.4,
+    colour_shift=12.0,
+    colour_turn_deg=8.0,
+    dye_mix=0.0,
+    channel_gain=0.1,
+    gamma=0.25,
+    haze=0.0,
+    blur_px=1.2,
+    coarseness=1.0,
+    noise=0.015,
+    tight=0.0,
+)
+"""Another day, smear and camera setting of one laboratory: nearer than another laboratory."""
+
+
+class FewCellsConfig(StrictConfig):
+    """How a network is trained on with a few labelled cells.
+
+    `steps` batches of `batch_size` images, every class drawn equally often, each image as the same laboratory might have
+    taken it on another day. `weight_average`: decay a step of the moving average of the weights that is kept; 0 for
+    none. `folds`: the cells are answered once each by a training on the other folds, for calibration and for the accuracy
+    to expect; each fold takes as long as the training itself, and 0 leaves both out. `classifier`: the answer is the mean
+    of the network's and that of a classifier that the same cells give on the bundle as it was.
+    """
+
+    steps: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    weight_average: float = Field(default=0.97, ge=0, lt=1)
+    folds: int = Field(default=3, ge=0, le=20)
+    classifier: bool = True
+    precision: Precision = "auto"
+    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=5e-4, warmup_epochs=0.1)
+    augmentation: AugmentationConfig = GEOMETRY
+    laboratory: LaboratoryConfig = SAME_LABORATORY
+
+    @field_validator("folds")
+    @classmethod
+    def _some_or_none(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("one fold leaves nothing to train on: 2 or more, or 0 for none")
+        return folds
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedOn:
+    """What is needed to train a bundle's network on: the bundle, how, and a folder for what training leaves behind.
+
+    Of a bundle that adds what the size of nuclei says, or a bias, the network alone is trained on.
+    """
+
+    base: Bundle
+    config: FewCellsConfig
+    scratch: Path
+
+    def check(self, cells: CellDataset) -> None:
+        """Raise `BundleError` where the network that is taken up does not answer as the bundle does."""
+        preprocessing, temperature = self.base.manifest.preprocessing, self.base.manifest.temperature
+        module = module_of(self.base, self.config, seed=0)
+        answers = ModuleAnswers(module.eval(), cells, preprocessing, self.scratch, temperature)
+        try:
+            check_parity(without_additions(self.base.graph).SerializeToString(), cells.records, answers.probabilities)
+        except ParityError as error:
+            raise BundleError(
+                "the bundle's graph holds more than its network, which alone can be trained on",
+                got=error.got,
+                remedy="Take the bundle from before standardise, prior, pseudo_labels or int8.",
+            ) from error
+
+    def learn(self, cells: CellDataset, *, seed: int) -> RobustModule:
+        """The network after the configured steps on `cells`, whose classes are the bundle's."""
+        config, preprocessing = self.config, self.base.manifest.preprocessing
+        module = module_of(self.base, config, seed=seed)
+        shown = without_background(module.labels.taught(cells), _settings(self.base).masks, preprocessing)
+        pixels = resized_images(shown, preprocessing, self.scratch / f"cells_{seed}.npy")
+        augment = v2.Compose([Augmentation(config.augmentation), LaboratoryAugmentation(config.laboratory)])
+        weights = balanced_weights(module.classes_of(shown.targets))
+        n_draws = config.steps * config.batch_size
+        training: DataLoader[Any] = DataLoader(
+            PixelDataset(pixels, shown.targets, augment),
+            batch_size=config.batch_size,
+            sampler=EpochSampler(len(shown), seed=seed, weights=weights, n_draws=n_draws),
+        )
+        run_dir = self.scratch / f"run_{seed}"
+        train(module, training, None, run_dir=run_dir, course=Course(precision=config.precision))
+        shutil.rmtree(run_dir, ignore_errors=True)  # checkpoints of a training of minutes: nothing goes on from them
+        module.after_training()
+        return module
+
+    def logits(self, module: RobustModule, records: CellDataset) -> NDArray[np.float32]:
+        """Logits (n, k) of images, not calibrated."""
+        preprocessing = self.base.manifest.preprocessing
+        shown = without_background(records, _settings(self.base).masks, preprocessing)
+        return logits_of(module, resized_images(shown, preprocessing, self.scratch / "asked.npy"))
+
+
+def module_of(base: Bundle, config: FewCellsConfig, *, seed: int) -> RobustModule:
+    """The module behind a bundle's graph, ready to be trained on; raises `BundleError` for one of another method."""
+    settings, manifest = _settings(base), base.manifest
+    labels = FineLabels.told(manifest.labels, [(entry.code, entry.of) for entry in manifest.fine])
+    n_outputs = len(labels.outputs)
+    network: Any = create_backbone(settings.model_copy(update={"weights": "none", "seed": seed}), n_classes=n_outputs)
+    follow_quickly(network)
+    set_norm(network, settings.norm)
+    if settings.outline:
+        outlined = without_batch_norm(OutlineNetwork(n_classes=n_outputs, weights="none", seed=seed))
+        network = WithOutline(network, outlined, manifest.preprocessing)
+    _load(network, base)
+    asked = {"epochs": 1, "optimiser": config.optimiser, "weight_average": config.weight_average}
+    return RobustModule(network, manifest.preprocessing, config=settings.model_copy(update=asked), labels=labels, seed=seed)
+
+
+def _settings(base: Bundle) -> RobustConfig:
+    if base.manifest.method != METHOD:
+        raise BundleError(
+            "only networks of one method can be trained on", expected=f"a bundle of {METHOD}", got=base.manifest.method
+        )
+    # bundles from before there was a white balance have none
+    return RobustConfig.model_validate({"white_balance": False, **base.manifest.config})
+
+
+def _load(network: Any, base: Bundle) -> None:
+    """Put the weights of the bundle's graph into the network; its linear head is that of one network, or of both."""
+    prefix = "network." if isinstance(network, WithOutline) else ""
+    # a graph keeps equal tensors of two layers once; where nothing was changed since, the bundle's weights have both
+    kept = load_file(base.path / WEIGHTS) if WEIGHTS in base.manifest.files else {}
+    found = {f"{prefix}{name}": tensor for name, tensor in kept.items()}
+    graph = without_additions(base.graph)
+    found |= {name: torch.from_numpy(value.copy()) for name, value in network_weights(graph).items()}
+    weight, bias = (torch.from_numpy(value.copy()) for value in head_weights(graph))
+    heads = [network.network.get_classifier(), network.outlined.head] if isinstance(network, WithOutline) else []
+    heads = heads or [network.get_classifier()]
+    # the answer is the mean of the heads' logits
+    parts = weight.split([head.in_features for head in heads], dim=1)
+    with torch.no_grad():
+        for head, part in zip(heads, parts, strict=True):
+            head.weight.copy_(part * len(heads))
+            head.bias.copy_(bias)
+    of_heads = {id(parameter) for head in heads for parameter in head.parameters()}
+    wanted = {name for name, parameter in network.named_parameters() if id(parameter) not in of_heads}
+    wanted |= {name for name, _ in network.named_buffers() if name.endswith(("running_mean", "running_var"))}
+    if lacking := sorted(wanted - set(found)):
+        raise BundleError("the bundle's graph lacks weights of its network", got=f"no {lacking[0]}")
+    network.load_state_dict({name: found[name] for name in wanted}, strict=False)

@@ -1,0 +1,71 @@
+"""Reports: every number in `report.json`, the same as text in `report.md`, with figures in `report.html`.
+
+Begin with `write_report` and `html`. One file a section: `confusion_matrix`, `curves`, `k_shot`, `fractions`,
+`comparisons`, `efficiency`, `embeddings`, `trust`; `tables` and `svg` are shared, `compose` fills the cards of data,
+methods and machine, `model_card` renders a bundle's card.
+Imports `evaluation` and the rooms below; no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hemalens.errors import HemalensError, ReportError, one_line
+from hemalens.evaluation.results import Report
+from hemalens.files import write_json, write_text
+from hemalens.report.html import render_html
+from hemalens.report.markdown import render_markdown
+
+__all__ = ["read_report", "render_html", "render_markdown", "write_report"]
+
+JSON_NAME, MARKDOWN_NAME, HTML_NAME = "report.json", "report.md", "report.html"
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write `report.json`, `report.md` and `report.html` into `folder`, each whole or not at all.
+
+    Everything is rendered before anything is written. Raises `OutputError` where `folder` cannot be written and
+    `HemalensError` for a report that holds NaN or infinity.
+    """
+    values = report.model_dump(mode="json")
+    for key in _not_finite(values):
+        raise HemalensError(f"the report's {key} is no number", expected="a finite number or None", got="NaN or infinity")
+    markdown, html = render_markdown(report), render_html(report)
+    write_json(folder / JSON_NAME, values)
+    write_text(folder / MARKDOWN_NAME, markdown)
+    write_text(folder / HTML_NAME, html)
+
+
+def _not_finite(value: Any, key: str = "") -> Iterator[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield key
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _not_finite(part, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for i, part in enumerate(value):
+            yield from _not_finite(part, f"{key}[{i}]")
+
+
+def read_report(path: Path) -> Report:
+    """Read a `report.json`; raises `ReportError` when it is missing, damaged or not a report of this schema."""
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ReportError(
+            f"cannot read the report {one_line(path)}", expected="a report.json", got=error.strerror or str(error)
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ReportError(
+            f"the report {one_line(path)} is damaged or not a hemalens report",
+            expected=first["msg"],
+            got=f"{key} as it is",
+            remedy="Make the report again, or give the report.json that `hemalens` wrote.",
+        ) from error

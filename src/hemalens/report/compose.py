@@ -1,0 +1,154 @@
+"""From results to a report: data cards, environment, and all that was found."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from hemalens.bundle.artifact import library_versions
+from hemalens.datasets import CellDataset
+from hemalens.datasets.file_checks import file_checks
+from hemalens.datasets.splits import Cleaning
+from hemalens.evaluation.results import (
+    Comparison,
+    ComparisonTable,
+    DataCard,
+    Efficiency,
+    Evaluation,
+    Failure,
+    FractionCurve,
+    KShot,
+    MethodCard,
+    NamedScatter,
+    PictureTable,
+    Report,
+)
+from hemalens.graphs.runtime import n_cores
+from hemalens.report.summary import (
+    summarise_efficiency,
+    summarise_evaluations,
+    summarise_failures,
+    summarise_fractions,
+    summarise_k_shot,
+)
+
+
+def data_card(dataset: CellDataset, role: str, cleaning: Cleaning | None = None, **dropped: int) -> DataCard:
+    """What a report says of a dataset: counts after cleaning, what was left out on the way, and what its files are like.
+
+    Without a `cleaning` nothing is known of the files.
+    """
+    return DataCard(
+        role=role,
+        name=dataset.name,
+        n_images=len(dataset),
+        class_counts=dataset.class_counts,
+        excluded=cleaning.outside if cleaning else dataset.excluded_counts,
+        dropped={name: n for name, n in {**(cleaning.counts() if cleaning else {}), **dropped}.items() if n},
+        notes=dataset.notes,
+        licence=dataset.licence,
+        citation=dataset.citation,
+        fingerprint=dataset.fingerprint,
+        synthetic=dataset.synthetic,
+        audit=file_checks(dataset, cleaning) if cleaning else {},
+    )
+
+
+class _Described(Protocol):
+    """A method, as far as its card goes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def publication(self) -> str: ...
+
+
+def method_card(method: _Described, name: str, cards: Sequence[DataCard]) -> MethodCard:
+    """The card of a method that a report calls `name`, with the sets it has learned from."""
+    lines = tuple(f"{card.name} ({card.role}), {card.n_images:,} images" for card in cards)
+    return MethodCard(
+        name=name, method=method.name, what=method.summary, publication=method.publication, learned_from=lines
+    )
+
+
+def environment() -> dict[str, str]:
+    """Versions, machine and processor."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": str(n_cores()),
+        **library_versions(),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def command_line() -> str:
+    """The command that is running, as one would type it."""
+    return shlex.join([os.path.basename(sys.argv[0]) or "hemalens", *sys.argv[1:]])
+
+
+def make_report(
+    title: str,
+    protocol: str,
+    *,
+    evaluations: Sequence[Evaluation] = (),
+    k_shot: Sequence[KShot] = (),
+    fractions: Sequence[FractionCurve] = (),
+    efficiency: Sequence[Efficiency] = (),
+    comparisons: Sequence[Comparison] = (),
+    failures: Sequence[Failure] = (),
+    scatters: Sequence[NamedScatter] = (),
+    tables: Sequence[ComparisonTable] = (),
+    pictures: Sequence[PictureTable] = (),
+    verdicts: Sequence[str] = (),
+    data: Sequence[DataCard],
+    methods: Mapping[str, Mapping[str, Any]],
+    method_cards: Sequence[MethodCard] = (),
+    seed: int,
+) -> Report:
+    """A report with its summary; `verdicts` are sentences that stand before what is said of each evaluation."""
+    sentences = [*summarise_failures(failures), *summarise_efficiency(efficiency), *verdicts]
+    sentences += summarise_evaluations(evaluations, comparisons)
+    for place in dict.fromkeys((result.target, result.against) for result in k_shot):
+        sentences += summarise_k_shot([result for result in k_shot if (result.target, result.against) == place])
+    sentences += summarise_fractions(fractions)
+    return Report(
+        title=title,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command=command_line(),
+        protocol=protocol,
+        summary=tuple(sentences),
+        synthetic=any(card.synthetic for card in data),
+        data=tuple(data),
+        evaluations=tuple(evaluations),
+        k_shot=tuple(k_shot),
+        fractions=tuple(fractions),
+        efficiency=tuple(efficiency),
+        comparisons=tuple(comparisons),
+        failures=tuple(failures),
+        scatters=tuple(scatters),
+        tables=tuple(tables),
+        pictures=tuple(pictures),
+        methods={name: dict(config) for name, config in methods.items()},
+        method_cards=tuple(method_cards),
+        environment=environment(),
+        seed=seed,
+    )

@@ -1,0 +1,91 @@
+"""From a dataset's name to records fit for training or testing, with what was left out on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from hemalens.datasets import CellDataset, Keep, open_dataset, together
+from hemalens.evaluation.results import DataCard
+from hemalens.datasets.file_checks import file_checks
+from hemalens.report.compose import data_card
+from hemalens.datasets.splits import Cleaning, Unreadable, clean, leave_out_small
+from hemalens.imaging.segmentation import Outcome
+from hemalens.bundle.stages import Stage, count_outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A clean dataset, its card, notes for the terminal, the classes left out as too small, each with the reason, and
+    what cleaning took out.
+    """
+
+    dataset: CellDataset
+    card: DataCard
+    notes: tuple[str, ...]
+    left_out: dict[str, str]
+    cleaning: Cleaning
+
+    def unseen(self, seen: Collection[str]) -> Prepared:
+        """Without the images whose content ids are `seen`, which the card and a note count."""
+        fresh = [i for i, content in enumerate(self.dataset.contents) if content not in seen]
+        n_seen = len(self.dataset) - len(fresh)
+        dataset = self.dataset.subset(fresh)
+        card = self.card.model_copy(
+            update={
+                "n_images": len(dataset),
+                "class_counts": dataset.class_counts,
+                "fingerprint": dataset.fingerprint,
+                "dropped": {**self.card.dropped, "seen in training": n_seen},
+                "audit": file_checks(dataset, self.cleaning),
+            }
+        )
+        note = f"{dataset.name}: left out {n_seen} image(s) seen in training"
+        return replace(self, dataset=dataset, card=card, notes=(*self.notes, note))
+
+
+def prepare(
+    specs: str | Sequence[str],
+    *,
+    labels: str,
+    role: str,
+    unreadable: Unreadable = "refuse",
+    min_per_class: int = 1,
+    keep: Keep = lambda label: False,
+    stages: tuple[Stage, ...] = (),
+) -> Prepared:
+    """Open, clean, and leave out the classes of fewer than `min_per_class` images; `keep` as in `open_dataset`.
+
+    Several names give one dataset of all their images. `stages` cut the cells out whenever an image is read.
+    """
+    named = [specs] if isinstance(specs, str) else list(dict.fromkeys(specs))
+    opened = together([open_dataset(spec, labels=labels, keep=keep) for spec in named])
+    cleaned, cleaning = clean(opened, unreadable=unreadable)
+    kept, small = leave_out_small(cleaned, min_per_class)
+    notes = list(opened.notes)
+    notes += [f"{n} image(s) outside {labels}: {reason}" for reason, n in opened.excluded_counts.items()]
+    if any(cleaning.counts().values()):
+        notes.append(str(cleaning))
+    dropped = {f"class {name}, fewer than {min_per_class} images": n for name, n in small.items()}
+    notes += [f"left out {what}: {n}" for what, n in dropped.items()]
+    left_out = {name: f"{n} image(s), at least {min_per_class} asked for" for name, n in small.items()}
+    card = data_card(kept, role, cleaning, **dropped)
+    for stage in stages:
+        kept = kept.through(stages)
+        notes.append(_said_of_cells(count_outcomes(kept, stage), stage))
+        card = card.model_copy(update={"notes": (*card.notes, notes[-1])})
+    return Prepared(kept, card, tuple(f"{opened.name}: {note}" for note in notes), left_out, cleaning)
+
+
+def tell(say: Callable[[str], None], opened: Iterable[Prepared], *more: str | None) -> None:
+    """Say the notes of all that was opened, and `more`, each once."""
+    notes = [note for each in opened for note in each.notes]
+    for note in dict.fromkeys([*notes, *(note for note in more if note)]):
+        say(note)
+
+
+def _said_of_cells(counts: Mapping[Outcome, int], stage: Stage) -> str:
+    return (
+        f"cells cut out ({stage.name}): {sum(counts.values())}, of which {counts.get('touches border', 0)} "
+        f"touch the image's border; {counts.get('empty mask', 0)} image(s) without a cell found are shown whole"
+    )

@@ -1,0 +1,46 @@
+"""Put a bundle with its model card where the package keeps its default model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hemalens.bundle.artifact import MANIFEST, WEIGHTS
+from hemalens.bundle.bundle import CARD, FILES, Bundle, open_bundle, write_bundle
+from hemalens.bundle.default_model import FOLDER, LARGEST_BYTES
+from hemalens.errors import BundleError, InputError, one_line
+from hemalens.report.model_card import model_card
+from hemalens.report import read_report
+from hemalens.files import claim_folder
+
+
+def package_model(
+    bundle_path: Path,
+    report_paths: Sequence[Path],
+    *,
+    remarks: Sequence[str] = (),
+    out: Path = FOLDER,
+    overwrite: bool = False,
+) -> Bundle:
+    """Copy the bundle to `out` with a card made of its manifest, of the `report.json` files of its tests, and of remarks.
+
+    Weights for further training stay behind. Raises `BundleError` for a bundle of more than 10 MB, `ReportError` for a
+    report of another model.
+    """
+    if not report_paths:
+        raise InputError("a model card needs figures", expected="one report.json or more")
+    claim_folder(out, FILES, "a bundle", overwrite=overwrite)
+    base = open_bundle(bundle_path)
+    card = model_card(base.manifest, [read_report(path) for path in report_paths], remarks)
+    kept = [name for name in base.manifest.files if name not in (WEIGHTS, CARD)]
+    files = {name: (base.path / name).read_bytes() for name in kept} | {CARD: card.encode("utf-8")}
+    # the manifest itself counts too
+    n_bytes = sum(map(len, files.values())) + (base.path / MANIFEST).stat().st_size
+    if n_bytes > LARGEST_BYTES:
+        raise BundleError(
+            f"the bundle {one_line(bundle_path)} is too large for the package",
+            expected=f"at most {LARGEST_BYTES / 1e6:.0f} MB",
+            got=f"{n_bytes / 1e6:.1f} MB",
+            remedy="Make it smaller first: hemalens quantize --precision fp16.",
+        )
+    return write_bundle(out, base.manifest, files)

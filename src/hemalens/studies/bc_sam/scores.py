@@ -1,0 +1,166 @@
+"""The heads of the BC-SAM study: fitted on each fold of one laboratory, tested there and in the other one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemalens.evaluation import metrics
+from hemalens.evaluation.evaluate import Answered, TestPlan, plan_test, score
+from hemalens.evaluation.results import Estimate, Evaluation
+from hemalens.studies.bc_sam.latents import Protocol, Row, Side
+from hemalens.training.probe import fit_head
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One row and head, trained on one laboratory and tested in one."""
+
+    row: str
+    protocol: Protocol | None
+    head: str
+    source: str
+    target: str
+    evaluation: Evaluation
+    answers: tuple[metrics.Answers, ...]
+    """What each fold's model said, for paired comparisons."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Probabilities (n, k) of one fold's model for all images of the source and of the target."""
+
+    at_home: NDArray[np.float32]
+    abroad: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """From one side to the other; classes of the source with enough images in a side are tested there."""
+
+    source: Side
+    target: Side
+    at_home: TestPlan
+    abroad: TestPlan
+
+    @classmethod
+    def of(cls, source: Side, target: Side, min_per_class: int) -> Direction:
+        """A direction; raises `DatasetError` where the two share too few classes."""
+        labels = source.dataset.classes
+        return cls(
+            source,
+            target,
+            plan_test(labels, source.dataset),
+            plan_test(labels, target.dataset, min_per_class=min_per_class),
+        )
+
+    def probabilities(self, row: Row, head: str, *, seed: int) -> list[Said]:
+        """What the head, fitted on each training fold of the source, says of every image of either side."""
+        said = []
+        for (train, _), embeddings in zip(self.source.folds, row.embeddings, strict=True):
+            here, there = embeddings[self.source.rows], embeddings[self.target.rows]
+            model = fit_head(head, here[train], self.source.dataset.subset(train), seed=seed)
+            said.append(Said(model.predict_proba(here).astype(np.float32), model.predict_proba(there).astype(np.float32)))
+        return said
+
+    def cells(self, row: Row, head: str, said: Sequence[Said], *, parts: bool, seed: int) -> list[Cell]:
+        """[at home, abroad] from `probabilities`. With `parts` each fold's model is tested on one fold of the target only.
+
+        An autoencoder that has seen the target's training folds must be tested so.
+        """
+        home, away = [], []
+        for fold, ((_, test), embeddings) in enumerate(zip(self.source.folds, row.embeddings, strict=True)):
+            tested = self.target.folds[fold][1] if parts else np.arange(len(self.target.dataset))
+            home.append(_answered(self.source, said[fold].at_home, embeddings[self.source.rows], test, self.at_home))
+            away.append(_answered(self.target, said[fold].abroad, embeddings[self.target.rows], tested, self.abroad))
+        return [
+            self._cell(row, head, side, plan, answers=answers, seed=seed)
+            for side, plan, answers in ((self.source, self.at_home, home), (self.target, self.abroad, away))
+        ]
+
+    def _cell(self, row: Row, head: str, side: Side, plan: TestPlan, *, answers: list[Answered], seed: int) -> Cell:
+        evaluation = score(
+            answers,
+            plan,
+            target=side.dataset,
+            method=f"{row.name}, {head}",
+            source_name=self.source.dataset.name,
+            seed=seed,
+            transductive=row.protocol == "transductive",
+        )
+        kept = [
+            metrics.Answers(
+                np.array([plan.labels.index(str(record.label)) for record in answered.records], np.int64),
+                answered.probabilities.argmax(axis=1).astype(np.int64),
+                side.units[answered.index],
+            )
+            for answered in answers
+        ]
+        return Cell(row.name, row.protocol, head, self.source.key, side.key, evaluation, tuple(kept))
+
+
+def _answered(
+    side: Side,
+    probabilities: NDArray[np.float32],
+    embeddings: NDArray[np.float32],
+    chosen: NDArray[np.int64],
+    plan: TestPlan,
+) -> Answered:
+    kept = np.array([i for i in chosen if side.dataset.records[i].label in plan.tested], np.int64)
+    return Answered(
+        records=tuple(side.dataset.records[i] for i in kept),
+        index=kept,
+        probabilities=probabilities[kept],
+        embeddings=embeddings[kept],
+        unreadable={},
+    )
+
+
+def difference(cell: Cell, other: Cell, *, seed: int) -> Estimate:
+    """Balanced accuracy of `cell` minus that of `other`, on the same test images, with a paired 95 % interval."""
+    n_classes = len(cell.evaluation.classes)
+    both = [*cell.answers, *other.answers]
+    counts = np.stack([metrics.confusion(a.target, a.predicted, n_classes) for a in both])
+    resampled = metrics.resampled_confusions(both, n_classes, rng=np.random.default_rng(seed))
+    value = _mean_difference(metrics.balanced_accuracy(counts)[:, None], len(cell.answers))
+    if resampled is None:
+        return Estimate(value=None)
+    low, high = np.nanpercentile(_mean_difference(metrics.balanced_accuracy(resampled), len(cell.answers)), [2.5, 97.5])
+    return Estimate(value=float(value[0]), low=float(low), high=float(high))
+
+
+def _mean_difference(scores: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """Mean over the first `n` models minus the mean over the others: (models, repeats) -> (repeats,)."""
+    apart: NDArray[np.float64] = np.nanmean(scores[:n], axis=0) - np.nanmean(scores[n:], axis=0)
+    return apart
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """Balanced accuracy of an autoencoder's row minus that of the features, under one head, in one direction."""
+
+    row: str
+    protocol: Protocol | None
+    head: str
+    source: str
+    target: str
+    difference: Estimate
+
+
+def find_gains(cells: Sequence[Cell], plain: Sequence[Cell], *, seed: int) -> list[Gain]:
+    """The difference of every row of latents from the features tested in the same way; nothing without the latter."""
+    gains = []
+    for cell in cells:
+        same = {"protocol": cell.protocol, "head": cell.head, "source": cell.source, "target": cell.target}
+        other = find(plain, **same) if cell.protocol else None
+        if other is not None:
+            gains.append(Gain(row=cell.row, **same, difference=difference(cell, other, seed=seed)))  # type: ignore[arg-type]
+    return gains
+
+
+def find(cells: Sequence[Cell], **wanted: object) -> Cell | None:
+    """The first cell with these values, if there is one."""
+    return next((c for c in cells if all(getattr(c, name) == value for name, value in wanted.items())), None)

@@ -1,0 +1,81 @@
+"""White cells with few labels, study of Kong (2023): pretraining on other tissue, and new images of cells cut out.
+
+Published: `--data wbc=wbc_subsets:WBC_100/train --data held=wbc_subsets:WBC_100/val --data pretraining=cam16:CAM16_...`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hemalens.evaluation.results import Report
+from hemalens.methods.finetune import PRETRAINING
+from hemalens.progress import Say
+from hemalens.report.compose import make_report
+from hemalens.runs.folders import finish_run
+from hemalens.studies.base import Study, published
+from hemalens.studies.wbc.common import Row, open_study, run_rows
+from hemalens.studies.wbc.tables import gains_table, published_table
+
+REFERENCE = "scratch"
+RANDOM: dict[str, Any] = {"backbone": "resnet18", "weights": "none", "image_size_px": 224, "epochs": 30, "sampling": "none"}
+WITHOUT_BACKGROUND = {"copies": 5, "background": "removed", "segmenter": "classical"}
+ROWS: dict[str, Row] = {
+    "scratch": Row("ResNet-18 from scratch", "finetune", RANDOM),
+    "pretrained": Row("pretrained", "finetune", RANDOM, (PRETRAINING,)),
+    "augmented": Row("pretrained + mask augmentation", "mask_augmentation", RANDOM, (PRETRAINING,)),
+    "scratch_augmented": Row("from scratch + mask augmentation", "mask_augmentation", RANDOM),
+    "pasted": Row(
+        "pretrained + cells pasted on other backgrounds",
+        "mask_augmentation",
+        {**RANDOM, "masks": {"copies": 5, "background": "pasted"}},
+        (PRETRAINING,),
+    ),
+    "no_background": Row(
+        "pretrained + augmentation, no background anywhere",
+        "mask_augmentation",
+        {**RANDOM, "masks": WITHOUT_BACKGROUND},
+        (PRETRAINING,),
+    ),
+    "lite0": Row(
+        "Lite0 from ImageNet, fine-tuned",
+        "finetune",
+        {**RANDOM, "backbone": "tf_efficientnet_lite0", "weights": "package"},
+        resnet=False,
+    ),
+    "lite0_frozen": Row("Lite0 from ImageNet, frozen, logistic regression", "linear_probe", resnet=False),
+}
+"""The paper's three first, then ours; by the names that the setting `rows` takes."""
+
+
+def run(
+    data: Mapping[str, Sequence[str]],
+    *,
+    out: Path,
+    settings: Sequence[str] = (),
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say = lambda text: None,
+) -> Report:
+    """Train every row on every fraction, test all on the same images; the same call resumes."""
+    asked: dict[str, Any] = {"settings": settings, "seed": seed, "overwrite": overwrite, "say": say}
+    study = open_study(STUDY, ROWS, "finetune", data, out=out, **asked)
+    cells = study.cells
+    runs = run_rows(study, out=out, say=say)
+    report = make_report(
+        f"White cells with few labels: {cells.name}",
+        f"study wbc-augmentation: {len(cells.parts.train)} training images in fractions, {study.plan.n_seeds} seed(s)",
+        fractions=[found.curve for found in runs.values()],
+        tables=[
+            published_table(runs, published("wbc_augmentation")["accuracy"], comparable=cells.published),
+            *gains_table(runs, REFERENCE, seed=seed),
+        ],
+        data=study.cards,
+        methods=study.methods,
+        seed=seed,
+    )
+    return finish_run(out, report)
+
+
+STUDY = Study.of("wbc_augmentation", run)

@@ -1,0 +1,122 @@
+"""Resized training images, decoded once by the very graph that serves later, and how epochs draw from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from hemalens.datasets.base import CellDataset
+from hemalens.errors import ImageError
+from hemalens.files import large_array
+from hemalens.graphs.build import resize_graph
+from hemalens.graphs.runtime import GraphRunner
+from hemalens.imaging.reading import Preprocessing
+from hemalens.progress import track
+
+
+def resized_images(dataset: CellDataset, preprocessing: Preprocessing, scratch: Path) -> NDArray[np.uint8]:
+    """All images of a dataset, resized as the bundle's graph does: uint8 (n, 3, size, size).
+
+    A large set lies in the file `scratch`. Raises `ImageError` for the first unreadable image.
+    """
+    size = preprocessing.size_px
+    pixels: NDArray[np.uint8] = large_array((len(dataset), 3, size, size), np.uint8, scratch)
+    runner = GraphRunner(resize_graph(preprocessing).SerializeToString(), ["resized"])
+    with track("reading images", len(dataset)) as progress:
+        for i, (_, answer) in enumerate(runner.map(dataset.records)):
+            if isinstance(answer, ImageError):
+                raise answer
+            pixels[i] = answer["resized"]
+            progress(1)
+    return pixels
+
+
+class PixelDataset(Dataset[tuple[Tensor, int]]):
+    """Resized images with their targets; indexed by (index, seed), so that an augmentation depends on nothing else.
+
+    `exchange` changes an image (3, size, size) before `augment`, given its index and its seed too.
+    """
+
+    def __init__(
+        self,
+        pixels: NDArray[np.uint8],
+        targets: NDArray[np.int64],
+        augment: Callable[[Tensor], Tensor] | None,
+        *,
+        exchange: Callable[[NDArray[np.uint8], int, int], NDArray[np.uint8]] | None = None,
+    ) -> None:
+        self.pixels = pixels
+        self.targets = targets
+        self.augment = augment
+        self.exchange = exchange
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        index, seed = key
+        shown = self.pixels[index]
+        image = torch.from_numpy((self.exchange(shown, index, seed) if self.exchange else shown).copy())
+        if self.augment is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                image = self.augment(image)
+        return image, int(self.targets[index])
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[tuple[Tensor, int]]:
+        """A batch at once, on one thread: on images this small, several threads only wait for one another."""
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return [self[key] for key in keys]
+        finally:
+            torch.set_num_threads(n_threads)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Draws (index, seed) pairs, each epoch's from (seed, epoch) alone: a resumed run continues as it would have.
+
+    With `weights` (n,) indices are drawn with replacement in these proportions, otherwise each once, in random order;
+    with `shuffle` off, each once in order. `n_draws`: how many an epoch, other than n; without weights the images are
+    gone through again, or not all of them are seen.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        seed: int,
+        weights: NDArray[np.float64] | None = None,
+        n_draws: int | None = None,
+        shuffle: bool = True,
+    ) -> None:
+        self.n = n
+        self.n_draws = n_draws or n
+        self.seed = seed
+        self.weights = weights
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n_draws
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if not self.shuffle:
+            order = np.arange(self.n_draws)
+        elif self.weights is None:
+            order = np.concatenate([rng.permutation(self.n) for _ in range(-(-self.n_draws // self.n))])[: self.n_draws]
+        else:
+            order = rng.choice(self.n, self.n_draws, p=self.weights)
+        seeds = rng.integers(2**31, size=self.n_draws)
+        yield from zip(order.tolist(), seeds.tolist(), strict=True)

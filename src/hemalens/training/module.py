@@ -1,0 +1,109 @@
+"""What every training shares: the optimiser, the course of the learning rate, and draws that a resumed run repeats."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+import hemalens.models._torchvision  # noqa: F401
+
+import lightning
+import torch
+from pydantic import Field
+
+from hemalens.config import StrictConfig
+from hemalens.errors import ConfigError
+
+
+class OptimiserConfig(StrictConfig):
+    """AdamW (without weight decay: Adam), and how the learning rate runs.
+
+    It rises linearly over `warmup_epochs`, or over `warmup_steps` batches where that is given; then it falls to zero
+    along a cosine, or stays. `schedule_epochs`: the epoch at which the cosine would be over; None is the last.
+    `cosine_from`: whether the cosine is counted from the end of the warm-up, or from the first step.
+    `gradient_clip` is the largest allowed norm of the gradient, None for no limit.
+    """
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup_epochs: float = Field(default=1.0, ge=0)
+    warmup_steps: int | None = Field(default=None, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule_epochs: int | None = Field(default=None, ge=1)
+    cosine_from: Literal["warmup", "start"] = "warmup"
+    label_smoothing: float = Field(default=0.1, ge=0, le=1)
+    gradient_clip: float | None = Field(default=1.0, gt=0)
+
+
+class Learner(lightning.LightningModule):
+    """A module that trains for `epochs` epochs under an `OptimiserConfig`, the same again from the same seed.
+
+    `score` names the validation score that early stopping watches, higher is better; None where nothing is validated.
+    """
+
+    score: ClassVar[str | None] = None
+
+    def __init__(self, *, optimiser: OptimiserConfig, epochs: int, seed: int) -> None:
+        super().__init__()
+        self.optimiser = optimiser
+        self.epochs = epochs
+        self.seed = seed
+
+    def on_train_epoch_start(self) -> None:
+        """What learns is in training mode, what is frozen in evaluation mode."""
+        self.train()  # the trainer leaves each part in the mode it finds it in, and backbones come in evaluation mode
+        for module in self.modules():
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        """Random draws in the network and the loss depend on the epoch alone."""
+        if batch_index == 0:
+            # not when the epoch begins: loaders draw then, in a resumed run before that hook and otherwise after it
+            torch.manual_seed(self.seed + self.current_epoch)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over the open parameters, no decay on biases and norms; a factor on the rate at every step."""
+        open_parameters = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in open_parameters if p.ndim > 1], "weight_decay": self.optimiser.weight_decay},
+            {"params": [p for p in open_parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        adamw = torch.optim.AdamW(groups, lr=self.optimiser.learning_rate)
+        n_steps = int(self.trainer.estimated_stepping_batches)
+        n_warmup = self._warmup_steps(n_steps)
+        # the last epoch of the schedule may lie beyond the last one that is run
+        n_schedule = round(n_steps * (self.optimiser.schedule_epochs or self.epochs) / self.epochs)
+        start = 0 if self.optimiser.cosine_from == "start" else max(1, n_warmup)
+        if self.optimiser.schedule == "cosine":
+            schedule = torch.optim.lr_scheduler.LambdaLR(
+                adamw, lambda step: warmup_cosine(step, max(1, n_warmup), n_schedule, start=start)
+            )
+        else:
+            schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: min(1.0, (step + 1) / max(1, n_warmup)))
+        return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _warmup_steps(self, n_steps: int) -> int:
+        if self.optimiser.warmup_steps is None:
+            return round(n_steps * self.optimiser.warmup_epochs / self.epochs)
+        if self.optimiser.warmup_steps >= n_steps:
+            raise ConfigError(
+                "the warm-up is longer than the training",
+                expected=f"fewer than {n_steps} steps ({self.epochs} epochs)",
+                got=f"optimiser.warmup_steps={self.optimiser.warmup_steps}",
+                remedy="Set a shorter warm-up, more epochs or a smaller batch_size.",
+            )
+        return self.optimiser.warmup_steps
+
+
+def warmup_cosine(step: int, n_warmup: int, n_steps: int, *, start: int | None = None) -> float:
+    """Factor on the learning rate, in [0, 1]: linear up to step `n_warmup`, then half a cosine down to 0 at `n_steps`.
+
+    The cosine is counted from the step `start`; None is the end of the warm-up.
+    """
+    first = n_warmup if start is None else start
+    if step < n_warmup:
+        return (step + 1) / n_warmup
+    progress = (step - first) / max(1, n_steps - first)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -1,0 +1,387 @@
+"""What the size of nuclei says in a new laboratory: known from training, beside the laboratory's typical one, once only."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import trained
+from command import Command
+from hemalens import evaluate, open_bundle, predict, train
+from hemalens.adaptation.adapt_unlabelled import adapt_to_both, adapt_unlabelled
+from hemalens.adaptation.few_labels import adapt
+from hemalens.bundle.bundle import MODEL, STATISTICS, Bundle
+from hemalens.bundle.nucleus_size import sizes_of
+from hemalens.datasets import CellDataset, open_dataset
+from hemalens.datasets.synthetic import synthesize
+from hemalens.errors import BundleError
+from hemalens.inference.predictor import Predictor
+from hemalens.runs.quantize import quantize
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+SIZE = ["batch_norm=false", "class_bias=false"]
+N = 4 * 12
+UNKNOWN = "the bundle does not know how large the nuclei of its types are"
+COUNTED = "the bundle counts the nuclei's size already, beside those of another set"
+LEFT_OUT = ": what the nuclei's size says is left out"
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two laboratories of twelve cells a type; they stain alike, which a network of random weights can follow."""
+    folder = tmp_path_factory.mktemp("drawn")
+    for seed, name in ((3, "home"), (4, "away")):
+        synthesize(folder / name, n_per_class=12, seed=seed, laboratories=("lab_a",), cell_types=trained.CELL_TYPES)
+    return folder
+
+
+def _trained(cells: Path, out: Path, **more: Any) -> Bundle:
+    settings = trained.settings(trained.PROBE)
+    train("linear_probe", f"synthetic:{cells / 'home'}", out=out, test_fraction=0.0, settings=settings, **more)
+    return open_bundle(out / "bundle")
+
+
+@pytest.fixture(scope="module")
+def base(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Trained on centred crops; its head is calibrated to be surer than as it was trained."""
+    with trained.undrawn():
+        found = _trained(cells, tmp_path_factory.mktemp("base") / "run", cell_image="centred")
+    assert found.manifest.temperature < 0.8
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same, trained on images as they are."""
+    with trained.undrawn():
+        return _trained(cells, tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.fixture(scope="module")
+def away(cells: Path) -> str:
+    return f"synthetic:{cells / 'away'}"
+
+
+@pytest.fixture(scope="module")
+def sized(base: Bundle, away: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Adapted as it is by default."""
+    return adapt_unlabelled(base.path, away, out=tmp_path_factory.mktemp("sized") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def by_size(base: Bundle, away: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Adapted by the size of the nuclei alone."""
+    return adapt_unlabelled(base.path, away, out=tmp_path_factory.mktemp("by size") / "bundle", settings=SIZE)
+
+
+@pytest.fixture
+def hemalens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(monkeypatch, capsys)
+
+
+def _answered(bundle: Bundle, dataset: CellDataset) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (n, k) and embeddings (n, d)."""
+    found = list(Predictor(bundle, embeddings=True).predict([record.path for record in dataset.records]))
+    embeddings = np.stack([p.embedding for p in found if p.embedding is not None])
+    return np.stack([p.probabilities for p in found if p.probabilities is not None]).astype(np.float64), embeddings
+
+
+def _diameters(bundle: Bundle, dataset: CellDataset) -> np.ndarray:
+    """Of each nucleus in pixels, by the side of its crop of two diameters."""
+    return np.array([record.read().shape[0] / 2 for record in dataset.through(bundle.stages).records])
+
+
+# ------------------------------------------------------------------------------------------------------- what is known
+
+
+def test_a_bundle_trained_on_centred_crops_knows_how_large_nuclei_are(base: Bundle, whole: Bundle, cells: Path) -> None:
+    sizes = base.manifest.nucleus_sizes
+    assert len(sizes) == len(base.manifest.labels) == 4
+    assert whole.manifest.nucleus_sizes == ()
+    home = open_dataset(f"synthetic:{cells / 'home'}")
+    learned = home.subset([i for i, content in enumerate(home.contents) if content in base.seen]).through(base.stages)
+    centres = dict(zip(base.manifest.labels, [size.centre for size in sizes], strict=True))
+    assert max(centres, key=lambda label: centres[label]) == "monocyte"
+    # those of the validation part taught nothing, and move the sizes a little
+    for size, near in zip(sizes, sizes_of(learned, base.stages), strict=True):
+        assert size.centre == pytest.approx(near.centre, abs=0.1)
+    written = json.loads((base.path / "manifest.json").read_text())
+    assert [(size["centre"], size["scale"]) for size in written["nucleus_sizes"]] == [(s.centre, s.scale) for s in sizes]
+
+
+def test_a_bundle_of_few_cells_a_type_takes_all_types_to_be_alike(cells: Path, tmp_path: Path) -> None:
+    """Of twelve cells a type, five go to the validation."""
+    few = _trained(cells, tmp_path / "few", cell_image="centred", validation_fraction=0.4)
+    assert len(few.manifest.nucleus_sizes) == len(few.manifest.labels)
+    assert len(set(few.manifest.nucleus_sizes)) == 1
+
+
+# ------------------------------------------------------------------------------------------------------- what follows
+
+
+def test_the_manifest_says_how_it_came_to_be(base: Bundle, sized: Bundle, away: str) -> None:
+    manifest, how = sized.manifest, sized.manifest.unlabelled
+    assert how is not None
+    assert [name for name, on in how.settings.items() if on is True] == ["batch_norm", "size", "class_bias"]
+    assert how.settings["strength"] == 0.5
+    diameters = _diameters(base, open_dataset(away))
+    assert how.typical_nucleus_px == pytest.approx(np.exp(np.median(np.log(diameters))))
+    assert how.size_widening is not None
+    assert how.size_widening >= 1
+    assert how.bias is not None
+    assert len(how.bias) == 4
+    assert manifest.embedding_size == base.manifest.embedding_size + 1
+    assert manifest.temperature == pytest.approx(1.0), "as the head was trained"
+    assert manifest.nucleus_sizes == base.manifest.nucleus_sizes
+    assert manifest.before_graph == base.manifest.before_graph
+    assert manifest.parity <= 1e-3
+    assert open_bundle(sized.path).manifest == manifest
+
+
+def test_the_embedding_and_what_the_head_expects_of_it_have_the_size_behind_them(
+    base: Bundle, sized: Bundle, away: str
+) -> None:
+    dataset = open_dataset(away)
+    assert base.statistics is not None
+    assert sized.statistics is not None
+    assert sized.statistics.shape == (2, base.manifest.embedding_size + 1)
+    np.testing.assert_array_equal(sized.statistics[:, :-1], base.statistics)
+    embeddings = _answered(sized, dataset)[1]
+    diameters = _diameters(base, dataset)
+    assert embeddings.shape == (N, base.manifest.embedding_size + 1)
+    np.testing.assert_allclose(embeddings[:, -1], np.log(diameters) - np.median(np.log(diameters)), atol=1e-5)
+    np.testing.assert_allclose(sized.statistics[:, -1], [embeddings[:, -1].mean(), embeddings[:, -1].std()], atol=0.1)
+
+
+def test_sizes_are_weighed_by_student_s_density_on_logits_as_soft_as_they_were_trained(
+    base: Bundle, by_size: Bundle, away: str
+) -> None:
+    dataset, how = open_dataset(away), by_size.manifest.unlabelled
+    assert how is not None
+    assert how.size_widening is not None
+    assert 1 <= how.size_widening < 2, "the laboratory has one magnification"
+    assert how.bias is None
+    before, after = (_answered(bundle, dataset)[0] for bundle in (base, by_size))
+    diameters = np.log(_diameters(base, dataset))
+    weighed = before**base.manifest.temperature
+    for c, size in enumerate(base.manifest.nucleus_sizes):
+        scale = size.scale * how.size_widening
+        z = (diameters - np.median(diameters) - size.centre) / scale
+        weighed[:, c] *= (1 + z**2 / 4) ** -2.5 / scale
+    np.testing.assert_allclose(after, weighed / weighed.sum(axis=1, keepdims=True), atol=1e-4)
+    assert np.abs(after - before).max() > 0.1
+
+
+def test_the_bias_comes_behind_the_sizes(base: Bundle, by_size: Bundle, away: str, tmp_path: Path) -> None:
+    made = adapt_unlabelled(base.path, away, out=tmp_path / "made", settings=["batch_norm=false"])
+    assert made.manifest.unlabelled is not None
+    assert made.manifest.unlabelled.bias is not None
+    weighed = _answered(by_size, open_dataset(away))[0] * np.exp(made.manifest.unlabelled.bias)
+    expected = weighed / weighed.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(_answered(made, open_dataset(away))[0], expected, atol=1e-4)
+
+
+OTHERS = {
+    "class balance": ["class_balance=true"],
+    "standardised": ["batch_norm=false", "standardise=true"],
+    "taught": ["batch_norm=false", "pseudo_labels=true"],
+    "a prior": ["class_bias=false", "prior=true"],
+}
+
+
+@pytest.mark.parametrize("settings", OTHERS.values(), ids=OTHERS)
+def test_the_size_goes_with_the_other_pieces(base: Bundle, away: str, tmp_path: Path, settings: list[str]) -> None:
+    made = adapt_unlabelled(base.path, away, out=tmp_path / "made", settings=settings)
+    assert made.manifest.parity <= 1e-3
+    assert made.manifest.embedding_size == base.manifest.embedding_size + 1
+    probabilities, embeddings = _answered(made, open_dataset(away))
+    assert embeddings.shape[1] == base.manifest.embedding_size + 1
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.8])
+def test_a_laboratory_at_another_magnification_is_answered_alike(
+    base: Bundle, away: str, tmp_path: Path, factor: float
+) -> None:
+    """All its images smaller or larger by one factor: up to resampling, the same cells at the same sizes."""
+    dataset, folder = open_dataset(away), tmp_path / "scaled"
+    for record in dataset.records:
+        image = Image.open(record.path)
+        (folder / record.source_label).mkdir(parents=True, exist_ok=True)
+        size = (round(image.width * factor), round(image.height * factor))
+        image.resize(size, Image.Resampling.BICUBIC).save(folder / record.source_label / record.path.name)
+    scaled = open_dataset(f"folder:{folder}")
+    assert [r.path.name for r in scaled.records] == [r.path.name for r in dataset.records]
+    made = [
+        adapt_unlabelled(base.path, spec, out=tmp_path / str(i), settings=["batch_norm=false"])
+        for i, spec in enumerate((away, str(folder)))
+    ]
+    typical = [bundle.manifest.unlabelled.typical_nucleus_px for bundle in made if bundle.manifest.unlabelled]
+    assert typical[1] == pytest.approx(factor * (typical[0] or 0), rel=0.05)
+    first, second = (_answered(bundle, images)[0] for bundle, images in zip(made, (dataset, scaled), strict=True))
+    assert (first.argmax(axis=1) == second.argmax(axis=1)).mean() >= 0.9
+    assert np.median(np.abs(first - second).max(axis=1)) < 0.1
+    # beside the typical nucleus of the other images, every one of these is too small or too large
+    foreign = _answered(made[0], scaled)[0]
+    assert np.abs(foreign - second).max(axis=1).mean() > 2 * np.abs(first - second).max(axis=1).mean()
+
+
+# ---------------------------------------------------------------------------------------------- where it cannot count
+
+
+def test_a_bundle_that_does_not_know_sizes_leaves_them_out_by_default_and_says_so(
+    whole: Bundle, away: str, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    made = adapt_unlabelled(whole.path, away, out=tmp_path / "made", say=said.append)
+    assert said[0] == UNKNOWN + LEFT_OUT
+    how = made.manifest.unlabelled
+    assert how is not None
+    assert (how.settings["size"], how.settings["class_bias"], how.typical_nucleus_px) == (False, True, None)
+    assert made.manifest.embedding_size == whole.manifest.embedding_size
+    np.testing.assert_array_equal(made.statistics, whole.statistics)
+    said.clear()
+    adapt_unlabelled(whole.path, away, out=tmp_path / "silent", settings=["size=false"], say=said.append)
+    assert not any("size" in line for line in said)
+
+
+def test_a_bundle_that_does_not_know_sizes_is_refused_where_they_are_asked_for(
+    whole: Bundle, away: str, tmp_path: Path, hemalens: Command
+) -> None:
+    call = ("adapt", whole.path, "--unlabelled", away, "--out", tmp_path / "out")
+    ended = hemalens(*call, "--set", "size=true")
+    assert ended.code == 2
+    assert f"{UNKNOWN}; expected one trained with --cell-image centred" in ended.error
+    assert ended.error.rstrip().endswith("Leave size out.")
+    assert not (tmp_path / "out").exists()
+    assert hemalens(*call, "--set", "size=false").code == 0
+
+
+def test_sizes_count_once(sized: Bundle, away: str, tmp_path: Path) -> None:
+    """By default they are left out the second time, and what the first time made of them stays."""
+    with pytest.raises(BundleError, match=rf"{COUNTED}; .* Leave size out"):
+        adapt_unlabelled(sized.path, away, out=tmp_path / "no", settings=["size=true"])
+    said: list[str] = []
+    again = adapt_unlabelled(sized.path, away, out=tmp_path / "again", say=said.append)
+    assert said[0] == COUNTED + LEFT_OUT
+    assert again.manifest.embedding_size == sized.manifest.embedding_size
+    assert again.manifest.parity <= 1e-3
+    sides = (_answered(bundle, open_dataset(away))[1][:, -1] for bundle in (sized, again))
+    np.testing.assert_allclose(*sides, atol=1e-6)
+
+
+@pytest.mark.parametrize("piece", ["batch_norm", "class_bias", "standardise", "pseudo_labels", "prior"])
+def test_a_bundle_that_counts_sizes_is_adapted_further_and_goes_on_knowing_it(
+    by_size: Bundle, away: str, tmp_path: Path, piece: str
+) -> None:
+    settings = trained.settings({"batch_norm": False, "class_bias": False} | {piece: True})
+    twice = adapt_unlabelled(by_size.path, away, out=tmp_path / "twice", settings=settings)
+    assert twice.manifest.parity <= 1e-3
+    assert twice.manifest.embedding_size == by_size.manifest.embedding_size
+    with pytest.raises(BundleError, match=COUNTED):
+        adapt_unlabelled(twice.path, away, out=tmp_path / "no", settings=["size=true"])
+
+
+# ------------------------------------------------------------------------------------------------------ what comes then
+
+
+def test_a_few_labelled_cells_teach_it_on(sized: Bundle, away: str, tmp_path: Path) -> None:
+    for rule in ("base", "prototype"):
+        made = adapt(sized.path, away, out=tmp_path / rule, few_shot=[f"rule={rule}"])
+        assert made.manifest.parity <= 1e-3
+        assert made.manifest.embedding_size == sized.manifest.embedding_size
+        how, before = made.manifest.unlabelled, sized.manifest.unlabelled
+        assert how is not None
+        assert before is not None
+        assert how.typical_nucleus_px == before.typical_nucleus_px
+        assert how.bias == (before.bias if rule == "base" else None), "a new classifier has no bias"
+        with pytest.raises(BundleError, match=COUNTED):
+            adapt_unlabelled(made.path, away, out=tmp_path / "no", settings=["size=true"])
+        answers, dataset = _answered(made, open_dataset(away))[0].argmax(axis=1), open_dataset(away)
+        assert (answers == dataset.targets).mean() > 0.8
+
+
+def test_images_and_labelled_cells_at_once(base: Bundle, by_size: Bundle, away: str, tmp_path: Path) -> None:
+    both = adapt_to_both(base.path, away, away, out=tmp_path / "both", settings=SIZE)
+    assert both.manifest.unlabelled == by_size.manifest.unlabelled
+    assert both.graph_bytes == adapt(by_size.path, away, out=tmp_path / "second").graph_bytes
+
+
+def test_labelled_cells_first_leave_the_sizes_known_while_the_classes_stay(
+    base: Bundle, away: str, cells: Path, tmp_path: Path
+) -> None:
+    learned = adapt(base.path, away, out=tmp_path / "learned")
+    assert learned.manifest.nucleus_sizes == base.manifest.nucleus_sizes
+    made = adapt_unlabelled(learned.path, away, out=tmp_path / "made", settings=["batch_norm=false", "size=true"])
+    assert made.manifest.parity <= 1e-3
+    some = f"folder:{_only(cells / 'away' / 'lab_a' / 'images', tmp_path / 'some', ('neutrophil', 'monocyte'))}"
+    fewer = adapt(base.path, some, out=tmp_path / "fewer", few_shot=["rule=prototype"])
+    assert fewer.manifest.nucleus_sizes == ()
+
+
+def _only(images: Path, folder: Path, kinds: tuple[str, ...]) -> Path:
+    folder.mkdir()
+    for kind in kinds:
+        (folder / kind).symlink_to(images / kind)
+    return folder
+
+
+def test_it_predicts_and_is_evaluated_as_any_other(sized: Bundle, away: str, cells: Path, tmp_path: Path) -> None:
+    found = predict(sized.path, str(cells / "away" / "lab_a" / "images"), out=tmp_path / "answers.csv")
+    assert (found.n_rows, found.n_unreadable) == (N, 0)
+    evaluation = evaluate(sized.path, away, out=tmp_path / "report", n_occluded=1).evaluations[0]
+    dataset = open_dataset(away)
+    expected = np.zeros((4, 4), int)
+    np.add.at(expected, (dataset.targets, _answered(sized, dataset)[0].argmax(axis=1)), 1)
+    assert evaluation.confusion == tuple(map(tuple, expected.tolist()))
+    assert evaluation.transductive
+    assert evaluation.trust is not None
+    (estimate,) = evaluation.trust.estimates
+    confidence = _answered(sized, dataset)[0].max(axis=1).mean()
+    assert (estimate.name, estimate.value) == ("mean_confidence", pytest.approx(confidence, abs=1e-5))
+
+
+def test_it_is_made_smaller(by_size: Bundle, away: str, tmp_path: Path) -> None:
+    small = quantize(by_size.path, away, out=tmp_path / "fp16", precision="fp16", n_images=8)
+    assert small.manifest.unlabelled == by_size.manifest.unlabelled
+    (first, one), (second, other) = (_answered(bundle, open_dataset(away)) for bundle in (by_size, small))
+    assert (first.argmax(axis=1) == second.argmax(axis=1)).mean() > 0.8
+    np.testing.assert_allclose(other[:, -1], one[:, -1], atol=0.01)
+
+
+def test_int8_comes_before_the_sizes(by_size: Bundle, away: str, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"int8 cannot take along.*smaller, then adapt that"):
+        quantize(by_size.path, away, out=tmp_path / "int8", precision="int8", n_images=8)
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_smaller_bundle_knows_the_sizes_too(base: Bundle, away: str, tmp_path: Path, precision: Any) -> None:
+    small = quantize(base.path, away, out=tmp_path / precision, precision=precision, n_images=8)
+    made = adapt_unlabelled(small.path, away, out=tmp_path / "made", settings=["batch_norm=false", "size=true"])
+    assert made.manifest.parity <= 1e-3
+    assert {MODEL, STATISTICS} <= set(made.manifest.files)
+    assert made.manifest.embedding_size == base.manifest.embedding_size + 1
+
+
+# ---------------------------------------------------------------------------------------------------------------- CLI
+
+
+def test_the_command_says_what_it_did(base: Bundle, away: str, tmp_path: Path, hemalens: Command) -> None:
+    call = ("adapt", base.path, "--unlabelled", away)
+    ended = hemalens(*call, "--out", tmp_path / "out")
+    assert ended.code == 0, ended.error
+    first, second, hint, third = ended.out.splitlines()
+    assert first.startswith(f"adapted to {N} images without labels: batch norm, size of the nucleus, class bias; ")
+    typical = math.exp(np.median(np.log(_diameters(base, open_dataset(away)))))
+    assert second == f"typical nucleus: {typical:.0f} px in diameter"
+    assert hint.startswith("with --beside imagenet answers lean on")
+    assert third == f"bundle: {tmp_path / 'out'}"
+    printed = json.loads(hemalens(*call, "--out", tmp_path / "json", "--json", "--quiet").out)
+    assert printed["unlabelled"]["typical_nucleus_px"] == pytest.approx(typical)

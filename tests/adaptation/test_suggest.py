@@ -1,0 +1,94 @@
+"""Suggesting cells to label: the list, its way back as a support, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import trained
+from command import Command
+from hemalens.adaptation.few_labels import adapt
+from hemalens.adaptation.suggest import suggest
+from hemalens.bundle.bundle import Bundle
+from hemalens.datasets import open_dataset
+from hemalens.errors import ConfigError, DatasetError, InputError, OutputError
+from hemalens.inference.predictor import list_images
+from trained import Colour, colour_cells
+
+HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("base")
+    return trained.colour_bundle(
+        folder / "bundle", open_dataset(f"folder:{colour_cells(folder / 'home', HOME, 6, seed=0)}")
+    )
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    """Twelve images of a new laboratory, one of them twice, and one that cannot be read."""
+    folder = colour_cells(tmp_path / "away", HOME, 4, seed=1, noise=30)
+    shutil.copy(list_images(folder)[0], folder / "copy.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+@pytest.mark.parametrize("strategy", ["typical", "even"])
+def test_the_list_with_its_labels_filled_in_is_a_support(base: Bundle, cells: Path, tmp_path: Path, strategy: str) -> None:
+    out, said = tmp_path / "to_label.csv", []
+    found = suggest(base.path, str(cells), out=out, n=6, strategy=strategy, sheet=tmp_path / "s.png", say=said.append)
+    rows = _rows(out)
+    assert list(rows[0]) == ["path", "label", "rank", "guess", "probability", "why"]
+    assert [row["path"] for row in rows] == [each.path for each in found]
+    assert [row["rank"] for row in rows] == [str(i) for i in range(1, 7)]
+    assert {row["label"] for row in rows} == {""}
+    assert {row["guess"] for row in rows} <= set(HOME)
+    assert any("left out 1 unreadable image" in text for text in said)
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size == (5 * 144, 2 * 160)
+    with pytest.raises(DatasetError, match="the label is empty"):
+        open_dataset(f"csv:{out}")
+    for row in rows:
+        row["label"] = row["guess"]
+    with open(out, "w", newline="", encoding="utf-8") as handle:
+        table = csv.DictWriter(handle, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    assert adapt(base.path, f"csv:{out}", out=tmp_path / "adapted").manifest.labels == base.manifest.labels
+    rest = suggest(base.path, str(cells), out=tmp_path / "next.csv", n=99, labelled=out, say=said.append)
+    assert not {each.path for each in rest} & {row["path"] for row in rows}
+    assert len(rest) == 6, "twelve different images, six of them labelled"
+    assert "only 6 image(s) are left to label" in said
+
+
+def test_what_cannot_be_is_refused(base: Bundle, cells: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown strategy 'typicl'"):
+        suggest(base.path, str(cells), out=tmp_path / "a.csv", strategy="typicl")
+    with pytest.raises(OutputError, match=r"ends in \.csv"):
+        suggest(base.path, str(cells), out=tmp_path / "a.txt")
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(InputError, match="a folder above the images"):
+        suggest(base.path, str(cells), out=tmp_path / "elsewhere" / "a.csv", n=3)
+
+
+def test_the_command_says_what_to_do_next(
+    base: Bundle, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hemalens = Command(monkeypatch, capsys)
+    ended = hemalens("suggest", base.path, cells, "--n", 3, "--out", tmp_path / "to_label.csv")
+    assert ended.code == 0
+    assert f"hemalens adapt {base.path} --support csv:{tmp_path / 'to_label.csv'}" in ended.out
+    assert len(_rows(tmp_path / "to_label.csv")) == 3
+    assert hemalens("suggest", base.path, cells, "--out", tmp_path / "to_label.csv").code == 2

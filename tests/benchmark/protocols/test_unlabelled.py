@@ -1,0 +1,222 @@
+"""The protocol unlabelled: who is drawn, who is tested, and scores that are those of bundles adapted to what was drawn."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import trained
+from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled, adapted_to
+from hemalens.adaptation.unlabelled_config import UnlabelledConfig
+from hemalens.benchmark.protocols import unlabelled as module
+from hemalens.benchmark.protocols.targets import NewLaboratory, open_laboratories
+from hemalens.benchmark.protocols.unlabelled import UnlabelledCurves, UnlabelledPlan
+from hemalens.bundle.bundle import MODEL, SEEN, STATISTICS, Bundle, statistics_bytes, write_bundle
+from hemalens.bundle.nucleus_size import sizes_of
+from hemalens.bundle.stages import CentredCropStage
+from hemalens.datasets import CellDataset, open_dataset
+from hemalens.errors import BundleError, ConfigError, SplitError
+from hemalens.imaging.centred_crop import CentredCropConfig
+from hemalens.inference.predictor import Predictor
+from trained import Colour, colour_cells
+
+HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
+AWAY: Mapping[str, Colour] = {"monocyte": (120, 150, 90), "lymphocyte": (110, 110, 160), "neutrophil": (150, 130, 90)}
+"""Two of three types are mixed up there; listed in another order."""
+PLAN = UnlabelledPlan(numbers=(16, 8), pieces=("standardise", "prior"), n_repeats=3, seed=4)
+ALONE = ["batch_norm=false", "size=false", "class_bias=false"]
+SETTINGS = {
+    "standardise": [*ALONE, "standardise=true"],
+    "prior": [*ALONE, "prior=true"],
+    "size": ["batch_norm=false", "class_bias=false"],
+    "size+class_bias": ["batch_norm=false"],
+}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The nearest mean colour, with what its head expects of an embedding."""
+    folder = tmp_path_factory.mktemp("bundle")
+    cells = open_dataset(f"folder:{colour_cells(folder / 'home', HOME, 8, seed=0, noise=15)}")
+    plain = trained.colour_bundle(folder / "plain", cells, scale=30.0)
+    embeddings = np.stack([record.read().mean(axis=(0, 1)) / 255 for record in cells.records])
+    files = {name: (plain.path / name).read_bytes() for name in (MODEL, SEEN)}
+    return write_bundle(folder / "bundle", plain.manifest, {**files, STATISTICS: statistics_bytes(embeddings)})
+
+
+@pytest.fixture(scope="module")
+def laboratory(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> NewLaboratory:
+    mix = {"neutrophil": 20, "lymphocyte": 8, "monocyte": 8}
+    folder = colour_cells(tmp_path_factory.mktemp("away") / "away", AWAY, mix, seed=1, noise=20)
+    return open_laboratories([f"folder:{folder}"], None, labels=bundle.manifest.label_map)[0]
+
+
+@pytest.fixture(scope="module")
+def sized(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The nearest mean colour of centred crops, which knows how large nuclei are."""
+    folder, stage = tmp_path_factory.mktemp("sized"), CentredCropStage(CentredCropConfig())
+    cells = trained.laboratory(tmp_path_factory).through((stage,))
+    plain = trained.colour_bundle(folder / "plain", cells, scale=5.0)
+    known = {"before_graph": (stage.entry(),), "nucleus_sizes": sizes_of(cells, (stage,))}
+    files = {name: (plain.path / name).read_bytes() for name in (MODEL, SEEN)}
+    return write_bundle(folder / "bundle", plain.manifest.model_copy(update=known), files)
+
+
+@pytest.fixture(scope="module")
+def sized_laboratory(sized: Bundle, tmp_path_factory: pytest.TempPathFactory) -> NewLaboratory:
+    spec = f"synthetic:{trained.cells(tmp_path_factory) / 'lab_b'}"
+    return open_laboratories([spec], None, labels=sized.manifest.label_map, stages=sized.stages)[0]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[UnlabelledConfig, CellDataset]]:
+    """What each adaptation was asked, and the images it saw."""
+    seen: list[tuple[UnlabelledConfig, CellDataset]] = []
+
+    def spy(base: Bundle, images: CellDataset, config: UnlabelledConfig, seed: int, **more: Any) -> Any:
+        seen.append((config, images))
+        return adapted_to(base, images, config, seed, **more)
+
+    monkeypatch.setattr(module, "adapted_to", spy)
+    return seen
+
+
+@pytest.fixture
+def tested(monkeypatch: pytest.MonkeyPatch) -> list[list[frozenset[Path]]]:
+    """The images that each call for scores tests, by repeat."""
+    seen: list[list[frozenset[Path]]] = []
+    scores = module.scores
+
+    def spy(k: int, target: CellDataset, episodes: Any, answers: Any, **more: Any) -> Any:
+        seen.append([frozenset(r.path for r, q in zip(target.records, e.query, strict=True) if q) for e in episodes])
+        return scores(k, target, episodes, answers, **more)
+
+    monkeypatch.setattr(module, "scores", spy)
+    return seen
+
+
+def _right(bundle: Bundle, paths: frozenset[Path]) -> float:
+    answers = list(Predictor(bundle).predict(sorted(paths)))
+    return float(np.mean([answer.label == answer.record.path.parent.name for answer in answers]))
+
+
+def test_images_are_drawn_beside_the_tested_ones_and_more_hold_the_fewer(
+    bundle: Bundle,
+    laboratory: NewLaboratory,
+    drawn: list[tuple[UnlabelledConfig, CellDataset]],
+    tested: list[list[frozenset[Path]]],
+) -> None:
+    found = UnlabelledCurves(PLAN).run(bundle, laboratory, source="home", seed=0)
+    assert [(curve.variant, curve.against, curve.transductive) for curve in found] == [
+        ("standardise", "unlabelled", False),
+        ("prior", "unlabelled", False),
+    ]
+    assert [[shots.k for shots in curve.shots] for curve in found] == [[0, 8, 16]] * 2
+    assert all(parts == tested[0] for parts in tested), "every number and every piece has the same tests"
+    assert len(set(tested[0])) == 3
+    by_piece = [[frozenset(r.path for r in images.records) for _, images in drawn[i : i + 6]] for i in (0, 6)]
+    assert by_piece[0] == by_piece[1]
+    fewer, more = by_piece[0][:3], by_piece[0][3:]
+    for small, large, test in zip(fewer, more, tested[0], strict=True):
+        assert (len(small), len(large)) == (8, 16)
+        assert small < large
+        assert not large & test
+
+
+@pytest.mark.parametrize("pieces", [("standardise", "prior"), ("size", "size+class_bias")])
+def test_the_scores_are_those_of_bundles_adapted_to_what_was_drawn(
+    request: pytest.FixtureRequest,
+    drawn: list[tuple[UnlabelledConfig, CellDataset]],
+    tested: list[list[frozenset[Path]]],
+    tmp_path: Path,
+    pieces: tuple[str, str],
+) -> None:
+    names = ("sized", "sized_laboratory") if "size" in pieces else ("bundle", "laboratory")
+    bundle, laboratory = map(request.getfixturevalue, names)
+    plan = UnlabelledPlan(numbers=(12,), pieces=pieces, n_repeats=2, seed=4)
+    found = UnlabelledCurves(plan).run(bundle, laboratory, source="home", seed=0)
+    right = []
+    for i, (config, images) in enumerate(drawn):
+        folder = tmp_path / f"drawn {i}"
+        folder.mkdir()
+        for record in images.records:
+            shutil.copy(record.path, folder)
+        settings = SETTINGS["+".join(config.pieces)]
+        adapted = adapt_unlabelled(bundle.path, str(folder), out=tmp_path / f"{i}", settings=settings, seed=4)
+        right.append(_right(adapted, tested[0][i % 2]))
+    for curve, expected in zip(found, (right[:2], right[2:]), strict=True):
+        before, after = curve.shots
+        assert before.accuracy.value == pytest.approx(np.mean([_right(bundle, test) for test in tested[0]]))
+        assert after.accuracy.value == pytest.approx(np.mean(expected))
+        assert after.accuracy.value != before.accuracy.value
+
+
+def test_batch_norm_follows_and_the_embedding_is_computed_anew(
+    tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[UnlabelledConfig, CellDataset]]
+) -> None:
+    network = trained.fitted(tmp_path_factory, "finetune").bundle
+    lab = NewLaboratory(trained.laboratory(tmp_path_factory, "lab_b"), None)
+    plan = UnlabelledPlan(numbers=(8,), pieces=("batch_norm", "batch_norm+standardise"), strength=0.5, n_repeats=2)
+    found = UnlabelledCurves(plan).run(network, lab, source="lab_a", seed=0)
+    assert [config.pieces for config, _ in drawn[::2]] == [("batch_norm",), ("batch_norm", "standardise")]
+    assert {config.strength for config, _ in drawn} == {0.5}
+    assert [[shots.k for shots in curve.shots] for curve in found] == [[0, 8]] * 2
+    assert all("strength 0.5" in curve.classifier for curve in found)
+
+
+def test_the_same_seed_gives_the_same_curves(bundle: Bundle, laboratory: NewLaboratory) -> None:
+    first, again = (UnlabelledCurves(PLAN).run(bundle, laboratory, source="home", seed=0) for _ in range(2))
+    assert first == again
+
+
+def test_numbers_that_the_laboratory_does_not_have_are_left_out(bundle: Bundle, laboratory: NewLaboratory) -> None:
+    plan = UnlabelledPlan(numbers=(8, 500), pieces=("prior",), n_repeats=2)
+    curves = UnlabelledCurves(plan)
+    curves.check([laboratory])
+    (found,) = curves.run(bundle, laboratory, source="home", seed=0)
+    assert [shots.k for shots in found.shots] == [0, 8]
+    with pytest.raises(SplitError, match="away has too few images; expected 500 or more"):
+        UnlabelledCurves(UnlabelledPlan(numbers=(500,), n_repeats=2)).check([laboratory])
+
+
+def test_a_piece_that_the_bundle_does_not_have_is_refused(bundle: Bundle, laboratory: NewLaboratory) -> None:
+    for piece, lacking in {"batch_norm": "no batch norm of its own", "size": "not know how large the nuclei"}.items():
+        plan = UnlabelledPlan(numbers=(8,), pieces=("prior", piece), n_repeats=2)
+        with pytest.raises(BundleError, match=lacking):
+            UnlabelledCurves(plan).run(bundle, laboratory, source="home", seed=0)
+
+
+@pytest.mark.parametrize("asked", [{"numbers": ()}, {"numbers": (7,)}, {"numbers": (8, 8)}, {"pieces": ()}])
+def test_a_plan_that_cannot_be_is_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(SplitError, match="cannot use these numbers of images"):
+        UnlabelledPlan(**asked)
+
+
+def test_pieces_are_told_by_name(bundle: Bundle) -> None:
+    known = "batch_norm, class_balance, standardise, pseudo_labels, prior, size, class_bias"
+    with pytest.raises(ConfigError, match=f"unknown piece 'colour'; expected {known}"):
+        UnlabelledPlan(pieces=("prior+colour",))
+    plan = UnlabelledPlan(strength=0.8)
+    assert plan.config("batch_norm + prior").pieces == ("batch_norm", "prior")
+    assert plan.config("batch_norm+prior").strength == 0.8
+    assert "strength" not in plan.config("prior").model_fields_set, "a prior follows whole or not at all"
+
+
+def test_the_last_of_the_pieces_that_are_compared_are_those_of_adapting() -> None:
+    plan, usual = UnlabelledPlan(), UnlabelledConfig()
+    found = [plan.config(words) for words in plan.pieces]
+    assert [config.pieces for config in found] == [("batch_norm",), ("size", "class_bias"), usual.pieces]
+    assert found[0].strength == found[-1].strength == usual.strength == 0.5
+
+
+def test_what_the_scores_depend_on_is_in_the_request() -> None:
+    requests = [
+        UnlabelledCurves(UnlabelledPlan(**asked)).request()
+        for asked in ({}, {"numbers": (8,)}, {"strength": 0.8}, {"n_repeats": 3}, {"test_fraction": 0.5}, {"seed": 1})
+    ]
+    assert all(a != b for i, a in enumerate(requests) for b in requests[:i])

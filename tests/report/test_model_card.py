@@ -1,0 +1,91 @@
+"""The model card: every figure from a manifest or a report, what fails, and nothing of another model."""
+
+from __future__ import annotations
+
+import pytest
+
+import trained
+from hemalens.bundle.bundle import Bundle, fine_entries
+from hemalens.datasets import open_dataset
+from hemalens.errors import ReportError
+from hemalens.evaluation.formatting import score
+from hemalens.evaluation.results import Report
+from hemalens.report.model_card import model_card
+from hemalens.runs.evaluate import evaluate
+from trained import Colour, colour_bundle, colour_cells
+
+HOME: dict[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
+ABROAD: dict[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 190, 70), "monocyte": (60, 200, 60)}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("card")
+    return colour_bundle(folder / "bundle", open_dataset(f"folder:{colour_cells(folder / 'home', HOME, 6, seed=0)}"))
+
+
+@pytest.fixture(scope="module")
+def report(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Tested where lymphocytes have the monocytes' colour."""
+    folder = tmp_path_factory.mktemp("abroad")
+    cells = colour_cells(folder / "abroad", ABROAD, 10, seed=1)
+    with trained.undrawn():
+        return evaluate(bundle.path, f"folder:{cells}", out=folder / "report", n_occluded=0)
+
+
+def test_the_card_holds_the_figures_of_the_report_and_the_data_of_the_manifest(bundle: Bundle, report: Report) -> None:
+    manifest = bundle.manifest.model_copy(
+        update={
+            "fine": fine_entries(
+                [
+                    ("lymphocyte", "lymphocyte"),
+                    ("monocyte", "monocyte"),
+                    ("band_neutrophil", "neutrophil"),
+                    ("segmented_neutrophil", "neutrophil"),
+                ]
+            )
+        }
+    )
+    card = model_card(manifest, [report])
+    assert card.startswith("# Model card: nearest_colour\n\nResearch use: a morphologist confirms every result.\n")
+    (test,) = report.evaluations
+    accuracy = test.scores.accuracy
+    assert f"{score(accuracy.value)} ({score(accuracy.low)}–{score(accuracy.high)})" in card
+    assert f"| {score(test.scores.majority_rate)} |" in card
+    assert "band neutrophil (26508-2), segmented neutrophil" in card
+    (entry,) = manifest.data
+    assert f"| home | train | 18 | neutrophil 6, lymphocyte 6, monocyte 6 | {entry.licence} |" in card
+
+
+def test_what_fails_is_told_with_what_it_was_taken_for(bundle: Bundle, report: Report) -> None:
+    (test,) = report.evaluations
+    worst = min(test.per_class, key=lambda one: one.recall.value or 0)
+    assert worst.label == "lymphocyte"
+    told = model_card(bundle.manifest, [report]).partition("## What fails")[2]
+    assert f"| lymphocyte | abroad | 10 | {score(worst.recall.value)} (" in told
+    assert "| monocyte (" in told.splitlines()[6]
+
+
+def test_a_test_after_adapting_to_its_images_is_a_row_of_its_own(bundle: Bundle, report: Report) -> None:
+    (test,) = report.evaluations
+    adapted = report.model_copy(update={"evaluations": (test.model_copy(update={"transductive": True}),)})
+    figures = model_card(bundle.manifest, [report, adapted, report]).partition("## Figures")[2].partition("## What")[0]
+    assert figures.count("| abroad | 30 |") == figures.count("| abroad (transductive) | 30 |") == 1
+    assert "- abroad: where transductive, its images were seen without their labels." in figures
+
+
+def test_a_report_of_another_model_is_refused(bundle: Bundle, report: Report) -> None:
+    other = bundle.manifest.model_copy(update={"config": {"scale": 1.0}})
+    with pytest.raises(ReportError, match="tests another model; expected nearest_colour trained on home"):
+        model_card(other, [report])
+    with pytest.raises(ReportError, match="no figures; expected reports"):
+        model_card(bundle.manifest, [report.model_copy(update={"evaluations": ()})])
+
+
+def test_a_test_given_twice_stands_once(bundle: Bundle, report: Report) -> None:
+    assert model_card(bundle.manifest, [report, report]) == model_card(bundle.manifest, [report])
+
+
+def test_a_name_with_a_bar_breaks_no_table(bundle: Bundle, report: Report) -> None:
+    odd = report.evaluations[0].model_copy(update={"target": "a|b"})
+    assert "a\\|b" in model_card(bundle.manifest, [report.model_copy(update={"evaluations": (odd,)})])

@@ -1,0 +1,446 @@
+"""Cell types and label maps against lists written down independently, from the datasets' papers and loinc.org."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hemalens import taxonomy
+from hemalens.datasets import READERS
+from hemalens.errors import LabelError
+from hemalens.taxonomy import AS_LABELLED, Excluded, cell_types, find_cell_type, label_map, label_map_names, source_labels
+
+MAPS = [name for name in label_map_names() if name != AS_LABELLED]
+
+THIRTEEN = (
+    *("basophil", "eosinophil", "erythroblast", "myeloblast", "promyelocyte", "myelocyte", "metamyelocyte"),
+    *("band_neutrophil", "segmented_neutrophil", "monocyte", "lymphocyte", "variant_lymphocyte", "smudge_cell"),
+)
+"""The classes of BC-SAM, in the order of its ids 0 to 12."""
+
+# label: cell type and id in the thirteen-class map, None where the map leaves it out
+MATEK19: dict[str, tuple[str, int | None]] = {
+    "BAS": ("basophil", 0),
+    "EOS": ("eosinophil", 1),
+    "EBO": ("erythroblast", 2),
+    "MYO": ("myeloblast", 3),
+    "PMO": ("promyelocyte", 4),
+    "MYB": ("myelocyte", 5),
+    "MMZ": ("metamyelocyte", 6),
+    "NGB": ("band_neutrophil", 7),
+    "NGS": ("segmented_neutrophil", 8),
+    "MON": ("monocyte", 9),
+    "MOB": ("monoblast", 9),
+    "LYT": ("lymphocyte", 10),
+    "LYA": ("variant_lymphocyte", 11),
+    "KSC": ("smudge_cell", 12),
+    "PMB": ("bilobed_promyelocyte", None),
+}
+ACEVEDO20: dict[str, tuple[str, int | None]] = {
+    "BA": ("basophil", 0),
+    "EO": ("eosinophil", 1),
+    "ERB": ("erythroblast", 2),
+    "PMY": ("promyelocyte", 4),
+    "MY": ("myelocyte", 5),
+    "MMY": ("metamyelocyte", 6),
+    "IG": ("immature_granulocyte", None),
+    "BNE": ("band_neutrophil", 7),
+    "SNE": ("segmented_neutrophil", 8),
+    "NEUTROPHIL": ("neutrophil", None),
+    "MO": ("monocyte", 9),
+    "LY": ("lymphocyte", 10),
+    "PLATELET": ("platelet", None),
+}
+FIVE = {name: name.lower() for name in ("Basophil", "Eosinophil", "Lymphocyte", "Monocyte", "Neutrophil")}
+NUMBERED = {"1": "neutrophil", "2": "lymphocyte", "3": "monocyte", "4": "eosinophil", "5": "basophil"}
+BONE_MARROW = {
+    "ABE": "abnormal_eosinophil",
+    "BAS": "basophil",
+    "BLA": "blast",
+    "EBO": "erythroblast",
+    "EOS": "eosinophil",
+    "FGC": "faggot_cell",
+    "HAC": "hairy_cell",
+    "KSC": "smudge_cell",
+    "LYI": "immature_lymphocyte",
+    "LYT": "lymphocyte",
+    "MMZ": "metamyelocyte",
+    "MON": "monocyte",
+    "MYB": "myelocyte",
+    "NGB": "band_neutrophil",
+    "NGS": "segmented_neutrophil",
+    "OTH": "other_cell",
+    "PEB": "proerythroblast",
+    "PLM": "plasma_cell",
+    "PMO": "promyelocyte",
+    "ART": None,
+    "NIF": None,
+}
+MEANINGS: dict[str, dict[str, str | None]] = {
+    "matek19": {label: code for label, (code, _) in MATEK19.items()},
+    "acevedo20": {label: code for label, (code, _) in ACEVEDO20.items()} | {".DS": None},
+    "cnmc": {"all": "lymphoblast", "hem": "lymphoid_precursor"},
+    "raabin": dict(FIVE),
+    "wbc_subsets": dict(FIVE),
+    "cam16": {"normal": None, "tumor": None},
+    "prcc": {"unlabelled": None, "type1": None, "type2": None},
+    "bccd": dict(FIVE),
+    "bloodmnist": {
+        **{name: name for name in ("basophil", "eosinophil", "erythroblast", "lymphocyte", "monocyte", "neutrophil")},
+        "platelet": "platelet",
+        "immature granulocytes": "immature_granulocyte",
+    },
+    "bone_marrow": dict(BONE_MARROW),
+    "jtsc": dict(NUMBERED),
+    "cellavision100": dict(NUMBERED),
+    "bccd_fields": {"WBC": "leukocyte", "RBC": "erythrocyte", "Platelets": "platelet"},
+}
+LOINC = {
+    "neutrophil": "26511-6",
+    "segmented_neutrophil": "26505-8",
+    "band_neutrophil": "26508-2",
+    "lymphocyte": "26478-8",
+    "variant_lymphocyte": "13046-8",
+    "monocyte": "26485-3",
+    "eosinophil": "26450-7",
+    "basophil": "30180-4",
+    "blast": "26446-5",
+    "myeloblast": "30445-1",
+    "promyelocyte": "26524-9",
+    "myelocyte": "26498-6",
+    "metamyelocyte": "28541-1",
+    "smudge_cell": "34992-8",
+    "plasma_cell": "13047-6",
+}
+
+
+# Source labels
+
+
+@pytest.mark.parametrize("dataset", MEANINGS)
+def test_source_labels_are_exactly_the_dataset_s_and_mean_what_its_authors_say(dataset: str) -> None:
+    found = {k: None if isinstance(v, Excluded) else v for k, v in source_labels(dataset).items()}
+    assert found == MEANINGS[dataset]
+
+
+def test_tissue_alone_is_a_class_of_its_own_where_labels_stay_as_they_are() -> None:
+    for dataset in MEANINGS:
+        for label, meaning in source_labels(dataset).items():
+            if isinstance(meaning, Excluded):
+                assert meaning.own_class is (dataset in ("cam16", "prcc")), (dataset, label)
+
+
+def test_the_lists_have_the_published_lengths() -> None:
+    lengths = {"matek19": 15, "acevedo20": 13 + 1, "cnmc": 2, "raabin": 5, "bloodmnist": 8, "bone_marrow": 21}
+    assert {name: len(source_labels(name)) for name in lengths} == lengths
+
+
+@pytest.mark.parametrize("dataset", [*MEANINGS, "synthetic"])
+def test_every_source_label_has_an_answer_under_every_label_map(dataset: str) -> None:
+    for name in MAPS:
+        for meaning in source_labels(dataset).values():
+            if isinstance(meaning, Excluded):
+                assert meaning.reason
+                continue
+            target = label_map(name)[meaning]
+            assert target.reason if isinstance(target, Excluded) else target in label_map(name).classes
+
+
+def test_readers_with_published_labels_have_their_list_and_users_words_have_none() -> None:
+    for name, reader in READERS.items():
+        assert bool(source_labels(name)) is not reader.own_labels
+
+
+def test_source_label_with_an_unknown_type_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    _plant(monkeypatch, "source_labels.toml", {"made_up": {"X": "neutrofil"}})
+    with pytest.raises(LabelError, match="label 'X' of made_up has the unknown cell type 'neutrofil'"):
+        source_labels.__wrapped__("made_up")
+
+
+# Label maps
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_label_map_is_total_and_each_type_stands_once(name: str) -> None:
+    chosen = label_map(name)
+    assert set(chosen.assignments) == set(cell_types())
+    targets = [target for target in chosen.assignments.values() if not isinstance(target, Excluded)]
+    assert set(targets) == set(chosen.classes)
+    assert len(set(chosen.classes)) == len(chosen.classes) >= 2
+    assert all(target.reason.strip() for target in chosen.assignments.values() if isinstance(target, Excluded))
+    assert chosen.name == name
+    assert chosen.description
+
+
+def test_the_named_maps_are_those_of_the_design() -> None:
+    assert label_map_names() == ("five_class", "eight_class", "thirteen_class", "fab_eight", "blast_or_not", "as_labelled")
+
+
+@pytest.mark.parametrize("labels", [MATEK19, ACEVEDO20], ids=["matek19", "acevedo20"])
+def test_thirteen_classes_stand_in_the_published_order(labels: dict[str, tuple[str, int | None]]) -> None:
+    chosen = label_map("thirteen_class")
+    assert chosen.classes == THIRTEEN
+    for code, number in labels.values():
+        target = chosen[code]
+        assert isinstance(target, Excluded) if number is None else target == THIRTEEN[number]
+
+
+def test_bc_sam_keeps_ten_classes_of_acevedo_and_thirteen_of_matek() -> None:
+    chosen = label_map("thirteen_class")
+    for labels, n_classes in ((ACEVEDO20, 10), (MATEK19, 13)):
+        assert len({chosen[code] for code, number in labels.values() if number is not None}) == n_classes
+
+
+def test_five_classes_take_only_the_mature_cells() -> None:
+    chosen = label_map("five_class")
+    assert chosen.classes == ("neutrophil", "eosinophil", "basophil", "lymphocyte", "monocyte")
+    for code in ("band_neutrophil", "segmented_neutrophil", "neutrophil"):
+        assert chosen[code] == "neutrophil"
+    for code in ("blast", "monoblast", "promyelocyte", "leukocyte", "erythroblast", "platelet", "smudge_cell"):
+        assert isinstance(chosen[code], Excluded)
+
+
+def test_eight_classes_are_the_folders_of_acevedo() -> None:
+    chosen = label_map("eight_class")
+    folders = {
+        "BA": "basophil",
+        "EO": "eosinophil",
+        "ERB": "erythroblast",
+        "LY": "lymphocyte",
+        "MO": "monocyte",
+        "PMY": "immature_granulocyte",
+        "MY": "immature_granulocyte",
+        "MMY": "immature_granulocyte",
+        "IG": "immature_granulocyte",
+        "BNE": "neutrophil",
+        "SNE": "neutrophil",
+        "NEUTROPHIL": "neutrophil",
+        "PLATELET": "platelet",
+    }
+    assert {label: chosen[code] for label, (code, _) in ACEVEDO20.items()} == folders
+    assert set(chosen.classes) == set(folders.values())
+    assert len(chosen.classes) == 8
+
+
+def test_fab_eight_keeps_every_matek_image_and_puts_the_rest_under_other() -> None:
+    chosen = label_map("fab_eight")
+    named = (
+        "myeloblast",
+        "promyelocyte",
+        "myelocyte",
+        "metamyelocyte",
+        "band_neutrophil",
+        "segmented_neutrophil",
+        "monocyte",
+    )
+    assert chosen.classes == (*named, "other")
+    for code, _ in MATEK19.values():
+        assert chosen[code] == (code if code in named else "other")
+
+
+def test_no_blast_is_called_anything_else_but_in_the_two_published_maps() -> None:
+    blasts = [code for code in cell_types() if "blast" in cell_types()[code].lineage()]
+    assert set(blasts) == {"blast", "myeloblast", "monoblast", "lymphoblast"}
+    for code in blasts:
+        assert label_map("blast_or_not")[code] == "blast"
+        for name in ("five_class", "eight_class"):
+            assert isinstance(label_map(name)[code], Excluded)
+    not_blast = [c for c, target in label_map("blast_or_not").assignments.items() if target == "not_blast"]
+    assert not set(not_blast) & set(blasts)
+
+
+def _plant(monkeypatch: pytest.MonkeyPatch, file: str, content: dict[str, Any]) -> None:
+    load = taxonomy._load
+    monkeypatch.setattr(taxonomy, "_load", lambda name: content if name == file else load(name))
+
+
+def _map_without(code: str) -> dict[str, Any]:
+    chosen = label_map("five_class")
+    classes: dict[str, list[str]] = {c: [] for c in chosen.classes}
+    excluded: dict[str, list[str]] = {}
+    for known, target in chosen.assignments.items():
+        if known == code:
+            continue
+        if isinstance(target, Excluded):
+            excluded.setdefault(target.reason, []).append(known)
+        else:
+            classes[target].append(known)
+    return {"made_up": {"description": "x", "classes": classes, "excluded": excluded}}
+
+
+@pytest.mark.parametrize("code", ["monocyte", "platelet"])
+def test_map_that_leaves_a_cell_type_unmentioned_fails(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    _plant(monkeypatch, "label_maps.toml", _map_without(code))
+    with pytest.raises(LabelError, match=f"label map made_up is not total: it says nothing of {code}"):
+        label_map.__wrapped__("made_up")
+
+
+@pytest.mark.parametrize("code", ["monocyte", "neutrofil"])
+def test_map_that_names_a_type_twice_or_an_unknown_one_fails(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    planted = _map_without("platelet")
+    planted["made_up"]["classes"]["lymphocyte"].append(code)
+    _plant(monkeypatch, "label_maps.toml", planted)
+    with pytest.raises(LabelError, match=f"label map made_up: cell type '{code}' is unknown or stands twice"):
+        label_map.__wrapped__("made_up")
+
+
+def test_unknown_label_map_and_cell_type_name_the_near_ones() -> None:
+    with pytest.raises(LabelError, match=r"unknown label map 'thirteen'. did you mean 'thirteen_class'"):
+        label_map("thirteen")
+    with pytest.raises(LabelError, match=r"unknown cell type 'monocytes'. did you mean 'monocyte'"):
+        label_map("five_class")["monocytes"]
+
+
+# Cell types
+
+
+def test_loinc_codes_are_those_of_the_counts_per_100_leukocytes() -> None:
+    assert {code: t.loinc for code, t in cell_types().items() if t.loinc is not None} == LOINC
+
+
+def test_of_all_types_the_basophil_alone_is_scarce() -> None:
+    assert [code for code, cell_type in cell_types().items() if cell_type.scarce] == ["basophil"]
+
+
+def test_loinc_codes_have_a_valid_check_digit() -> None:
+    """LOINC's check digit: the Luhn algorithm (mod 10) over the number before the dash."""
+    for loinc in LOINC.values():
+        number, _, check = loinc.partition("-")
+        digits = [int(d) * (2 if i % 2 == 0 else 1) for i, d in enumerate(reversed(number))]
+        assert (10 - sum(d // 10 + d % 10 for d in digits) % 10) % 10 == int(check), loinc
+
+
+@pytest.mark.parametrize(
+    ("parent", "children"),
+    [
+        ("neutrophil", ["band_neutrophil", "segmented_neutrophil"]),
+        ("immature_granulocyte", ["promyelocyte", "myelocyte", "metamyelocyte"]),
+        ("blast", ["myeloblast", "monoblast", "lymphoblast"]),
+        ("promyelocyte", ["bilobed_promyelocyte", "faggot_cell"]),
+        ("lymphocyte", ["variant_lymphocyte"]),
+        ("leukocyte", ["neutrophil", "eosinophil", "basophil", "lymphocyte", "monocyte", "blast", "immature_granulocyte"]),
+        (None, ["leukocyte", "erythroblast", "erythrocyte", "platelet", "smudge_cell"]),
+    ],
+)
+def test_parents_are_those_of_the_design(parent: str | None, children: list[str]) -> None:
+    assert [cell_types()[child].parent for child in children] == [parent] * len(children)
+
+
+def test_lineage_goes_up_to_the_root_and_never_in_a_circle() -> None:
+    assert cell_types()["faggot_cell"].lineage() == ("faggot_cell", "promyelocyte", "immature_granulocyte", "leukocyte")
+    for code, cell_type in cell_types().items():
+        lineage = cell_type.lineage()
+        assert lineage[0] == code
+        assert len(set(lineage)) == len(lineage) <= 5
+
+
+def test_a_class_that_holds_a_type_s_child_holds_no_foreign_ancestor() -> None:
+    """A map may leave a coarse type out; it must not put a child and its parent into two classes that exclude each other.
+
+    The published exceptions: FAB's `other`, the benchmark's monoblast, and maps that name parent and child as classes.
+    """
+    for name in ("five_class", "eight_class", "blast_or_not"):
+        chosen = label_map(name)
+        for code, cell_type in cell_types().items():
+            own, parents = chosen[code], [chosen[c] for c in cell_type.lineage()[1:]]
+            for above in parents:
+                if not isinstance(own, Excluded) and not isinstance(above, Excluded):
+                    assert own == above, (name, code)
+
+
+def test_unknown_parent_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    _plant(monkeypatch, "cell_types.toml", {"a": {"name": "a", "parent": "b"}})
+    with pytest.raises(LabelError, match="cell type 'a' has the unknown parent 'b'"):
+        cell_types.__wrapped__()
+
+
+# Spellings
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("Neutrophil", "neutrophil"),
+        ("neutrophils", "neutrophil"),
+        ("NEU", "neutrophil"),
+        ("Band Neutrophils", "band_neutrophil"),
+        ("band-neutrophil", "band_neutrophil"),
+        ("Segmented_Neutrophil", "segmented_neutrophil"),
+        ("  monocyte ", "monocyte"),
+        ("Variant  Lymphocytes", "variant_lymphocyte"),
+        ("atypical lymphocyte", "variant_lymphocyte"),
+        ("LYMPH", "lymphocyte"),
+        ("MYO", "myeloblast"),
+        ("MYB", "myelocyte"),
+        ("BAS", "basophil"),
+        ("eos", "eosinophil"),
+        ("IG", "immature_granulocyte"),
+        ("immature granulocytes", "immature_granulocyte"),
+        ("NRBC", "erythroblast"),
+        ("Nucleated red cells", "erythroblast"),
+        ("Platelets", "platelet"),
+        ("thrombocytes", "platelet"),
+        ("WBC", "leukocyte"),
+        ("basket cells", "smudge_cell"),
+    ],
+)
+def test_spellings_of_users_find_the_type(text: str, code: str) -> None:
+    assert find_cell_type(text) == code
+
+
+def test_every_code_name_and_alias_finds_its_type_in_any_case_and_with_a_plural_s() -> None:
+    for code, cell_type in cell_types().items():
+        for spelling in (code, cell_type.name, *cell_type.aliases):
+            for text in (
+                spelling,
+                spelling.upper(),
+                spelling.title(),
+                spelling.replace("_", " "),
+                spelling.replace("_", "-"),
+            ):
+                assert find_cell_type(text) == code, text
+        assert find_cell_type(f"{code}s") == code
+
+
+@pytest.mark.parametrize("labels", [MATEK19, ACEVEDO20], ids=["matek19", "acevedo20"])
+def test_the_short_codes_of_both_large_sets_are_understood_in_users_folders(
+    labels: dict[str, tuple[str, int | None]],
+) -> None:
+    for label, (code, _) in labels.items():
+        assert find_cell_type(label) == code
+
+
+@pytest.mark.parametrize(
+    ("text", "near"), [("neutrofil", "'neutrophil'"), ("Monozyt", "'monocyte'"), ("lymphozyte", "'lymphocyte'")]
+)
+def test_unknown_spelling_names_near_ones_and_the_way_out(text: str, near: str) -> None:
+    with pytest.raises(LabelError, match=rf"the label '{text}' is no known cell type") as error:
+        find_cell_type(text)
+    assert "did you mean" in str(error.value)
+    assert near in str(error.value)
+    assert str(error.value).endswith("To keep labels as they are: --labels as_labelled")
+
+
+@given(text=st.text(max_size=20))
+def test_any_text_finds_a_known_type_or_raises_a_one_line_label_error(text: str) -> None:
+    try:
+        found = find_cell_type(text)
+    except LabelError as error:
+        found = str(error)
+    assert found in cell_types() or ("\n" not in found and "--labels as_labelled" in found)
+
+
+def test_two_types_under_one_spelling_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = {code: taxonomy.CellType(code, code, aliases=("same",)) for code in ("one", "two")}
+    monkeypatch.setattr(taxonomy, "cell_types", lambda: twice)
+    with pytest.raises(LabelError, match="the spelling 'same' stands for two cell types"):
+        taxonomy._spellings.__wrapped__()
+
+
+def test_tables_cannot_be_changed_by_accident() -> None:
+    for table in (cell_types(), source_labels("matek19"), label_map("five_class").assignments):
+        with pytest.raises(TypeError):
+            table["monocyte"] = "x"  # type: ignore[index]
