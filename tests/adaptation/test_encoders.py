@@ -20,7 +20,7 @@ from hemalens.benchmark.saved_bundle import bundle_curves
 from hemalens.bundle.bundle import MODEL, Bundle
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import open_dataset
-from hemalens.errors import ConfigError, SplitError
+from hemalens.errors import SplitError
 from hemalens.graphs import build as graphs
 from hemalens.inference.predictor import Predictor, list_images
 from hemalens.report import JSON_NAME, read_report
@@ -75,8 +75,6 @@ def test_each_is_opened_by_its_name(base: Bundle, other: Bundle, small_imagenet:
     assert found.head is not None
     alone = open_embedders(base, [], FewShotConfig())
     assert (alone.parts, alone.head, alone.encoder) == ((), None, alone.each[0].encoder)
-    with pytest.raises(ConfigError, match=r"rule=base_and_means takes one embedding.*Leave --beside out"):
-        open_embedders(base, [IMAGENET], FewShotConfig(rule="base_and_means"))
 
 
 @pytest.mark.slow

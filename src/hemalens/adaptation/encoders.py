@@ -91,10 +91,8 @@ def open_embedders(base: Bundle, beside: Sequence[str | Path], config: FewShotCo
     """The encoder of `base`, and those named by `beside`: folders of bundles, or `IMAGENET`; to classify as `config` says.
 
     A head that is kept (rule=base) reads the first part, which then keeps its length. Raises `ConfigError` for bundles
-    whose images are prepared differently, and for a way to classify that cannot weigh several embeddings.
+    whose images are prepared differently.
     """
-    if beside and config.rule == "base_and_means":
-        raise ConfigError("rule=base_and_means takes one embedding", remedy="Leave --beside out, or say rule=base.")
     each = (Embedder.of(base), *map(_opened, beside))
     digests = {tuple(stage.digest for stage in one.bundle.stages) for one in each if one.bundle}
     if len(digests) > 1:

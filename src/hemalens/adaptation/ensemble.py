@@ -92,7 +92,7 @@ class KeptClassifier:
             graphs.side_by_side(encoders, as_they_are=True),
             graphs.of_columns(head, 0, d, d + d_kept, rename_outputs=True),
             behind.graph_for(self.cells.classes),
-            compose.add_prefix(few_shot_graph(learned.behind(d)), "kept_", rename_inputs=False),
+            compose.add_prefix(few_shot_graph(learned.shifted(d)), "kept_", rename_inputs=False),
             graphs.mean_answer_graph(len(self.cells.classes), fine=fine),
             keep=("embedding",),
         )
