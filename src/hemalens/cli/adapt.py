@@ -31,37 +31,45 @@ PIECES = {
 }
 
 
+Support = Annotated[
+    str | None, typer.Option("--support", metavar="SPEC", help="A few labelled cells, as in folder:my_cells.")
+]
+Unlabelled = Annotated[
+    str | None, typer.Option("--unlabelled", metavar="SPEC", help="Unlabelled images, as in folder:my_images.")
+]
+Beside = Annotated[
+    list[str] | None,
+    typer.Option("--beside", metavar="BUNDLE", help="A second encoder: a bundle, or the word imagenet; repeatable."),
+]
+Finetune = Annotated[
+    bool, typer.Option("--finetune", help="Train all weights on the labelled cells (minutes; bundles of robust).")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="With --unlabelled: batch_norm, size, class_bias, neighbours, strength, scarce, neighbour_weight, "
+        "batch_size. With --finetune: steps, folds, classifier, optimiser.learning_rate, ...; repeatable.",
+        rich_help_panel=ADVANCED,
+    ),
+]
+AllowNew = Annotated[
+    bool, typer.Option("--allow-new", help="Learn unknown labels as new classes.", rich_help_panel=ADVANCED)
+]
+
+
 def adapt(
     *,
     bundle: Bundle = None,
-    support: Annotated[
-        str | None, typer.Option("--support", metavar="SPEC", help="A few labelled cells, as in folder:my_cells.")
-    ] = None,
-    unlabelled: Annotated[
-        str | None, typer.Option("--unlabelled", metavar="SPEC", help="Unlabelled images, as in folder:my_images.")
-    ] = None,
+    support: Support = None,
+    unlabelled: Unlabelled = None,
     out: Out,
-    beside: Annotated[
-        list[str] | None,
-        typer.Option("--beside", metavar="BUNDLE", help="A second encoder: a bundle, or the word imagenet; repeatable."),
-    ] = None,
-    finetune: Annotated[
-        bool, typer.Option("--finetune", help="Train all weights on the labelled cells (minutes; bundles of robust).")
-    ] = False,
+    beside: Beside = None,
+    finetune: Finetune = False,
     few_shot: FewShot = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="With --unlabelled: batch_norm, size, class_bias, neighbours, strength, scarce, neighbour_weight, "
-            "batch_size. With --finetune: steps, folds, classifier, optimiser.learning_rate, ...; repeatable.",
-            rich_help_panel=ADVANCED,
-        ),
-    ] = None,
-    allow_new: Annotated[
-        bool, typer.Option("--allow-new", help="Learn unknown labels as new classes.", rich_help_panel=ADVANCED)
-    ] = False,
+    settings: Settings = None,
+    allow_new: AllowNew = False,
     drop_unreadable: DropUnreadable = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
