@@ -14,13 +14,14 @@ from pyarrow import parquet
 import trained
 from command import Command
 from hemalens import evaluate, open_bundle, predict
-from hemalens.adaptation.adapt_unlabelled import adapt_to_both, adapt_unlabelled
-from hemalens.adaptation.few_labels import adapt
-from hemalens.bundle.bundle import FILES, MODEL, SEEN, STATISTICS, Bundle, statistics_bytes, write_bundle
+from hemalens.adaptation.adapt import adapt
+from hemalens.adaptation.options import AdaptOptions
+from hemalens.bundle.bundle import FILES, MODEL, SEEN, Bundle, write_bundle
 from hemalens.bundle.reference import home_files
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError
 from hemalens.report import read_report
+from hemalens.runs.folders import RunOptions
 from hemalens.trust.domain_shift import FOREIGN, LIKE_HOME
 from hemalens.trust.reference import HOME
 from trained import Colour, colour_cells
@@ -202,7 +203,7 @@ def test_the_report_of_a_bundle_of_before_says_that_it_cannot_tell(plain: Bundle
 
 
 def test_an_adapted_bundle_is_calibrated_on_its_cells_left_out(bundle: Bundle, foreign: Path, tmp_path: Path) -> None:
-    adapted = adapt(bundle.path, f"folder:{foreign}", out=tmp_path / "adapted")
+    adapted = adapt(bundle.path, run=RunOptions(tmp_path / "adapted"), support=f"folder:{foreign}")
     home = adapted.home
     assert home is not None
     assert len(home.targets) == 45
@@ -217,7 +218,12 @@ def test_an_adapted_bundle_is_calibrated_on_its_cells_left_out(bundle: Bundle, f
 
 
 def test_several_embeddings_side_by_side_have_sets_but_no_typicality(bundle: Bundle, foreign: Path, tmp_path: Path) -> None:
-    home = adapt(bundle.path, f"folder:{foreign}", beside=[bundle.path], out=tmp_path / "adapted").home
+    home = adapt(
+        bundle.path,
+        run=RunOptions(tmp_path / "adapted"),
+        support=f"folder:{foreign}",
+        options=AdaptOptions(beside=[bundle.path]),
+    ).home
     assert home is not None
     assert home.geometry is None
 
@@ -225,8 +231,10 @@ def test_several_embeddings_side_by_side_have_sets_but_no_typicality(bundle: Bun
 def test_a_bundle_that_followed_unlabelled_images_has_nothing_to_judge_by(
     bundle: Bundle, foreign: Path, tmp_path: Path
 ) -> None:
-    settings = ["batch_norm=false", "class_bias=false", "prior=true"]
-    made = adapt_unlabelled(bundle.path, str(foreign), out=tmp_path / "followed", settings=settings)
+    settings = ["batch_norm=false", "size=false"]
+    made = adapt(
+        bundle.path, run=RunOptions(tmp_path / "followed"), unlabelled=str(foreign), options=AdaptOptions(settings=settings)
+    )
     assert made.home is None
     found = predict(made.path, str(foreign), out=tmp_path / "a.csv")
     assert found.trust.lines == ("domain shift: cannot tell: the bundle keeps no home images",)
@@ -235,15 +243,12 @@ def test_a_bundle_that_followed_unlabelled_images_has_nothing_to_judge_by(
 def test_with_labelled_cells_behind_unlabelled_ones_there_are_sets_but_no_typicality(
     bundle: Bundle, foreign: Path, tmp_path: Path
 ) -> None:
-    colours = np.stack([record.read().mean(axis=(0, 1)) / 255 for record in open_dataset(f"folder:{foreign}").records])
-    files = {name: (bundle.path / name).read_bytes() for name in (MODEL, SEEN, HOME)}
-    with_statistics = write_bundle(tmp_path / "base", bundle.manifest, {**files, STATISTICS: statistics_bytes(colours)})
-    home = adapt_to_both(
-        with_statistics.path,
-        str(foreign),
-        f"folder:{foreign}",
-        out=tmp_path / "both",
-        settings=["batch_norm=false", "standardise=true"],
+    home = adapt(
+        bundle.path,
+        run=RunOptions(tmp_path / "both"),
+        unlabelled=str(foreign),
+        support=f"folder:{foreign}",
+        options=AdaptOptions(settings=["batch_norm=false", "size=false"]),
     ).home
     assert home is not None
     assert home.geometry is None
@@ -252,7 +257,7 @@ def test_with_labelled_cells_behind_unlabelled_ones_there_are_sets_but_no_typica
 def test_a_type_without_a_labelled_cell_is_kept_and_judged_by_where_it_lay(bundle: Bundle, tmp_path: Path) -> None:
     two = {name: OTHER[name] for name in ("neutrophil", "lymphocyte")}
     few = colour_cells(tmp_path / "few", two, {"neutrophil": 12, "lymphocyte": 1}, seed=4, noise=8)
-    adapted = adapt(bundle.path, f"folder:{few}", out=tmp_path / "adapted")
+    adapted = adapt(bundle.path, run=RunOptions(tmp_path / "adapted"), support=f"folder:{few}")
     assert adapted.manifest.labels == bundle.manifest.labels
     home = adapted.home
     assert home is not None

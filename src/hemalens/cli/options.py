@@ -21,9 +21,11 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")]
 Labels = Annotated[
     str, typer.Option(help="Label map: five_class, eight_class, thirteen_class, fab_eight, blast_or_not, as_labelled.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
-DropUnreadable = Annotated[bool, typer.Option("--drop-unreadable", help="Go on without unreadable images, and count them.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.", rich_help_panel=ADVANCED)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.", rich_help_panel=ADVANCED)]
+DropUnreadable = Annotated[
+    bool, typer.Option("--drop-unreadable", help="Leave out unreadable images.", rich_help_panel=ADVANCED)
+]
 MinPerClass = Annotated[int, typer.Option(min=1, help="Leave out classes of fewer images, and name them.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable.")]
 FewShot = Annotated[
@@ -31,13 +33,14 @@ FewShot = Annotated[
     typer.Option(
         "--few-shot",
         metavar="KEY=VALUE",
-        help="How a few cells classify the rest: rule=base (on top of the bundle's own head), base_and_means, prototype, "
-        "nearest_neighbour, logistic_regression or discriminant; normalise, centre, n_prototypes, c; repeatable.",
+        help="Few-shot classifier: rule=base (fine-tunes the bundle's head), prototype, nearest_neighbour or "
+        "logistic_regression; normalise, centre, n_prototypes, c; repeatable.",
+        rich_help_panel=ADVANCED,
     ),
 ]
 DropSeen = Annotated[bool, typer.Option("--drop-seen", help="Leave out images that a bundle was trained on.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.", rich_help_panel=ADVANCED)]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=ADVANCED)]
 
 
 CellImage = Annotated[

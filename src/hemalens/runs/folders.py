@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ from hemalens.methods import Method
 
 RUN_FILE = "run.json"
 NO_AUXILIARY: Mapping[str, CellDataset] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Where a command writes to, the seed of everything random, and whether it replaces an output that exists."""
+
+    out: Path
+    seed: int = 0
+    overwrite: bool = False
 
 
 def claim_run(

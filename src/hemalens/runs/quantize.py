@@ -12,7 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemalens.bundle.artifact import DataEntry, library_versions
-from hemalens.bundle.bundle import FILES, FINE, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, Bundle, Precision, Quantisation, open_bundle, seen_images, write_bundle
+from hemalens.bundle.bundle import (
+    FILES,
+    FINE,
+    MODEL,
+    SEEN,
+    SEEN_UNLABELLED,
+    Bundle,
+    Precision,
+    Quantisation,
+    open_bundle,
+    seen_images,
+    write_bundle,
+)
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line
 from hemalens.files import claim_folder
@@ -115,9 +127,8 @@ def _written(out: Path, base: Bundle, content: bytes, images: CellDataset, *, co
 def _kept_files(base: Bundle) -> dict[str, bytes]:
     """What stays of a bundle's files beside the graph; 8 bits change the embedding little."""
     files = {SEEN: seen_images(base.seen)} if SEEN in base.manifest.files else {}
-    for name in (STATISTICS, HOME):
-        if name in base.manifest.files:
-            files[name] = (base.path / name).read_bytes()
+    if HOME in base.manifest.files:
+        files[HOME] = (base.path / HOME).read_bytes()
     return files | {name: more for stage in base.stages for name, more in stage.files().items()}
 
 
