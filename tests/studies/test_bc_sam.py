@@ -23,7 +23,7 @@ from fakes import acevedo20, matek19
 from hemalens.classifiers.heads import HEADS
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, InputError, SplitError, WeightsError
-from hemalens.evaluation.metrics import Answers
+from hemalens.evaluation.metrics import Predictions
 from hemalens.evaluation.results import ComparisonTable, Estimate, Report
 from hemalens.files import default_cache_dir
 from hemalens.report import read_report
@@ -499,7 +499,7 @@ def test_a_killed_study_goes_on_after_what_was_finished(
 
 def _cell(*answers: tuple[list[int], list[int]], n_classes: int = 2) -> Cell:
     evaluation: Any = SimpleNamespace(classes=tuple("abcdef"[:n_classes]))
-    kept = tuple(Answers(np.array(t), np.array(p), np.arange(len(t))) for t, p in answers)
+    kept = tuple(Predictions(np.array(t), np.array(p), np.arange(len(t))) for t, p in answers)
     return Cell("row", None, "lr", "first", "second", evaluation, kept)
 
 

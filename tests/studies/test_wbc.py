@@ -22,7 +22,7 @@ from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.bundle.stages import ClassicalSegmenter
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import ConfigError, InputError, OutputError, SplitError
-from hemalens.evaluation.metrics import Answers
+from hemalens.evaluation.metrics import Predictions
 from hemalens.evaluation.results import ComparisonTable, Report
 from hemalens.inference.predictor import Predictor
 from hemalens.methods.combined_network import CombinedNetworkConfig
@@ -569,7 +569,7 @@ def test_settings_go_over_a_row_s_own() -> None:
 
 def _answered(*models: Sequence[int]) -> FractionRun:
     truth = np.array([0, 0, 0, 1, 1, 2])
-    answers = [Answers(truth, np.array(predicted), np.arange(6)) for predicted in models]
+    answers = [Predictions(truth, np.array(predicted), np.arange(6)) for predicted in models]
     curve: Any = SimpleNamespace(method="a row", fractions=[SimpleNamespace(fraction=0.1)])
     return FractionRun(curve, {0.1: answers}, 3)
 
