@@ -226,7 +226,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_known(
             _run(labs, out)
     assert fits.folders == FITS[:3]
     fits.given.clear()
-    for changed in (
+    for changes in (
         {"plan": changed(SMALL, fractions=(1.0, 0.4))},
         {"plan": changed(SMALL, seeds=3)},
         {"plan": changed(SMALL, strict=True)},
@@ -234,12 +234,12 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_known(
         {"targets": ("away",)},
         {"seed": 1},
     ):
-        other = keys(("one",), **_asked(labs, out, **({"plan": SMALL} | changed)))
+        other = keys(("one",), **_asked(labs, out, **({"plan": SMALL} | changes)))
         assert other != keys(("one",), **_asked(labs, out, plan=SMALL))
     said: list[str] = []
     resumed = _run(labs, out, say=said.append)
     assert fits.folders == FITS[2:]
-    assert any("what is known there is not run again" in text for text in said)
+    assert any("not run again" in text for text in said)
     unbroken = _run(labs, tmp_path / "again")
     assert resumed.fractions == unbroken.fractions
     fits.given.clear()

@@ -163,7 +163,10 @@ def test_a_pool_of_its_own_is_drawn_from_and_all_of_the_target_is_tested(
 def test_the_answers_are_those_of_the_class_means_by_hand(labs: Path, fits: list[str], tmp_path: Path) -> None:
     """Four of four from the pool: nothing is left to chance."""
     report = _run(
-        labs, tmp_path / "run", support=f"folder:{labs / 'pool'}", plan=KShotProtocol(shots=(4,), repeats=2, replacement=False)
+        labs,
+        tmp_path / "run",
+        support=f"folder:{labs / 'pool'}",
+        plan=KShotProtocol(shots=(4,), repeats=2, replacement=False),
     )
     means = {
         name: np.mean([np.asarray(Image.open(p)).mean(axis=(0, 1)) for p in list_images(labs / "pool" / name)], axis=0)
@@ -195,14 +198,14 @@ def test_a_stopped_run_goes_on(labs: Path, fits: list[str], tmp_path: Path, monk
             _run(labs, tmp_path / "run", methods=("one", "two", "three"))
     assert fits == ["one", "two"]
     fits.clear()
-    for changed in (
+    for changes in (
         {"plan": changed(SMALL, shots=(1, 2))},
         {"plan": changed(SMALL, few_shot=FewShotConfig(normalise=True))},
         {"plan": changed(SMALL, repeats=5)},
         {"support": f"folder:{labs / 'pool'}"},
         {"seed": 1},
     ):
-        _run(labs, tmp_path / "run", methods=("one",), **changed)
+        _run(labs, tmp_path / "run", methods=("one",), **changes)
     assert fits == ["one"], "for the other seed alone: what is asked of an embedder does not change it"
     fits.clear()
     said: list[str] = []
@@ -399,7 +402,7 @@ def test_the_command_takes_the_whole_plan(
         assert result.classes == ("lymphocyte", "monocyte", "neutrophil"), "as labelled: by name"
     assert printed.seed == 7
     (laboratory,) = open_laboratories([f"folder:{labs / 'away'}"], f"folder:{labs / 'pool'}", labels="as_labelled")
-    expected = draw_episodes(laboratory.target, laboratory.pool, k_shot=1, repeats=4, seed=7, replacement=False)
+    expected = draw_episodes(laboratory.target, laboratory.pool, k_shot=1, n_repeats=4, seed=7, replacement=False)
     assert drawn[-2] == (1, [episode.support.tolist() for episode in expected])
     assert hemalens(*call, "--quiet").code == 0
     assert fits == ["one", "two"], "what is known is not run again"

@@ -173,7 +173,9 @@ def test_a_killed_benchmark_runs_only_what_is_missing(
     assert not (out / "report.json").exists()
     fits.clear()
     seen: list[tuple[str, Status]] = []
-    resumed = benchmark(_asked(labs), out=out, on_trial=lambda trial, status, outcome: seen.append((trial.entry.name, status)))
+    resumed = benchmark(
+        _asked(labs), out=out, on_trial=lambda trial, status, outcome: seen.append((trial.entry.name, status))
+    )
     assert fits == ["far/one/fold_1", *(f"{m}/two/fold_{i}" for m in ("near", "far") for i in range(2))]
     ended = [entry for entry in seen if entry[1] not in ("waiting", "running")]
     assert ended == [*[("near", "cached")] * 2, *[("far", "done")] * 2, *[("near", "done")] * 2, *[("far", "done")] * 2]
@@ -326,7 +328,7 @@ def test_a_yaml_file_says_the_same_as_flags(labs: Path, tmp_path: Path) -> None:
         ("methods: [a]\nsources: [folder:x]\ntarget: [folder:y]\n", "unknown key 'target'. did you mean 'targets'"),
         ("- a\n- b\n", "is no benchmark; expected keys and values"),
         ("methods: [a\n", "is not valid YAML"),
-        ("methods: [a]\nsources: [folder:x]\nprotocols: [kfold]\n", "key 'protocols.0'"),
+        ("methods: [a]\nsources: [folder:x]\nprotocols: [kfold]\n", "unknown protocol 'kfold'"),
         ("methods: [a]\nsources: [folder:x]\nfolds: two\n", "key 'folds'"),
         ("methods: [{name: a}]\nsources: [folder:x]\n", "key 'methods.0"),
         ("!!python/object/apply:os.system ['true']\n", "is not valid YAML"),
@@ -383,7 +385,7 @@ def test_a_benchmark_without_data_is_refused_on_one_line(tmp_path: Path, hemalen
         (("--methods", "near"), "a benchmark needs sources. Say --source"),
         (("--source", "folder:x"), "a benchmark needs methods. Say --methods"),
         (("--config", tmp_path / "gone.yaml"), "cannot read"),
-        (("--methods", "linear_probe", "--source", "folder:x", "--protocol", "kfold"), "key 'protocols.0'"),
+        (("--methods", "linear_probe", "--source", "folder:x", "--protocol", "kfold"), "unknown protocol 'kfold'"),
         (("--methods", "linear_probe", "--source", "folder:x", "--classes", "3"), "--classes has no use in the protocol"),
     ):
         ended = hemalens("benchmark", *arguments, "--out", tmp_path / "run")
@@ -410,7 +412,7 @@ def test_the_live_table_counts_what_waits_runs_and_ended(labs: Path, fits: list[
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(table.render())
     shown = console.export_text()
-    assert f"{len(trials) - 3} waiting, 1 running, 1 known, 1 done" in shown
+    assert f"{len(trials) - 3} waiting, 1 running, 1 cached, 1 done" in shown
     assert max(map(len, shown.splitlines())) <= 80
     rows = [line for line in shown.splitlines() if "cross-domain" in line]
     assert [row.split()[0] for row in rows] == [trials[i].entry.name for i in (0, 1, 2)]
@@ -428,7 +430,7 @@ def test_lines_are_numbered_and_say_how_it_ended(
     lines.update(trials[1], "cached", None)
     assert capsys.readouterr().err.splitlines() == [
         f"[1/{len(trials)}] near, one -> one, cross-domain: FAILED",
-        f"[2/{len(trials)}] near, one -> two, cross-domain: known",
+        f"[2/{len(trials)}] near, one -> two, cross-domain: cached",
     ]
 
 

@@ -132,7 +132,9 @@ def test_difference_is_that_of_the_scores_and_its_interval_that_of_resampled_con
     found = _pair(*pair)
     values = [evaluation.scores.balanced_accuracy.value or 0.0 for evaluation in pair]
     assert found.difference.value == pytest.approx(values[0] - values[1])
-    models = [metrics.Predictions(TRUTH[row >= 0], row[row >= 0], units[row >= 0]) for t in _tables(tuple(pair)) for row in t]
+    models = [
+        metrics.Predictions(TRUTH[row >= 0], row[row >= 0], units[row >= 0]) for t in _tables(tuple(pair)) for row in t
+    ]
     resampled = metrics.resampled_confusions(models, len(CLASSES), rng=np.random.default_rng(7), n_repeats=4000)
     assert resampled is not None
     scores = metrics.balanced_accuracy(resampled)

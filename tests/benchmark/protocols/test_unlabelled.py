@@ -90,13 +90,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[UnlabelledConfig, CellD
 def tested(monkeypatch: pytest.MonkeyPatch) -> list[list[frozenset[Path]]]:
     """The images that each call for scores tests, by repeat."""
     seen: list[list[frozenset[Path]]] = []
-    scores = module.scores
+    query_scores = module.query_scores
 
     def spy(k: int, target: CellDataset, episodes: Any, answers: Any, **more: Any) -> Any:
         seen.append([frozenset(r.path for r, q in zip(target.records, e.query, strict=True) if q) for e in episodes])
-        return scores(k, target, episodes, answers, **more)
+        return query_scores(k, target, episodes, answers, **more)
 
-    monkeypatch.setattr(module, "scores", spy)
+    monkeypatch.setattr(module, "query_scores", spy)
     return seen
 
 
