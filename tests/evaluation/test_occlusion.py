@@ -345,16 +345,14 @@ def test_a_table_of_right_and_wrong_cells(corner: Bundle, tmp_path: Path) -> Non
     assert "cut out" not in table.note
 
 
-def test_answers_that_are_known_are_not_computed_again(
-    corner: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_known_predictions_are_not_computed_again(corner: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = _dataset(tmp_path, dark_0=_image())
     known = predict_dataset(corner, dataset)
 
     def refuse(*given: object) -> None:
-        raise AssertionError("answered twice")
+        raise AssertionError("predicted twice")
 
-    monkeypatch.setattr(occlusion, "answer", refuse)
+    monkeypatch.setattr(occlusion, "predict_dataset", refuse)
     assert [row.name for row in occlusion_table(corner, dataset, known).rows] == ["dark_0.png"]
 
 

@@ -136,7 +136,8 @@ BUNDLE_OPTIONS: tuple[str, ...] = (
 
 def long_name(parameter: Any) -> str:
     """The long name of an option, such as --out."""
-    return max(parameter.opts, key=len)
+    names: list[str] = parameter.opts
+    return max(names, key=len)
 
 
 def given_options(context: typer.Context) -> dict[str, Any]:
