@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import typer
 
 import hemalens
 from documentation import DOCS, PAGES, flat
+from hemalens.benchmark.config import EFFICIENCY
+from hemalens.benchmark.protocols import PROTOCOLS
 from hemalens.cli.main import app
 from hemalens.datasets import READERS
 from hemalens.methods import METHODS, SEGMENTERS
@@ -59,16 +60,14 @@ def test_the_methods_page_names_every_method_and_protocol() -> None:
     rows, text = _rows("methods.md"), (DOCS / "methods.md").read_text(encoding="utf-8")
     assert set(METHODS) <= set(rows)
     assert all(f"`{name}`" in text for name in SEGMENTERS)
-    from hemalens.benchmark.config import ProtocolName
-
-    assert set(get_args(ProtocolName)) <= set(rows)
+    assert {*PROTOCOLS, EFFICIENCY} <= set(rows)
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_studies_page_quotes_each_study(name: str) -> None:
     told = describe_study(name)
     (row,) = [row for first, row in _rows("studies.md").items() if f"`{name}`" in first]
-    assert row[:2] == [told.citation, told.headline]
+    assert row[:2] == [told.citation, told.main_result]
     assert all(role.published.title in row[2] and f"{role.name}:" in row[2] for role in told.roles)
 
 

@@ -132,7 +132,9 @@ def test_difference_is_that_of_the_scores_and_its_interval_that_of_resampled_con
     found = _pair(*pair)
     values = [evaluation.scores.balanced_accuracy.value or 0.0 for evaluation in pair]
     assert found.difference.value == pytest.approx(values[0] - values[1])
-    models = [metrics.Answers(TRUTH[row >= 0], row[row >= 0], units[row >= 0]) for t in _tables(tuple(pair)) for row in t]
+    models = [
+        metrics.Predictions(TRUTH[row >= 0], row[row >= 0], units[row >= 0]) for t in _tables(tuple(pair)) for row in t
+    ]
     resampled = metrics.resampled_confusions(models, len(CLASSES), rng=np.random.default_rng(7), n_repeats=4000)
     assert resampled is not None
     scores = metrics.balanced_accuracy(resampled)
@@ -159,7 +161,7 @@ def test_bootstrap_scores_what_the_drawn_confusions_score(seed: int, n_models: i
     )
     found = comparisons._bootstrap(comparisons._tally(sheets[0]), 200, np.random.default_rng(3))
     for table, scores in zip(tables, found.T, strict=True):
-        models = [metrics.Answers(truth[row >= 0], row[row >= 0], units[row >= 0]) for row in table]
+        models = [metrics.Predictions(truth[row >= 0], row[row >= 0], units[row >= 0]) for row in table]
         resampled = metrics.resampled_confusions(models, 4, rng=np.random.default_rng(3), n_repeats=200)
         assert resampled is not None
         of_model = metrics.balanced_accuracy(resampled)

@@ -19,23 +19,23 @@ import trained
 from bench import benchmark
 from fakes import FAKES
 from hemalens import evaluate, open_bundle, predict, train
-from hemalens.runs.folders import RunOptions
-from hemalens.bundle.bundle import Bundle
-from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
-from hemalens.datasets import CellDataset, open_dataset
-from hemalens.datasets.base import Record
-from hemalens.errors import BundleError, ConfigError, InputError, OutputError
-from hemalens.benchmark.protocols.k_shot import KShotPlan
-from hemalens.report import read_report
-from hemalens.inference.predictor import list_images
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
-from hemalens.methods import METHODS, find_method
-from hemalens.imaging.nucleus import find_nucleus
-from hemalens.datasets.splits import k_fold, seeded
-from hemalens.imaging.segmentation import CellImageConfig
+from hemalens.benchmark.protocols.k_shot import KShotProtocol
+from hemalens.bundle.bundle import Bundle
 from hemalens.bundle.segmenter import TrainedSegmenter, cell_image_stages
 from hemalens.bundle.stages import CellImageStage, CentredCropEntry, ClassicalSegmenter
+from hemalens.datasets import CellDataset, open_dataset
+from hemalens.datasets.base import Record
+from hemalens.datasets.splits import k_fold, seeded
+from hemalens.errors import BundleError, ConfigError, InputError, OutputError
+from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
+from hemalens.imaging.nucleus import find_nucleus
+from hemalens.imaging.segmentation import CellImageConfig
+from hemalens.inference.predictor import list_images
+from hemalens.methods import METHODS, find_method
+from hemalens.report import read_report
+from hemalens.runs.folders import RunOptions
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -344,7 +344,7 @@ def test_k_fold_and_cross_domain_cut_the_cells_out(home: Path, away: Path, tmp_p
 
 
 def test_k_shot_memorises_cell_images(home: Path, away: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import hemalens.benchmark.protocols.targets as job
+    import hemalens.benchmark.protocols.laboratory as job
 
     seen: list[tuple[CellDataset, np.ndarray]] = []
     honest = job.embed
@@ -355,7 +355,7 @@ def test_k_shot_memorises_cell_images(home: Path, away: Path, tmp_path: Path, mo
         return found
 
     monkeypatch.setattr(job, "embed", spy)
-    plan = KShotPlan(shots=(1,), n_repeats=2)
+    plan = KShotProtocol(shots=(1,), repeats=2)
     _bench(home, tmp_path / "run", "k-shot", target_specs=[f"folder:{away}"], plan=plan)
     bundle = open_bundle(tmp_path / "run" / "fits" / "linear_probe" / home.name / "whole" / "bundle")
     ((target, embeddings),) = seen

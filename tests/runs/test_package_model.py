@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import trained
-from hemalens.runs.folders import RunOptions
+from hemalens.adaptation.adapt import adapt
 from hemalens.bundle.artifact import MANIFEST, WEIGHTS
 from hemalens.bundle.bundle import CARD, Bundle, open_bundle
 from hemalens.errors import BundleError, InputError, OutputError
-from hemalens.adaptation.adapt import adapt
 from hemalens.runs.evaluate import evaluate
+from hemalens.runs.folders import RunOptions
 from hemalens.runs.package_model import package_model
 from networks import conv_bundle
 

@@ -12,14 +12,14 @@ from onnx import TensorProto
 import trained
 from command import Command
 from hemalens import evaluate
-from hemalens.runs.folders import RunOptions
-from hemalens.bundle.artifact import WEIGHTS
-from hemalens.graphs.batch_norm import KIND
-from hemalens.bundle.bundle import FINE, MODEL, SEEN_UNLABELLED, Bundle, open_bundle
-from hemalens.errors import BundleError, ConfigError
-from hemalens.inference.predictor import Predictor, list_images
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
+from hemalens.bundle.artifact import WEIGHTS
+from hemalens.bundle.bundle import FINE, MODEL, SEEN_UNLABELLED, Bundle, open_bundle
+from hemalens.errors import BundleError, ConfigError
+from hemalens.graphs.batch_norm import KIND
+from hemalens.inference.predictor import Predictor, list_images
+from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import quantize
 
 

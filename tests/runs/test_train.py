@@ -18,12 +18,12 @@ import trained
 from bench import benchmark
 from hemalens import evaluate, open_bundle, predict, train
 from hemalens.bundle.bundle import Bundle
-from hemalens.errors import OutputError, SplitError
-from hemalens.report import read_report
 from hemalens.cli.quickstart import quickstart
+from hemalens.errors import OutputError, SplitError
+from hemalens.methods import Method, find_method
+from hemalens.report import read_report
 from hemalens.report.compose import make_report
 from hemalens.runs.folders import asked_of, claim_run, finish_run, fit_in
-from hemalens.methods import Method, find_method
 
 REPORT_FILES = {"report.json", "report.md", "report.html"}
 
@@ -297,7 +297,7 @@ def test_evaluate_from_end_to_end(bundle: Bundle, labs: Callable[[str], str], tm
     (evaluation,) = report.evaluations
     assert (evaluation.source, evaluation.target, evaluation.n_images) == ("lab_a", "lab_b", 4 * trained.N_PER_CLASS)
     (table,) = report.pictures
-    assert table.title == "nearest_colour on lab_b: what answers rest on"
+    assert table.title == "nearest_colour on lab_b: occlusion maps"
     assert 0 < len(table.rows) <= 12
     right = sum(evaluation.confusion[i][i] > 0 for i in range(4))
     assert sum(row.caption.startswith("right: ") for row in table.rows) == right

@@ -18,6 +18,7 @@ from hemalens.cli import segment as segmentation
 from hemalens.cli import study as studies
 from hemalens.cli import suggest as suggestion
 from hemalens.cli import train as training
+from hemalens.cli.benchmark_options import BenchmarkCommand
 from hemalens.errors import HemalensError, InputError
 
 INTERRUPTED = 130
@@ -57,7 +58,7 @@ app.command("quantize")(quantization.quantize)
 app.command("predict")(prediction.predict)
 app.command("segment")(segmentation.segment)
 app.command("evaluate")(evaluation.evaluate)
-app.command("benchmark")(benchmark.benchmark)
+app.command("benchmark", cls=BenchmarkCommand)(benchmark.benchmark)
 app.add_typer(studies.app, name="study")
 
 

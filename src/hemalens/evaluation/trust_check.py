@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from hemalens.bundle.bundle import Bundle
-from hemalens.evaluation.evaluate import Answered
+from hemalens.evaluation.evaluate import DatasetPredictions
 from hemalens.evaluation.metrics import exact_interval
 from hemalens.evaluation.results import AccuracyEstimate, Estimate, TrustCheck
 from hemalens.trust.conformal import COVERAGE
 from hemalens.trust.monitor import Judge
 
 
-def trust_check(bundle: Bundle, answered: Answered, *, coverage: float = COVERAGE, seed: int = 0) -> TrustCheck:
+def trust_check(bundle: Bundle, answered: DatasetPredictions, *, coverage: float = COVERAGE, seed: int = 0) -> TrustCheck:
     """Judge the answered images as `predict` would, and set the true figures beside; a `coverage` in (0, 1) is stated.
 
     The records must bear labels that the bundle knows.

@@ -26,17 +26,16 @@ from hemalens.bundle.bundle import (
     write_bundle,
 )
 from hemalens.datasets import CellDataset, Record
+from hemalens.datasets.splits import Unreadable, seeded
 from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line
 from hemalens.files import claim_folder
 from hemalens.graphs.fp16 import has_half_weights, with_half_weights
-from hemalens.trust.reference import HOME
-from hemalens.runs.inputs import prepare, tell
-from hemalens.progress import Say
-from hemalens.progress import track
 from hemalens.graphs.int8 import QuantisationConfig, is_quantised, quantise
 from hemalens.graphs.runtime import GraphRunner, Outputs
-from hemalens.datasets.splits import Unreadable, seeded
+from hemalens.progress import Say, track
+from hemalens.runs.inputs import prepare, tell
 from hemalens.taxonomy import AS_LABELLED
+from hemalens.trust.reference import HOME
 
 
 def quantize(

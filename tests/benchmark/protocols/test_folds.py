@@ -245,7 +245,7 @@ def test_classes_that_are_not_tested_are_named_with_the_reason(run: tuple[Fits, 
     more = evaluate(fits.bundles[:1], [away], target=away, source_name="lab_a", seed=0, min_per_class=4)
     assert more.left_out == {
         "monocyte": "not in the target",
-        "eosinophil": "3 image(s) in the target, at least 4 asked for",
+        "eosinophil": "3 image(s) in the target, at least 4 requested",
     }
     assert more.n_images == away.class_counts["neutrophil"] + away.class_counts["lymphocyte"]
     assert len(more.confusion) == 2
