@@ -278,37 +278,6 @@ def test_the_bundle_s_stages_come_first(tmp_path: Path) -> None:
     assert bundle.seen_unlabelled == _digests(fresh)
 
 
-# ----------------------------------------------------------------------------------------------------- with few labels
-
-
-def test_with_labelled_cells_too_the_embedding_follows_first(colours: Bundle, away: Path, tmp_path: Path) -> None:
-    support = colour_cells(tmp_path / "support", AWAY, 5, seed=5)
-    both = adapt(
-        colours.path,
-        run=RunOptions(tmp_path / "both"),
-        unlabelled=str(away),
-        support=f"folder:{support}",
-        options=AdaptOptions(few_shot=["normalise=true"], settings=BIAS),
-    )
-    first = adapt(
-        colours.path, run=RunOptions(tmp_path / "first"), unlabelled=str(away), options=AdaptOptions(settings=BIAS)
-    )
-    second = adapt(
-        first.path,
-        run=RunOptions(tmp_path / "second"),
-        support=f"folder:{support}",
-        options=AdaptOptions(few_shot=["normalise=true"]),
-    )
-    assert (both.path / MODEL).read_bytes() == (second.path / MODEL).read_bytes()
-    manifest = both.manifest
-    assert manifest.unlabelled is not None
-    assert manifest.adaptation is not None
-    assert manifest.unlabelled.base_model_sha256 == colours.manifest.files[MODEL].sha256
-    assert [entry.role for entry in manifest.data] == ["train", "unlabelled", "support"]
-    assert both.seen_unlabelled == _digests(away)
-    assert _digests(support) <= both.seen
-
-
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 
@@ -346,22 +315,6 @@ def test_what_is_no_data_or_would_overwrite_is_refused(colours: Bundle, away: Pa
             unlabelled=str(away),
             options=AdaptOptions(settings=BIAS),
         )
-
-
-IDLE = {
-    "": "there is nothing to adapt to; expected --support SPEC, --unlabelled SPEC or both",
-    "--unlabelled x --allow-new": "--allow-new needs --support",
-    "--unlabelled x --few-shot normalise=true": "--few-shot needs --support",
-    "--support x --set size=false": "--set needs --unlabelled or --finetune",
-    "--unlabelled x --set prior=true": "unknown key 'prior'",
-}
-
-
-@pytest.mark.parametrize("options", IDLE)
-def test_an_option_without_a_use_is_refused(options: str, tmp_path: Path, hemalens: Command) -> None:
-    ended = hemalens("adapt", tmp_path / "b", "--out", tmp_path / "out", *options.split())
-    assert ended.code == 2
-    assert IDLE[options] in ended.error
 
 
 # ---------------------------------------------------------------------------------------------------------------- CLI

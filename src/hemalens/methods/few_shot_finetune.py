@@ -152,8 +152,10 @@ def module_of(base: Bundle, config: FewCellsConfig, *, seed: int) -> RobustModul
         outlined = without_batch_norm(OutlineNetwork(n_classes=n_outputs, weights="none", seed=seed))
         network = WithOutline(network, outlined, manifest.preprocessing)
     _load(network, base)
-    asked = {"epochs": 1, "optimiser": config.optimiser, "weight_average": config.weight_average}
-    return RobustModule(network, manifest.preprocessing, config=settings.model_copy(update=asked), labels=labels, seed=seed)
+    changed = {"epochs": 1, "optimiser": config.optimiser, "weight_average": config.weight_average}
+    return RobustModule(
+        network, manifest.preprocessing, config=settings.model_copy(update=changed), labels=labels, seed=seed
+    )
 
 
 def _settings(base: Bundle) -> RobustConfig:
