@@ -167,7 +167,7 @@ def test_what_was_not_compared_is_said_and_is_no_best() -> None:
         "lab_a -> lab_b: \u201cA\u201d has the highest balanced accuracy, 0.800 (0.780\u20130.820), of 3 methods, but was "
         "not compared with \u201cC\u201d; chance is 0.250"
     )
-    assert second == "lab_a -> lab_b: \u201cC\u201d is not compared: what they answered on each image is not kept."
+    assert second == "lab_a -> lab_b: \u201cC\u201d is not compared: their predictions of each image are missing."
     other = [_method("A", 0.8), make_answered("B", [0, 1], [0, 1])]
     assert comparisons.sentences([], other) == (
         "lab_a -> lab_b: \u201cA\u201d is not compared with \u201cB\u201d: they were tested on other images (4 and 2, of "
