@@ -36,7 +36,7 @@ from hemalens.training.augmentation import Augmentation, AugmentationConfig
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.data import EpochSampler, PixelDataset, resized_images
-from hemalens.training.fit import follow_quickly
+from hemalens.training.fit import set_batch_norm_momentum
 from hemalens.training.module import OptimiserConfig, warmup_cosine
 from hemalens.training.pretraining import pretrained
 from trained import Fitted
@@ -230,7 +230,7 @@ def test_more_stages_than_there_are_is_an_error() -> None:
 def test_the_head_starts_undecided_and_the_averages_follow() -> None:
     network: Any = create_backbone(BackboneConfig(backbone="test_efficientnet", weights="none"), n_classes=4)
     start_head_near_zero(network, seed=3)
-    follow_quickly(network)
+    set_batch_norm_momentum(network)
     head = network.get_classifier()
     assert float(head.weight.detach().std()) == pytest.approx(0.01, rel=0.2)
     assert not head.bias.any()

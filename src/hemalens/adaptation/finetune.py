@@ -41,7 +41,7 @@ from hemalens.trust.reference import HOME, home_bytes, home_of
 
 if TYPE_CHECKING:
     from hemalens.methods.few_shot_finetune import FewCellsConfig, TrainedOn
-    from hemalens.training.fit import ModuleAnswers
+    from hemalens.training.fit import ModulePredictions
 
 RULE = "finetune"
 """How the manifest names this way among those of `FewShotConfig`."""
@@ -115,7 +115,7 @@ def _trained_on(
 ) -> Bundle:
     """Train on all of the support, calibrate by the logits of the folds, and write the bundle."""
     from hemalens.training.checkpoints import tensor_bytes
-    from hemalens.training.fit import ModuleAnswers, graph_of
+    from hemalens.training.fit import ModulePredictions, graph_of
 
     base = way.base
     told: NDArray[np.bool_] = np.isfinite(logits.min(axis=1))
@@ -125,8 +125,8 @@ def _trained_on(
         temperature = fit_temperature(logits[told], support.targets[told])
     module = way.learn(support, seed=seed)
     tail = graphs.temperature_graph(len(support.classes), temperature)
-    graph = graph_of(module, base.manifest.preprocessing)
-    answers = ModuleAnswers(module, support, base.manifest.preprocessing, way.scratch, temperature if kept is None else 1.0)
+    graph = graph_of(module)
+    answers = ModulePredictions(module, support, way.scratch, temperature if kept is None else 1.0)
     fine: Reference | None = answers.fine if module.finer else None
     reference: Reference = answers.probabilities
     if kept is not None:
@@ -161,7 +161,7 @@ def _others(kept: KeptClassifier | None) -> list[Bundle]:
     return kept.embedders.bundles[1:] if kept else []
 
 
-def _mean_of(answers: ModuleAnswers, kept: KeptClassifier, logits: NDArray[Any], temperature: float) -> Reference:
+def _mean_of(answers: ModulePredictions, kept: KeptClassifier, logits: NDArray[Any], temperature: float) -> Reference:
     """Probabilities of support images: the mean of what the network answers and the classifier's logits (n, k), over T."""
     place = {id(record): i for i, record in enumerate(kept.cells.records)}
 

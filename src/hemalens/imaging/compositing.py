@@ -77,21 +77,6 @@ def moved_cell(image: Image, share: Share, background: Image, rng: np.random.Gen
     return _whole(cell + (1 - alpha[..., None]) * background)
 
 
-def grown(share: Share, *, rim_px: float, edge_px: float) -> Share:
-    """1 on all pixels with anything of the cell and within `rim_px` of them, then falling to 0 over `edge_px` more.
-
-    For masks that may miss the cell's border; the cell keeps its pixels.
-    """
-    away = ndimage.distance_transform_edt(share <= 0)
-    soft: Share = np.clip(1 - (away - rim_px) / edge_px, 0, 1).astype(np.float32)
-    return soft
-
-
-def in_surroundings(image: Image, share: Share, surroundings: Image) -> Image:
-    """The cell of `image` where it is, in the surroundings of another image of the same size."""
-    return _mixed(image.astype(np.float32), share, surroundings.astype(np.float32))
-
-
 def _background(share: Share) -> NDArray[np.bool_]:
     """Where nothing is of the cell, the pixels that touch it left out, (H, W)."""
     untouched: NDArray[np.bool_] = ndimage.maximum_filter(share, size=3) <= 0

@@ -11,8 +11,7 @@ from pydantic import Field
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.base import CellDataset
 from hemalens.methods.base import Method
-from hemalens.methods.finetune import METHOD as FINETUNE
-from hemalens.methods.finetune import FinetuneConfig, fit_as
+from hemalens.methods.finetune import PRETRAINING_ROLE, FinetuneConfig, fit_as
 from hemalens.training.module import OptimiserConfig
 
 ADAM = OptimiserConfig(
@@ -48,7 +47,7 @@ def fit(
     rng: np.random.Generator,
     run_dir: Path,
 ) -> Bundle:
-    """Train for all epochs; `validation` serves calibration, and the history that one may look at."""
+    """Train for all epochs; `validation` serves for calibration and the history."""
     return fit_as("mobilevit", train, validation, auxiliary, config=config, rng=rng, run_dir=run_dir)
 
 
@@ -57,7 +56,7 @@ METHOD = Method(
     "MobileViT from random weights, classes drawn equally often",
     MobileVitConfig,
     fit,
-    roles=FINETUNE.roles,
+    roles=(PRETRAINING_ROLE,),
     publication='Wang, Shang and Zhang, "A Study of the Classification Method of Bone Marrow '
     'Blood Cells Based on MobileVit", ASRJETS',
 )

@@ -26,7 +26,7 @@ from hemalens.models.export import to_onnx
 from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.losses import Kernel, maximum_mean_discrepancy, structural_similarity
 from hemalens.training.module import Learner, OptimiserConfig
-from hemalens.training.trainer import Course, Precision, train
+from hemalens.training.trainer import Precision, Schedule, train
 
 ADAMW = OptimiserConfig(
     learning_rate=5e-4, weight_decay=0.05, warmup_steps=500, schedule="cosine", label_smoothing=0.0, gradient_clip=None
@@ -199,7 +199,7 @@ def fit_autoencoder(pairs: CellPairs, config: AutoencoderConfig, run_dir: Path) 
     loader = DataLoader(
         _Batches(pairs), batch_size=None, sampler=DomainBatches(pairs.domain_ids, config.batch_size, seed=config.seed)
     )
-    train(module, loader, None, run_dir=run_dir, course=Course(precision=config.precision))
+    train(module, loader, None, run_dir=run_dir, schedule=Schedule(precision=config.precision))
     return network.eval()
 
 

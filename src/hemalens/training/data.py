@@ -38,31 +38,21 @@ def resized_images(dataset: CellDataset, preprocessing: Preprocessing, scratch: 
 
 
 class PixelDataset(Dataset[tuple[Tensor, int]]):
-    """Resized images with their targets; indexed by (index, seed), so that an augmentation depends on nothing else.
-
-    `exchange` changes an image (3, size, size) before `augment`, given its index and its seed too.
-    """
+    """Resized images with their targets; indexed by (index, seed), so that an augmentation depends on nothing else."""
 
     def __init__(
-        self,
-        pixels: NDArray[np.uint8],
-        targets: NDArray[np.int64],
-        augment: Callable[[Tensor], Tensor] | None,
-        *,
-        exchange: Callable[[NDArray[np.uint8], int, int], NDArray[np.uint8]] | None = None,
+        self, pixels: NDArray[np.uint8], targets: NDArray[np.int64], augment: Callable[[Tensor], Tensor] | None
     ) -> None:
         self.pixels = pixels
         self.targets = targets
         self.augment = augment
-        self.exchange = exchange
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         index, seed = key
-        shown = self.pixels[index]
-        image = torch.from_numpy((self.exchange(shown, index, seed) if self.exchange else shown).copy())
+        image = torch.from_numpy(self.pixels[index].copy())
         if self.augment is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)

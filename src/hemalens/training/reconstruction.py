@@ -25,7 +25,7 @@ from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.data import EpochSampler, PixelDataset, resized_images
 from hemalens.training.losses import structural_similarity
 from hemalens.training.module import Learner, OptimiserConfig
-from hemalens.training.trainer import Course, Precision, train
+from hemalens.training.trainer import Precision, Schedule, train
 
 ADAM = OptimiserConfig(
     learning_rate=1e-3, weight_decay=0.0, warmup_epochs=0.0, schedule="constant", label_smoothing=0.0, gradient_clip=None
@@ -125,7 +125,7 @@ def _train(module: ReconstructionModule, dataset: CellDataset, preprocessing: Pr
         sampler=sampler,
         drop_last=len(sampler) % config.batch_size == 1,
     )
-    train(module, loader, None, run_dir=folder, course=Course(precision=config.precision))
+    train(module, loader, None, run_dir=folder, schedule=Schedule(precision=config.precision))
 
 
 def _load(network: PixelAutoencoder, file: Path) -> None:

@@ -27,7 +27,7 @@ from hemalens.progress import track
 from hemalens.training.data import EpochSampler, resized_images
 from hemalens.training.losses import mask_loss, rotate_each
 from hemalens.training.module import Learner, OptimiserConfig
-from hemalens.training.trainer import Course, Precision, train
+from hemalens.training.trainer import Precision, Schedule, train
 
 ROTATION_DEG = 20.0
 """Largest angle of the published rotation."""
@@ -156,7 +156,7 @@ def fit_masks(
         seed=how.seed,
         weights=(how.ce_weight, how.dice_weight),
     )
-    train(module, loader, None, run_dir=run_dir, course=Course(precision=how.precision))
+    train(module, loader, None, run_dir=run_dir, schedule=Schedule(precision=how.precision))
 
 
 class _MapAndMask(nn.Module):

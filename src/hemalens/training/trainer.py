@@ -57,7 +57,7 @@ def _cpu_flag(*names: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Schedule:
     """How a training runs: when it stops early, at which precision, over how many batches a step's gradients add up."""
 
     patience: int | None = None
@@ -117,9 +117,9 @@ def train(
     validation: DataLoader[Any] | None,
     *,
     run_dir: Path,
-    course: Course,
+    schedule: Schedule,
 ) -> None:
-    """Train until the epochs are over, or the score has not risen for the course's patience; keep the best epoch.
+    """Train until the epochs are over, or the score has not risen for the patience of `schedule`; keep the best epoch.
 
     Without patience, or where nothing is validated, all epochs are run and the last one's weights are kept. Checkpoints
     lie in `run_dir`/checkpoints; a run that was killed continues after its last whole epoch.
@@ -128,9 +128,9 @@ def train(
     finished = checkpoints / "finished"
     # early stopping is over once it has stopped: a run that failed after it is not trained further
     if not finished.is_file():
-        _fit(module, training, validation, run_dir=run_dir, course=course)
+        _fit(module, training, validation, run_dir=run_dir, schedule=schedule)
         write_text(finished, "")
-    kept = "last" if course.patience is None or module.score is None else "best"
+    kept = "last" if schedule.patience is None or module.score is None else "best"
     state = SafetensorsCheckpointIO().load_checkpoint(checkpoints / f"{kept}.ckpt")
     module.load_state_dict(state["state_dict"])
     module.cpu().eval()
@@ -142,15 +142,15 @@ def _fit(
     validation: DataLoader[Any] | None,
     *,
     run_dir: Path,
-    course: Course,
+    schedule: Schedule,
 ) -> None:
     checkpoints, score = run_dir / "checkpoints", module.score
     checkpoints.mkdir(parents=True, exist_ok=True)
     best = [] if score is None else [ModelCheckpoint(checkpoints, filename="best", monitor=score, **BEST)]
     last = ModelCheckpoint(checkpoints, filename="last", save_top_k=1, enable_version_counter=False, every_n_epochs=1)
-    stopping = [EarlyStopping(score, mode="max", patience=course.patience)] if course.patience and score else []
+    stopping = [EarlyStopping(score, mode="max", patience=schedule.patience)] if schedule.patience and score else []
     history = _History(run_dir / "history.jsonl")
-    chosen = ("bf16" if gains_from_bf16() else "fp32") if course.precision == "auto" else course.precision
+    chosen = ("bf16" if gains_from_bf16() else "fp32") if schedule.precision == "auto" else schedule.precision
     with _quiet_lightning(), track("training", module.epochs * len(training)) as advance:
         trainer = lightning.Trainer(
             max_epochs=module.epochs,
@@ -163,7 +163,7 @@ def _fit(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            accumulate_grad_batches=course.accumulate,
+            accumulate_grad_batches=schedule.accumulate,
             gradient_clip_val=module.optimiser.gradient_clip,
             default_root_dir=run_dir,
         )
