@@ -21,7 +21,7 @@ from hemalens.trust.reference import HOME
 from hemalens.runs.inputs import prepare, tell
 from hemalens.progress import Say
 from hemalens.progress import track
-from hemalens.graphs.int8 import QuantisationConfig, is_quantised, quantise
+from hemalens.graphs.int8 import CALIBRATION, QuantisationConfig, is_quantised, quantise
 from hemalens.graphs.runtime import GraphRunner, Outputs
 from hemalens.datasets.splits import Unreadable, seeded
 from hemalens.taxonomy import AS_LABELLED
@@ -90,8 +90,8 @@ def _written(out: Path, base: Bundle, content: bytes, images: CellDataset, *, co
     compared = _compare(base, content, images)
     quantisation = Quantisation(
         precision="int8" if config else "fp16",
-        method=config.method if config else "rounding",
-        settings=config.model_dump(mode="json", exclude={"method"}) if config else {},
+        method=CALIBRATION if config else "rounding",
+        settings=config.model_dump(mode="json") if config else {},
         base_model_sha256=base.manifest.files[MODEL].sha256,
         n_images=len(images),
         fingerprint=images.fingerprint,

@@ -89,7 +89,7 @@ def training_images(
     if not use.used:
         return pixels, train.targets
     segmenter = open_segmenter(use.segmenter) if use.segmenter else None
-    shares = dict(cell_shares(train, preprocessing.size_px, lambda record: _mask(record, segmenter, use)))
+    shares = dict(_cell_shares(train, preprocessing.size_px, lambda record: _mask(record, segmenter, use)))
     whole = (3, preprocessing.size_px, preprocessing.size_px)
     made: NDArray[np.uint8] = large_array((len(shares) * use.copies, *whole), np.uint8, scratch / "copies.npy")
     sources = np.repeat(np.fromiter(shares, np.int64, len(shares)), use.copies)
@@ -110,7 +110,7 @@ def training_images(
     return together, np.concatenate([train.targets, train.targets[sources]])
 
 
-def cell_shares(
+def _cell_shares(
     train: CellDataset, size_px: int, mask_of: Callable[[Record], NDArray[np.bool_] | None]
 ) -> Iterator[tuple[int, Share]]:
     """Of each image that has a mask its position, and the share of the cell in every resized pixel (size, size)."""
