@@ -94,7 +94,7 @@ def fit(
     foreign = [role for role in auxiliary if role != UNLABELLED]
     if foreign:
         raise ConfigError("bc_sam knows one kind of auxiliary data", expected=UNLABELLED, got=", ".join(foreign))
-    check_head(config.head)
+    check_head(config.head, config.class_weights)
     more = [dataset.through(train.stages) for dataset in auxiliary.values()]
     records = [record for dataset in (train, *more) for record in dataset.records]
     check_domains([record.domain for record in records], config.autoencoder)
