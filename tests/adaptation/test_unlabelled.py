@@ -34,7 +34,7 @@ from hemalens.datasets import Record, open_dataset
 from hemalens.datasets.splits import seeded
 from hemalens.errors import ConfigError, InputError
 from hemalens.graphs import build as graphs
-from hemalens.graphs.batch_norm import KIND
+from hemalens.graphs.batch_norm import OP_TYPE
 from hemalens.graphs.runtime import session_of
 from hemalens.imaging.reading import Preprocessing
 from hemalens.inference.predictor import list_images
@@ -78,7 +78,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     nodes = [
         helper.make_node("GlobalAveragePool", ["pixels"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["colour"]),
-        helper.make_node(KIND, ["colour", "one", "zero", "bn_mean", "bn_variance"], ["embedding"]),
+        helper.make_node(OP_TYPE, ["colour", "one", "zero", "bn_mean", "bn_variance"], ["embedding"]),
         helper.make_node("Gemm", ["embedding", "weight", "bias"], ["raw_logits"], transB=1),
         helper.make_node("Gemm", ["embedding", "red"], ["redness"], transB=1),
         helper.make_node("Sigmoid", ["redness"], ["first"]),
@@ -145,7 +145,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 def _statistics(bundle: Bundle) -> list[np.ndarray]:
     """Mean and variance (3,) of the one batch norm."""
     told = {tensor.name: numpy_helper.to_array(tensor) for tensor in bundle.graph.graph.initializer}
-    node = next(node for node in bundle.graph.graph.node if node.op_type == KIND)
+    node = next(node for node in bundle.graph.graph.node if node.op_type == OP_TYPE)
     return [told[name] for name in node.input[3:5]]
 
 

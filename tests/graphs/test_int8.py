@@ -18,7 +18,7 @@ from onnx import TensorProto, numpy_helper
 import trained
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import BundleError, ConfigError, ImageError
-from hemalens.graphs import build as graphs
+from hemalens.graphs.build import cut, float_value, side_by_side
 from hemalens.graphs.int8 import QuantisationConfig, is_quantised, quantise
 from hemalens.graphs.runtime import Outputs, session_of
 from networks import conv_encoder, with_head
@@ -107,7 +107,7 @@ def test_the_preprocessing_computes_the_same_for_images_of_any_size(
         for graph in (plain, small):
             shown = onnx.ModelProto()
             shown.CopyFrom(graph)
-            shown.graph.output.append(graphs.float_value("pixels", ["n", 3, 32, 32]))
+            shown.graph.output.append(float_value("pixels", ["n", 3, 32, 32]))
             found.append(session_of(shown.SerializeToString()).run(["pixels", "probabilities"], {"image": image}))
         np.testing.assert_array_equal(found[0][0], found[1][0])
         assert found[1][1].shape == (1, 3)
@@ -130,7 +130,7 @@ def test_ranges_are_those_of_the_images(plain: onnx.ModelProto, cells: CellDatas
     shown = onnx.ModelProto()
     shown.CopyFrom(plain)
     name = next(n.output[0] for n in plain.graph.node if n.op_type == "Relu" and n.output[0].endswith("map_1"))
-    shown.graph.output.append(graphs.float_value(name, ["n", 16, 16, 16]))
+    shown.graph.output.append(float_value(name, ["n", 16, 16, 16]))
     largest = max(float(row[name].max()) for row in _answers(shown, cells, name))
     graph = quantise(plain, cells.records, DEFAULT)
     first = next(node for node in graph.graph.node if node.op_type == "QuantizeLinear")
@@ -151,7 +151,7 @@ def test_reduced_weights_have_seven_bits(plain: onnx.ModelProto, cells: CellData
 
 
 def test_encoders_side_by_side_are_quantised_both(cells: CellDataset) -> None:
-    encoder = graphs.side_by_side([conv_encoder(seed=1), conv_encoder(seed=2)])
+    encoder = side_by_side([conv_encoder(seed=1), conv_encoder(seed=2)])
     whole = with_head(encoder, cells)
     graph = quantise(whole, cells.records, DEFAULT)
     assert Counter(_convolved(graph)) == {"fp32": 4, "int8": 4}
@@ -219,7 +219,7 @@ def test_what_has_nothing_to_quantise_is_refused(
 
 def _colours() -> onnx.ModelProto:
     """An encoder without pixels: the mean colour."""
-    return graphs.cut(trained._colour_graph(np.zeros((3, 3)), 1.0), ["image"], ["embedding"])
+    return cut(trained._colour_graph(np.zeros((3, 3)), 1.0), ["image"], ["embedding"])
 
 
 def test_an_unreadable_image_is_named(plain: onnx.ModelProto, cells: CellDataset, tmp_path: Path) -> None:

@@ -521,11 +521,11 @@ def test_the_worker_count_changes_no_batch() -> None:
 def test_training_pixels_are_what_the_bundle_s_graph_resizes(unbroken: Fitted, tmp_path: Path) -> None:
     import onnxruntime
 
-    from hemalens.graphs import build as graphs
+    from hemalens.graphs.build import cut
 
     resized = resized_images(unbroken.train, unbroken.bundle.manifest.preprocessing, tmp_path / "scratch.npy")
-    cut = graphs.cut(unbroken.bundle.graph, ["image"], ["resized"]).SerializeToString()
-    session = onnxruntime.InferenceSession(cut, providers=["CPUExecutionProvider"])
+    resize = cut(unbroken.bundle.graph, ["image"], ["resized"]).SerializeToString()
+    session = onnxruntime.InferenceSession(resize, providers=["CPUExecutionProvider"])
     for record, pixels in zip(unbroken.train.records[:6], resized[:6], strict=True):
         np.testing.assert_array_equal(session.run(["resized"], {"image": record.read()[None]})[0][0], pixels)
 

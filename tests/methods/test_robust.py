@@ -27,8 +27,8 @@ from hemalens.adaptation.few_labels import adapt
 from hemalens.bundle.bundle import FINE, Bundle
 from hemalens.datasets import CellDataset
 from hemalens.errors import BundleError, ConfigError
-from hemalens.graphs import build as graphs
-from hemalens.graphs.batch_norm import KIND, has_batch_norm
+from hemalens.graphs.batch_norm import OP_TYPE, has_batch_norm
+from hemalens.graphs.build import cut, kind_of
 from hemalens.graphs.cost import count_graph
 from hemalens.inference.predictor import Predictor
 from hemalens.methods import find_method
@@ -280,13 +280,13 @@ def test_views_cost_work_but_no_weights(unbroken: Fitted, eight: Bundle, tmp_pat
     assert size(eight) == size(one)
     _same_weights(one.path.parent, eight.path.parent)
     for output, length in (("logits", 4), ("embedding", eight.manifest.embedding_size)):
-        assert graphs.kind_of(eight.graph, output) == graphs.kind_of(one.graph, output) == (np.float32, (length,))
+        assert kind_of(eight.graph, output) == kind_of(one.graph, output) == (np.float32, (length,))
     counts = [count_graph(bundle.graph, 32) for bundle in (one, eight)]
     assert counts[1].macs == pytest.approx(8 * counts[0].macs, rel=0.01)
     assert counts[1].parameters == counts[0].parameters
-    cut = graphs.cut(eight.graph, ["embedding"], ["probabilities"])
+    head_only = cut(eight.graph, ["embedding"], ["probabilities"])
     embedding, expected = _run(eight, _images(unbroken), "embedding", "probabilities")
-    session = onnxruntime.InferenceSession(cut.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(head_only.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"embedding": embedding})[0], expected, atol=1e-6)
 
 
@@ -473,7 +473,7 @@ def test_only_the_colours_follow_a_new_laboratory(
     unbroken: Fitted, outlined: Bundle, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     def norms(bundle: Bundle) -> list[str]:
-        return [node.output[0] for node in bundle.graph.graph.node if node.op_type == KIND]
+        return [node.output[0] for node in bundle.graph.graph.node if node.op_type == OP_TYPE]
 
     assert has_batch_norm(outlined.graph)
     assert len(norms(outlined)) == len(norms(unbroken.bundle)), "none but those of the network of colours"

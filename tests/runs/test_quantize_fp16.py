@@ -12,13 +12,13 @@ from onnx import TensorProto
 import trained
 from command import Command
 from hemalens import evaluate
+from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled
+from hemalens.adaptation.few_labels import adapt
 from hemalens.bundle.artifact import WEIGHTS
-from hemalens.graphs.batch_norm import KIND
 from hemalens.bundle.bundle import FINE, MODEL, SEEN_UNLABELLED, Bundle, open_bundle
 from hemalens.errors import BundleError, ConfigError
+from hemalens.graphs.batch_norm import OP_TYPE
 from hemalens.inference.predictor import Predictor, list_images
-from hemalens.adaptation.few_labels import adapt
-from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled
 from hemalens.runs.quantize import quantize
 
 
@@ -44,7 +44,7 @@ def _probabilities(bundle: Bundle, folder: Path) -> np.ndarray:
 
 
 def _of_batch_norm(graph: onnx.ModelProto) -> set[int]:
-    names = {name for node in graph.graph.node if node.op_type == KIND for name in node.input}
+    names = {name for node in graph.graph.node if node.op_type == OP_TYPE for name in node.input}
     return {tensor.data_type for tensor in graph.graph.initializer if tensor.name in names}
 
 

@@ -27,7 +27,7 @@ from hemalens.bundle.stages import SEGMENTER
 from hemalens.datasets import CellDataset
 from hemalens.datasets.masks import read_cell_mask
 from hemalens.errors import ConfigError, ImageError, ParityError
-from hemalens.graphs import build as graphs
+from hemalens.graphs.build import resize_graph
 from hemalens.imaging.reading import Preprocessing
 from hemalens.methods import bc_sam_segmenter as method
 from hemalens.methods.bc_sam_segmenter import SegmenterConfig, build, fit_segmenter
@@ -444,7 +444,7 @@ def test_the_graph_is_the_unmerged_network(fits: Callable[[int], Fit], cells: Ce
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     network = _restored(fit)
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (fit.config.mean, fit.config.std))
-    resize = graphs.resize_graph(_preprocessing(fit.config)).SerializeToString()
+    resize = resize_graph(_preprocessing(fit.config)).SerializeToString()
     prepared = onnxruntime.InferenceSession(resize, providers=["CPUExecutionProvider"])
     for record in cells.records[:3]:
         image = record.read()[None]

@@ -15,10 +15,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from hemalens.graphs import build as graphs
+from hemalens.graphs.build import cut
 from hemalens.graphs.runtime import session_of
 
-KIND = "BatchNormalization"
+OP_TYPE = "BatchNormalization"
 PIXELS = re.compile(r"(?:.*_)?pixels(?:_\d+)?")
 """How graphs call what a network takes; one that stands beside another has a name and a number of its own."""
 Statistics = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -27,7 +27,7 @@ Statistics = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 def has_batch_norm(graph: onnx.ModelProto) -> bool:
     """Whether a graph has batch norm that is not folded into the layer before it."""
-    return any(node.op_type == KIND for node in graph.graph.node)
+    return any(node.op_type == OP_TYPE for node in graph.graph.node)
 
 
 def pixels_of(graph: onnx.ModelProto) -> list[str]:
@@ -38,7 +38,7 @@ def pixels_of(graph: onnx.ModelProto) -> list[str]:
 
 def preprocessing_of(graph: onnx.ModelProto) -> onnx.ModelProto:
     """The part of a bundle's graph from `image` to its pixels, outputs in the order of `pixels_of`."""
-    return graphs.cut(onnx.shape_inference.infer_shapes(graph), ["image"], pixels_of(graph))
+    return cut(onnx.shape_inference.infer_shapes(graph), ["image"], pixels_of(graph))
 
 
 def estimate(
@@ -82,14 +82,14 @@ def _name(layer: int, part: str) -> str:
 def _measuring(graph: onnx.ModelProto, strength: float) -> tuple[onnx.ModelProto, list[str]]:
     """The graph from pixels on, each batch norm taking the statistics of its batch and giving them out; the layers."""
     # encoders side by side name their pixels anew, without saying what they are
-    ends = [node.output[0] for node in graph.graph.node if node.op_type == KIND]
-    model = graphs.cut(onnx.shape_inference.infer_shapes(graph), pixels_of(graph), ends)
+    ends = [node.output[0] for node in graph.graph.node if node.op_type == OP_TYPE]
+    model = cut(onnx.shape_inference.infer_shapes(graph), pixels_of(graph), ends)
     inner = model.graph
     del inner.output[:]  # what the layers give is large, and only its statistics are asked for
     nodes: list[onnx.NodeProto] = []
     layers: list[str] = []
     for node in inner.node:
-        if node.op_type == KIND:
+        if node.op_type == OP_TYPE:
             nodes += _statistics_nodes(node, len(layers))
             layers.append(node.output[0])
         nodes.append(node)
@@ -145,7 +145,7 @@ def with_statistics(graph: onnx.ModelProto, statistics: Statistics) -> onnx.Mode
     inner = model.graph
     fresh = {}
     for node in inner.node:
-        if node.op_type == KIND and node.output[0] in statistics:
+        if node.op_type == OP_TYPE and node.output[0] in statistics:
             for position, part in ((3, "mean"), (4, "variance")):
                 # equal statistics of several layers may be kept once: each layer gets its own
                 name = f"{node.output[0]}_{part}"

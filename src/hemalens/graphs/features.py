@@ -15,7 +15,7 @@ from hemalens.cache import FeatureCache
 from hemalens.datasets.base import Record
 from hemalens.errors import ConfigError, ImageError, one_line
 from hemalens.files import default_cache_dir, large_array
-from hemalens.graphs import build as graphs
+from hemalens.graphs.build import digest, kind_of
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.progress import track
 
@@ -55,8 +55,8 @@ def extract(
 
     What was computed before a stop stays in the cache.
     """
-    dtype, shape = graphs.kind_of(graph, output)
-    graph_digest = graphs.digest(graph)
+    dtype, shape = kind_of(graph, output)
+    graph_digest = digest(graph)
     contents: dict[int, str] = {}
     errors: dict[int, str] = {}
     for i, record in enumerate(records):
@@ -95,7 +95,7 @@ def feature_maps(records: Sequence[Record], graph: onnx.ModelProto, scratch: Pat
     A large set lies in the file `scratch`, where one is named, so that memory stays flat. Raises `ImageError` for an
     unreadable image, `ConfigError` for values beyond 16 bits.
     """
-    dtype, shape = graphs.kind_of(graph, "feature_map")
+    dtype, shape = kind_of(graph, "feature_map")
     maps = large_array((len(records), *shape), dtype, scratch)
     cache = FeatureCache(default_cache_dir())
     with track("feature maps", len(records)) as progress:

@@ -11,8 +11,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from hemalens.errors import BundleError
-from hemalens.graphs import build as graphs
-from hemalens.graphs.batch_norm import KIND as BATCH_NORM
+from hemalens.graphs.batch_norm import OP_TYPE
+from hemalens.graphs.build import cut
 
 FEWEST = 256
 """A tensor of fewer numbers is not worth a node of its own."""
@@ -50,8 +50,8 @@ def with_half_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 def _roundable(model: onnx.ModelProto) -> frozenset[str]:
     """Names of the large 32-bit weights that lead to the embedding, that batch norm does not use and 16 bits can hold."""
-    encoder = graphs.cut(model, ["image"], ["embedding"]).graph
-    kept = {name for node in model.graph.node if node.op_type == BATCH_NORM for name in node.input}
+    encoder = cut(model, ["image"], ["embedding"]).graph
+    kept = {name for node in model.graph.node if node.op_type == OP_TYPE for name in node.input}
     used = {name for node in encoder.node for name in node.input} - kept
     return frozenset(
         tensor.name

@@ -24,8 +24,8 @@ from pydantic import Field
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import Record
 from hemalens.errors import BundleError, HemalensError
-from hemalens.graphs import build as graphs
 from hemalens.graphs.batch_norm import pixels_of
+from hemalens.graphs.build import IR_VERSION, cut, join
 from hemalens.graphs.runtime import session_of
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -75,7 +75,7 @@ def quantise(
     try:
         with tempfile.TemporaryDirectory(prefix="hemalens.int8.") as folder, _silence():
             small = _quantised(backbone, _Calibration(records, preprocessing, progress), config, Path(folder))
-        return graphs.join(preprocessing, small, head, keep=("embedding",))
+        return join(preprocessing, small, head, keep=("embedding",))
     except HemalensError:
         raise
     except Exception as error:
@@ -85,7 +85,7 @@ def quantise(
 
 def _parts(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto, onnx.ModelProto]:
     """(image to pixels, pixels to embedding, embedding to outputs); joined encoders have several inputs of pixels."""
-    encoder = onnx.shape_inference.infer_shapes(_tidy(graphs.cut(graph, ["image"], ["embedding"])))
+    encoder = onnx.shape_inference.infer_shapes(_tidy(cut(graph, ["image"], ["embedding"])))
     pixels = pixels_of(encoder)
     if not pixels:
         raise BundleError(
@@ -93,10 +93,10 @@ def _parts(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto, on
             expected="a network between pixels and embedding",
             got="a graph without pixels",
         )
-    preprocessing = graphs.cut(encoder, ["image"], pixels)
-    backbone = graphs.cut(encoder, pixels, ["embedding"])
+    preprocessing = cut(encoder, ["image"], pixels)
+    backbone = cut(encoder, pixels, ["embedding"])
     rest = [value.name for value in graph.graph.output if value.name != "embedding"]
-    return preprocessing, backbone, _tidy(graphs.cut(graph, ["embedding"], rest))
+    return preprocessing, backbone, _tidy(cut(graph, ["embedding"], rest))
 
 
 def _quantised(
@@ -194,7 +194,7 @@ def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     versions = {entry.domain: entry.version for entry in model.opset_import if entry.domain in used}
     del model.opset_import[:], model.graph.value_info[:], model.metadata_props[:]
     model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in sorted(versions.items()))
-    model.ir_version = graphs.IR_VERSION
+    model.ir_version = IR_VERSION
     return model
 
 
