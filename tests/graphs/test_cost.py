@@ -261,7 +261,7 @@ def test_an_einsum_of_another_kind_is_refused() -> None:
 def test_a_graph_that_does_not_run_is_refused() -> None:
     nodes = [NODE("Reshape", ["x", "asked"], ["flat"]), NODE("MatMul", ["flat", "w"], ["y"])]
     graph = _graph(nodes, IMAGE | {"asked": (TensorProto.INT64, (3,))}, {"w": (FLOAT, (10, 7))})
-    with pytest.raises(BundleError, match="the shapes in the graph cannot be known: it does not run"):
+    with pytest.raises(BundleError, match=r"shapes.*does not run"):
         count_graph(graph, 10)
 
 

@@ -99,7 +99,7 @@ def test_the_last_map_has_its_channels_first(name: str) -> None:
 def test_a_network_without_a_map_is_refused() -> None:
     network = create_backbone(BackboneConfig(backbone="test_vit", weights="none"))
     with pytest.raises(
-        ConfigError, match=r"keeps no feature map; expected channels, height, width; got an output of shape \(\d+, 64\)"
+        ConfigError, match=r"no feature map; expected channels, height, width; got an output of shape \(\d+, 64\)"
     ):
         LastMap(network).shape(Preprocessing(size_px=160))
 

@@ -89,5 +89,5 @@ def test_a_weight_that_16_bits_cannot_hold_keeps_its_32(graph: onnx.ModelProto) 
 
 
 def test_a_graph_without_large_weights_is_refused() -> None:
-    with pytest.raises(BundleError, match="no weights to keep in 16 bits; expected tensors of 256 numbers or more"):
+    with pytest.raises(BundleError, match=r"no weights.*256 numbers"):
         with_half_weights(conv_encoder(n_layers=1))

@@ -25,7 +25,6 @@ from hemalens.training.autoencoder import (
     CellPairs,
     DomainBatches,
     check_domains,
-    draw,
     fit_autoencoder,
     latent_graph,
     latents,
@@ -417,8 +416,8 @@ def test_a_graph_of_other_latents_is_refused(
         latent_graph(unbroken[0], pairs.maps.shape[1:])
 
 
-def test_drawing_gives_images(pairs: CellPairs, unbroken: tuple[CellAutoencoder, Path]) -> None:
-    images = draw(unbroken[0], pairs.maps[:3])
+def test_reconstructions_are_images(pairs: CellPairs, unbroken: tuple[CellAutoencoder, Path]) -> None:
+    images = reconstruct(unbroken[0], pairs.maps[:3])
     assert images.shape == (3, SIDE, SIDE, 3)
     assert images.dtype == np.uint8
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The trainer: device, precision, progress, early stopping, and checkpoints that a killed run resumes from."""
+"""The training loop: device, precision, progress, early stopping, and checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ BEST: dict[str, Any] = {"mode": "max", "enable_version_counter": False}
 
 
 def has_bf16() -> bool:
-    """Whether the device training will run on multiplies bfloat16 in hardware."""
+    """Whether the training device multiplies bfloat16 in hardware."""
     return _in_hardware("avx512_bf16", "amx_bf16", "bf16")
 
 
 def gains_from_bf16() -> bool:
-    """Whether training is faster in bfloat16 there.
+    """Whether training is faster in bfloat16 on the training device.
 
-    With AVX-512's alone, which multiplies no tiles of it, networks of depthwise convolutions are slower than in 32 bits.
+    With AVX-512 alone, without tile multiplication, depthwise convolutions are slower than in 32 bits.
     """
     return _in_hardware("amx_bf16", "bf16")
 
@@ -58,7 +58,7 @@ def _cpu_flag(*names: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How a training runs: when it stops early, at which precision, over how many batches a step's gradients add up."""
+    """Early stopping, precision and gradient accumulation of a training."""
 
     patience: int | None = None
     precision: Precision = "auto"
@@ -74,7 +74,7 @@ class _History(Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         row = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-        # an epoch that a kill undid before its checkpoint was written stands there already
+        # an epoch whose checkpoint was not written is listed already
         kept = [line for line in lines if json.loads(line)["epoch"] < trainer.current_epoch]
         write_text(self.path, "\n".join([*kept, json.dumps({"epoch": trainer.current_epoch, **row})]) + "\n")
 
@@ -97,7 +97,7 @@ class _Bar(Callback):
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Lightning advises on loggers, workers and steps; the run's own report says what matters."""
+    """Silence Lightning's advice on loggers, workers and steps."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -119,14 +119,14 @@ def train(
     run_dir: Path,
     schedule: Schedule,
 ) -> None:
-    """Train until the epochs are over, or the score has not risen for the patience of `schedule`; keep the best epoch.
+    """Train for all epochs, or until the score has not risen for `schedule.patience` epochs; keep the best epoch.
 
-    Without patience, or where nothing is validated, all epochs are run and the last one's weights are kept. Checkpoints
-    lie in `run_dir`/checkpoints; a run that was killed continues after its last whole epoch.
+    Without patience, or where nothing is validated, all epochs run and the last weights are kept. Checkpoints lie in
+    `run_dir`/checkpoints; an interrupted run resumes after its last whole epoch.
     """
     checkpoints = run_dir / "checkpoints"
     finished = checkpoints / "finished"
-    # early stopping is over once it has stopped: a run that failed after it is not trained further
+    # a run that failed after early stopping is not trained further
     if not finished.is_file():
         _fit(module, training, validation, run_dir=run_dir, schedule=schedule)
         write_text(finished, "")
@@ -169,7 +169,7 @@ def _fit(
         )
         resume = checkpoints / "last.ckpt"
         if resume.is_file():
-            # workers begin to load before the trainer tells the sampler its epoch
+            # workers begin to load before the trainer sets the sampler's epoch
             sampler: Any = training.sampler
             sampler.set_epoch(SafetensorsCheckpointIO().load_checkpoint(resume)["epoch"] + 1)
         try:
