@@ -115,7 +115,7 @@ def test_training_begins_as_published(unbroken: Fitted, tmp_path: Path) -> None:
     assert (module.head.margin_rad, module.head.scale) == (0.499, 64.0)
     assert all(p.requires_grad for p in module.parameters())
     assert module.epochs == 6
-    assert more["course"].patience is None
+    assert more["schedule"].patience is None
     assert training.batch_size == 32
     assert training.sampler.weights is None
     assert training.sampler.shuffle

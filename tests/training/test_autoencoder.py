@@ -28,6 +28,7 @@ from hemalens.training.autoencoder import (
     fit_autoencoder,
     latent_graph,
     latents,
+    reconstruct,
 )
 from hemalens.training.losses import maximum_mean_discrepancy, structural_similarity
 from hemalens.training.module import OptimiserConfig
