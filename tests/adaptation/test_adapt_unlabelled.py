@@ -23,7 +23,7 @@ from hemalens.bundle.bundle import FILES, MODEL, SEEN, SEEN_UNLABELLED, Bundle
 from hemalens.bundle.stages import CellImageStage, ClassicalSegmenter
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError, DatasetError, InputError, OutputError
-from hemalens.graphs.batch_norm import KIND, has_batch_norm
+from hemalens.graphs.batch_norm import OP_TYPE, has_batch_norm
 from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.inference.predictor import Predictor, list_images
 from hemalens.runs.folders import RunOptions
@@ -109,7 +109,7 @@ def test_batch_norm_follows_the_images_and_nothing_else_changes(network: Bundle,
     told = [{t.name: t for t in b.graph.graph.initializer} for b in (network, renormed)]
     for name, node in before.items():
         for position, (old, new) in enumerate(zip(node.input, after[name].input, strict=True)):
-            if node.op_type == KIND and position in (3, 4):
+            if node.op_type == OP_TYPE and position in (3, 4):
                 values = [onnx.numpy_helper.to_array(t[n]) for t, n in zip(told, (old, new), strict=True)]
                 assert np.abs(values[0] - values[1]).max() > 1e-3
             else:

@@ -158,7 +158,7 @@ def test_predict_prints_counts_and_json(command: Command, tmp_path: Path, tmp_pa
     [
         (
             ("quantize",),
-            ("BUNDLE", "--calibrate", "SPEC", "--images", "200", "minmax", "entropy", "percentile", "fp32_layers"),
+            ("BUNDLE", "--calibrate", "SPEC", "--images", "200", "fp32_layers"),
         ),
         (("segment",), ("SEGMENTER", "IMAGES", "--out", "--size", "--overwrite", "classical", "trained segmenter")),
         (("train",), ("--aux", "ROLE=SPEC", "--cell-image", "SEGMENTER", "--train", "bc_sam_segmenter", "repeatable")),

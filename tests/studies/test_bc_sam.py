@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 import trained
 from fakes import acevedo20, matek19
-from hemalens.classifiers.heads import HEADS
+from hemalens.classifiers.heads import HEADS, HeadKind
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, InputError, SplitError, WeightsError
 from hemalens.evaluation.metrics import Predictions
@@ -130,7 +130,8 @@ def _study(data: Roles, out: Path, *settings: str, said: list[str] | None = None
 def few_trees() -> Iterator[None]:
     """A small random forest: the published one is as slow as all the rest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(HEADS, "rf", lambda seed: RandomForestClassifier(5, max_depth=4, random_state=seed))
+        small = HeadKind(lambda seed: RandomForestClassifier(5, max_depth=4, random_state=seed), "a small forest")
+        patch.setitem(HEADS, "rf", small)
         yield
 
 

@@ -30,7 +30,7 @@ from hemalens.trust.reference import HOME, home_bytes, home_of
 
 if TYPE_CHECKING:
     from hemalens.methods.few_shot_finetune import FewCellsConfig, TrainedOn
-    from hemalens.training.fit import ModuleAnswers
+    from hemalens.training.fit import ModulePredictions
 
 RULE = "finetune"
 """The manifest's name of this classifier, next to the rules of `FewShotConfig`."""
@@ -95,7 +95,7 @@ def _fine_tune(
 ) -> Bundle:
     """Fine-tune on all of the support, calibrate on the cross-validated logits, and write the bundle."""
     from hemalens.training.checkpoints import tensor_bytes
-    from hemalens.training.fit import ModuleAnswers, graph_of
+    from hemalens.training.fit import ModulePredictions, graph_of
 
     base = tuner.base
     scored: NDArray[np.bool_] = np.isfinite(logits.min(axis=1))
@@ -105,10 +105,8 @@ def _fine_tune(
         temperature = fit_temperature(logits[scored], support.targets[scored])
     module = tuner.learn(support, seed=run.seed)
     tail = graphs.temperature_graph(len(support.classes), temperature)
-    graph = graph_of(module, base.manifest.preprocessing)
-    network = ModuleAnswers(
-        module, support, base.manifest.preprocessing, tuner.scratch, temperature if classifier is None else 1.0
-    )
+    graph = graph_of(module)
+    network = ModulePredictions(module, support, tuner.scratch, temperature if classifier is None else 1.0)
     fine: Reference | None = network.fine if module.finer else None
     reference: Reference = network.probabilities
     if classifier is not None:
@@ -144,7 +142,7 @@ def _others(classifier: KeptClassifier | None) -> list[Bundle]:
     return classifier.embedders.bundles[1:] if classifier else []
 
 
-def _mean_of(network: ModuleAnswers, classifier: KeptClassifier, logits: NDArray[Any], temperature: float) -> Reference:
+def _mean_of(network: ModulePredictions, classifier: KeptClassifier, logits: NDArray[Any], temperature: float) -> Reference:
     """Reference probabilities of the mean of network and classifier logits (n, k)."""
     place = {id(record): i for i, record in enumerate(classifier.cells.records)}
 

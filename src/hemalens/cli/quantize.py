@@ -32,7 +32,7 @@ def quantize(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="method=minmax, entropy or percentile; percentile, fp32_layers, reduce_range; repeatable.",
+            help="fp32_layers or reduce_range; repeatable.",
         ),
     ] = None,
     drop_unreadable: DropUnreadable = False,

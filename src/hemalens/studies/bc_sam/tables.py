@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from hemalens.evaluation.results import ComparisonTable, Estimate, PictureTable
-from hemalens.methods.bc_sam import drawings
+from hemalens.methods.bc_sam import reconstruction_table
 from hemalens.studies.base import published
 from hemalens.studies.bc_sam.latents import Material, Row, Side
 from hemalens.studies.bc_sam.scores import Cell, Gain
-from hemalens.training.autoencoder import draw
+from hemalens.training.autoencoder import reconstruct
 
 PUBLISHED_SETS = {"matek19": "M", "acevedo20": "A"}
 N_DRAWN = 4
@@ -117,11 +117,15 @@ def drawn(material: Material, rows: Sequence[Row]) -> list[PictureTable]:
         [side.start + np.unique(np.linspace(0, len(side.dataset) - 1, N_DRAWN).astype(int)) for side in material.sides]
     )
     columns = {
-        f"{row.name}, {row.protocol}": draw(row.autoencoder, material.maps[chosen]) for row in rows if row.autoencoder
+        f"{row.name}, {row.protocol}": reconstruct(row.autoencoder, material.maps[chosen])
+        for row in rows
+        if row.autoencoder
     }
     records = [record for side in material.sides for record in side.dataset.records]
     note = "Left: the cell image; then its reconstructions from the latent (inductive autoencoders: the first fold's)."
-    return [drawings([records[i] for i in chosen], material.cells[chosen], columns, note=note)] if columns else []
+    return (
+        [reconstruction_table([records[i] for i in chosen], material.cells[chosen], columns, note=note)] if columns else []
+    )
 
 
 def _pairs(sides: Sequence[Side]) -> list[tuple[str, str]]:
