@@ -67,13 +67,12 @@ def download(
 ) -> None:
     """Download a published dataset and check that it is whole. No other command downloads data."""
     from hemalens.datasets import READERS
-    from hemalens.datasets.download import DOWNLOADS
     from hemalens.datasets.download import download as run
 
     talk = Talk(quiet)
     path = run(name, out, size_px=size, overwrite=overwrite)
     lines = [
-        f"{path}: {path.stat().st_size} bytes, MD5 as published ({DOWNLOADS[name][size].md5})",
+        f"{path}: {path.stat().st_size} bytes, MD5 as published ({READERS[name].downloads[size].md5})",
         f"licence {READERS[name].licence}; cite {READERS[name].citation}",
         f"open it as {name}:{path}",
     ]

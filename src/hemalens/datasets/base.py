@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hemalens.errors import DatasetError, one_line
 from hemalens.files import sha256_file, sha256_text
 from hemalens.imaging.reading import SUFFIXES, Box, read_image
+from hemalens.taxonomy import Excluded
 
 SYNTHETIC_MARKER = "synthetic.json"
 """In a folder whose images were drawn by this program, whatever their layout."""
@@ -224,9 +225,26 @@ class Found:
     ignored: list[Path] = field(default_factory=list)
 
 
+Labels = Mapping[str, str | Excluded]
+"""What each label of a dataset means: the code of a cell type, or why its images are left out."""
+
+
 @dataclass(frozen=True, slots=True)
+class Download:
+    """A published file: its name, its address, and its publisher's MD5 (32 hexadecimal digits)."""
+
+    name: str
+    url: str
+    md5: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """How one dataset is read. `own_labels` means its labels are the user's words, not a published list."""
+    """A dataset that can be opened: what it is, what its labels mean, and `read`, which lists the records in a folder.
+
+    `read` raises `DatasetError` for a folder of another layout. `labels` is None where labels are the user's own words,
+    which are looked up among the names of cell types. `downloads` are its files by the side of their images in pixels.
+    """
 
     name: str
     title: str
@@ -234,8 +252,15 @@ class Reader:
     citation: str
     layout: str
     read: Callable[[Path], Listing]
-    own_labels: bool = False
+    labels: Labels | None = None
+    size: str = ""
     synthetic: bool = False
+    downloads: Mapping[int, Download] = field(default_factory=dict)
+
+    @property
+    def own_labels(self) -> bool:
+        """Whether labels are the user's own words."""
+        return self.labels is None
 
 
 def wrong_layout(root: Path, title: str, layout: str) -> DatasetError:

@@ -1,7 +1,7 @@
-"""Cell types and their codes, what each dataset's labels mean, and the named label maps.
+"""Cell types with their codes, and label maps from cell types to the classes of a model.
 
-Begin with `cell_types`, `label_map` and `source_labels`; the data lies in the three TOML files beside.
-Imports `errors` alone.
+Begin with `cell_types` and `label_map`; `find_cell_type` looks a user's word up. The tables are `cell_types.toml` and
+`label_maps.toml`. What the labels of a dataset mean stands in its reader. Imports `errors` alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ __all__ = [
     "find_cell_type",
     "label_map",
     "label_map_names",
-    "source_labels",
 ]
 
 AS_LABELLED = "as_labelled"
@@ -97,21 +96,6 @@ def cell_types() -> Mapping[str, CellType]:
         if cell_type.parent is not None and cell_type.parent not in types:
             raise LabelError(f"cell type {cell_type.code!r} has the unknown parent {cell_type.parent!r}")
     return MappingProxyType(types)
-
-
-@cache
-def source_labels(dataset: str) -> Mapping[str, str | Excluded]:
-    """What each label of a dataset means: a cell type code or `Excluded`. Empty for a dataset with labels of its own."""
-    known = cell_types()
-    meanings: dict[str, str | Excluded] = {}
-    for label, meaning in _load("source_labels.toml").get(dataset, {}).items():
-        if isinstance(meaning, dict):
-            meanings[label] = Excluded(meaning["excluded"], meaning.get("own_class", False))
-        elif meaning in known:
-            meanings[label] = meaning
-        else:
-            raise LabelError(f"label {label!r} of {dataset} has the unknown cell type {meaning!r}")
-    return MappingProxyType(meanings)
 
 
 @cache

@@ -144,7 +144,7 @@ def test_arrays_round_trip_to_records(tmp_path_factory: pytest.TempPathFactory, 
     for record in records:
         part, label, name = record.path.parts[-3:]
         number = int(name.removesuffix(".png"))
-        assert record.source_label == label == reader.LABELS[arrays[f"{part}_labels"][number, 0]]
+        assert record.source_label == label == reader.NAMES[arrays[f"{part}_labels"][number, 0]]
         np.testing.assert_array_equal(record.read(), arrays[f"{part}_images"][number])
 
 
@@ -412,7 +412,7 @@ def test_a_file_that_may_not_be_read_is_one_line(npz: Path, monkeypatch: pytest.
 
 def test_the_fake_is_the_published_layout() -> None:
     arrays = bloodmnist.arrays(n_per_class=1)
-    assert tuple(bloodmnist.KINDS) == reader.LABELS
+    assert tuple(bloodmnist.KINDS) == reader.NAMES
     assert tuple(arrays) == reader.KEYS
     assert {name: (a.dtype, a.shape) for name, a in arrays.items() if name.startswith("val")} == {
         "val_images": (np.uint8, (8, 28, 28, 3)),

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from fakes import cam16, prcc
-from hemalens.datasets import CellDataset, open_dataset
+from hemalens.datasets import READERS, CellDataset, open_dataset
 from hemalens.datasets.readers.prcc import LAYOUT, TYPES, UNLABELLED
 from hemalens.errors import DatasetError
-from hemalens.taxonomy import AS_LABELLED, source_labels
+from hemalens.taxonomy import AS_LABELLED
 
 N = 2
 
@@ -42,7 +42,7 @@ def _error(root: Path) -> str:
 
 
 def test_the_labels_are_those_of_the_taxonomy() -> None:
-    assert (UNLABELLED, *TYPES) == tuple(source_labels("prcc"))
+    assert (UNLABELLED, *TYPES) == tuple(READERS["prcc"].labels)
 
 
 def test_flat_regions_are_unlabelled_and_come_by_name(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemalens.datasets.base import Listing, Reader, Record, wrong_layout
+from hemalens.datasets.base import Download, Labels, Listing, Reader, Record, wrong_layout
 from hemalens.errors import DatasetError, OutputError, near_matches, one_line
 from hemalens.files import atomic_dir, default_cache_dir, sha256_file, sha256_text, walk_files
 from hemalens.progress import track
@@ -21,17 +21,18 @@ TITLE = "BloodMNIST"
 SIDES_PX = {"bloodmnist.npz": 28, "bloodmnist_64.npz": 64, "bloodmnist_128.npz": 128, "bloodmnist_224.npz": 224}
 PARTS = ("train", "val", "test")
 KEYS = tuple(f"{part}_{kind}" for part in PARTS for kind in ("images", "labels"))
-# in the order of the numbers that stand for them
-LABELS = (
-    "basophil",
-    "eosinophil",
-    "erythroblast",
-    "immature granulocytes",
-    "lymphocyte",
-    "monocyte",
-    "neutrophil",
-    "platelet",
-)
+LABELS: Labels = {
+    "basophil": "basophil",
+    "eosinophil": "eosinophil",
+    "erythroblast": "erythroblast",
+    "immature granulocytes": "immature_granulocyte",
+    "lymphocyte": "lymphocyte",
+    "monocyte": "monocyte",
+    "neutrophil": "neutrophil",
+    "platelet": "platelet",
+}
+NAMES = tuple(LABELS)
+"""The labels in the order of their numbers in the arrays."""
 LAYOUT = (
     "bloodmnist.npz (28 px) or bloodmnist_<64, 128 or 224>.npz, or a folder that holds one of them; "
     "FILE.npz/train, /val or /test is one part"
@@ -130,7 +131,7 @@ def _unpack(npz: Path, part: str, folder: Path) -> None:
                 (temporary / label).mkdir()
             digests: dict[str, str] = {}
             for i, (image, label_index) in enumerate(zip(images, labels, strict=True)):
-                name, content = f"{LABELS[label_index]}/{i:06d}.png", _png(image)
+                name, content = f"{NAMES[label_index]}/{i:06d}.png", _png(image)
                 (temporary / name).write_bytes(content)
                 digests[name] = hashlib.sha256(content).hexdigest()
                 progress(1)
@@ -175,7 +176,7 @@ def _stored(raw: bytes) -> bytes:
 
 
 def _arrays(npz: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """Images (n, side, side, 3) and indices into `LABELS` (n,) of a part, held in memory: 1.8 GB for train at 224 px."""
+    """Images (n, side, side, 3) and indices into `NAMES` (n,) of a part, held in memory: 1.8 GB for train at 224 px."""
     try:
         # numpy would leave a damaged file open
         with open(npz, "rb") as file:
@@ -224,11 +225,11 @@ def _checked_labels(npz: Path, part: str, labels: Any, n_images: int) -> NDArray
             remedy=FETCH,
         )
     values = labels[:, 0]
-    outside = np.unique(values[(values < 0) | (values >= len(LABELS))])
+    outside = np.unique(values[(values < 0) | (values >= len(NAMES))])
     if len(outside):
         raise DatasetError(
             f"{what} has labels that {TITLE} does not have",
-            expected=f"0 ({LABELS[0]}) to {len(LABELS) - 1} ({LABELS[-1]})",
+            expected=f"0 ({NAMES[0]}) to {len(NAMES) - 1} ({NAMES[-1]})",
             got=", ".join(str(value) for value in outside[:3]) + (" ..." if len(outside) > 3 else ""),
             remedy=FETCH,
         )
@@ -248,12 +249,25 @@ def _damaged(npz: Path, error: Exception) -> DatasetError:
     )
 
 
+def _download(name: str, md5: str) -> Download:
+    return Download(name, f"https://zenodo.org/records/10519652/files/{name}?download=1", md5)
+
+
 READER = Reader(
     name="bloodmnist",
     title=TITLE,
+    size="17,092 images",
     licence="CC BY 4.0",
     citation="Yang et al., MedMNIST v2: a large-scale lightweight benchmark for 2D and 3D biomedical image classification, "
     "Scientific Data 10 (2023); images of Acevedo et al., Data in Brief 30 (2020)",
     layout=LAYOUT,
+    labels=LABELS,
     read=_read,
+    # addresses and checksums as the package medmnist 3.0.2 states them (info.py)
+    downloads={
+        28: _download("bloodmnist.npz", "7053d0359d879ad8a5505303e11de1dc"),
+        64: _download("bloodmnist_64.npz", "2b94928a2ae4916078ca51e05b6b800b"),
+        128: _download("bloodmnist_128.npz", "adace1e0ed228fccda1f39692059dd4c"),
+        224: _download("bloodmnist_224.npz", "b718ff6835fcbdb22ba9eacccd7b2601"),
+    },
 )

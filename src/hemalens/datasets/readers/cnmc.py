@@ -7,13 +7,13 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from hemalens.datasets.base import Found, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
+from hemalens.datasets.base import Found, Labels, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
 from hemalens.errors import DatasetError, one_line
 
 TITLE = "C-NMC 2019"
 FOLDS = ("fold_0", "fold_1", "fold_2")
 SUFFIXES = (".bmp",)
-LABELS = ("all", "hem")
+LABELS: Labels = {"all": "lymphoblast", "hem": "lymphoid_precursor"}
 TABLE = "C-NMC_test_prelim_phase_data_labels.csv"
 HEADER = ["Patient_ID", "new_names", "labels"]
 # the folder's own name, then the one that redistributions give it
@@ -91,7 +91,7 @@ def _read_folds(folder: Path, found: Found) -> None:
 
 def _read_fold(fold: Path, found: Found) -> None:
     folder = _entered(fold, found)
-    found.ignored += _others(folder, LABELS)
+    found.ignored += _others(folder, LABELS.keys())
     for label in LABELS:
         place = f"{fold.resolve().name}/{label}"
         if not (folder / label).is_dir():
@@ -284,9 +284,11 @@ def _some(names: list[str]) -> str:
 READER = Reader(
     name="cnmc",
     title=TITLE,
+    size="10,661 training and 1,867 preliminary test images",
     licence="CC BY 3.0",
     citation="Gupta & Gupta, ALL Challenge dataset of ISBI 2019 (C-NMC 2019), The Cancer Imaging Archive (2019), "
     "doi:10.7937/tcia.2019.dc64i46r",
     layout=LAYOUT,
+    labels=LABELS,
     read=_read,
 )

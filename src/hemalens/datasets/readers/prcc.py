@@ -8,13 +8,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hemalens.datasets.base import SYNTHETIC_MARKER, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
+from hemalens.datasets.base import (
+    SYNTHETIC_MARKER,
+    Labels,
+    Listing,
+    Reader,
+    Record,
+    is_image_file,
+    note_ignored,
+    wrong_layout,
+)
 from hemalens.errors import DatasetError, one_line
+from hemalens.taxonomy import Excluded
 
 TITLE = "the pRCC regions"
 FOLDER = "pRCC_nolabel"
 TYPES = ("type1", "type2")
 UNLABELLED = "unlabelled"
+LABELS: Labels = {
+    UNLABELLED: Excluded("kidney tissue of no stated type, not a cell", own_class=True),
+    "type1": Excluded("kidney tissue of type 1, not a cell", own_class=True),
+    "type2": Excluded("kidney tissue of type 2, not a cell", own_class=True),
+}
 LAYOUT = f"{FOLDER}/<image>, all in one folder; or type1/<image> and type2/<image>"
 
 
@@ -86,5 +101,6 @@ READER = Reader(
     citation="Gao et al., Instance-based vision transformer for subtyping of papillary renal cell carcinoma in "
     "histopathological image, MICCAI (2021)",
     layout=LAYOUT,
+    labels=LABELS,
     read=_read,
 )

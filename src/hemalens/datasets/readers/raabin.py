@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hemalens.datasets.base import Found, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
-from hemalens.taxonomy import source_labels
+from hemalens.datasets.base import Found, Labels, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
 
 TITLE = "Raabin-WBC (double-labelled crops)"
 PARTS = ("Train", "TestA", "TestB")
@@ -14,6 +13,13 @@ SUFFIXES = (".jpg", ".jpeg")
 LAYOUT = (
     "Train|TestA|TestB/<Class>/<smear>_<field>_<number>.jpg with the classes Basophil ... Neutrophil, or one part of it"
 )
+LABELS: Labels = {
+    "Basophil": "basophil",
+    "Eosinophil": "eosinophil",
+    "Lymphocyte": "lymphocyte",
+    "Monocyte": "monocyte",
+    "Neutrophil": "neutrophil",
+}
 # as in 95-8-10-1_527_1
 NAME = re.compile(r"([0-9]+(?:-[0-9]+)+)_[0-9]+_[0-9]+")
 
@@ -40,12 +46,11 @@ def _read(root: Path) -> Listing:
 
 
 def _read_part(folder: Path, part: str, found: Found) -> None:
-    labels = source_labels("raabin")
-    found.ignored += [path for path in sorted(folder.iterdir()) if path.name not in labels or not path.is_dir()]
-    missing = [label for label in labels if not (folder / label).is_dir()]
+    found.ignored += [path for path in sorted(folder.iterdir()) if path.name not in LABELS or not path.is_dir()]
+    missing = [label for label in LABELS if not (folder / label).is_dir()]
     if missing:
         found.notes.append(f"{part} has no folder {', '.join(map(repr, missing))}")
-    for label in labels:
+    for label in LABELS:
         if label in missing:
             continue
         entries = sorted((folder / label).iterdir())
@@ -84,9 +89,11 @@ def _shared_smears(root: Path, records: list[Record]) -> list[str]:
 READER = Reader(
     name="raabin",
     title=TITLE,
+    size="10,175 training images, 4,339 in TestA, 2,119 in TestB",
     licence="free for research with citation",
     citation="Kouzehkanan et al., A large dataset of white blood cells containing cell locations and types, along with "
     "segmented nuclei and cytoplasm, Scientific Reports 12 (2022)",
     layout=LAYOUT,
+    labels=LABELS,
     read=_read,
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hemalens.datasets.base import Listing, Reader, Record
+from hemalens.datasets.base import Labels, Listing, Reader, Record
 from hemalens.datasets.readers.paired_masks import PairedSet, read_paired
 from hemalens.datasets.readers.raabin import NAME as RAABIN_NAME
 from hemalens.errors import DatasetError, one_line
@@ -23,6 +23,14 @@ LAYOUT = (
     "WBC_100/train/data/<class>/<image>, masks of the same file name in WBC_100/train/mask/<class>/, "
     "WBC_100/val/data/<class>/<image> (or WBC_50, WBC_10, WBC_1); or train or val alone"
 )
+
+LABELS: Labels = {
+    "Basophil": "basophil",
+    "Eosinophil": "eosinophil",
+    "Lymphocyte": "lymphocyte",
+    "Monocyte": "monocyte",
+    "Neutrophil": "neutrophil",
+}
 
 
 def _smear(path: Path) -> str | None:
@@ -39,7 +47,7 @@ PAIRED = PairedSet(
     layout=LAYOUT,
     domain="wbc_subsets",
     parts=("train", "val"),
-    classes=("Basophil", "Eosinophil", "Lymphocyte", "Monocyte", "Neutrophil"),
+    classes=tuple(LABELS),
     name_of=_name_of,
     group_of=_smear,
 )
@@ -77,5 +85,6 @@ READER = Reader(
     citation="subsets of Kouzehkanan et al., A large dataset of white blood cells containing cell locations and types, "
     "along with segmented nuclei and cytoplasm, Scientific Reports 12 (2022)",
     layout=LAYOUT,
+    labels=LABELS,
     read=_read,
 )

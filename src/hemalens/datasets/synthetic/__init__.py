@@ -80,6 +80,7 @@ READER = Reader(
     licence="Apache-2.0",
     citation="drawn by hemalens",
     layout=LAYOUT,
+    labels={name: name for name in CELL_TYPES},
     read=_read,
     synthetic=True,
 )
