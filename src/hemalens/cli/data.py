@@ -30,11 +30,11 @@ def list_datasets(as_json: Json = False) -> None:
     talk = Talk(quiet=False, as_json=as_json)
     lines = []
     for name, reader in READERS.items():
-        lines += [f"{name}:PATH  {reader.title} ({reader.licence})", f"    {reader.layout}"]
-    facts = {
-        n: {"title": r.title, "licence": r.licence, "citation": r.citation, "layout": r.layout} for n, r in READERS.items()
-    }
-    talk.result(facts, lines)
+        facts = "; ".join(filter(None, (reader.size, reader.licence)))
+        lines += [f"{name}:PATH  {reader.title} ({facts})", f"    {reader.layout}"]
+    shown = ("title", "size", "licence", "citation", "layout")
+    facts_of = {name: {fact: getattr(reader, fact) for fact in shown} for name, reader in READERS.items()}
+    talk.result(facts_of, lines)
 
 
 @app.command("audit")
