@@ -607,7 +607,7 @@ def test_an_evaluation_never_replaces_a_run(bundle: Path, unseen: Path, stub: No
     assert _names(tmp_path / "run") == before
     writers["evaluate"](tmp_path / "report")
     writers["evaluate"](tmp_path / "report", overwrite=True)
-    with pytest.raises(OutputError, match=r"exists already. Choose another --out, or say --overwrite"):
+    with pytest.raises(OutputError, match=r"exists already.*--overwrite"):
         writers["evaluate"](tmp_path / "report")
 
 
@@ -628,7 +628,7 @@ def test_predictions_are_replaced_only_when_asked(bundle: Path, unseen: Path, tm
     first = out.read_text()
     ended = hemalens(*call)
     assert ended.code == 2
-    assert ended.error == f"error: '{out}' exists already. Choose another --out, or say --overwrite to replace it."
+    assert ended.error.startswith(f"error: '{out}' exists already")
     assert hemalens(*call, "--overwrite").code == 0
     assert out.read_text() == first
 

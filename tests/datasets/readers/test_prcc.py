@@ -122,8 +122,8 @@ def test_empty_folders_are_errors_that_say_so(flat: Path, typed: Path) -> None:
 def test_flat_regions_beside_type_folders_are_an_error(typed: Path) -> None:
     Image.new("RGB", (24, 24)).save(typed / "region.png")
     assert _error(typed) == (
-        f"'{typed}' holds regions with and without a type; expected {LAYOUT}; got type1 and type2, and 1 image(s) beside "
-        "them. Move the folders type1 and type2 into a folder of their own, and give that or the other."
+        f"'{typed}' holds regions with and without a type; expected {LAYOUT}; got type1 and type2, and 1 image(s) "
+        "without a type. Move the folders type1 and type2 into a folder of their own, and give that or the other."
     )
 
 

@@ -1,4 +1,4 @@
-"""BloodMNIST: MedMNIST's arrays, unpacked once into the cache folder as one image file each."""
+"""BloodMNIST: MedMNIST's arrays, unpacked once into one image file each in the cache folder."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ LAYOUT = (
 MARKER = "unpacked.json"
 FETCH = "Download the file again: hemalens data download bloodmnist."
 ORIGIN = (
-    "its images are Acevedo-20's, cut to their centre and resized: a model trained on one of the two sets and tested on "
-    "the other is tested on training images, and as the bytes differ no check finds them"
+    "its images are Acevedo-20's, centre-cropped and resized: never train on one of the two sets and test on the other; "
+    "no check finds these copies, because their bytes differ"
 )
 
 
@@ -66,7 +66,7 @@ def _read(root: Path) -> Listing:
 
 
 def _located(root: Path) -> tuple[Path, tuple[str, ...]]:
-    """The file that `root` names, and which of its parts."""
+    """The file and the parts that `root` names."""
     if root.is_dir():
         held = [name for name in SIDES_PX if (root / name).is_file()]
         if len(held) > 1:
@@ -88,7 +88,7 @@ def _located(root: Path) -> tuple[Path, tuple[str, ...]]:
             f"{one_line(npz)} is not named as a file of {TITLE}",
             expected=", ".join(SIDES_PX),
             got=one_line(npz.name),
-            remedy="Give it its published name back: only the name tells the sets of MedMNIST apart.",
+            remedy="Rename it to its published name, which identifies the set of MedMNIST.",
         )
     if not whole and root.name not in PARTS:
         raise DatasetError(
@@ -107,7 +107,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _unpacked(folder: Path, side_px: int) -> list[Path] | None:
-    """The images of a part as they were written, None where they are not there or not all as they were."""
+    """The unpacked images of a part; None where they are missing or changed."""
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         images = _images(folder)
@@ -118,7 +118,7 @@ def _unpacked(folder: Path, side_px: int) -> list[Path] | None:
 
 
 def _marker(digests: dict[str, str], side_px: int) -> dict[str, Any]:
-    """What the marker says of files, given their digests by name: the digests, so that no changed file passes."""
+    """The marker's content: number, size and digest of the files, from their digests by name."""
     rows = sorted(f"{name}:{digest}" for name, digest in digests.items())
     return {"n_images": len(rows), "side_px": side_px, "digest": sha256_text(*rows)}
 
@@ -149,7 +149,7 @@ def _unpack(npz: Path, part: str, folder: Path) -> None:
 def _png(image: NDArray[np.uint8]) -> bytes:
     """A PNG of RGB (H, W, 3), not compressed (ISO/IEC 15948).
 
-    An image is known by its file's bytes, also on another machine, and those of compressing differ between libraries.
+    Images are identified by their file's bytes. Compression would make these differ between zlib versions.
     """
     height, width, _ = image.shape
     # each line begins with its filter, 0 for none
@@ -211,7 +211,7 @@ def _check_images(npz: Path, part: str, images: Any) -> None:
             f"the array {part}_images of {one_line(npz)} holds no images of {TITLE}",
             expected=f"uint8 of shape (n, {side}, {side}, 3)",
             got=_described(images),
-            remedy="Give the file its published name, which tells the size, or download it again.",
+            remedy="Give the file its published name, which states the size, or download it again.",
         )
 
 

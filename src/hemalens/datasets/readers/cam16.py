@@ -1,8 +1,7 @@
 """Patches of Camelyon-16: lymph-node tissue with and without tumour, 384 px, some of the training part with a mask.
 
-The set is `train`, `val` and `test`, each with `data` and perhaps `mask`, each with a folder `normal` and a folder
-`tumor` that hold images. An image without a mask is an ordinary record, and the notes count them; a mask without its
-image is left out and noted; two masks for one image are an error (see `paired_masks`). No patient is known.
+`train`, `val` and `test` each hold `data` and perhaps `mask`, each with the folders `normal` and `tumor`. Masks are
+optional and paired by file name (see `paired_masks`). Patients are unknown, so images have no group.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def _read(root: Path) -> Listing:
     if not root.is_dir():
         raise wrong_layout(root, TITLE, LAYOUT)
     own = root.resolve().name
-    # its images are numbered as those of the preliminary test, whose table would mislabel them
+    # its images have the numbers of the preliminary test, whose table would mislabel them
     if own == FINAL[0]:
         raise DatasetError(
             f"{one_line(root)} is the final test of {TITLE}, which has no labels",
@@ -155,16 +155,16 @@ def _read_preliminary(folder: Path, found: Found) -> None:
 
 
 def _table(folder: Path, images: Path) -> Path:
-    """The one table of labels: in the folder, beside it, or beside its images."""
+    """The one table of labels: in the folder, next to it, or next to its images."""
     places = [images, folder]
-    # beside a folder of any other name, the table need not be this folder's
+    # next to a folder of another name, the table may belong to another folder
     if folder.resolve().name in PRELIMINARY:
         places += [folder.absolute().parent, folder.resolve().parent]
     tables = {path.resolve(): path for path in (place / TABLE for place in places) if path.is_file()}
     if len(tables) != 1:
         raise DatasetError(
             f"{one_line(folder)} needs one table of labels",
-            expected=f"{TABLE} in the folder or beside it",
+            expected=f"{TABLE} in the folder or next to it",
             got=" and ".join(one_line(path) for path in tables.values()) or "none",
             remedy="Keep one." if tables else "Copy it there from the distribution.",
         )
@@ -239,7 +239,7 @@ def _subject_notes(records: list[Record]) -> list[str]:
     against = sum((record.source_label == "hem") != (record.group or "").startswith("H") for record in records)
     if not against:
         return []
-    return [f"{against} image(s) have a label that their subject's number speaks against (H marks the healthy, hem)"]
+    return [f"{against} image(s) have a label that contradicts their subject's number (H marks healthy subjects, hem)"]
 
 
 def _left_out(ignored: list[Path]) -> list[str]:
@@ -261,7 +261,7 @@ def _part(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _inner(folder: Path) -> Path:
-    """The folder itself, or the one of the same name that unpacking has put into it."""
+    """The folder itself, or the folder of the same name in it, which some archives make."""
     inner = folder / folder.resolve().name
     return inner if inner.is_dir() else folder
 

@@ -1,4 +1,4 @@
-"""Matek-19 (AML-Cytomorphology_LMU): one folder a code, TIFF with an alpha channel that means nothing."""
+"""Matek-19 (AML-Cytomorphology_LMU): one folder a code, TIFF whose alpha channel is ignored."""
 
 from __future__ import annotations
 

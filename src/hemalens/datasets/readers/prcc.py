@@ -1,7 +1,7 @@
 """Regions of papillary renal cell carcinoma, 2000 px: in one flat folder without labels, or in a folder a type.
 
-The flat images have the source label "unlabelled"; who knows the types keeps them in `type1` and `type2` instead. Both
-ways at once are an error, for the same region could be there twice. No patient is known, and there are no masks.
+Flat images have the source label "unlabelled"; labelled ones are in the folders `type1` and `type2`. Both layouts at once
+are an error, because a region could be there twice. There are no patients and no masks.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _read(root: Path) -> Listing:
     entries = sorted(path for path in root.iterdir() if path.name not in typed)
     images = [path for path in entries if is_image_file(path)]
     if typed and images:
-        raise _mixed(root, typed, f"{len(images)} image(s) beside them")
+        raise _mixed(root, typed, f"{len(images)} image(s) without a type")
     if any(path.is_dir() and not path.name.startswith(".") for path in entries):
         raise wrong_layout(root, TITLE, LAYOUT)
     ignored = [path for path in entries if path not in images]
@@ -85,11 +85,11 @@ def _records(folder: Path, images: list[Path], label: str) -> list[Record]:
     return [Record(path, label, domain="prcc") for path in images]
 
 
-def _mixed(root: Path, typed: list[str], beside: str) -> DatasetError:
+def _mixed(root: Path, typed: list[str], others: str) -> DatasetError:
     return DatasetError(
         f"{one_line(root)} holds regions with and without a type",
         expected=LAYOUT,
-        got=f"{' and '.join(typed)}, and {beside}",
+        got=f"{' and '.join(typed)}, and {others}",
         remedy="Move the folders type1 and type2 into a folder of their own, and give that or the other.",
     )
 

@@ -77,7 +77,7 @@ def _ungrouped(records: list[Record]) -> list[str]:
 
 
 def _shared_smears(root: Path, records: list[Record]) -> list[str]:
-    """A note when the published parts share smears: each part opened alone, nothing would tell."""
+    """A note on smears in more than one published part."""
     parts: dict[str, set[str]] = {}
     for record in records:
         if record.group is not None:

@@ -1,11 +1,10 @@
 """WBC_100, WBC_50, WBC_10 and WBC_1: the training images of Raabin-WBC and parts of them, some with a mask.
 
-Each subset is `train` and `val`, each with `data` and perhaps `mask`; the smaller ones repeat images of WBC_100, so only
-one of the four is opened at a time. An image without a mask is an ordinary record, and the notes count them; a mask
-without its image is left out and noted; two masks for one image are an error (see `paired_masks`).
+Each subset has `train` and `val`, each with `data` and perhaps `mask`. Masks are optional and paired by file name (see
+`paired_masks`). The smaller subsets repeat images of WBC_100, so you open one of the four at a time.
 
-An image that still has its name of Raabin-WBC, as in `95-8-10-1_527_1.jpg`, belongs to the smear that its first part
-names; any other image has no group. The notes count the images without one, and the smears that train and val share.
+An image with its name of Raabin-WBC, such as `95-8-10-1_527_1.jpg`, belongs to the smear that its first part names. Other
+images have no group. The notes count these images, and the smears that train and val share.
 """
 
 from __future__ import annotations
