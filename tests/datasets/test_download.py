@@ -245,7 +245,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def test_the_command_says_what_was_checked_and_how_to_open_it(command: Command, served: Path, tmp_path: Path) -> None:
     ended = command("data", "download", "bloodmnist", "--out", tmp_path / "out", "--quiet")
     assert (ended.code, ended.err) == (0, "")
-    assert f"MD5 as published ({hashlib.md5(served.read_bytes()).hexdigest()})" in ended.out
+    assert f"MD5 verified ({hashlib.md5(served.read_bytes()).hexdigest()})" in ended.out
     assert "licence CC BY 4.0" in ended.out
     spec = f"bloodmnist:{tmp_path / 'out' / 'bloodmnist.npz'}"
     assert f"open it as {spec}" in ended.out
