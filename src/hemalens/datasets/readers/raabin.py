@@ -56,12 +56,13 @@ def _read_part(folder: Path, part: str, found: Found) -> None:
         entries = sorted((folder / label).iterdir())
         images = [path for path in entries if is_image_file(path, SUFFIXES)]
         found.ignored += [path for path in entries if not is_image_file(path, SUFFIXES)]
-        found.records += [Record(path, label, domain="raabin", group=_smear(path)) for path in images]
+        found.records += [Record(path, label, domain="raabin", group=smear_of(path)) for path in images]
         if not images:
             found.notes.append(f"the folder '{part}/{label}' holds no image")
 
 
-def _smear(path: Path) -> str | None:
+def smear_of(path: Path) -> str | None:
+    """The smear in the name of an image of Raabin-WBC, None in any other name."""
     match = NAME.fullmatch(path.stem)
     return match[1] if match else None
 

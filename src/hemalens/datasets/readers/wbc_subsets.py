@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hemalens.datasets.base import Labels, Listing, Reader, Record
 from hemalens.datasets.readers.paired_masks import PairedSet, read_paired
-from hemalens.datasets.readers.raabin import NAME as RAABIN_NAME
+from hemalens.datasets.readers.raabin import smear_of
 from hemalens.errors import DatasetError, one_line
 
 TITLE = "the WBC subsets"
@@ -32,11 +32,6 @@ LABELS: Labels = {
 }
 
 
-def _smear(path: Path) -> str | None:
-    match = RAABIN_NAME.fullmatch(path.stem)
-    return match[1] if match else None
-
-
 def _name_of(folder: Path) -> str:
     return folder.name if folder.name in SUBSETS else f"wbc_subsets {folder.name}".strip()
 
@@ -48,7 +43,7 @@ PAIRED = PairedSet(
     parts=("train", "val"),
     classes=tuple(LABELS),
     name_of=_name_of,
-    group_of=_smear,
+    group_of=smear_of,
 )
 
 
