@@ -71,7 +71,7 @@ default-model: $(VENV)/.train  ## a quarter of an hour: train, shrink, test and 
 			--report $(RUN)/tests/$(firstword $(subst :, ,$(target)))_adapted/report.json)
 
 $(VENV)/.python:
-	@$(PYTHON) -c 'import sys; sys.exit("hemalens needs Python 3.11 or newer, this is %d.%d; say make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("hemalens needs Python 3.11 or newer, this is %d.%d; use make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
