@@ -284,7 +284,10 @@ def test_per_class_numbers_of_one_model_on_one_set(run: tuple[Fits, list], away:
     assert result.scatter is not None
     assert result.scatter.n_total == len(away)
     assert result.scores.accuracy.std is None
-    assert all(math.isfinite(v) for v in (result.scores.ece or 0.0, result.scores.nll or 0.0))
+    assert result.scores.ece is not None
+    assert 0 <= result.scores.ece <= 1
+    assert result.scores.nll is not None
+    assert 0 < result.scores.nll < math.inf
 
 
 def test_unreadable_images_are_listed_and_not_counted(run: tuple[Fits, list], away: CellDataset, tmp_path: Path) -> None:
