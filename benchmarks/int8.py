@@ -24,7 +24,7 @@ from hemalens.graphs.runtime import n_cores
 from hemalens.inference.predictor import Predictor, list_images
 from hemalens.progress import set_quiet
 from hemalens.report.compose import environment
-from hemalens.runs.inputs import prepare
+from hemalens.runs.inputs import open_inputs
 from hemalens.runs.quantize import quantize
 
 
@@ -76,7 +76,7 @@ def main() -> None:
         else:
             path, spec = chosen.bundle, chosen.calibrate or chosen.data
             labels = open_bundle(path).manifest.label_map
-            dataset = prepare(chosen.data, labels=labels, role="test", unreadable="keep").dataset
+            dataset = open_inputs(chosen.data, labels=labels, role="test", unreadable="keep").dataset
             inputs = dataset.records[: chosen.images]
         small = quantize(path, spec, out=top / "int8", settings=chosen.set, say=print)
         compare(open_bundle(path), small, inputs, n_rounds=chosen.rounds)

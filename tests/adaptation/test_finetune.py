@@ -33,7 +33,7 @@ from hemalens.methods.few_shot_finetune import FewCellsConfig, TrainedOn
 from hemalens.report import read_report
 from hemalens.report.k_shot import targets
 from hemalens.runs.folders import RunOptions
-from hemalens.trust.reference import read_home
+from hemalens.trust.reference import read_reference
 
 SHORT = ["steps=2", "batch_size=4", "precision=fp32", "folds=2"]
 ALONE = [*SHORT, "classifier=false"]
@@ -102,7 +102,7 @@ def test_what_was_answered_by_the_folds_is_kept_as_its_home(finetuned: Bundle) -
     assert (home.geometry, len(home.targets)) == (None, 12)
     np.testing.assert_allclose(home.probabilities.sum(axis=1), 1, atol=1e-5)
     content = (finetuned.path / "home.npz").read_bytes()
-    read_home(content, n_features=finetuned.manifest.embedding_size, n_classes=len(finetuned.manifest.labels))
+    read_reference(content, n_features=finetuned.manifest.embedding_size, n_classes=len(finetuned.manifest.labels))
 
 
 def test_it_answers_otherwise_than_its_base_and_can_be_trained_on_again(

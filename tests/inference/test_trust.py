@@ -17,7 +17,7 @@ from hemalens import evaluate, open_bundle, predict
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.bundle import FILES, MODEL, SEEN, Bundle, write_bundle
-from hemalens.bundle.reference import home_files
+from hemalens.bundle.reference import reference_files
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError
 from hemalens.report import read_report
@@ -45,7 +45,7 @@ def bundle(plain: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     train = open_dataset(f"folder:{plain.path.parent / 'home'}")
     held = open_dataset(f"folder:{colour_cells(folder / 'held', STAIN, 40, seed=1, noise=8)}")
     files = {MODEL: plain.graph_bytes, SEEN: (plain.path / SEEN).read_bytes()}
-    return write_bundle(folder / "bundle", plain.manifest, {**files, **home_files(train, held, plain.graph, None)})
+    return write_bundle(folder / "bundle", plain.manifest, {**files, **reference_files(train, held, plain.graph, None)})
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_training_writes_the_file(method: str, tmp_path_factory: pytest.TempPath
 
 def test_without_validation_images_nothing_is_kept(plain: Bundle) -> None:
     train = open_dataset(f"folder:{plain.path.parent / 'home'}")
-    assert home_files(train, None, plain.graph, None) == {}
+    assert reference_files(train, None, plain.graph, None) == {}
     assert plain.home is None
 
 

@@ -20,7 +20,7 @@ from hemalens.benchmark.run import benchmark
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.errors import ConfigError, InputError
 from hemalens.evaluation.evaluate import evaluate
-from hemalens.runs.inputs import Prepared
+from hemalens.runs.inputs import Inputs
 
 # ------------------------------------------------------------------------------------- first place: the protocol's module
 
@@ -33,7 +33,7 @@ class WholeProtocol(ProtocolConfig):
 
     validation_fraction: float = Field(default=0.2, gt=0, lt=1)
 
-    def open(self, name: str, source: Prepared, targets: Sequence[str], data: BenchmarkData) -> Task:
+    def open(self, name: str, source: Inputs, targets: Sequence[str], data: BenchmarkData) -> Task:
         """The task of a source."""
         opened = data.targets(targets, min_per_class=data.min_per_class)
         return WholeTask(

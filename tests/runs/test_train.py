@@ -23,7 +23,7 @@ from hemalens.errors import OutputError, SplitError
 from hemalens.methods import Method, find_method
 from hemalens.report import read_report
 from hemalens.report.compose import make_report
-from hemalens.runs.folders import asked_of, claim_run, finish_run, fit_in
+from hemalens.runs.folders import finish_run, fit_or_resume, method_request, start_run
 
 REPORT_FILES = {"report.json", "report.md", "report.html"}
 
@@ -170,16 +170,16 @@ def test_a_run_stopped_after_the_fit_does_not_fit_again(
 
 
 def test_what_another_request_left_is_not_gone_on_with(tmp_path: Path) -> None:
-    assert claim_run(tmp_path / "run", {"seed": 0}, overwrite=False) is False
-    assert claim_run(tmp_path / "run", {"seed": 0}, overwrite=False) is True
+    assert start_run(tmp_path / "run", {"seed": 0}, overwrite=False) is False
+    assert start_run(tmp_path / "run", {"seed": 0}, overwrite=False) is True
     with pytest.raises(OutputError, match="holds another run"):
-        claim_run(tmp_path / "run", {"seed": 1}, overwrite=False)
+        start_run(tmp_path / "run", {"seed": 1}, overwrite=False)
     report = make_report("a run", "a protocol", data=[], methods={}, seed=0)
     finish_run(tmp_path / "run", report)
     assert (tmp_path / "run" / "report.json").is_file()
     with pytest.raises(OutputError, match="finished"):
-        claim_run(tmp_path / "run", {"seed": 0}, overwrite=False)
-    assert claim_run(tmp_path / "run", {"seed": 1}, overwrite=True) is False
+        start_run(tmp_path / "run", {"seed": 0}, overwrite=False)
+    assert start_run(tmp_path / "run", {"seed": 1}, overwrite=True) is False
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(OutputError, match=r"'.*run.json' is gone"):
         finish_run(tmp_path / "run", report)
@@ -194,16 +194,16 @@ class _WithFile(trained.StubConfig):
 
 def test_a_request_names_the_method_its_settings_and_what_lies_in_its_files(tmp_path: Path) -> None:
     method = trained.stub_method()
-    assert asked_of(method, trained.StubConfig(scale=9.0)) == {
+    assert method_request(method, trained.StubConfig(scale=9.0)) == {
         "method": "nearest_colour",
         "config": {"scale": 9.0},
         "sources": {},
     }
     (tmp_path / "weights").write_text("of today")
     config = _WithFile(weights=str(tmp_path / "weights"))
-    assert asked_of(method, config)["sources"] == {"weights": "of today"}
+    assert method_request(method, config)["sources"] == {"weights": "of today"}
     probe = find_method("linear_probe").config.load(None, [f"weights={tmp_path / 'weights'}"])
-    assert asked_of(find_method("linear_probe"), probe)["sources"] == {"weights": sha256(b"of today").hexdigest()}
+    assert method_request(find_method("linear_probe"), probe)["sources"] == {"weights": sha256(b"of today").hexdigest()}
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -228,7 +228,7 @@ def test_other_content_of_a_file_makes_another_run_and_another_fit(
     for content in ("of today", "of today", "of tomorrow"):
         file.write_text(content)
         rng = np.random.default_rng(0)
-        fit_in(tmp_path / "fit", method, cells, validation=None, config=config, rng=rng)
+        fit_or_resume(tmp_path / "fit", method, cells, validation=None, config=config, rng=rng)
     assert folders == ["fit", "fit"], "the second fit was finished already, the third one is another"
 
 

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import strategies as st
 
 from hemalens.errors import BundleError
-from hemalens.trust.reference import Geometry, Home, evenly, home_bytes, home_of, moved_home, read_home
+from hemalens.trust.reference import (
+    Geometry,
+    ReferenceStatistics,
+    adapt_reference,
+    evenly,
+    fit_reference,
+    read_reference,
+    reference_bytes,
+)
 
 D, K = 40, 3
 
@@ -27,10 +35,10 @@ def _geometry(seed: int = 0, n: int = 200) -> Geometry:
     return found
 
 
-def _home(seed: int = 0, n: int = 60) -> Home:
+def _home(seed: int = 0, n: int = 60) -> ReferenceStatistics:
     rng = np.random.default_rng([seed, 1])
     embeddings, targets = _cells(n, rng)
-    return home_of(_geometry(seed), embeddings, rng.dirichlet(np.ones(K), n), targets)
+    return fit_reference(_geometry(seed), embeddings, rng.dirichlet(np.ones(K), n), targets)
 
 
 def test_points_are_coordinates_on_principal_axes_and_the_length_of_the_rest() -> None:
@@ -68,7 +76,7 @@ def test_whitened_points_have_the_unit_covariance_within_classes() -> None:
 @hypothesis.given(seed=st.integers(0, 10**6))
 def test_p_values_of_images_like_home_are_valid(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    home = Home(np.eye(2)[np.zeros(60, int)], np.zeros(60, np.int64), scores=rng.normal(size=60))
+    home = ReferenceStatistics(np.eye(2)[np.zeros(60, int)], np.zeros(60, np.int64), scores=rng.normal(size=60))
     found = home.typicality(rng.normal(size=2000))
     # the held-out images are one draw: their own deviation (Dvoretzky-Kiefer-Wolfowitz) is the slack
     slack = np.sqrt(np.log(2 / 1e-6) / (2 * 60)) + 0.04
@@ -79,7 +87,7 @@ def test_p_values_of_images_like_home_are_valid(seed: int) -> None:
 
 
 def test_the_p_value_counts_held_out_images_as_strange() -> None:
-    home = Home(np.eye(2)[[0, 1, 0]], np.array([0, 1, 0]), scores=np.array([1.0, 2.0, 3.0]))
+    home = ReferenceStatistics(np.eye(2)[[0, 1, 0]], np.array([0, 1, 0]), scores=np.array([1.0, 2.0, 3.0]))
     np.testing.assert_allclose(home.typicality(np.array([0.0, 2.0, 2.5, 9.0])), [1.0, 0.75, 0.5, 0.25])
 
 
@@ -108,7 +116,7 @@ def test_labelled_cells_move_the_classes_and_are_judged_without_themselves() -> 
     embeddings, targets = _cells(30, rng)
     embeddings = embeddings + 0.7
     told = np.arange(30) != 4
-    home = moved_home(_geometry(), embeddings, rng.dirichlet(np.ones(K), 30), targets, told)
+    home = adapt_reference(_geometry(), embeddings, rng.dirichlet(np.ones(K), 30), targets, told)
     assert home.geometry is not None
     assert home.points is not None
     assert home.scores is not None
@@ -131,7 +139,7 @@ def test_a_class_without_a_cell_stays_where_it_was() -> None:
     chosen = np.flatnonzero((targets != 1) & ((targets != 0) | (np.arange(30) == np.flatnonzero(targets == 0)[0])))
     embeddings, targets = np.concatenate([embeddings[chosen], [[3.0] * embeddings.shape[1]]]), [*targets[chosen], K]
     targets = np.array(targets)
-    home = moved_home(base, embeddings, rng.dirichlet(np.ones(K + 1), len(targets)), targets, targets >= 0)
+    home = adapt_reference(base, embeddings, rng.dirichlet(np.ones(K + 1), len(targets)), targets, targets >= 0)
     assert home.geometry is not None
     assert home.scores is not None
     points = base.project(embeddings)
@@ -145,7 +153,7 @@ def test_a_class_without_a_cell_stays_where_it_was() -> None:
     assert home.scores[lone] == pytest.approx(expected)
     others = replace(home.geometry, class_means=home.geometry.class_means[:K])
     assert home.scores[-1] == pytest.approx(others.scores(points[-1:])[0])
-    read_home(home_bytes(home), n_features=embeddings.shape[1], n_classes=K + 1)
+    read_reference(reference_bytes(home), n_features=embeddings.shape[1], n_classes=K + 1)
 
 
 # ------------------------------------------------------------------------------------------------------------- the file
@@ -153,7 +161,7 @@ def test_a_class_without_a_cell_stays_where_it_was() -> None:
 
 def test_the_file_comes_back() -> None:
     home = _home()
-    found = read_home(home_bytes(home), n_features=D, n_classes=K)
+    found = read_reference(reference_bytes(home), n_features=D, n_classes=K)
     assert home.geometry is not None
     assert found.geometry is not None
     np.testing.assert_array_equal(found.targets, home.targets)
@@ -165,8 +173,8 @@ def test_the_file_comes_back() -> None:
 
 
 def test_answers_alone_come_back_too() -> None:
-    home = Home(np.eye(K)[[0, 1, 2]], np.array([0, 1, 2]))
-    found = read_home(home_bytes(home), n_features=D, n_classes=K)
+    home = ReferenceStatistics(np.eye(K)[[0, 1, 2]], np.array([0, 1, 2]))
+    found = read_reference(reference_bytes(home), n_features=D, n_classes=K)
     assert found.geometry is None
     assert found.accuracy == 1.0
 
@@ -176,9 +184,9 @@ def test_the_file_stays_small(d: int, k: int, most: int) -> None:
     rng = np.random.default_rng(0)
     embeddings, targets = rng.normal(size=(520, d)), np.arange(520) % k
     geometry = Geometry.of(embeddings, targets, k)
-    content = home_bytes(home_of(geometry, embeddings[:512], rng.dirichlet(np.ones(k), 512), targets[:512]))
+    content = reference_bytes(fit_reference(geometry, embeddings[:512], rng.dirichlet(np.ones(k), 512), targets[:512]))
     assert len(content) <= most
-    assert read_home(content, n_features=d, n_classes=k).geometry is not None
+    assert read_reference(content, n_features=d, n_classes=k).geometry is not None
 
 
 def _arrays(content: bytes, **changed: np.ndarray | None) -> bytes:
@@ -189,7 +197,7 @@ def _arrays(content: bytes, **changed: np.ndarray | None) -> bytes:
     return buffer.getvalue()
 
 
-CONTENT = home_bytes(_home())
+CONTENT = reference_bytes(_home())
 DAMAGED = {
     "cut off": CONTENT[: len(CONTENT) // 2],
     "empty": b"",
@@ -208,13 +216,13 @@ DAMAGED = {
 @pytest.mark.parametrize("how", DAMAGED)
 def test_a_damaged_file_is_one_clear_line(how: str) -> None:
     with pytest.raises(BundleError, match=r"home\.npz cannot be read") as caught:
-        read_home(DAMAGED[how], n_features=D, n_classes=K)
+        read_reference(DAMAGED[how], n_features=D, n_classes=K)
     assert "\n" not in str(caught.value)
 
 
 def test_the_file_of_another_network_is_refused() -> None:
     with pytest.raises(BundleError, match="41 features"):
-        read_home(CONTENT, n_features=D + 1, n_classes=K)
+        read_reference(CONTENT, n_features=D + 1, n_classes=K)
 
 
 @hypothesis.given(n=st.integers(0, 2000), most=st.integers(1, 600))

@@ -40,8 +40,8 @@ from hemalens.files import claim_folder
 from hemalens.graphs import build as graphs
 from hemalens.progress import Say
 from hemalens.runs.folders import RunOptions
-from hemalens.runs.inputs import prepare
-from hemalens.trust.reference import HOME, Home, home_bytes, moved_home
+from hemalens.runs.inputs import open_inputs
+from hemalens.trust.reference import HOME, ReferenceStatistics, adapt_reference, reference_bytes
 
 DEFAULT_RULE = "rule=base"
 """The few-shot classifier where none is named: the best of those measured (docs/few-labels.md)."""
@@ -87,7 +87,7 @@ def adapt_few_labels(
     # the reference statistics of one bundle do not describe concatenated embeddings
     home = _home(None if options.beside else base, support, embeddings, learned)
     if home is not None:
-        files[HOME] = home_bytes(home)
+        files[HOME] = reference_bytes(home)
     for stage in base.stages:
         files |= stage.files()
     return write_bundle(run.out, _manifest(embedders, support, config, learned, parity), files)
@@ -152,13 +152,15 @@ def _graph(embedders: Embedders, learned: _Learned, classes: tuple[str, ...]) ->
     return graphs.join(embedders.encoder, *before, few_shot_graph(learned.classifier), tail, keep=("embedding",))
 
 
-def _home(base: Bundle | None, support: CellDataset, embeddings: NDArray[np.float64], learned: _Learned) -> Home | None:
+def _home(
+    base: Bundle | None, support: CellDataset, embeddings: NDArray[np.float64], learned: _Learned
+) -> ReferenceStatistics | None:
     """Reference statistics of the new laboratory: the support with its leave-one-out predictions."""
     if not learned.scored.any():
         return None
     known = base.home if base is not None else None
     geometry = None if known is None else known.geometry
-    return moved_home(geometry, embeddings, learned.left_out, support.targets, learned.scored)
+    return adapt_reference(geometry, embeddings, learned.left_out, support.targets, learned.scored)
 
 
 def _manifest(
@@ -210,7 +212,7 @@ def open_support(
     reader = READERS.get(spec.partition(":")[0])
     # a published dataset holds labels beyond the label map, which are left out; the user's own labels are all meant
     own_labels = reader is not None and reader.own_labels
-    given = prepare(
+    given = open_inputs(
         spec,
         labels=base.manifest.label_map,
         role="support",

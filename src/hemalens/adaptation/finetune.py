@@ -26,7 +26,7 @@ from hemalens.files import claim_folder
 from hemalens.graphs import build as graphs
 from hemalens.progress import Say
 from hemalens.runs.folders import RunOptions
-from hemalens.trust.reference import HOME, home_bytes, home_of
+from hemalens.trust.reference import HOME, fit_reference, reference_bytes
 
 if TYPE_CHECKING:
     from hemalens.methods.few_shot_finetune import FewCellsConfig, TrainedOn
@@ -131,7 +131,7 @@ def _fine_tune(
     if scored.any():
         # the embedding has moved: reference statistics hold predictions only
         probabilities = np.exp(log_softmax(logits[scored] / temperature))
-        files[HOME] = home_bytes(home_of(None, np.zeros((0, 0)), probabilities, support.targets[scored]))
+        files[HOME] = reference_bytes(fit_reference(None, np.zeros((0, 0)), probabilities, support.targets[scored]))
     for stage in base.stages:
         files |= stage.files()
     return write_bundle(run.out, manifest, files)

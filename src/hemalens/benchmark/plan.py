@@ -18,7 +18,7 @@ from hemalens.datasets.splits import Unreadable
 from hemalens.errors import InputError
 from hemalens.evaluation.results import DataCard
 from hemalens.runs.auxiliary import mask_note, open_auxiliary
-from hemalens.runs.inputs import Prepared
+from hemalens.runs.inputs import Inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,13 @@ class BenchmarkPlan:
 
     entries: tuple[Entry, ...]
     tasks: Sequence[Task]
-    auxiliary: Mapping[str, Prepared]
+    auxiliary: Mapping[str, Inputs]
     trials: Sequence[Trial]
     notes: Sequence[str | None]
     request: dict[str, Any]
 
     @property
-    def sources(self) -> list[Prepared]:
+    def sources(self) -> list[Inputs]:
         """Each source once."""
         return list({id(task.source): task.source for task in self.tasks}.values())
 

@@ -15,8 +15,8 @@ from hemalens.evaluation.results import MethodCard, Report
 from hemalens.evaluation.significance import compare
 from hemalens.progress import Say
 from hemalens.report.compose import make_report, method_card
-from hemalens.runs.folders import claim_run, finish_run
-from hemalens.runs.inputs import tell
+from hemalens.runs.folders import finish_run, start_run
+from hemalens.runs.inputs import report_inputs
 
 MOST_NAMES = 4
 """The most methods that the report's title names; it counts more."""
@@ -38,8 +38,8 @@ def benchmark(
     on. `n_workers` processes run at once where memory allows; `on_trial` is called as trials begin and end.
     """
     plan = plan_benchmark(config, out)
-    tell(say, [*plan.sources, *plan.auxiliary.values()], *plan.notes)
-    if claim_run(out, {"job": "benchmark", "asked": plan.request}, overwrite=overwrite, grows=True):
+    report_inputs(say, [*plan.sources, *plan.auxiliary.values()], *plan.notes)
+    if start_run(out, {"job": "benchmark", "asked": plan.request}, overwrite=overwrite, grows=True):
         say(f"{one_line(out)} holds a benchmark: trials that are cached there are not run again")
     for trial in plan.trials:
         on_trial(trial, "waiting", None)

@@ -23,7 +23,7 @@ from hemalens.evaluation.results import Failure
 from hemalens.files import atomic_dir, output_errors, sha256_text, write_json, write_text
 from hemalens.progress import Say
 from hemalens.runs.auxiliary import parts_for
-from hemalens.runs.folders import asked_of, fit_in
+from hemalens.runs.folders import fit_or_resume, method_request
 
 RESULT, EMBEDDINGS, ERROR = "result.json", "embeddings.npy", "error.txt"
 Status = Literal["waiting", "cached", "running", "done", "failed"]
@@ -67,7 +67,7 @@ def plan_trials(
     trials = []
     for source in dict.fromkeys(id(task.source) for task in tasks):
         for entry in entries:
-            method = asked_of(entry.method, entry.config)
+            method = method_request(entry.method, entry.config)
             own = parts_for(entry.method, auxiliary)
             for task in (task for task in tasks if id(task.source) == source):
                 train = task.source.dataset
@@ -160,7 +160,7 @@ def run_trials(
 def _fit(entry: Entry, auxiliary: Mapping[str, CellDataset], say: Say) -> FitFold:
     def fit(train: CellDataset, validation: CellDataset, rng: np.random.Generator, run_dir: Path) -> Bundle:
         say(f"{entry.name}, {run_dir.name.replace('_', ' ')}: {len(train)} images")
-        return fit_in(
+        return fit_or_resume(
             run_dir, entry.method, train, validation=validation, config=entry.config, rng=rng, auxiliary=auxiliary
         )
 

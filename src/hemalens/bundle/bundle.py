@@ -17,7 +17,7 @@ from hemalens.bundle.stages import SEGMENTER, Stage, StageEntry, stage_of
 from hemalens.errors import BundleError, one_line
 from hemalens.imaging.reading import Preprocessing
 from hemalens.taxonomy import cell_types
-from hemalens.trust.reference import HOME, Home, read_home
+from hemalens.trust.reference import HOME, ReferenceStatistics, read_reference
 
 MODEL = "model.onnx"
 SEEN = "seen_images.txt"
@@ -175,7 +175,7 @@ class Manifest(ArtifactManifest):
         return tuple(entry.code for entry in self.classes)
 
     @property
-    def as_sure_as_right(self) -> bool:
+    def calibrated_confidence(self) -> bool:
         """Whether answers are given at the temperature of the training, beside sizes and a class bias.
 
         Their mean confidence was near the accuracy in new laboratories (docs/trust.md).
@@ -216,7 +216,7 @@ class Bundle:
         return frozenset(file.read_text(encoding="ascii").split()) if file.is_file() else frozenset()
 
     @cached_property
-    def home(self) -> Home | None:
+    def home(self) -> ReferenceStatistics | None:
         """Held-out images of the bundle's own laboratory, to judge new ones by; None where it keeps none."""
         if HOME not in self.manifest.files:
             return None
@@ -225,7 +225,7 @@ class Bundle:
             content = (self.path / HOME).read_bytes()
         except OSError as error:
             raise BundleError(f"{HOME} of {one_line(self.path)} cannot be read", got=error.strerror) from error
-        return read_home(content, n_features=manifest.embedding_size, n_classes=len(manifest.labels))
+        return read_reference(content, n_features=manifest.embedding_size, n_classes=len(manifest.labels))
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:

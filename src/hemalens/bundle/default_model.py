@@ -26,7 +26,7 @@ def default_model_path() -> Path:
     return FOLDER
 
 
-def said_of_default(manifest: Manifest) -> str:
+def describe_default_model(manifest: Manifest) -> str:
     """The default model on one line: its name, what it was trained on, and what it is for."""
     backbone = manifest.config.get("backbone")
     name = f"{manifest.method} ({backbone})" if backbone else manifest.method

@@ -11,13 +11,13 @@ from hemalens.datasets.base import CellDataset
 from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
 from hemalens.graphs.runtime import run_rows
-from hemalens.trust.reference import HOME, MOST_HELD, Geometry, evenly, home_bytes, home_of
+from hemalens.trust.reference import HOME, MOST_HELD, Geometry, evenly, fit_reference, reference_bytes
 
 MOST_TRAINING = 512
 """Training images, evenly spaced within each class, that give class means and covariances."""
 
 
-def home_files(
+def reference_files(
     train: CellDataset, validation: CellDataset | None, graph: onnx.ModelProto, cache: FeatureCache | None
 ) -> dict[str, bytes]:
     """The file `HOME` of a bundle's `graph`; none without validation images.
@@ -37,7 +37,7 @@ def home_files(
     head = graphs.cut(graph, ["embedding"], ["probabilities"]).SerializeToString()
     probabilities = run_rows(head, {"embedding": embeddings}, ["probabilities"])["probabilities"]
     geometry = Geometry.of(known, train.targets[learned], len(train.classes))
-    return {HOME: home_bytes(home_of(geometry, embeddings, probabilities, held.targets))}
+    return {HOME: reference_bytes(fit_reference(geometry, embeddings, probabilities, held.targets))}
 
 
 def _per_class(dataset: CellDataset) -> NDArray[np.int64]:

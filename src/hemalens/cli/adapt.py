@@ -17,7 +17,7 @@ from hemalens.cli.options import (
     Quiet,
     Seed,
     Talk,
-    chosen_bundle,
+    bundle_or_default,
 )
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def adapt(
 
     talk = Talk(quiet, as_json)
     manifest = run(
-        chosen_bundle(bundle, talk),
+        bundle_or_default(bundle, talk),
         run=RunOptions(out, seed, overwrite),
         support=support,
         unlabelled=unlabelled,

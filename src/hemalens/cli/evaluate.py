@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hemalens.cli.options import Bundle, DropSeen, Json, MinPerClass, Out, Overwrite, Quiet, Seed, Talk, chosen_bundle
+from hemalens.cli.options import Bundle, DropSeen, Json, MinPerClass, Out, Overwrite, Quiet, Seed, Talk, bundle_or_default
 from hemalens.cli.report_tables import show_report
 
 
@@ -30,7 +30,7 @@ def evaluate(
 
     talk = Talk(quiet, as_json)
     report = run(
-        chosen_bundle(bundle, talk),
+        bundle_or_default(bundle, talk),
         data,
         out=out,
         min_per_class=min_per_class,

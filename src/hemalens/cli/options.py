@@ -105,7 +105,7 @@ class Talk:
         print(json.dumps(value, indent=2, ensure_ascii=False) if self.as_json else "\n".join(lines))
 
 
-def told_apart(first: str | None, second: str | None, *, shape: str) -> tuple[Path | None, str]:
+def bundle_and_images(first: str | None, second: str | None, *, shape: str) -> tuple[Path | None, str]:
     """(bundle, images) of one or two words, one of them being the images; raises `InputError`, with the call's `shape`."""
     from hemalens.bundle.default_model import looks_like_bundle
 
@@ -120,13 +120,13 @@ def told_apart(first: str | None, second: str | None, *, shape: str) -> tuple[Pa
     return Path(first), second
 
 
-def chosen_bundle(named: Path | None, talk: Talk) -> Path:
+def bundle_or_default(named: Path | None, talk: Talk) -> Path:
     """The bundle that was named, otherwise the default model, which is said; raises `BundleError` where there is none."""
     if named is not None:
         return named
     from hemalens.bundle.bundle import open_bundle
-    from hemalens.bundle.default_model import default_model_path, said_of_default
+    from hemalens.bundle.default_model import default_model_path, describe_default_model
 
     path = default_model_path()
-    talk.say(said_of_default(open_bundle(path).manifest))
+    talk.say(describe_default_model(open_bundle(path).manifest))
     return path

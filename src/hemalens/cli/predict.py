@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hemalens.cli.options import Json, Out, Overwrite, Quiet, Talk, chosen_bundle, told_apart
+from hemalens.cli.options import Json, Out, Overwrite, Quiet, Talk, bundle_and_images, bundle_or_default
 from hemalens.errors import InputError
 
 SHAPE = "hemalens predict [BUNDLE] IMAGES --out FILE"
@@ -40,8 +40,8 @@ def predict(
     from hemalens.inference.predict import predict as run
 
     talk = Talk(quiet, as_json)
-    named, source = told_apart(bundle, images, shape=SHAPE)
-    chosen = chosen_bundle(named, talk)
+    named, source = bundle_and_images(bundle, images, shape=SHAPE)
+    chosen = bundle_or_default(named, talk)
     found = run(
         chosen,
         source,

@@ -17,7 +17,7 @@ from hemalens.inference.predict import PredictionSummary, predict
 from hemalens.progress import Say, track
 from hemalens.report.compose import make_report
 from hemalens.runs.evaluate import evaluate
-from hemalens.runs.folders import RunOptions, claim_run, finish_run
+from hemalens.runs.folders import RunOptions, finish_run, start_run
 from hemalens.runs.train import train
 from hemalens.taxonomy import AS_LABELLED
 
@@ -36,7 +36,7 @@ def quickstart(
     """
     data = out / "data"
     request = {"job": "quickstart", "n_per_class": N_PER_CLASS, "seed": seed}
-    claim_run(out, request, overwrite=overwrite)
+    start_run(out, request, overwrite=overwrite)
     if not data.exists():
         say(f"drawing {N_PER_CLASS} cells of {len(CELL_TYPES)} types for each of {len(LABORATORIES)} laboratories")
         with track("drawing", N_PER_CLASS * len(CELL_TYPES) * len(LABORATORIES)) as progress:

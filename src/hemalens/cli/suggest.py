@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hemalens.cli.options import Json, Out, Overwrite, Quiet, Seed, Talk, chosen_bundle, told_apart
+from hemalens.cli.options import Json, Out, Overwrite, Quiet, Seed, Talk, bundle_and_images, bundle_or_default
 
 SHAPE = "hemalens suggest [BUNDLE] IMAGES --out FILE"
 
@@ -44,9 +44,9 @@ def suggest(
     from hemalens.runs.folders import RunOptions
 
     talk = Talk(quiet, as_json)
-    named, source = told_apart(bundle, images, shape=SHAPE)
+    named, source = bundle_and_images(bundle, images, shape=SHAPE)
     found = run(
-        chosen_bundle(named, talk),
+        bundle_or_default(named, talk),
         source,
         run=RunOptions(out, seed, overwrite),
         n=n,

@@ -9,17 +9,17 @@ from hemalens.evaluation.evaluate import DatasetPredictions
 from hemalens.evaluation.metrics import exact_interval
 from hemalens.evaluation.results import AccuracyEstimate, Estimate, TrustCheck
 from hemalens.trust.conformal import COVERAGE
-from hemalens.trust.monitor import Judge
+from hemalens.trust.monitor import Monitor
 
 
 def trust_check(bundle: Bundle, answered: DatasetPredictions, *, coverage: float = COVERAGE, seed: int = 0) -> TrustCheck:
-    """Judge the answered images as `predict` would, and set the true figures beside; a `coverage` in (0, 1) is stated.
+    """Monitor the answered images as `predict` would, and set the true figures beside; a `coverage` in (0, 1) is stated.
 
     The records must bear labels that the bundle knows.
     """
     labels = bundle.manifest.labels
     truth = np.array([labels.index(str(record.label)) for record in answered.records], np.int64)
-    judge = Judge(bundle.home, as_sure_as_right=bundle.manifest.as_sure_as_right, coverage=coverage, seed=seed)
+    judge = Monitor(bundle.home, calibrated_confidence=bundle.manifest.calibrated_confidence, coverage=coverage, seed=seed)
     _, members = judge.see(answered.embeddings, answered.probabilities)
     told = judge.verdict()
     covered, size = Estimate(value=None), None

@@ -21,7 +21,7 @@ from hemalens.inference.predictor import Prediction, Predictor, list_images
 from hemalens.progress import track
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.trust.conformal import COVERAGE
-from hemalens.trust.monitor import Judge, Trust
+from hemalens.trust.monitor import Monitor, Trust
 
 ROWS_A_BATCH = 256
 
@@ -68,7 +68,7 @@ def predict(
     claim_output(out, overwrite=overwrite)
     bundle = open_bundle(bundle_path)
     inputs = open_images(source)
-    judge = Judge(bundle.home, as_sure_as_right=bundle.manifest.as_sure_as_right, coverage=coverage)
+    judge = Monitor(bundle.home, calibrated_confidence=bundle.manifest.calibrated_confidence, coverage=coverage)
     predictor = Predictor(bundle, abstain_below=abstain_below, embeddings=embeddings or judge.needs_embeddings)
     counts: Counter[str] = Counter()
     n_abstained = n_unreadable = 0
@@ -139,7 +139,7 @@ def _row(prediction: Prediction, predictor: Predictor, embeddings: bool) -> dict
 
 
 def _judge(
-    judge: Judge, batch: list[Prediction], rows: list[dict[str, Any]], labels: tuple[str, ...], names: list[str]
+    judge: Monitor, batch: list[Prediction], rows: list[dict[str, Any]], labels: tuple[str, ...], names: list[str]
 ) -> None:
     """Fill the columns `names` of the rows, empty where nothing can be told, and let the judge see the images."""
     for row in rows:

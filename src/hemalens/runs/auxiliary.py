@@ -13,7 +13,7 @@ from hemalens.datasets.splits import Unreadable
 from hemalens.errors import ConfigError, InputError, LabelError, near_matches
 from hemalens.methods import Method
 from hemalens.methods.base import AuxiliaryRole
-from hemalens.runs.inputs import Prepared, prepare
+from hemalens.runs.inputs import Inputs, open_inputs
 from hemalens.taxonomy import AS_LABELLED
 
 
@@ -24,7 +24,7 @@ def open_auxiliary(
     labels: str,
     unreadable: Unreadable = "refuse",
     stages: tuple[Stage, ...] = (),
-) -> dict[str, Prepared]:
+) -> dict[str, Inputs]:
     """The sets in `specs`, (role, name), by role; several in one role are one set.
 
     A set whose labels are learned is read under `labels` where that map knows any of its labels, and as labelled
@@ -49,7 +49,7 @@ def open_auxiliary(
         shown = f"auxiliary, {name}"
         # of tissue there is no cell to cut out
         cut = stages if known[name].only_cells or _shows_cells(named_sets, chosen) else ()
-        found = prepare(named_sets, labels=chosen, role=shown, unreadable=unreadable, stages=cut)
+        found = open_inputs(named_sets, labels=chosen, role=shown, unreadable=unreadable, stages=cut)
         if known[name].labelled and chosen != labels:
             found = replace(found, notes=(*found.notes, f"{found.dataset.name}: no class of {labels}, read as labelled"))
         opened[name] = found

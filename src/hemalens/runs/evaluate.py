@@ -14,7 +14,7 @@ from hemalens.files import atomic_dir, claim_folder
 from hemalens.progress import Say
 from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from hemalens.report.compose import make_report
-from hemalens.runs.inputs import prepare, tell
+from hemalens.runs.inputs import open_inputs, report_inputs
 
 
 def evaluate(
@@ -38,7 +38,7 @@ def evaluate(
     bundle = open_bundle(bundle_path)
     # an adapted bundle may know classes that its label map has no place for
     known = bundle.manifest.labels
-    given = prepare(
+    given = open_inputs(
         data_spec,
         labels=bundle.manifest.label_map,
         role="test",
@@ -48,7 +48,7 @@ def evaluate(
     )
     if drop_seen:
         given = given.unseen(bundle.seen)
-    tell(say, [given])
+    report_inputs(say, [given])
     dataset, card = given.dataset, given.card
     refuse_leaks(bundle.seen, dataset)
     evaluation, (answered,) = evaluate_with_predictions(

@@ -34,7 +34,7 @@ class RunOptions:
     overwrite: bool = False
 
 
-def claim_run(
+def start_run(
     out: Path,
     request: Mapping[str, Any],
     *,
@@ -99,12 +99,12 @@ def _read(file: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.get("kind") == "hemalens-run" else None
 
 
-def asked_of(method: Method, config: StrictConfig) -> dict[str, Any]:
+def method_request(method: Method, config: StrictConfig) -> dict[str, Any]:
     """What a request says of a method: its name, its settings, and what lies in the files they name."""
     return {"method": method.name, "config": config.model_dump(mode="json"), "sources": config.file_digests()}
 
 
-def fit_in(
+def fit_or_resume(
     run_dir: Path,
     method: Method,
     train: CellDataset,
@@ -115,7 +115,7 @@ def fit_in(
     auxiliary: Mapping[str, CellDataset] = NO_AUXILIARY,
 ) -> Bundle:
     """Fit in a folder of its own. A finished bundle of the same request is taken as it is; a stopped fit goes on."""
-    request = asked_of(method, config) | {
+    request = method_request(method, config) | {
         "train": train.fingerprint,
         "masks": train.mask_fingerprint,
         "validation": validation.fingerprint if validation else None,

@@ -15,7 +15,7 @@ from hemalens.report.compose import data_card
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class Inputs:
     """A clean dataset, its card, notes for the terminal, the classes left out as too small, each with the reason, and
     what cleaning took out.
     """
@@ -26,7 +26,7 @@ class Prepared:
     left_out: dict[str, str]
     cleaning: Cleaning
 
-    def unseen(self, seen: Collection[str]) -> Prepared:
+    def unseen(self, seen: Collection[str]) -> Inputs:
         """Without the images whose content ids are `seen`, which the card and a note count."""
         fresh = [i for i, content in enumerate(self.dataset.contents) if content not in seen]
         n_seen = len(self.dataset) - len(fresh)
@@ -44,7 +44,7 @@ class Prepared:
         return replace(self, dataset=dataset, card=card, notes=(*self.notes, note))
 
 
-def prepare(
+def open_inputs(
     specs: str | Sequence[str],
     *,
     labels: str,
@@ -53,7 +53,7 @@ def prepare(
     min_per_class: int = 1,
     keep: Keep = lambda label: False,
     stages: tuple[Stage, ...] = (),
-) -> Prepared:
+) -> Inputs:
     """Open, clean, and leave out the classes of fewer than `min_per_class` images; `keep` as in `open_dataset`.
 
     Several names give one dataset of all their images. `stages` cut the cells out whenever an image is read.
@@ -74,10 +74,10 @@ def prepare(
         kept = kept.through(stages)
         notes.append(_said_of_cells(count_outcomes(kept, stage), stage))
         card = card.model_copy(update={"notes": (*card.notes, notes[-1])})
-    return Prepared(kept, card, tuple(f"{opened.name}: {note}" for note in notes), left_out, cleaning)
+    return Inputs(kept, card, tuple(f"{opened.name}: {note}" for note in notes), left_out, cleaning)
 
 
-def tell(say: Callable[[str], None], opened: Iterable[Prepared], *more: str | None) -> None:
+def report_inputs(say: Callable[[str], None], opened: Iterable[Inputs], *more: str | None) -> None:
     """Say the notes of all that was opened, and `more`, each once."""
     notes = [note for each in opened for note in each.notes]
     for note in dict.fromkeys([*notes, *(note for note in more if note)]):

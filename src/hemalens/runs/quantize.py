@@ -33,7 +33,7 @@ from hemalens.graphs.fp16 import has_half_weights, with_half_weights
 from hemalens.graphs.int8 import CALIBRATION, QuantisationConfig, is_quantised, quantise
 from hemalens.graphs.runtime import GraphRunner, Outputs
 from hemalens.progress import Say, track
-from hemalens.runs.inputs import prepare, tell
+from hemalens.runs.inputs import open_inputs, report_inputs
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.trust.reference import HOME
 
@@ -75,8 +75,8 @@ def quantize(
             remedy="Make the bundle from before smaller, then adapt that; or say --precision fp16.",
         )
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
-    given = prepare(calibration_spec, labels=AS_LABELLED, role="calibration", unreadable=unreadable)
-    tell(say, [given])
+    given = open_inputs(calibration_spec, labels=AS_LABELLED, role="calibration", unreadable=unreadable)
+    report_inputs(say, [given])
     images = drawn_evenly(given.dataset, n_images, seeded(seed, "calibration")).through(base.stages)
     counts = ", ".join(f"{one_line(name)} ({n})" for name, n in images.class_counts.items())
     doing = "calibrating" if precision == "int8" else "comparing"

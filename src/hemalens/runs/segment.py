@@ -28,8 +28,8 @@ from hemalens.inference.predict import open_images
 from hemalens.progress import Say, track
 from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from hemalens.report.compose import data_card, make_report
-from hemalens.runs.folders import claim_run, finish_run
-from hemalens.runs.inputs import prepare
+from hemalens.runs.folders import finish_run, start_run
+from hemalens.runs.inputs import open_inputs
 from hemalens.taxonomy import AS_LABELLED
 
 TABLE_NAME = "segmentation.csv"
@@ -58,7 +58,7 @@ def train_segmenter(
 
     config = SegmenterConfig.load(config_file, settings)
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
-    given = prepare(train_specs, labels=AS_LABELLED, role="train and test", unreadable=unreadable)
+    given = open_inputs(train_specs, labels=AS_LABELLED, role="train and test", unreadable=unreadable)
     for note in given.notes:
         say(note)
     masked = with_masks(given.dataset)
@@ -75,7 +75,7 @@ def train_segmenter(
         "test": test.fingerprint if test else None,
         "seed": seed,
     }
-    claim_run(out, request, overwrite=overwrite, say=say)
+    start_run(out, request, overwrite=overwrite, say=say)
     say(f"{trained:,} of {total:,} parameters learn")
     say(f"training on {n_masks} of {len(rest)} masks, {len(test) if test else 0} held out for the test")
     fit_segmenter(learn, config=config, run_dir=out)

@@ -22,8 +22,8 @@ from hemalens.methods import Method, find_method
 from hemalens.progress import Say
 from hemalens.report.compose import make_report, method_card
 from hemalens.runs.auxiliary import mask_note, open_auxiliary, refuse_learned
-from hemalens.runs.folders import asked_of, claim_run, finish_run, fit_in
-from hemalens.runs.inputs import Prepared, prepare, tell
+from hemalens.runs.folders import finish_run, fit_or_resume, method_request, start_run
+from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 
 
 def train(
@@ -59,21 +59,21 @@ def train(
     unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
     role = "train, validation and test" if test_fraction else "train and validation"
     wanted: dict[str, Any] = {"labels": labels, "unreadable": unreadable, "stages": stages}
-    given = prepare(train_specs, role=role, min_per_class=min_per_class, **wanted)
+    given = open_inputs(train_specs, role=role, min_per_class=min_per_class, **wanted)
     check_classes(given.dataset, n_units=1 + bool(test_fraction) + (validation_spec is None))
-    held = prepare(validation_spec, role="validation", **wanted) if validation_spec else None
+    held = open_inputs(validation_spec, role="validation", **wanted) if validation_spec else None
     more = open_auxiliary([method], auxiliary_specs, **wanted)
     opened = [given, *([held] if held else []), *more.values()]
     learn, validation, test = parts = _split(given.dataset, held, test_fraction, validation_fraction, seed)
     auxiliary = {name: each.dataset for name, each in more.items()}
     refuse_learned([method], auxiliary, [validation, *([test] if test else [])])
-    tell(say, opened, mask_note(config, learn))
+    report_inputs(say, opened, mask_note(config, learn))
     request = _request(method, config, parts, auxiliary, stages) | {"seed": seed}
-    claim_run(out, request, overwrite=overwrite, say=say)
+    start_run(out, request, overwrite=overwrite, say=say)
     n_test = len(test) if test else 0
     say(f"training on {len(learn)} images, {len(validation)} for validation, {n_test} held out for the test")
     fit: dict[str, Any] = {"auxiliary": auxiliary, "config": config, "rng": seeded(seed, "fit")}
-    bundle = fit_in(out, method, learn, validation=validation, **fit)
+    bundle = fit_or_resume(out, method, learn, validation=validation, **fit)
     report = make_report(
         f"{method.name} on {given.dataset.name}",
         f"one split: {test_fraction:.0%} held out for the test" if test else "no test part",
@@ -107,7 +107,7 @@ def _request(
 ) -> dict[str, Any]:
     """What makes a run another one."""
     learn, validation, test = parts
-    return asked_of(method, config) | {
+    return method_request(method, config) | {
         "job": "train",
         "train": learn.fingerprint,
         "validation": validation.fingerprint,
@@ -118,7 +118,7 @@ def _request(
 
 
 def _split(
-    dataset: CellDataset, held: Prepared | None, test_fraction: float, validation_fraction: float, seed: int
+    dataset: CellDataset, held: Inputs | None, test_fraction: float, validation_fraction: float, seed: int
 ) -> _Parts:
     """(training, validation, test) parts; no image or group in two of them."""
     test = None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hemalens.trust import accuracy_estimates as label_free
 from hemalens.trust.conformal import COVERAGE, PredictionSets, check_coverage
 from hemalens.trust.domain_shift import FEWEST, FOREIGN, NOTHING_KEPT, Shift, domain_shift, strangeness
-from hemalens.trust.reference import Home
+from hemalens.trust.reference import ReferenceStatistics
 
 Floats = NDArray[np.floating[Any]]
 MOST_JUDGED = 2000
@@ -62,21 +62,26 @@ class Trust:
         return tuple(found)
 
 
-class Judge:
+class Monitor:
     """Judges images batch by batch and remembers what the verdict on all of them needs.
 
-    `home` None: how far they lie from home cannot be told, and the verdict says so. `as_sure_as_right`: where there is no
+    `home` None: how far they lie from home cannot be told, and the verdict says so. `calibrated_confidence`: where there is no
     home, the mean confidence estimates the accuracy. `coverage` of prediction sets in (0, 1), None for none. Of more than
     2,000 images a sample is kept, drawn by `seed`.
     """
 
     def __init__(
-        self, home: Home | None, *, as_sure_as_right: bool = False, coverage: float | None = COVERAGE, seed: int = 0
+        self,
+        home: ReferenceStatistics | None,
+        *,
+        calibrated_confidence: bool = False,
+        coverage: float | None = COVERAGE,
+        seed: int = 0,
     ) -> None:
         if coverage is not None:
             check_coverage(coverage)
         self.home = home
-        self.as_sure_as_right = as_sure_as_right
+        self.calibrated_confidence = calibrated_confidence
         self.sets: PredictionSets | None = None
         if home is not None and coverage is not None and len(home.targets):
             self.sets = PredictionSets.of(home.probabilities, home.targets, coverage=coverage)
@@ -131,7 +136,7 @@ class Judge:
         """What can be said of all images seen."""
         home = self.home
         if home is None:
-            if not self.as_sure_as_right or self.n_images < FEWEST:
+            if not self.calibrated_confidence or self.n_images < FEWEST:
                 return Trust(self.n_images, Shift(NOTHING_KEPT))
             name, confidence = "mean_confidence", float(np.array(self._probabilities).max(axis=1).mean())
             return Trust(
@@ -163,7 +168,7 @@ class Judge:
         )
 
 
-def _estimates(home: Home, probabilities: Floats, typicality: Floats | None) -> dict[str, float]:
+def _estimates(home: ReferenceStatistics, probabilities: Floats, typicality: Floats | None) -> dict[str, float]:
     """Accuracy on new images by each estimator; what needs the typicality is left out without it."""
     held, new = np.asarray(home.probabilities).max(axis=1), probabilities.max(axis=1)
     right = home.predicted == home.targets

@@ -178,21 +178,23 @@ class Home:
         return np.asarray((1 + as_strange) / (len(held) + 1))
 
 
-def home_of(geometry: Geometry | None, embeddings: Floats, probabilities: Floats, targets: NDArray[np.int64]) -> Home:
+def fit_reference(
+    geometry: Geometry | None, embeddings: Floats, probabilities: Floats, targets: NDArray[np.int64]
+) -> ReferenceStatistics:
     """What to keep of held-out images: embeddings (m, d), the model's probabilities (m, k), true classes (m,)."""
     if geometry is None:
-        return Home(probabilities, targets)
+        return ReferenceStatistics(probabilities, targets)
     points = geometry.project(embeddings)
-    return Home(probabilities, targets, geometry, points, geometry.scores(points))
+    return ReferenceStatistics(probabilities, targets, geometry, points, geometry.scores(points))
 
 
-def moved_home(
+def adapt_reference(
     base: Geometry | None,
     embeddings: Floats,
     probabilities: Floats,
     targets: NDArray[np.int64],
     told: NDArray[np.bool_],
-) -> Home:
+) -> ReferenceStatistics:
     """What an adapted bundle keeps: of its labelled cells (n, d) those `told` (n,), answered when they were left out.
 
     `probabilities` (n, k) are those answers. The score of a cell is measured with its class mean from the other cells of
@@ -200,7 +202,7 @@ def moved_home(
     `base` geometry only the answers are kept.
     """
     if base is None or not told.any():
-        return Home(probabilities[told], targets[told])
+        return ReferenceStatistics(probabilities[told], targets[told])
     points = base.project(embeddings)
     geometry = base.moved(points, targets, probabilities.shape[1])
     counts = np.bincount(targets, minlength=probabilities.shape[1])
@@ -216,7 +218,7 @@ def moved_home(
             means = np.delete(means, c, axis=0)
         without = Geometry(**{**vars(geometry), "class_means": means})
         scores.append(without.scores(points[i][None])[0])
-    return Home(probabilities[told], targets[told], geometry, points[told], np.array(scores))
+    return ReferenceStatistics(probabilities[told], targets[told], geometry, points[told], np.array(scores))
 
 
 def evenly(n: int, most: int) -> NDArray[np.int64]:
@@ -227,7 +229,7 @@ def evenly(n: int, most: int) -> NDArray[np.int64]:
 # ------------------------------------------------------------------------------------------------------------- the file
 
 
-def home_bytes(home: Home) -> bytes:
+def reference_bytes(home: ReferenceStatistics) -> bytes:
     """The content of `HOME`: an uncompressed .npz of plain arrays."""
     arrays: dict[str, NDArray[Any]] = {
         "version": np.array(VERSION),
@@ -246,7 +248,7 @@ def home_bytes(home: Home) -> bytes:
     return buffer.getvalue()
 
 
-def read_home(content: bytes, *, n_features: int, n_classes: int) -> Home:
+def read_reference(content: bytes, *, n_features: int, n_classes: int) -> ReferenceStatistics:
     """The content of `HOME` for a bundle of d features and k classes; raises `BundleError` for anything amiss."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -264,7 +266,7 @@ def read_home(content: bytes, *, n_features: int, n_classes: int) -> Home:
         ) from error
 
 
-def _checked(arrays: dict[str, NDArray[Any]], d: int, k: int) -> Home:
+def _checked(arrays: dict[str, NDArray[Any]], d: int, k: int) -> ReferenceStatistics:
     """The arrays as what they are; raises `ValueError` where a shape or a value cannot be."""
     if int(arrays.pop("version")) != VERSION:
         raise ValueError("a version that this program does not know")
@@ -288,7 +290,7 @@ def _checked(arrays: dict[str, NDArray[Any]], d: int, k: int) -> Home:
         raise ValueError("a class beyond the label order")
     wide = {name: arrays[name].astype(np.float64) for name in arrays if name not in ("targets", "axes")}
     if "axes" not in arrays:
-        return Home(wide["probabilities"], targets)
+        return ReferenceStatistics(wide["probabilities"], targets)
     geometry = Geometry(arrays["axes"], **{name: wide[name] for name in _GEOMETRY[1:]})
     geometry.scores(wide["points"][:1])  # a covariance that is none shows here
-    return Home(wide["probabilities"], targets, geometry, wide["points"], wide["scores"])
+    return ReferenceStatistics(wide["probabilities"], targets, geometry, wide["points"], wide["scores"])

@@ -23,8 +23,8 @@ from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import DataCard, Efficiency, Evaluation, Report, Timing
 from hemalens.progress import Say
 from hemalens.report.compose import make_report
-from hemalens.runs.folders import claim_run, finish_run
-from hemalens.runs.inputs import Prepared, prepare, tell
+from hemalens.runs.folders import finish_run, start_run
+from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 
 
 def measure_networks(config: NetworksConfig, *, out: Path, overwrite: bool = False, say: Say = lambda text: None) -> Report:
@@ -39,7 +39,7 @@ def measure_networks(config: NetworksConfig, *, out: Path, overwrite: bool = Fal
     ]
     _check(networks, config.target)
     tests = _open_tests(networks, config.target, drop_seen=config.drop_seen)
-    tell(say, tests.values())
+    report_inputs(say, tests.values())
     counted = [network.count() for network in networks]
     n_threads = config.n_threads
     request = {
@@ -51,7 +51,7 @@ def measure_networks(config: NetworksConfig, *, out: Path, overwrite: bool = Fal
         "min_per_class": config.min_per_class,
         "seed": config.seed,
     }
-    if claim_run(out, request, overwrite=overwrite):
+    if start_run(out, request, overwrite=overwrite):
         say("the stopped run begins anew: all networks are timed together")
     evaluations = _evaluate(networks, tests, seed=config.seed, min_per_class=config.min_per_class)
     how = f"{formatting.counted(config.rounds, 'round')}, {formatting.counted(n_threads, 'thread')}"
@@ -110,19 +110,19 @@ def _check(networks: Sequence[Network], target_spec: str | None) -> None:
 # --------------------------------------------------------------------------------------------------------------- scores
 
 
-def _open_tests(networks: Sequence[Network], spec: str | None, *, drop_seen: bool) -> dict[str, Prepared]:
+def _open_tests(networks: Sequence[Network], spec: str | None, *, drop_seen: bool) -> dict[str, Inputs]:
     """The target under the label map of each bundle, by the bundle's name; raises `SplitError` for a leak.
 
     With `drop_seen` all are tested without the images that any of them has seen.
     """
-    tests: dict[str, Prepared] = {}
+    tests: dict[str, Inputs] = {}
     seen = {content for network in networks if isinstance(network, SavedModel) for content in network.bundle.seen}
     for network in networks:
         if spec is None or isinstance(network, Backbone):
             continue
         bundle = network.bundle
         known = bundle.manifest.labels
-        given = prepare(
+        given = open_inputs(
             spec,
             labels=bundle.manifest.label_map,
             role="test",
@@ -137,7 +137,7 @@ def _open_tests(networks: Sequence[Network], spec: str | None, *, drop_seen: boo
 
 
 def _evaluate(
-    networks: Sequence[Network], tests: dict[str, Prepared], *, seed: int, min_per_class: int
+    networks: Sequence[Network], tests: dict[str, Inputs], *, seed: int, min_per_class: int
 ) -> dict[str, Evaluation]:
     """The evaluation of each bundle that is tested, by its name."""
     found: dict[str, Evaluation] = {}
@@ -176,7 +176,7 @@ def _scores(network: Network, evaluations: Mapping[str, Evaluation]) -> dict[str
     }
 
 
-def _cards(tests: dict[str, Prepared]) -> list[DataCard]:
+def _cards(tests: dict[str, Inputs]) -> list[DataCard]:
     """The card of each test once: bundles of one label map share it."""
     cards: list[DataCard] = []
     for test in tests.values():

@@ -21,7 +21,7 @@ from hemalens.bundle.bundle import Bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.evaluation.results import DataCard, Evaluation, FractionCurve, KShot
-from hemalens.runs.inputs import Prepared
+from hemalens.runs.inputs import Inputs
 
 FitFold = Callable[[CellDataset, CellDataset, np.random.Generator, Path], Bundle]
 """(train, validation, generator, run folder) -> bundle."""
@@ -64,7 +64,7 @@ class ProtocolConfig(StrictConfig, ABC):
     """Whether targets are tested."""
 
     @abstractmethod
-    def open(self, name: str, source: Prepared, targets: Sequence[str], data: BenchmarkData) -> Task:
+    def open(self, name: str, source: Inputs, targets: Sequence[str], data: BenchmarkData) -> Task:
         """The task of the protocol `name` on a source and its targets; nothing is trained. Raises `InputError`."""
 
 
@@ -97,7 +97,7 @@ class Task(ABC):
 
     protocol: str
     description: str
-    source: Prepared
+    source: Inputs
     seed: int
     tested: tuple[CellDataset, ...] = ()
     cards: tuple[DataCard, ...] = ()

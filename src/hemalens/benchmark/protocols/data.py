@@ -13,7 +13,7 @@ from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.splits import Unreadable
 from hemalens.errors import DatasetError, InputError
 from hemalens.evaluation.results import DataCard
-from hemalens.runs.inputs import Prepared, prepare
+from hemalens.runs.inputs import Inputs
 
 Opened = TypeVar("Opened")
 
@@ -58,7 +58,7 @@ def open_laboratories(
     return laboratories
 
 
-def _paired(target: Prepared, pool: Prepared | None) -> NewLaboratory:
+def _paired(target: Inputs, pool: Inputs | None) -> NewLaboratory:
     known = target.dataset.classes
     shared = known if pool is None else tuple(c for c in known if c in pool.dataset.classes)
     if len(shared) < 2:
@@ -96,11 +96,11 @@ class BenchmarkData:
     target_labels: str | None = None
     _opened: dict[tuple[object, ...], object] = field(default_factory=dict)
 
-    def source(self, spec: str) -> Prepared:
+    def source(self, spec: str) -> Inputs:
         """A dataset that methods are trained on."""
         return self._prepared(spec, "source", self.unreadable, self.min_per_class)
 
-    def targets(self, specs: Sequence[str], *, min_per_class: int) -> list[Prepared]:
+    def targets(self, specs: Sequence[str], *, min_per_class: int) -> list[Inputs]:
         """Datasets that are tested; their unreadable images are listed in the results."""
         return [self._prepared(spec, "target", "keep", min_per_class) for spec in specs]
 
@@ -116,7 +116,7 @@ class BenchmarkData:
             return read(specs, self.support)
         return [found for spec in specs for found in self._once(("laboratory", spec), partial(read, [spec], None))]
 
-    def _prepared(self, spec: str, role: str, unreadable: Unreadable, min_per_class: int) -> Prepared:
+    def _prepared(self, spec: str, role: str, unreadable: Unreadable, min_per_class: int) -> Inputs:
         read = partial(
             prepare,
             spec,

@@ -18,7 +18,7 @@ from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.splits import check_classes, hold_out, k_fold, seeded
 from hemalens.evaluation.evaluate import evaluate, evaluate_with_predictions, plan_test
 from hemalens.evaluation.results import Evaluation
-from hemalens.runs.inputs import Prepared
+from hemalens.runs.inputs import Inputs
 
 VALIDATION_FRACTION = 0.15
 """Fraction of the training images that is kept for early stopping and calibration."""
@@ -105,11 +105,11 @@ class KFoldProtocol(ProtocolConfig):
 
     folds: int = Field(default=5, ge=2)
 
-    def open(self, name: str, source: Prepared, targets: Sequence[str], data: BenchmarkData) -> Task:
+    def open(self, name: str, source: Inputs, targets: Sequence[str], data: BenchmarkData) -> Task:
         """The task; targets are not tested."""
         return self._task(name, source, [], data)
 
-    def _task(self, name: str, source: Prepared, targets: Sequence[Prepared], data: BenchmarkData) -> Task:
+    def _task(self, name: str, source: Inputs, targets: Sequence[Inputs], data: BenchmarkData) -> Task:
         datasets = tuple(target.dataset for target in targets)
         folds = split_folds(source.dataset, datasets, n_folds=self.folds, seed=data.seed)
         return FoldsTask(
@@ -131,7 +131,7 @@ class CrossDomainProtocol(KFoldProtocol):
     needs_target: ClassVar[bool] = True
     takes_target: ClassVar[bool] = True
 
-    def open(self, name: str, source: Prepared, targets: Sequence[str], data: BenchmarkData) -> Task:
+    def open(self, name: str, source: Inputs, targets: Sequence[str], data: BenchmarkData) -> Task:
         """The task; small classes of a target stay in its dataset, and are left out of the test."""
         return self._task(name, source, data.targets(targets, min_per_class=1), data)
 

@@ -23,7 +23,7 @@ from hemalens.errors import SplitError
 from hemalens.evaluation import metrics
 from hemalens.evaluation.evaluate import TestPlan, plan_test, predict_dataset
 from hemalens.evaluation.results import Estimate, FractionCurve, FractionScores, Selection
-from hemalens.runs.inputs import Prepared
+from hemalens.runs.inputs import Inputs
 
 PUBLISHED_FRACTIONS = (1.0, 0.5, 0.1, 0.01)
 TEST_FRACTION = 0.2
@@ -43,7 +43,7 @@ class FractionsProtocol(ProtocolConfig):
     selection: Selection = "validation"
     strict: bool = False
 
-    def open(self, name: str, source: Prepared, targets: Sequence[str], data: BenchmarkData) -> Task:
+    def open(self, name: str, source: Inputs, targets: Sequence[str], data: BenchmarkData) -> Task:
         """The task: one validation part, one test part and every target, the same for all fractions."""
         opened = data.targets(targets, min_per_class=data.min_per_class)
         datasets = tuple(target.dataset for target in opened)

@@ -35,7 +35,7 @@ from hemalens.evaluation.results import Against, Estimate, KShot, Shots, Supervi
 from hemalens.files import default_cache_dir
 from hemalens.graphs.features import extract
 from hemalens.progress import track
-from hemalens.runs.inputs import Prepared
+from hemalens.runs.inputs import Inputs
 
 N_SUPERVISED_FOLDS = 5
 Labels = NDArray[np.int64]
@@ -239,7 +239,7 @@ class LaboratoryProtocol(ProtocolConfig):
         settings = self.model_dump(mode="json", exclude={"beside", "support", "target_labels"})
         return {"settings": settings, "beside": digests_of(self.beside)}
 
-    def open(self, name: str, source: Prepared, targets: Sequence[str], data: BenchmarkData) -> Task:
+    def open(self, name: str, source: Inputs, targets: Sequence[str], data: BenchmarkData) -> Task:
         """The task on the laboratories of the targets."""
         laboratories = data.laboratories(targets)
         return LaboratoryTask(

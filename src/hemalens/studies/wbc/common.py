@@ -38,8 +38,8 @@ from hemalens.files import atomic_path
 from hemalens.methods import find_method
 from hemalens.progress import Say
 from hemalens.runs.auxiliary import mask_note, open_auxiliary, refuse_learned
-from hemalens.runs.folders import asked_of, claim_run, fit_in
-from hemalens.runs.inputs import Prepared, prepare, tell
+from hemalens.runs.folders import fit_or_resume, method_request, start_run
+from hemalens.runs.inputs import Inputs
 from hemalens.studies.base import RunOptions, Study
 
 FIT, RESNET = "fit.", "resnet."
@@ -150,7 +150,7 @@ def open_white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig, 
         parts = tested_whole(wbc.dataset, held.dataset) if whole else halved(wbc.dataset, held.dataset, seed=seed)
     else:
         parts = fixed_parts(wbc.dataset, seed=seed)
-    given: dict[float, Prepared] = {}
+    given: dict[float, Inputs] = {}
     for role, share in SUBSETS.items():
         if role in data:
             given[share] = read(data[role][0], role=role)
@@ -206,7 +206,7 @@ class OpenStudy:
     protocol: FractionsProtocol
     seed: int
     cells: WhiteCells
-    more: Mapping[str, Prepared]
+    more: Mapping[str, Inputs]
 
     @property
     def auxiliary(self) -> dict[str, CellDataset]:
@@ -247,12 +247,12 @@ def open_study(
         "job": f"study {study.name}",
         "study": config.model_dump(mode="json"),
         "sources": config.file_digests(),
-        "rows": {key: asked_of(find_method(row.method), own) for key, (row, own) in chosen.items()},
+        "rows": {key: method_request(find_method(row.method), own) for key, (row, own) in chosen.items()},
         "white cells": [dataset.fingerprint for dataset in _white_cells(data, config)],
         "auxiliary": {role: each.dataset.fingerprint for role, each in more.items()},
         "seed": seed,
     }
-    claim_run(options.out, request, overwrite=options.overwrite, say=options.say)
+    start_run(options.out, request, overwrite=options.overwrite, say=options.say)
     cells = open_white_cells(data, config, out=options.out, seed=seed)
     cells.parts.check(protocol, seed=seed)
     refuse_learned([user], {r: each.dataset for r, each in more.items()}, [cells.parts.validation, *cells.parts.tests])
@@ -289,6 +289,6 @@ def _fit(row: Row, config: StrictConfig, auxiliary: Mapping[str, CellDataset], s
 
     def fit(train: CellDataset, validation: CellDataset, rng: np.random.Generator, run_dir: Path) -> Bundle:
         say(f"{row.name}: {len(train)} images, {run_dir.name.replace('_', ' ')}")
-        return fit_in(run_dir, method, train, validation=validation, config=config, rng=rng, auxiliary=auxiliary)
+        return fit_or_resume(run_dir, method, train, validation=validation, config=config, rng=rng, auxiliary=auxiliary)
 
     return fit
