@@ -32,7 +32,7 @@ from hemalens.inference.predictor import Predictor, list_images
 from hemalens.methods.few_shot_finetune import FewCellsConfig, TrainedOn
 from hemalens.report import read_report
 from hemalens.report.k_shot import targets
-from hemalens.trust.reference import read_home
+from hemalens.trust.reference import read_reference
 
 SHORT = ["steps=2", "batch_size=4", "precision=fp32", "folds=2"]
 ALONE = [*SHORT, "classifier=false"]
@@ -92,12 +92,12 @@ def test_the_manifest_says_how_it_came_to_be(base: Bundle, finetuned: Bundle) ->
 
 
 def test_what_was_answered_by_the_folds_is_kept_as_its_home(finetuned: Bundle) -> None:
-    home = finetuned.home
-    assert home is not None
-    assert (home.geometry, len(home.targets)) == (None, 12)
-    np.testing.assert_allclose(home.probabilities.sum(axis=1), 1, atol=1e-5)
+    reference = finetuned.reference
+    assert reference is not None
+    assert (reference.geometry, len(reference.targets)) == (None, 12)
+    np.testing.assert_allclose(reference.probabilities.sum(axis=1), 1, atol=1e-5)
     content = (finetuned.path / "home.npz").read_bytes()
-    read_home(content, n_features=finetuned.manifest.embedding_size, n_classes=len(finetuned.manifest.labels))
+    read_reference(content, n_features=finetuned.manifest.embedding_size, n_classes=len(finetuned.manifest.labels))
 
 
 def test_it_answers_otherwise_than_its_base_and_can_be_trained_on_again(
@@ -107,7 +107,7 @@ def test_it_answers_otherwise_than_its_base_and_can_be_trained_on_again(
     again = adapt_finetuned(alone.path, f"folder:{support}", out=tmp_path / "again", settings=[*ALONE, "folds=0"])
     assert again.manifest.adaptation is not None
     assert again.manifest.adaptation.expected.verdict == "the accuracy to expect was not asked for (folds=0)"
-    assert again.home is None
+    assert again.reference is None
     assert again.manifest.temperature == alone.manifest.temperature
     with pytest.raises(BundleError, match=r"no linear head of its own. Take the bundle that it was made from"):
         adapt_finetuned(finetuned.path, f"folder:{support}", out=tmp_path / "no", settings=SHORT)

@@ -13,9 +13,9 @@ from fakes import FAKES
 from hemalens.config import StrictConfig
 from hemalens.datasets import open_dataset
 from hemalens.errors import ConfigError, DatasetError, ImageError, InputError, SplitError
-from hemalens.runs.auxiliary import mask_note, open_auxiliary, parts_for, refuse_learned
 from hemalens.methods import Method
 from hemalens.methods.base import AuxiliaryRole
+from hemalens.runs.auxiliary import mask_note, open_auxiliary, parts_for, refuse_learned
 from hemalens.training.masks import MaskUse
 
 CELLS = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "something else": (60, 200, 60)}

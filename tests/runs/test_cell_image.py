@@ -19,21 +19,21 @@ import trained
 from bench import benchmark
 from fakes import FAKES
 from hemalens import evaluate, open_bundle, predict, train
-from hemalens.bundle.bundle import Bundle
-from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
-from hemalens.datasets import CellDataset, open_dataset
-from hemalens.datasets.base import Record
-from hemalens.errors import BundleError, ConfigError, InputError, OutputError
-from hemalens.benchmark.protocols.k_shot import KShotPlan
-from hemalens.report import read_report
-from hemalens.inference.predictor import list_images
 from hemalens.adaptation.few_labels import adapt
-from hemalens.methods import METHODS, find_method
-from hemalens.imaging.nucleus import find_nucleus
-from hemalens.datasets.splits import k_fold, seeded
-from hemalens.imaging.segmentation import CellImageConfig
+from hemalens.benchmark.protocols.k_shot import KShotPlan
+from hemalens.bundle.bundle import Bundle
 from hemalens.bundle.segmenter import TrainedSegmenter, cell_image_stages
 from hemalens.bundle.stages import CellImageStage, CentredCropEntry, ClassicalSegmenter
+from hemalens.datasets import CellDataset, open_dataset
+from hemalens.datasets.base import Record
+from hemalens.datasets.splits import k_fold, seeded
+from hemalens.errors import BundleError, ConfigError, InputError, OutputError
+from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
+from hemalens.imaging.nucleus import find_nucleus
+from hemalens.imaging.segmentation import CellImageConfig
+from hemalens.inference.predictor import list_images
+from hemalens.methods import METHODS, find_method
+from hemalens.report import read_report
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

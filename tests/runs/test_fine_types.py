@@ -13,18 +13,18 @@ import pytest
 from pyarrow import parquet
 
 import trained
-from hemalens.graphs import build as graphs
+from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled
+from hemalens.adaptation.few_labels import adapt
 from hemalens.bundle.bundle import FINE, MODEL, Bundle, open_bundle, write_bundle
+from hemalens.bundle.export import check_parity
 from hemalens.datasets import CellDataset
 from hemalens.errors import BundleError, ParityError
-from hemalens.inference.predictor import Predictor, list_images
-from hemalens.adaptation.few_labels import adapt
-from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled
-from hemalens.inference.predict import predict
-from hemalens.runs.quantize import quantize
-from hemalens.methods.robust import METHOD
+from hemalens.graphs import build as graphs
 from hemalens.graphs.runtime import GraphRunner
-from hemalens.bundle.export import check_parity
+from hemalens.inference.predict import predict
+from hemalens.inference.predictor import Predictor, list_images
+from hemalens.methods.robust import METHOD
+from hemalens.runs.quantize import quantize
 
 TYPES = ("band_neutrophil", "segmented_neutrophil")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import trained
+from hemalens.adaptation.few_labels import adapt
 from hemalens.bundle.artifact import MANIFEST, WEIGHTS
 from hemalens.bundle.bundle import CARD, Bundle, open_bundle
 from hemalens.errors import BundleError, InputError, OutputError
-from hemalens.adaptation.few_labels import adapt
 from hemalens.runs.evaluate import evaluate
 from hemalens.runs.package_model import package_model
 from networks import conv_bundle

@@ -16,15 +16,15 @@ import pytest
 import trained
 from command import Command
 from hemalens import evaluate, open_bundle
+from hemalens.adaptation.few_labels import adapt
 from hemalens.bundle.artifact import MANIFEST, WEIGHTS
 from hemalens.bundle.bundle import MODEL, SEEN, SEEN_UNLABELLED, Bundle
+from hemalens.bundle.stages import SEGMENTER, CellImageStage, ClassicalSegmenter, GraphSegmenter
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import BundleError, DatasetError, ImageError, InputError, OutputError, SplitError
-from hemalens.inference.predictor import Predictor, list_images
-from hemalens.adaptation.few_labels import adapt
-from hemalens.runs.quantize import drawn_evenly, quantize
 from hemalens.imaging.segmentation import CellImageConfig
-from hemalens.bundle.stages import SEGMENTER, CellImageStage, ClassicalSegmenter, GraphSegmenter
+from hemalens.inference.predictor import Predictor, list_images
+from hemalens.runs.quantize import drawn_evenly, quantize
 from networks import conv_bundle
 from trained import Colour, colour_cells
 

@@ -12,13 +12,13 @@ from onnx import TensorProto
 import trained
 from command import Command
 from hemalens import evaluate
+from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled
+from hemalens.adaptation.few_labels import adapt
 from hemalens.bundle.artifact import WEIGHTS
-from hemalens.graphs.batch_norm import KIND
 from hemalens.bundle.bundle import FINE, MODEL, SEEN_UNLABELLED, Bundle, open_bundle
 from hemalens.errors import BundleError, ConfigError
+from hemalens.graphs.batch_norm import KIND
 from hemalens.inference.predictor import Predictor, list_images
-from hemalens.adaptation.few_labels import adapt
-from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled
 from hemalens.runs.quantize import quantize
 
 

@@ -16,15 +16,15 @@ import pytest
 from PIL import Image
 
 import trained
+from hemalens.bundle.segmenter import open_trained_segmenter
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import ConfigError, DatasetError, ImageError, InputError, OutputError, SplitError, WeightsError
-from hemalens.report import read_report
 from hemalens.evaluation.results import Report
-from hemalens.runs.segment import COLUMNS, segment, train_segmenter
-from hemalens.methods.bc_sam_segmenter import SegmenterConfig, build
 from hemalens.imaging.segmentation import CellImageConfig, cell_image, segment_cell
-from hemalens.bundle.segmenter import open_trained_segmenter
+from hemalens.methods.bc_sam_segmenter import SegmenterConfig, build
+from hemalens.report import read_report
+from hemalens.runs.segment import COLUMNS, segment, train_segmenter
 
 TINY = (
     "architecture=small",
@@ -75,8 +75,8 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """8 of the 32 masks of a laboratory held out, a quarter of the others learned from."""
-    import hemalens.runs.segment as job
     import hemalens.methods.bc_sam_segmenter as method
+    import hemalens.runs.segment as job
 
     one = Run(tmp_path_factory.mktemp("run") / "out", f"synthetic:{trained.cells(tmp_path_factory) / 'lab_a'}")
     fit, score = method.fit_segmenter, job.score_masks

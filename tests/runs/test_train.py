@@ -18,12 +18,12 @@ import trained
 from bench import benchmark
 from hemalens import evaluate, open_bundle, predict, train
 from hemalens.bundle.bundle import Bundle
-from hemalens.errors import OutputError, SplitError
-from hemalens.report import read_report
 from hemalens.cli.quickstart import quickstart
+from hemalens.errors import OutputError, SplitError
+from hemalens.methods import Method, find_method
+from hemalens.report import read_report
 from hemalens.report.compose import make_report
 from hemalens.runs.folders import asked_of, claim_run, finish_run, fit_in
-from hemalens.methods import Method, find_method
 
 REPORT_FILES = {"report.json", "report.md", "report.html"}
 

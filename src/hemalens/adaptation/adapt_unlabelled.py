@@ -20,16 +20,12 @@ from hemalens.bundle.artifact import DataEntry, library_versions
 from hemalens.bundle.bundle import (
     FILES,
     MODEL,
-    SEEN,
-    SEEN_UNLABELLED,
     STATISTICS,
     Bundle,
     Manifest,
     Unlabelled,
     array_bytes,
     open_bundle,
-    seen_images,
-    write_bundle,
 )
 from hemalens.bundle.export import check_parity
 from hemalens.bundle.nucleus_size import extent_of
@@ -86,9 +82,13 @@ def adapt_unlabelled(
         content, images.records, adapted.reference, fine=adapted.fine_reference if base.manifest.fine else None
     )
     manifest = _manifest(embedders, given, config, adapted).model_copy(update={"parity": parity})
-    files = {MODEL: content, **_files(embedders, images, adapted)}
-    return write_bundle(
-        out, manifest, files | {name: more for stage in base.stages for name, more in stage.files().items()}
+    return base.derive(
+        out,
+        manifest,
+        content,
+        others=embedders.bundles,
+        seen_unlabelled=images.contents,
+        files=_statistics(embedders, adapted),
     )
 
 
@@ -121,21 +121,15 @@ def _manifest(embedders: Embedders, given: _Given, config: UnlabelledConfig, ada
     )
 
 
-def _files(embedders: Embedders, images: CellDataset, adapted: Adapted) -> dict[str, bytes]:
-    """What the new bundle keeps beside its graph."""
-    base, *others = embedders.bundles
-    without = base.seen_unlabelled.union(images.contents, *(other.seen_unlabelled for other in others))
-    files = {
-        SEEN: seen_images(base.seen.union(*(other.seen for other in others))),
-        SEEN_UNLABELLED: seen_images(without),
-    }
-    # a head that is the same expects the same of an embedding that is the same
-    if adapted.taught is None and not embedders.beside and base.statistics is not None:
-        expected, evidence = base.statistics, adapted.evidence
-        if evidence and evidence.sizes:
-            expected = np.hstack([expected, evidence.statistics()])
-        files[STATISTICS] = array_bytes(expected)
-    return files
+def _statistics(embedders: Embedders, adapted: Adapted) -> dict[str, bytes]:
+    """The embedding statistics of the base, where head and embedding are its own."""
+    base = embedders.bundles[0]
+    if adapted.taught is not None or embedders.beside or base.statistics is None:
+        return {}
+    expected, evidence = base.statistics, adapted.evidence
+    if evidence and evidence.sizes:
+        expected = np.hstack([expected, evidence.statistics()])
+    return {STATISTICS: array_bytes(expected)}
 
 
 def adapt_to_both(

@@ -16,17 +16,12 @@ from hemalens.adaptation.encoders import Embedders, open_embedders
 from hemalens.bundle.artifact import DataEntry, library_versions
 from hemalens.bundle.bundle import (
     FILES,
-    MODEL,
-    SEEN,
-    SEEN_UNLABELLED,
     Adaptation,
     Bundle,
     ExpectedAccuracy,
     Manifest,
     class_entries,
     open_bundle,
-    seen_images,
-    write_bundle,
 )
 from hemalens.bundle.export import check_parity
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
@@ -39,7 +34,7 @@ from hemalens.files import claim_folder
 from hemalens.graphs import build as graphs
 from hemalens.progress import Say
 from hemalens.runs.inputs import prepare
-from hemalens.trust.reference import HOME, Home, home_bytes, moved_home
+from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, adapt_reference, reference_bytes
 
 USUAL = "rule=base"
 """How a bundle is adapted where nothing is said of it: the best of what was measured (docs/few-labels.md)."""
@@ -92,16 +87,10 @@ def adapt(
     content = _graph(embedders, learned, support.classes).SerializeToString()
     parity, _ = check_parity(content, support.records, reference)
     manifest = _manifest(embedders, support, config, learned, parity)
-    files = {MODEL: content, SEEN: seen_images(known.union(support.contents))}
-    # several embeddings side by side are not the one that the first bundle knows its laboratory in
-    if (home := _home(base if not beside else None, support, embeddings, learned)) is not None:
-        files[HOME] = home_bytes(home)
-    unlabelled = frozenset[str]().union(*(bundle.seen_unlabelled for bundle in embedders.bundles))
-    if unlabelled:
-        files[SEEN_UNLABELLED] = seen_images(unlabelled)
-    return write_bundle(
-        out, manifest, files | {name: more for stage in base.stages for name, more in stage.files().items()}
-    )
+    # concatenated embeddings are not the one that the base's reference statistics are of
+    kept = _reference(base if not beside else None, support, embeddings, learned)
+    files = {} if kept is None else {REFERENCE_FILE: reference_bytes(kept)}
+    return base.derive(out, manifest, content, others=embedders.bundles, seen=support.contents, files=files)
 
 
 def _asked(few_shot: Sequence[str]) -> FewShotConfig:
@@ -159,13 +148,15 @@ def _graph(embedders: Embedders, learned: _Learned, classes: tuple[str, ...]) ->
     return graphs.join(embedders.encoder, *before, few_shot_graph(learned.classifier), tail, keep=("embedding",))
 
 
-def _home(base: Bundle | None, support: CellDataset, embeddings: NDArray[np.float64], learned: _Learned) -> Home | None:
-    """What the adapted bundle keeps of its new laboratory: its support, each image as answered when it was left out."""
+def _reference(
+    base: Bundle | None, support: CellDataset, embeddings: NDArray[np.float64], learned: _Learned
+) -> ReferenceStatistics | None:
+    """Reference statistics of the support, by leave-one-out predictions."""
     if not learned.told.any():
         return None
-    known = base.home if base is not None else None
+    known = base.reference if base is not None else None
     geometry = None if known is None else known.geometry
-    return moved_home(geometry, embeddings, learned.left_out, support.targets, learned.told)
+    return adapt_reference(geometry, embeddings, learned.left_out, support.targets, learned.told)
 
 
 def _manifest(

@@ -19,15 +19,11 @@ from hemalens.bundle.artifact import WEIGHTS, DataEntry, library_versions
 from hemalens.bundle.bundle import (
     FILES,
     MODEL,
-    SEEN,
-    SEEN_UNLABELLED,
     Adaptation,
     Bundle,
     ExpectedAccuracy,
     Manifest,
     open_bundle,
-    seen_images,
-    write_bundle,
 )
 from hemalens.bundle.export import Reference, check_parity
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
@@ -37,7 +33,7 @@ from hemalens.errors import require_extra
 from hemalens.files import claim_folder
 from hemalens.graphs import build as graphs
 from hemalens.progress import Say
-from hemalens.trust.reference import HOME, home_bytes, home_of
+from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, reference_bytes
 
 if TYPE_CHECKING:
     from hemalens.methods.few_shot_finetune import FewCellsConfig, TrainedOn
@@ -140,20 +136,12 @@ def _trained_on(
         inner = sum(one.size for one in kept.embedders.each)
         parts = (size - inner, *(width for one in kept.embedders.each for width in one.widths))
         manifest = manifest.model_copy(update={"embedding_parts": parts})
-    files = {
-        MODEL: content,
-        SEEN: seen_images(base.seen.union(support.contents, *(other.seen for other in _others(kept)))),
-        WEIGHTS: tensor_bytes(module.weights()),
-    }
+    files = {WEIGHTS: tensor_bytes(module.weights())}
     if told.any():
-        # the embedding has moved: only the answers tell of the new home
+        # the network has changed, so the base's embedding statistics do not apply
         probabilities = np.exp(log_softmax(logits[told] / temperature))
-        files[HOME] = home_bytes(home_of(None, np.zeros((0, 0)), probabilities, support.targets[told]))
-    if unlabelled := base.seen_unlabelled.union(*(other.seen_unlabelled for other in _others(kept))):
-        files[SEEN_UNLABELLED] = seen_images(unlabelled)
-    return write_bundle(
-        out, manifest, files | {name: more for stage in base.stages for name, more in stage.files().items()}
-    )
+        files[REFERENCE_FILE] = reference_bytes(ReferenceStatistics(probabilities, support.targets[told]))
+    return base.derive(out, manifest, content, others=_others(kept), seen=support.contents, files=files)
 
 
 def _others(kept: KeptClassifier | None) -> list[Bundle]:

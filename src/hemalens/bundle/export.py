@@ -28,7 +28,7 @@ from hemalens.bundle.bundle import (
     write_bundle,
 )
 from hemalens.bundle.nucleus_size import sizes_of
-from hemalens.bundle.reference import home_files
+from hemalens.bundle.reference import reference_files
 from hemalens.bundle.stages import Stage
 from hemalens.cache import FeatureCache
 from hemalens.config import StrictConfig
@@ -123,7 +123,7 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     if trained.auxiliary:
         files[SEEN_UNLABELLED] = seen_images(content for dataset in trained.auxiliary for content in dataset.contents)
     cache = FeatureCache(default_cache_dir()) if trained.frozen_backbone else None
-    files |= home_files(trained.train, trained.validation, graph, cache)
+    files |= reference_files(trained.train, trained.validation, graph, cache)
     for stage in stages:
         files |= stage.files()
     return write_bundle(path, manifest, files)

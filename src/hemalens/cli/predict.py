@@ -60,7 +60,7 @@ def predict(
     lines.append(f"unreadable: {found.n_unreadable}" + (f", first: {found.first_error}" if found.first_error else ""))
     lines += found.trust.lines
     value = asdict(found)
-    value["trust"]["says"] = list(found.trust.lines)
+    value["trust"]["lines"] = list(found.trust.lines)
     talk.result(value, lines)
 
 

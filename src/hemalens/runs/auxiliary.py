@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from hemalens.bundle.stages import Stage
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset, open_dataset
-from hemalens.errors import ConfigError, InputError, LabelError, near_matches
 from hemalens.datasets.leaks import refuse_leaks
-from hemalens.runs.inputs import Prepared, prepare
+from hemalens.datasets.splits import Unreadable
+from hemalens.errors import ConfigError, InputError, LabelError, near_matches
 from hemalens.methods import Method
 from hemalens.methods.base import AuxiliaryRole
-from hemalens.datasets.splits import Unreadable
-from hemalens.bundle.stages import Stage
+from hemalens.runs.inputs import Prepared, prepare
 from hemalens.taxonomy import AS_LABELLED
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from hemalens.bundle.bundle import Bundle, open_bundle
-from hemalens.evaluation.evaluate import evaluate_with_answers
 from hemalens.datasets.leaks import refuse_leaks
+from hemalens.evaluation.evaluate import evaluate_with_answers
 from hemalens.evaluation.occlusion import N_SHOWN, occlusion_table
-from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from hemalens.evaluation.results import MethodCard, Report
 from hemalens.evaluation.trust_check import trust_check
 from hemalens.files import atomic_dir, claim_folder
-from hemalens.runs.inputs import prepare, tell
-from hemalens.report.compose import make_report
 from hemalens.progress import Say
+from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
+from hemalens.report.compose import make_report
+from hemalens.runs.inputs import prepare, tell
 
 
 def evaluate(

@@ -15,10 +15,10 @@ from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.errors import BundleError, OutputError, one_line
-from hemalens.report import write_report
 from hemalens.evaluation.results import Report
 from hemalens.files import claim_output, output_errors, sha256_text, write_json
 from hemalens.methods import Method
+from hemalens.report import write_report
 
 RUN_FILE = "run.json"
 NO_AUXILIARY: Mapping[str, CellDataset] = {}

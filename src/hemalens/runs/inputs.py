@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hemalens.datasets import CellDataset, Keep, open_dataset, together
-from hemalens.evaluation.results import DataCard
-from hemalens.datasets.file_checks import file_checks
-from hemalens.report.compose import data_card
-from hemalens.datasets.splits import Cleaning, Unreadable, clean, leave_out_small
-from hemalens.imaging.segmentation import Outcome
 from hemalens.bundle.stages import Stage, count_outcomes
+from hemalens.datasets import CellDataset, Keep, open_dataset, together
+from hemalens.datasets.file_checks import file_checks
+from hemalens.datasets.splits import Cleaning, Unreadable, clean, leave_out_small
+from hemalens.evaluation.results import DataCard
+from hemalens.imaging.segmentation import Outcome
+from hemalens.report.compose import data_card
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from hemalens.bundle.artifact import MANIFEST, WEIGHTS
 from hemalens.bundle.bundle import CARD, FILES, Bundle, open_bundle, write_bundle
 from hemalens.bundle.default_model import FOLDER, LARGEST_BYTES
 from hemalens.errors import BundleError, InputError, one_line
-from hemalens.report.model_card import model_card
-from hemalens.report import read_report
 from hemalens.files import claim_folder
+from hemalens.report import read_report
+from hemalens.report.model_card import model_card
 
 
 def package_model(

@@ -12,19 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemalens.bundle.artifact import DataEntry, library_versions
-from hemalens.bundle.bundle import FILES, FINE, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, Bundle, Precision, Quantisation, open_bundle, seen_images, write_bundle
+from hemalens.bundle.bundle import (
+    FILES,
+    FINE,
+    MODEL,
+    STATISTICS,
+    Bundle,
+    Precision,
+    Quantisation,
+    open_bundle,
+)
 from hemalens.datasets import CellDataset, Record
+from hemalens.datasets.splits import Unreadable, seeded
 from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line
 from hemalens.files import claim_folder
 from hemalens.graphs.fp16 import has_half_weights, with_half_weights
-from hemalens.trust.reference import HOME
-from hemalens.runs.inputs import prepare, tell
-from hemalens.progress import Say
-from hemalens.progress import track
 from hemalens.graphs.int8 import QuantisationConfig, is_quantised, quantise
 from hemalens.graphs.runtime import GraphRunner, Outputs
-from hemalens.datasets.splits import Unreadable, seeded
+from hemalens.progress import Say, track
+from hemalens.runs.inputs import prepare, tell
 from hemalens.taxonomy import AS_LABELLED
+from hemalens.trust.reference import REFERENCE_FILE
 
 
 def quantize(
@@ -104,21 +112,17 @@ def _written(out: Path, base: Bundle, content: bytes, images: CellDataset, *, co
         "parity": max(compared.largest_difference, compared.fine_largest_difference or 0.0),
         "versions": library_versions(),
     }
-    seen = base.seen_unlabelled
     if config:
         update["data"] = (*base.manifest.data, DataEntry.of(images, "calibration"))
-        seen = seen.union(images.contents)
-    files = {MODEL: content, **_kept_files(base)} | ({SEEN_UNLABELLED: seen_images(seen)} if seen else {})
-    return write_bundle(out, base.manifest.model_copy(update=update), files)
-
-
-def _kept_files(base: Bundle) -> dict[str, bytes]:
-    """What stays of a bundle's files beside the graph; 8 bits change the embedding little."""
-    files = {SEEN: seen_images(base.seen)} if SEEN in base.manifest.files else {}
-    for name in (STATISTICS, HOME):
-        if name in base.manifest.files:
-            files[name] = (base.path / name).read_bytes()
-    return files | {name: more for stage in base.stages for name, more in stage.files().items()}
+    # quantisation changes the embedding little: its statistics stay
+    kept = [name for name in (STATISTICS, REFERENCE_FILE) if name in base.manifest.files]
+    return base.derive(
+        out,
+        base.manifest.model_copy(update=update),
+        content,
+        seen_unlabelled=images.contents if config else (),
+        files={name: (base.path / name).read_bytes() for name in kept},
+    )
 
 
 def drawn_evenly(dataset: CellDataset, n: int, rng: np.random.Generator) -> CellDataset:

@@ -14,23 +14,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hemalens.datasets import READERS, CellDataset, Record
-from hemalens.datasets.masks import check_cell_masks, read_cell_mask, with_masks
-from hemalens.errors import ImageError
-from hemalens.evaluation.segmentation import mask_table, outlines, score_masks, shown_records
-from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
-from hemalens.evaluation.results import ComparisonTable, PictureTable, Report
-from hemalens.files import atomic_dir, claim_folder
-from hemalens.inference.predict import open_images
-from hemalens.runs.inputs import prepare
-from hemalens.report.compose import data_card, make_report
-from hemalens.runs.folders import claim_run, finish_run
-from hemalens.progress import Say
-from hemalens.progress import track
-from hemalens.datasets.splits import Unreadable, part_of, seeded
-from hemalens.imaging.segmentation import CellImageConfig, Outcome, cell_image, dice, intersection_over_union
 from hemalens.bundle.segmenter import open_segmenter
 from hemalens.bundle.stages import CLASSICAL, ClassicalSegmenter, Segmenter
+from hemalens.datasets import READERS, CellDataset, Record
+from hemalens.datasets.masks import check_cell_masks, read_cell_mask, with_masks
+from hemalens.datasets.splits import Unreadable, part_of, seeded
+from hemalens.errors import ImageError
+from hemalens.evaluation.results import ComparisonTable, PictureTable, Report
+from hemalens.evaluation.segmentation import mask_table, outlines, score_masks, shown_records
+from hemalens.files import atomic_dir, claim_folder
+from hemalens.imaging.segmentation import CellImageConfig, Outcome, cell_image, dice, intersection_over_union
+from hemalens.inference.predict import open_images
+from hemalens.progress import Say, track
+from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
+from hemalens.report.compose import data_card, make_report
+from hemalens.runs.folders import claim_run, finish_run
+from hemalens.runs.inputs import prepare
 from hemalens.taxonomy import AS_LABELLED
 
 TABLE_NAME = "segmentation.csv"

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hemalens.bundle.bundle import Bundle
-from hemalens.config import StrictConfig
-from hemalens.datasets import CellDataset
-from hemalens.progress import Say
-from hemalens.errors import SplitError
-from hemalens.evaluation.evaluate import evaluate
-from hemalens.datasets.leaks import refuse_leaks
-from hemalens.evaluation.results import Evaluation, Report
-from hemalens.runs.auxiliary import mask_note, open_auxiliary, refuse_learned
-from hemalens.runs.inputs import Prepared, prepare, tell
-from hemalens.report.compose import make_report, method_card
-from hemalens.runs.folders import asked_of, claim_run, finish_run, fit_in
-from hemalens.methods import Method, find_method
-from hemalens.datasets.splits import Unreadable, check_classes, hold_out, seeded
 from hemalens.bundle.segmenter import cell_image_stages
 from hemalens.bundle.stages import Stage
-
+from hemalens.config import StrictConfig
+from hemalens.datasets import CellDataset
+from hemalens.datasets.leaks import refuse_leaks
+from hemalens.datasets.splits import Unreadable, check_classes, hold_out, seeded
+from hemalens.errors import SplitError
+from hemalens.evaluation.evaluate import evaluate
+from hemalens.evaluation.results import Evaluation, Report
+from hemalens.methods import Method, find_method
+from hemalens.progress import Say
+from hemalens.report.compose import make_report, method_card
+from hemalens.runs.auxiliary import mask_note, open_auxiliary, refuse_learned
+from hemalens.runs.folders import asked_of, claim_run, finish_run, fit_in
+from hemalens.runs.inputs import Prepared, prepare, tell
 
 
 def train(
