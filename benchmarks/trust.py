@@ -15,7 +15,7 @@ from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.classifiers.few_shot import FewShotConfig, leave_one_out
 from hemalens.evaluation.evaluate import answer
-from hemalens.runs.inputs import prepare
+from hemalens.runs.inputs import open_inputs
 from hemalens.trust.conformal import PredictionSets
 from hemalens.trust.domain_shift import DETECTED, domain_shift
 
@@ -25,7 +25,7 @@ N_MIXES, N_DRAWINGS, SHOTS = 300, 20, 10
 def opened(bundle: Bundle, spec: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Embeddings (n, d), probabilities (n, k) and true classes (n,) of the images that the bundle has not seen."""
     labels = bundle.manifest.labels
-    given = prepare(spec, labels=bundle.manifest.label_map, role="test", unreadable="keep", stages=bundle.stages)
+    given = open_inputs(spec, labels=bundle.manifest.label_map, role="test", unreadable="keep", stages=bundle.stages)
     found = answer(bundle, given.unseen(bundle.seen).dataset)
     return found.embeddings, found.probabilities, np.array([labels.index(str(r.label)) for r in found.records])
 

@@ -26,7 +26,7 @@ from hemalens.errors import BundleError, ConfigError, DatasetError, InputError, 
 from hemalens.graphs.batch_norm import KIND, has_batch_norm
 from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.inference.predictor import Predictor, list_images
-from hemalens.runs.quantize import quantize
+from hemalens.runs.quantize import QuantizeOptions, quantize
 from networks import conv_bundle
 from trained import Colour, colour_cells
 
@@ -189,7 +189,7 @@ def test_pieces_go_together(network: Bundle, drawn: str, tmp_path: Path) -> None
     assert 0 <= bundle.manifest.parity <= 1e-3
     probabilities = _answered(bundle, drawn)[0]
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
-    small = quantize(bundle.path, drawn, out=tmp_path / "small", n_images=8)
+    small = quantize(bundle.path, drawn, out=tmp_path / "small", options=QuantizeOptions(n_images=8))
     assert small.manifest.unlabelled == bundle.manifest.unlabelled
     np.testing.assert_array_equal(small.statistics, bundle.statistics)
     with pytest.raises(BundleError, match="has no batch norm of its own; expected a 32-bit network"):

@@ -170,7 +170,7 @@ def test_the_most_certain_half_of_each_class_teaches(seed: int, n: int, k: int) 
     assert pseudo_labels(logits).tolist() == _most_certain(logits)
 
 
-def test_certainty_is_told_apart_where_probabilities_round_to_one_and_the_first_counts_where_it_is_not() -> None:
+def test_certainty_is_bundle_and_images_where_probabilities_round_to_one_and_the_first_counts_where_it_is_not() -> None:
     margins = np.array([50.0, 90, 60, 80, 40, 70, 85])
     logits = np.stack([margins, np.zeros(7)], axis=1)
     assert (1 / (1 + np.exp(-margins)) == 1).all()

@@ -10,7 +10,14 @@ import hemalens
 import trained
 from hemalens.bundle.artifact import WEIGHTS
 from hemalens.bundle.bundle import CARD, Bundle, open_bundle
-from hemalens.bundle.default_model import FOLDER, LARGEST_BYTES, USE, default_model_path, looks_like_bundle, said_of_default
+from hemalens.bundle.default_model import (
+    FOLDER,
+    LARGEST_BYTES,
+    USE,
+    default_model_path,
+    describe_default_model,
+    looks_like_bundle,
+)
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import BundleError
 from hemalens.inference.predictor import Predictor, list_images
@@ -44,7 +51,7 @@ def test_with_one_its_folder_is_given(small: Bundle, monkeypatch: pytest.MonkeyP
 
 
 def test_it_is_told_on_one_line(small: Bundle) -> None:
-    assert said_of_default(small.manifest) == (
+    assert describe_default_model(small.manifest) == (
         "default model: linear_probe (test_resnet), trained on lab_a; research use: a morphologist confirms every result"
     )
 

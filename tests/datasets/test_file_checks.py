@@ -14,7 +14,7 @@ from fakes import bccd
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.file_checks import file_checks
 from hemalens.datasets.splits import Unreadable, clean
-from hemalens.runs.inputs import prepare
+from hemalens.runs.inputs import open_inputs
 from hemalens.taxonomy import AS_LABELLED
 
 
@@ -32,7 +32,7 @@ def cells(tmp_path: Path) -> Path:
 
 
 def _checks(folder: Path, unreadable: Unreadable = "refuse") -> dict[str, str]:
-    return prepare(f"folder:{folder}", labels="five_class", role="test", unreadable=unreadable).card.audit
+    return open_inputs(f"folder:{folder}", labels="five_class", role="test", unreadable=unreadable).card.audit
 
 
 def test_clean_data(cells: Path) -> None:
@@ -85,18 +85,20 @@ def test_groups_are_counted_by_domain(cells: Path) -> None:
 
 
 def test_cells_in_boxes_have_the_size_of_their_box(tmp_path: Path) -> None:
-    given = prepare(bccd.write_fields(tmp_path / "set", n_per_class=2), labels=AS_LABELLED, role="test")
+    given = open_inputs(bccd.write_fields(tmp_path / "set", n_per_class=2), labels=AS_LABELLED, role="test")
     sizes = {record.read().shape[1::-1] for record in given.dataset.records}
     assert all(record.box is not None for record in given.dataset.records)
     assert set(given.cleaning.sizes.values()) == sizes
-    decoded = prepare(bccd.write_fields(tmp_path / "again", n_per_class=2), labels=AS_LABELLED, role="t", unreadable="drop")
+    decoded = open_inputs(
+        bccd.write_fields(tmp_path / "again", n_per_class=2), labels=AS_LABELLED, role="t", unreadable="drop"
+    )
     assert decoded.cleaning.sizes == given.cleaning.sizes
     assert f"{len(sizes)} sizes" in given.card.audit["image sizes"] or len(sizes) == 1
 
 
 def test_the_card_without_what_a_model_has_seen_is_about_the_rest(cells: Path) -> None:
     _save(cells / "neutrophil" / "large.png", 9, width=100)
-    given = prepare(f"folder:{cells}", labels="five_class", role="test")
+    given = open_inputs(f"folder:{cells}", labels="five_class", role="test")
     large = next(r for r in given.dataset.records if r.path.name == "large.png")
     rest = given.unseen([large.content_id()]).card.audit
     assert given.card.audit["image sizes"].startswith("width 30–100 px")

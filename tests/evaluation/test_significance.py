@@ -195,14 +195,14 @@ def test_one_image_of_a_rare_class_makes_no_method_better() -> None:
     assert (found.p_difference, found.p_accuracy, found.better) == (1.0, 1.0, None)
 
 
-def test_equal_answers_are_told_apart_by_nothing() -> None:
+def test_equal_answers_are_bundle_and_images_by_nothing() -> None:
     found = _pair(_method("A", 0.8, seed=0, n_models=2), _method("B", 0.8, seed=0, n_models=2))
     assert (found.p_accuracy, found.p_difference, found.better) == (1.0, 1.0, None)
     assert found.difference == Estimate(value=0.0, low=0.0, high=0.0)
 
 
 @pytest.mark.parametrize("n_models", [1, 3])
-def test_equal_methods_are_rarely_told_apart(n_models: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_methods_are_rarely_bundle_and_images(n_models: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the level 0.05, of 200 pairs no more than 5 % and three standard deviations; rare classes among them."""
     monkeypatch.setattr(comparisons, "N_REPEATS", 200)
     truth = np.repeat(np.arange(4), [60, 30, 6, 2])
@@ -368,16 +368,16 @@ def test_best_is_better_than_every_other_one() -> None:
     every = [_method(name, p, seed=i) for i, (name, p) in enumerate({"B": 0.7, "A": 0.97, "C": 0.72}.items())]
     (standing,) = standings(every, compare(every, seed=0))
     assert (standing.highest.method, standing.is_best, standing.n_methods, standing.n_comparisons) == ("A", True, 3, 3)
-    assert standing.not_told_apart == standing.not_compared == ()
+    assert standing.not_bundle_and_images == standing.not_compared == ()
 
 
-def test_who_is_not_told_apart_or_not_compared_leaves_no_best() -> None:
+def test_who_is_not_bundle_and_images_or_not_compared_leaves_no_best() -> None:
     every = [_method(name, p, seed=i) for i, (name, p) in enumerate({"A": 0.95, "B": 0.94, "C": 0.5}.items())]
     (standing,) = standings(every, compare(every, seed=0))
-    assert [e.method for e in standing.not_told_apart] == [e.method for e in every[:2] if e is not standing.highest]
+    assert [e.method for e in standing.not_bundle_and_images] == [e.method for e in every[:2] if e is not standing.highest]
     assert not standing.is_best
     alone = [every[0], every[2], _method("D", 0.3, seed=5, answers=None)]
     (standing,) = standings(alone, compare(alone, seed=0))
-    assert ([e.method for e in standing.not_compared], standing.not_told_apart) == (["D"], ())
+    assert ([e.method for e in standing.not_compared], standing.not_bundle_and_images) == (["D"], ())
     assert (standing.is_best, standing.n_methods, standing.n_comparisons) == (False, 3, 1)
     assert standings(every, ()) == ()

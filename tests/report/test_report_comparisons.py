@@ -58,7 +58,7 @@ def test_row_holds_what_the_comparison_holds() -> None:
     assert markdown.index("## Overview") < markdown.index(comparisons.HEADING) < markdown.index("## 1. ")
 
 
-def test_several_models_groups_and_what_is_not_told_apart() -> None:
+def test_several_models_groups_and_what_is_not_bundle_and_images() -> None:
     pair = _pair(
         first_only=12.4,
         second_only=10.0 + 1e-12,
@@ -145,7 +145,7 @@ def test_best_is_named_with_chance_and_majority_rate() -> None:
     )
 
 
-def test_who_is_not_told_apart_is_named_highest_first_and_many_are_counted() -> None:
+def test_who_is_not_bundle_and_images_is_named_highest_first_and_many_are_counted() -> None:
     names = "BCDEF"
     methods = [_method("A", 0.8), *(_method(name, 0.7 + 0.01 * i) for i, name in enumerate(names))]
     pairs = [_pair("A", name, better=None if name in "BCF" else "A") for name in names]

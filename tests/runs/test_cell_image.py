@@ -34,6 +34,7 @@ from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.inference.predictor import list_images
 from hemalens.methods import METHODS, find_method
 from hemalens.report import read_report
+from hemalens.runs.train import TrainOptions
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -119,8 +120,8 @@ class Runs:
             settings = SMALLEST[method]
             roles = [role.name for role in find_method(method).roles if role.required]
             more = [(role, FAKES[role](self.folder / f"{method} {role}", n_per_class=4)) for role in roles]
-            given: dict[str, Any] = {"auxiliary_specs": more, "settings": settings, "say": said.append}
-            train(method, spec, out=out, test_fraction=0.25, cell_image="classical", **given)
+            options = TrainOptions(test_fraction=0.25, cell_image="classical", auxiliary_specs=more)
+            train(method, spec, out=out, options=options, settings=settings, say=said.append)
         return out
 
 
@@ -286,9 +287,7 @@ def test_validation_and_auxiliary_images_are_cut_out_as_well(
         "bc_sam",
         f"folder:{home}",
         out=tmp_path / "run",
-        test_fraction=0.0,
-        auxiliary_specs=[("unlabelled", f"folder:{away}")],
-        cell_image="classical",
+        options=TrainOptions(test_fraction=0.0, auxiliary_specs=[("unlabelled", f"folder:{away}")], cell_image="classical"),
         settings=SMALLEST["bc_sam"],
     )
     learned, held = read[:2]
@@ -375,9 +374,9 @@ def test_an_unknown_segmenter_is_told_first(home: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no segmenter 'clasical'.*`hemalens train bc_sam_segmenter`"):
         benchmark(["linear_probe"], f"folder:{home}", protocol="k-fold", out=tmp_path / "b", cell_image="clasical")
     with pytest.raises(InputError, match="there is no segmenter 'clasical'"):
-        train("linear_probe", f"folder:{home}", out=tmp_path / "run", cell_image="clasical")
+        train("linear_probe", f"folder:{home}", out=tmp_path / "run", options=TrainOptions(cell_image="clasical"))
     with pytest.raises(BundleError, match="segmenter"):
-        train("linear_probe", f"folder:{home}", out=tmp_path / "run", cell_image=str(home))
+        train("linear_probe", f"folder:{home}", out=tmp_path / "run", options=TrainOptions(cell_image=str(home)))
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "b").exists()
 
@@ -391,8 +390,7 @@ def test_a_run_with_another_segmenter_is_another_run(
                 "linear_probe",
                 f"folder:{home}",
                 out=runs("linear_probe"),
-                test_fraction=0.25,
-                cell_image=name,
+                options=TrainOptions(test_fraction=0.25, cell_image=name),
                 settings=SMALLEST["linear_probe"],
             )
 
@@ -408,9 +406,8 @@ def _centred(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def centred(home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A run trained on centred crops of `home`, and what it said."""
     out, said = tmp_path_factory.mktemp("centred") / "run", list[str]()
-    settings = SMALLEST["linear_probe"]
-    given: dict[str, Any] = {"test_fraction": 0.25, "cell_image": "centred", "settings": settings, "say": said.append}
-    train("linear_probe", f"folder:{home}", out=out, **given)
+    options = TrainOptions(test_fraction=0.25, cell_image="centred")
+    train("linear_probe", f"folder:{home}", out=out, options=options, settings=SMALLEST["linear_probe"], say=said.append)
     return out, said
 
 
@@ -467,8 +464,7 @@ def test_a_trained_segmenter_goes_along_in_the_bundle(
         "linear_probe",
         f"folder:{away}",
         out=tmp_path / "run",
-        test_fraction=0.0,
-        cell_image=str(folder),
+        options=TrainOptions(test_fraction=0.0, cell_image=str(folder)),
         settings=settings,
     )
     (stage,) = cell_image_stages(str(segmenter.path))

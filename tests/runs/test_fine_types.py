@@ -24,7 +24,7 @@ from hemalens.graphs.runtime import GraphRunner
 from hemalens.inference.predict import predict
 from hemalens.inference.predictor import Predictor, list_images
 from hemalens.methods.robust import METHOD
-from hemalens.runs.quantize import quantize
+from hemalens.runs.quantize import QuantizeOptions, quantize
 
 TYPES = ("band_neutrophil", "segmented_neutrophil")
 
@@ -137,7 +137,9 @@ def test_adapting_by_labels_drops_them(bundle: Bundle, abroad: Path, tmp_path: P
 
 
 def test_8_bits_keep_them_and_say_how_far_they_moved(bundle: Bundle, abroad: Path, tmp_path: Path) -> None:
-    made = quantize(bundle.path, f"synthetic:{abroad}", out=tmp_path / "int8", settings=["fp32_layers=1"])
+    made = quantize(
+        bundle.path, f"synthetic:{abroad}", out=tmp_path / "int8", options=QuantizeOptions(settings=["fp32_layers=1"])
+    )
     assert made.manifest.fine == bundle.manifest.fine
     assert FINE in _outputs(made)
     how = made.manifest.quantisation

@@ -19,7 +19,7 @@ from hemalens.bundle.bundle import FINE, MODEL, SEEN_UNLABELLED, Bundle, open_bu
 from hemalens.errors import BundleError, ConfigError
 from hemalens.graphs.batch_norm import KIND
 from hemalens.inference.predictor import Predictor, list_images
-from hemalens.runs.quantize import quantize
+from hemalens.runs.quantize import QuantizeOptions, quantize
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def abroad(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def half(base: Bundle, abroad: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("fp16") / "bundle"
-    return quantize(base.path, f"synthetic:{abroad}", out=out, precision="fp16", n_images=12)
+    return quantize(base.path, f"synthetic:{abroad}", out=out, precision="fp16", options=QuantizeOptions(n_images=12))
 
 
 def _probabilities(bundle: Bundle, folder: Path) -> np.ndarray:
@@ -95,7 +95,13 @@ def test_what_is_small_already_is_refused(half: Bundle, abroad: Path, tmp_path: 
 
 def test_settings_of_the_8_bits_are_refused(base: Bundle, abroad: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no settings; got method=entropy"):
-        quantize(base.path, f"synthetic:{abroad}", out=tmp_path / "x", precision="fp16", settings=["method=entropy"])
+        quantize(
+            base.path,
+            f"synthetic:{abroad}",
+            out=tmp_path / "x",
+            precision="fp16",
+            options=QuantizeOptions(settings=["method=entropy"]),
+        )
 
 
 def test_the_command(

@@ -25,6 +25,7 @@ from hemalens.imaging.segmentation import CellImageConfig, cell_image, segment_c
 from hemalens.methods.bc_sam_segmenter import SegmenterConfig, build
 from hemalens.report import read_report
 from hemalens.runs.segment import COLUMNS, segment, train_segmenter
+from hemalens.runs.train import TrainOptions
 
 TINY = (
     "architecture=small",
@@ -69,7 +70,9 @@ class Run:
     tested: list[CellDataset] = field(default_factory=list)
 
     def __call__(self, **more: Any) -> Report:
-        return train_segmenter([self.spec], out=self.out, test_fraction=0.25, settings=TINY, say=self.said.append, **more)
+        return train_segmenter(
+            [self.spec], out=self.out, options=TrainOptions(test_fraction=0.25), settings=TINY, say=self.said.append, **more
+        )
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +208,9 @@ def test_without_a_test_part_the_report_says_so(
     said: list[str] = []
     specs = [f"synthetic:{few / lab}" for lab in ("lab_a", "lab_b")]
     settings = [*TINY, "mask_fraction=0.01"]
-    report = train_segmenter(specs, out=tmp_path / "run", test_fraction=0.0, settings=settings, say=said.append)
+    report = train_segmenter(
+        specs, out=tmp_path / "run", options=TrainOptions(test_fraction=0.0), settings=settings, say=said.append
+    )
     assert (report.protocol, report.tables, report.pictures) == ("no test part", (), ())
     assert "training on 1 of 8 masks, 0 held out for the test" in said
     assert learned[0].name == "lab_a + lab_b"
@@ -399,6 +404,13 @@ def test_a_trained_segmenter_finds_what_its_graph_says(run: Run, few: Path, tmp_
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / row["mask"])) > 0, np.asarray(whole) >= 0.5)
     assert report.title == "Cells found by segmenter"
     assert report.methods["segment"]["segmenter"] == str(run.out / "segmenter")
+
+
+@pytest.mark.parametrize("useless", [{"labels": "eight_class"}, {"cell_image": "centred"}, {"min_per_class": 3}])
+def test_options_of_labels_are_refused_for_a_segmenter(useless: dict[str, Any], few: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=next(iter(useless))):
+        train_segmenter([f"synthetic:{few}"], out=tmp_path / "run", options=TrainOptions(**useless))
+    assert not (tmp_path / "run").exists()
 
 
 def test_only_a_folder_of_its_own_kind_is_replaced(mixed: Path, tmp_path: Path) -> None:

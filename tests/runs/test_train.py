@@ -23,7 +23,9 @@ from hemalens.errors import OutputError, SplitError
 from hemalens.methods import Method, find_method
 from hemalens.report import read_report
 from hemalens.report.compose import make_report
-from hemalens.runs.folders import asked_of, claim_run, finish_run, fit_in
+from hemalens.runs.evaluate import EvaluateOptions
+from hemalens.runs.folders import finish_run, fit_or_resume, method_request, start_run
+from hemalens.runs.train import TrainOptions
 
 REPORT_FILES = {"report.json", "report.md", "report.html"}
 
@@ -90,7 +92,9 @@ def test_train_from_end_to_end(labs: Callable[[str], str], tmp_path: Path, metho
 def test_the_test_part_was_never_seen(labs: Callable[[str], str], fits: list[str], tmp_path: Path) -> None:
     report = train("stub", labs("lab_a"), out=tmp_path / "run")
     seen = open_bundle(tmp_path / "run" / "bundle").seen
-    rest = evaluate(tmp_path / "run" / "bundle", labs("lab_a"), out=tmp_path / "report", drop_seen=True)
+    rest = evaluate(
+        tmp_path / "run" / "bundle", labs("lab_a"), out=tmp_path / "report", options=EvaluateOptions(drop_seen=True)
+    )
     assert len(seen) + rest.evaluations[0].n_images == 4 * trained.N_PER_CLASS
     assert rest.evaluations[0].confusion == report.evaluations[0].confusion
     assert rest.data[0].dropped == {"seen in training": len(seen)}
@@ -100,7 +104,7 @@ def test_the_test_part_was_never_seen(labs: Callable[[str], str], fits: list[str
 def test_without_a_test_part_nothing_is_tested_and_the_report_says_so(
     labs: Callable[[str], str], fits: list[str], tmp_path: Path
 ) -> None:
-    report = train("stub", labs("lab_a"), out=tmp_path / "run", test_fraction=0.0)
+    report = train("stub", labs("lab_a"), out=tmp_path / "run", options=TrainOptions(test_fraction=0.0))
     assert report.evaluations == ()
     assert report.protocol == "no test part"
     assert len(open_bundle(tmp_path / "run" / "bundle").seen) == 4 * trained.N_PER_CLASS
@@ -108,7 +112,9 @@ def test_without_a_test_part_nothing_is_tested_and_the_report_says_so(
 
 
 def test_validation_data_of_ones_own(labs: Callable[[str], str], fits: list[str], tmp_path: Path) -> None:
-    report = train("stub", labs("lab_a"), out=tmp_path / "run", validation_spec=labs("lab_b"), test_fraction=0.0)
+    report = train(
+        "stub", labs("lab_a"), out=tmp_path / "run", options=TrainOptions(validation_spec=labs("lab_b"), test_fraction=0.0)
+    )
     learn, held = open_bundle(tmp_path / "run" / "bundle").manifest.data
     assert (learn.name, held.name) == ("lab_a", "lab_b")
     assert sum(held.class_counts.values()) == 4 * trained.N_PER_CLASS
@@ -126,7 +132,7 @@ def test_validation_data_without_some_classes_are_counted_in_the_order_of_the_tr
     given = []
     stub = trained.stub_method(lambda learn, held, run_dir: given.append((learn, held)))
     monkeypatch.setattr("hemalens.runs.train.find_method", lambda name: stub)
-    train("stub", labs("lab_a"), out=tmp_path / "run", validation_spec=f"folder:{held_folder}")
+    train("stub", labs("lab_a"), out=tmp_path / "run", options=TrainOptions(validation_spec=f"folder:{held_folder}"))
     ((learn, held),) = given
     assert held.classes == learn.classes
     for record, target in zip(held.records, held.targets, strict=True):
@@ -170,16 +176,16 @@ def test_a_run_stopped_after_the_fit_does_not_fit_again(
 
 
 def test_what_another_request_left_is_not_gone_on_with(tmp_path: Path) -> None:
-    assert claim_run(tmp_path / "run", {"seed": 0}, overwrite=False) is False
-    assert claim_run(tmp_path / "run", {"seed": 0}, overwrite=False) is True
+    assert start_run(tmp_path / "run", {"seed": 0}, overwrite=False) is False
+    assert start_run(tmp_path / "run", {"seed": 0}, overwrite=False) is True
     with pytest.raises(OutputError, match="holds another run"):
-        claim_run(tmp_path / "run", {"seed": 1}, overwrite=False)
+        start_run(tmp_path / "run", {"seed": 1}, overwrite=False)
     report = make_report("a run", "a protocol", data=[], methods={}, seed=0)
     finish_run(tmp_path / "run", report)
     assert (tmp_path / "run" / "report.json").is_file()
     with pytest.raises(OutputError, match="finished"):
-        claim_run(tmp_path / "run", {"seed": 0}, overwrite=False)
-    assert claim_run(tmp_path / "run", {"seed": 1}, overwrite=True) is False
+        start_run(tmp_path / "run", {"seed": 0}, overwrite=False)
+    assert start_run(tmp_path / "run", {"seed": 1}, overwrite=True) is False
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(OutputError, match=r"'.*run.json' is gone"):
         finish_run(tmp_path / "run", report)
@@ -194,16 +200,16 @@ class _WithFile(trained.StubConfig):
 
 def test_a_request_names_the_method_its_settings_and_what_lies_in_its_files(tmp_path: Path) -> None:
     method = trained.stub_method()
-    assert asked_of(method, trained.StubConfig(scale=9.0)) == {
+    assert method_request(method, trained.StubConfig(scale=9.0)) == {
         "method": "nearest_colour",
         "config": {"scale": 9.0},
         "sources": {},
     }
     (tmp_path / "weights").write_text("of today")
     config = _WithFile(weights=str(tmp_path / "weights"))
-    assert asked_of(method, config)["sources"] == {"weights": "of today"}
+    assert method_request(method, config)["sources"] == {"weights": "of today"}
     probe = find_method("linear_probe").config.load(None, [f"weights={tmp_path / 'weights'}"])
-    assert asked_of(find_method("linear_probe"), probe)["sources"] == {"weights": sha256(b"of today").hexdigest()}
+    assert method_request(find_method("linear_probe"), probe)["sources"] == {"weights": sha256(b"of today").hexdigest()}
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -228,7 +234,7 @@ def test_other_content_of_a_file_makes_another_run_and_another_fit(
     for content in ("of today", "of today", "of tomorrow"):
         file.write_text(content)
         rng = np.random.default_rng(0)
-        fit_in(tmp_path / "fit", method, cells, validation=None, config=config, rng=rng)
+        fit_or_resume(tmp_path / "fit", method, cells, validation=None, config=config, rng=rng)
     assert folders == ["fit", "fit"], "the second fit was finished already, the third one is another"
 
 
@@ -336,7 +342,13 @@ def test_evaluate_drops_seen_images_when_asked(
         shutil.copy(image, tmp_path / "mixed" / "monocyte" / f"seen under another name {i}.png")
     shutil.copy(next((tmp_path / "mixed" / "neutrophil").iterdir()), tmp_path / "mixed" / "neutrophil" / "copy.png")
     said: list[str] = []
-    report = evaluate(bundle.path, f"folder:{tmp_path / 'mixed'}", out=tmp_path / "r", drop_seen=True, say=said.append)
+    report = evaluate(
+        bundle.path,
+        f"folder:{tmp_path / 'mixed'}",
+        out=tmp_path / "r",
+        options=EvaluateOptions(drop_seen=True),
+        say=said.append,
+    )
     assert report.evaluations[0].n_images == report.data[0].n_images == 4 * trained.N_PER_CLASS
     assert report.data[0].dropped == {"copies": 1, "seen in training": 3}, "what was dropped before stays on the card"
     assert "mixed: left out 3 image(s) seen in training" in said

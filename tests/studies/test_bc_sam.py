@@ -133,7 +133,7 @@ def few_trees() -> Iterator[None]:
 def whole(data: Roles, few_trees: None, tmp_path_factory: pytest.TempPathFactory) -> Watched:
     out, said = tmp_path_factory.mktemp("whole") / "study", []
     watched = Watched(None, said)  # type: ignore[arg-type]
-    fit, run, fit_in = bc_sam_latents.fit_autoencoder, bc_sam._run, bc_sam.fit_in
+    fit, run, fit_or_resume = bc_sam_latents.fit_autoencoder, bc_sam._run, bc_sam.fit_or_resume
 
     def spy_fit(pairs: Any, *given: Any) -> Any:
         watched.autoencoders.append(pairs.rows)
@@ -145,12 +145,12 @@ def whole(data: Roles, few_trees: None, tmp_path_factory: pytest.TempPathFactory
 
     def spy_fit_in(run_dir: Path, method: Any, train: CellDataset, *, validation: CellDataset, **more: Any) -> Any:
         watched.resnext.append((f"{run_dir.parent.name}/{run_dir.name}", train, validation))
-        return fit_in(run_dir, method, train, validation=validation, **more)
+        return fit_or_resume(run_dir, method, train, validation=validation, **more)
 
     with trained.undrawn(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(bc_sam_latents, "fit_autoencoder", spy_fit)
         patch.setattr(bc_sam, "_run", spy_run)
-        patch.setattr(bc_sam, "fit_in", spy_fit_in)
+        patch.setattr(bc_sam, "fit_or_resume", spy_fit_in)
         watched.report = _study(data, out, *WHOLE, said=said)
     assert read_report(out / "report.json") == watched.report
     assert not (out / "scratch").exists()

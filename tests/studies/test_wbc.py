@@ -138,14 +138,14 @@ class Watched:
 @contextmanager
 def _watching(watched: Watched, module: Any, *, killed_at: str = "") -> Iterator[None]:
     """Note what the study does; end it like a kill when it comes to the fit in this folder."""
-    fit_in, run_rows, honest = wbc.fit_in, module.run_rows, training_fit.train
+    fit_or_resume, run_rows, honest = wbc.fit_or_resume, module.run_rows, training_fit.train
 
     def spy_fit_in(run_dir: Path, method: Any, part: CellDataset, *, validation: CellDataset, **more: Any) -> Bundle:
         name = str(run_dir.relative_to(watched.out / "fits"))
         if name == killed_at:
             raise KilledError
         watched.fits.append((name, part, validation))
-        return fit_in(run_dir, method, part, validation=validation, **more)
+        return fit_or_resume(run_dir, method, part, validation=validation, **more)
 
     def spy_train(*given: Any, run_dir: Path, **more: Any) -> None:
         watched.trainings.append(run_dir)
@@ -156,7 +156,7 @@ def _watching(watched: Watched, module: Any, *, killed_at: str = "") -> Iterator
         return watched.runs
 
     with trained.undrawn(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wbc, "fit_in", spy_fit_in)
+        patch.setattr(wbc, "fit_or_resume", spy_fit_in)
         patch.setattr(module, "run_rows", spy_run_rows)
         patch.setattr(training_fit, "train", spy_train)
         yield

@@ -33,7 +33,7 @@ from hemalens.evaluation import metrics
 from hemalens.files import claim_folder
 from hemalens.graphs import build as graphs
 from hemalens.progress import Say
-from hemalens.runs.inputs import prepare
+from hemalens.runs.inputs import open_inputs
 from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, adapt_reference, reference_bytes
 
 USUAL = "rule=base"
@@ -210,7 +210,7 @@ def open_support(
     reader = READERS.get(spec.partition(":")[0])
     # words of the user's own are meant; what a published set holds beyond the label map is left out as everywhere
     own_words = reader is not None and reader.own_labels
-    given = prepare(
+    given = open_inputs(
         spec,
         labels=base.manifest.label_map,
         role="support",

@@ -15,7 +15,7 @@ from hemalens.datasets import CellDataset
 from hemalens.datasets.splits import Unreadable
 from hemalens.evaluation.results import DataCard
 from hemalens.runs.auxiliary import mask_note, open_auxiliary
-from hemalens.runs.inputs import Prepared
+from hemalens.runs.inputs import Inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,13 @@ class Opened:
 
     entries: tuple[Entry, ...]
     tasks: Sequence[Task]
-    auxiliary: Mapping[str, Prepared]
+    auxiliary: Mapping[str, Inputs]
     trials: Sequence[Trial]
     notes: Sequence[str | None]
     asked: dict[str, Any]
 
     @property
-    def sources(self) -> list[Prepared]:
+    def sources(self) -> list[Inputs]:
         """Each source once."""
         return list({id(task.source): task.source for task in self.tasks}.values())
 

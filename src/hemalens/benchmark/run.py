@@ -15,8 +15,8 @@ from hemalens.evaluation.results import MethodCard, Report
 from hemalens.evaluation.significance import compare
 from hemalens.progress import Say
 from hemalens.report.compose import make_report, method_card
-from hemalens.runs.folders import claim_run, finish_run
-from hemalens.runs.inputs import tell
+from hemalens.runs.folders import finish_run, start_run
+from hemalens.runs.inputs import report_inputs
 
 MOST_NAMES = 4
 """More methods than this are counted in the report's title, not named."""
@@ -38,8 +38,8 @@ def benchmark(
     report, and the others go on. `n_workers` processes run side by side where memory allows; `watch` is told of each trial.
     """
     opened = open_benchmark(config, out)
-    tell(say, [*opened.sources, *opened.auxiliary.values()], *opened.notes)
-    if claim_run(out, {"job": "benchmark", "asked": opened.asked}, overwrite=overwrite, grows=True):
+    report_inputs(say, [*opened.sources, *opened.auxiliary.values()], *opened.notes)
+    if start_run(out, {"job": "benchmark", "asked": opened.asked}, overwrite=overwrite, grows=True):
         say(f"{one_line(out)} holds a benchmark: what is known there is not run again")
     for trial in opened.trials:
         watch(trial, "waiting", None)

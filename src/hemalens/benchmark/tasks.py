@@ -35,7 +35,7 @@ from hemalens.datasets.splits import Unreadable
 from hemalens.errors import InputError
 from hemalens.evaluation.evaluate import evaluate_with_answers, plan_test
 from hemalens.evaluation.results import DataCard, Evaluation, FractionCurve, KShot
-from hemalens.runs.inputs import Prepared, prepare
+from hemalens.runs.inputs import Inputs, open_inputs
 
 N_EMBEDDED = 300
 """Embeddings of a test that are kept for a joint figure."""
@@ -70,7 +70,7 @@ class Task(Protocol):
         """The protocol's name."""
 
     @property
-    def source(self) -> Prepared:
+    def source(self) -> Inputs:
         """What is learned from."""
 
     @property
@@ -104,8 +104,8 @@ class Task(Protocol):
 class _OnTargets:
     """A source, and targets that are tested whole."""
 
-    source: Prepared
-    targets: Sequence[Prepared]
+    source: Inputs
+    targets: Sequence[Inputs]
 
     @property
     def notes(self) -> list[str]:
@@ -170,7 +170,7 @@ class _Folds(_OnTargets):
 class _OnLaboratories:
     """One embedder from the whole source, but for a validation part; few images of every target, with labels or not."""
 
-    source: Prepared
+    source: Inputs
     laboratories: Sequence[NewLaboratory]
     protocol: ProtocolName
     curves: LaboratoryCurves
@@ -268,12 +268,12 @@ class Opener:
         self.stages = stages
         self._known: dict[tuple[object, ...], Any] = {}
 
-    def __call__(self, spec: str, role: str, *, unreadable: Unreadable, min_per_class: int) -> Prepared:
+    def __call__(self, spec: str, role: str, *, unreadable: Unreadable, min_per_class: int) -> Inputs:
         """A dataset in a role."""
         config, stages = self.config, self.stages
         wanted: dict[str, Any] = {"labels": config.labels, "role": role, "unreadable": unreadable}
-        make: Callable[[], Prepared] = partial(prepare, spec, **wanted, min_per_class=min_per_class, stages=stages)
-        found: Prepared = self._once((spec, role, unreadable, min_per_class), make)
+        make: Callable[[], Inputs] = partial(open_inputs, spec, **wanted, min_per_class=min_per_class, stages=stages)
+        found: Inputs = self._once((spec, role, unreadable, min_per_class), make)
         return found
 
     def laboratories(self, specs: Sequence[str]) -> list[NewLaboratory]:

@@ -24,7 +24,7 @@ from hemalens.errors import BundleError, HemalensError
 from hemalens.evaluation.results import Failure
 from hemalens.files import atomic_dir, output_errors, sha256_text, write_json, write_text
 from hemalens.runs.auxiliary import parts_for
-from hemalens.runs.folders import asked_of, fit_in
+from hemalens.runs.folders import fit_or_resume, method_request
 
 RESULT, EMBEDDINGS, ERROR = "result.json", "embeddings.npy", "error.txt"
 Status = Literal["waiting", "known", "running", "done", "failed"]
@@ -69,7 +69,7 @@ def plan_trials(
     trials = []
     for source in dict.fromkeys(id(task.source) for task in tasks):
         for entry in entries:
-            asked = asked_of(entry.method, entry.config)
+            asked = method_request(entry.method, entry.config)
             own = parts_for(entry.method, auxiliary)
             for task in (task for task in tasks if id(task.source) == source):
                 train = task.source.dataset
@@ -158,7 +158,7 @@ def run_trials(
 def _fit(entry: Entry, auxiliary: Mapping[str, CellDataset], say: Callable[[str], None]) -> FitFold:
     def fit(train: CellDataset, validation: CellDataset, rng: np.random.Generator, run_dir: Path) -> Bundle:
         say(f"{entry.name}, {run_dir.name.replace('_', ' ')}: {len(train)} images")
-        return fit_in(
+        return fit_or_resume(
             run_dir, entry.method, train, validation=validation, config=entry.config, rng=rng, auxiliary=auxiliary
         )
 

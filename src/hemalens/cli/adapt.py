@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hemalens.cli.options import Bundle, DropUnreadable, FewShot, Json, Out, Overwrite, Quiet, Seed, Talk, chosen_bundle
+from hemalens.cli.options import Bundle, DropUnreadable, FewShot, Json, Out, Overwrite, Quiet, Seed, Talk, bundle_or_default
 from hemalens.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def adapt(
     of_support = ("--few-shot", few_shot), ("--allow-new", allow_new), ("--finetune", finetune)
     _refuse_idle(support, unlabelled, [option for option, value in of_support if value], settings)
     talk = Talk(quiet, as_json)
-    base = chosen_bundle(bundle, talk)
+    base = bundle_or_default(bundle, talk)
     few = {"beside": beside or [], "few_shot": few_shot or [], "allow_new": allow_new, "drop_unreadable": drop_unreadable}
     asked = {"out": out, "settings": settings or [], "seed": seed, "overwrite": overwrite, "say": talk.say}
     manifest = _made(base, (support, unlabelled), asked, few, finetune=finetune)

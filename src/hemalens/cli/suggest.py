@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hemalens.cli.options import Json, Out, Overwrite, Quiet, Seed, Talk, chosen_bundle, told_apart
+from hemalens.cli.options import Json, Out, Overwrite, Quiet, Seed, Talk, bundle_and_images, bundle_or_default
 
 SHAPE = "hemalens suggest [BUNDLE] IMAGES --out FILE"
 
@@ -40,9 +40,9 @@ def suggest(
     from hemalens.adaptation.suggest import suggest as run
 
     talk = Talk(quiet, as_json)
-    named, source = told_apart(bundle, images, shape=SHAPE)
+    named, source = bundle_and_images(bundle, images, usage=SHAPE)
     found = run(
-        chosen_bundle(named, talk),
+        bundle_or_default(named, talk),
         source,
         out=out,
         n=n,

@@ -349,20 +349,20 @@ def _damaged(evaluation: Evaluation, expected: str) -> ReportError:
 class Standing:
     """How the methods of one source and target stand to the one with the highest balanced accuracy.
 
-    `not_told_apart` are the others of which the data do not say that they are worse, `not_compared` those that were not
+    `not_bundle_and_images` are the others of which the data do not say that they are worse, `not_compared` those that were not
     compared with it.
     """
 
     highest: Evaluation
     n_methods: int
     n_comparisons: int
-    not_told_apart: tuple[Evaluation, ...]
+    not_bundle_and_images: tuple[Evaluation, ...]
     not_compared: tuple[Evaluation, ...]
 
     @property
     def is_best(self) -> bool:
         """Whether it is better than every other one by the corrected test."""
-        return not self.not_told_apart and not self.not_compared
+        return not self.not_bundle_and_images and not self.not_compared
 
 
 def standings(evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison]) -> tuple[Standing, ...]:

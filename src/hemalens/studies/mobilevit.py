@@ -24,8 +24,8 @@ from hemalens.methods.mobilevit import MobileVitConfig
 from hemalens.models.cost import Counted, count_backbone
 from hemalens.progress import Say
 from hemalens.report.compose import make_report
-from hemalens.runs.folders import asked_of, claim_run, finish_run, fit_in
-from hemalens.runs.inputs import Prepared, prepare, tell
+from hemalens.runs.folders import finish_run, fit_or_resume, method_request, start_run
+from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 from hemalens.studies.base import Study, published
 
 FIT = "fit."
@@ -77,18 +77,18 @@ def run(
     request = {
         "job": "study mobilevit",
         "study": config.model_dump(mode="json"),
-        "rows": [asked_of(method, each) for each in configs.values()],
+        "rows": [method_request(method, each) for each in configs.values()],
         "data": cells.dataset.fingerprint,
         "seed": seed,
     }
-    claim_run(out, request, overwrite=overwrite, say=say)
-    tell(say, [cells], f"{len(learn)} images to learn from, {len(validation)} for validation, {len(test)} for the test")
+    start_run(out, request, overwrite=overwrite, say=say)
+    report_inputs(say, [cells], f"{len(learn)} images to learn from, {len(validation)} for validation, {len(test)} for the test")
     evaluations: list[Evaluation] = []
     counts: dict[str, Counted] = {}
     for name, each in configs.items():
         say(f"{ROWS.get(name, name)}: {each.epochs} epochs")
         rng = seeded(seed, "fit")
-        bundle = fit_in(out / "fits" / name, method, learn, validation=validation, config=each, rng=rng)
+        bundle = fit_or_resume(out / "fits" / name, method, learn, validation=validation, config=each, rng=rng)
         found = evaluate([bundle], [test], target=test, source_name=cells.dataset.name, seed=seed)
         shown = ROWS.get(name, name)
         named = {"method": shown, "name": f"{shown}: {cells.dataset.name}, test part"}
@@ -116,8 +116,8 @@ def _config(name: str, settings: Sequence[str]) -> MobileVitConfig:
     return MobileVitConfig.load(None, settings, base=base)
 
 
-def _cells(spec: str, config: MobileVitStudyConfig, seed: int) -> Prepared:
-    given = prepare(spec, role="cells", labels=config.labels, min_per_class=config.min_per_class)
+def _cells(spec: str, config: MobileVitStudyConfig, seed: int) -> Inputs:
+    given = open_inputs(spec, role="cells", labels=config.labels, min_per_class=config.min_per_class)
     n = config.n_images
     if n == 0 or n >= len(given.dataset):
         if n > len(given.dataset):

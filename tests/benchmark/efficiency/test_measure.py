@@ -123,7 +123,7 @@ def test_backbones_and_a_bundle_with_its_scores(
 
 
 @pytest.mark.usefixtures("undrawn", "quick")
-def test_bundles_of_one_method_and_one_test_are_told_apart(labs: Path, tmp_path: Path) -> None:
+def test_bundles_of_one_method_and_one_test_are_bundle_and_images(labs: Path, tmp_path: Path) -> None:
     copy = _with(open_bundle(labs / "near"), tmp_path / "other" / "near")
     said: list[str] = []
     report = efficiency(

@@ -23,8 +23,8 @@ from hemalens.evaluation.results import DataCard, Efficiency, Evaluation, Report
 from hemalens.graphs.runtime import n_cores
 from hemalens.progress import Say
 from hemalens.report.compose import make_report
-from hemalens.runs.folders import claim_run, finish_run
-from hemalens.runs.inputs import Prepared, prepare, tell
+from hemalens.runs.folders import finish_run, start_run
+from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 
 N_CLASSES = 8
 
@@ -55,7 +55,7 @@ def efficiency(
     networks: list[Network] = [*named_backbones(backbones, n_classes, seed), *saved_models(bundle_paths)]
     _check(networks, target_spec, n_rounds=n_rounds, n_threads=n_threads, n_classes=n_classes)
     tests = _open_tests(networks, target_spec, drop_seen=drop_seen)
-    tell(say, tests.values())
+    report_inputs(say, tests.values())
     counted = [network.count() for network in networks]
     threads = n_threads or n_cores()
     request = {
@@ -67,7 +67,7 @@ def efficiency(
         "min_per_class": min_per_class,
         "seed": seed,
     }
-    if claim_run(out, request, overwrite=overwrite):
+    if start_run(out, request, overwrite=overwrite):
         say("the stopped run begins anew: all networks are timed together")
     evaluations = _evaluate(networks, tests, seed=seed, min_per_class=min_per_class)
     how = f"{formatting.counted(n_rounds, 'round')}, {formatting.counted(threads, 'thread')}"
@@ -134,19 +134,19 @@ def _check(networks: Sequence[Network], target_spec: str | None, **numbers: int 
 # --------------------------------------------------------------------------------------------------------------- scores
 
 
-def _open_tests(networks: Sequence[Network], spec: str | None, *, drop_seen: bool) -> dict[str, Prepared]:
+def _open_tests(networks: Sequence[Network], spec: str | None, *, drop_seen: bool) -> dict[str, Inputs]:
     """The target under the label map of each bundle, by the bundle's name; raises `SplitError` for a leak.
 
     `drop_seen`: all are tested without the images that any of them has seen.
     """
-    tests: dict[str, Prepared] = {}
+    tests: dict[str, Inputs] = {}
     seen = {content for network in networks if isinstance(network, SavedModel) for content in network.bundle.seen}
     for network in networks:
         if spec is None or isinstance(network, Backbone):
             continue
         bundle = network.bundle
         known = bundle.manifest.labels
-        given = prepare(
+        given = open_inputs(
             spec,
             labels=bundle.manifest.label_map,
             role="test",
@@ -161,7 +161,7 @@ def _open_tests(networks: Sequence[Network], spec: str | None, *, drop_seen: boo
 
 
 def _evaluate(
-    networks: Sequence[Network], tests: dict[str, Prepared], *, seed: int, min_per_class: int
+    networks: Sequence[Network], tests: dict[str, Inputs], *, seed: int, min_per_class: int
 ) -> dict[str, Evaluation]:
     """The evaluation of each bundle that is tested, by its name."""
     found: dict[str, Evaluation] = {}
@@ -200,7 +200,7 @@ def _scores(network: Network, evaluations: Mapping[str, Evaluation]) -> dict[str
     }
 
 
-def _cards(tests: dict[str, Prepared]) -> list[DataCard]:
+def _cards(tests: dict[str, Inputs]) -> list[DataCard]:
     """The card of each test once: bundles of one label map share it."""
     cards: list[DataCard] = []
     for test in tests.values():

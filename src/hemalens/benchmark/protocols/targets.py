@@ -19,7 +19,7 @@ from hemalens.datasets import CellDataset
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.errors import DatasetError, InputError, SplitError
 from hemalens.evaluation.results import DataCard, KShot, Supervised
-from hemalens.runs.inputs import Prepared, prepare
+from hemalens.runs.inputs import Inputs, open_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ def open_laboratories(
         raise InputError("a support of its own goes with one target", got=f"{len(target_specs)} targets")
     laboratories = []
     for spec in target_specs:
-        target = prepare(spec, role="target", unreadable="keep", **wanted)
-        pool = prepare(support_spec, role="support", unreadable="keep", **wanted) if support_spec else None
+        target = open_inputs(spec, role="target", unreadable="keep", **wanted)
+        pool = open_inputs(support_spec, role="support", unreadable="keep", **wanted) if support_spec else None
         laboratories.append(_paired(target, pool))
     return laboratories
 
 
-def _paired(target: Prepared, pool: Prepared | None) -> NewLaboratory:
+def _paired(target: Inputs, pool: Inputs | None) -> NewLaboratory:
     known = target.dataset.classes
     shared = known if pool is None else tuple(c for c in known if c in pool.dataset.classes)
     if len(shared) < 2:

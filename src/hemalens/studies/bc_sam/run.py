@@ -29,8 +29,8 @@ from hemalens.methods.bc_sam import BCSamConfig, cell_image_stage
 from hemalens.methods.finetune import FinetuneConfig
 from hemalens.progress import Say
 from hemalens.report.compose import make_report
-from hemalens.runs.folders import claim_run, finish_run, fit_in
-from hemalens.runs.inputs import Prepared, prepare
+from hemalens.runs.folders import finish_run, fit_or_resume, start_run
+from hemalens.runs.inputs import Inputs, open_inputs
 from hemalens.studies.base import Study
 from hemalens.studies.bc_sam.latents import DISCREPANCY_WORDS, Material, Protocol, Row, Side
 from hemalens.studies.bc_sam.scores import Cell, Direction, find_gains
@@ -77,7 +77,7 @@ def run(
     config, features, resnext = _configs(settings)
     cell_image_stage(features)  # a missing segmenter is said before the folder is taken
     opened = [
-        prepare(data[role], labels=config.labels, role=role, min_per_class=config.min_per_class)
+        open_inputs(data[role], labels=config.labels, role=role, min_per_class=config.min_per_class)
         for role in ("first", "second")
     ]
     for note in (note for each in opened for note in each.notes):
@@ -91,7 +91,7 @@ def run(
         "data": [side.dataset.fingerprint for side in sides],
         "seed": seed,
     }
-    claim_run(out, request, overwrite=overwrite, say=say)
+    start_run(out, request, overwrite=overwrite, say=say)
     found = _run(sides, config, features, out=out, seed=seed, say=say)
     if config.resnext:
         found.cells.extend(_resnext(sides, config, resnext, out=out, seed=seed, say=say))
@@ -136,7 +136,7 @@ def _configs(settings: Sequence[str]) -> tuple[BCSamStudyConfig, BCSamConfig, Fi
     return config, features, resnext
 
 
-def _sides(opened: Sequence[Prepared], config: BCSamStudyConfig, seed: int) -> tuple[Side, Side]:
+def _sides(opened: Sequence[Inputs], config: BCSamStudyConfig, seed: int) -> tuple[Side, Side]:
     first, second = (each.dataset for each in opened)
     refuse_leaks(set(first.contents), second)
     for dataset in (first, second):
@@ -194,7 +194,7 @@ def _resnext(
 
     def fit(train: CellDataset, validation: CellDataset, rng: np.random.Generator, run_dir: Path) -> Bundle:
         say(f"{RESNEXT_ROW}, {run_dir.parent.name}, {run_dir.name.replace('_', ' ')}: {len(train)} images")
-        return fit_in(run_dir, method, train, validation=validation, config=finetune, rng=rng)
+        return fit_or_resume(run_dir, method, train, validation=validation, config=finetune, rng=rng)
 
     cells = []
     for source, target in (sides, sides[::-1]):

@@ -11,7 +11,7 @@ from hemalens.datasets import CellDataset
 from hemalens.datasets.splits import hold_out, seeded
 from hemalens.methods import find_method
 from hemalens.methods.bloodshot import BloodShotConfig
-from hemalens.runs.folders import fit_in
+from hemalens.runs.folders import fit_or_resume
 
 LOSSES = ("softmax", "aam", "aam+consistency")
 IMAGENET: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "weights": "package", "normalisation": "backbone"}
@@ -72,4 +72,4 @@ def fit_embedder(
     """Train one row in its folder below `out`; what is finished there is taken as it is."""
     folder = out / "fits" / row.replace(", ", "_").replace("+", "_").lower()
     method = find_method("bloodshot")
-    return fit_in(folder, method, learn, validation=validation, config=config, rng=seeded(seed, "fit"))
+    return fit_or_resume(folder, method, learn, validation=validation, config=config, rng=seeded(seed, "fit"))

@@ -36,8 +36,8 @@ from hemalens.graphs.build import cut
 from hemalens.models.backbone import BackboneConfig, frozen_graph
 from hemalens.progress import Say
 from hemalens.report.compose import make_report
-from hemalens.runs.folders import claim_run, finish_run
-from hemalens.runs.inputs import prepare
+from hemalens.runs.folders import finish_run, start_run
+from hemalens.runs.inputs import open_inputs
 from hemalens.studies.base import Study
 from hemalens.studies.bloodshot.embedders import (
     FROZEN,
@@ -108,7 +108,7 @@ def run(
         "seed": seed,
     }
     plans = _plans(laboratories, config, seed, generic, say)
-    claim_run(out, request, overwrite=overwrite, say=say)
+    start_run(out, request, overwrite=overwrite, say=say)
     encoders: dict[str, onnx.ModelProto] = {}
     evaluations: list[Evaluation] = []
     for row, embedder in embedders.items():
@@ -143,7 +143,7 @@ def _at_home(row: str, bundle: Bundle, test: CellDataset, seed: int) -> Evaluati
 
 
 def _generic(spec: str, config: BloodShotStudyConfig) -> tuple[CellDataset, list[DataCard], list[str]]:
-    given = prepare(spec, labels=config.generic_labels, role="generic", min_per_class=config.min_per_class)
+    given = open_inputs(spec, labels=config.generic_labels, role="generic", min_per_class=config.min_per_class)
     dataset = given.dataset
     kept = [i for i, record in enumerate(dataset.records) if record.source_label not in config.leave_out]
     notes = list(given.notes)

@@ -19,7 +19,7 @@ from hemalens.methods.combined_network import CAM16, PRCC, CombinedNetworkConfig
 from hemalens.progress import Say
 from hemalens.report.compose import make_report
 from hemalens.runs.folders import finish_run
-from hemalens.runs.inputs import prepare
+from hemalens.runs.inputs import open_inputs
 from hemalens.studies.base import Study, published
 from hemalens.studies.wbc.common import Opened, Row, open_study, run_rows
 from hemalens.studies.wbc.tables import gains_table, published_table
@@ -97,7 +97,7 @@ class _Tissue:
 
     def _classify(self, config: CombinedNetworkConfig, train: CellDataset, spec: str, *, seed: int, say: Say) -> None:
         say(f"classifier of {train.name}: {len(train)} images")
-        test = prepare(spec, role=CAM16_TEST, labels=train.label_map)
+        test = open_inputs(spec, role=CAM16_TEST, labels=train.label_map)
         bundle = pretrained(train, config, config.pretraining)
         found = evaluate([bundle], [test.dataset], target=test.dataset, source_name=train.name, seed=seed)
         self.evaluations.append(found)

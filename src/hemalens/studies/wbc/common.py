@@ -27,8 +27,8 @@ from hemalens.files import atomic_path
 from hemalens.methods import find_method
 from hemalens.progress import Say
 from hemalens.runs.auxiliary import mask_note, open_auxiliary, refuse_learned
-from hemalens.runs.folders import asked_of, claim_run, fit_in
-from hemalens.runs.inputs import Prepared, prepare, tell
+from hemalens.runs.folders import fit_or_resume, method_request, start_run
+from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 from hemalens.studies.base import Study
 
 FIT, RESNET = "fit.", "resnet."
@@ -128,19 +128,19 @@ def open_white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig, 
     """Open the roles wbc, held and the subsets; give the training part masks where it has none and a segmenter is named."""
     wanted: dict[str, Any] = {"labels": config.labels, "min_per_class": config.min_per_class}
     spec = data["wbc"][0]
-    wbc = prepare(spec, role="wbc", **wanted)
+    wbc = open_inputs(spec, role="wbc", **wanted)
     opened = [wbc]
     if "held" in data:
-        held = prepare(data["held"][0], role="held", **wanted)
+        held = open_inputs(data["held"][0], role="held", **wanted)
         opened.append(held)
         flatters = config.selection == "published-selection"
         parts = tested_whole(wbc.dataset, held.dataset) if flatters else halved(wbc.dataset, held.dataset, seed=seed)
     else:
         parts = fixed_parts(wbc.dataset, seed=seed)
-    given: dict[float, Prepared] = {}
+    given: dict[float, Inputs] = {}
     for role, share in SUBSETS.items():
         if role in data:
-            given[share] = prepare(data[role][0], role=role, **wanted)
+            given[share] = open_inputs(data[role][0], role=role, **wanted)
     notes = [note for each in (*opened, *given.values()) for note in each.notes]
     train = parts.train
     if config.mask_segmenter and not any(record.mask_path for record in train.records):
@@ -193,7 +193,7 @@ class Opened:
     rows: Mapping[str, tuple[Row, StrictConfig]]
     plan: FractionPlan
     cells: WhiteCells
-    more: Mapping[str, Prepared]
+    more: Mapping[str, Inputs]
 
     @property
     def auxiliary(self) -> dict[str, CellDataset]:
@@ -239,17 +239,17 @@ def open_study(
         "job": f"study {study.name}",
         "study": config.model_dump(mode="json"),
         "sources": config.file_digests(),
-        "rows": {key: asked_of(find_method(row.method), own) for key, (row, own) in chosen.items()},
+        "rows": {key: method_request(find_method(row.method), own) for key, (row, own) in chosen.items()},
         "white cells": [dataset.fingerprint for dataset in _white_cells(data, config)],
         "auxiliary": {role: each.dataset.fingerprint for role, each in more.items()},
         "seed": seed,
     }
-    claim_run(out, request, overwrite=overwrite, say=say)
+    start_run(out, request, overwrite=overwrite, say=say)
     cells = open_white_cells(data, config, out=out, seed=seed)
     cells.parts.check(plan)
     refuse_learned([user], {r: each.dataset for r, each in more.items()}, [cells.parts.validation, *cells.parts.tests])
     about_masks = [mask_note(own, cells.parts.train) for _, own in chosen.values()]
-    tell(say, more.values(), *cells.notes, *about_masks)
+    report_inputs(say, more.values(), *cells.notes, *about_masks)
     return Opened(config, chosen, plan, cells, more)
 
 
@@ -275,6 +275,6 @@ def _fit(row: Row, config: StrictConfig, auxiliary: Mapping[str, CellDataset], s
 
     def fit(train: CellDataset, validation: CellDataset, rng: np.random.Generator, run_dir: Path) -> Bundle:
         say(f"{row.name}: {len(train)} images, {run_dir.name.replace('_', ' ')}")
-        return fit_in(run_dir, method, train, validation=validation, config=config, rng=rng, auxiliary=auxiliary)
+        return fit_or_resume(run_dir, method, train, validation=validation, config=config, rng=rng, auxiliary=auxiliary)
 
     return fit
