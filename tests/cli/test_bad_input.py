@@ -583,7 +583,7 @@ def test_a_place_without_permission(
 def test_an_existing_file_is_refused_and_kept(bundle: Path, unseen: Path, stub: None, tmp_path: Path, job: str) -> None:
     out = tmp_path / "mine.csv"
     out.write_text("kept")
-    with pytest.raises(OutputError, match=r"'.*mine.csv' (exists already|holds something else)"):
+    with pytest.raises(OutputError, match=r"'.*mine.csv' (exists already|holds something else|is not a run folder)"):
         _writers(bundle, unseen)[job](out)
     assert out.read_text() == "kept"
 
@@ -596,7 +596,7 @@ def test_a_folder_of_something_else_is_never_removed(
     (out / "letters").mkdir(parents=True)
     (out / "letters" / "a.txt").write_text("kept")
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match=r"'.*documents' (exists already|holds something else)"):
+        with pytest.raises(OutputError, match=r"'.*documents' (exists already|holds something else|is not a run folder)"):
             _writers(bundle, unseen)[job](out, overwrite=overwrite)
     assert (out / "letters" / "a.txt").read_text() == "kept"
 
@@ -655,7 +655,7 @@ def test_a_full_disk_keeps_the_previous_predictions(
     out = tmp_path / "out" / f"answers{suffix}"
     predict(bundle, str(unseen), out=out)
     before = out.read_bytes()
-    monkeypatch.setattr("hemalens.inference.predict._row", _raise_full_disk)
+    monkeypatch.setattr("hemalens.inference.rows.RowFormat.row", _raise_full_disk)
     for target in (out, tmp_path / "out" / f"new{suffix}"):
         with pytest.raises(OutputError, match=f"the disk is full while writing '{target}'. Free space"):
             predict(bundle, str(unseen), out=target, overwrite=True)
@@ -696,7 +696,7 @@ def test_a_full_disk_while_the_bundle_is_written_leaves_a_run_that_goes_on(
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
     said: list[str] = []
     train("stub", f"folder:{folder}", out=tmp_path / "run", say=said.append)
-    assert "going on with the stopped run" in said
+    assert any("stopped run" in text for text in said)
     assert (tmp_path / "run" / "bundle" / "manifest.json").is_file()
 
 

@@ -164,16 +164,16 @@ def test_parity_looks_at_the_finer_types_too(bundle: Bundle, abroad: Path) -> No
         check_parity(bundle.graph_bytes, records, own("probabilities"), fine=own(FINE, 0.01))
 
 
-def test_a_manifest_with_finer_types_that_the_graph_does_not_tell_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+def test_subtypes_in_the_manifest_that_the_graph_lacks_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     others = [name for name in _outputs(bundle) if name != FINE]
     graph: onnx.ModelProto = graphs.cut(bundle.graph, ["image"], others)
     made = write_bundle(tmp_path / "lacking", bundle.manifest, {MODEL: graph.SerializeToString()})
-    with pytest.raises(BundleError, match=f"tells no finer types; expected the output {FINE}"):
+    with pytest.raises(BundleError, match=f"subtypes; expected the output {FINE}"):
         Predictor(made)
 
 
-def test_finer_types_of_some_classes_only_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+def test_subtypes_of_some_classes_only_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     some = bundle.manifest.model_copy(update={"fine": bundle.manifest.fine[1:2]})
-    with pytest.raises(BundleError, match="finer types of every class and of no other"):
+    with pytest.raises(BundleError, match="subtypes of every class"):
         write_bundle(tmp_path / "some", some, {MODEL: bundle.graph_bytes})
     assert open_bundle(bundle.path).manifest.fine == bundle.manifest.fine

@@ -89,7 +89,7 @@ def test_a_few_cells_adapt_it(half: Bundle, abroad: Path, tmp_path: Path) -> Non
 
 def test_what_is_small_already_is_refused(half: Bundle, abroad: Path, tmp_path: Path) -> None:
     for precision in ("int8", "fp16"):
-        with pytest.raises(BundleError, match=r"is fp16 already\. Take the one it was made from"):
+        with pytest.raises(BundleError, match=r"is fp16 already"):
             quantize(half.path, f"synthetic:{abroad}", out=tmp_path / "again", precision=precision)
 
 
@@ -112,7 +112,7 @@ def test_the_command(
     ended = hemalens(*call, "--precision", "fp16")
     assert ended.code == 0
     assert "comparing on 4 of 32 images" in ended.err
-    assert ended.out.startswith("fp16 weights, compared on 4 images: ")
+    assert ended.out.startswith("fp16, compared on 4 images: ")
     assert open_bundle(tmp_path / "out").manifest.quantisation is not None
     refused = hemalens(*call, "--overwrite", "--precision", "fp8")
     assert refused.code == 2

@@ -146,7 +146,7 @@ def test_a_finished_run_is_refused_and_replaced_only_when_asked(
 ) -> None:
     out = tmp_path / "run"
     train("stub", labs("lab_a"), out=out)
-    with pytest.raises(OutputError, match=r"'.*run' holds this run, finished. Its report is there; say --overwrite"):
+    with pytest.raises(OutputError, match=r"'.*run' holds this run, finished.*--overwrite"):
         train("stub", labs("lab_a"), out=out)
     with pytest.raises(OutputError, match=r"holds another run \(other data, settings or seed\)"):
         train("stub", labs("lab_a"), out=out, seed=1)
@@ -171,7 +171,7 @@ def test_a_run_stopped_after_the_fit_does_not_fit_again(
     said: list[str] = []
     report = train("stub", labs("lab_a"), out=tmp_path / "run", say=said.append)
     assert fits == ["run"]
-    assert "going on with the stopped run" in said
+    assert any("stopped run" in text for text in said)
     assert report.evaluations
 
 
@@ -187,7 +187,7 @@ def test_what_another_request_left_is_not_gone_on_with(tmp_path: Path) -> None:
         start_run(tmp_path / "run", {"seed": 0}, overwrite=False)
     assert start_run(tmp_path / "run", {"seed": 1}, overwrite=True) is False
     shutil.rmtree(tmp_path / "run")
-    with pytest.raises(OutputError, match=r"'.*run.json' is gone"):
+    with pytest.raises(OutputError, match=r"'.*run.json' is missing"):
         finish_run(tmp_path / "run", report)
 
 
@@ -286,7 +286,8 @@ def test_embeddings_are_a_column_of_the_parquet_file(
 
 def test_rows_beyond_one_batch(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labs: Any) -> None:
     whole = predict(bundle.path, labs("lab_b"), out=tmp_path / "whole.parquet")
-    monkeypatch.setattr("hemalens.inference.predict.ROWS_A_BATCH", 5)
+    monkeypatch.setattr("hemalens.inference.predictor.MONITORED_AT_ONCE", 5)
+    monkeypatch.setattr("hemalens.inference.rows.ROWS_A_GROUP", 7)
     parts = predict(bundle.path, labs("lab_b"), out=tmp_path / "parts.parquet")
     assert whole == parts
     a, b = (pandas.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
@@ -321,7 +322,7 @@ def test_evaluate_shows_as_many_cells_as_asked_for(
     monkeypatch.setattr("hemalens.evaluation.occlusion.affordable", lambda bundle, n: 0)
     report = evaluate(bundle.path, labs("lab_b"), out=tmp_path / "large", say=said.append)
     assert sum(len(table.rows) for table in report.pictures) == 0
-    assert said[-1] == "no picture of what answers rest on: the network is too large, or its work cannot be counted"
+    assert "no occlusion maps" in said[-1]
 
 
 def test_evaluate_refuses_images_the_model_has_seen(bundle: Bundle, labs: Any, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def train(
         test_fraction=test_fraction,
         validation_fraction=validation_fraction,
         min_per_class=min_per_class,
-        auxiliary_specs=role_specs(auxiliary or [], "--aux"),
+        auxiliary_specs=tuple(role_specs(auxiliary or [], "--aux")),
         cell_image=cell_image,
         config_file=config,
         drop_unreadable=drop_unreadable,
