@@ -6,6 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hemalens.adaptation.adapt import adapt
+    from hemalens.adaptation.options import AdaptOptions
+    from hemalens.adaptation.suggest import suggest
     from hemalens.benchmark.run import benchmark
     from hemalens.bundle.bundle import Bundle, open_bundle
     from hemalens.bundle.default_model import default_model_path
@@ -13,41 +16,62 @@ if TYPE_CHECKING:
     from hemalens.errors import HemalensError
     from hemalens.inference.predict import predict
     from hemalens.inference.predictor import Prediction, Predictor
-    from hemalens.runs.evaluate import evaluate
-    from hemalens.runs.train import train
+    from hemalens.runs.evaluate import EvaluateOptions, evaluate
+    from hemalens.runs.folders import RunOptions
+    from hemalens.runs.quantize import QuantizeOptions, quantize
+    from hemalens.runs.segment import segment
+    from hemalens.runs.train import TrainOptions, train
 
 __version__ = "0.1.0"
 
 _PLACES = {
+    "AdaptOptions": "hemalens.adaptation.options",
     "Bundle": "hemalens.bundle.bundle",
     "CellDataset": "hemalens.datasets",
+    "EvaluateOptions": "hemalens.runs.evaluate",
     "HemalensError": "hemalens.errors",
     "Prediction": "hemalens.inference.predictor",
     "Predictor": "hemalens.inference.predictor",
+    "QuantizeOptions": "hemalens.runs.quantize",
     "Record": "hemalens.datasets",
+    "RunOptions": "hemalens.runs.folders",
+    "TrainOptions": "hemalens.runs.train",
+    "adapt": "hemalens.adaptation.adapt",
     "benchmark": "hemalens.benchmark.run",
     "default_model_path": "hemalens.bundle.default_model",
     "evaluate": "hemalens.runs.evaluate",
     "open_bundle": "hemalens.bundle.bundle",
     "open_dataset": "hemalens.datasets",
     "predict": "hemalens.inference.predict",
+    "quantize": "hemalens.runs.quantize",
+    "segment": "hemalens.runs.segment",
+    "suggest": "hemalens.adaptation.suggest",
     "train": "hemalens.runs.train",
 }
 
 __all__ = [
+    "AdaptOptions",
     "Bundle",
     "CellDataset",
+    "EvaluateOptions",
     "HemalensError",
     "Prediction",
     "Predictor",
+    "QuantizeOptions",
     "Record",
+    "RunOptions",
+    "TrainOptions",
     "__version__",
+    "adapt",
     "benchmark",
     "default_model_path",
     "evaluate",
     "open_bundle",
     "open_dataset",
     "predict",
+    "quantize",
+    "segment",
+    "suggest",
     "train",
 ]
 

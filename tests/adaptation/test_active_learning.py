@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemalens.adaptation.active_learning import STRATEGIES, WHY, Pool, choose, entropies, margins, typicality
+from hemalens.adaptation.active_learning import STRATEGIES, WHY, Pool, choose, margins, typicality
 from hemalens.errors import ConfigError, InputError
 
 
@@ -37,16 +37,9 @@ def test_no_strategy_takes_a_labelled_cell_or_a_copy(
     np.testing.assert_array_equal(chosen, choose(strategy, pool, wanted, np.random.default_rng(seed)))
 
 
-def test_the_least_certain_come_first() -> None:
-    pool = _pool(1, n_labelled=0)
-    best = np.sort(pool.probabilities, axis=1)
-    np.testing.assert_allclose(margins(pool.probabilities), best[:, -1] - best[:, -2])
-    by_hand = [-sum(p * np.log(p) for p in row) for row in pool.probabilities]
-    np.testing.assert_allclose(entropies(pool.probabilities), by_hand)
-    rng = np.random.default_rng(0)
-    assert choose("margin", pool, 1, rng)[0] == margins(pool.probabilities).argmin()
-    assert choose("entropy", pool, 1, rng)[0] == np.argmax(by_hand)
-    assert entropies(np.array([[1.0, 0.0]])) == pytest.approx(0)
+def test_a_margin_is_the_best_less_the_second_best_probability() -> None:
+    found = margins(np.array([[0.5, 0.2, 0.3], [1.0, 0.0, 0.0], [0.4, 0.2, 0.4]]))
+    np.testing.assert_allclose(found, [0.2, 1.0, 0.0], atol=1e-12)
 
 
 def test_typical_cells_stand_for_kinds_of_which_none_is_labelled() -> None:
@@ -59,8 +52,6 @@ def test_typical_cells_stand_for_kinds_of_which_none_is_labelled() -> None:
     pool = Pool(points, np.full((50, 4), 0.25), labelled, np.arange(50))
     chosen = choose("typical", pool, 3, rng)
     assert kind[chosen].tolist() == [1, 2, 3]
-    centre = choose("k_centre", pool, 3, rng)
-    assert set(kind[centre]) == {1, 2, 3}
 
 
 def test_typicality_is_one_over_the_mean_distance_to_the_neighbours() -> None:
@@ -76,21 +67,14 @@ def test_guesses_take_turns() -> None:
     assert choose("even", pool, 3, np.random.default_rng(0)).tolist() == [3, 2, 1]
 
 
-def test_badge_measures_gradients() -> None:
-    pool = _pool(3, n_labelled=0)
-    first = choose("badge", pool, 1, np.random.default_rng(0))[0]
-    pull = pool.probabilities - np.eye(3)[pool.probabilities.argmax(axis=1)]
-    assert first == np.linalg.norm(pull, axis=1).argmax()
-    sure = Pool(pool.embeddings, np.eye(3)[np.zeros(24, int)], pool.labelled, pool.content)
-    assert len(set(choose("badge", sure, 10, np.random.default_rng(0)).tolist())) == 10
-
-
 def test_nonsense_is_refused() -> None:
     pool = _pool(0)
-    with pytest.raises(ConfigError, match=r"unknown strategy 'margins'.*did you mean 'margin'"):
-        choose("margins", pool, 3, np.random.default_rng(0))
-    with pytest.raises(InputError, match="too few cells are asked for"):
-        choose("margin", pool, 0, np.random.default_rng(0))
-    with pytest.raises(InputError, match="no cell is left to label"):
-        choose("margin", _pool(0, n_labelled=24), 3, np.random.default_rng(0))
+    with pytest.raises(ConfigError, match=r"unknown strategy 'typicl'.*did you mean 'typical'"):
+        choose("typicl", pool, 3, np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="unknown strategy 'badge'"):
+        choose("badge", pool, 3, np.random.default_rng(0))
+    with pytest.raises(InputError, match="too few cells"):
+        choose("even", pool, 0, np.random.default_rng(0))
+    with pytest.raises(InputError, match="no cell is left"):
+        choose("even", _pool(0, n_labelled=24), 3, np.random.default_rng(0))
     assert set(WHY) == set(STRATEGIES)

@@ -14,14 +14,15 @@ from PIL import Image
 import trained
 from command import Command
 from hemalens import evaluate, open_bundle, predict, train
-from hemalens.adaptation.adapt_unlabelled import adapt_to_both, adapt_unlabelled
-from hemalens.adaptation.few_labels import adapt
-from hemalens.bundle.bundle import MODEL, STATISTICS, Bundle
+from hemalens.adaptation.adapt import adapt
+from hemalens.adaptation.options import AdaptOptions
+from hemalens.bundle.bundle import Bundle
 from hemalens.bundle.nucleus_size import sizes_of
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import BundleError
 from hemalens.inference.predictor import Predictor
+from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 from hemalens.runs.train import TrainOptions
 
@@ -29,9 +30,8 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 SIZE = ["batch_norm=false", "class_bias=false"]
 N = 4 * 12
-UNKNOWN = "the bundle does not know how large the nuclei of its types are"
-COUNTED = "the bundle counts the nuclei's size already, beside those of another set"
-LEFT_OUT = ": what the nuclei's size says is left out"
+UNKNOWN = "the bundle has no nucleus sizes"
+COUNTED = "the bundle uses nucleus sizes already"
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +79,18 @@ def away(cells: Path) -> str:
 @pytest.fixture(scope="module")
 def sized(base: Bundle, away: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Adapted as it is by default."""
-    return adapt_unlabelled(base.path, away, out=tmp_path_factory.mktemp("sized") / "bundle")
+    return adapt(base.path, run=RunOptions(tmp_path_factory.mktemp("sized") / "bundle"), unlabelled=away)
 
 
 @pytest.fixture(scope="module")
 def by_size(base: Bundle, away: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Adapted by the size of the nuclei alone."""
-    return adapt_unlabelled(base.path, away, out=tmp_path_factory.mktemp("by size") / "bundle", settings=SIZE)
+    return adapt(
+        base.path,
+        run=RunOptions(tmp_path_factory.mktemp("by size") / "bundle"),
+        unlabelled=away,
+        options=AdaptOptions(settings=SIZE),
+    )
 
 
 @pytest.fixture
@@ -152,19 +157,12 @@ def test_the_manifest_says_how_it_came_to_be(base: Bundle, sized: Bundle, away: 
     assert open_bundle(sized.path).manifest == manifest
 
 
-def test_the_embedding_and_what_the_head_expects_of_it_have_the_size_behind_them(
-    base: Bundle, sized: Bundle, away: str
-) -> None:
+def test_the_embedding_ends_with_the_size(base: Bundle, sized: Bundle, away: str) -> None:
     dataset = open_dataset(away)
-    assert base.statistics is not None
-    assert sized.statistics is not None
-    assert sized.statistics.shape == (2, base.manifest.embedding_size + 1)
-    np.testing.assert_array_equal(sized.statistics[:, :-1], base.statistics)
     embeddings = _answered(sized, dataset)[1]
     diameters = _diameters(base, dataset)
     assert embeddings.shape == (N, base.manifest.embedding_size + 1)
     np.testing.assert_allclose(embeddings[:, -1], np.log(diameters) - np.median(np.log(diameters)), atol=1e-5)
-    np.testing.assert_allclose(sized.statistics[:, -1], [embeddings[:, -1].mean(), embeddings[:, -1].std()], atol=0.1)
 
 
 def test_sizes_are_weighed_by_student_s_density_on_logits_as_soft_as_they_were_trained(
@@ -187,30 +185,14 @@ def test_sizes_are_weighed_by_student_s_density_on_logits_as_soft_as_they_were_t
 
 
 def test_the_bias_comes_behind_the_sizes(base: Bundle, by_size: Bundle, away: str, tmp_path: Path) -> None:
-    made = adapt_unlabelled(base.path, away, out=tmp_path / "made", settings=["batch_norm=false"])
+    made = adapt(
+        base.path, run=RunOptions(tmp_path / "made"), unlabelled=away, options=AdaptOptions(settings=["batch_norm=false"])
+    )
     assert made.manifest.unlabelled is not None
     assert made.manifest.unlabelled.bias is not None
     weighed = _answered(by_size, open_dataset(away))[0] * np.exp(made.manifest.unlabelled.bias)
     expected = weighed / weighed.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(_answered(made, open_dataset(away))[0], expected, atol=1e-4)
-
-
-OTHERS = {
-    "class balance": ["class_balance=true"],
-    "standardised": ["batch_norm=false", "standardise=true"],
-    "taught": ["batch_norm=false", "pseudo_labels=true"],
-    "a prior": ["class_bias=false", "prior=true"],
-}
-
-
-@pytest.mark.parametrize("settings", OTHERS.values(), ids=OTHERS)
-def test_the_size_goes_with_the_other_pieces(base: Bundle, away: str, tmp_path: Path, settings: list[str]) -> None:
-    made = adapt_unlabelled(base.path, away, out=tmp_path / "made", settings=settings)
-    assert made.manifest.parity <= 1e-3
-    assert made.manifest.embedding_size == base.manifest.embedding_size + 1
-    probabilities, embeddings = _answered(made, open_dataset(away))
-    assert embeddings.shape[1] == base.manifest.embedding_size + 1
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("factor", [0.7, 1.8])
@@ -227,7 +209,12 @@ def test_a_laboratory_at_another_magnification_is_answered_alike(
     scaled = open_dataset(f"folder:{folder}")
     assert [r.path.name for r in scaled.records] == [r.path.name for r in dataset.records]
     made = [
-        adapt_unlabelled(base.path, spec, out=tmp_path / str(i), settings=["batch_norm=false"])
+        adapt(
+            base.path,
+            run=RunOptions(tmp_path / str(i)),
+            unlabelled=spec,
+            options=AdaptOptions(settings=["batch_norm=false"]),
+        )
         for i, spec in enumerate((away, str(folder)))
     ]
     typical = [bundle.manifest.unlabelled.typical_nucleus_px for bundle in made if bundle.manifest.unlabelled]
@@ -247,15 +234,20 @@ def test_a_bundle_that_does_not_know_sizes_leaves_them_out_by_default_and_says_s
     whole: Bundle, away: str, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    made = adapt_unlabelled(whole.path, away, out=tmp_path / "made", say=said.append)
-    assert said[0] == UNKNOWN + LEFT_OUT
+    made = adapt(whole.path, run=RunOptions(tmp_path / "made"), unlabelled=away, say=said.append)
+    assert said[0].startswith(UNKNOWN)
     how = made.manifest.unlabelled
     assert how is not None
     assert (how.settings["size"], how.settings["class_bias"], how.typical_nucleus_px) == (False, True, None)
     assert made.manifest.embedding_size == whole.manifest.embedding_size
-    np.testing.assert_array_equal(made.statistics, whole.statistics)
     said.clear()
-    adapt_unlabelled(whole.path, away, out=tmp_path / "silent", settings=["size=false"], say=said.append)
+    adapt(
+        whole.path,
+        run=RunOptions(tmp_path / "silent"),
+        unlabelled=away,
+        options=AdaptOptions(settings=["size=false"]),
+        say=said.append,
+    )
     assert not any("size" in line for line in said)
 
 
@@ -265,35 +257,37 @@ def test_a_bundle_that_does_not_know_sizes_is_refused_where_they_are_asked_for(
     call = ("adapt", whole.path, "--unlabelled", away, "--out", tmp_path / "out")
     ended = hemalens(*call, "--set", "size=true")
     assert ended.code == 2
-    assert f"{UNKNOWN}; expected one trained with --cell-image centred" in ended.error
-    assert ended.error.rstrip().endswith("Leave size out.")
+    assert UNKNOWN in ended.error
+    assert "--set size=false" in ended.error
     assert not (tmp_path / "out").exists()
     assert hemalens(*call, "--set", "size=false").code == 0
 
 
 def test_sizes_count_once(sized: Bundle, away: str, tmp_path: Path) -> None:
     """By default they are left out the second time, and what the first time made of them stays."""
-    with pytest.raises(BundleError, match=rf"{COUNTED}; .* Leave size out"):
-        adapt_unlabelled(sized.path, away, out=tmp_path / "no", settings=["size=true"])
+    with pytest.raises(BundleError, match=COUNTED):
+        adapt(sized.path, run=RunOptions(tmp_path / "no"), unlabelled=away, options=AdaptOptions(settings=["size=true"]))
     said: list[str] = []
-    again = adapt_unlabelled(sized.path, away, out=tmp_path / "again", say=said.append)
-    assert said[0] == COUNTED + LEFT_OUT
+    again = adapt(sized.path, run=RunOptions(tmp_path / "again"), unlabelled=away, say=said.append)
+    assert said[0].startswith(COUNTED)
     assert again.manifest.embedding_size == sized.manifest.embedding_size
     assert again.manifest.parity <= 1e-3
     sides = (_answered(bundle, open_dataset(away))[1][:, -1] for bundle in (sized, again))
     np.testing.assert_allclose(*sides, atol=1e-6)
 
 
-@pytest.mark.parametrize("piece", ["batch_norm", "class_bias", "standardise", "pseudo_labels", "prior"])
+@pytest.mark.parametrize("piece", ["batch_norm", "class_bias"])
 def test_a_bundle_that_counts_sizes_is_adapted_further_and_goes_on_knowing_it(
     by_size: Bundle, away: str, tmp_path: Path, piece: str
 ) -> None:
     settings = trained.settings({"batch_norm": False, "class_bias": False} | {piece: True})
-    twice = adapt_unlabelled(by_size.path, away, out=tmp_path / "twice", settings=settings)
+    twice = adapt(
+        by_size.path, run=RunOptions(tmp_path / "twice"), unlabelled=away, options=AdaptOptions(settings=settings)
+    )
     assert twice.manifest.parity <= 1e-3
     assert twice.manifest.embedding_size == by_size.manifest.embedding_size
     with pytest.raises(BundleError, match=COUNTED):
-        adapt_unlabelled(twice.path, away, out=tmp_path / "no", settings=["size=true"])
+        adapt(twice.path, run=RunOptions(tmp_path / "no"), unlabelled=away, options=AdaptOptions(settings=["size=true"]))
 
 
 # ------------------------------------------------------------------------------------------------------ what comes then
@@ -301,7 +295,9 @@ def test_a_bundle_that_counts_sizes_is_adapted_further_and_goes_on_knowing_it(
 
 def test_a_few_labelled_cells_teach_it_on(sized: Bundle, away: str, tmp_path: Path) -> None:
     for rule in ("base", "prototype"):
-        made = adapt(sized.path, away, out=tmp_path / rule, few_shot=[f"rule={rule}"])
+        made = adapt(
+            sized.path, run=RunOptions(tmp_path / rule), support=away, options=AdaptOptions(few_shot=[f"rule={rule}"])
+        )
         assert made.manifest.parity <= 1e-3
         assert made.manifest.embedding_size == sized.manifest.embedding_size
         how, before = made.manifest.unlabelled, sized.manifest.unlabelled
@@ -310,26 +306,35 @@ def test_a_few_labelled_cells_teach_it_on(sized: Bundle, away: str, tmp_path: Pa
         assert how.typical_nucleus_px == before.typical_nucleus_px
         assert how.bias == (before.bias if rule == "base" else None), "a new classifier has no bias"
         with pytest.raises(BundleError, match=COUNTED):
-            adapt_unlabelled(made.path, away, out=tmp_path / "no", settings=["size=true"])
+            adapt(made.path, run=RunOptions(tmp_path / "no"), unlabelled=away, options=AdaptOptions(settings=["size=true"]))
         answers, dataset = _answered(made, open_dataset(away))[0].argmax(axis=1), open_dataset(away)
         assert (answers == dataset.targets).mean() > 0.8
 
 
 def test_images_and_labelled_cells_at_once(base: Bundle, by_size: Bundle, away: str, tmp_path: Path) -> None:
-    both = adapt_to_both(base.path, away, away, out=tmp_path / "both", settings=SIZE)
+    both = adapt(
+        base.path, run=RunOptions(tmp_path / "both"), unlabelled=away, support=away, options=AdaptOptions(settings=SIZE)
+    )
     assert both.manifest.unlabelled == by_size.manifest.unlabelled
-    assert both.graph_bytes == adapt(by_size.path, away, out=tmp_path / "second").graph_bytes
+    assert both.graph_bytes == adapt(by_size.path, run=RunOptions(tmp_path / "second"), support=away).graph_bytes
 
 
 def test_labelled_cells_first_leave_the_sizes_known_while_the_classes_stay(
     base: Bundle, away: str, cells: Path, tmp_path: Path
 ) -> None:
-    learned = adapt(base.path, away, out=tmp_path / "learned")
+    learned = adapt(base.path, run=RunOptions(tmp_path / "learned"), support=away)
     assert learned.manifest.nucleus_sizes == base.manifest.nucleus_sizes
-    made = adapt_unlabelled(learned.path, away, out=tmp_path / "made", settings=["batch_norm=false", "size=true"])
+    made = adapt(
+        learned.path,
+        run=RunOptions(tmp_path / "made"),
+        unlabelled=away,
+        options=AdaptOptions(settings=["batch_norm=false", "size=true"]),
+    )
     assert made.manifest.parity <= 1e-3
     some = f"folder:{_only(cells / 'away' / 'lab_a' / 'images', tmp_path / 'some', ('neutrophil', 'monocyte'))}"
-    fewer = adapt(base.path, some, out=tmp_path / "fewer", few_shot=["rule=prototype"])
+    fewer = adapt(
+        base.path, run=RunOptions(tmp_path / "fewer"), support=some, options=AdaptOptions(few_shot=["rule=prototype"])
+    )
     assert fewer.manifest.nucleus_sizes == ()
 
 
@@ -371,9 +376,13 @@ def test_int8_comes_before_the_sizes(by_size: Bundle, away: str, tmp_path: Path)
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
 def test_a_smaller_bundle_knows_the_sizes_too(base: Bundle, away: str, tmp_path: Path, precision: Any) -> None:
     small = quantize(base.path, away, out=tmp_path / precision, precision=precision, options=QuantizeOptions(n_images=8))
-    made = adapt_unlabelled(small.path, away, out=tmp_path / "made", settings=["batch_norm=false", "size=true"])
+    made = adapt(
+        small.path,
+        run=RunOptions(tmp_path / "made"),
+        unlabelled=away,
+        options=AdaptOptions(settings=["batch_norm=false", "size=true"]),
+    )
     assert made.manifest.parity <= 1e-3
-    assert {MODEL, STATISTICS} <= set(made.manifest.files)
     assert made.manifest.embedding_size == base.manifest.embedding_size + 1
 
 
@@ -385,10 +394,10 @@ def test_the_command_says_what_it_did(base: Bundle, away: str, tmp_path: Path, h
     ended = hemalens(*call, "--out", tmp_path / "out")
     assert ended.code == 0, ended.error
     first, second, hint, third = ended.out.splitlines()
-    assert first.startswith(f"adapted to {N} images without labels: batch norm, size of the nucleus, class bias; ")
+    assert first.startswith(f"adapted to {N} unlabelled images: batch norm, nucleus size, class bias; ")
     typical = math.exp(np.median(np.log(_diameters(base, open_dataset(away)))))
-    assert second == f"typical nucleus: {typical:.0f} px in diameter"
-    assert hint.startswith("with --beside imagenet answers lean on")
+    assert second == f"median nucleus diameter: {typical:.0f} px"
+    assert hint.startswith("--beside imagenet")
     assert third == f"bundle: {tmp_path / 'out'}"
     printed = json.loads(hemalens(*call, "--out", tmp_path / "json", "--json", "--quiet").out)
     assert printed["unlabelled"]["typical_nucleus_px"] == pytest.approx(typical)

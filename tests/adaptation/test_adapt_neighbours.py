@@ -10,15 +10,16 @@ import pytest
 
 import trained
 from command import Command
-from hemalens.adaptation.adapt_unlabelled import adapt_to_both, adapt_unlabelled
-from hemalens.adaptation.few_labels import adapt
+from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.neighbours import Neighbours
+from hemalens.adaptation.options import AdaptOptions
 from hemalens.benchmark.protocols.unlabelled import UnlabelledCurves, UnlabelledPlan
 from hemalens.benchmark.saved_bundle import bundle_curves
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError, ConfigError, InputError
 from hemalens.inference.predictor import Predictor, list_images
+from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import quantize
 from trained import Colour, colour_cells
 
@@ -43,7 +44,12 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def leaning(base: Bundle, away: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return adapt_unlabelled(base.path, str(away), out=tmp_path_factory.mktemp("leaning") / "bundle", settings=LEANING)
+    return adapt(
+        base.path,
+        run=RunOptions(tmp_path_factory.mktemp("leaning") / "bundle"),
+        unlabelled=str(away),
+        options=AdaptOptions(settings=LEANING),
+    )
 
 
 @pytest.fixture
@@ -64,7 +70,7 @@ def _answered(bundle: Bundle, folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_bundle_answers_as_the_formula_and_says_so(base: Bundle, leaning: Bundle, away: Path, tmp_path: Path) -> None:
     embeddings, before = _answered(base, away)
-    expected = Neighbours.among(embeddings, np.log(before), (3,), 3.0)
+    expected = Neighbours.fit(embeddings, np.log(before), (3,), 3.0)
     fresh = colour_cells(tmp_path / "fresh", AWAY, 3, seed=5, noise=60)
     asked, alone = _answered(base, fresh)
     logits = expected.logits(asked, np.log(alone))
@@ -80,36 +86,54 @@ def test_the_bundle_answers_as_the_formula_and_says_so(base: Bundle, leaning: Bu
 
 @pytest.mark.usefixtures("small_imagenet")
 def test_what_stands_beside_makes_neighbours_the_default(base: Bundle, away: Path, tmp_path: Path) -> None:
-    made = adapt_unlabelled(base.path, str(away), out=tmp_path / "made", settings=ALONE, beside=["imagenet", base.path])
+    made = adapt(
+        base.path,
+        run=RunOptions(tmp_path / "made"),
+        unlabelled=str(away),
+        options=AdaptOptions(beside=["imagenet", base.path], settings=ALONE),
+    )
     manifest = made.manifest
     assert manifest.unlabelled is not None
     assert manifest.unlabelled.settings["neighbours"]
     assert manifest.unlabelled.beside == ("imagenet", base.manifest.method)
     assert (manifest.embedding_size, manifest.embedding_parts) == (9, (3, 3, 3))
     assert [entry.role for entry in manifest.data] == ["train", "train", "unlabelled"]
-    assert made.statistics is None, "of an embedding that is wider now nothing is known"
-    with pytest.raises(ConfigError, match="--beside helps to find neighbours, which neighbours=false leaves out"):
-        adapt_unlabelled(
-            base.path, str(away), out=tmp_path / "no", settings=[ALONE[0], "neighbours=false"], beside=[base.path]
+    with pytest.raises(ConfigError, match="--beside needs neighbours=true"):
+        adapt(
+            base.path,
+            run=RunOptions(tmp_path / "no"),
+            unlabelled=str(away),
+            options=AdaptOptions(beside=[base.path], settings=[ALONE[0], "neighbours=false"]),
         )
     # labelled cells go on from there, each part counting alike
-    taught = adapt(made.path, f"folder:{away}", out=tmp_path / "taught")
+    taught = adapt(made.path, run=RunOptions(tmp_path / "taught"), support=f"folder:{away}")
     assert taught.manifest.embedding_parts == (3, 3, 3)
-    both = adapt_to_both(
-        base.path, str(away), f"folder:{away}", out=tmp_path / "both", settings=ALONE, beside=["imagenet", base.path]
+    both = adapt(
+        base.path,
+        run=RunOptions(tmp_path / "both"),
+        unlabelled=str(away),
+        support=f"folder:{away}",
+        options=AdaptOptions(beside=["imagenet", base.path], settings=ALONE),
     )
     np.testing.assert_allclose(_answered(both, away)[1], _answered(taught, away)[1], atol=1e-5)
 
 
 def test_it_counts_one_laboratory_of_enough_images(base: Bundle, leaning: Bundle, away: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"leans on the images that it was adapted to. Adapt the bundle from before"):
-        adapt_unlabelled(leaning.path, str(away), out=tmp_path / "twice", settings=ALONE[:1])
+    with pytest.raises(BundleError, match="has neighbours from an earlier adaptation"):
+        adapt(
+            leaning.path, run=RunOptions(tmp_path / "twice"), unlabelled=str(away), options=AdaptOptions(settings=ALONE[:1])
+        )
     few = colour_cells(tmp_path / "few", AWAY, 8, seed=3)
     with pytest.raises(InputError, match="'few' has too few images to adapt to; expected at least 32 different"):
-        adapt_unlabelled(base.path, str(few), out=tmp_path / "no", settings=LEANING)
-    with pytest.raises(ConfigError, match="neighbour_weight goes with neighbours only"):
-        adapt_unlabelled(base.path, str(away), out=tmp_path / "no", settings=["neighbour_weight=2"])
-    with pytest.raises(BundleError, match="leans on the images that it was adapted to, which int8 cannot take along"):
+        adapt(base.path, run=RunOptions(tmp_path / "no"), unlabelled=str(few), options=AdaptOptions(settings=LEANING))
+    with pytest.raises(ConfigError, match="neighbour_weight needs neighbours"):
+        adapt(
+            base.path,
+            run=RunOptions(tmp_path / "no"),
+            unlabelled=str(away),
+            options=AdaptOptions(settings=["neighbour_weight=2"]),
+        )
+    with pytest.raises(BundleError, match="int8"):
         quantize(leaning.path, f"folder:{away}", out=tmp_path / "no")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few"]
 
@@ -117,8 +141,8 @@ def test_it_counts_one_laboratory_of_enough_images(base: Bundle, leaning: Bundle
 def test_the_graph_holds_no_more_images_than_it_should(
     base: Bundle, away: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hemalens.adaptation.unlabelled.MOST_IMAGES", 33)
-    made = adapt_unlabelled(base.path, str(away), out=tmp_path / "made", settings=LEANING)
+    monkeypatch.setattr("hemalens.adaptation.unlabelled.MAX_IMAGES", 33)
+    made = adapt(base.path, run=RunOptions(tmp_path / "made"), unlabelled=str(away), options=AdaptOptions(settings=LEANING))
     (kept,) = [t for t in made.graph.graph.initializer if t.name.startswith("neighbour_points")]
     assert list(kept.dims) == [3, 33]
     assert made.manifest.unlabelled is not None
@@ -141,7 +165,7 @@ def test_the_command(base: Bundle, away: Path, tmp_path: Path, hemalens: Command
         "adapt", base.path, "--unlabelled", away, "--beside", base.path, *settings[:4], "--out", tmp_path / "made"
     )
     assert ended.code == 0, ended.err
-    assert "neighbours: each answer leans on the 5 nearest of the images, found with" in ended.out
-    assert "with --beside imagenet" not in ended.out
+    assert "predictions are smoothed over the 5 nearest neighbours, found with" in ended.out
+    assert "--beside imagenet" not in ended.out
     ended = hemalens("adapt", base.path, "--unlabelled", away, *settings[:2], "--out", tmp_path / "plain")
-    assert "with --beside imagenet answers lean on those of the nearest images too" in ended.out
+    assert "--beside imagenet adds nearest-neighbour smoothing" in ended.out

@@ -17,15 +17,16 @@ import pytest
 import trained
 from command import Command
 from hemalens import evaluate, open_bundle
-from hemalens.adaptation.adapt_unlabelled import adapt_to_both, adapt_unlabelled
-from hemalens.adaptation.few_labels import adapt
-from hemalens.bundle.bundle import FILES, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, Bundle, statistics_bytes, write_bundle
+from hemalens.adaptation.adapt import adapt
+from hemalens.adaptation.options import AdaptOptions
+from hemalens.bundle.bundle import FILES, MODEL, SEEN, SEEN_UNLABELLED, Bundle
 from hemalens.bundle.stages import CellImageStage, ClassicalSegmenter
 from hemalens.datasets import open_dataset
-from hemalens.errors import BundleError, ConfigError, DatasetError, InputError, OutputError
+from hemalens.errors import BundleError, DatasetError, InputError, OutputError
 from hemalens.graphs.batch_norm import KIND, has_batch_norm
 from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.inference.predictor import Predictor, list_images
+from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 from networks import conv_bundle
 from trained import Colour, colour_cells
@@ -35,19 +36,15 @@ AWAY: Mapping[str, Colour] = {"neutrophil": (150, 110, 90), "lymphocyte": (80, 1
 NUMBERS = {"neutrophil": 24, "lymphocyte": 8, "monocyte": 8}
 ALONE = ["size=false", "class_bias=false"]
 BATCH_NORM = [*ALONE, "strength=1", "batch_size=8"]
-STANDARDISE = [*ALONE, "strength=1", "batch_norm=false", "standardise=true"]
-PRIOR = [*ALONE, "batch_norm=false", "prior=true"]
+BIAS = ["batch_norm=false", "size=false"]
 
 
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The nearest mean colour, with what its head expects of an embedding."""
+    """The nearest mean colour."""
     folder = tmp_path_factory.mktemp("colours")
     cells = open_dataset(f"folder:{colour_cells(folder / 'home', HOME, 10, seed=0, noise=15)}")
-    plain = trained.colour_bundle(folder / "plain", cells, scale=30.0)
-    embeddings = np.stack([record.read().mean(axis=(0, 1)) / 255 for record in cells.records])
-    files = {name: (plain.path / name).read_bytes() for name in (MODEL, SEEN)}
-    return write_bundle(folder / "bundle", plain.manifest, {**files, STATISTICS: statistics_bytes(embeddings)})
+    return trained.colour_bundle(folder / "bundle", cells, scale=30.0)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +66,12 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def renormed(network: Bundle, drawn: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return adapt_unlabelled(network.path, drawn, out=tmp_path_factory.mktemp("bn") / "bundle", settings=BATCH_NORM)
+    return adapt(
+        network.path,
+        run=RunOptions(tmp_path_factory.mktemp("bn") / "bundle"),
+        unlabelled=drawn,
+        options=AdaptOptions(settings=BATCH_NORM),
+    )
 
 
 @pytest.fixture
@@ -100,17 +102,6 @@ def _names(folder: Path) -> set[str]:
 # --------------------------------------------------------------------------------------------------------- the pieces
 
 
-def test_training_writes_what_its_head_expects_of_an_embedding(
-    network: Bundle, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    assert network.statistics is not None
-    train = trained.fitted(tmp_path_factory, "finetune").train
-    predicted = Predictor(network, embeddings=True).predict(train.records)
-    embeddings = np.stack([p.embedding for p in predicted if p.embedding is not None])
-    np.testing.assert_allclose(network.statistics[0], embeddings.mean(axis=0), rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(network.statistics[1], embeddings.std(axis=0), rtol=1e-3, atol=1e-5)
-
-
 def test_batch_norm_follows_the_images_and_nothing_else_changes(network: Bundle, renormed: Bundle, drawn: str) -> None:
     assert has_batch_norm(network.graph)
     before, after = ({node.output[0]: node for node in bundle.graph.graph.node} for bundle in (network, renormed))
@@ -130,71 +121,34 @@ def test_batch_norm_follows_the_images_and_nothing_else_changes(network: Bundle,
 
 def test_the_seed_draws_the_batches(network: Bundle, renormed: Bundle, drawn: str, tmp_path: Path) -> None:
     """Images of one class lie together; batches in that order would make every class the mean."""
-    again = adapt_unlabelled(network.path, drawn, out=tmp_path / "again", settings=BATCH_NORM)
+    again = adapt(
+        network.path, run=RunOptions(tmp_path / "again"), unlabelled=drawn, options=AdaptOptions(settings=BATCH_NORM)
+    )
     assert (again.path / MODEL).read_bytes() == (renormed.path / MODEL).read_bytes()
-    other = adapt_unlabelled(network.path, drawn, out=tmp_path / "other", settings=BATCH_NORM, seed=1)
+    other = adapt(
+        network.path,
+        run=RunOptions(tmp_path / "other", seed=1),
+        unlabelled=drawn,
+        options=AdaptOptions(settings=BATCH_NORM),
+    )
     assert (other.path / MODEL).read_bytes() != (renormed.path / MODEL).read_bytes()
     apart = np.abs(_answered(other, drawn)[0] - _answered(renormed, drawn)[0]).max()
     assert 0 < apart < 0.3
 
 
-def test_the_standardised_embedding_has_the_training_images_mean_and_spread(
-    colours: Bundle, away: Path, tmp_path: Path
+def test_a_quantised_bundle_keeps_the_adaptation_and_has_no_batch_norm_to_adapt(
+    network: Bundle, drawn: str, tmp_path: Path
 ) -> None:
-    assert colours.statistics is not None
-    bundle = adapt_unlabelled(colours.path, str(away), out=tmp_path / "out", settings=STANDARDISE)
-    embeddings = _answered(bundle, away)[1]
-    np.testing.assert_allclose(embeddings.mean(axis=0), colours.statistics[0], atol=1e-4)
-    np.testing.assert_allclose(embeddings.std(axis=0), colours.statistics[1], atol=1e-4)
-    raw = _answered(colours, away)[1]
-    scale = colours.statistics[1] / raw.std(axis=0)
-    np.testing.assert_allclose(embeddings, (raw - raw.mean(axis=0)) * scale + colours.statistics[0], atol=1e-4)
-    np.testing.assert_array_equal(bundle.statistics, colours.statistics)
-    half = adapt_unlabelled(colours.path, str(away), out=tmp_path / "half", settings=[*STANDARDISE, "strength=0.5"])
-    assert np.abs(_answered(half, away)[1].mean(axis=0) - colours.statistics[0]).max() > 0.01
-    # a second time changes nothing
-    twice = adapt_unlabelled(bundle.path, str(away), out=tmp_path / "twice", settings=STANDARDISE)
-    np.testing.assert_allclose(_answered(twice, away)[0], _answered(bundle, away)[0], atol=1e-3)
-
-
-def test_the_prior_is_estimated_and_added_to_the_logits(colours: Bundle, tmp_path: Path) -> None:
-    folder = colour_cells(tmp_path / "home again", HOME, NUMBERS, seed=2, noise=15)
-    bundle = adapt_unlabelled(colours.path, str(folder), out=tmp_path / "out", settings=PRIOR)
-    assert bundle.manifest.unlabelled is not None
-    assert bundle.manifest.unlabelled.prior is not None
-    prior = np.array(bundle.manifest.unlabelled.prior)
-    np.testing.assert_allclose(prior, [0.6, 0.2, 0.2], atol=0.05)
-    before, after = (_answered(b, folder)[0].astype(np.float64) for b in (colours, bundle))
-    weighed = before * prior / (1 / 3)
-    np.testing.assert_allclose(after, weighed / weighed.sum(axis=1, keepdims=True), atol=1e-4)
-    again = adapt_unlabelled(bundle.path, str(folder), out=tmp_path / "again", settings=PRIOR)
-    np.testing.assert_allclose(_answered(again, folder)[0], after, atol=1e-3)
-
-
-def test_a_class_that_was_not_seen_may_still_come(colours: Bundle, tmp_path: Path) -> None:
-    some = {name: HOME[name] for name in ("neutrophil", "monocyte")}
-    folder = colour_cells(tmp_path / "some", some, 10, seed=3)
-    bundle = adapt_unlabelled(colours.path, str(folder), out=tmp_path / "out", settings=PRIOR)
-    assert bundle.manifest.unlabelled is not None
-    assert bundle.manifest.unlabelled.prior is not None
-    assert bundle.manifest.unlabelled.prior[1] == pytest.approx(0.5 / 20, rel=0.05)
-
-
-def test_pieces_go_together(network: Bundle, drawn: str, tmp_path: Path) -> None:
-    settings = [*ALONE, "standardise=true", "prior=true", "strength=0.8"]
-    bundle = adapt_unlabelled(network.path, drawn, out=tmp_path / "out", settings=settings)
-    assert bundle.manifest.unlabelled is not None
-    assert bundle.manifest.unlabelled.prior is not None
-    assert sum(bundle.manifest.unlabelled.prior) == pytest.approx(1)
-    assert 0 <= bundle.manifest.parity <= 1e-3
-    probabilities = _answered(bundle, drawn)[0]
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
-    small = quantize(bundle.path, drawn, out=tmp_path / "small", options=QuantizeOptions(n_images=8))
-    assert small.manifest.unlabelled == bundle.manifest.unlabelled
-    np.testing.assert_array_equal(small.statistics, bundle.statistics)
-    with pytest.raises(BundleError, match="has no batch norm of its own; expected a 32-bit network"):
-        adapt_unlabelled(small.path, drawn, out=tmp_path / "no")
-    assert adapt_unlabelled(small.path, drawn, out=tmp_path / "yes", settings=STANDARDISE).statistics is not None
+    made = adapt(network.path, run=RunOptions(tmp_path / "out"), unlabelled=drawn, options=AdaptOptions(settings=BIAS))
+    assert 0 <= made.manifest.parity <= 1e-3
+    np.testing.assert_allclose(_answered(made, drawn)[0].sum(axis=1), 1, atol=1e-5)
+    small = quantize(made.path, drawn, out=tmp_path / "small", options=QuantizeOptions(n_images=8))
+    assert small.manifest.unlabelled == made.manifest.unlabelled
+    with pytest.raises(BundleError, match="no batch norm"):
+        adapt(small.path, run=RunOptions(tmp_path / "no"), unlabelled=drawn)
+    assert adapt(
+        small.path, run=RunOptions(tmp_path / "yes"), unlabelled=drawn, options=AdaptOptions(settings=BIAS)
+    ).seen_unlabelled
 
 
 # --------------------------------------------------------------------------------------------------------- the bundle
@@ -206,10 +160,6 @@ def test_the_manifest_says_how_it_came_to_be(network: Bundle, renormed: Bundle, 
     assert how is not None
     assert how.settings == {
         "batch_norm": True,
-        "class_balance": False,
-        "standardise": False,
-        "pseudo_labels": False,
-        "prior": False,
         "size": False,
         "class_bias": False,
         "scarce": 0.5,
@@ -219,7 +169,7 @@ def test_the_manifest_says_how_it_came_to_be(network: Bundle, renormed: Bundle, 
         "neighbour_weight": 3.0,
     }
     assert how.base_model_sha256 == hashlib.sha256((network.path / MODEL).read_bytes()).hexdigest()
-    assert (how.n_images, how.n_unreadable, how.prior, how.taught) == (len(_images(drawn)), 0, None, None)
+    assert (how.n_images, how.n_unreadable) == (len(_images(drawn)), 0)
     assert (how.typical_nucleus_px, how.size_widening, how.bias) == (None, None, None)
     *before, entry = manifest.data
     assert tuple(before) == network.manifest.data
@@ -228,7 +178,7 @@ def test_the_manifest_says_how_it_came_to_be(network: Bundle, renormed: Bundle, 
     assert entry.dropped == {"unreadable": 0, "copies": 0}
     assert renormed.seen == network.seen
     assert renormed.seen_unlabelled == _digests(drawn)
-    assert _names(renormed.path) == {"manifest.json", MODEL, SEEN, SEEN_UNLABELLED, STATISTICS} <= set(FILES)
+    assert _names(renormed.path) == {"manifest.json", MODEL, SEEN, SEEN_UNLABELLED} <= set(FILES)
     for key in ("method", "config", "classes", "temperature", "preprocessing", "embedding_size", "label_map"):
         assert getattr(manifest, key) == getattr(network.manifest, key)
     assert open_bundle(renormed.path).manifest == manifest
@@ -238,7 +188,7 @@ def test_the_manifest_says_how_it_came_to_be(network: Bundle, renormed: Bundle, 
 def test_a_test_on_those_images_is_transductive_and_on_others_it_is_not(
     colours: Bundle, away: Path, tmp_path: Path, hemalens: Command
 ) -> None:
-    bundle = adapt_unlabelled(colours.path, str(away), out=tmp_path / "b", settings=STANDARDISE)
+    bundle = adapt(colours.path, run=RunOptions(tmp_path / "b"), unlabelled=str(away), options=AdaptOptions(settings=BIAS))
     fresh = colour_cells(tmp_path / "fresh", AWAY, 4, seed=9, noise=15)
     for folder, transductive in ((away, True), (fresh, False)):
         report = evaluate(bundle.path, f"folder:{folder}", out=tmp_path / f"{transductive}", n_occluded=0)
@@ -253,9 +203,8 @@ def test_labels_are_not_read(colours: Bundle, away: Path, tmp_path: Path) -> Non
     heap.mkdir()
     for i, path in enumerate(list_images(away)):
         shutil.copy(path, heap / f"{i:03d}.png")
-    settings = [*STANDARDISE, "prior=true"]
     made = [
-        adapt_unlabelled(colours.path, spec, out=tmp_path / f"out {i}", settings=settings)
+        adapt(colours.path, run=RunOptions(tmp_path / f"out {i}"), unlabelled=spec, options=AdaptOptions(settings=BIAS))
         for i, spec in enumerate((str(away), f"folder:{away}", f"folder:{heap}"))
     ]
     for other in made[1:]:
@@ -269,13 +218,19 @@ def test_copies_and_unreadable_images_are_counted_and_left_out(colours: Bundle, 
     shutil.copy(whole, folder / "copy.png")
     (folder / "empty.png").write_bytes(b"")
     (folder / "half.png").write_bytes(whole.read_bytes()[:-300])
-    bundle = adapt_unlabelled(colours.path, str(folder), out=tmp_path / "out", settings=STANDARDISE, say=said.append)
+    bundle = adapt(
+        colours.path,
+        run=RunOptions(tmp_path / "out"),
+        unlabelled=str(folder),
+        options=AdaptOptions(settings=BIAS),
+        say=said.append,
+    )
     assert bundle.manifest.unlabelled is not None
     assert (bundle.manifest.unlabelled.n_images, bundle.manifest.unlabelled.n_unreadable) == (40, 2)
     assert bundle.manifest.data[-1].dropped == {"unreadable": 2, "copies": 1}
     assert said == [
         "mixed: 40 image(s), labels not read",
-        "mixed: left out 2 unreadable image(s), 1 spare copies",
+        "mixed: left out 2 unreadable image(s), 1 copies",
     ]
 
 
@@ -284,16 +239,33 @@ def test_few_images_and_images_of_the_training_are_told_and_fewer_than_eight_ref
 ) -> None:
     few = colour_cells(tmp_path / "few", AWAY, 3, seed=4)
     said: list[str] = []
-    adapt_unlabelled(colours.path, str(few), out=tmp_path / "nine", settings=STANDARDISE, say=said.append)
-    assert "few: 9 images are few; the result depends on which cells happen to be there" in said
+    adapt(
+        colours.path,
+        run=RunOptions(tmp_path / "nine"),
+        unlabelled=str(few),
+        options=AdaptOptions(settings=BIAS),
+        say=said.append,
+    )
+    assert any("9 images are few" in line for line in said)
     for path in list_images(few)[:2]:
         path.write_bytes(b"")
     with pytest.raises(InputError, match=r"'few' has too few images to adapt to; expected at least 8 different.*got 7"):
-        adapt_unlabelled(colours.path, str(few), out=tmp_path / "seven", settings=STANDARDISE)
+        adapt(
+            colours.path,
+            run=RunOptions(tmp_path / "seven"),
+            unlabelled=str(few),
+            options=AdaptOptions(settings=BIAS),
+        )
     home = colour_cells(tmp_path / "home", HOME, 10, seed=0, noise=15)
     said.clear()
-    adapt_unlabelled(colours.path, str(home), out=tmp_path / "own", settings=STANDARDISE, say=said.append)
-    assert "home: 30 image(s) were in the bundle's training data" in said
+    adapt(
+        colours.path,
+        run=RunOptions(tmp_path / "own"),
+        unlabelled=str(home),
+        options=AdaptOptions(settings=BIAS),
+        say=said.append,
+    )
+    assert any("30 image(s) are training images" in line for line in said)
 
 
 def test_the_bundle_s_stages_come_first(tmp_path: Path) -> None:
@@ -301,7 +273,7 @@ def test_the_bundle_s_stages_come_first(tmp_path: Path) -> None:
     cells = open_dataset(f"folder:{colour_cells(tmp_path / 'home', HOME, 5, seed=0)}").through((stage,))
     base = conv_bundle(tmp_path / "base", cells)
     fresh = colour_cells(tmp_path / "fresh", AWAY, 4, seed=1)
-    bundle = adapt_unlabelled(base.path, str(fresh), out=tmp_path / "out", settings=PRIOR)
+    bundle = adapt(base.path, run=RunOptions(tmp_path / "out"), unlabelled=str(fresh), options=AdaptOptions(settings=BIAS))
     assert bundle.manifest.before_graph == base.manifest.before_graph
     assert bundle.seen_unlabelled == _digests(fresh)
 
@@ -311,16 +283,22 @@ def test_the_bundle_s_stages_come_first(tmp_path: Path) -> None:
 
 def test_with_labelled_cells_too_the_embedding_follows_first(colours: Bundle, away: Path, tmp_path: Path) -> None:
     support = colour_cells(tmp_path / "support", AWAY, 5, seed=5)
-    both = adapt_to_both(
+    both = adapt(
         colours.path,
-        str(away),
-        f"folder:{support}",
-        out=tmp_path / "both",
-        settings=STANDARDISE,
-        few_shot=["normalise=true"],
+        run=RunOptions(tmp_path / "both"),
+        unlabelled=str(away),
+        support=f"folder:{support}",
+        options=AdaptOptions(few_shot=["normalise=true"], settings=BIAS),
     )
-    first = adapt_unlabelled(colours.path, str(away), out=tmp_path / "first", settings=STANDARDISE)
-    second = adapt(first.path, f"folder:{support}", out=tmp_path / "second", few_shot=["normalise=true"])
+    first = adapt(
+        colours.path, run=RunOptions(tmp_path / "first"), unlabelled=str(away), options=AdaptOptions(settings=BIAS)
+    )
+    second = adapt(
+        first.path,
+        run=RunOptions(tmp_path / "second"),
+        support=f"folder:{support}",
+        options=AdaptOptions(few_shot=["normalise=true"]),
+    )
     assert (both.path / MODEL).read_bytes() == (second.path / MODEL).read_bytes()
     manifest = both.manifest
     assert manifest.unlabelled is not None
@@ -329,23 +307,6 @@ def test_with_labelled_cells_too_the_embedding_follows_first(colours: Bundle, aw
     assert [entry.role for entry in manifest.data] == ["train", "unlabelled", "support"]
     assert both.seen_unlabelled == _digests(away)
     assert _digests(support) <= both.seen
-    assert both.statistics is None, "the new classifier expects something else"
-    with pytest.raises(BundleError, match="does not say what its head expects of an embedding"):
-        adapt_unlabelled(both.path, str(away), out=tmp_path / "no", settings=STANDARDISE)
-    with pytest.raises(ConfigError, match="a prior has nothing to act on; expected prior=false"):
-        adapt_to_both(colours.path, str(away), f"folder:{support}", out=tmp_path / "no", settings=PRIOR)
-    assert not (tmp_path / "no").exists()
-
-
-def test_a_new_classifier_forgets_the_shares_of_the_old_one(colours: Bundle, away: Path, tmp_path: Path) -> None:
-    support = colour_cells(tmp_path / "support", AWAY, 5, seed=5)
-    mixed = adapt_unlabelled(colours.path, str(away), out=tmp_path / "mixed", settings=PRIOR)
-    with pytest.raises(ConfigError, match="rule=base keeps the bundle's head, and that was brought to a prior"):
-        adapt(mixed.path, f"folder:{support}", out=tmp_path / "new")
-    manifest = adapt(mixed.path, f"folder:{support}", out=tmp_path / "new", few_shot=["rule=prototype"]).manifest
-    assert mixed.manifest.unlabelled is not None
-    assert mixed.manifest.unlabelled.prior is not None
-    assert manifest.unlabelled == mixed.manifest.unlabelled.model_copy(update={"prior": None})
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
@@ -356,12 +317,8 @@ def test_a_bundle_without_what_a_piece_needs_is_told_in_one_line(away: Path, tmp
     old = conv_bundle(tmp_path / "old", cells)
     ended = hemalens("adapt", old.path, "--unlabelled", away, "--out", tmp_path / "out")
     assert ended.code == 2
-    assert "has no batch norm of its own; expected a 32-bit network with batch norm, trained since" in ended.error
-    assert "--set batch_norm=false --set standardise=true" in ended.error
-    settings = ("--set", "batch_norm=false", "--set", "standardise=true")
-    ended = hemalens("adapt", old.path, "--unlabelled", away, "--out", tmp_path / "out", *settings)
-    assert ended.code == 2
-    assert "does not say what its head expects of an embedding; expected embedding_statistics.npy" in ended.error
+    assert "has no batch norm of its own" in ended.error
+    assert "--set batch_norm=false" in ended.error
     assert _names(tmp_path) == {"home", "old"}
 
 
@@ -369,33 +326,34 @@ def test_what_is_no_data_or_would_overwrite_is_refused(colours: Bundle, away: Pa
     out = tmp_path / "out"
     for spec, message in (("foldr:x", "unknown dataset 'foldr'"), ("nothing", "cannot read the dataset name")):
         with pytest.raises(DatasetError, match=message):
-            adapt_unlabelled(colours.path, spec, out=out, settings=STANDARDISE)
+            adapt(colours.path, run=RunOptions(out), unlabelled=spec, options=AdaptOptions(settings=BIAS))
     with pytest.raises(DatasetError, match="there is no image or folder"):
-        adapt_unlabelled(colours.path, f"folder:{tmp_path / 'gone'}", out=out, settings=STANDARDISE)
+        adapt(
+            colours.path,
+            run=RunOptions(out),
+            unlabelled=f"folder:{tmp_path / 'gone'}",
+            options=AdaptOptions(settings=BIAS),
+        )
     assert _names(tmp_path) == set()
-    adapt_unlabelled(colours.path, str(away), out=out, settings=STANDARDISE)
+    adapt(colours.path, run=RunOptions(out), unlabelled=str(away), options=AdaptOptions(settings=BIAS))
     with pytest.raises(OutputError, match="exists already"):
-        adapt_unlabelled(colours.path, str(away), out=out, settings=STANDARDISE)
-    adapt_unlabelled(out, str(away), out=out, settings=STANDARDISE, overwrite=True)
+        adapt(colours.path, run=RunOptions(out), unlabelled=str(away), options=AdaptOptions(settings=BIAS))
+    adapt(out, run=RunOptions(out, overwrite=True), unlabelled=str(away), options=AdaptOptions(settings=BIAS))
     with pytest.raises(OutputError, match="holds something else than a bundle"):
-        adapt_unlabelled(colours.path, str(away), out=away, settings=STANDARDISE, overwrite=True)
-
-
-def test_statistics_of_another_network_are_refused(colours: Bundle, tmp_path: Path) -> None:
-    files = {name: (colours.path / name).read_bytes() for name in (MODEL, SEEN)}
-    for i, (content, message) in enumerate(
-        ((statistics_bytes(np.zeros((4, 7))), "belongs to another network"), (b"no array", "cannot be read"))
-    ):
-        broken = write_bundle(tmp_path / f"{i}", colours.manifest, {**files, STATISTICS: content})
-        with pytest.raises(BundleError, match=message):
-            _ = broken.statistics
+        adapt(
+            colours.path,
+            run=RunOptions(away, overwrite=True),
+            unlabelled=str(away),
+            options=AdaptOptions(settings=BIAS),
+        )
 
 
 IDLE = {
     "": "there is nothing to adapt to; expected --support SPEC, --unlabelled SPEC or both",
-    "--unlabelled x --allow-new": "--allow-new goes with --support only",
-    "--unlabelled x --few-shot normalise=true": "--few-shot goes with --support only",
-    "--support x --set prior=true": "--set goes with --unlabelled or --finetune only",
+    "--unlabelled x --allow-new": "--allow-new needs --support",
+    "--unlabelled x --few-shot normalise=true": "--few-shot needs --support",
+    "--support x --set size=false": "--set needs --unlabelled or --finetune",
+    "--unlabelled x --set prior=true": "unknown key 'prior'",
 }
 
 
@@ -410,26 +368,22 @@ def test_an_option_without_a_use_is_refused(options: str, tmp_path: Path, hemale
 
 
 def test_the_command_says_what_it_did(colours: Bundle, away: Path, tmp_path: Path, hemalens: Command) -> None:
-    alone = (*("--set", "size=false"), *("--set", "class_bias=false"))
-    settings = (*alone, "--set", "batch_norm=false", "--set", "standardise=true", "--set", "prior=true")
+    settings = ("--set", "batch_norm=false", "--set", "size=false")
     call = ("adapt", colours.path, "--unlabelled", f"folder:{away}", *settings)
     ended = hemalens(*call, "--out", tmp_path / "out")
     assert ended.code == 0
     assert "new laboratory: 40 image(s), labels not read" in ended.err
-    first, second, third = ended.out.splitlines()
-    assert first == (
-        "adapted to 40 images without labels: standardised embedding, class prior; a test on these images is transductive"
-    )
-    assert second.startswith("estimated shares: neutrophil 0.")
-    assert third == f"bundle: {tmp_path / 'out'}"
+    first, hint, last = ended.out.splitlines()
+    assert first == "adapted to 40 unlabelled images: class bias; a test on these images is transductive"
+    assert "--beside imagenet" in hint
+    assert last == f"bundle: {tmp_path / 'out'}"
     printed = json.loads(hemalens(*call, "--out", tmp_path / "json", "--json", "--quiet").out)
     assert printed["unlabelled"]["n_images"] == 40
     support = colour_cells(tmp_path / "support", AWAY, 5, seed=5)
-    call = ("adapt", colours.path, "--unlabelled", away, "--support", f"folder:{support}", "--out", tmp_path / "both")
-    ended = hemalens(*call, *settings[:-2])
+    ended = hemalens(*call, "--support", f"folder:{support}", "--out", tmp_path / "both")
     assert ended.code == 0
-    assert ended.out.splitlines()[0].startswith("adapted to 40 images without labels: standardised embedding;")
-    assert ended.out.splitlines()[1] == "adapted to neutrophil (5), lymphocyte (5), monocyte (5)"
+    assert ended.out.splitlines()[0].startswith("adapted to 40 unlabelled images: class bias;")
+    assert "adapted to neutrophil (5), lymphocyte (5), monocyte (5)" in ended.out.splitlines()
 
 
 WITHOUT_TORCH = """
@@ -441,10 +395,12 @@ class Blocker(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"{name} is forbidden here")
 sys.meta_path.insert(0, Blocker())
 from pathlib import Path
-from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled
+from hemalens.adaptation.adapt import adapt
+from hemalens.adaptation.options import AdaptOptions
+from hemalens.runs.folders import RunOptions
 base, images, out = sys.argv[1:]
-for name, settings in (("first", ["standardise=true"]), ("second", ["prior=true", "class_bias=false"])):
-    made = adapt_unlabelled(Path(base), images, out=Path(out) / name, settings=settings)
+for name, settings in (("first", ()), ("second", ["class_bias=false"])):
+    made = adapt(Path(base), run=RunOptions(Path(out) / name), unlabelled=images, options=AdaptOptions(settings=settings))
     print(made.manifest.unlabelled.n_images)
 """
 

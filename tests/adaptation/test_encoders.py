@@ -11,19 +11,20 @@ import pytest
 import trained
 from command import Command
 from hemalens import open_bundle
-from hemalens.adaptation.adapt_unlabelled import adapt_to_both
+from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.encoders import IMAGENET, digests_of, open_embedders
-from hemalens.adaptation.few_labels import adapt
+from hemalens.adaptation.options import AdaptOptions
 from hemalens.benchmark.protocols.k_shot import KShotPlan
 from hemalens.benchmark.protocols.targets import KShotCurves
 from hemalens.benchmark.saved_bundle import bundle_curves
 from hemalens.bundle.bundle import MODEL, Bundle
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import open_dataset
-from hemalens.errors import ConfigError, SplitError
+from hemalens.errors import SplitError
 from hemalens.graphs import build as graphs
 from hemalens.inference.predictor import Predictor, list_images
 from hemalens.report import JSON_NAME, read_report
+from hemalens.runs.folders import RunOptions
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -75,8 +76,6 @@ def test_each_is_opened_by_its_name(base: Bundle, other: Bundle, small_imagenet:
     assert found.head is not None
     alone = open_embedders(base, [], FewShotConfig())
     assert (alone.parts, alone.head, alone.encoder) == ((), None, alone.each[0].encoder)
-    with pytest.raises(ConfigError, match=r"rule=base_and_means takes one embedding.*Leave --beside out"):
-        open_embedders(base, [IMAGENET], FewShotConfig(rule="base_and_means"))
 
 
 @pytest.mark.slow
@@ -103,7 +102,9 @@ def test_the_imagenet_network_is_the_packaged_one_as_it_is(base: Bundle) -> None
 def test_the_word_imagenet_adapts_with_and_without_images_before(
     base: Bundle, away: Path, small_imagenet: None, tmp_path: Path
 ) -> None:
-    made = adapt(base.path, f"folder:{away}", out=tmp_path / "one", beside=[IMAGENET])
+    made = adapt(
+        base.path, run=RunOptions(tmp_path / "one"), support=f"folder:{away}", options=AdaptOptions(beside=[IMAGENET])
+    )
     assert made.manifest.adaptation is not None
     assert made.manifest.adaptation.beside == ("imagenet",)
     assert len(made.manifest.adaptation.base_model_sha256) == 2
@@ -112,7 +113,13 @@ def test_the_word_imagenet_adapts_with_and_without_images_before(
     right = [p.label == path.parent.name for p, path in zip(Predictor(made).predict(images), images, strict=True)]
     assert np.mean(right) > 0.8
     settings = ["batch_norm=false", "size=false"]
-    both = adapt_to_both(base.path, str(away), f"folder:{away}", out=tmp_path / "two", settings=settings, beside=[IMAGENET])
+    both = adapt(
+        base.path,
+        run=RunOptions(tmp_path / "two"),
+        unlabelled=str(away),
+        support=f"folder:{away}",
+        options=AdaptOptions(beside=[IMAGENET], settings=settings),
+    )
     assert both.manifest.unlabelled is not None
     assert both.manifest.embedding_size == 6
 
@@ -137,7 +144,12 @@ def test_k_shot_with_another_beside_is_what_adapting_gives(base: Bundle, other: 
             copy = support / str(record.label) / record.path.name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(record.path.read_bytes())
-        made = adapt(base.path, f"folder:{support}", out=tmp_path / f"bundle_{i}", beside=[other.path])
+        made = adapt(
+            base.path,
+            run=RunOptions(tmp_path / f"bundle_{i}"),
+            support=f"folder:{support}",
+            options=AdaptOptions(beside=[other.path]),
+        )
         asked = [cells.records[row] for row in np.flatnonzero(episode.query)]
         answers = [p.label for p in Predictor(made).predict([record.path for record in asked])]
         right = [a == record.label for a, record in zip(answers, asked, strict=True)]

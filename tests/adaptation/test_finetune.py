@@ -14,10 +14,10 @@ import pytest
 
 import trained
 from command import Command
-from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled
+from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.ensemble import KeptClassifier
-from hemalens.adaptation.few_labels import adapt
-from hemalens.adaptation.finetune import adapt_finetuned, left_out
+from hemalens.adaptation.finetune import left_out
+from hemalens.adaptation.options import AdaptOptions
 from hemalens.benchmark.protocols.finetuning import FinetuningCurves, FinetuningPlan
 from hemalens.benchmark.protocols.k_shot import KShotPlan
 from hemalens.benchmark.protocols.targets import KShotCurves
@@ -32,6 +32,7 @@ from hemalens.inference.predictor import Predictor, list_images
 from hemalens.methods.few_shot_finetune import FewCellsConfig, TrainedOn
 from hemalens.report import read_report
 from hemalens.report.k_shot import targets
+from hemalens.runs.folders import RunOptions
 from hemalens.trust.reference import read_reference
 
 SHORT = ["steps=2", "batch_size=4", "precision=fp32", "folds=2"]
@@ -63,14 +64,18 @@ def support(abroad: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finetuned(base: Bundle, support: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("finetuned") / "bundle"
-    return adapt_finetuned(base.path, f"folder:{support}", out=out, settings=SHORT)
+    return adapt(
+        base.path, run=RunOptions(out), support=f"folder:{support}", finetune=True, options=AdaptOptions(settings=SHORT)
+    )
 
 
 @pytest.fixture(scope="module")
 def alone(base: Bundle, support: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The network that was trained on, without the classifier beside it."""
     out = tmp_path_factory.mktemp("alone") / "bundle"
-    return adapt_finetuned(base.path, f"folder:{support}", out=out, settings=ALONE)
+    return adapt(
+        base.path, run=RunOptions(out), support=f"folder:{support}", finetune=True, options=AdaptOptions(settings=ALONE)
+    )
 
 
 def _probabilities(bundle: Bundle, folder: Path) -> Any:
@@ -85,7 +90,7 @@ def test_the_manifest_says_how_it_came_to_be(base: Bundle, finetuned: Bundle) ->
     assert (how.few_shot["rule"], how.few_shot["steps"], how.new_classes) == ("finetune", 2, ())
     assert how.base_model_sha256 == (base.manifest.files[MODEL].sha256,)
     assert how.expected.n == 12
-    assert "each of 12 support images answered by a training on others" in how.expected.verdict
+    assert "cross-validated over 12 support images" in how.expected.verdict
     assert [entry.role for entry in manifest.data] == ["train", "validation", "support"]
     assert finetuned.seen == base.seen | set(how.support_images)
     assert manifest.parity < 1e-3
@@ -104,13 +109,25 @@ def test_it_answers_otherwise_than_its_base_and_can_be_trained_on_again(
     base: Bundle, alone: Bundle, finetuned: Bundle, support: Path, tmp_path: Path
 ) -> None:
     assert not np.allclose(_probabilities(base, support), _probabilities(alone, support), atol=1e-4)
-    again = adapt_finetuned(alone.path, f"folder:{support}", out=tmp_path / "again", settings=[*ALONE, "folds=0"])
+    again = adapt(
+        alone.path,
+        run=RunOptions(tmp_path / "again"),
+        support=f"folder:{support}",
+        finetune=True,
+        options=AdaptOptions(settings=[*ALONE, "folds=0"]),
+    )
     assert again.manifest.adaptation is not None
-    assert again.manifest.adaptation.expected.verdict == "the accuracy to expect was not asked for (folds=0)"
+    assert again.manifest.adaptation.expected.verdict.endswith("(folds=0)")
     assert again.reference is None
     assert again.manifest.temperature == alone.manifest.temperature
     with pytest.raises(BundleError, match=r"no linear head of its own. Take the bundle that it was made from"):
-        adapt_finetuned(finetuned.path, f"folder:{support}", out=tmp_path / "no", settings=SHORT)
+        adapt(
+            finetuned.path,
+            run=RunOptions(tmp_path / "no"),
+            support=f"folder:{support}",
+            finetune=True,
+            options=AdaptOptions(settings=SHORT),
+        )
 
 
 def _logs(bundle: Bundle, folder: Path) -> np.ndarray:
@@ -123,7 +140,7 @@ def test_the_answer_is_the_mean_of_the_network_s_and_the_classifier_s(
     base: Bundle, finetuned: Bundle, alone: Bundle, support: Path, tmp_path: Path
 ) -> None:
     """Both made by commands of their own."""
-    classifier = adapt(base.path, f"folder:{support}", out=tmp_path / "classifier")
+    classifier = adapt(base.path, run=RunOptions(tmp_path / "classifier"), support=f"folder:{support}")
     mean = (_logs(alone, support) + _logs(classifier, support)) / 2
     powers = np.exp(mean / finetuned.manifest.temperature)
     np.testing.assert_allclose(
@@ -140,21 +157,37 @@ def test_the_answer_is_the_mean_of_the_network_s_and_the_classifier_s(
 
 
 def test_what_stands_beside_is_for_the_classifier(base: Bundle, support: Path, tmp_path: Path) -> None:
-    wider = adapt_finetuned(
-        base.path, f"folder:{support}", out=tmp_path / "wider", settings=[*SHORT, "folds=0"], beside=[base.path]
+    wider = adapt(
+        base.path,
+        run=RunOptions(tmp_path / "wider"),
+        support=f"folder:{support}",
+        finetune=True,
+        options=AdaptOptions(beside=[base.path], settings=[*SHORT, "folds=0"]),
     )
     assert wider.manifest.embedding_size == 3 * base.manifest.embedding_size
     assert wider.manifest.adaptation is not None
     assert wider.manifest.adaptation.beside == ("robust",)
     assert len(wider.manifest.adaptation.base_model_sha256) == 2
     assert wider.manifest.temperature == 1
-    with pytest.raises(ConfigError, match="what stands beside is for the classifier, which classifier=false leaves out"):
-        adapt_finetuned(base.path, f"folder:{support}", out=tmp_path / "no", settings=ALONE, beside=[base.path])
+    with pytest.raises(ConfigError, match="classifier=true"):
+        adapt(
+            base.path,
+            run=RunOptions(tmp_path / "no"),
+            support=f"folder:{support}",
+            finetune=True,
+            options=AdaptOptions(beside=[base.path], settings=ALONE),
+        )
 
 
 def test_images_seen_without_labels_stay_known(base: Bundle, abroad: Path, support: Path, tmp_path: Path) -> None:
-    followed = adapt_unlabelled(base.path, str(abroad / "images"), out=tmp_path / "followed")
-    both = adapt_finetuned(followed.path, f"folder:{support}", out=tmp_path / "both", settings=[*SHORT, "folds=0"])
+    followed = adapt(base.path, run=RunOptions(tmp_path / "followed"), unlabelled=str(abroad / "images"))
+    both = adapt(
+        followed.path,
+        run=RunOptions(tmp_path / "both"),
+        support=f"folder:{support}",
+        finetune=True,
+        options=AdaptOptions(settings=[*SHORT, "folds=0"]),
+    )
     assert both.seen_unlabelled == followed.seen_unlabelled
     assert both.manifest.unlabelled == followed.manifest.unlabelled
     assert both.manifest.unlabelled is not None
@@ -243,7 +276,7 @@ def test_the_protocol_tests_what_it_did_not_draw(base: Bundle, abroad: Path, tmp
     assert f"beside {base.path}" in report.protocol
     assert others.request() != curves.request()
     idle = replace(curves, plan=replace(curves.plan, settings=tuple(ALONE), beside=(str(base.path),)))
-    with pytest.raises(ConfigError, match="what stands beside is for the classifier"):
+    with pytest.raises(ConfigError, match="classifier=true"):
         bundle_curves(base.path, [f"synthetic:{abroad}"], {"finetuning": idle}, out=tmp_path / "idle")
     with pytest.raises(SplitError, match="cannot use these k"):
         FinetuningPlan(shots=())
@@ -261,7 +294,13 @@ def test_a_label_that_the_bundle_does_not_know_is_refused(base: Bundle, support:
     shutil.copytree(support, tmp_path / "odd")
     (tmp_path / "odd" / "neutrophil").rename(tmp_path / "odd" / "my odd cell")
     with pytest.raises(LabelError, match=r"unknown to the bundle: 'my odd cell' \(3\).* Leave them out, or adapt without"):
-        adapt_finetuned(base.path, f"folder:{tmp_path / 'odd'}", out=tmp_path / "out", settings=SHORT)
+        adapt(
+            base.path,
+            run=RunOptions(tmp_path / "out"),
+            support=f"folder:{tmp_path / 'odd'}",
+            finetune=True,
+            options=AdaptOptions(settings=SHORT),
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -276,12 +315,12 @@ def test_the_command(
     few = ("adapt", base.path, "--support", f"folder:{tmp_path / 'few' / 'support'}", "--finetune", *settings)
     ended = hemalens(*few, "--out", tmp_path / "made")
     assert ended.code == 0, ended.error
-    assert "not in the support, so it will hardly be answered any more: monocyte" in ended.err
+    assert "no labelled cell of monocyte" in ended.err
     assert "adapted to neutrophil (3), eosinophil (3), lymphocyte (3)" in ended.out
     assert open_bundle(tmp_path / "made").manifest.labels == base.manifest.labels
     for more, message in {
         ("--few-shot", "rule=base"): "--finetune and --few-shot do not go together",
-        ("--unlabelled", "x"): "--finetune and --unlabelled do not go together. Adapt to unlabelled images first",
+        ("--unlabelled", "x"): "--finetune and --unlabelled do not go together",
         ("--allow-new",): "--finetune and --allow-new do not go together",
         ("--set", "strength=1"): "unknown key 'strength'",
     }.items():
@@ -289,5 +328,5 @@ def test_the_command(
         assert refused.code == 2
         assert message in refused.error
     alone = hemalens("adapt", base.path, "--unlabelled", "x", "--finetune", "--out", tmp_path / "out")
-    assert alone.error == "error: --finetune goes with --support only"
+    assert "--finetune needs --support" in alone.error
     assert not (tmp_path / "out").exists()

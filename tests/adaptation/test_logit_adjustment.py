@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,19 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from scipy import integrate
 
-from hemalens.adaptation.logit_adjustment import Evidence, class_bias, without_additions
-from hemalens.adaptation.unlabelled_config import with_standardisation
+from hemalens.adaptation.logit_adjustment import LogitAdjustment, class_bias
 from hemalens.bundle.bundle import FINE
 from hemalens.bundle.nucleus_size import NucleusSize
 from hemalens.graphs import build as graphs
+from hemalens.graphs.additions import without_additions
 from hemalens.graphs.runtime import run_rows, session_of
 
 SIZES = tuple(NucleusSize(centre=c, scale=s) for c, s in ((-0.3, 0.05), (0.0, 0.1), (0.1, 0.2), (0.4, 0.08)))
 BIAS = np.array([0.5, -1.0, 0.2, 0.3])
-PLAIN = Evidence(0.4, BIAS)
-SIZED = Evidence(0.4, BIAS, SIZES, extent=1.6, typical=math.log(40), widening=1.5)
+PLAIN = LogitAdjustment(0.4, BIAS)
+SIZED = LogitAdjustment(0.4, BIAS, SIZES, extent=1.6, typical=math.log(40), widening=1.5)
 EVIDENCE = {"a bias": PLAIN, "sizes": replace(SIZED, bias=np.zeros(4)), "both": SIZED}
 
 
@@ -128,7 +126,7 @@ def _log_density(x: float, size: NucleusSize, widening: float) -> float:
     return math.log(math.gamma(2.5) / (math.gamma(2) * math.sqrt(4 * math.pi)) / scale) - 2.5 * math.log(1 + z**2 / 4)
 
 
-def _by_hand(evidence: Evidence, logits: np.ndarray, log_diameters: np.ndarray) -> np.ndarray:
+def _by_hand(evidence: LogitAdjustment, logits: np.ndarray, log_diameters: np.ndarray) -> np.ndarray:
     rows = []
     for row, log_diameter in zip(logits, log_diameters, strict=True):
         of_size = [_log_density(log_diameter - evidence.typical, s, evidence.widening) for s in evidence.sizes] or [0] * 4
@@ -137,27 +135,13 @@ def _by_hand(evidence: Evidence, logits: np.ndarray, log_diameters: np.ndarray) 
 
 
 @pytest.mark.parametrize("evidence", EVIDENCE.values(), ids=EVIDENCE)
-def test_logits_are_softened_and_have_what_sizes_say_and_the_bias_added(evidence: Evidence) -> None:
+def test_logits_are_softened_and_have_what_sizes_say_and_the_bias_added(evidence: LogitAdjustment) -> None:
     rng = np.random.default_rng(0)
     logits, diameters = rng.normal(size=(6, 4)) * 5, np.log(rng.uniform(20, 90, 6))
     before = logits.copy()
     np.testing.assert_allclose(evidence.logits(logits, diameters), _by_hand(evidence, logits, diameters), atol=1e-9)
     np.testing.assert_array_equal(logits, before)
     np.testing.assert_array_equal(EVIDENCE["a bias"].logits(logits, diameters), PLAIN.logits(logits, None))
-
-
-def test_the_size_feature_has_the_mean_and_spread_of_all_classes_alike() -> None:
-    def density(x: float) -> float:
-        return float(np.mean([math.exp(_log_density(x, size, 1.0)) for size in SIZES]))
-
-    def integral(of: Callable[[float], float]) -> float:
-        return float(integrate.quad(of, -40, 40, points=[size.centre for size in SIZES], limit=500)[0])
-
-    found = SIZED.statistics()
-    assert (found.shape, found.dtype) == ((2, 1), np.float32)
-    mean = integral(lambda x: x * density(x))
-    variance = integral(lambda x: (x - mean) ** 2 * density(x))
-    np.testing.assert_allclose(found[:, 0], [mean, math.sqrt(variance)], rtol=1e-3, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------ the graph
@@ -202,7 +186,7 @@ def _run(graph: onnx.ModelProto, images: np.ndarray) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("side", [16, 64, 121])
 @pytest.mark.parametrize("evidence", EVIDENCE.values(), ids=EVIDENCE)
-def test_a_graph_says_the_same_as_the_formula(evidence: Evidence, side: int) -> None:
+def test_a_graph_says_the_same_as_the_formula(evidence: LogitAdjustment, side: int) -> None:
     images = _images(side)
     seen, logits, _, finer = _run(GRAPH, images)
     embedding, after, probabilities, kept = _run(evidence.into(GRAPH), images)
@@ -243,22 +227,8 @@ def test_a_graph_tells_what_it_gives_and_the_one_before_stays_as_it_is() -> None
     assert GRAPH.SerializeToString(deterministic=True) == before
 
 
-def test_it_comes_behind_a_standardised_embedding_too_and_before_one() -> None:
-    scale, shift = (np.random.default_rng(i).normal(size=4).astype(np.float32) for i in (3, 4))
-    behind = SIZED.into(with_standardisation(GRAPH, scale[:3], shift[:3]))
-    ahead = with_standardisation(SIZED.into(GRAPH), scale, shift)
-    seen = _run(GRAPH, _images(50))[0]
-    size = np.full((3, 1), math.log(50 / 1.6) - SIZED.typical)
-    moved = seen * scale[:3] + shift[:3]
-    for made, embedding in ((behind, np.hstack([moved, size])), (ahead, np.hstack([seen, size]) * scale + shift)):
-        found, _, probabilities, _ = _run(made, _images(50))
-        np.testing.assert_allclose(found, embedding, atol=1e-5)
-        expected = SIZED.logits(moved @ WEIGHT.T / TEMPERATURE, embedding[:, 3] + SIZED.typical)
-        np.testing.assert_allclose(probabilities, _softmax(expected), atol=1e-5)
-
-
 @pytest.mark.parametrize(("first", "second"), [(PLAIN, PLAIN), (SIZED, PLAIN), (PLAIN, SIZED)])
-def test_a_graph_that_has_it_may_have_more(first: Evidence, second: Evidence) -> None:
+def test_a_graph_that_has_it_may_have_more(first: LogitAdjustment, second: LogitAdjustment) -> None:
     """A bundle that was adapted is adapted again."""
     once = first.into(GRAPH)
     before, after = (_run(graph, _images(40)) for graph in (once, second.into(once)))
@@ -270,7 +240,7 @@ def test_a_graph_that_has_it_may_have_more(first: Evidence, second: Evidence) ->
 
 @pytest.mark.parametrize("more", [None, PLAIN])
 @pytest.mark.parametrize("evidence", EVIDENCE.values(), ids=EVIDENCE)
-def test_it_can_be_taken_out_again(evidence: Evidence, more: Evidence | None) -> None:
+def test_it_can_be_taken_out_again(evidence: LogitAdjustment, more: LogitAdjustment | None) -> None:
     """The network's embedding and finer types, and its logits, softened."""
     made = evidence.into(GRAPH)
     made = more.into(made) if more is not None else made

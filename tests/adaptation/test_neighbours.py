@@ -11,19 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from hemalens.adaptation.logit_adjustment import Evidence, without_additions
-from hemalens.adaptation.neighbours import FEWEST_NEAREST, MOST_NEAREST, Neighbours, n_nearest_of
+from hemalens.adaptation.logit_adjustment import LogitAdjustment
+from hemalens.adaptation.neighbours import MAX_NEIGHBOURS, MIN_NEIGHBOURS, Neighbours, n_nearest_of
 from hemalens.bundle.bundle import FINE
 from hemalens.bundle.nucleus_size import NucleusSize
 from hemalens.graphs import build as graphs
+from hemalens.graphs.additions import without_additions
 from hemalens.graphs.runtime import run_rows, session_of
 
 WEIGHT = np.random.default_rng(7).normal(size=(4, 3)).astype(np.float32) * 3
 SIZES = tuple(NucleusSize(centre=c, scale=0.1) for c in (-0.2, 0.0, 0.1, 0.3))
 EVIDENCE = {
     "nothing": None,
-    "a bias": Evidence(0.6, np.array([0.5, -1.0, 0.2, 0.3])),
-    "sizes": Evidence(0.6, np.zeros(4), SIZES, extent=1.6, typical=math.log(20)),
+    "a bias": LogitAdjustment(0.6, np.array([0.5, -1.0, 0.2, 0.3])),
+    "sizes": LogitAdjustment(0.6, np.zeros(4), SIZES, extent=1.6, typical=math.log(20)),
 }
 
 
@@ -45,20 +46,20 @@ def test_answers_have_settled_and_are_no_surer_on_average(
 ) -> None:
     rng = np.random.default_rng(seed)
     embeddings, logits = rng.normal(size=(n, sum(widths))) + 2, rng.normal(size=(n, 3)) * 2
-    found = Neighbours.among(embeddings, logits, widths, weight)
+    found = Neighbours.fit(embeddings, logits, widths, weight)
     centred = embeddings - embeddings.mean(axis=0)
     for i in range(n):
         cosines = [(-_cosine(centred[i], centred[j], widths), j) for j in range(n) if j != i]
         nearest = [j for _, j in sorted(cosines)[: n_nearest_of(n)]]
-        leaned = logits[i] + weight * found.answers[nearest].mean(axis=0)
-        np.testing.assert_allclose(found.answers[i], _softmax(leaned[None])[0], atol=1e-4)
+        leaned = logits[i] + weight * found.probabilities[nearest].mean(axis=0)
+        np.testing.assert_allclose(found.probabilities[i], _softmax(leaned[None])[0], atol=1e-4)
     after = _softmax(found.logits(embeddings, logits))
     assert after.max(axis=1).mean() == pytest.approx(_softmax(logits).max(axis=1).mean(), abs=1e-3)
-    np.testing.assert_array_equal(after.argmax(axis=1), found.answers.argmax(axis=1))
+    np.testing.assert_array_equal(after.argmax(axis=1), found.probabilities.argmax(axis=1))
 
 
 def test_how_many_are_the_nearest() -> None:
-    assert [n_nearest_of(n) for n in (4, 8, 40, 200, 300, 1000)] == [3, FEWEST_NEAREST, 5, 8, 12, MOST_NEAREST]
+    assert [n_nearest_of(n) for n in (4, 8, 40, 200, 300, 1000)] == [3, MIN_NEIGHBOURS, 5, 8, 12, MAX_NEIGHBOURS]
 
 
 def test_a_doubtful_image_is_answered_as_those_around_it_and_a_copy_is_no_neighbour() -> None:
@@ -68,12 +69,12 @@ def test_a_doubtful_image_is_answered_as_those_around_it_and_a_copy_is_no_neighb
     logits = 3.0 * np.eye(2)[truth]
     logits[0] = [0.0, 1.0]
     assert logits[0].argmax() == 1
-    found = Neighbours.among(embeddings, logits, (2,), 3.0)
-    assert found.answers[0].argmax() == 0
-    np.testing.assert_array_equal(found.answers.argmax(axis=1), truth)
+    found = Neighbours.fit(embeddings, logits, (2,), 3.0)
+    assert found.probabilities[0].argmax() == 0
+    np.testing.assert_array_equal(found.probabilities.argmax(axis=1), truth)
     # the image itself is among those kept: as one of its own neighbours it would vote for its own answer
     alone = found.logits(embeddings[[0]], logits[[0]])
-    np.testing.assert_allclose(_softmax(alone * found.temperature), found.answers[[0]], atol=1e-3)
+    np.testing.assert_allclose(_softmax(alone * found.temperature), found.probabilities[[0]], atol=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------------ the graph
@@ -123,12 +124,14 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("evidence", EVIDENCE.values(), ids=EVIDENCE)
-def test_a_graph_says_the_same_as_the_formula_and_is_as_before_without_it(evidence: Evidence | None, beside: bool) -> None:
+def test_the_graph_agrees_with_the_formula_and_the_addition_can_be_removed(
+    evidence: LogitAdjustment | None, beside: bool
+) -> None:
     graph = GRAPH if evidence is None else evidence.into(GRAPH)
     images, fresh = _images(40), _images(5, seed=1)
     wide, others = _run(graph, images)[0], _unit(_run(OTHER, images, ["embedding"])[0])
     points = np.hstack([wide[:, :3], others]) if beside else wide[:, :3]
-    neighbours = Neighbours.among(points, _run(graph, images)[1], (3, 3) if beside else (3,), 2.0)
+    neighbours = Neighbours.fit(points, _run(graph, images)[1], (3, 3) if beside else (3,), 2.0)
     made = neighbours.into(graphs.with_beside(graph, OTHER) if beside else graph)
     onnx.checker.check_model(made, full_check=True)
     for asked in (fresh, images[:6]):

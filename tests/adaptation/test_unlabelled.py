@@ -1,4 +1,4 @@
-"""Batch norm on balanced batches and a head taught by its own answers, on a network drawn by hand. No torch."""
+"""The class bias and scarce types, on a network drawn by hand."""
 
 from __future__ import annotations
 
@@ -8,36 +8,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
+from pydantic import ValidationError
 
 from command import Command
 from hemalens import open_bundle
-from hemalens.adaptation.adapt_unlabelled import adapt_to_both, adapt_unlabelled
-from hemalens.adaptation.few_labels import adapt
+from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.logit_adjustment import class_bias
+from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.artifact import DataEntry
 from hemalens.bundle.bundle import (
     FINE,
     MODEL,
     SEEN,
-    STATISTICS,
     Bundle,
     Manifest,
     Unlabelled,
     class_entries,
     fine_entries,
     seen_images,
-    statistics_bytes,
     write_bundle,
 )
-from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import Record, open_dataset
-from hemalens.datasets.splits import seeded
-from hemalens.errors import ConfigError, InputError
 from hemalens.graphs import build as graphs
 from hemalens.graphs.batch_norm import KIND
 from hemalens.graphs.runtime import session_of
 from hemalens.imaging.reading import Preprocessing
 from hemalens.inference.predictor import list_images
+from hemalens.runs.folders import RunOptions
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -47,9 +44,6 @@ CODES = ("neutrophil", "lymphocyte", "monocyte")
 PREPROCESSING = Preprocessing(size_px=16)
 TEMPERATURE = 1.3
 ALONE = ["size=false", "class_bias=false"]
-BATCH_NORM = [*ALONE, "strength=1", "batch_size=16"]
-BALANCE = [*BATCH_NORM, "class_balance=true"]
-PSEUDO = [*ALONE, "batch_norm=false", "pseudo_labels=true"]
 FINER = (("band_neutrophil", 0), ("segmented_neutrophil", 0), ("lymphocyte", 1), ("monocyte", 2))
 
 
@@ -108,8 +102,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         parity=0.0,
         versions={},
     )
-    files = {MODEL: graph.SerializeToString(), SEEN: seen_images(cells.contents), STATISTICS: statistics_bytes(points)}
-    return write_bundle(folder / "bundle", manifest, files)
+    return write_bundle(folder / "bundle", manifest, {MODEL: graph.SerializeToString(), SEEN: seen_images(cells.contents)})
 
 
 @pytest.fixture(scope="module")
@@ -132,153 +125,9 @@ def _given(bundle: Bundle, folder: Path, *names: str) -> list[np.ndarray]:
     return [*(np.concatenate([row[i] for row in rows]).astype(np.float64) for i in range(len(names))), truth]
 
 
-def _recalls(bundle: Bundle, folder: Path) -> list[float]:
-    probabilities, truth = _given(bundle, folder, "probabilities")
-    return [float((probabilities[truth == c].argmax(axis=1) == c).mean()) for c in np.unique(truth)]
-
-
 def _softmax(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
-def _statistics(bundle: Bundle) -> list[np.ndarray]:
-    """Mean and variance (3,) of the one batch norm."""
-    told = {tensor.name: numpy_helper.to_array(tensor) for tensor in bundle.graph.graph.initializer}
-    node = next(node for node in bundle.graph.graph.node if node.op_type == KIND)
-    return [told[name] for name in node.input[3:5]]
-
-
-# ------------------------------------------------------------------------------------------------------- class balance
-
-
-def test_balance_keeps_what_a_skewed_mix_of_cells_ruins(base: Bundle, skewed: Path, tmp_path: Path) -> None:
-    plain = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "plain", settings=BATCH_NORM)
-    even = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "even", settings=BALANCE)
-    assert _recalls(plain, skewed)[0] < 0.7
-    assert min(_recalls(even, skewed)) > 0.95
-    # with classes alike, the middle of the classes lies at nothing, as it does at home
-    off = []
-    for bundle in (plain, even):
-        embeddings, truth = _given(bundle, skewed, "embedding")
-        off.append(np.abs(np.mean([embeddings[truth == c].mean(axis=0) for c in range(3)], axis=0)).max())
-    assert off[0] > 1
-    assert off[1] < 0.5
-    assert even.manifest.parity <= 1e-3
-    assert even.statistics is not None
-    assert even.manifest.unlabelled is not None
-    assert even.manifest.unlabelled.settings["class_balance"] is True
-
-
-@pytest.mark.parametrize("strength", [1.0, 0.5])
-def test_the_batches_are_drawn_twice_by_the_weights(base: Bundle, skewed: Path, tmp_path: Path, strength: float) -> None:
-    settings = [*BALANCE, f"strength={strength}"]
-    made = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "made", settings=settings, seed=3)
-    embeddings, logits, _ = _given(base, skewed, "embedding", "logits")
-    own = _statistics(base)
-    colours = embeddings * np.sqrt(own[1] + 1e-5) + own[0]
-    told = {tensor.name: numpy_helper.to_array(tensor) for tensor in base.graph.graph.initializer}
-    weight, bias = (next(v for n, v in told.items() if n.endswith(end)) for end in ("_weight", "_bias"))
-    rng = seeded(3, "unlabelled", "class_balance")
-    for _ in range(2):
-        probabilities = _softmax(logits)
-        chance = (probabilities / np.maximum(probabilities.sum(axis=0), 3)).sum(axis=1)
-        drawn = rng.choice(len(colours), (12, 16), p=chance / chance.sum()).ravel()
-        new = colours[drawn].mean(axis=0), colours[drawn].var(axis=0, ddof=1)
-        mean, variance = ((1 - strength) * o + strength * n for o, n in zip(own, new, strict=True))
-        logits = ((colours - mean) / np.sqrt(variance + 1e-5) @ weight.T + bias) / TEMPERATURE
-    found = _statistics(made)
-    np.testing.assert_allclose(found[0], mean, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(found[1], variance, rtol=1e-3)
-
-
-def test_the_seed_draws_them(base: Bundle, skewed: Path, tmp_path: Path) -> None:
-    made = [
-        adapt_unlabelled(base.path, str(skewed), out=tmp_path / f"{i}", settings=BALANCE, seed=seed)
-        for i, seed in enumerate((0, 0, 1))
-    ]
-    assert made[0].graph_bytes == made[1].graph_bytes
-    assert made[0].graph_bytes != made[2].graph_bytes
-
-
-# ------------------------------------------------------------------------------------------------------- pseudo-labels
-
-
-def test_the_most_certain_answers_teach_the_head(base: Bundle, skewed: Path, tmp_path: Path) -> None:
-    made = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "made", settings=PSEUDO)
-    embeddings, logits, before, fine, _ = _given(base, skewed, "embedding", "logits", "probabilities", FINE)
-    chosen: list[int] = []
-    for c in range(3):
-        of_class = [i for i in range(len(before)) if before[i].argmax() == c]
-        # as certain as the probability, which in double precision does not round to 1
-        of_class.sort(key=lambda i: -_softmax(logits)[i].max())
-        chosen += of_class[: max(3, (len(of_class) + 1) // 2)]
-    chosen.sort()
-    answers = before.argmax(axis=1)
-    learned = FewShotConfig(rule="base").make().fit(embeddings[chosen], answers[chosen], base=logits[chosen])
-    expected = _softmax(learned.decision_function(embeddings, logits) / made.manifest.temperature)
-    after, kept, same, _ = _given(made, skewed, "probabilities", "embedding", FINE)
-    np.testing.assert_allclose(after, expected, atol=1e-3)
-    assert np.abs(after - before).max() > 1e-3
-    assert after.max(axis=1).mean() == pytest.approx(before.max(axis=1).mean(), abs=1e-3)
-    np.testing.assert_array_equal(kept, embeddings)
-    np.testing.assert_array_equal(same, fine)
-    manifest = made.manifest
-    assert manifest.unlabelled is not None
-    assert manifest.unlabelled.taught == _counts(answers[chosen])
-    assert manifest.fine == base.manifest.fine
-    assert manifest.classes == base.manifest.classes
-    assert made.statistics is None, "the head expects what it was taught by"
-    assert 0 <= manifest.parity <= 1e-3
-    again = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "again", settings=PSEUDO)
-    assert again.graph_bytes == made.graph_bytes
-
-
-def _counts(answers: np.ndarray) -> dict[str, int]:
-    return {code: int((answers == c).sum()) for c, code in enumerate(CODES)}
-
-
-def test_a_class_without_answers_keeps_what_the_head_knew(base: Bundle, tmp_path: Path) -> None:
-    two = colour_cells(tmp_path / "two", {c: AWAY[c] for c in CODES[:2]}, 12, seed=2, noise=10)
-    made = adapt_unlabelled(base.path, str(two), out=tmp_path / "made", settings=PSEUDO)
-    assert made.manifest.unlabelled is not None
-    assert made.manifest.unlabelled.taught == {"neutrophil": 6, "lymphocyte": 6, "monocyte": 0}
-    assert min(_recalls(made, colour_cells(tmp_path / "all", AWAY, 6, seed=3, noise=10))) > 0.8
-    one = colour_cells(tmp_path / "one", {"neutrophil": AWAY["neutrophil"]}, 12, seed=2)
-    with pytest.raises(
-        InputError, match=r"teach fewer than two classes; expected at least 3 images.*got neutrophil \(12\)"
-    ):
-        adapt_unlabelled(base.path, str(one), out=tmp_path / "no", settings=PSEUDO)
-    assert not (tmp_path / "no").exists()
-
-
-def test_all_pieces_go_together_and_the_prior_comes_last(base: Bundle, skewed: Path, tmp_path: Path) -> None:
-    settings = [*BALANCE, "standardise=true", "pseudo_labels=true"]
-    without = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "without", settings=settings)
-    made = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "made", settings=[*settings, "prior=true"])
-    assert made.manifest.parity <= 1e-3
-    assert made.manifest.unlabelled is not None
-    assert made.manifest.unlabelled.prior is not None
-    before, after = (_given(b, skewed, "probabilities")[0] for b in (without, made))
-    weighed = before * np.array(made.manifest.unlabelled.prior) * 3
-    np.testing.assert_allclose(after, weighed / weighed.sum(axis=1, keepdims=True), atol=1e-4)
-    names = [{value.name for value in bundle.graph.graph.output} for bundle in (base, made)]
-    assert names[0] == names[1]
-
-
-def test_a_taught_bundle_is_taught_again_and_learns_from_labels(base: Bundle, skewed: Path, tmp_path: Path) -> None:
-    once = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "once", settings=[*ALONE, "pseudo_labels=true"])
-    twice = adapt_unlabelled(once.path, str(skewed), out=tmp_path / "twice", settings=PSEUDO)
-    assert twice.manifest.parity <= 1e-3
-    support = f"folder:{colour_cells(tmp_path / 'support', AWAY, 4, seed=5)}"
-    kept = adapt(twice.path, support, out=tmp_path / "kept").manifest
-    assert kept.unlabelled == twice.manifest.unlabelled
-    assert kept.fine == ()
-    forgot = adapt(twice.path, support, out=tmp_path / "forgot", few_shot=["rule=prototype"]).manifest
-    assert forgot.unlabelled is not None
-    assert forgot.unlabelled.taught is None
-    with pytest.raises(ConfigError, match="pseudo-labels have nothing to teach; expected pseudo_labels=false"):
-        adapt_to_both(base.path, str(skewed), support, out=tmp_path / "no", settings=PSEUDO)
 
 
 # --------------------------------------------------------------------------------------------------------- a class bias
@@ -286,15 +135,25 @@ def test_a_taught_bundle_is_taught_again_and_learns_from_labels(base: Bundle, sk
 NOTHING = ["batch_norm=false"]
 
 
-@pytest.mark.parametrize("others", [NOTHING, ["class_balance=true", "standardise=true", "pseudo_labels=true"]])
+@pytest.mark.parametrize("others", [NOTHING, []])
 def test_the_bias_comes_last_and_alone_changes_the_answers(
     base: Bundle, skewed: Path, tmp_path: Path, others: list[str]
 ) -> None:
     names = ("logits", "probabilities", "embedding", FINE)
     without = base
     if others != NOTHING:
-        without = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "without", settings=[*ALONE, *others])
-    made = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "made", settings=["size=false", *others])
+        without = adapt(
+            base.path,
+            run=RunOptions(tmp_path / "without"),
+            unlabelled=str(skewed),
+            options=AdaptOptions(settings=[*ALONE, *others]),
+        )
+    made = adapt(
+        base.path,
+        run=RunOptions(tmp_path / "made"),
+        unlabelled=str(skewed),
+        options=AdaptOptions(settings=["size=false", *others]),
+    )
     (logits, before, *same, _), (_, after, *kept, _) = (_given(b, skewed, *names) for b in (without, made))
     how = made.manifest.unlabelled
     assert how is not None
@@ -306,12 +165,11 @@ def test_the_bias_comes_last_and_alone_changes_the_answers(
         np.testing.assert_allclose(other, one, atol=1e-6)
     assert made.manifest.temperature == pytest.approx(without.manifest.temperature), "it was the softer one"
     assert made.manifest.parity <= 1e-3
-    assert (made.statistics is None) == (without.statistics is None)
 
 
 def test_a_bundle_with_a_bias_is_adapted_again(base: Bundle, skewed: Path, tmp_path: Path) -> None:
-    once = adapt_unlabelled(base.path, str(skewed), out=tmp_path / "once")
-    twice = adapt_unlabelled(once.path, str(skewed), out=tmp_path / "twice")
+    once = adapt(base.path, run=RunOptions(tmp_path / "once"), unlabelled=str(skewed))
+    twice = adapt(once.path, run=RunOptions(tmp_path / "twice"), unlabelled=str(skewed))
     assert twice.manifest.parity <= 1e-3
     names = [{value.name for value in bundle.graph.graph.output} for bundle in (base, twice)]
     assert names[0] == names[1]
@@ -334,7 +192,7 @@ def test_basophils_are_taken_to_be_scarce_once(
 ) -> None:
     settings = ["size=false", *NOTHING, *([] if scarce is None else [f"scarce={scarce}"])]
     alike, made = (
-        adapt_unlabelled(bundle.path, str(skewed), out=tmp_path / name, settings=settings)
+        adapt(bundle.path, run=RunOptions(tmp_path / name), unlabelled=str(skewed), options=AdaptOptions(settings=settings))
         for name, bundle in (("alike", base), ("made", with_basophils))
     )
     assert alike.manifest.unlabelled is not None
@@ -344,8 +202,11 @@ def test_basophils_are_taken_to_be_scarce_once(
     difference = np.subtract(made.manifest.unlabelled.bias, alike.manifest.unlabelled.bias)
     np.testing.assert_allclose(difference, [0, 0, np.log(scarce or 0.5)], atol=1e-6)
     for share in (scarce or 0.5, 0.125):
-        again = adapt_unlabelled(
-            made.path, str(skewed), out=tmp_path / f"again_{share}", settings=["size=false", *NOTHING, f"scarce={share}"]
+        again = adapt(
+            made.path,
+            run=RunOptions(tmp_path / f"again_{share}"),
+            unlabelled=str(skewed),
+            options=AdaptOptions(settings=["size=false", *NOTHING, f"scarce={share}"]),
         )
         after, before = (_given(bundle, skewed, "logits")[0] for bundle in (again, made))
         alike = before - [0, 0, np.log(scarce or 0.5)]
@@ -356,7 +217,7 @@ def test_basophils_are_taken_to_be_scarce_once(
 def test_the_command_says_which_types_are_scarce(
     base: Bundle, with_basophils: Bundle, skewed: Path, tmp_path: Path, hemalens: Command
 ) -> None:
-    told = "scarce in any blood, so taken to be 0.5 times as frequent: basophil"
+    told = "class prior of scarce types multiplied by 0.5: basophil"
     for name, bundle, settings, expected in (
         ("with", with_basophils, (), True),
         ("off", with_basophils, ("--set", "scarce=1"), False),
@@ -379,20 +240,9 @@ def test_the_command_says_which_types_are_scarce(
 
 
 def test_a_manifest_of_before_opens(base: Bundle) -> None:
-    entry = {"settings": {}, "base_model_sha256": "0", "n_images": 9, "n_unreadable": 0, "fingerprint": "f", "prior": None}
-    opened = Unlabelled.model_validate(entry)
-    assert (opened.taught, opened.typical_nucleus_px, opened.size_widening, opened.bias) == (None, None, None, None)
+    entry = {"settings": {}, "base_model_sha256": "0", "n_images": 9, "n_unreadable": 0, "fingerprint": "f"}
+    opened = Unlabelled.model_validate(entry | {"prior": None, "taught": None})
+    assert (opened.typical_nucleus_px, opened.size_widening, opened.bias) == (None, None, None)
+    with pytest.raises(ValidationError, match="prior"):
+        Unlabelled.model_validate(entry | {"prior": [0.5, 0.5]})
     assert open_bundle(base.path).manifest.unlabelled is None
-
-
-def test_the_command_takes_both(base: Bundle, skewed: Path, tmp_path: Path, hemalens: Command) -> None:
-    wanted = ("class_balance=true", "pseudo_labels=true", "class_bias=false")
-    call = ("adapt", base.path, "--unlabelled", skewed, *(word for each in wanted for word in ("--set", each)))
-    ended = hemalens(*call, "--out", tmp_path / "out")
-    assert ended.code == 0, ended.error
-    first, second, _ = ended.out.splitlines()
-    assert first.startswith("adapted to 98 images without labels: batch norm, class balance, pseudo-labels;")
-    assert second.startswith("taught by its own answers: neutrophil (")
-    ended = hemalens(*call, "--support", f"folder:{skewed}", "--out", tmp_path / "no")
-    assert ended.code == 2
-    assert "pseudo-labels have nothing to teach" in ended.error

@@ -10,7 +10,8 @@ import pytest
 
 import trained
 from command import Command
-from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled
+from hemalens.adaptation.adapt import adapt
+from hemalens.adaptation.options import AdaptOptions
 from hemalens.benchmark.protocols.k_shot import KShotPlan
 from hemalens.benchmark.protocols.labelling import LabellingPlan
 from hemalens.benchmark.protocols.labelling_curve import LabellingCurves
@@ -22,6 +23,7 @@ from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import open_dataset
 from hemalens.errors import InputError, OutputError, SplitError
 from hemalens.report import read_report
+from hemalens.runs.folders import RunOptions
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -29,7 +31,7 @@ AWAY: Mapping[str, Colour] = {"neutrophil": (150, 110, 90), "lymphocyte": (80, 1
 CURVES: dict[str, LaboratoryCurves] = {
     "k-shot": KShotCurves(KShotPlan(shots=(1, 3), n_repeats=3)),
     "labelling": LabellingCurves(LabellingPlan(budgets=(6,), strategies=("random", "even"), n_repeats=3)),
-    "unlabelled": UnlabelledCurves(UnlabelledPlan(numbers=(8,), pieces=("prior",), n_repeats=3)),
+    "unlabelled": UnlabelledCurves(UnlabelledPlan(numbers=(8,), pieces=("class_bias",), n_repeats=3)),
 }
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -62,7 +64,7 @@ def test_every_protocol_is_drawn_for_every_laboratory(bundle: Bundle, labs: tupl
     assert {(r.target, r.against, r.variant) for r in report.k_shot} == {
         (target, *curve)
         for target in ("near", "far")
-        for curve in (("shots", ""), ("labelled", "random"), ("labelled", "even"), ("unlabelled", "prior"))
+        for curve in (("shots", ""), ("labelled", "random"), ("labelled", "even"), ("unlabelled", "class_bias"))
     }
     assert {(r.method, r.source) for r in report.k_shot} == {("nearest_colour", "home")}
     assert [card.name for card in report.data] == ["near", "far"]
@@ -73,7 +75,7 @@ def test_every_protocol_is_drawn_for_every_laboratory(bundle: Bundle, labs: tupl
     assert alone["random"] == alone["even"]
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "near" in text
-    assert "prior" in text
+    assert "class_bias" in text
 
 
 def test_a_test_on_images_that_were_looked_at_is_called_transductive(
@@ -81,7 +83,9 @@ def test_a_test_on_images_that_were_looked_at_is_called_transductive(
 ) -> None:
     """By the bundle, or by one that stands beside it."""
     settings = ["batch_norm=false", "size=false"]
-    followed = adapt_unlabelled(bundle.path, labs[0], out=tmp_path / "made", settings=settings)
+    followed = adapt(
+        bundle.path, run=RunOptions(tmp_path / "made"), unlabelled=labs[0], options=AdaptOptions(settings=settings)
+    )
     plan = KShotPlan(shots=(2,), n_repeats=2, replacement=False, classifier=FewShotConfig(rule="base"))
     asked = {
         "alone": (bundle.path, KShotCurves(plan)),
@@ -128,7 +132,7 @@ def test_the_command_draws_what_the_function_does(
     bundle: Bundle, labs: tuple[str, str], tmp_path: Path, hemalens: Command
 ) -> None:
     shared = ("benchmark", "--bundle", bundle.path, "--target", labs[0], "--quiet")
-    options = ("--unlabelled", "images=8", "--unlabelled", "pieces=prior", "--unlabelled", "repeats=3")
+    options = ("--unlabelled", "images=8", "--unlabelled", "pieces=class_bias", "--unlabelled", "repeats=3")
     ended = hemalens(*shared, "--protocol", "unlabelled", *options, "--out", tmp_path / "report")
     assert ended.code == 0, ended.err
     found = read_report(tmp_path / "report" / "report.json")

@@ -265,7 +265,7 @@ def test_a_support_of_one_class_is_refused(labels: list[str]) -> None:
 
 
 def test_centring_on_a_target_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match="needs the target's unlabelled embeddings"):
+    with pytest.raises(ConfigError, match="centre=target"):
         PrototypeClassifier(centre="target").fit(np.eye(2), ["a", "b"])
 
 
@@ -392,7 +392,8 @@ def test_a_configuration_says_itself_in_words() -> None:
     ("setting", "message"),
     [
         ("centr=support", "unknown key 'centr'. did you mean 'centre'"),
-        ("rule=nearest", "key 'rule'; expected 'prototype', .* or 'base_and_means'; got 'nearest'"),
+        ("rule=nearest", "key 'rule'; expected 'prototype', .* or 'base'; got 'nearest'"),
+        ("rule=discriminant", "key 'rule'"),
         ("centre=source", "key 'centre'; expected 'none', 'support' or 'target'; got 'source'"),
         ("normalise=1", "key 'normalise'; expected .*; got 1"),
         ("n_prototypes=0", "key 'n_prototypes'; expected greater than or equal to 1; got 0"),

@@ -306,19 +306,28 @@ def test_starting_loads_nothing_heavy(statement: str) -> None:
 
 def test_the_public_names_are_these() -> None:
     assert set(hemalens.__all__) == {
+        "AdaptOptions",
         "Bundle",
         "CellDataset",
+        "EvaluateOptions",
         "HemalensError",
         "Prediction",
         "Predictor",
+        "QuantizeOptions",
         "Record",
+        "RunOptions",
+        "TrainOptions",
         "__version__",
+        "adapt",
         "benchmark",
         "default_model_path",
         "evaluate",
         "open_bundle",
         "open_dataset",
         "predict",
+        "quantize",
+        "segment",
+        "suggest",
         "train",
     }
     for name in hemalens.__all__:

@@ -14,13 +14,14 @@ from pyarrow import parquet
 import trained
 from command import Command
 from hemalens import evaluate, open_bundle, predict
-from hemalens.adaptation.adapt_unlabelled import adapt_to_both, adapt_unlabelled
-from hemalens.adaptation.few_labels import adapt
-from hemalens.bundle.bundle import FILES, MODEL, SEEN, STATISTICS, Bundle, statistics_bytes, write_bundle
+from hemalens.adaptation.adapt import adapt
+from hemalens.adaptation.options import AdaptOptions
+from hemalens.bundle.bundle import FILES, MODEL, SEEN, Bundle, write_bundle
 from hemalens.bundle.reference import reference_files
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError
 from hemalens.report import read_report
+from hemalens.runs.folders import RunOptions
 from hemalens.trust.domain_shift import DETECTED, NO_REFERENCE, NOT_DETECTED
 from hemalens.trust.reference import REFERENCE_FILE
 from trained import Colour, colour_cells
@@ -205,7 +206,7 @@ def test_the_report_without_reference_statistics(plain: Bundle, foreign: Path, t
 
 
 def test_an_adapted_bundle_is_calibrated_on_its_cells_left_out(bundle: Bundle, foreign: Path, tmp_path: Path) -> None:
-    adapted = adapt(bundle.path, f"folder:{foreign}", out=tmp_path / "adapted")
+    adapted = adapt(bundle.path, run=RunOptions(tmp_path / "adapted"), support=f"folder:{foreign}")
     reference = adapted.reference
     assert reference is not None
     assert len(reference.targets) == 45
@@ -219,15 +220,24 @@ def test_an_adapted_bundle_is_calibrated_on_its_cells_left_out(bundle: Bundle, f
     assert np.mean(covered) > 0.8
 
 
-def test_concatenated_embeddings_have_sets_but_no_typicality(bundle: Bundle, foreign: Path, tmp_path: Path) -> None:
-    reference = adapt(bundle.path, f"folder:{foreign}", beside=[bundle.path], out=tmp_path / "adapted").reference
+def test_several_embeddings_side_by_side_have_sets_but_no_typicality(bundle: Bundle, foreign: Path, tmp_path: Path) -> None:
+    reference = adapt(
+        bundle.path,
+        run=RunOptions(tmp_path / "adapted"),
+        support=f"folder:{foreign}",
+        options=AdaptOptions(beside=[bundle.path]),
+    ).reference
     assert reference is not None
     assert reference.geometry is None
 
 
-def test_unlabelled_adaptation_leaves_no_reference_statistics(bundle: Bundle, foreign: Path, tmp_path: Path) -> None:
-    settings = ["batch_norm=false", "class_bias=false", "prior=true"]
-    made = adapt_unlabelled(bundle.path, str(foreign), out=tmp_path / "followed", settings=settings)
+def test_a_bundle_that_followed_unlabelled_images_has_nothing_to_judge_by(
+    bundle: Bundle, foreign: Path, tmp_path: Path
+) -> None:
+    settings = ["batch_norm=false", "size=false"]
+    made = adapt(
+        bundle.path, run=RunOptions(tmp_path / "followed"), unlabelled=str(foreign), options=AdaptOptions(settings=settings)
+    )
     assert made.reference is None
     found = predict(made.path, str(foreign), out=tmp_path / "a.csv")
     assert found.trust.shift.verdict == NO_REFERENCE
@@ -237,15 +247,12 @@ def test_unlabelled_adaptation_leaves_no_reference_statistics(bundle: Bundle, fo
 def test_unlabelled_then_labelled_adaptation_has_sets_but_no_typicality(
     bundle: Bundle, foreign: Path, tmp_path: Path
 ) -> None:
-    colours = np.stack([record.read().mean(axis=(0, 1)) / 255 for record in open_dataset(f"folder:{foreign}").records])
-    files = {name: (bundle.path / name).read_bytes() for name in (MODEL, SEEN, REFERENCE_FILE)}
-    with_statistics = write_bundle(tmp_path / "base", bundle.manifest, {**files, STATISTICS: statistics_bytes(colours)})
-    reference = adapt_to_both(
-        with_statistics.path,
-        str(foreign),
-        f"folder:{foreign}",
-        out=tmp_path / "both",
-        settings=["batch_norm=false", "standardise=true"],
+    reference = adapt(
+        bundle.path,
+        run=RunOptions(tmp_path / "both"),
+        unlabelled=str(foreign),
+        support=f"folder:{foreign}",
+        options=AdaptOptions(settings=["batch_norm=false", "size=false"]),
     ).reference
     assert reference is not None
     assert reference.geometry is None
@@ -254,7 +261,7 @@ def test_unlabelled_then_labelled_adaptation_has_sets_but_no_typicality(
 def test_a_type_without_a_labelled_cell_keeps_its_class_mean(bundle: Bundle, tmp_path: Path) -> None:
     two = {name: OTHER[name] for name in ("neutrophil", "lymphocyte")}
     few = colour_cells(tmp_path / "few", two, {"neutrophil": 12, "lymphocyte": 1}, seed=4, noise=8)
-    adapted = adapt(bundle.path, f"folder:{few}", out=tmp_path / "adapted")
+    adapted = adapt(bundle.path, run=RunOptions(tmp_path / "adapted"), support=f"folder:{few}")
     assert adapted.manifest.labels == bundle.manifest.labels
     reference = adapted.reference
     assert reference is not None

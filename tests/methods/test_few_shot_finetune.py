@@ -9,17 +9,22 @@ from typing import Any
 import hemalens.models._torchvision  # noqa: F401
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 import trained
-from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled
-from hemalens.adaptation.few_labels import adapt
-from hemalens.bundle.bundle import Bundle
+from hemalens.adaptation.adapt import adapt
+from hemalens.adaptation.options import AdaptOptions
+from hemalens.bundle.artifact import WEIGHTS
+from hemalens.bundle.bundle import MODEL, Bundle, write_bundle
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import BundleError, ConfigError
+from hemalens.graphs import build as graphs
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.methods.few_shot_finetune import FewCellsConfig, TrainedOn, module_of
 from hemalens.methods.robust import METHOD, RobustModule
+from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 from hemalens.training.laboratory_augmentation import LaboratoryConfig
 from trained import Fitted, colour_cells
@@ -89,10 +94,20 @@ def test_batch_norm_that_followed_a_laboratory_and_weights_in_16_bits_are_taken_
 ) -> None:
     images = trained.cells(tmp_path_factory) / "lab_b" / "images"
     settings = ["size=false", "class_bias=false"]
-    followed = adapt_unlabelled(plain.bundle.path, str(images), out=tmp_path / "followed", settings=settings)
+    followed = adapt(
+        plain.bundle.path,
+        run=RunOptions(tmp_path / "followed"),
+        unlabelled=str(images),
+        options=AdaptOptions(settings=settings),
+    )
     _way(followed, tmp_path).check(abroad)
     # what a bias adds is not the network's, which is taken up without it
-    biased = adapt_unlabelled(plain.bundle.path, str(images), out=tmp_path / "biased", settings=["size=false"])
+    biased = adapt(
+        plain.bundle.path,
+        run=RunOptions(tmp_path / "biased"),
+        unlabelled=str(images),
+        options=AdaptOptions(settings=["size=false"]),
+    )
     assert biased.manifest.unlabelled is not None
     assert biased.manifest.unlabelled.bias is not None
     _way(biased, tmp_path).check(abroad)
@@ -118,13 +133,15 @@ def test_what_is_more_than_the_network_is_refused(
     plain: Fitted, abroad: CellDataset, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     images = trained.cells(tmp_path_factory) / "lab_b" / "images"
-    settings = [
-        f"{name}={str(name == 'standardise').lower()}" for name in ("batch_norm", "standardise", "size", "class_bias")
-    ]
-    moved = adapt_unlabelled(plain.bundle.path, str(images), out=tmp_path / "moved", settings=settings)
+    graph = onnx.ModelProto()
+    graph.CopyFrom(plain.bundle.graph)
+    halved = helper.make_node("Mul", ["logits_before", "half"], ["logits"])
+    graphs.insert_behind(graph, "logits", [halved], {"half": np.array([0.5], np.float32)}, then="logits")
+    files = {MODEL: graph.SerializeToString(), WEIGHTS: (plain.bundle.path / WEIGHTS).read_bytes()}
+    moved = write_bundle(tmp_path / "moved", plain.bundle.manifest, files)
     with pytest.raises(BundleError, match="holds more than its network"):
         _way(moved, tmp_path).check(abroad)
-    taught = adapt(plain.bundle.path, f"folder:{images}", out=tmp_path / "taught")
+    taught = adapt(plain.bundle.path, run=RunOptions(tmp_path / "taught"), support=f"folder:{images}")
     with pytest.raises(BundleError, match="no linear head of its own"):
         _way(taught, tmp_path).check(abroad)
     other = trained.fitted(tmp_path_factory, "finetune").bundle

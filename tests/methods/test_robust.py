@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import trained
-from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled
-from hemalens.adaptation.few_labels import adapt
+from hemalens.adaptation.adapt import adapt
+from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.bundle import FINE, Bundle, open_bundle
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError
@@ -34,6 +34,7 @@ from hemalens.inference.predictor import Predictor
 from hemalens.methods.robust import METHOD, RobustConfig, RobustModule
 from hemalens.models.backbone import BackboneConfig, create_backbone, preprocessing_of
 from hemalens.models.outline import OutlineNetwork, WithOutline
+from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.classifier import CellClassifier
@@ -479,7 +480,9 @@ def test_only_the_colours_follow_a_new_laboratory(
     assert len(norms(outlined)) == len(norms(unbroken.bundle)), "none but those of the network of colours"
     spec = f"synthetic:{trained.cells(tmp_path_factory) / 'lab_b'}"
     settings = ["size=false", "class_bias=false", "batch_size=8"]
-    followed = adapt_unlabelled(outlined.path, spec, out=tmp_path / "followed", settings=settings)
+    followed = adapt(
+        outlined.path, run=RunOptions(tmp_path / "followed"), unlabelled=spec, options=AdaptOptions(settings=settings)
+    )
     width = _two_networks(outlined)[1].head.in_features
     before, after = (_run(bundle, _images(unbroken), "embedding")[0] for bundle in (outlined, followed))
     np.testing.assert_allclose(after[:, -width:], before[:, -width:], atol=1e-5)
@@ -491,7 +494,9 @@ def test_a_bundle_with_outlines_is_adapted_to_labelled_cells(
 ) -> None:
     spec = f"synthetic:{trained.cells(tmp_path_factory) / 'lab_b'}"
     for rule in ("base", "prototype"):
-        made = adapt(outlined.path, spec, out=tmp_path / rule, few_shot=[f"rule={rule}"])
+        made = adapt(
+            outlined.path, run=RunOptions(tmp_path / rule), support=spec, options=AdaptOptions(few_shot=[f"rule={rule}"])
+        )
         assert made.manifest.parity <= 1e-3
         assert all(p.error is None for p in Predictor(made).predict(unbroken.validation.records))
 

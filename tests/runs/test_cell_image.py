@@ -19,7 +19,8 @@ import trained
 from bench import benchmark
 from fakes import FAKES
 from hemalens import evaluate, open_bundle, predict, train
-from hemalens.adaptation.few_labels import adapt
+from hemalens.adaptation.adapt import adapt
+from hemalens.adaptation.options import AdaptOptions
 from hemalens.benchmark.protocols.k_shot import KShotPlan
 from hemalens.bundle.bundle import Bundle
 from hemalens.bundle.segmenter import TrainedSegmenter, cell_image_stages
@@ -34,6 +35,7 @@ from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.inference.predictor import list_images
 from hemalens.methods import METHODS, find_method
 from hemalens.report import read_report
+from hemalens.runs.folders import RunOptions
 from hemalens.runs.train import TrainOptions
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -221,7 +223,12 @@ def test_an_adapted_bundle_cuts_the_cells_out_as_its_base_does(
 ) -> None:
     """Classes by the mean latent of the support's cell images, compared by the cosine."""
     base = open_bundle(runs(method) / "bundle")
-    adapted = adapt(base.path, f"folder:{away}", out=tmp_path / "adapted", few_shot=["rule=prototype"])
+    adapted = adapt(
+        base.path,
+        run=RunOptions(tmp_path / "adapted"),
+        support=f"folder:{away}",
+        options=AdaptOptions(few_shot=["rule=prototype"]),
+    )
     assert adapted.manifest.before_graph == base.manifest.before_graph
     stage, paths = _by_hand(), list_images(home / "lymphocyte")
     _, said = _predicted(adapted.path, home / "lymphocyte", tmp_path / "answers.csv")
@@ -361,10 +368,20 @@ def test_bundles_that_want_other_images_do_not_stand_side_by_side(
 ) -> None:
     cut = runs("linear_probe") / "bundle"
     train("linear_probe", f"folder:{home}", out=tmp_path / "whole", settings=SMALLEST["linear_probe"])
-    with pytest.raises(ConfigError, match=r"want their images prepared differently; expected .*same --cell-image"):
-        adapt(cut, f"folder:{away}", out=tmp_path / "adapted", beside=[tmp_path / "whole" / "bundle"])
+    with pytest.raises(ConfigError, match="prepare their images differently"):
+        adapt(
+            cut,
+            run=RunOptions(tmp_path / "adapted"),
+            support=f"folder:{away}",
+            options=AdaptOptions(beside=[tmp_path / "whole" / "bundle"]),
+        )
     assert not (tmp_path / "adapted").exists()
-    joined = adapt(cut, f"folder:{away}", out=tmp_path / "joined", beside=[runs("finetune") / "bundle"])
+    joined = adapt(
+        cut,
+        run=RunOptions(tmp_path / "joined"),
+        support=f"folder:{away}",
+        options=AdaptOptions(beside=[runs("finetune") / "bundle"]),
+    )
     assert joined.manifest.before_graph == open_bundle(cut).manifest.before_graph
 
 
@@ -428,7 +445,7 @@ def test_a_bundle_trained_on_centred_crops_crops_wherever_it_is_used(
     assert found.cell_images == dict(outcomes)
     (evaluation,) = evaluate(bundle.path, f"folder:{away}", out=tmp_path / "report").evaluations
     assert evaluation.confusion == _confusion(bundle, open_dataset(f"folder:{away}"), _centred)
-    adapted = adapt(bundle.path, f"folder:{away}", out=tmp_path / "adapted")
+    adapted = adapt(bundle.path, run=RunOptions(tmp_path / "adapted"), support=f"folder:{away}")
     assert adapted.manifest.before_graph == bundle.manifest.before_graph
     _, answers = _predicted(adapted.path, away, tmp_path / "adapted.csv")
     np.testing.assert_allclose(answers, _answers(adapted, list_images(away), _centred), atol=2e-6)
@@ -443,8 +460,13 @@ def test_a_benchmark_crops_too_and_an_adapted_bundle_stands_beside_no_other(
         bundle = open_bundle(tmp_path / "run" / "fits" / "linear_probe" / home.name / f"fold_{number}" / "bundle")
         total += np.array(_confusion(bundle, open_dataset(f"folder:{away}"), _centred))
     assert report.evaluations[1].confusion == tuple(map(tuple, total.tolist()))
-    with pytest.raises(ConfigError, match="want their images prepared differently"):
-        adapt(centred[0] / "bundle", f"folder:{away}", out=tmp_path / "adapted", beside=[runs("linear_probe") / "bundle"])
+    with pytest.raises(ConfigError, match="prepare their images differently"):
+        adapt(
+            centred[0] / "bundle",
+            run=RunOptions(tmp_path / "adapted"),
+            support=f"folder:{away}",
+            options=AdaptOptions(beside=[runs("linear_probe") / "bundle"]),
+        )
 
 
 # ------------------------------------------------------------------------------------------- with a trained segmenter
@@ -472,7 +494,7 @@ def test_a_trained_segmenter_goes_along_in_the_bundle(
     assert bundle.stages[0].digest == stage.digest, "what is kept of its cell images is found again"
     _, said = _predicted(bundle.path, home / "monocyte", tmp_path / "answers.csv")
     np.testing.assert_allclose(said, _answers(bundle, list_images(home / "monocyte"), stage), atol=2e-6)
-    adapted = adapt(bundle.path, f"folder:{away}", out=tmp_path / "adapted")
+    adapted = adapt(bundle.path, run=RunOptions(tmp_path / "adapted"), support=f"folder:{away}")
     shutil.rmtree(tmp_path / "run")
     _, said = _predicted(adapted.path, home / "monocyte", tmp_path / "adapted.csv")
     np.testing.assert_allclose(said, _answers(adapted, list_images(home / "monocyte"), stage), atol=2e-6)

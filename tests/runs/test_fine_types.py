@@ -13,8 +13,8 @@ import pytest
 from pyarrow import parquet
 
 import trained
-from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled
-from hemalens.adaptation.few_labels import adapt
+from hemalens.adaptation.adapt import adapt
+from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.bundle import FINE, MODEL, Bundle, open_bundle, write_bundle
 from hemalens.bundle.export import check_parity
 from hemalens.datasets import CellDataset
@@ -24,6 +24,7 @@ from hemalens.graphs.runtime import GraphRunner
 from hemalens.inference.predict import predict
 from hemalens.inference.predictor import Predictor, list_images
 from hemalens.methods.robust import METHOD
+from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 
 TYPES = ("band_neutrophil", "segmented_neutrophil")
@@ -114,23 +115,33 @@ def test_a_bundle_without_finer_types_has_no_such_columns(
 
 
 def test_adapting_without_labels_keeps_the_finer_types(bundle: Bundle, abroad: Path, tmp_path: Path) -> None:
-    pieces = ["batch_norm=true", "standardise=true", "prior=true", "class_bias=false", "batch_size=8"]
-    made = adapt_unlabelled(bundle.path, f"synthetic:{abroad}", out=tmp_path / "adapted", settings=pieces)
+    pieces = ["size=false", "batch_size=8"]
+    made = adapt(
+        bundle.path,
+        run=RunOptions(tmp_path / "adapted"),
+        unlabelled=f"synthetic:{abroad}",
+        options=AdaptOptions(settings=pieces),
+    )
     assert made.manifest.fine == bundle.manifest.fine
     assert set(_outputs(made)) == set(_outputs(bundle))
     assert made.manifest.parity <= 1e-3
 
 
-def test_another_prior_leaves_the_shares_within_classes(bundle: Bundle, abroad: Path, tmp_path: Path) -> None:
-    prior = ["batch_norm=false", "class_bias=false", "prior=true"]
-    made = adapt_unlabelled(bundle.path, f"synthetic:{abroad}", out=tmp_path / "adapted", settings=prior)
+def test_a_class_bias_leaves_the_shares_within_classes(bundle: Bundle, abroad: Path, tmp_path: Path) -> None:
+    bias = ["batch_norm=false", "size=false"]
+    made = adapt(
+        bundle.path,
+        run=RunOptions(tmp_path / "adapted"),
+        unlabelled=f"synthetic:{abroad}",
+        options=AdaptOptions(settings=bias),
+    )
     before, after = _answers(bundle, abroad), _answers(made, abroad)
     np.testing.assert_allclose(after[FINE], before[FINE], atol=1e-5)
     assert np.abs(after["probabilities"] - before["probabilities"]).max() > 1e-4
 
 
 def test_adapting_by_labels_drops_them(bundle: Bundle, abroad: Path, tmp_path: Path) -> None:
-    made = adapt(bundle.path, f"synthetic:{abroad}", out=tmp_path / "adapted")
+    made = adapt(bundle.path, run=RunOptions(tmp_path / "adapted"), support=f"synthetic:{abroad}")
     assert made.manifest.fine == ()
     assert FINE not in _outputs(made)
     assert next(Predictor(made).predict(list_images(abroad / "images")[:1])).fine_label is None

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 import trained
-from hemalens.adaptation.few_labels import adapt
+from hemalens.adaptation.adapt import adapt
 from hemalens.bundle.artifact import MANIFEST, WEIGHTS
 from hemalens.bundle.bundle import CARD, Bundle, open_bundle
 from hemalens.errors import BundleError, InputError, OutputError
 from hemalens.runs.evaluate import evaluate
+from hemalens.runs.folders import RunOptions
 from hemalens.runs.package_model import package_model
 from networks import conv_bundle
 
@@ -45,7 +46,7 @@ def test_it_has_a_card_and_no_weights_for_training(bundle: Bundle, report: Path,
     assert (made.path / CARD).read_text(encoding="utf-8").startswith("# Model card: random_filters")
     assert made.manifest.model_copy(update={"files": {}}) == bundle.manifest.model_copy(update={"files": {}})
     assert made.graph_bytes == bundle.graph_bytes
-    adapted = adapt(made.path, abroad, out=tmp_path / "adapted")
+    adapted = adapt(made.path, run=RunOptions(tmp_path / "adapted"), support=abroad)
     assert CARD not in adapted.manifest.files, "its figures are those of another model"
 
 

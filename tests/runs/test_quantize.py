@@ -16,7 +16,8 @@ import pytest
 import trained
 from command import Command
 from hemalens import evaluate, open_bundle
-from hemalens.adaptation.few_labels import adapt
+from hemalens.adaptation.adapt import adapt
+from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.artifact import MANIFEST, WEIGHTS
 from hemalens.bundle.bundle import MODEL, SEEN, SEEN_UNLABELLED, Bundle
 from hemalens.bundle.stages import SEGMENTER, CellImageStage, ClassicalSegmenter, GraphSegmenter
@@ -24,6 +25,7 @@ from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import BundleError, DatasetError, ImageError, InputError, OutputError, SplitError
 from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.inference.predictor import Predictor, list_images
+from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, drawn_evenly, quantize
 from networks import conv_bundle
 from trained import Colour, colour_cells
@@ -214,7 +216,9 @@ def test_an_adapted_bundle_and_two_side_by_side_are_quantised(base: Bundle, cali
     second = conv_bundle(tmp_path / "second", open_dataset(spec), seed=1)
     fresh = colour_cells(tmp_path / "fresh", COLOURS, 2, seed=4, noise=20)
     for name, beside in (("alone", []), ("both", [second.path])):
-        adapted = adapt(base.path, spec, out=tmp_path / f"adapted {name}", beside=beside)
+        adapted = adapt(
+            base.path, run=RunOptions(tmp_path / f"adapted {name}"), support=spec, options=AdaptOptions(beside=beside)
+        )
         made = quantize(adapted.path, spec, out=tmp_path / name)
         assert made.manifest.adaptation == adapted.manifest.adaptation
         assert [entry.role for entry in made.manifest.data][-2:] == ["support", "calibration"]
@@ -223,7 +227,7 @@ def test_an_adapted_bundle_and_two_side_by_side_are_quantised(base: Bundle, cali
 
 
 def test_an_int8_bundle_is_adapted(small: Bundle, calibration: Path, fresh: Path, tmp_path: Path) -> None:
-    made = adapt(small.path, f"folder:{calibration}", out=tmp_path / "adapted")
+    made = adapt(small.path, run=RunOptions(tmp_path / "adapted"), support=f"folder:{calibration}")
     assert made.seen_unlabelled == small.seen_unlabelled
     labels = [p.label for p in Predictor(made).predict(list_images(fresh))]
     assert labels == [path.parent.name for path in list_images(fresh)]
@@ -278,9 +282,7 @@ def test_a_trained_bundle_is_quantised(method: str, tmp_path: Path, tmp_path_fac
 
 def test_an_int8_bundle_and_one_without_a_network_are_refused(small: Bundle, calibration: Path, tmp_path: Path) -> None:
     spec = f"folder:{calibration}"
-    with pytest.raises(
-        BundleError, match=r"the bundle '.*bundle' is int8 already"
-    ) as caught:
+    with pytest.raises(BundleError, match=r"the bundle '.*bundle' is int8 already") as caught:
         quantize(small.path, spec, out=tmp_path / "out")
     assert "\n" not in str(caught.value)
     colour = trained.colour_bundle(tmp_path / "colour", open_dataset(spec))

@@ -12,13 +12,14 @@ from onnx import TensorProto
 import trained
 from command import Command
 from hemalens import evaluate
-from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled
-from hemalens.adaptation.few_labels import adapt
+from hemalens.adaptation.adapt import adapt
+from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.artifact import WEIGHTS
 from hemalens.bundle.bundle import FINE, MODEL, SEEN_UNLABELLED, Bundle, open_bundle
 from hemalens.errors import BundleError, ConfigError
 from hemalens.graphs.batch_norm import KIND
 from hemalens.inference.predictor import Predictor, list_images
+from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 
 
@@ -74,15 +75,20 @@ def test_the_images_changed_nothing_and_count_as_unseen(base: Bundle, half: Bund
 
 def test_batch_norm_keeps_its_32_bits_and_follows_another_laboratory(half: Bundle, abroad: Path, tmp_path: Path) -> None:
     assert _of_batch_norm(half.graph) == {TensorProto.FLOAT}
-    settings = ["standardise=true", "class_bias=false", "prior=true"]
-    made = adapt_unlabelled(half.path, f"synthetic:{abroad}", out=tmp_path / "adapted", settings=settings)
+    settings = ["size=false"]
+    made = adapt(
+        half.path,
+        run=RunOptions(tmp_path / "adapted"),
+        unlabelled=f"synthetic:{abroad}",
+        options=AdaptOptions(settings=settings),
+    )
     assert made.manifest.parity <= 1e-3
     assert np.abs(_probabilities(made, abroad) - _probabilities(half, abroad)).max() > 1e-3
     assert made.manifest.quantisation == half.manifest.quantisation
 
 
 def test_a_few_cells_adapt_it(half: Bundle, abroad: Path, tmp_path: Path) -> None:
-    made = adapt(half.path, f"synthetic:{abroad}", out=tmp_path / "adapted")
+    made = adapt(half.path, run=RunOptions(tmp_path / "adapted"), support=f"synthetic:{abroad}")
     assert made.manifest.parity <= 1e-3
     assert FINE not in [value.name for value in made.graph.graph.output]
 

@@ -1,4 +1,4 @@
-"""Embeddings that stand side by side: a bundle's, those of further bundles, and of the ImageNet network as it is."""
+"""Concatenate the embeddings of a bundle, further bundles, and the ImageNet network."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from hemalens.graphs.features import extract
 from hemalens.progress import track
 
 IMAGENET = "imagenet"
-"""The word for the packaged network with its ImageNet weights, in place of a bundle's folder; ./imagenet is a folder."""
+"""Names the packaged network with ImageNet weights in place of a bundle's folder; ./imagenet is a folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Embedder:
-    """A graph image -> embedding (n, size); `sha256` tells what it is made of. `bundle`: None for the ImageNet network."""
+    """An encoder, image -> embedding (n, size), with the digest of its weights; `bundle`: None for the ImageNet network."""
 
     name: str
     encoder: onnx.ModelProto
@@ -37,7 +37,7 @@ class Embedder:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Of the embeddings that stand side by side in it already, or its own."""
+        """Widths of the embeddings that its own is concatenated of."""
         return (self.bundle.manifest.embedding_parts if self.bundle else ()) or (self.size,)
 
     @classmethod
@@ -50,9 +50,9 @@ class Embedder:
 
 @dataclass(frozen=True, slots=True)
 class Embedders:
-    """A bundle's embedder, and those beside it, as one.
+    """The encoders `each` of a bundle and of those beside it, joined in `encoder`: image -> embedding (n, d).
 
-    `encoder`: image -> embedding (n, d). `head` is that of the first bundle, where it is kept. `each` are the embedders.
+    `head` is the first bundle's, or None if it is not kept.
     """
 
     each: tuple[Embedder, ...]
@@ -66,18 +66,18 @@ class Embedders:
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """The widths of the embeddings that stand side by side; none of one that stands alone."""
+        """Widths of the concatenated embeddings; empty for one embedding."""
         widths = tuple(width for one in self.each for width in one.widths)
         return widths if len(widths) > 1 else ()
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """What each is made of."""
+        """Digests of the encoders."""
         return tuple(one.sha256 for one in self.each)
 
     @property
     def beside(self) -> tuple[str, ...]:
-        """The names of those that stand beside the first."""
+        """Names of the encoders after the first."""
         return tuple(one.name for one in self.each[1:])
 
     def embed(self, cells: CellDataset) -> NDArray[np.float64]:
@@ -88,18 +88,16 @@ class Embedders:
 
 
 def open_embedders(base: Bundle, beside: Sequence[str | Path], config: FewShotConfig) -> Embedders:
-    """The encoder of `base`, and those named by `beside`: folders of bundles, or `IMAGENET`; to classify as `config` says.
+    """Open the encoders of `base` and of `beside`: folders of bundles, or `IMAGENET`.
 
-    A head that is kept (rule=base) reads the first part, which then keeps its length. Raises `ConfigError` for bundles
-    whose images are prepared differently, and for a way to classify that cannot weigh several embeddings.
+    With a rule that keeps the head, the first part of the embedding keeps its length, which the head needs; otherwise every
+    part has unit length. Raises `ConfigError` for bundles with different preparation of images.
     """
-    if beside and config.rule == "base_and_means":
-        raise ConfigError("rule=base_and_means takes one embedding", remedy="Leave --beside out, or say rule=base.")
     each = (Embedder.of(base), *map(_opened, beside))
     digests = {tuple(stage.digest for stage in one.bundle.stages) for one in each if one.bundle}
     if len(digests) > 1:
         raise ConfigError(
-            "the bundles want their images prepared differently",
+            "the bundles prepare their images differently",
             expected="bundles trained with the same --cell-image, or all without it",
         )
     if not config.uses_base:
@@ -113,12 +111,12 @@ def open_embedders(base: Bundle, beside: Sequence[str | Path], config: FewShotCo
 
 
 def bundles_of(beside: Sequence[str | Path]) -> list[Bundle]:
-    """The bundles among those named by `beside`."""
+    """Open the bundles among `beside`."""
     return [open_bundle(Path(name)) for name in beside if name != IMAGENET]
 
 
 def digests_of(beside: Sequence[str | Path]) -> list[str]:
-    """What each of `beside` is made of."""
+    """Digests of the encoders named by `beside`."""
     return [_opened(name).sha256 for name in beside]
 
 

@@ -1,7 +1,7 @@
-"""The classifier that a few labelled cells give on a bundle's embedding as it is, beside a network trained on with them.
+"""Ensemble of a fine-tuned network and a few-shot classifier on the bundle as it was before.
 
-The two err differently: one keeps what the bundle knows, the other has learned the new laboratory's looks. Their answer is
-the mean of the logarithms of their probabilities.
+Their errors differ: one model keeps the bundle's knowledge, the other has adapted to the new laboratory. The ensemble
+averages their log probabilities.
 """
 
 from __future__ import annotations
@@ -31,24 +31,22 @@ Logits = NDArray[np.floating[Any]]
 
 
 def refuse_without_classifier(beside: Sequence[str | Path], classifier: bool) -> None:
-    """Raise `ConfigError` where something stands beside a classifier that is left out."""
+    """Raise `ConfigError` for further encoders without the classifier that uses them."""
     if beside and not classifier:
-        raise ConfigError(
-            "what stands beside is for the classifier, which classifier=false leaves out", remedy="Leave one of them out."
-        )
+        raise ConfigError("--beside needs classifier=true", remedy="Leave out --beside or classifier=false.")
 
 
 def mean_answer(own: Logits, kept: Logits) -> NDArray[np.float64]:
-    """The mean of the logarithms of both softmaxes (n, k); minus infinity in the rows that either cannot answer."""
-    told = np.isfinite(own).all(axis=1) & np.isfinite(kept).all(axis=1)
+    """Mean log probabilities (n, k) of two models; minus infinity in rows that either model lacks."""
+    finite = np.isfinite(own).all(axis=1) & np.isfinite(kept).all(axis=1)
     found = np.full(own.shape, -np.inf)
-    found[told] = (log_softmax(own[told]) + log_softmax(kept[told])) / 2
+    found[finite] = (log_softmax(own[finite]) + log_softmax(kept[finite])) / 2
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class KeptClassifier:
-    """`cells` under the bundle's labels, their embeddings (n, d), and what the bundle's own head says of them (n, k)."""
+    """A few-shot classifier on `cells`, with their embeddings (n, d) and the logits (n, k) of the bundle's head."""
 
     embedders: Embedders
     cells: CellDataset
@@ -57,12 +55,12 @@ class KeptClassifier:
 
     @classmethod
     def on(cls, embedders: Embedders, cells: CellDataset) -> KeptClassifier:
-        """Of embedders that were opened to classify by `RULE`; runs the networks over the cells."""
+        """Embed the cells by encoders that were opened for `RULE`."""
         embeddings = embedders.embed(cells)
         return cls(embedders, cells, embeddings, _head_of(embedders).logits(embeddings, cells.classes))
 
     def learn(self, rows: NDArray[np.int64] | None = None) -> PrototypeClassifier:
-        """What these of the cells teach, all where nothing is said."""
+        """Fit on the cells at indices `rows`, by default on all."""
         rows = np.arange(len(self.cells)) if rows is None else rows
         unit, parts = units(self.cells)[rows], self.embedders.parts
         return RULE.make().fit(
@@ -74,13 +72,14 @@ class KeptClassifier:
         return learned.decision_function(self.embeddings, self.before)
 
     def left_out(self) -> Logits:
-        """Logits (n, k) of each of the cells by a classifier that has not seen it; minus infinity where that cannot be."""
+        """Cross-validated logits (n, k) of the cells; minus infinity for those that cannot be held out."""
         unit, parts = units(self.cells), self.embedders.parts
         return leave_one_out(RULE, self.embeddings, self.cells.targets, unit, base=self.before, parts=parts)
 
     def joined(self, own: onnx.ModelProto, learned: PrototypeClassifier) -> onnx.ModelProto:
-        """The graph of a network, image -> embedding, raw_logits and finer types, with this beside it: both embeddings one
-        behind the other, the mean answer, and the network's finer types.
+        """Join the network `own` (image -> embedding, raw_logits, finer types) with the classifier.
+
+        The embeddings are concatenated, the log probabilities averaged, and the finer types are the network's.
         """
         encoders = [graphs.cut(own, ["image"], ["embedding"]), self.embedders.encoder]
         (d,), (d_kept,) = (graphs.kind_of(encoder, "embedding")[1] for encoder in encoders)
@@ -92,7 +91,7 @@ class KeptClassifier:
             graphs.side_by_side(encoders, as_they_are=True),
             graphs.of_columns(head, 0, d, d + d_kept, rename_outputs=True),
             behind.graph_for(self.cells.classes),
-            compose.add_prefix(few_shot_graph(learned.behind(d)), "kept_", rename_inputs=False),
+            compose.add_prefix(few_shot_graph(learned.shifted(d)), "kept_", rename_inputs=False),
             graphs.mean_answer_graph(len(self.cells.classes), fine=fine),
             keep=("embedding",),
         )
@@ -100,5 +99,5 @@ class KeptClassifier:
 
 def _head_of(embedders: Embedders) -> BaseHead:
     if embedders.head is None:
-        raise ValueError("opened without the head that is kept")
+        raise ValueError("the encoders were opened without the bundle's head")
     return embedders.head

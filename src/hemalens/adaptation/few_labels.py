@@ -1,4 +1,4 @@
-"""Adapt a bundle to a new laboratory with a few labelled cells: its embedding stays, its classifier is learned anew."""
+"""Adapt a bundle with a few labelled cells: a few-shot classifier on top of its embedding."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from hemalens.adaptation.encoders import Embedders, open_embedders
+from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.bundle.artifact import DataEntry, library_versions
 from hemalens.bundle.bundle import (
     FILES,
@@ -27,55 +28,46 @@ from hemalens.bundle.export import check_parity
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.classifiers.few_shot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
 from hemalens.datasets import READERS, CellDataset, Record
-from hemalens.datasets.splits import Unreadable, units
+from hemalens.datasets.splits import units
 from hemalens.errors import ConfigError, LabelError, SplitError, one_line
 from hemalens.evaluation import metrics
 from hemalens.files import claim_folder
 from hemalens.graphs import build as graphs
 from hemalens.progress import Say
+from hemalens.runs.folders import RunOptions
 from hemalens.runs.inputs import open_inputs
 from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, adapt_reference, reference_bytes
 
-USUAL = "rule=base"
-"""How a bundle is adapted where nothing is said of it: the best of what was measured (docs/few-labels.md)."""
-WIDEST = 0.3
-"""A 95 % interval of the expected accuracy that is wider than this tells too little."""
+DEFAULT_RULE = "rule=base"
+"""The few-shot classifier where none is named: the best of those measured (docs/few-labels.md)."""
+MAX_INTERVAL = 0.3
+"""Widest 95 % interval of the expected accuracy that counts as conclusive."""
 
 
-def adapt(
+def adapt_few_labels(
     bundle_path: Path,
     support_spec: str,
     *,
-    out: Path,
-    beside: Sequence[str | Path] = (),
-    few_shot: Sequence[str] = (),
-    allow_new: bool = False,
-    drop_unreadable: bool = False,
-    overwrite: bool = False,
+    run: RunOptions,
+    options: AdaptOptions = DEFAULTS,
     say: Say = lambda text: None,
 ) -> Bundle:
-    """Write a bundle `out` that classifies by the labelled cells of `support_spec`, with the embedding of `bundle_path`.
+    """Fit a few-shot classifier on the labelled cells of `support_spec`, on top of the bundle's embedding.
 
-    `beside` names further bundles whose embeddings stand beside it, or the ImageNet network as it is (`IMAGENET`): two
-    embedders that learned differently know more than either. The new bundle knows the classes of the support, those that
-    the first bundle never had included when `allow_new` asks for them; `few_shot` are settings key=value of
-    `FewShotConfig`. Where none is said it is rule=base, which keeps the first bundle's head, and with it the classes that
-    the support lacks. Raises `LabelError` for labels unknown to the bundle and `SplitError` for a support of one class.
+    The default rule, "base", fine-tunes the bundle's head and keeps classes that the support lacks; other rules know the
+    classes of the support only. Raises `LabelError` for labels unknown to the bundle, unless `options.allow_new`, and
+    `SplitError` for a support of one class.
     """
-    config = _asked(few_shot)
-    claim_folder(out, FILES, "a bundle", overwrite=overwrite)
+    config = few_shot_config(options)
+    claim_folder(run.out, FILES, "a bundle", overwrite=run.overwrite)
     base = open_bundle(bundle_path)
-    refuse_prior(base, config)
-    unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
-    embedders = open_embedders(base, beside, config)
-    gone = "what the bundle knew of it stays" if config.uses_base else None
-    support = open_support(base, support_spec, allow_new=allow_new, gone=gone, unreadable=unreadable, say=say)
-    known = frozenset[str]().union(*(bundle.seen for bundle in embedders.bundles))
-    if seen := sum(content in known for content in support.contents):
-        say(f"{seen} support image(s) were in the bundle's training data: the expected accuracy is too good")
+    embedders = open_embedders(base, options.beside, config)
+    absent = "the prediction of it stays the head's" if config.uses_base else None
+    support = open_support(base, support_spec, options, new=options.allow_new, absent=absent, say=say)
+    note_seen(embedders.bundles, support, say)
     embeddings = embedders.embed(support)
     known_logits = embedders.head.logits(embeddings, support.classes) if embedders.head else None
-    learned = _learn(config, support, embeddings, known_logits, embedders.parts)
+    learned = _fit(config, support, embeddings, known_logits, embedders.parts)
     place = {id(record): i for i, record in enumerate(support.records)}
 
     def reference(records: list[Record]) -> NDArray[np.float64]:
@@ -86,30 +78,26 @@ def adapt(
 
     content = _graph(embedders, learned, support.classes).SerializeToString()
     parity, _ = check_parity(content, support.records, reference)
+    # the reference statistics of one bundle do not describe concatenated embeddings
+    reference_statistics = _reference(None if options.beside else base, support, embeddings, learned)
+    files = {} if reference_statistics is None else {REFERENCE_FILE: reference_bytes(reference_statistics)}
     manifest = _manifest(embedders, support, config, learned, parity)
-    # concatenated embeddings are not the one that the base's reference statistics are of
-    kept = _reference(base if not beside else None, support, embeddings, learned)
-    files = {} if kept is None else {REFERENCE_FILE: reference_bytes(kept)}
-    return base.derive(out, manifest, content, others=embedders.bundles, seen=support.contents, files=files)
+    return base.derive(run.out, manifest, content, others=embedders.bundles, seen=support.contents, files=files)
 
 
-def _asked(few_shot: Sequence[str]) -> FewShotConfig:
-    """The way to classify that was asked for, or the usual one; raises `ConfigError` for one that cannot be."""
-    config = FewShotConfig.load(None, few_shot or [USUAL])
+def few_shot_config(options: AdaptOptions) -> FewShotConfig:
+    """The few-shot classifier of the options; raises `ConfigError` for one that needs unlabelled target images."""
+    config = FewShotConfig.load(None, options.few_shot or [DEFAULT_RULE])
     if config.transductive:
-        raise ConfigError(
-            "a bundle is adapted before the images it will see are there", expected="centre=none or centre=support"
-        )
+        raise ConfigError("a saved bundle cannot be centred on its target", expected="centre=none or centre=support")
     return config
 
 
-def refuse_prior(base: Bundle, config: FewShotConfig) -> None:
-    """Raise `ConfigError` where a head is to be kept that answers by the shares of some laboratory: labels weigh alike."""
-    if config.uses_base and base.manifest.unlabelled is not None and base.manifest.unlabelled.prior is not None:
-        raise ConfigError(
-            f"rule={config.rule} keeps the bundle's head, and that was brought to a prior",
-            remedy="Adapt the bundle from before the prior, or say --few-shot rule=prototype.",
-        )
+def note_seen(bundles: Sequence[Bundle], support: CellDataset, say: Say) -> None:
+    """Report support images that are training images of the bundles."""
+    known = frozenset[str]().union(*(bundle.seen for bundle in bundles))
+    if n := sum(content in known for content in support.contents):
+        say(f"{n} support image(s) are training images of the bundle: the expected accuracy is too high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,31 +106,31 @@ class _Learned:
     temperature: float
     expected: ExpectedAccuracy
     left_out: NDArray[np.float64]
-    """Calibrated probabilities (n, k) of each support image when it was left out."""
-    told: NDArray[np.bool_]
-    """Which of them could be answered so, (n,)."""
+    """Calibrated leave-one-out probabilities (n, k) of the support."""
+    scored: NDArray[np.bool_]
+    """Which support images have them, (n,)."""
 
 
-def _learn(
+def _fit(
     config: FewShotConfig,
     support: CellDataset,
     embeddings: NDArray[np.float64],
     base: NDArray[np.float64] | None,
     parts: tuple[int, ...],
 ) -> _Learned:
-    """The classifier of the whole support; its temperature and what to expect of it from leaving each image out once."""
+    """Fit on the whole support; temperature and expected accuracy come from leave-one-out."""
     unit = units(support)
     logits = leave_one_out(config, embeddings, support.targets, unit, base=base, parts=parts)
-    told = np.isfinite(logits[np.arange(len(support)), support.targets])
-    temperature = fit_temperature(logits[told], support.targets[told])
+    scored = np.isfinite(logits[np.arange(len(support)), support.targets])
+    temperature = fit_temperature(logits[scored], support.targets[scored])
     left_out = np.zeros(logits.shape)
-    left_out[told] = np.exp(log_softmax(logits[told] / temperature))
+    left_out[scored] = np.exp(log_softmax(logits[scored] / temperature))
     classifier = config.make().fit(embeddings, support.targets, base=base, unit=unit, parts=parts)
-    return _Learned(classifier, temperature, expected_accuracy(support, logits, told), left_out, told)
+    return _Learned(classifier, temperature, expected_accuracy(support, logits, scored), left_out, scored)
 
 
 def _graph(embedders: Embedders, learned: _Learned, classes: tuple[str, ...]) -> onnx.ModelProto:
-    """The encoder, the bundle's own head where it is kept, what was learned, and its temperature."""
+    """Join encoder, the bundle's head where it is kept, the new classifier, and its temperature."""
     before = [embedders.head.graph_for(classes)] if embedders.head else []
     tail = graphs.temperature_graph(len(classes), learned.temperature)
     return graphs.join(embedders.encoder, *before, few_shot_graph(learned.classifier), tail, keep=("embedding",))
@@ -151,20 +139,23 @@ def _graph(embedders: Embedders, learned: _Learned, classes: tuple[str, ...]) ->
 def _reference(
     base: Bundle | None, support: CellDataset, embeddings: NDArray[np.float64], learned: _Learned
 ) -> ReferenceStatistics | None:
-    """Reference statistics of the support, by leave-one-out predictions."""
-    if not learned.told.any():
+    """Reference statistics of the new laboratory: the support with its leave-one-out predictions."""
+    if not learned.scored.any():
         return None
     known = base.reference if base is not None else None
     geometry = None if known is None else known.geometry
-    return adapt_reference(geometry, embeddings, learned.left_out, support.targets, learned.told)
+    return adapt_reference(geometry, embeddings, learned.left_out, support.targets, learned.scored)
 
 
 def _manifest(
     embedders: Embedders, support: CellDataset, config: FewShotConfig, learned: _Learned, parity: float
 ) -> Manifest:
-    """The first base's manifest, changed in what adapting changes."""
-    bases = embedders.bundles
-    first = bases[0].manifest
+    """The first bundle's manifest, updated."""
+    bundles = embedders.bundles
+    first = bundles[0].manifest
+    unlabelled = first.unlabelled
+    if unlabelled is not None and not config.uses_base:
+        unlabelled = unlabelled.model_copy(update={"bias": None})
     adaptation = Adaptation(
         base_model_sha256=embedders.digests,
         beside=embedders.beside,
@@ -177,19 +168,15 @@ def _manifest(
         update={
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "classes": class_entries(support.classes),
-            # the cells of the support teach classes, and nothing of finer types
+            # labels of the support name classes, not finer types
             "fine": (),
             "temperature": learned.temperature,
-            "data": (*(entry for bundle in bases for entry in bundle.manifest.data), DataEntry.of(support, "support")),
+            "data": (*(entry for bundle in bundles for entry in bundle.manifest.data), DataEntry.of(support, "support")),
             "embedding_size": sum(one.size for one in embedders.each),
             "embedding_parts": embedders.parts,
-            "frozen_backbone": all(bundle.manifest.frozen_backbone for bundle in bases),
+            "frozen_backbone": all(bundle.manifest.frozen_backbone for bundle in bundles),
             "adaptation": adaptation,
-            # a new classifier knows nothing of the shares that the old one was brought to, nor of what that was taught
-            "unlabelled": first.unlabelled
-            and first.unlabelled.model_copy(
-                update={"prior": None} | ({} if config.uses_base else {"taught": None, "bias": None})
-            ),
+            "unlabelled": unlabelled,
             "nucleus_sizes": first.nucleus_sizes if support.classes == first.labels else (),
             "parity": parity,
             "versions": library_versions(),
@@ -198,76 +185,72 @@ def _manifest(
 
 
 def open_support(
-    base: Bundle, spec: str, *, allow_new: bool | None, gone: str | None, unreadable: Unreadable, say: Say
+    base: Bundle, spec: str, options: AdaptOptions, *, new: bool | None, absent: str | None, say: Say
 ) -> CellDataset:
-    """The labelled cells, in the bundle's label order, new classes behind.
+    """Open the labelled cells, in the bundle's label order, new classes last.
 
-    `allow_new`: whether labels unknown to the bundle become classes; None where that cannot be. Classes without a cell are
-    kept where `gone` says what becomes of them, and otherwise left out. Raises `LabelError` for labels unknown to the
-    bundle, where new ones are not allowed, and `SplitError` for cells of one class only.
+    `new`: whether unknown labels become classes; None if they never can. Classes without a cell are kept if `absent` says
+    what becomes of them. Raises `LabelError` for unknown labels and `SplitError` for cells of one class.
     """
     known = base.manifest.labels
     reader = READERS.get(spec.partition(":")[0])
-    # words of the user's own are meant; what a published set holds beyond the label map is left out as everywhere
-    own_words = reader is not None and reader.own_labels
+    # a published dataset holds labels beyond the label map, which are left out; the user's own labels are all meant
+    own_labels = reader is not None and reader.own_labels
     given = open_inputs(
         spec,
         labels=base.manifest.label_map,
         role="support",
-        unreadable=unreadable,
-        keep=lambda label: bool(allow_new) or own_words or label in known,
+        unreadable=options.unreadable,
+        keep=lambda label: bool(new) or own_labels or label in known,
         stages=base.stages,
     )
     for note in given.notes:
         say(note)
     support = given.dataset
-    new = [c for c in support.classes if c not in known]
-    if new and not allow_new:
+    unknown = [c for c in support.classes if c not in known]
+    if unknown and not new:
         raise LabelError(
-            f"label(s) unknown to the bundle: {', '.join(f'{one_line(c)} ({support.class_counts[c]})' for c in new)}",
+            f"label(s) unknown to the bundle: {', '.join(f'{one_line(c)} ({support.class_counts[c]})' for c in unknown)}",
             expected=", ".join(known),
             remedy="Leave them out, or adapt without --finetune."
-            if allow_new is None
+            if new is None
             else "To learn them as new classes, say --allow-new.",
         )
-    present = (*(c for c in known if c in support.classes), *new)
+    present = (*(c for c in known if c in support.classes), *unknown)
     if len(present) < 2:
         counts = ", ".join(f"{name} ({n})" for name, n in support.class_counts.items())
         raise SplitError("the support has one class only", expected="labelled cells of two classes or more", got=counts)
-    absent = [c for c in known if c not in present]
-    if absent:
-        say(f"not in the support, so {gone or 'the adapted bundle cannot answer'}: {', '.join(absent)}")
-    return support.under((*known, *new) if gone else present)
+    lacking = [c for c in known if c not in present]
+    if lacking:
+        say(f"no labelled cell of {', '.join(lacking)}; {absent or 'the adapted bundle cannot predict it'}")
+    return support.under((*known, *unknown) if absent else present)
 
 
 def expected_accuracy(
     support: CellDataset,
     logits: NDArray[np.floating[Any]],
-    told: NDArray[np.bool_],
+    scored: NDArray[np.bool_],
     *,
-    how: str = "leaving each of {n} support images out once",
+    how: str = "leave-one-out over {n} support images",
 ) -> ExpectedAccuracy:
-    """Scores of the support from logits (n, k) that do not know the image, where `told` (n,), and whether they tell much.
-
-    `how` says in words how that was done.
-    """
-    n, k = int(told.sum()), len(support.classes)
+    """Score held-out logits (n, k) of the support images in the mask `scored` (n,); `how` describes them in words."""
+    n, k = int(scored.sum()), len(support.classes)
     if not n:
-        verdict = "too small to tell: no class has two images (or groups), so none can be left out"
+        verdict = "too few images to estimate the accuracy: no class has two images (or groups)"
         nothing = dict.fromkeys(("accuracy", "low", "high", "balanced_accuracy", "majority_rate"))
         return ExpectedAccuracy(n=0, **nothing, tells=False, verdict=verdict)  # type: ignore[arg-type]
-    counts = metrics.confusion(support.targets[told], logits[told].argmax(axis=1), k)
+    counts = metrics.confusion(support.targets[scored], logits[scored].argmax(axis=1), k)
     right = int(np.trace(counts))
     low, high = metrics.exact_interval(right, n)
     lone = [c for i, c in enumerate(support.classes) if support.class_counts[c] and not counts[i].sum()]
     reasons = []
     if lone:
-        reasons.append(f"one image (or group) only of {', '.join(lone)}")
-    if high - low > WIDEST:
-        reasons.append(f"the interval is {high - low:.2f} wide, {WIDEST} would tell")
+        reasons.append(f"one image (or group) of {', '.join(lone)}")
+    if high - low > MAX_INTERVAL:
+        reasons.append(f"the interval is wider than {MAX_INTERVAL}")
     if low <= metrics.majority_rate(counts):
-        reasons.append(f"it may be no better than the most frequent class ({metrics.majority_rate(counts):.2f})")
-    scored = f"expected accuracy {right / n:.2f} (95 % {low:.2f}-{high:.2f}), {how.format(n=n)}"
+        reasons.append(f"the interval includes the majority rate ({metrics.majority_rate(counts):.2f})")
+    found = f"expected accuracy {right / n:.2f} (95 % {low:.2f}-{high:.2f}), {how.format(n=n)}"
     return ExpectedAccuracy(
         n=n,
         accuracy=right / n,
@@ -276,5 +259,5 @@ def expected_accuracy(
         balanced_accuracy=metrics.balanced_accuracy(counts),
         majority_rate=metrics.majority_rate(counts),
         tells=not reasons,
-        verdict=f"{scored}; too small to tell: {'; '.join(reasons)}" if reasons else scored,
+        verdict=f"{found}; inconclusive: {'; '.join(reasons)}" if reasons else found,
     )

@@ -1,9 +1,8 @@
-"""What the nearest of a laboratory's own images say of an image: as a formula, and as a part of the graph. No torch.
+"""Nearest-neighbour smoothing of predictions over a laboratory's unlabelled images.
 
-Images of one type lie near each other in a laboratory, also where a head takes some of them for another type. So an answer
-leans on those of the nearest images that were seen without labels, and these on each other's in turn, until they have
-settled: the head's answers with a Laplacian term (after Boudiaf et al., Parameter-free online test-time adaptation, 2022).
-An embedding that learned something else, set beside the network's, errs elsewhere and finds better neighbours.
+Images of one type are close to each other in a laboratory, even where the head mistakes some of them. The logits gain a
+Laplacian term, as in LAME (Boudiaf et al., Parameter-free online test-time adaptation, 2022). A second encoder, trained on
+other images, errs elsewhere and finds better neighbours.
 """
 
 from __future__ import annotations
@@ -24,71 +23,70 @@ from hemalens.graphs import build as graphs
 
 Floats = NDArray[np.floating[Any]]
 SHARE = 0.04
-"""Of the images, how many are the nearest ones that count,"""
-FEWEST_NEAREST, MOST_NEAREST = 5, 15
-"""within these limits."""
-MOST_IMAGES = 512
-"""More images than this are not kept: the graph holds each one's embedding."""
+"""Number of neighbours as a fraction of the images."""
+MIN_NEIGHBOURS, MAX_NEIGHBOURS = 5, 15
+"""Limits of the number of neighbours."""
+MAX_IMAGES = 512
+"""Most images that a graph stores an embedding of."""
 SAME = 1e-3
-"""A cosine as near to 1 as this is of an image itself, or a copy, which is no neighbour."""
+"""Within this distance of 1 a cosine belongs to the image itself or to a copy, which is no neighbour."""
 FARTHEST = -2.0
-"""Less than any cosine: stands in the place of one that does not count."""
-MOST_ROUNDS = 200
-"""How often answers lean on each other; they have settled before."""
-SETTLED = 1e-6
+"""Below any cosine; excludes an image from the neighbours."""
+MAX_ITERATIONS = 200
+TOLERANCE = 1e-6
+"""Change of a probability at which the iteration stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Images of a laboratory, `points` (m, d) of unit length, and `answers` (m, k): probabilities that lean on each other.
+    """Smoothing over a laboratory's images: unit embeddings `points` (m, d) and smoothed probabilities (m, k).
 
-    An embedding (n, d) is of parts of these `widths`, the network's first; each has its own `centre` (d,) taken off and is
-    brought to unit length. `n_nearest` images count, `weight` is what they add to the logit of a class that all of them
-    are of. `temperature` makes the answers no surer on average than they were.
+    An embedding (n, d) consists of parts of these `widths`, the bundle's first. Each part is centred on `centre` (d,) and
+    scaled to unit length. `n_nearest` neighbours add at most `weight` to a logit. `temperature` keeps the mean confidence.
     """
 
     widths: tuple[int, ...]
     centre: Floats
     points: Floats
-    answers: Floats
+    probabilities: Floats
     n_nearest: int
     weight: float
     temperature: float
 
     @classmethod
-    def among(cls, embeddings: Floats, logits: Floats, widths: Sequence[int], weight: float) -> Neighbours:
-        """Of the embeddings (m, d) of images, and what the head and all behind it says of them (m, k)."""
+    def fit(cls, embeddings: Floats, logits: Floats, widths: Sequence[int], weight: float) -> Neighbours:
+        """Fit on embeddings (m, d) of unlabelled images and their logits (m, k)."""
         wide = np.asarray(embeddings, np.float64)
         centre = wide.mean(axis=0)
         points = _points(wide, centre, widths)
         n_nearest = n_nearest_of(len(wide))
         nearest = _nearest(points @ points.T, n_nearest)
         before = np.asarray(logits, np.float64)
-        answers = softmax(before, axis=1)
-        for _ in range(MOST_ROUNDS):
-            leaned = softmax(before + weight * answers[nearest].mean(axis=1), axis=1)
-            change, answers = np.abs(leaned - answers).max(), leaned
-            if change < SETTLED:
+        smoothed = softmax(before, axis=1)
+        for _ in range(MAX_ITERATIONS):
+            following = softmax(before + weight * smoothed[nearest].mean(axis=1), axis=1)
+            change, smoothed = np.abs(following - smoothed).max(), following
+            if change < TOLERANCE:
                 break
-        certainty = float(softmax(before, axis=1).max(axis=1).mean())
-        temperature = temperature_of_certainty(before + weight * answers[nearest].mean(axis=1), certainty)
-        return cls(tuple(widths), centre, points, answers, n_nearest, weight, temperature)
+        confidence = float(softmax(before, axis=1).max(axis=1).mean())
+        temperature = temperature_of_certainty(before + weight * smoothed[nearest].mean(axis=1), confidence)
+        return cls(tuple(widths), centre, points, smoothed, n_nearest, weight, temperature)
 
     def logits(self, embeddings: Floats, before: Floats) -> NDArray[np.float64]:
-        """Logits (n, k) of images with embeddings (n, d), of which the head and all behind it says `before` (n, k)."""
+        """Smooth logits `before` (n, k) of images with embeddings (n, d)."""
         points = _points(np.asarray(embeddings, np.float64), self.centre, self.widths)
         nearest = _nearest(points @ self.points.T, self.n_nearest)
-        return np.asarray((before + self.weight * self.answers[nearest].mean(axis=1)) / self.temperature)
+        return np.asarray((before + self.weight * self.probabilities[nearest].mean(axis=1)) / self.temperature)
 
     def into(self, graph: onnx.ModelProto) -> onnx.ModelProto:
-        """A bundle's graph whose logits lean on the neighbours; further parts are the last columns of its embedding."""
+        """Add the smoothing to a bundle's graph; further encoders' parts are the last columns of its embedding."""
         model = onnx.ModelProto()
         model.CopyFrom(graph)
         (width,) = graphs.kind_of(model, "embedding")[1]
-        behind = [width - sum(self.widths[i:]) for i in range(1, len(self.widths))]
-        nodes, constants = self._placed([0, *behind])
+        later = [width - sum(self.widths[i:]) for i in range(1, len(self.widths))]
+        nodes, constants = self._cosine_nodes([0, *later])
         constants |= {
-            "neighbour_answers": self.answers.astype(np.float32),
+            "neighbour_answers": self.probabilities.astype(np.float32),
             "neighbour_n": np.array([self.n_nearest], np.int64),
             "neighbour_limit": np.array([1 - SAME], np.float32),
             "neighbour_farthest": np.array([FARTHEST], np.float32),
@@ -109,8 +107,8 @@ class Neighbours:
         onnx.checker.check_model(model)
         return model
 
-    def _placed(self, firsts: list[int]) -> tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]:
-        """Cosines (n, m) to all points, from columns of the embedding that begin at `firsts`."""
+    def _cosine_nodes(self, firsts: list[int]) -> tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]:
+        """Nodes for the cosines (n, m) to all points, from parts of the embedding that begin at columns `firsts`."""
         constants: dict[str, NDArray[Any]] = {
             "neighbour_last_axis": np.array([-1], np.int64),
             "neighbour_shortest_length": np.array([graphs.SHORTEST_LENGTH], np.float32),
@@ -142,17 +140,17 @@ class Neighbours:
 
 
 def n_nearest_of(n_images: int) -> int:
-    """How many of so many images are the nearest ones that count."""
-    return min(int(np.clip(round(SHARE * n_images), FEWEST_NEAREST, MOST_NEAREST)), n_images - 1)
+    """Number of neighbours for this number of images."""
+    return min(int(np.clip(round(SHARE * n_images), MIN_NEIGHBOURS, MAX_NEIGHBOURS)), n_images - 1)
 
 
 def _points(embeddings: Floats, centre: Floats, widths: Sequence[int]) -> Floats:
-    """Parts (n, d_i) without their centre, all as long as each other, side by side at unit length (n, d)."""
+    """Centre each part (n, d_i), scale all to the same length, and concatenate them to unit length (n, d)."""
     parts = np.split(embeddings - centre, np.cumsum(widths)[:-1], axis=1)
     return np.asarray(np.concatenate([unit_length(part) for part in parts], axis=1) / np.sqrt(len(widths)))
 
 
 def _nearest(cosines: Floats, n: int) -> NDArray[np.int64]:
-    """Rows of the `n` nearest (., n) by cosines (., m); an image itself, and its copies, do not count."""
+    """Indices of the `n` nearest images (., n) by cosines (., m), without the image itself and its copies."""
     others = np.where(cosines > 1 - SAME, FARTHEST, cosines)
     return np.argsort(-others, axis=1, kind="stable")[:, :n].astype(np.int64)

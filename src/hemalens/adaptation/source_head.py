@@ -1,4 +1,4 @@
-"""What the head of a trained bundle says of an embedding, arranged for the classes of a new laboratory."""
+"""The head of a source bundle, with its logits rearranged for the classes of a target laboratory."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class BaseHead:
         return cls(graphs.cut(bundle.graph, ["embedding"], ["logits"]), bundle.manifest.labels)
 
     def classes_with(self, wanted: Sequence[str]) -> tuple[str, ...]:
-        """`wanted` and behind them the other labels of the head: what a classifier on top of it can answer."""
+        """`wanted`, followed by the other labels of the head: the classes that a classifier on top can predict."""
         return (*wanted, *(label for label in self.labels if label not in wanted))
 
     def logits(self, embeddings: NDArray[np.floating[Any]], classes: Sequence[str]) -> NDArray[np.float64]:
-        """Logits (n, k) of embeddings (n, d) for `classes`; a class that the head does not know has their mean."""
+        """Logits (n, k) of embeddings (n, d) for `classes`; a class unknown to the head gets the mean logit."""
         rows = {"embedding": np.asarray(embeddings, np.float32)}
         found = run_rows(self.graph.SerializeToString(), rows, ["logits"])["logits"].astype(np.float64)
         return np.asarray(found @ self._places(classes))
 
     def graph_for(self, classes: Sequence[str]) -> onnx.ModelProto:
-        """The same as a graph: embedding (n, d) -> base_logits (n, k)."""
+        """Export `logits` as a graph: embedding (n, d) -> base_logits (n, k)."""
         node = helper.make_node("MatMul", ["logits", "places"], ["base_logits"])
         n_known, places = len(self.labels), self._places(classes).astype(np.float32)
         tail = graphs.make_model(
@@ -48,12 +48,12 @@ class BaseHead:
             [graphs.float_value("base_logits", ["n", len(classes)])],
             [numpy_helper.from_array(places, "places")],
         )
-        # the head of a bundle that was adapted before holds tensors of the same names
+        # the head of an adapted bundle holds tensors of the same names
         head = compose.add_prefix(self.graph, "head_", rename_inputs=False, rename_outputs=False)
         return graphs.join(head, tail)
 
     def _places(self, classes: Sequence[str]) -> NDArray[np.float64]:
-        """Share of each of the head's logits in those of `classes`, (K, k)."""
+        """Weight (K, k) of each of the head's logits in those of `classes`."""
         n = len(self.labels)
         columns = [np.eye(n)[self.labels.index(c)] if c in self.labels else np.full(n, 1 / n) for c in classes]
         return np.stack(columns, axis=1)

@@ -1,9 +1,9 @@
-"""List the cells of a new laboratory to label next, as a table that becomes a support once its labels are filled in."""
+"""List the cells of a new laboratory to label next, in a CSV that becomes a support set once labels are filled in."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,17 +22,18 @@ from hemalens.files import atomic_path, claim_output, default_cache_dir
 from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
 from hemalens.inference.predict import open_images
-from hemalens.progress import track
+from hemalens.progress import Say, track
+from hemalens.runs.folders import RunOptions
 
-USUAL = "typical"
-"""The strategy where none is named: the published one for very few labels (Hacohen et al. 2022)."""
+DEFAULT_STRATEGY = "typical"
+"""The strategy for very few labels (Hacohen et al. 2022)."""
 COLUMNS = ("path", "label", "rank", "guess", "probability", "why")
 SHEET_COLUMNS, SHEET_PX, CAPTION_PX = 5, 144, 16
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A cell to label: its image, its place from 1 on, the model's guess with its probability, and why this one."""
+    """A cell to label: its image, rank from 1, predicted type with its probability, and the reason for its choice."""
 
     path: str
     rank: int
@@ -45,27 +46,26 @@ def suggest(
     bundle_path: Path,
     source: str,
     *,
-    out: Path,
+    run: RunOptions,
     n: int = 20,
-    strategy: str = USUAL,
+    strategy: str = DEFAULT_STRATEGY,
     labelled: Path | None = None,
     sheet: Path | None = None,
-    seed: int = 0,
-    overwrite: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> list[Suggestion]:
-    """Choose `n` images of a folder or dataset to label next, and write them into the CSV `out`, most wanted first.
+    """Choose `n` images of a folder or dataset to label next, and list them in the CSV `run.out`, best first.
 
-    With its column `label` filled in the file is a support: `hemalens adapt --support csv:FILE`; so it must lie in a folder
-    above the images. `labelled` is such a file of cells that have a label: none of them is chosen. `sheet` (.png) shows the
-    cells. No label of any other image is looked at. Unreadable images are left out and counted. Raises `InputError` where
-    nothing is left to choose, `ConfigError` for an unknown strategy and `OutputError` for a place that does not do.
+    Fill in the column `label` and adapt with `--support csv:FILE`; the file must be in a folder above the images.
+    `labelled` is such a file of cells that have a label: none of them is chosen. `sheet` (.png) shows the cells. Unreadable
+    images are left out and counted. Raises `InputError` if no image is left, `ConfigError` for an unknown strategy and
+    `OutputError` for a file that cannot be written.
     """
     check_strategy(strategy)
+    out = run.out
     if out.suffix != ".csv" or (sheet is not None and sheet.suffix != ".png"):
         raise OutputError("cannot write the suggestions", expected="an --out that ends in .csv and a --sheet in .png")
     for file in (out, *([sheet] if sheet else [])):
-        claim_output(file, overwrite=overwrite)
+        claim_output(file, overwrite=run.overwrite)
     bundle = open_bundle(bundle_path)
     given = [Record(r.path, "", r.domain, box=r.box, before=bundle.stages) for r in open_images(source)]
     known = READERS["csv"].read(labelled).records if labelled else []
@@ -82,7 +82,7 @@ def suggest(
     labels = bundle.manifest.labels
     probabilities = softmax(BaseHead.of(bundle).logits(found.embeddings, labels), axis=1)
     pool = Pool(found.embeddings.astype(np.float64), probabilities, found.readable >= len(given), contents)
-    chosen = choose(strategy, pool, n, seeded(seed, "suggest"))
+    chosen = choose(strategy, pool, n, seeded(run.seed, "suggest"))
     if len(chosen) < n:
         say(f"only {len(chosen)} image(s) are left to label")
     suggestions = [
@@ -104,13 +104,13 @@ def suggest(
 
 
 def _inside(path: Path, out: Path) -> str:
-    """The path as the file `out` names it: relative to its folder, which must hold the image."""
+    """The path relative to the folder of `out`; raises `InputError` if it is not below that folder."""
     folder = out.parent.resolve()
     if not path.resolve().is_relative_to(folder):
         raise InputError(
-            f"{one_line(out)} cannot name {one_line(path)}",
-            expected="a file in a folder above the images, so that it can be read as --support csv:FILE",
-            remedy=f"Say --out {one_line(path.parent / out.name)}.",
+            f"{one_line(path)} is not below the folder of {one_line(out)}",
+            expected="a list in a folder above the images, to be read as --support csv:FILE",
+            remedy=f"Use --out {one_line(path.parent / out.name)}.",
         )
     return path.resolve().relative_to(folder).as_posix()
 
@@ -123,7 +123,7 @@ def _write(file: Path, suggestions: Sequence[Suggestion]) -> None:
 
 
 def _contact_sheet(records: Sequence[Record], suggestions: Sequence[Suggestion]) -> Image.Image:
-    """The cells as they lie on disk, row by row, each over its rank and guess."""
+    """Draw the images in rows, each above its rank and predicted type."""
     height = SHEET_PX + CAPTION_PX
     columns = min(SHEET_COLUMNS, len(records))
     sheet = Image.new("RGB", (columns * SHEET_PX, -(-len(records) // columns) * height), "white")

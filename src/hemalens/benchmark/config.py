@@ -119,7 +119,7 @@ class LabellingPart(StrictConfig):
 class UnlabelledPart(StrictConfig):
     """What the protocol unlabelled is asked: numbers of images without labels, and the pieces that follow them.
 
-    Pieces in use together are joined by a plus: `batch_norm+standardise`. `beside`: bundles, or the word imagenet, that
+    Pieces in use together are joined by a plus: `size+class_bias`. `beside`: bundles, or the word imagenet, that
     help to find neighbours.
     """
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from hemalens.bundle.artifact import MANIFEST, WEIGHTS, ArtifactManifest, Part, open_artifact, write_artifact
@@ -30,7 +27,7 @@ SEEN = "seen_images.txt"
 SEEN_UNLABELLED = "seen_unlabelled_images.txt"
 """Digests of images used without their labels: a test on them is transductive."""
 STATISTICS = "embedding_statistics.npy"
-"""Mean and standard deviation of the embedding's features over training images, float32 (2, d)."""
+"""A file of the default model that nothing reads."""
 CARD = "MODEL_CARD.md"
 """The model card, rendered from the manifest and the test reports."""
 FILES = (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, REFERENCE_FILE, WEIGHTS, SEGMENTER, CARD)
@@ -115,14 +112,12 @@ class Quantisation(Part):
 
 
 class Unlabelled(Part):
-    """How a bundle was adapted to a target laboratory by images without labels.
+    """How a bundle was adapted to a laboratory's unlabelled images.
 
-    `settings` are those of `UnlabelledConfig`; `n_images` and `fingerprint` describe the readable images, `n_unreadable`
-    counts the others. `base_model_sha256` is the digest of the base's graph. `prior` is the estimated class prior in label
-    order. `taught` counts the pseudo-labelled images of each class; a class with none keeps its weights.
-    `typical_nucleus_px` is the median nucleus diameter in pixels, and `size_widening` the spread of sizes over that of the
-    training data; the embedding then ends with the log diameter over the median. `bias` is added to the logits of each
-    class. `neighbours` counts the nearest images that predictions are smoothed over; `beside` names further encoders that
+    `settings` are those of `UnlabelledConfig`; `n_images` and `fingerprint` describe the images used, `n_unreadable` those
+    left out. `base_model_sha256` is the digest of the graph before. With nucleus sizes, `typical_nucleus_px` is the
+    laboratory's median diameter, `size_widening` the factor on the scales, and the embedding ends with the log relative
+    diameter. `bias` is added to the logits (k,). `neighbours` is the number of neighbours, `beside` names the encoders that
     find them.
     """
 
@@ -131,13 +126,18 @@ class Unlabelled(Part):
     n_images: int = Field(ge=1)
     n_unreadable: int = Field(ge=0)
     fingerprint: str
-    prior: tuple[float, ...] | None = None
-    taught: dict[str, int] | None = None
     typical_nucleus_px: float | None = Field(default=None, gt=0)
     size_widening: float | None = Field(default=None, ge=1)
     bias: tuple[float, ...] | None = None
     neighbours: int | None = None
     beside: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, values: Any) -> Any:
+        """Drop the fields of older versions where they are null."""
+        old = ("prior", "taught")
+        return {k: v for k, v in values.items() if k not in old or v is not None} if isinstance(values, dict) else values
 
 
 class Manifest(ArtifactManifest):
@@ -181,7 +181,7 @@ class Manifest(ArtifactManifest):
         True of unlabelled adaptation with nucleus sizes and a class bias at the training temperature.
         """
         how = self.unlabelled
-        if how is None or self.adaptation is not None or how.taught is not None or how.prior is not None:
+        if how is None or self.adaptation is not None:
             return False
         return how.size_widening is not None and how.bias is not None
 
@@ -214,23 +214,6 @@ class Bundle:
         """Content digests of the images used without labels."""
         file = self.path / SEEN_UNLABELLED
         return frozenset(file.read_text(encoding="ascii").split()) if file.is_file() else frozenset()
-
-    @cached_property
-    def statistics(self) -> NDArray[np.float32] | None:
-        """Mean and standard deviation (2, d) of the embedding over training images; None without such a file."""
-        if STATISTICS not in self.manifest.files:
-            return None
-        try:
-            found: NDArray[np.float32] = np.load(self.path / STATISTICS, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{STATISTICS} of {one_line(self.path)} cannot be read", got=str(error)[:120]) from error
-        if found.shape != (2, self.manifest.embedding_size):
-            raise BundleError(
-                f"{STATISTICS} of {one_line(self.path)} belongs to another network",
-                expected=f"shape (2, {self.manifest.embedding_size})",
-                got=str(found.shape),
-            )
-        return found
 
     @cached_property
     def reference(self) -> ReferenceStatistics | None:
@@ -302,19 +285,6 @@ class Bundle:
 def seen_images(contents: Iterable[str]) -> bytes:
     """The content of `SEEN` for images of these content digests."""
     return ("\n".join(sorted(set(contents))) + "\n").encode("ascii")
-
-
-def statistics_bytes(embeddings: NDArray[Any]) -> bytes:
-    """The content of `STATISTICS` for embeddings (n, d)."""
-    wide = np.asarray(embeddings, np.float64)
-    return array_bytes(np.stack([wide.mean(axis=0), wide.std(axis=0)]).astype(np.float32))
-
-
-def array_bytes(values: NDArray[Any]) -> bytes:
-    """An array as the content of a file."""
-    buffer = io.BytesIO()
-    np.save(buffer, values, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def class_entries(classes: tuple[str, ...]) -> tuple[ClassEntry, ...]:

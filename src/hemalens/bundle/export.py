@@ -18,13 +18,11 @@ from hemalens.bundle.bundle import (
     MODEL,
     SEEN,
     SEEN_UNLABELLED,
-    STATISTICS,
     Bundle,
     FineEntry,
     Manifest,
     class_entries,
     seen_images,
-    statistics_bytes,
     write_bundle,
 )
 from hemalens.bundle.nucleus_size import sizes_of
@@ -36,15 +34,12 @@ from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ImageError, ParityError
 from hemalens.files import default_cache_dir
 from hemalens.graphs import build as graphs
-from hemalens.graphs.features import extract
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.imaging.reading import Preprocessing
 
 PARITY = 1e-3
 """Largest allowed difference of a probability between the bundle and the trained model."""
 N_PARITY_IMAGES = 8
-N_STATISTICS_IMAGES = 256
-"""Training images, evenly spaced, whose embeddings give the mean and spread that the head expects."""
 
 Reference = Callable[[list[Record]], NDArray[np.floating[Any]]]
 """The trained model's own probabilities (n, k) for records, computed without the graph."""
@@ -119,7 +114,7 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     )
     learned = [trained.train, *([trained.validation] if trained.validation else []), *trained.pretraining]
     seen = trained.inherited.union(*(dataset.contents for dataset in learned))
-    files = {MODEL: content, SEEN: seen_images(seen), STATISTICS: _statistics(trained), **(extra_files or {})}
+    files = {MODEL: content, SEEN: seen_images(seen), **(extra_files or {})}
     if trained.auxiliary:
         files[SEEN_UNLABELLED] = seen_images(content for dataset in trained.auxiliary for content in dataset.contents)
     cache = FeatureCache(default_cache_dir()) if trained.frozen_backbone else None
@@ -127,15 +122,6 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     for stage in stages:
         files |= stage.files()
     return write_bundle(path, manifest, files)
-
-
-def _statistics(trained: Trained) -> bytes:
-    """Mean and standard deviation of the embedding over at most `N_STATISTICS_IMAGES` training images."""
-    records = trained.train.records
-    chosen = np.linspace(0, len(records) - 1, min(len(records), N_STATISTICS_IMAGES)).astype(int)
-    cache = FeatureCache(default_cache_dir()) if trained.frozen_backbone else None
-    encoder = graphs.cut(trained.graph, ["image"], ["embedding"])
-    return statistics_bytes(extract([records[i] for i in chosen], encoder, cache=cache).complete())
 
 
 def bundle_stages(dataset: CellDataset) -> tuple[Stage, ...]:

@@ -1,6 +1,6 @@
-"""Classify from a few labelled embeddings: class means and cosine as published (BloodShot), and what may be better.
+"""Few-shot classifiers on embeddings: prototypes (BloodShot), nearest neighbour, logistic regression, L2-SP.
 
-Pure NumPy and scikit-learn, and a graph of plain ONNX operators: adapting and predicting need no torch.
+`few_shot_graph` exports a fitted classifier as plain ONNX operators.
 """
 
 from __future__ import annotations
@@ -18,31 +18,28 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from hemalens.classifiers.l2sp import discriminant, fit_correction, fit_mixture, parts_of
+from hemalens.classifiers.l2sp import fit_correction, folds_of
 from hemalens.config import StrictConfig
 from hemalens.errors import ConfigError, InputError
 from hemalens.graphs.build import SHORTEST_LENGTH, float_value, make_model, unit_length_nodes
 
-Rule = Literal["prototype", "nearest_neighbour", "logistic_regression", "discriminant", "base", "base_and_means"]
+Rule = Literal["prototype", "nearest_neighbour", "logistic_regression", "base"]
 Centre = Literal["none", "support", "target"]
-BASE_RULES: tuple[Rule, ...] = ("base", "base_and_means")
-"""Rules that keep what the bundle's own head knows."""
-LINEAR_RULES: tuple[Rule, ...] = ("logistic_regression", "discriminant", *BASE_RULES)
-"""Rules whose logits are linear in the embedding, beside those of the base."""
+LINEAR_RULES: tuple[Rule, ...] = ("logistic_regression", "base")
+"""Rules whose logits are linear in the embedding."""
 Floats = NDArray[np.floating[Any]]
 COSINE_SCALE = 64.0
-"""Logits are this times the cosine, as in the AAM-softmax that the embedder was trained with."""
+"""Factor from cosine to logit, as in the AAM-softmax of BloodShot's training."""
 
 
 class FewShotConfig(StrictConfig):
-    """How a few labelled embeddings classify the rest; the defaults are the published way.
+    """Settings of a few-shot classifier; the defaults are those of BloodShot.
 
-    `rule`: nearest class mean, nearest labelled image (both by cosine), logistic regression with inverse regularisation
-    strength `c`, or a linear discriminant with a shrunk covariance; these forget the classes that the bundle knew. "base"
-    keeps the bundle's head and learns what it lacks, pulled towards it; "base_and_means" weighs the head against the class
-    means. `normalise`: embeddings are brought to unit length before they are averaged or learned from. `centre`: the
-    mean of the "support", or of the "target"'s unlabelled images (transductive), is subtracted from all embeddings first.
-    `n_prototypes`: means a class, by k-means where there are images enough.
+    `rule`: "prototype" (cosine to the nearest class mean), "nearest_neighbour" (cosine to the nearest support image),
+    "logistic_regression" (inverse L2 penalty `c`), or "base" (fine-tunes the bundle's head, regularised towards its old
+    weights). All but "base" predict the classes of the support only. `normalise` brings embeddings to unit length first.
+    `centre` subtracts the mean of the "support", or of the unlabelled "target" images (transductive). `n_prototypes`: means
+    a class, by k-means.
     """
 
     rule: Rule = "prototype"
@@ -61,12 +58,12 @@ class FewShotConfig(StrictConfig):
 
     @property
     def uses_base(self) -> bool:
-        """Whether the logits of the bundle's own head are a part of the answer."""
-        return self.rule in BASE_RULES
+        """Whether the logits contain those of the bundle's head."""
+        return self.rule == "base"
 
     @property
     def transductive(self) -> bool:
-        """Whether the images to be classified are looked at, without labels, before any is classified."""
+        """Whether fitting uses the unlabelled target images."""
         return self.centre == "target"
 
     def __str__(self) -> str:
@@ -75,9 +72,7 @@ class FewShotConfig(StrictConfig):
             "prototype": f"{means}, cosine",
             "nearest_neighbour": "nearest image, cosine",
             "logistic_regression": "logistic regression",
-            "discriminant": "linear discriminant",
-            "base": "logistic regression pulled towards the base",
-            "base_and_means": "the base's head and class means",
+            "base": "fine-tuned head (L2-SP)",
         }
         text = words[self.rule]
         text += ", unit length first" if self.normalise else ""
@@ -90,11 +85,10 @@ class FewShotConfig(StrictConfig):
 
 
 class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Memorise labelled embeddings (n, d) and classify others by them; parameters as in `FewShotConfig`.
+    """Few-shot classifier on embeddings (n, d); parameters as in `FewShotConfig`.
 
     Fitted: `classes_` (k,), `centre_` (d,), and either `prototypes_`, one array (p, d) of unit vectors a class, or
-    `weight_` (k, d) and `bias_` (k,) of a linear rule; `base_scale_` is what the base's logits are multiplied by, 0 for a
-    rule that forgets them.
+    `weight_` (k, d) and `bias_` (k,) of a linear rule. `base_scale_` is the factor on the head's logits, 0 without a head.
     """
 
     def __init__(
@@ -124,13 +118,13 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         unit: ArrayLike | None = None,
         parts: Sequence[int] = (),
     ) -> Self:
-        """Learn from support embeddings (n, d) and their classes (n,).
+        """Fit on support embeddings (n, d) and their classes (n,).
 
-        `unlabelled` (m, d) are the target's embeddings, for `centre="target"` only. `base` (n, k): the base's logits, for
-        the rules that keep them: classes are then 0 to k - 1, with an image or none. `unit` (n,) numbers what is left out
-        together where a rule chooses by leaving out. `parts` are the widths of embeddings that stand side by side, for
-        rule=base: those behind the first are centred on the support, and each then counts alike. Raises `InputError` for a
-        support of one class and `ConfigError` for centring on a target, or a base, that is not given.
+        `unlabelled` (m, d): embeddings of target images, for `centre="target"`. `base` (n, k): logits of the bundle's head,
+        for `rule="base"`; classes are then 0 to k - 1. `unit` (n,): images of one unit share a cross-validation fold.
+        `parts`: widths of concatenated embeddings, for `rule="base"`; every part is scaled to the same length, and all but
+        the first are centred. Raises `InputError` for a support of one class and `ConfigError` for missing `unlabelled` or
+        `base`.
         """
         support, labels = np.asarray(X, np.float64), np.asarray(y)
         self.classes_, index = np.unique(labels, return_inverse=True)
@@ -142,10 +136,8 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.base_scale_ = 0.0
         points = self._transformed(support)
         units = np.arange(len(labels)) if unit is None else np.asarray(unit)
-        if self.rule in BASE_RULES:
+        if self.rule == "base":
             self._fit_to_base(points, labels, base, units, parts)
-        elif self.rule == "discriminant":
-            self.weight_, self.bias_ = discriminant(points, index)
         elif self.rule == "logistic_regression":
             self._fit_logistic_regression(points, index)
         else:
@@ -156,16 +148,15 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self, points: Floats, labels: NDArray[Any], base: ArrayLike | None, units: NDArray[np.int64], parts: Sequence[int]
     ) -> None:
         if base is None:
-            raise ConfigError(f"rule={self.rule} needs the logits of a base", remedy="Take rule=logistic_regression.")
+            raise ConfigError("rule=base needs the logits of a bundle's head", remedy="Use rule=logistic_regression.")
         logits = np.asarray(base, np.float64)
         self.classes_ = np.arange(logits.shape[1])
-        learn = fit_correction if self.rule == "base" else fit_mixture
         lengths = _lengths_of(points, parts)
-        found = learn(points / lengths, labels, logits, units)
+        found = fit_correction(points / lengths, labels, logits, units)
         self.base_scale_, self.weight_, self.bias_ = found.scale, found.weight / lengths, found.bias
 
-    def behind(self, n: int) -> Self:
-        """The same linear classifier for embeddings that stand behind `n` other columns, which it does not look at."""
+    def shifted(self, n: int) -> Self:
+        """Return the same linear classifier for embeddings with `n` further columns in front, which it ignores."""
         wider = copy(self)
         wider.centre_ = np.pad(self.centre_, (n, 0))
         wider.weight_ = np.pad(self.weight_, ((0, 0), (n, 0)))
@@ -175,21 +166,16 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _centre(self, support: Floats, unlabelled: ArrayLike | None, parts: Sequence[int]) -> Floats:
         if self.centre == "target":
             if unlabelled is None:
-                raise ConfigError("centring on the target needs the target's unlabelled embeddings")
+                raise ConfigError("centre=target needs embeddings of unlabelled target images")
             return np.asarray(np.asarray(unlabelled, np.float64).mean(axis=0))
         centre = np.asarray(support.mean(axis=0))
         if self.centre == "none":
             centre[: parts[0] if parts else None] = 0
         return centre
 
-    @property
-    def _unit(self) -> bool:
-        """Whether linear rules see points of unit length."""
-        return self.normalise or self.rule == "base_and_means"
-
     def _transformed(self, X: Floats) -> Floats:
         centred = X - self.centre_
-        points: Floats = unit_length(centred) if self._unit else centred
+        points: Floats = unit_length(centred) if self.normalise else centred
         return points
 
     def _means(self, points: Floats) -> Floats:
@@ -206,23 +192,23 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _fit_logistic_regression(self, points: Floats, index: NDArray[np.int64]) -> None:
         from sklearn.linear_model import LogisticRegression
 
-        # the weights lie in the span of the support: the same solution in n coordinates instead of d, many times faster
+        # the solution lies in the span of the support: n coordinates give the same one as d, many times faster
         left, sizes, axes = np.linalg.svd(points, full_matrices=False)
         found = LogisticRegression(C=self.c, max_iter=2000, random_state=self.random_state).fit(left * sizes, index)
         weight, bias = found.coef_ @ axes, found.intercept_
-        # two classes: one row, the logit of the second against the first
+        # scikit-learn has one row for two classes: the logit of the second against the first
         self.weight_ = np.concatenate([-weight, weight]) / 2 if len(weight) == 1 else weight
         self.bias_ = np.concatenate([-bias, bias]) / 2 if len(weight) == 1 else bias
 
     def decision_function(self, X: ArrayLike, base: ArrayLike | None = None) -> Floats:
-        """Logits (n, k): 64 times the cosine to the nearest prototype of each class, or those of a linear rule.
+        """Logits (n, k): 64 times the cosine to the nearest prototype of each class, or those of the linear rule.
 
-        `base` (n, k) are the base's logits, for the rules that keep them.
+        `base` (n, k): logits of the bundle's head, for `rule="base"`.
         """
         check_is_fitted(self)
         embeddings = np.asarray(X, np.float64)
         if self.rule in LINEAR_RULES:
-            logits: Floats = self._projected(embeddings, self.weight_, unit=self._unit) + self.bias_
+            logits: Floats = self._projected(embeddings, self.weight_, unit=self.normalise) + self.bias_
             return logits if base is None else logits + self.base_scale_ * np.asarray(base, np.float64)
         cosine = self._projected(embeddings, np.concatenate(self.prototypes_), unit=True)
         first = np.cumsum([0, *(len(p) for p in self.prototypes_[:-1])])
@@ -230,21 +216,21 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _projected(self, X: Floats, directions: Floats, *, unit: bool) -> Floats:
         """(X - centre) @ directions.T, of X - centre as it is or brought to unit length."""
-        # not X @ ... - centre @ ...: what rounding leaves of an image at the centre would count as its direction
+        # subtract before projecting: rounding errors of an image at the centre would become its direction
         centred = X - self.centre_ if self.centre_.any() else X
         projected: Floats = centred @ directions.T
         if not unit:
             return projected
-        # half the time of numpy's norm, which makes an array of squares
+        # half the time of numpy's norm, which allocates an array of squares
         length = np.sqrt(np.einsum("nd,nd->n", centred, centred))
         cosine: Floats = projected / np.maximum(length, SHORTEST_LENGTH)[:, None]
         return cosine
 
     def predict(self, X: ArrayLike, base: ArrayLike | None = None) -> NDArray[Any]:
-        """The most likely class of each embedding, (n,)."""
+        """Predict the class of each embedding, (n,)."""
         logits = self.decision_function(X, base)
-        answers: NDArray[Any] = self.classes_[logits.argmax(axis=1)]
-        return answers
+        predictions: NDArray[Any] = self.classes_[logits.argmax(axis=1)]
+        return predictions
 
     def predict_proba(self, X: ArrayLike, base: ArrayLike | None = None) -> NDArray[np.float64]:
         """Softmax of the logits, (n, k); not calibrated."""
@@ -253,7 +239,7 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _lengths_of(points: Floats, parts: Sequence[int]) -> Floats:
-    """Root of the mean square length of each part of points (n, d), at each of its columns (d,); ones without parts."""
+    """RMS length of each part of points (n, d), repeated for each of its columns (d,); ones without parts."""
     lengths = np.ones(points.shape[1])
     for end, width in zip(np.cumsum(parts, dtype=int), parts, strict=True):
         own = slice(int(end) - width, int(end))
@@ -262,7 +248,7 @@ def _lengths_of(points: Floats, parts: Sequence[int]) -> Floats:
 
 
 def unit_length(vectors: Floats) -> Floats:
-    """Vectors (..., d) brought to unit length; a zero vector stays zero."""
+    """Scale vectors (..., d) to unit length; a zero vector stays zero."""
     unit: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), SHORTEST_LENGTH)
     return unit
 
@@ -276,20 +262,20 @@ def leave_one_out(
     base: Floats | None = None,
     parts: Sequence[int] = (),
 ) -> Floats:
-    """Logits (n, k) of each support image from a classifier that has not seen its unit (its copies and its group).
+    """Leave-one-out logits (n, k): each support image by a classifier fitted without its unit (its copies and its group).
 
-    A class that no other unit has is unknown to that classifier: -inf in its column. Rules that keep the `base` (n, k) know
-    it nevertheless; they leave many units out in parts, as they do inside.
+    A class without an image in another unit has -inf in its column, except for `rule="base"` with head logits `base`
+    (n, k). That rule uses at most 20 folds instead of one a unit.
     """
-    keeps = config.uses_base and base is not None
-    n_classes = base.shape[1] if keeps and base is not None else int(targets.max()) + 1
+    kept = base if config.uses_base else None
+    n_classes = int(targets.max()) + 1 if kept is None else kept.shape[1]
     logits = np.full((len(targets), n_classes), -np.inf)
-    for out in parts_of(unit) if keeps else [unit == one for one in np.unique(unit)]:
+    for out in [unit == one for one in np.unique(unit)] if kept is None else folds_of(unit):
         if len(np.unique(targets[~out])) < 2:
             continue
-        if keeps and base is not None:
-            fitted = config.make().fit(embeddings[~out], targets[~out], base=base[~out], unit=unit[~out], parts=parts)
-            logits[out] = fitted.decision_function(embeddings[out], base[out])
+        if kept is not None:
+            fitted = config.make().fit(embeddings[~out], targets[~out], base=kept[~out], unit=unit[~out], parts=parts)
+            logits[out] = fitted.decision_function(embeddings[out], kept[out])
         else:
             fitted = config.make().fit(embeddings[~out], targets[~out])
             logits[np.ix_(out, fitted.classes_)] = fitted.decision_function(embeddings[out])
@@ -297,16 +283,16 @@ def leave_one_out(
 
 
 def few_shot_graph(fitted: PrototypeClassifier) -> onnx.ModelProto:
-    """A fitted classifier as a graph: embedding (n, d) -> raw_logits (n, k).
+    """Export a fitted classifier as a graph: embedding (n, d) -> raw_logits (n, k).
 
-    Where the rule keeps the base, its logits, `base_logits` (n, k), go in beside the embedding.
+    For `rule="base"` the head's logits, `base_logits` (n, k), are a second input.
     """
     k, d = len(fitted.classes_), fitted.n_features_in_
     constants = {"centre": fitted.centre_, "shortest_length": np.array([SHORTEST_LENGTH])}
     nodes = [helper.make_node("Sub", ["embedding", "centre"], ["centred"])]
-    linear, keeps = fitted.rule in LINEAR_RULES, fitted.rule in BASE_RULES
+    linear, keeps = fitted.rule in LINEAR_RULES, fitted.rule == "base"
     points = "centred"
-    if fitted.normalise or not linear or fitted.rule == "base_and_means":
+    if fitted.normalise or not linear:
         nodes += unit_length_nodes("centred", "unit")
         points = "unit"
     if linear:

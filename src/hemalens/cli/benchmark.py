@@ -103,7 +103,7 @@ Unlabelled = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=VALUE",
-        help="unlabelled: images=8,16,32,64,128; pieces=batch_norm,standardise,prior,batch_norm+standardise; strength, "
+        help="unlabelled: images=8,16,32,64,128; pieces=batch_norm,size+class_bias; strength, "
         "repeats, test_fraction, beside=imagenet; repeatable.",
     ),
 ]

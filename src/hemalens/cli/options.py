@@ -49,8 +49,8 @@ FewShot = Annotated[
     typer.Option(
         "--few-shot",
         metavar="KEY=VALUE",
-        help="How a few cells classify the rest: rule=base (on top of the bundle's own head), base_and_means, prototype, "
-        "nearest_neighbour, logistic_regression or discriminant; normalise, centre, n_prototypes, c; repeatable.",
+        help="Few-shot classifier: rule=base (fine-tunes the bundle's head), prototype, nearest_neighbour or "
+        "logistic_regression; normalise, centre, n_prototypes, c; repeatable.",
         rich_help_panel=ADVANCED,
     ),
 ]

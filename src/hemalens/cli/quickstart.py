@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hemalens.adaptation.few_labels import adapt
+from hemalens.adaptation.adapt import adapt
+from hemalens.adaptation.options import AdaptOptions
 from hemalens.datasets import open_dataset
 from hemalens.datasets.splits import seeded
 from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES, synthesize
@@ -16,7 +17,7 @@ from hemalens.inference.predict import PredictionSummary, predict
 from hemalens.progress import Say, track
 from hemalens.report.compose import make_report
 from hemalens.runs.evaluate import EvaluateOptions, evaluate
-from hemalens.runs.folders import finish_run, start_run
+from hemalens.runs.folders import RunOptions, finish_run, start_run
 from hemalens.runs.train import TrainOptions, train
 from hemalens.taxonomy import AS_LABELLED
 
@@ -56,8 +57,12 @@ def quickstart(
     n_support = min(N_SUPPORT, N_PER_CLASS // 2)
     say(f"adapting to lab_b with {n_support} labelled cells of each type, testing on the others")
     support = write_support(data, target, n_support, seed)
-    means = ["rule=prototype"]
-    adapted = adapt(out / "train" / "bundle", f"csv:{support}", out=out / "adapted", few_shot=means, overwrite=True)
+    adapted = adapt(
+        out / "train" / "bundle",
+        run=RunOptions(out / "adapted", overwrite=True),
+        support=f"csv:{support}",
+        options=AdaptOptions(few_shot=("rule=prototype",)),
+    )
     say(adapted.manifest.adaptation.expected.verdict if adapted.manifest.adaptation else "")
     tested_again = evaluate(
         out / "adapted",

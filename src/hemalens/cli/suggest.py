@@ -24,33 +24,35 @@ def suggest(
     ] = None,
     out: Out,
     n: Annotated[int, typer.Option("--n", min=1, help="How many cells to label.")] = 20,
-    strategy: Annotated[
-        str, typer.Option(help="random, margin, entropy, k_centre, typical, clusters, badge or even.")
-    ] = "typical",
+    strategy: Annotated[str, typer.Option(help="typical, even (better from 16 cells on) or random.")] = "typical",
     labelled: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A CSV path,label of cells that have a label already.")
+        Path | None, typer.Option(metavar="FILE", help="A CSV path,label of cells that have a label.")
     ] = None,
-    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Also show the cells on one picture (.png).")] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the cells into one .png.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """List the cells to label next into a .csv above the images; with its labels filled in it goes to adapt --support."""
+    """List the cells to label next in a .csv above the images; fill in its labels and adapt with --support.
+
+    hemalens suggest runs/robust/bundle cells/images --n 20 --out cells/to_label.csv
+
+    hemalens suggest cells/images --strategy even --sheet cells/to_label.png --out cells/to_label.csv
+    """
     from hemalens.adaptation.suggest import suggest as run
+    from hemalens.runs.folders import RunOptions
 
     talk = Talk(quiet, as_json)
     named, source = bundle_and_images(bundle, images, usage=SHAPE)
     found = run(
         bundle_or_default(named, talk),
         source,
-        out=out,
+        run=RunOptions(out, seed, overwrite),
         n=n,
         strategy=strategy,
         labelled=labelled,
         sheet=sheet,
-        seed=seed,
-        overwrite=overwrite,
         say=talk.say,
     )
     lines = [f"{each.rank:3}  {each.path}: {each.guess} {each.probability:.2f}, {each.why}" for each in found]

@@ -1,4 +1,4 @@
-"""A trained network of `robust` taken up from its bundle, and trained on with a few labelled cells of a new laboratory."""
+"""Fine-tune the network of a `robust` bundle on a few labelled cells of a new laboratory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from hemalens.adaptation.logit_adjustment import without_additions
 from hemalens.bundle.artifact import WEIGHTS
 from hemalens.bundle.bundle import Bundle
 from hemalens.bundle.export import check_parity
@@ -25,6 +24,7 @@ from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.datasets.splits import balanced_weights
 from hemalens.errors import BundleError, ParityError
+from hemalens.graphs.additions import without_additions
 from hemalens.graphs.weights import head_weights, network_weights
 from hemalens.methods.robust import GEOMETRY, RobustConfig, RobustModule
 from hemalens.models.backbone import create_backbone
@@ -40,7 +40,7 @@ from hemalens.training.subclass_labels import FineLabels
 from hemalens.training.trainer import Course, Precision, train
 
 METHOD = "robust"
-"""The method whose networks can be taken up."""
+"""The method whose networks can be fine-tuned."""
 
 
 SAME_LABORATORY = LaboratoryConfig(
@@ -58,17 +58,16 @@ SAME_LABORATORY = LaboratoryConfig(
     noise=0.015,
     tight=0.0,
 )
-"""Another day, smear and camera setting of one laboratory: nearer than another laboratory."""
+"""Augmentation within one laboratory (day, smear, camera setting): weaker than between laboratories."""
 
 
 class FewCellsConfig(StrictConfig):
-    """How a network is trained on with a few labelled cells.
+    """Settings of fine-tuning on a few labelled cells.
 
-    `steps` batches of `batch_size` images, every class drawn equally often, each image as the same laboratory might have
-    taken it on another day. `weight_average`: decay a step of the moving average of the weights that is kept; 0 for
-    none. `folds`: the cells are answered once each by a training on the other folds, for calibration and for the accuracy
-    to expect; each fold takes as long as the training itself, and 0 leaves both out. `classifier`: the answer is the mean
-    of the network's and that of a classifier that the same cells give on the bundle as it was.
+    `steps` batches of `batch_size` images with balanced classes. `weight_average`: decay of the moving average of the
+    weights at each step; 0 for none. `folds` of cross-validation calibrate the model and estimate its accuracy; 0 skips
+    both.
+    `classifier`: average the log probabilities with those of a few-shot classifier on the bundle before fine-tuning.
     """
 
     steps: int = Field(default=100, ge=1)
@@ -85,15 +84,15 @@ class FewCellsConfig(StrictConfig):
     @classmethod
     def _some_or_none(cls, folds: int) -> int:
         if folds == 1:
-            raise ValueError("one fold leaves nothing to train on: 2 or more, or 0 for none")
+            raise ValueError("one fold leaves nothing to train on; use 2 or more, or 0 for none")
         return folds
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedOn:
-    """What is needed to train a bundle's network on: the bundle, how, and a folder for what training leaves behind.
+    """A bundle to fine-tune, the settings, and a folder for temporary files.
 
-    Of a bundle that adds what the size of nuclei says, or a bias, the network alone is trained on.
+    Nucleus sizes and a class bias of the bundle are no part of the network.
     """
 
     base: Bundle
@@ -101,7 +100,7 @@ class TrainedOn:
     scratch: Path
 
     def check(self, cells: CellDataset) -> None:
-        """Raise `BundleError` where the network that is taken up does not answer as the bundle does."""
+        """Raise `BundleError` if the rebuilt network does not predict as the bundle does."""
         preprocessing, temperature = self.base.manifest.preprocessing, self.base.manifest.temperature
         module = module_of(self.base, self.config, seed=0)
         answers = ModuleAnswers(module.eval(), cells, preprocessing, self.scratch, temperature)
@@ -109,13 +108,13 @@ class TrainedOn:
             check_parity(without_additions(self.base.graph).SerializeToString(), cells.records, answers.probabilities)
         except ParityError as error:
             raise BundleError(
-                "the bundle's graph holds more than its network, which alone can be trained on",
+                "the bundle's graph holds more than its network, which alone can be fine-tuned",
                 got=error.got,
-                remedy="Take the bundle from before standardise, prior, pseudo_labels or int8.",
+                remedy="Use the bundle from before int8 or other changes of its graph.",
             ) from error
 
     def learn(self, cells: CellDataset, *, seed: int) -> RobustModule:
-        """The network after the configured steps on `cells`, whose classes are the bundle's."""
+        """Fine-tune a fresh copy of the network on `cells`, whose classes are the bundle's."""
         config, preprocessing = self.config, self.base.manifest.preprocessing
         module = module_of(self.base, config, seed=seed)
         shown = without_background(module.labels.taught(cells), _settings(self.base).masks, preprocessing)
@@ -130,19 +129,19 @@ class TrainedOn:
         )
         run_dir = self.scratch / f"run_{seed}"
         train(module, training, None, run_dir=run_dir, course=Course(precision=config.precision))
-        shutil.rmtree(run_dir, ignore_errors=True)  # checkpoints of a training of minutes: nothing goes on from them
+        shutil.rmtree(run_dir, ignore_errors=True)  # checkpoints of minutes are not resumed
         module.after_training()
         return module
 
     def logits(self, module: RobustModule, records: CellDataset) -> NDArray[np.float32]:
-        """Logits (n, k) of images, not calibrated."""
+        """Uncalibrated logits (n, k) of images."""
         preprocessing = self.base.manifest.preprocessing
         shown = without_background(records, _settings(self.base).masks, preprocessing)
-        return logits_of(module, resized_images(shown, preprocessing, self.scratch / "asked.npy"))
+        return logits_of(module, resized_images(shown, preprocessing, self.scratch / "logits.npy"))
 
 
 def module_of(base: Bundle, config: FewCellsConfig, *, seed: int) -> RobustModule:
-    """The module behind a bundle's graph, ready to be trained on; raises `BundleError` for one of another method."""
+    """Rebuild the trainable module of a bundle; raises `BundleError` for a bundle of another method."""
     settings, manifest = _settings(base), base.manifest
     labels = FineLabels.told(manifest.labels, [(entry.code, entry.of) for entry in manifest.fine])
     n_outputs = len(labels.outputs)
@@ -160,16 +159,16 @@ def module_of(base: Bundle, config: FewCellsConfig, *, seed: int) -> RobustModul
 def _settings(base: Bundle) -> RobustConfig:
     if base.manifest.method != METHOD:
         raise BundleError(
-            "only networks of one method can be trained on", expected=f"a bundle of {METHOD}", got=base.manifest.method
+            f"only networks of {METHOD} can be fine-tuned", expected=f"a bundle of {METHOD}", got=base.manifest.method
         )
-    # bundles from before there was a white balance have none
+    # the configs of old bundles do not name white_balance, which they lack
     return RobustConfig.model_validate({"white_balance": False, **base.manifest.config})
 
 
 def _load(network: Any, base: Bundle) -> None:
-    """Put the weights of the bundle's graph into the network; its linear head is that of one network, or of both."""
+    """Load the weights of the bundle's graph into the network; one linear head holds the heads of all its parts."""
     prefix = "network." if isinstance(network, WithOutline) else ""
-    # a graph keeps equal tensors of two layers once; where nothing was changed since, the bundle's weights have both
+    # a graph stores equal tensors of two layers once; the file of weights has both
     kept = load_file(base.path / WEIGHTS) if WEIGHTS in base.manifest.files else {}
     found = {f"{prefix}{name}": tensor for name, tensor in kept.items()}
     graph = without_additions(base.graph)
@@ -177,7 +176,7 @@ def _load(network: Any, base: Bundle) -> None:
     weight, bias = (torch.from_numpy(value.copy()) for value in head_weights(graph))
     heads = [network.network.get_classifier(), network.outlined.head] if isinstance(network, WithOutline) else []
     heads = heads or [network.get_classifier()]
-    # the answer is the mean of the heads' logits
+    # the logits are the mean over the heads
     parts = weight.split([head.in_features for head in heads], dim=1)
     with torch.no_grad():
         for head, part in zip(heads, parts, strict=True):

@@ -26,7 +26,7 @@ RUN_FILE = "run.json"
 NO_AUXILIARY: Mapping[str, CellDataset] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """Where a run writes, its seed, and whether an existing output is replaced."""
 

@@ -15,7 +15,6 @@ from hemalens.bundle.bundle import (
     FILES,
     FINE,
     MODEL,
-    STATISTICS,
     Bundle,
     Precision,
     Quantisation,
@@ -125,7 +124,7 @@ def _written(out: Path, base: Bundle, content: bytes, images: CellDataset, *, co
         }
     )
     # quantisation changes the embedding little: its statistics stay
-    kept = [name for name in (STATISTICS, REFERENCE_FILE) if name in base.manifest.files]
+    kept = [REFERENCE_FILE] if REFERENCE_FILE in base.manifest.files else []
     return base.derive(
         out,
         manifest,

@@ -11,28 +11,28 @@ import numpy as np
 import pytest
 
 import trained
-from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled, adapted_to
+from hemalens.adaptation.adapt import adapt
+from hemalens.adaptation.options import AdaptOptions
+from hemalens.adaptation.unlabelled import adapted_to
 from hemalens.adaptation.unlabelled_config import UnlabelledConfig
 from hemalens.benchmark.protocols import unlabelled as module
 from hemalens.benchmark.protocols.targets import NewLaboratory, open_laboratories
 from hemalens.benchmark.protocols.unlabelled import UnlabelledCurves, UnlabelledPlan
-from hemalens.bundle.bundle import MODEL, SEEN, STATISTICS, Bundle, statistics_bytes, write_bundle
+from hemalens.bundle.bundle import MODEL, SEEN, Bundle, write_bundle
 from hemalens.bundle.nucleus_size import sizes_of
 from hemalens.bundle.stages import CentredCropStage
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import BundleError, ConfigError, SplitError
 from hemalens.imaging.centred_crop import CentredCropConfig
 from hemalens.inference.predictor import Predictor
+from hemalens.runs.folders import RunOptions
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
 AWAY: Mapping[str, Colour] = {"monocyte": (120, 150, 90), "lymphocyte": (110, 110, 160), "neutrophil": (150, 130, 90)}
 """Two of three types are mixed up there; listed in another order."""
-PLAN = UnlabelledPlan(numbers=(16, 8), pieces=("standardise", "prior"), n_repeats=3, seed=4)
-ALONE = ["batch_norm=false", "size=false", "class_bias=false"]
+PLAN = UnlabelledPlan(numbers=(16, 8), pieces=("class_bias", "class_bias+neighbours"), n_repeats=3, seed=4)
 SETTINGS = {
-    "standardise": [*ALONE, "standardise=true"],
-    "prior": [*ALONE, "prior=true"],
     "size": ["batch_norm=false", "class_bias=false"],
     "size+class_bias": ["batch_norm=false"],
 }
@@ -40,13 +40,10 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The nearest mean colour, with what its head expects of an embedding."""
+    """The nearest mean colour."""
     folder = tmp_path_factory.mktemp("bundle")
     cells = open_dataset(f"folder:{colour_cells(folder / 'home', HOME, 8, seed=0, noise=15)}")
-    plain = trained.colour_bundle(folder / "plain", cells, scale=30.0)
-    embeddings = np.stack([record.read().mean(axis=(0, 1)) / 255 for record in cells.records])
-    files = {name: (plain.path / name).read_bytes() for name in (MODEL, SEEN)}
-    return write_bundle(folder / "bundle", plain.manifest, {**files, STATISTICS: statistics_bytes(embeddings)})
+    return trained.colour_bundle(folder / "bundle", cells, scale=30.0)
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +110,8 @@ def test_images_are_drawn_beside_the_tested_ones_and_more_hold_the_fewer(
 ) -> None:
     found = UnlabelledCurves(PLAN).run(bundle, laboratory, source="home", seed=0)
     assert [(curve.variant, curve.against, curve.transductive) for curve in found] == [
-        ("standardise", "unlabelled", False),
-        ("prior", "unlabelled", False),
+        ("class_bias", "unlabelled", False),
+        ("class_bias+neighbours", "unlabelled", False),
     ]
     assert [[shots.k for shots in curve.shots] for curve in found] == [[0, 8, 16]] * 2
     assert all(parts == tested[0] for parts in tested), "every number and every piece has the same tests"
@@ -128,18 +125,15 @@ def test_images_are_drawn_beside_the_tested_ones_and_more_hold_the_fewer(
         assert not large & test
 
 
-@pytest.mark.parametrize("pieces", [("standardise", "prior"), ("size", "size+class_bias")])
 def test_the_scores_are_those_of_bundles_adapted_to_what_was_drawn(
-    request: pytest.FixtureRequest,
+    sized: Bundle,
+    sized_laboratory: NewLaboratory,
     drawn: list[tuple[UnlabelledConfig, CellDataset]],
     tested: list[list[frozenset[Path]]],
     tmp_path: Path,
-    pieces: tuple[str, str],
 ) -> None:
-    names = ("sized", "sized_laboratory") if "size" in pieces else ("bundle", "laboratory")
-    bundle, laboratory = map(request.getfixturevalue, names)
-    plan = UnlabelledPlan(numbers=(12,), pieces=pieces, n_repeats=2, seed=4)
-    found = UnlabelledCurves(plan).run(bundle, laboratory, source="home", seed=0)
+    plan = UnlabelledPlan(numbers=(12,), pieces=("size", "size+class_bias"), n_repeats=2, seed=4)
+    found = UnlabelledCurves(plan).run(sized, sized_laboratory, source="home", seed=0)
     right = []
     for i, (config, images) in enumerate(drawn):
         folder = tmp_path / f"drawn {i}"
@@ -147,11 +141,16 @@ def test_the_scores_are_those_of_bundles_adapted_to_what_was_drawn(
         for record in images.records:
             shutil.copy(record.path, folder)
         settings = SETTINGS["+".join(config.pieces)]
-        adapted = adapt_unlabelled(bundle.path, str(folder), out=tmp_path / f"{i}", settings=settings, seed=4)
+        adapted = adapt(
+            sized.path,
+            run=RunOptions(tmp_path / f"{i}", seed=4),
+            unlabelled=str(folder),
+            options=AdaptOptions(settings=settings),
+        )
         right.append(_right(adapted, tested[0][i % 2]))
     for curve, expected in zip(found, (right[:2], right[2:]), strict=True):
         before, after = curve.shots
-        assert before.accuracy.value == pytest.approx(np.mean([_right(bundle, test) for test in tested[0]]))
+        assert before.accuracy.value == pytest.approx(np.mean([_right(sized, test) for test in tested[0]]))
         assert after.accuracy.value == pytest.approx(np.mean(expected))
         assert after.accuracy.value != before.accuracy.value
 
@@ -161,9 +160,9 @@ def test_batch_norm_follows_and_the_embedding_is_computed_anew(
 ) -> None:
     network = trained.fitted(tmp_path_factory, "finetune").bundle
     lab = NewLaboratory(trained.laboratory(tmp_path_factory, "lab_b"), None)
-    plan = UnlabelledPlan(numbers=(8,), pieces=("batch_norm", "batch_norm+standardise"), strength=0.5, n_repeats=2)
+    plan = UnlabelledPlan(numbers=(8,), pieces=("batch_norm", "batch_norm+class_bias"), strength=0.5, n_repeats=2)
     found = UnlabelledCurves(plan).run(network, lab, source="lab_a", seed=0)
-    assert [config.pieces for config, _ in drawn[::2]] == [("batch_norm",), ("batch_norm", "standardise")]
+    assert [config.pieces for config, _ in drawn[::2]] == [("batch_norm",), ("batch_norm", "class_bias")]
     assert {config.strength for config, _ in drawn} == {0.5}
     assert [[shots.k for shots in curve.shots] for curve in found] == [[0, 8]] * 2
     assert all("strength 0.5" in curve.classifier for curve in found)
@@ -175,7 +174,7 @@ def test_the_same_seed_gives_the_same_curves(bundle: Bundle, laboratory: NewLabo
 
 
 def test_numbers_that_the_laboratory_does_not_have_are_left_out(bundle: Bundle, laboratory: NewLaboratory) -> None:
-    plan = UnlabelledPlan(numbers=(8, 500), pieces=("prior",), n_repeats=2)
+    plan = UnlabelledPlan(numbers=(8, 500), pieces=("class_bias",), n_repeats=2)
     curves = UnlabelledCurves(plan)
     curves.check([laboratory])
     (found,) = curves.run(bundle, laboratory, source="home", seed=0)
@@ -185,8 +184,8 @@ def test_numbers_that_the_laboratory_does_not_have_are_left_out(bundle: Bundle, 
 
 
 def test_a_piece_that_the_bundle_does_not_have_is_refused(bundle: Bundle, laboratory: NewLaboratory) -> None:
-    for piece, lacking in {"batch_norm": "no batch norm of its own", "size": "not know how large the nuclei"}.items():
-        plan = UnlabelledPlan(numbers=(8,), pieces=("prior", piece), n_repeats=2)
+    for piece, lacking in {"batch_norm": "no batch norm", "size": "no nucleus sizes"}.items():
+        plan = UnlabelledPlan(numbers=(8,), pieces=("class_bias", piece), n_repeats=2)
         with pytest.raises(BundleError, match=lacking):
             UnlabelledCurves(plan).run(bundle, laboratory, source="home", seed=0)
 
@@ -197,14 +196,17 @@ def test_a_plan_that_cannot_be_is_refused(asked: dict[str, Any]) -> None:
         UnlabelledPlan(**asked)
 
 
-def test_pieces_are_told_by_name(bundle: Bundle) -> None:
-    known = "batch_norm, class_balance, standardise, pseudo_labels, prior, size, class_bias"
-    with pytest.raises(ConfigError, match=f"unknown piece 'colour'; expected {known}"):
-        UnlabelledPlan(pieces=("prior+colour",))
+@pytest.mark.parametrize("piece", ["colour", "prior", "standardise"])
+def test_an_unknown_piece_is_refused(piece: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown piece '{piece}'.*batch_norm, size, class_bias, neighbours"):
+        UnlabelledPlan(pieces=(f"size+{piece}",))
+
+
+def test_pieces_are_joined_by_a_plus() -> None:
     plan = UnlabelledPlan(strength=0.8)
-    assert plan.config("batch_norm + prior").pieces == ("batch_norm", "prior")
-    assert plan.config("batch_norm+prior").strength == 0.8
-    assert "strength" not in plan.config("prior").model_fields_set, "a prior follows whole or not at all"
+    assert plan.config("batch_norm + size").pieces == ("batch_norm", "size")
+    assert plan.config("batch_norm+size").strength == 0.8
+    assert "strength" not in plan.config("size").model_fields_set, "of batch norm alone"
 
 
 def test_the_last_of_the_pieces_that_are_compared_are_those_of_adapting() -> None:

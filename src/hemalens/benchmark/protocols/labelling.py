@@ -20,7 +20,7 @@ from hemalens.evaluation.results import Against, KShot, Shots, Supervised
 from hemalens.progress import track
 
 BUDGETS = (8, 16, 24, 40, 60, 80)
-COMPARED = ("random", "margin", "clusters", "typical", "k_centre", "badge", "even")
+COMPARED = ("random", "typical", "even")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class LabellingPlan:
         if not self.classifier.uses_base or self.classifier.transductive:
             raise ConfigError(
                 "labelling starts from what the model knows, and looks at no tested image",
-                expected="rule=base or rule=base_and_means, not centre=target",
+                expected="rule=base, not centre=target",
                 got=str(self.classifier),
             )
 

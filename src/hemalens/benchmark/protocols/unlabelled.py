@@ -68,8 +68,7 @@ class UnlabelledPlan:
         unknown = [word for word in wanted if word not in PIECES]
         if unknown:
             raise ConfigError(f"unknown piece {unknown[0]!r}", expected=f"{', '.join(PIECES)}, or some with + between them")
-        statistics = "batch_norm" in wanted or "standardise" in wanted
-        more = {"strength": self.strength} if statistics else {}
+        more = {"strength": self.strength} if "batch_norm" in wanted else {}
         return UnlabelledConfig.from_mapping({**{piece: piece in wanted for piece in PIECES}, **more}, source=words)
 
 

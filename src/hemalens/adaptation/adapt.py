@@ -1,0 +1,68 @@
+"""Adapt a bundle to a new laboratory: with a few labelled cells, with unlabelled images, or with both."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled, unlabelled_config
+from hemalens.adaptation.few_labels import adapt_few_labels, few_shot_config
+from hemalens.adaptation.finetune import adapt_finetuned
+from hemalens.adaptation.options import DEFAULTS, AdaptOptions
+from hemalens.bundle.bundle import FILES, Bundle
+from hemalens.errors import InputError
+from hemalens.files import claim_folder
+from hemalens.progress import Say
+from hemalens.runs.folders import RunOptions
+
+
+def adapt(
+    bundle: Path,
+    *,
+    run: RunOptions,
+    support: str | None = None,
+    unlabelled: str | None = None,
+    finetune: bool = False,
+    options: AdaptOptions = DEFAULTS,
+    say: Say = lambda text: None,
+) -> Bundle:
+    """Adapt the bundle in the folder `bundle` to a new laboratory, and write the adapted bundle to `run.out`.
+
+    `support` names labelled cells, as in "folder:my_cells"; they fit a new classifier, or all weights with `finetune`.
+    `unlabelled` names a dataset or a folder of images. With both, the bundle is adapted to the images first. Raises
+    `InputError` for options that the given data have no use for.
+    """
+    _check(support, unlabelled, finetune, options)
+    if support is None:
+        return adapt_unlabelled(bundle, str(unlabelled), run=run, options=options, say=say)
+    if finetune:
+        return adapt_finetuned(bundle, support, run=run, options=options, say=say)
+    if unlabelled is None:
+        return adapt_few_labels(bundle, support, run=run, options=options, say=say)
+    unlabelled_config(options)
+    few_shot_config(options)
+    claim_folder(run.out, FILES, "a bundle", overwrite=run.overwrite)
+    with tempfile.TemporaryDirectory(prefix="hemalens.adapt.") as folder:
+        between = Path(folder) / "bundle"
+        adapt_unlabelled(bundle, unlabelled, run=RunOptions(between, run.seed), options=options, say=say)
+        # the adapted bundle contains the further encoders already
+        return adapt_few_labels(between, support, run=run, options=replace(options, beside=()), say=say)
+
+
+def _check(support: str | None, unlabelled: str | None, finetune: bool, options: AdaptOptions) -> None:
+    """Raise `InputError` if there is nothing to adapt to, or an option has no use."""
+    if support is None and unlabelled is None:
+        raise InputError("there is nothing to adapt to", expected="--support SPEC, --unlabelled SPEC or both")
+    of_classifier = {"--few-shot": options.few_shot, "--allow-new": options.allow_new}
+    given = [name for name, value in of_classifier.items() if value]
+    if support is None and (given or finetune):
+        raise InputError(f"{(given or ['--finetune'])[0]} needs --support")
+    if finetune and (unlabelled is not None or given):
+        other = "--unlabelled" if unlabelled is not None else given[0]
+        raise InputError(
+            f"--finetune and {other} do not go together",
+            remedy="Adapt to the unlabelled images first, then --finetune that bundle." if unlabelled else None,
+        )
+    if options.settings and unlabelled is None and not finetune:
+        raise InputError("--set needs --unlabelled or --finetune", remedy="For labelled cells, use --few-shot KEY=VALUE.")
