@@ -25,7 +25,7 @@ from hemalens.inference.predictor import Predictor, list_images
 from hemalens.progress import set_quiet
 from hemalens.report.compose import environment
 from hemalens.runs.inputs import open_inputs
-from hemalens.runs.quantize import quantize
+from hemalens.runs.quantize import QuantizeOptions, quantize
 
 
 def images_per_second(predictor: Predictor, inputs: Sequence[Path | Record]) -> float:
@@ -78,7 +78,7 @@ def main() -> None:
             labels = open_bundle(path).manifest.label_map
             dataset = open_inputs(chosen.data, labels=labels, role="test", unreadable="keep").dataset
             inputs = dataset.records[: chosen.images]
-        small = quantize(path, spec, out=top / "int8", settings=chosen.set, say=print)
+        small = quantize(path, spec, out=top / "int8", options=QuantizeOptions(settings=chosen.set), say=print)
         compare(open_bundle(path), small, inputs, n_rounds=chosen.rounds)
         if dataset is not None:
             before, after = (balanced_accuracy(bundle, dataset) for bundle in (open_bundle(path), small))

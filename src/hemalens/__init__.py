@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from hemalens.errors import HemalensError
     from hemalens.inference.predict import predict
     from hemalens.inference.predictor import Prediction, Predictor
-    from hemalens.runs.evaluate import evaluate
+    from hemalens.runs.evaluate import EvaluateOptions, evaluate
     from hemalens.runs.folders import RunOptions
-    from hemalens.runs.quantize import quantize
+    from hemalens.runs.quantize import QuantizeOptions, quantize
     from hemalens.runs.segment import segment
-    from hemalens.runs.train import train
+    from hemalens.runs.train import TrainOptions, train
 
 __version__ = "0.1.0"
 
@@ -28,11 +28,14 @@ _PLACES = {
     "AdaptOptions": "hemalens.adaptation.options",
     "Bundle": "hemalens.bundle.bundle",
     "CellDataset": "hemalens.datasets",
+    "EvaluateOptions": "hemalens.runs.evaluate",
     "HemalensError": "hemalens.errors",
     "Prediction": "hemalens.inference.predictor",
     "Predictor": "hemalens.inference.predictor",
+    "QuantizeOptions": "hemalens.runs.quantize",
     "Record": "hemalens.datasets",
     "RunOptions": "hemalens.runs.folders",
+    "TrainOptions": "hemalens.runs.train",
     "adapt": "hemalens.adaptation.adapt",
     "benchmark": "hemalens.benchmark.run",
     "default_model_path": "hemalens.bundle.default_model",
@@ -50,11 +53,14 @@ __all__ = [
     "AdaptOptions",
     "Bundle",
     "CellDataset",
+    "EvaluateOptions",
     "HemalensError",
     "Prediction",
     "Predictor",
+    "QuantizeOptions",
     "Record",
     "RunOptions",
+    "TrainOptions",
     "__version__",
     "adapt",
     "benchmark",

@@ -23,7 +23,8 @@ from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import BundleError
 from hemalens.inference.predictor import Predictor
 from hemalens.runs.folders import RunOptions
-from hemalens.runs.quantize import quantize
+from hemalens.runs.quantize import QuantizeOptions, quantize
+from hemalens.runs.train import TrainOptions
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -44,7 +45,13 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _trained(cells: Path, out: Path, **more: Any) -> Bundle:
     settings = trained.settings(trained.PROBE)
-    train("linear_probe", f"synthetic:{cells / 'home'}", out=out, test_fraction=0.0, settings=settings, **more)
+    train(
+        "linear_probe",
+        f"synthetic:{cells / 'home'}",
+        out=out,
+        options=TrainOptions(test_fraction=0.0, **more),
+        settings=settings,
+    )
     return open_bundle(out / "bundle")
 
 
@@ -354,7 +361,7 @@ def test_it_predicts_and_is_evaluated_as_any_other(sized: Bundle, away: str, cel
 
 
 def test_it_is_made_smaller(by_size: Bundle, away: str, tmp_path: Path) -> None:
-    small = quantize(by_size.path, away, out=tmp_path / "fp16", precision="fp16", n_images=8)
+    small = quantize(by_size.path, away, out=tmp_path / "fp16", precision="fp16", options=QuantizeOptions(n_images=8))
     assert small.manifest.unlabelled == by_size.manifest.unlabelled
     (first, one), (second, other) = (_answered(bundle, open_dataset(away)) for bundle in (by_size, small))
     assert (first.argmax(axis=1) == second.argmax(axis=1)).mean() > 0.8
@@ -363,12 +370,12 @@ def test_it_is_made_smaller(by_size: Bundle, away: str, tmp_path: Path) -> None:
 
 def test_int8_comes_before_the_sizes(by_size: Bundle, away: str, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"int8 cannot take along.*smaller, then adapt that"):
-        quantize(by_size.path, away, out=tmp_path / "int8", precision="int8", n_images=8)
+        quantize(by_size.path, away, out=tmp_path / "int8", precision="int8", options=QuantizeOptions(n_images=8))
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
 def test_a_smaller_bundle_knows_the_sizes_too(base: Bundle, away: str, tmp_path: Path, precision: Any) -> None:
-    small = quantize(base.path, away, out=tmp_path / precision, precision=precision, n_images=8)
+    small = quantize(base.path, away, out=tmp_path / precision, precision=precision, options=QuantizeOptions(n_images=8))
     made = adapt(
         small.path,
         run=RunOptions(tmp_path / "made"),

@@ -27,7 +27,7 @@ from hemalens.graphs.batch_norm import OP_TYPE, has_batch_norm
 from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.inference.predictor import Predictor, list_images
 from hemalens.runs.folders import RunOptions
-from hemalens.runs.quantize import quantize
+from hemalens.runs.quantize import QuantizeOptions, quantize
 from networks import conv_bundle
 from trained import Colour, colour_cells
 
@@ -142,7 +142,7 @@ def test_a_quantised_bundle_keeps_the_adaptation_and_has_no_batch_norm_to_adapt(
     made = adapt(network.path, run=RunOptions(tmp_path / "out"), unlabelled=drawn, options=AdaptOptions(settings=BIAS))
     assert 0 <= made.manifest.parity <= 1e-3
     np.testing.assert_allclose(_answered(made, drawn)[0].sum(axis=1), 1, atol=1e-5)
-    small = quantize(made.path, drawn, out=tmp_path / "small", n_images=8)
+    small = quantize(made.path, drawn, out=tmp_path / "small", options=QuantizeOptions(n_images=8))
     assert small.manifest.unlabelled == made.manifest.unlabelled
     with pytest.raises(BundleError, match="no batch norm"):
         adapt(small.path, run=RunOptions(tmp_path / "no"), unlabelled=drawn)

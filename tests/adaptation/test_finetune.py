@@ -97,10 +97,10 @@ def test_the_manifest_says_how_it_came_to_be(base: Bundle, finetuned: Bundle) ->
 
 
 def test_what_was_answered_by_the_folds_is_kept_as_its_home(finetuned: Bundle) -> None:
-    home = finetuned.home
-    assert home is not None
-    assert (home.geometry, len(home.targets)) == (None, 12)
-    np.testing.assert_allclose(home.probabilities.sum(axis=1), 1, atol=1e-5)
+    reference = finetuned.reference
+    assert reference is not None
+    assert (reference.geometry, len(reference.targets)) == (None, 12)
+    np.testing.assert_allclose(reference.probabilities.sum(axis=1), 1, atol=1e-5)
     content = (finetuned.path / "home.npz").read_bytes()
     read_reference(content, n_features=finetuned.manifest.embedding_size, n_classes=len(finetuned.manifest.labels))
 
@@ -118,7 +118,7 @@ def test_it_answers_otherwise_than_its_base_and_can_be_trained_on_again(
     )
     assert again.manifest.adaptation is not None
     assert again.manifest.adaptation.expected.verdict.endswith("(folds=0)")
-    assert again.home is None
+    assert again.reference is None
     assert again.manifest.temperature == alone.manifest.temperature
     with pytest.raises(BundleError, match=r"no linear head of its own. Take the bundle that it was made from"):
         adapt(

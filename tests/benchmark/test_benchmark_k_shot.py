@@ -238,7 +238,7 @@ def test_too_large_a_k_is_refused_before_training(labs: Path, fits: list[str], t
     # the way out that the message names
     report = _run(labs, out, plan=changed(SMALL, shots=(1, 5)), min_per_class=6)
     assert report.k_shot[0].classes == ("neutrophil", "lymphocyte")
-    assert report.k_shot[0].left_out == {"monocyte": "5 image(s), at least 6 asked for"}
+    assert report.k_shot[0].left_out == {"monocyte": "5 image(s), at least 6 required"}
     assert report.data[1].dropped == {"class monocyte, fewer than 6 images": 5}
 
 

@@ -51,6 +51,16 @@ def _with_model(folder: Path, content: bytes) -> None:
     _edit(folder, files=entries)
 
 
+def _with_digests(folder: Path) -> Path:
+    """The folder, its manifest fitted to its files."""
+    entries = json.loads((folder / MANIFEST).read_text())["files"]
+    for name in entries:
+        content = (folder / name).read_bytes()
+        entries[name] = {"sha256": hashlib.sha256(content).hexdigest(), "n_bytes": len(content)}
+    _edit(folder, files=entries)
+    return folder
+
+
 def test_the_manifest_names_every_file_with_its_size_and_digest(original: Path) -> None:
     manifest = open_bundle(original).manifest
     assert {entry.name for entry in original.iterdir()} == {*manifest.files, MANIFEST}
@@ -182,6 +192,27 @@ def test_a_bundle_is_replaced_whole(original: Path, copy: Path) -> None:
     assert {entry.name for entry in copy.iterdir()} == {MODEL, MANIFEST}
     assert set(again.manifest.files) == {MODEL}
     assert again.graph_bytes == bundle.graph_bytes
+
+
+def test_a_derived_bundle_keeps_the_seen_images_of_all_its_sources(original: Path, copy: Path, tmp_path: Path) -> None:
+    base = open_bundle(original)
+    (copy / SEEN).write_bytes(seen_images(["other"]))
+    other = open_bundle(_with_digests(copy))
+    made = base.derive(
+        tmp_path / "derived",
+        base.manifest.model_copy(update={"method": "derived"}),
+        base.graph_bytes,
+        others=[other],
+        seen=["support"],
+        seen_unlabelled=["target"],
+        files={"extra.bin": b"x"},
+    )
+    assert made.manifest.method == "derived"
+    assert made.graph_bytes == base.graph_bytes
+    assert made.seen == base.seen | {"other", "support"}
+    assert made.seen_unlabelled == {"target"}
+    assert (made.path / "extra.bin").read_bytes() == b"x"
+    assert len(base.seen) > 2
 
 
 def test_reading_a_digest_anew_when_a_file_has_changed(copy: Path) -> None:

@@ -41,7 +41,7 @@ def test_it_lies_in_the_package() -> None:
 
 def test_without_one_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hemalens.bundle.default_model.FOLDER", tmp_path)
-    with pytest.raises(BundleError, match=r"has no default model; expected a bundle in .* Name a bundle of your own"):
+    with pytest.raises(BundleError, match=r"has no default model; expected a bundle in .* Give a bundle"):
         default_model_path()
 
 

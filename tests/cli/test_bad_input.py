@@ -10,6 +10,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from hemalens.errors import (
     WeightsError,
 )
 from hemalens.methods import METHODS
+from hemalens.runs.evaluate import EvaluateOptions
+from hemalens.runs.train import TrainOptions
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -163,7 +166,9 @@ def test_a_class_of_copies_counts_as_one_image(folder: Path, stub: None) -> None
 def test_a_small_class_can_be_left_out_and_is_named(folder: Path, stub: None) -> None:
     _image(folder / "monocyte" / "only.png")
     said: list[str] = []
-    report = train("stub", f"folder:{folder}", out=folder.parent / "run", min_per_class=3, say=said.append)
+    report = train(
+        "stub", f"folder:{folder}", out=folder.parent / "run", options=TrainOptions(min_per_class=3), say=said.append
+    )
     assert report.data[0].class_counts == {"neutrophil": 6, "lymphocyte": 6}
     assert report.data[0].dropped == {"class monocyte, fewer than 3 images": 1}
     assert any("class monocyte, fewer than 3 images: 1" in text for text in said)
@@ -193,7 +198,9 @@ def test_unreadable_images_are_dropped_and_counted_when_asked(folder: Path, stub
     for name in ("neutrophil/a broken.png", "lymphocyte/z broken.png"):
         harm(folder / name)
     said: list[str] = []
-    report = train("stub", f"folder:{folder}", out=folder.parent / "run", drop_unreadable=True, say=said.append)
+    report = train(
+        "stub", f"folder:{folder}", out=folder.parent / "run", options=TrainOptions(drop_unreadable=True), say=said.append
+    )
     assert report.data[0].class_counts == {"neutrophil": 6, "lymphocyte": 6}
     assert report.data[0].dropped == {"unreadable": 2}
     assert any("2 unreadable" in text for text in said)
@@ -205,10 +212,10 @@ def test_unreadable_validation_images_are_dropped_too(folder: Path, stub: None, 
         source = trained.cells(tmp_path_factory) / "lab_b" / "images" / kind
         shutil.copytree(source, held / kind)
     (held / "neutrophil" / "broken.png").write_bytes(b"")
-    arguments = {"validation_spec": f"folder:{held}", "out": folder.parent / "run"}
+    out, options = folder.parent / "run", TrainOptions(validation_spec=f"folder:{held}")
     with pytest.raises(ImageError, match="1 of 17 images cannot be read"):
-        train("stub", f"folder:{folder}", **arguments)
-    report = train("stub", f"folder:{folder}", drop_unreadable=True, **arguments)
+        train("stub", f"folder:{folder}", out=out, options=options)
+    report = train("stub", f"folder:{folder}", out=out, options=replace(options, drop_unreadable=True))
     assert [card.dropped for card in report.data] == [{}, {"unreadable": 1}]
 
 
@@ -226,7 +233,7 @@ def test_broken_images_in_the_test_data_are_listed_in_the_report(
         harm(folder / "neutrophil" / f"broken {number}.png")
     shutil.copytree(trained.cells(tmp_path_factory) / "lab_b" / "images" / "monocyte", folder / "monocyte")
     shutil.copytree(trained.cells(tmp_path_factory) / "lab_b" / "images" / "neutrophil", folder / "neutrophil" / "lab b")
-    report = evaluate(bundle, f"folder:{folder}", out=tmp_path / "report", drop_seen=True)
+    report = evaluate(bundle, f"folder:{folder}", out=tmp_path / "report", options=EvaluateOptions(drop_seen=True))
     assert report.data[0].dropped == {"seen in training": 12}
     unreadable = report.evaluations[0].unreadable
     assert sorted(unreadable) == [str(folder / "neutrophil" / f"broken {n}.png") for n in range(len(BROKEN))]
@@ -255,7 +262,11 @@ def test_unknown_names_show_the_near_ones(folder: Path, bundle: Path, tmp_path: 
         (DatasetError, "unknown dataset 'foldr'.*'folder'", lambda: train("linear_probe", f"foldr:{folder}", out=out)),
         (DatasetError, f"For one folder a class: folder:{folder}", lambda: train("linear_probe", str(folder), out=out)),
         (InputError, "unknown method 'linear_prob'.*'linear_probe'", lambda: train("linear_prob", spec, out=out)),
-        (LabelError, "unknown label map 'five'.*'five_class'", lambda: train("linear_probe", spec, out=out, labels="five")),
+        (
+            LabelError,
+            "unknown label map 'five'.*'five_class'",
+            lambda: train("linear_probe", spec, out=out, options=TrainOptions(labels="five")),
+        ),
         (ConfigError, "unknown key 'hed'.*'head'", lambda: train("linear_probe", spec, out=out, settings=["hed=lr"])),
         (
             ConfigError,
@@ -334,7 +345,7 @@ def test_a_config_file_that_is_missing_or_damaged(folder: Path, tmp_path: Path) 
         if content is not None:
             file.write_text(content)
         with pytest.raises(ConfigError, match=f"settings.toml'.*{message}|{message}.*settings.toml'"):
-            train("linear_probe", f"folder:{folder}", out=tmp_path / "run", config_file=file)
+            train("linear_probe", f"folder:{folder}", out=tmp_path / "run", options=TrainOptions(config_file=file))
 
 
 def test_a_head_that_needs_more_images_says_so(folder: Path, tmp_path: Path) -> None:
@@ -375,11 +386,16 @@ def test_validation_data_with_images_of_the_training_data_or_without_its_classes
     folder: Path, stub: None, tmp_path: Path
 ) -> None:
     with pytest.raises(SplitError, match=r"12 image\(s\) of cells were trained on|image\(s\) of cells were trained on"):
-        train("stub", f"folder:{folder}", out=tmp_path / "run", validation_spec=f"folder:{folder}")
+        train("stub", f"folder:{folder}", out=tmp_path / "run", options=TrainOptions(validation_spec=f"folder:{folder}"))
     _image(tmp_path / "other" / "monocyte" / "a.png")
     _image(tmp_path / "other" / "basophil" / "b.png", seed=1)
     with pytest.raises(SplitError, match=r"validation data other shares no class .*expected neutrophil.*got "):
-        train("stub", f"folder:{folder}", out=tmp_path / "run", validation_spec=f"folder:{tmp_path / 'other'}")
+        train(
+            "stub",
+            f"folder:{folder}",
+            out=tmp_path / "run",
+            options=TrainOptions(validation_spec=f"folder:{tmp_path / 'other'}"),
+        )
 
 
 # -------------------------------------------------------------------------------------------------------------- CSV
@@ -568,7 +584,7 @@ def test_a_place_without_permission(
 def test_an_existing_file_is_refused_and_kept(bundle: Path, unseen: Path, stub: None, tmp_path: Path, job: str) -> None:
     out = tmp_path / "mine.csv"
     out.write_text("kept")
-    with pytest.raises(OutputError, match=r"'.*mine.csv' (exists already|holds something else)"):
+    with pytest.raises(OutputError, match=r"'.*mine.csv' (exists already|holds something else|is not a run folder)"):
         _writers(bundle, unseen)[job](out)
     assert out.read_text() == "kept"
 
@@ -581,7 +597,7 @@ def test_a_folder_of_something_else_is_never_removed(
     (out / "letters").mkdir(parents=True)
     (out / "letters" / "a.txt").write_text("kept")
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match=r"'.*documents' (exists already|holds something else)"):
+        with pytest.raises(OutputError, match=r"'.*documents' (exists already|holds something else|is not a run folder)"):
             _writers(bundle, unseen)[job](out, overwrite=overwrite)
     assert (out / "letters" / "a.txt").read_text() == "kept"
 
@@ -640,7 +656,7 @@ def test_a_full_disk_keeps_the_previous_predictions(
     out = tmp_path / "out" / f"answers{suffix}"
     predict(bundle, str(unseen), out=out)
     before = out.read_bytes()
-    monkeypatch.setattr("hemalens.inference.predict._row", _raise_full_disk)
+    monkeypatch.setattr("hemalens.inference.rows.RowFormat.row", _raise_full_disk)
     for target in (out, tmp_path / "out" / f"new{suffix}"):
         with pytest.raises(OutputError, match=f"the disk is full while writing '{target}'. Free space"):
             predict(bundle, str(unseen), out=target, overwrite=True)
@@ -681,7 +697,7 @@ def test_a_full_disk_while_the_bundle_is_written_leaves_a_run_that_goes_on(
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
     said: list[str] = []
     train("stub", f"folder:{folder}", out=tmp_path / "run", say=said.append)
-    assert "going on with the stopped run" in said
+    assert any("stopped run" in text for text in said)
     assert (tmp_path / "run" / "bundle" / "manifest.json").is_file()
 
 

@@ -205,3 +205,21 @@ def test_predictions_are_the_same_for_a_copy_of_a_record(bundle: Bundle, cells: 
     record = cells.records[3]
     a, b = Predictor(bundle).predict([record, replace(record, source_label="something else", domain="elsewhere")])
     np.testing.assert_array_equal(a.probabilities, b.probabilities)
+
+
+def test_a_monitor_fills_typicality_and_set_and_leaves_the_rest(bundle: Bundle, cells: CellDataset, tmp_path: Path) -> None:
+    records = [*cells.records, Record(tmp_path / "gone.png", "", "")]
+    plain = list(Predictor(bundle).predict(records))
+    monitor = bundle.monitor()
+    monitored = list(Predictor(bundle, monitor=monitor).predict(records))
+    assert [p.record.path for p in monitored] == [record.path for record in records]
+    np.testing.assert_array_equal(_stacked(monitored), _stacked(plain))
+    assert {(p.typicality, p.prediction_set, p.embedding) for p in plain} == {(None, None, None)}
+    for prediction in monitored[:-1]:
+        assert prediction.embedding is None
+        assert prediction.typicality is not None
+        assert 0 < prediction.typicality <= 1
+        assert prediction.prediction_set is not None
+        assert prediction.label in prediction.prediction_set
+    assert (monitored[-1].error is None, monitored[-1].typicality, monitored[-1].prediction_set) == (False, None, None)
+    assert monitor.report().n_images == len(cells)

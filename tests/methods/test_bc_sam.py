@@ -36,6 +36,7 @@ from hemalens.models.autoencoder import CellAutoencoder
 from hemalens.models.backbone import BackboneConfig, create_backbone
 from hemalens.runs.evaluate import evaluate as evaluate_job
 from hemalens.runs.folders import RunOptions
+from hemalens.runs.train import TrainOptions
 
 SMALL_AUTOENCODER = (
     "autoencoder.epochs=1",
@@ -302,7 +303,7 @@ def test_train_takes_unlabelled_sets_by_role(
     cells = trained.cells(tmp_path_factory)
     spec = f"synthetic:{cells / 'lab_a'}"
     both = [("unlabelled", f"synthetic:{cells / 'lab_b'}"), ("unlabelled", fresh)]
-    report = train("bc_sam", spec, out=tmp_path / "run", auxiliary_specs=both, settings=TIMM)
+    report = train("bc_sam", spec, out=tmp_path / "run", options=TrainOptions(auxiliary_specs=both), settings=TIMM)
     bundle = open_bundle(tmp_path / "run" / "bundle")
     assert bundle.seen_unlabelled == {*lab_b.contents, *open_dataset(fresh).contents}
     assert [entry.name for entry in bundle.manifest.data if entry.role == "auxiliary"] == ["lab_b", "lab_a"]
@@ -315,7 +316,7 @@ def test_train_takes_unlabelled_sets_by_role(
         "bc_sam",
         spec,
         out=tmp_path / "told",
-        auxiliary_specs=[("unlabelled", spec)],
+        options=TrainOptions(auxiliary_specs=[("unlabelled", spec)]),
         settings=[*TIMM, "autoencoder.mmd=none"],
     )
     assert told.evaluations[0].transductive

@@ -26,7 +26,7 @@ from hemalens.graphs.runtime import GraphRunner
 from hemalens.methods.few_shot_finetune import FewCellsConfig, TrainedOn, module_of
 from hemalens.methods.robust import METHOD, RobustModule
 from hemalens.runs.folders import RunOptions
-from hemalens.runs.quantize import quantize
+from hemalens.runs.quantize import QuantizeOptions, quantize
 from hemalens.training.laboratory_augmentation import LaboratoryConfig
 from trained import Fitted, colour_cells
 
@@ -109,7 +109,9 @@ def test_batch_norm_that_followed_a_laboratory_and_weights_in_16_bits_are_taken_
     assert biased.manifest.unlabelled is not None
     assert biased.manifest.unlabelled.bias is not None
     _way(biased, tmp_path).check(abroad)
-    half = quantize(plain.bundle.path, f"folder:{images}", out=tmp_path / "half", precision="fp16", n_images=4)
+    half = quantize(
+        plain.bundle.path, f"folder:{images}", out=tmp_path / "half", precision="fp16", options=QuantizeOptions(n_images=4)
+    )
     _way(half, tmp_path).check(abroad)
 
 

@@ -36,7 +36,7 @@ from hemalens.methods.robust import METHOD, RobustConfig, RobustModule
 from hemalens.models.backbone import preprocessing_of
 from hemalens.models.outline import OutlineNetwork, WithOutline
 from hemalens.runs.folders import RunOptions
-from hemalens.runs.quantize import quantize
+from hemalens.runs.quantize import QuantizeOptions, quantize
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.data import resized_images
@@ -506,7 +506,9 @@ def test_a_bundle_with_outlines_is_made_smaller(
     outlined: Bundle, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, precision: Any
 ) -> None:
     spec = f"synthetic:{trained.cells(tmp_path_factory) / 'lab_b'}"
-    small = quantize(outlined.path, spec, out=tmp_path / precision, precision=precision, n_images=12)
+    small = quantize(
+        outlined.path, spec, out=tmp_path / precision, precision=precision, options=QuantizeOptions(n_images=12)
+    )
     assert len(small.graph_bytes) < 0.7 * len(outlined.graph_bytes)
     told = small.manifest.quantisation
     assert told is not None

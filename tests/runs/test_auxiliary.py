@@ -126,7 +126,7 @@ def test_a_role_that_no_method_has_is_refused_with_the_near_one(cells: str) -> N
 
 
 def test_a_role_that_must_be_there_is_asked_for(cells: str) -> None:
-    with pytest.raises(InputError, match=r"with_needed needs images of kidneys\. Say --aux needed=SPEC\."):
+    with pytest.raises(InputError, match=r"with_needed needs images of kidneys\. .*--aux needed=SPEC"):
         open_auxiliary([WITH_FIRST, WITH_NEEDED], [("first", cells)], labels="five_class")
     assert list(open_auxiliary([WITH_NEEDED], [("needed", cells)], labels="five_class")) == ["needed"]
     assert open_auxiliary([WITH_OTHERS], [], labels="five_class") == {}
@@ -195,4 +195,4 @@ def test_a_method_that_uses_masks_is_told_how_many_there_are(cells: str) -> None
 def test_copies_of_cells_without_a_mask_are_refused_with_the_way_out(cells: str) -> None:
     with pytest.raises(ConfigError, match=r"no image of cells has a mask .*expected images with masks") as error:
         mask_note(_WithMasks(masks=MaskUse(copies=5)), open_dataset(cells))
-    assert str(error.value).endswith("Say --set masks.segmenter=classical, or --set masks.copies=0.")
+    assert "--set masks.segmenter=classical" in str(error.value)

@@ -25,7 +25,7 @@ from hemalens.inference.predict import predict
 from hemalens.inference.predictor import Predictor, list_images
 from hemalens.methods.robust import METHOD
 from hemalens.runs.folders import RunOptions
-from hemalens.runs.quantize import quantize
+from hemalens.runs.quantize import QuantizeOptions, quantize
 
 TYPES = ("band_neutrophil", "segmented_neutrophil")
 
@@ -148,7 +148,9 @@ def test_adapting_by_labels_drops_them(bundle: Bundle, abroad: Path, tmp_path: P
 
 
 def test_8_bits_keep_them_and_say_how_far_they_moved(bundle: Bundle, abroad: Path, tmp_path: Path) -> None:
-    made = quantize(bundle.path, f"synthetic:{abroad}", out=tmp_path / "int8", settings=["fp32_layers=1"])
+    made = quantize(
+        bundle.path, f"synthetic:{abroad}", out=tmp_path / "int8", options=QuantizeOptions(settings=["fp32_layers=1"])
+    )
     assert made.manifest.fine == bundle.manifest.fine
     assert FINE in _outputs(made)
     how = made.manifest.quantisation
@@ -173,16 +175,16 @@ def test_parity_looks_at_the_finer_types_too(bundle: Bundle, abroad: Path) -> No
         check_parity(bundle.graph_bytes, records, own("probabilities"), fine=own(FINE, 0.01))
 
 
-def test_a_manifest_with_finer_types_that_the_graph_does_not_tell_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+def test_subtypes_in_the_manifest_that_the_graph_lacks_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     others = [name for name in _outputs(bundle) if name != FINE]
     graph: onnx.ModelProto = graphs.cut(bundle.graph, ["image"], others)
     made = write_bundle(tmp_path / "lacking", bundle.manifest, {MODEL: graph.SerializeToString()})
-    with pytest.raises(BundleError, match=f"tells no finer types; expected the output {FINE}"):
+    with pytest.raises(BundleError, match=f"subtypes; expected the output {FINE}"):
         Predictor(made)
 
 
-def test_finer_types_of_some_classes_only_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+def test_subtypes_of_some_classes_only_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     some = bundle.manifest.model_copy(update={"fine": bundle.manifest.fine[1:2]})
-    with pytest.raises(BundleError, match="finer types of every class and of no other"):
+    with pytest.raises(BundleError, match="subtypes of every class"):
         write_bundle(tmp_path / "some", some, {MODEL: bundle.graph_bytes})
     assert open_bundle(bundle.path).manifest.fine == bundle.manifest.fine

@@ -8,7 +8,7 @@ import trained
 from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.datasets import open_dataset
 from hemalens.evaluation.results import Report
-from hemalens.runs.train import train
+from hemalens.runs.train import TrainOptions, train
 from trained import Colour, colour_cells, settings
 
 HERE: dict[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -28,7 +28,9 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def done(specs: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Report]:
     out = tmp_path_factory.mktemp("run") / "out"
     with trained.undrawn():
-        report = train("robust", specs, out=out, test_fraction=0.25, settings=settings(trained.ROBUST))
+        report = train(
+            "robust", specs, out=out, options=TrainOptions(test_fraction=0.25), settings=settings(trained.ROBUST)
+        )
     return open_bundle(out / "bundle"), report
 
 

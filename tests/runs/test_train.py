@@ -23,7 +23,9 @@ from hemalens.errors import OutputError, SplitError
 from hemalens.methods import Method, find_method
 from hemalens.report import read_report
 from hemalens.report.compose import make_report
+from hemalens.runs.evaluate import EvaluateOptions
 from hemalens.runs.folders import finish_run, fit_or_resume, method_request, start_run
+from hemalens.runs.train import TrainOptions
 
 REPORT_FILES = {"report.json", "report.md", "report.html"}
 
@@ -90,7 +92,9 @@ def test_train_from_end_to_end(labs: Callable[[str], str], tmp_path: Path, metho
 def test_the_test_part_was_never_seen(labs: Callable[[str], str], fits: list[str], tmp_path: Path) -> None:
     report = train("stub", labs("lab_a"), out=tmp_path / "run")
     seen = open_bundle(tmp_path / "run" / "bundle").seen
-    rest = evaluate(tmp_path / "run" / "bundle", labs("lab_a"), out=tmp_path / "report", drop_seen=True)
+    rest = evaluate(
+        tmp_path / "run" / "bundle", labs("lab_a"), out=tmp_path / "report", options=EvaluateOptions(drop_seen=True)
+    )
     assert len(seen) + rest.evaluations[0].n_images == 4 * trained.N_PER_CLASS
     assert rest.evaluations[0].confusion == report.evaluations[0].confusion
     assert rest.data[0].dropped == {"seen in training": len(seen)}
@@ -100,7 +104,7 @@ def test_the_test_part_was_never_seen(labs: Callable[[str], str], fits: list[str
 def test_without_a_test_part_nothing_is_tested_and_the_report_says_so(
     labs: Callable[[str], str], fits: list[str], tmp_path: Path
 ) -> None:
-    report = train("stub", labs("lab_a"), out=tmp_path / "run", test_fraction=0.0)
+    report = train("stub", labs("lab_a"), out=tmp_path / "run", options=TrainOptions(test_fraction=0.0))
     assert report.evaluations == ()
     assert report.protocol == "no test part"
     assert len(open_bundle(tmp_path / "run" / "bundle").seen) == 4 * trained.N_PER_CLASS
@@ -108,7 +112,9 @@ def test_without_a_test_part_nothing_is_tested_and_the_report_says_so(
 
 
 def test_validation_data_of_ones_own(labs: Callable[[str], str], fits: list[str], tmp_path: Path) -> None:
-    report = train("stub", labs("lab_a"), out=tmp_path / "run", validation_spec=labs("lab_b"), test_fraction=0.0)
+    report = train(
+        "stub", labs("lab_a"), out=tmp_path / "run", options=TrainOptions(validation_spec=labs("lab_b"), test_fraction=0.0)
+    )
     learn, held = open_bundle(tmp_path / "run" / "bundle").manifest.data
     assert (learn.name, held.name) == ("lab_a", "lab_b")
     assert sum(held.class_counts.values()) == 4 * trained.N_PER_CLASS
@@ -126,7 +132,7 @@ def test_validation_data_without_some_classes_are_counted_in_the_order_of_the_tr
     given = []
     stub = trained.stub_method(lambda learn, held, run_dir: given.append((learn, held)))
     monkeypatch.setattr("hemalens.runs.train.find_method", lambda name: stub)
-    train("stub", labs("lab_a"), out=tmp_path / "run", validation_spec=f"folder:{held_folder}")
+    train("stub", labs("lab_a"), out=tmp_path / "run", options=TrainOptions(validation_spec=f"folder:{held_folder}"))
     ((learn, held),) = given
     assert held.classes == learn.classes
     for record, target in zip(held.records, held.targets, strict=True):
@@ -140,7 +146,7 @@ def test_a_finished_run_is_refused_and_replaced_only_when_asked(
 ) -> None:
     out = tmp_path / "run"
     train("stub", labs("lab_a"), out=out)
-    with pytest.raises(OutputError, match=r"'.*run' holds this run, finished. Its report is there; say --overwrite"):
+    with pytest.raises(OutputError, match=r"'.*run' holds this run, finished.*--overwrite"):
         train("stub", labs("lab_a"), out=out)
     with pytest.raises(OutputError, match=r"holds another run \(other data, settings or seed\)"):
         train("stub", labs("lab_a"), out=out, seed=1)
@@ -165,7 +171,7 @@ def test_a_run_stopped_after_the_fit_does_not_fit_again(
     said: list[str] = []
     report = train("stub", labs("lab_a"), out=tmp_path / "run", say=said.append)
     assert fits == ["run"]
-    assert "going on with the stopped run" in said
+    assert any("stopped run" in text for text in said)
     assert report.evaluations
 
 
@@ -181,7 +187,7 @@ def test_what_another_request_left_is_not_gone_on_with(tmp_path: Path) -> None:
         start_run(tmp_path / "run", {"seed": 0}, overwrite=False)
     assert start_run(tmp_path / "run", {"seed": 1}, overwrite=True) is False
     shutil.rmtree(tmp_path / "run")
-    with pytest.raises(OutputError, match=r"'.*run.json' is gone"):
+    with pytest.raises(OutputError, match=r"'.*run.json' is missing"):
         finish_run(tmp_path / "run", report)
 
 
@@ -280,7 +286,8 @@ def test_embeddings_are_a_column_of_the_parquet_file(
 
 def test_rows_beyond_one_batch(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labs: Any) -> None:
     whole = predict(bundle.path, labs("lab_b"), out=tmp_path / "whole.parquet")
-    monkeypatch.setattr("hemalens.inference.predict.ROWS_A_BATCH", 5)
+    monkeypatch.setattr("hemalens.inference.predictor.MONITORED_AT_ONCE", 5)
+    monkeypatch.setattr("hemalens.inference.rows.ROWS_A_GROUP", 7)
     parts = predict(bundle.path, labs("lab_b"), out=tmp_path / "parts.parquet")
     assert whole == parts
     a, b = (pandas.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
@@ -315,7 +322,7 @@ def test_evaluate_shows_as_many_cells_as_asked_for(
     monkeypatch.setattr("hemalens.evaluation.occlusion.affordable", lambda bundle, n: 0)
     report = evaluate(bundle.path, labs("lab_b"), out=tmp_path / "large", say=said.append)
     assert sum(len(table.rows) for table in report.pictures) == 0
-    assert said[-1] == "no picture of what answers rest on: the network is too large, or its work cannot be counted"
+    assert "no occlusion maps" in said[-1]
 
 
 def test_evaluate_refuses_images_the_model_has_seen(bundle: Bundle, labs: Any, tmp_path: Path) -> None:
@@ -336,7 +343,13 @@ def test_evaluate_drops_seen_images_when_asked(
         shutil.copy(image, tmp_path / "mixed" / "monocyte" / f"seen under another name {i}.png")
     shutil.copy(next((tmp_path / "mixed" / "neutrophil").iterdir()), tmp_path / "mixed" / "neutrophil" / "copy.png")
     said: list[str] = []
-    report = evaluate(bundle.path, f"folder:{tmp_path / 'mixed'}", out=tmp_path / "r", drop_seen=True, say=said.append)
+    report = evaluate(
+        bundle.path,
+        f"folder:{tmp_path / 'mixed'}",
+        out=tmp_path / "r",
+        options=EvaluateOptions(drop_seen=True),
+        say=said.append,
+    )
     assert report.evaluations[0].n_images == report.data[0].n_images == 4 * trained.N_PER_CLASS
     assert report.data[0].dropped == {"copies": 1, "seen in training": 3}, "what was dropped before stays on the card"
     assert "mixed: left out 3 image(s) seen in training" in said

@@ -26,20 +26,20 @@ def test_at_home_each_estimate_is_the_accuracy(seed: int) -> None:
 @hypothesis.given(seed=SEEDS)
 def test_the_formulas_by_counting(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    home, new, right = rng.random(50), rng.random(30), rng.random(50) < 0.8
-    at = min((t for t in home if (home < t).sum() >= (~right).sum()), default=np.inf)
-    assert thresholded_confidence(home, right, new) == pytest.approx(np.mean([c >= at for c in new]))
-    expected = min(1.0, max(0.0, right.mean() + new.mean() - home.mean()))
-    assert difference_of_confidences(home, right, new) == pytest.approx(expected)
+    reference, new, right = rng.random(50), rng.random(30), rng.random(50) < 0.8
+    at = min((t for t in reference if (reference < t).sum() >= (~right).sum()), default=np.inf)
+    assert thresholded_confidence(reference, right, new) == pytest.approx(np.mean([c >= at for c in new]))
+    expected = min(1.0, max(0.0, right.mean() + new.mean() - reference.mean()))
+    assert difference_of_confidences(reference, right, new) == pytest.approx(expected)
 
 
 def test_cells_unlike_home_are_guessed_at() -> None:
-    home, right = np.linspace(0.5, 1, 100), np.ones(100, bool)
+    reference, right = np.linspace(0.5, 1, 100), np.ones(100, bool)
     sure = np.full(100, 0.99)
-    assert thresholded_confidence(home, right, sure) == 1.0
-    assert typical_cells(home, right, sure, np.full(100, 0.004), 5) == 0.2
+    assert thresholded_confidence(reference, right, sure) == 1.0
+    assert typical_cells(reference, right, sure, np.full(100, 0.004), 5) == 0.2
     half = np.repeat([0.004, 0.6], 50)
-    assert typical_cells(home, right, sure, half, 5) == pytest.approx(0.5 / 0.95 + (1 - 0.5 / 0.95) / 5)
+    assert typical_cells(reference, right, sure, half, 5) == pytest.approx(0.5 / 0.95 + (1 - 0.5 / 0.95) / 5)
 
 
 def test_a_model_that_is_never_right_at_home_is_never_right_elsewhere() -> None:

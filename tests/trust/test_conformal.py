@@ -29,7 +29,7 @@ def test_exchangeable_images_are_covered_as_often_as_stated(seed: int, k: int, c
     hits = n_tested = 0
     for _ in range(60):
         probabilities, targets = _drawn(160, k, rng, sharpness)
-        sets = PredictionSets.of(probabilities[:120], targets[:120], coverage=coverage)
+        sets = PredictionSets.calibrate(probabilities[:120], targets[:120], coverage=coverage)
         hits += int(sets.members(probabilities[120:])[np.arange(40), targets[120:]].sum())
         n_tested += 40
     # images of one round share their thresholds: 60 rounds count, not 2,400 images
@@ -54,7 +54,7 @@ def test_the_threshold_is_the_order_statistic_of_the_definition() -> None:
 def test_a_set_holds_each_label_of_enough_probability_and_the_answer() -> None:
     rng = np.random.default_rng(0)
     probabilities, targets = _drawn(400, 3, rng, 1.0)
-    sets = PredictionSets.of(probabilities, targets, coverage=0.9)
+    sets = PredictionSets.calibrate(probabilities, targets, coverage=0.9)
     for c in range(3):
         scores = np.sort(1 - probabilities[targets == c, c])
         expected = scores[int(np.ceil((len(scores) + 1) * 0.9)) - 1]
@@ -71,7 +71,7 @@ def test_each_large_class_is_covered_by_itself() -> None:
         targets = rng.choice(2, 1200, p=[0.9, 0.1])
         p = np.where(targets == 0, rng.beta(8, 1, 1200), rng.beta(1, 1.5, 1200))  # of the true class: the rare one is hard
         probabilities = np.column_stack([np.where(targets == 0, p, 1 - p), np.where(targets == 0, 1 - p, p)])
-        sets = PredictionSets.of(probabilities[:600], targets[:600])
+        sets = PredictionSets.calibrate(probabilities[:600], targets[:600])
         hit = sets.members(probabilities[600:])[np.arange(600), targets[600:]]
         for c, rates in covered.items():
             rates.append(hit[targets[600:] == c].mean())
@@ -93,12 +93,12 @@ def test_small_classes_share_a_group_that_is_large_enough(counts: list[int]) -> 
 
 
 def test_of_too_few_images_every_label_remains() -> None:
-    sets = PredictionSets.of(np.eye(3)[[0, 1, 2]], np.array([0, 1, 2]))
-    assert not sets.informative
+    sets = PredictionSets.calibrate(np.eye(3)[[0, 1, 2]], np.array([0, 1, 2]))
+    assert np.isinf(sets.thresholds).all()
     assert sets.members(np.eye(3)).all()
 
 
 @pytest.mark.parametrize("coverage", [0.0, 1.0, -1.0, float("nan")])
 def test_a_coverage_that_cannot_be_is_refused(coverage: float) -> None:
     with pytest.raises(InputError, match="above 0, below 1"):
-        PredictionSets.of(np.eye(2), np.array([0, 1]), coverage=coverage)
+        PredictionSets.calibrate(np.eye(2), np.array([0, 1]), coverage=coverage)

@@ -1,4 +1,4 @@
-"""The judge of new images: batch by batch as all at once, bounded memory, plain words."""
+"""The monitor of new images: batch by batch as all at once, bounded memory, plain words."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hemalens.errors import InputError
-from hemalens.trust.domain_shift import FOREIGN, LIKE_HOME, NOTHING_KEPT, TOO_FEW
-from hemalens.trust.monitor import MOST_JUDGED, Monitor
+from hemalens.trust.domain_shift import DETECTED, NO_REFERENCE, NOT_DETECTED, TOO_FEW
+from hemalens.trust.monitor import MOST_KEPT, Monitor
 from hemalens.trust.reference import Geometry, ReferenceStatistics, fit_reference
 
 K, D = 3, 12
@@ -23,18 +23,18 @@ def _cells(n: int, seed: int, *, moved: float = 0.0) -> tuple[np.ndarray, np.nda
 
 
 @pytest.fixture(scope="module")
-def home() -> ReferenceStatistics:
+def reference() -> ReferenceStatistics:
     learned, _, classes = _cells(300, 0)
     embeddings, probabilities, targets = _cells(150, 1)
-    return fit_reference(Geometry.of(learned, classes, K), embeddings, probabilities, targets)
+    return fit_reference(Geometry.fit(learned, classes, K), embeddings, probabilities, targets)
 
 
-def test_images_like_home_are_said_to_be(home: ReferenceStatistics) -> None:
+def test_no_shift_is_detected_on_images_like_the_training_data(reference: ReferenceStatistics) -> None:
     embeddings, probabilities, targets = _cells(120, 2)
-    judge = Monitor(home)
-    typicality, members = judge.see(embeddings, probabilities)
-    found = judge.verdict()
-    assert found.shift.verdict == LIKE_HOME
+    monitor = Monitor(reference)
+    typicality, members = monitor.observe(embeddings, probabilities)
+    found = monitor.report()
+    assert found.shift.verdict == NOT_DETECTED
     assert typicality is not None
     assert members is not None
     assert found.atypical == pytest.approx((typicality < 0.05).mean())
@@ -42,97 +42,96 @@ def test_images_like_home_are_said_to_be(home: ReferenceStatistics) -> None:
     accuracy = (probabilities.argmax(axis=1) == targets).mean()
     assert all(abs(value - accuracy) < 0.1 for value in found.estimates.values())
     assert set(found.estimates) == set(found.assumes)
-    assert not any("to do" in line for line in found.lines)
+    assert not any("hemalens adapt" in line for line in found.lines)
 
 
-def test_foreign_images_are_said_to_be_with_what_to_do(home: ReferenceStatistics) -> None:
+def test_a_shift_is_detected_and_the_next_step_named(reference: ReferenceStatistics) -> None:
     embeddings, probabilities, _ = _cells(120, 2, moved=1.5)
-    judge = Monitor(home)
-    judge.see(embeddings, probabilities)
-    found = judge.verdict()
-    assert found.shift.verdict == FOREIGN
-    assert found.strangeness is not None
-    assert found.strangeness > 0.8
+    monitor = Monitor(reference)
+    monitor.observe(embeddings, probabilities)
+    found = monitor.report()
+    assert found.shift.verdict == DETECTED
+    assert found.ood_auroc is not None
+    assert found.ood_auroc > 0.8
     assert found.estimates["typical_cells"] < found.estimates["thresholded_confidence"]
     said = "\n".join(found.lines)
-    assert all(word in said for word in ("foreign", "hemalens adapt", "--support", "--unlabelled", "without labels"))
+    assert all(word in said for word in ("detected", "hemalens adapt", "--support", "--unlabelled", "without labels"))
 
 
-def test_batches_come_to_the_same_as_all_at_once(home: ReferenceStatistics) -> None:
+def test_batches_give_the_same_report_as_one_batch(reference: ReferenceStatistics) -> None:
     embeddings, probabilities, _ = _cells(90, 3)
-    whole, parts = Monitor(home), Monitor(home)
-    at_once = whole.see(embeddings, probabilities)
-    in_parts = [parts.see(embeddings[i : i + 7], probabilities[i : i + 7]) for i in range(0, 90, 7)]
+    whole, parts = Monitor(reference), Monitor(reference)
+    at_once = whole.observe(embeddings, probabilities)
+    in_parts = [parts.observe(embeddings[i : i + 7], probabilities[i : i + 7]) for i in range(0, 90, 7)]
     np.testing.assert_allclose(np.concatenate([typicality for typicality, _ in in_parts]), at_once[0])
-    assert whole.verdict() == parts.verdict()
+    assert whole.report() == parts.report()
 
 
-def test_of_many_images_a_sample_is_kept(home: ReferenceStatistics) -> None:
-    embeddings, probabilities, _ = _cells(3 * MOST_JUDGED, 4)
-    judge = Monitor(home)
-    judge.see(embeddings, probabilities)
-    assert len(judge._points) == len(judge._probabilities) == MOST_JUDGED
-    found = judge.verdict()
-    assert found.n_images == 3 * MOST_JUDGED
-    assert found.shift.verdict == LIKE_HOME
+def test_of_many_images_a_sample_is_kept(reference: ReferenceStatistics) -> None:
+    embeddings, probabilities, _ = _cells(3 * MOST_KEPT, 4)
+    monitor = Monitor(reference)
+    monitor.observe(embeddings, probabilities)
+    assert len(monitor._points) == len(monitor._probabilities) == MOST_KEPT
+    found = monitor.report()
+    assert found.n_images == 3 * MOST_KEPT
+    assert found.shift.verdict == NOT_DETECTED
 
 
-def test_few_images_get_no_verdict_and_no_estimate(home: ReferenceStatistics) -> None:
-    judge = Monitor(home)
-    judge.see(*_cells(5, 5, moved=9.0)[:2])
-    found = judge.verdict()
+def test_few_images_give_no_verdict_and_no_estimate(reference: ReferenceStatistics) -> None:
+    monitor = Monitor(reference)
+    monitor.observe(*_cells(5, 5, moved=9.0)[:2])
+    found = monitor.report()
     assert (found.shift.verdict, found.estimates, found.atypical) == (TOO_FEW, {}, None)
     assert len(found.lines) == 1
     assert "at least 20 are needed" in found.lines[0]
-    assert Monitor(home).verdict().shift.verdict == TOO_FEW
+    assert Monitor(reference).report().shift.verdict == TOO_FEW
 
 
-def test_a_bundle_without_home_images_says_that_it_cannot_tell() -> None:
-    judge = Monitor(None)
-    assert not judge.needs_embeddings
-    assert judge.see(None, np.eye(K)) == (None, None)
-    found = judge.verdict()
-    assert found.shift.verdict == NOTHING_KEPT
-    assert found.lines == ("domain shift: cannot tell: the bundle keeps no home images",)
+def test_without_reference_statistics_the_shift_is_unknown() -> None:
+    monitor = Monitor(None)
+    assert not monitor.needs_embeddings
+    assert monitor.observe(None, np.eye(K)) == (None, None)
+    found = monitor.report()
+    assert found.shift.verdict == NO_REFERENCE
+    assert len(found.lines) == 1
+    assert "no reference statistics" in found.lines[0]
 
 
-def test_where_answers_are_as_sure_as_right_their_confidence_estimates_the_accuracy() -> None:
+def test_calibrated_confidence_estimates_the_accuracy() -> None:
     probabilities = _cells(60, 6)[1]
-    judge = Monitor(None, calibrated_confidence=True)
-    judge.see(None, probabilities)
-    found = judge.verdict()
+    monitor = Monitor(None, calibrated_confidence=True)
+    monitor.observe(None, probabilities)
+    found = monitor.report()
     assert found.estimates == {"mean_confidence": pytest.approx(sum(max(row) for row in probabilities) / 60)}
     assert set(found.assumes) == {"mean_confidence"}
-    assert found.home_accuracy is None
-    assert found.lines == (
-        "domain shift: cannot tell: the bundle keeps no home images",
-        f"accuracy estimated without labels: {found.estimates['mean_confidence']:.2f}",
-    )
+    assert found.reference_accuracy is None
+    assert len(found.lines) == 2
+    assert found.lines[1].endswith(f"{found.estimates['mean_confidence']:.2f}")
 
 
-def test_a_few_answers_estimate_nothing() -> None:
-    judge = Monitor(None, calibrated_confidence=True)
-    judge.see(None, _cells(5, 6)[1])
-    assert judge.verdict().estimates == {}
+def test_few_predictions_estimate_nothing() -> None:
+    monitor = Monitor(None, calibrated_confidence=True)
+    monitor.observe(None, _cells(5, 6)[1])
+    assert monitor.report().estimates == {}
 
 
-def test_where_there_is_a_home_it_is_asked_instead(home: ReferenceStatistics) -> None:
-    judge = Monitor(home, calibrated_confidence=True)
-    judge.see(*_cells(60, 6)[:2])
-    assert "mean_confidence" not in judge.verdict().estimates
+def test_reference_statistics_take_precedence_over_confidence(reference: ReferenceStatistics) -> None:
+    monitor = Monitor(reference, calibrated_confidence=True)
+    monitor.observe(*_cells(60, 6)[:2])
+    assert "mean_confidence" not in monitor.report().estimates
 
 
-def test_answers_without_an_embedding_give_sets_and_estimates_alone(home: ReferenceStatistics) -> None:
-    judge = Monitor(ReferenceStatistics(home.probabilities, home.targets))
-    typicality, members = judge.see(None, _cells(60, 6)[1])
+def test_without_embeddings_there_are_sets_and_estimates_only(reference: ReferenceStatistics) -> None:
+    monitor = Monitor(ReferenceStatistics(reference.probabilities, reference.targets))
+    typicality, members = monitor.observe(None, _cells(60, 6)[1])
     assert typicality is None
     assert members is not None
-    found = judge.verdict()
-    assert found.shift.verdict == NOTHING_KEPT
+    found = monitor.report()
+    assert found.shift.verdict == NO_REFERENCE
     assert set(found.estimates) == {"thresholded_confidence", "difference_of_confidences"}
 
 
-def test_no_coverage_means_no_sets_and_a_wrong_one_is_refused(home: ReferenceStatistics) -> None:
-    assert Monitor(home, coverage=None).see(*_cells(5, 5)[:2])[1] is None
+def test_no_coverage_means_no_sets_and_a_wrong_one_is_refused(reference: ReferenceStatistics) -> None:
+    assert Monitor(reference, coverage=None).observe(*_cells(5, 5)[:2])[1] is None
     with pytest.raises(InputError, match="coverage"):
         Monitor(None, coverage=1.5)

@@ -30,12 +30,12 @@ def _cells(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _geometry(seed: int = 0, n: int = 200) -> Geometry:
-    found = Geometry.of(*_cells(n, np.random.default_rng(seed)), K)
+    found = Geometry.fit(*_cells(n, np.random.default_rng(seed)), K)
     assert found is not None
     return found
 
 
-def _home(seed: int = 0, n: int = 60) -> ReferenceStatistics:
+def _reference(seed: int = 0, n: int = 60) -> ReferenceStatistics:
     rng = np.random.default_rng([seed, 1])
     embeddings, targets = _cells(n, rng)
     return fit_reference(_geometry(seed), embeddings, rng.dirichlet(np.ones(K), n), targets)
@@ -76,8 +76,8 @@ def test_whitened_points_have_the_unit_covariance_within_classes() -> None:
 @hypothesis.given(seed=st.integers(0, 10**6))
 def test_p_values_of_images_like_home_are_valid(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    home = ReferenceStatistics(np.eye(2)[np.zeros(60, int)], np.zeros(60, np.int64), scores=rng.normal(size=60))
-    found = home.typicality(rng.normal(size=2000))
+    reference = ReferenceStatistics(np.eye(2)[np.zeros(60, int)], np.zeros(60, np.int64), scores=rng.normal(size=60))
+    found = reference.typicality(rng.normal(size=2000))
     # the held-out images are one draw: their own deviation (Dvoretzky-Kiefer-Wolfowitz) is the slack
     slack = np.sqrt(np.log(2 / 1e-6) / (2 * 60)) + 0.04
     for level in (0.05, 0.2, 0.5):
@@ -87,14 +87,16 @@ def test_p_values_of_images_like_home_are_valid(seed: int) -> None:
 
 
 def test_the_p_value_counts_held_out_images_as_strange() -> None:
-    home = ReferenceStatistics(np.eye(2)[[0, 1, 0]], np.array([0, 1, 0]), scores=np.array([1.0, 2.0, 3.0]))
-    np.testing.assert_allclose(home.typicality(np.array([0.0, 2.0, 2.5, 9.0])), [1.0, 0.75, 0.5, 0.25])
+    reference = ReferenceStatistics(np.eye(2)[[0, 1, 0]], np.array([0, 1, 0]), scores=np.array([1.0, 2.0, 3.0]))
+    np.testing.assert_allclose(reference.typicality(np.array([0.0, 2.0, 2.5, 9.0])), [1.0, 0.75, 0.5, 0.25])
 
 
 def test_another_camera_is_strange() -> None:
-    home, (cells, _) = _home(), _cells(50, np.random.default_rng(7))
-    assert home.geometry is not None
-    like, unlike = (home.typicality(home.geometry.scores(home.geometry.project(e))) for e in (cells, cells + 0.7))
+    reference, (cells, _) = _reference(), _cells(50, np.random.default_rng(7))
+    assert reference.geometry is not None
+    like, unlike = (
+        reference.typicality(reference.geometry.scores(reference.geometry.project(e))) for e in (cells, cells + 0.7)
+    )
     assert np.median(like) > 0.2
     assert np.median(unlike) < 0.05
 
@@ -108,7 +110,7 @@ def test_nothing_is_kept_of_an_embedding_that_says_nothing(what: str) -> None:
         embeddings = np.ones_like(embeddings)
     else:
         embeddings, targets = embeddings[:1], targets[:1]
-    assert Geometry.of(embeddings, targets, K) is None
+    assert Geometry.fit(embeddings, targets, K) is None
 
 
 def test_labelled_cells_move_the_classes_and_are_judged_without_themselves() -> None:
@@ -116,20 +118,20 @@ def test_labelled_cells_move_the_classes_and_are_judged_without_themselves() -> 
     embeddings, targets = _cells(30, rng)
     embeddings = embeddings + 0.7
     told = np.arange(30) != 4
-    home = adapt_reference(_geometry(), embeddings, rng.dirichlet(np.ones(K), 30), targets, told)
-    assert home.geometry is not None
-    assert home.points is not None
-    assert home.scores is not None
-    assert len(home.targets) == len(home.points) == 29
+    reference = adapt_reference(_geometry(), embeddings, rng.dirichlet(np.ones(K), 30), targets, told)
+    assert reference.geometry is not None
+    assert reference.points is not None
+    assert reference.scores is not None
+    assert len(reference.targets) == len(reference.points) == 29
     points = _geometry().project(embeddings)
-    np.testing.assert_allclose(home.geometry.class_means[1], points[targets == 1].mean(axis=0))
+    np.testing.assert_allclose(reference.geometry.class_means[1], points[targets == 1].mean(axis=0))
     others = (targets == targets[0]) & (np.arange(30) != 0)
-    means = home.geometry.class_means.copy()
+    means = reference.geometry.class_means.copy()
     means[targets[0]] = points[others].mean(axis=0)
-    expected = replace(home.geometry, class_means=means).scores(points[:1])[0]
-    assert home.scores[0] == pytest.approx(expected)
+    expected = replace(reference.geometry, class_means=means).scores(points[:1])[0]
+    assert reference.scores[0] == pytest.approx(expected)
     fresh = _cells(60, rng)[0] + 0.7
-    assert np.median(home.typicality(home.geometry.scores(home.geometry.project(fresh)))) > 0.05
+    assert np.median(reference.typicality(reference.geometry.scores(reference.geometry.project(fresh)))) > 0.05
 
 
 def test_a_class_without_a_cell_stays_where_it_was() -> None:
@@ -139,42 +141,42 @@ def test_a_class_without_a_cell_stays_where_it_was() -> None:
     chosen = np.flatnonzero((targets != 1) & ((targets != 0) | (np.arange(30) == np.flatnonzero(targets == 0)[0])))
     embeddings, targets = np.concatenate([embeddings[chosen], [[3.0] * embeddings.shape[1]]]), [*targets[chosen], K]
     targets = np.array(targets)
-    home = adapt_reference(base, embeddings, rng.dirichlet(np.ones(K + 1), len(targets)), targets, targets >= 0)
-    assert home.geometry is not None
-    assert home.scores is not None
+    reference = adapt_reference(base, embeddings, rng.dirichlet(np.ones(K + 1), len(targets)), targets, targets >= 0)
+    assert reference.geometry is not None
+    assert reference.scores is not None
     points = base.project(embeddings)
-    np.testing.assert_array_equal(home.geometry.class_means[1], base.class_means[1])
-    np.testing.assert_allclose(home.geometry.class_means[K], points[-1])
-    assert np.isfinite(home.scores).all()
+    np.testing.assert_array_equal(reference.geometry.class_means[1], base.class_means[1])
+    np.testing.assert_allclose(reference.geometry.class_means[K], points[-1])
+    assert np.isfinite(reference.scores).all()
     lone = int(np.flatnonzero(targets == 0)[0])
-    means = home.geometry.class_means.copy()
+    means = reference.geometry.class_means.copy()
     means[0] = base.class_means[0]
-    expected = replace(home.geometry, class_means=means).scores(points[lone][None])[0]
-    assert home.scores[lone] == pytest.approx(expected)
-    others = replace(home.geometry, class_means=home.geometry.class_means[:K])
-    assert home.scores[-1] == pytest.approx(others.scores(points[-1:])[0])
-    read_reference(reference_bytes(home), n_features=embeddings.shape[1], n_classes=K + 1)
+    expected = replace(reference.geometry, class_means=means).scores(points[lone][None])[0]
+    assert reference.scores[lone] == pytest.approx(expected)
+    others = replace(reference.geometry, class_means=reference.geometry.class_means[:K])
+    assert reference.scores[-1] == pytest.approx(others.scores(points[-1:])[0])
+    read_reference(reference_bytes(reference), n_features=embeddings.shape[1], n_classes=K + 1)
 
 
 # ------------------------------------------------------------------------------------------------------------- the file
 
 
 def test_the_file_comes_back() -> None:
-    home = _home()
-    found = read_reference(reference_bytes(home), n_features=D, n_classes=K)
-    assert home.geometry is not None
+    reference = _reference()
+    found = read_reference(reference_bytes(reference), n_features=D, n_classes=K)
+    assert reference.geometry is not None
     assert found.geometry is not None
-    np.testing.assert_array_equal(found.targets, home.targets)
-    np.testing.assert_allclose(found.probabilities, home.probabilities, atol=1e-6)
-    np.testing.assert_allclose(found.scores, home.scores, rtol=1e-5, atol=1e-4)
-    np.testing.assert_allclose(found.points, home.points, rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(found.targets, reference.targets)
+    np.testing.assert_allclose(found.probabilities, reference.probabilities, atol=1e-6)
+    np.testing.assert_allclose(found.scores, reference.scores, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(found.points, reference.points, rtol=1e-3, atol=1e-3)
     fresh = found.geometry.project(_cells(9, np.random.default_rng(1))[0])
-    np.testing.assert_allclose(found.geometry.scores(fresh), home.geometry.scores(fresh), rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(found.geometry.scores(fresh), reference.geometry.scores(fresh), rtol=1e-3, atol=1e-2)
 
 
 def test_answers_alone_come_back_too() -> None:
-    home = ReferenceStatistics(np.eye(K)[[0, 1, 2]], np.array([0, 1, 2]))
-    found = read_reference(reference_bytes(home), n_features=D, n_classes=K)
+    reference = ReferenceStatistics(np.eye(K)[[0, 1, 2]], np.array([0, 1, 2]))
+    found = read_reference(reference_bytes(reference), n_features=D, n_classes=K)
     assert found.geometry is None
     assert found.accuracy == 1.0
 
@@ -183,7 +185,7 @@ def test_answers_alone_come_back_too() -> None:
 def test_the_file_stays_small(d: int, k: int, most: int) -> None:
     rng = np.random.default_rng(0)
     embeddings, targets = rng.normal(size=(520, d)), np.arange(520) % k
-    geometry = Geometry.of(embeddings, targets, k)
+    geometry = Geometry.fit(embeddings, targets, k)
     content = reference_bytes(fit_reference(geometry, embeddings[:512], rng.dirichlet(np.ones(k), 512), targets[:512]))
     assert len(content) <= most
     assert read_reference(content, n_features=d, n_classes=k).geometry is not None
@@ -197,7 +199,7 @@ def _arrays(content: bytes, **changed: np.ndarray | None) -> bytes:
     return buffer.getvalue()
 
 
-CONTENT = reference_bytes(_home())
+CONTENT = reference_bytes(_reference())
 DAMAGED = {
     "cut off": CONTENT[: len(CONTENT) // 2],
     "empty": b"",
@@ -207,7 +209,7 @@ DAMAGED = {
     "missing": _arrays(CONTENT, centre=None),
     "more": _arrays(CONTENT, more=np.zeros(3)),
     "shape": _arrays(CONTENT, points=np.zeros((60, 2), np.float16)),
-    "no covariance": _arrays(CONTENT, covariance=-np.eye(len(_home().geometry.class_means[0]))),  # type: ignore[union-attr]
+    "no covariance": _arrays(CONTENT, covariance=-np.eye(len(_reference().geometry.class_means[0]))),  # type: ignore[union-attr]
     "pickle": _arrays(CONTENT, scores=np.array([{}] * 60, object)),
     "newer": _arrays(CONTENT, version=np.array(2)),
 }

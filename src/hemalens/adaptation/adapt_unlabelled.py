@@ -16,14 +16,10 @@ from hemalens.bundle.artifact import DataEntry, library_versions
 from hemalens.bundle.bundle import (
     FILES,
     MODEL,
-    SEEN,
-    SEEN_UNLABELLED,
     Bundle,
     Manifest,
     Unlabelled,
     open_bundle,
-    seen_images,
-    write_bundle,
 )
 from hemalens.bundle.export import check_parity
 from hemalens.bundle.nucleus_size import extent_of
@@ -75,15 +71,7 @@ def adapt_unlabelled(
     fine = adapted.fine_reference if base.manifest.fine else None
     parity, _ = check_parity(content, images.records, adapted.reference, fine=fine)
     manifest = _manifest(embedders, given, config, adapted).model_copy(update={"parity": parity})
-    bundles = embedders.bundles
-    files = {
-        MODEL: content,
-        SEEN: seen_images(frozenset[str]().union(*(bundle.seen for bundle in bundles))),
-        SEEN_UNLABELLED: seen_images(frozenset(images.contents).union(*(bundle.seen_unlabelled for bundle in bundles))),
-    }
-    for stage in base.stages:
-        files |= stage.files()
-    return write_bundle(run.out, manifest, files)
+    return base.derive(run.out, manifest, content, others=embedders.bundles, seen_unlabelled=images.contents)
 
 
 def unlabelled_config(options: AdaptOptions) -> UnlabelledConfig:

@@ -17,17 +17,12 @@ from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.bundle.artifact import DataEntry, library_versions
 from hemalens.bundle.bundle import (
     FILES,
-    MODEL,
-    SEEN,
-    SEEN_UNLABELLED,
     Adaptation,
     Bundle,
     ExpectedAccuracy,
     Manifest,
     class_entries,
     open_bundle,
-    seen_images,
-    write_bundle,
 )
 from hemalens.bundle.export import check_parity
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
@@ -41,7 +36,7 @@ from hemalens.graphs import build as graphs
 from hemalens.progress import Say
 from hemalens.runs.folders import RunOptions
 from hemalens.runs.inputs import open_inputs
-from hemalens.trust.reference import HOME, ReferenceStatistics, adapt_reference, reference_bytes
+from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, adapt_reference, reference_bytes
 
 DEFAULT_RULE = "rule=base"
 """The few-shot classifier where none is named: the best of those measured (docs/few-labels.md)."""
@@ -83,14 +78,11 @@ def adapt_few_labels(
 
     content = _graph(embedders, learned, support.classes).SerializeToString()
     parity, _ = check_parity(content, support.records, reference)
-    files = {MODEL: content, **seen_files(embedders.bundles, support)}
     # the reference statistics of one bundle do not describe concatenated embeddings
-    home = _home(None if options.beside else base, support, embeddings, learned)
-    if home is not None:
-        files[HOME] = reference_bytes(home)
-    for stage in base.stages:
-        files |= stage.files()
-    return write_bundle(run.out, _manifest(embedders, support, config, learned, parity), files)
+    reference_statistics = _reference(None if options.beside else base, support, embeddings, learned)
+    files = {} if reference_statistics is None else {REFERENCE_FILE: reference_bytes(reference_statistics)}
+    manifest = _manifest(embedders, support, config, learned, parity)
+    return base.derive(run.out, manifest, content, others=embedders.bundles, seen=support.contents, files=files)
 
 
 def few_shot_config(options: AdaptOptions) -> FewShotConfig:
@@ -106,14 +98,6 @@ def note_seen(bundles: Sequence[Bundle], support: CellDataset, say: Say) -> None
     known = frozenset[str]().union(*(bundle.seen for bundle in bundles))
     if n := sum(content in known for content in support.contents):
         say(f"{n} support image(s) are training images of the bundle: the expected accuracy is too high")
-
-
-def seen_files(bundles: Sequence[Bundle], support: CellDataset) -> dict[str, bytes]:
-    """The files that list the images which bundles and support were trained on, with and without labels."""
-    files = {SEEN: seen_images(frozenset(support.contents).union(*(bundle.seen for bundle in bundles)))}
-    if unlabelled := frozenset[str]().union(*(bundle.seen_unlabelled for bundle in bundles)):
-        files[SEEN_UNLABELLED] = seen_images(unlabelled)
-    return files
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +136,13 @@ def _graph(embedders: Embedders, learned: _Learned, classes: tuple[str, ...]) ->
     return graphs.join(embedders.encoder, *before, few_shot_graph(learned.classifier), tail, keep=("embedding",))
 
 
-def _home(
+def _reference(
     base: Bundle | None, support: CellDataset, embeddings: NDArray[np.float64], learned: _Learned
 ) -> ReferenceStatistics | None:
     """Reference statistics of the new laboratory: the support with its leave-one-out predictions."""
     if not learned.scored.any():
         return None
-    known = base.home if base is not None else None
+    known = base.reference if base is not None else None
     geometry = None if known is None else known.geometry
     return adapt_reference(geometry, embeddings, learned.left_out, support.targets, learned.scored)
 

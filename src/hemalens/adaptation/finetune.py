@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from hemalens.adaptation.encoders import open_embedders
 from hemalens.adaptation.ensemble import RULE as CLASSIFIER
 from hemalens.adaptation.ensemble import KeptClassifier, mean_answer, refuse_without_classifier
-from hemalens.adaptation.few_labels import expected_accuracy, note_seen, open_support, seen_files
+from hemalens.adaptation.few_labels import expected_accuracy, note_seen, open_support
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.bundle.artifact import WEIGHTS, DataEntry, library_versions
-from hemalens.bundle.bundle import FILES, MODEL, Adaptation, Bundle, ExpectedAccuracy, Manifest, open_bundle, write_bundle
+from hemalens.bundle.bundle import FILES, MODEL, Adaptation, Bundle, ExpectedAccuracy, Manifest, open_bundle
 from hemalens.bundle.export import Reference, check_parity
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.datasets import CellDataset, Record
@@ -26,7 +26,7 @@ from hemalens.files import claim_folder
 from hemalens.graphs import build as graphs
 from hemalens.progress import Say
 from hemalens.runs.folders import RunOptions
-from hemalens.trust.reference import HOME, fit_reference, reference_bytes
+from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, reference_bytes
 
 if TYPE_CHECKING:
     from hemalens.methods.few_shot_finetune import FewCellsConfig, TrainedOn
@@ -123,18 +123,12 @@ def _fine_tune(
         inner = sum(one.size for one in classifier.embedders.each)
         parts = (size - inner, *(width for one in classifier.embedders.each for width in one.widths))
         manifest = manifest.model_copy(update={"embedding_parts": parts})
-    files = {
-        MODEL: content,
-        WEIGHTS: tensor_bytes(module.weights()),
-        **seen_files([base, *_others(classifier)], support),
-    }
+    files = {WEIGHTS: tensor_bytes(module.weights())}
     if scored.any():
         # the embedding has moved: reference statistics hold predictions only
         probabilities = np.exp(log_softmax(logits[scored] / temperature))
-        files[HOME] = reference_bytes(fit_reference(None, np.zeros((0, 0)), probabilities, support.targets[scored]))
-    for stage in base.stages:
-        files |= stage.files()
-    return write_bundle(run.out, manifest, files)
+        files[REFERENCE_FILE] = reference_bytes(ReferenceStatistics(probabilities, support.targets[scored]))
+    return base.derive(run.out, manifest, content, others=_others(classifier), seen=support.contents, files=files)
 
 
 def _others(classifier: KeptClassifier | None) -> list[Bundle]:

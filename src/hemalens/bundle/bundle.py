@@ -1,8 +1,8 @@
-"""The bundle: a folder with a manifest and an ONNX graph; what is deployed, without a pickle."""
+"""The bundle: the folder that is deployed, with a manifest and an ONNX graph; no pickle."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,21 +17,23 @@ from hemalens.bundle.stages import SEGMENTER, Stage, StageEntry, stage_of
 from hemalens.errors import BundleError, one_line
 from hemalens.imaging.reading import Preprocessing
 from hemalens.taxonomy import cell_types
-from hemalens.trust.reference import HOME, ReferenceStatistics, read_reference
+from hemalens.trust.conformal import COVERAGE
+from hemalens.trust.monitor import Monitor
+from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, read_reference
 
 MODEL = "model.onnx"
 SEEN = "seen_images.txt"
-"""Digests of the images a model has seen in training or validation, so that a test on them is noticed."""
+"""Digests of the training and validation images: `evaluate` refuses a test on them."""
 SEEN_UNLABELLED = "seen_unlabelled_images.txt"
-"""Digests of the images a model has seen without their labels: a test on them is transductive."""
+"""Digests of images used without their labels: a test on them is transductive."""
 STATISTICS = "embedding_statistics.npy"
-"""A file in bundles of older versions, which nothing reads."""
+"""A file of the default model that nothing reads."""
 CARD = "MODEL_CARD.md"
-"""What a model is for, what it has learned from and where it fails; rendered from its manifest and its reports."""
-FILES = (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, HOME, WEIGHTS, SEGMENTER, CARD)
-"""All that a bundle may hold."""
+"""The model card, rendered from the manifest and the test reports."""
+FILES = (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, REFERENCE_FILE, WEIGHTS, SEGMENTER, CARD)
+"""All files that a bundle may hold."""
 FINE = "fine_probabilities"
-"""The graph's further output where the manifest names finer types: their probabilities given the class, (n, f)."""
+"""Graph output where the manifest names subtypes: their probabilities given the class, (n, f)."""
 
 
 class ClassEntry(Part):
@@ -43,19 +45,19 @@ class ClassEntry(Part):
 
 
 class FineEntry(ClassEntry):
-    """One finer type that a bundle tells apart within a class; `of` is the class's code.
+    """One subtype within the class of code `of`.
 
-    A class without finer types has one entry, itself.
+    A class without subtypes has one entry, itself.
     """
 
     of: str
 
 
 class ExpectedAccuracy(Part):
-    """What an adapted bundle may be expected to score, by leaving each support image out once.
+    """Expected accuracy of an adapted bundle, by leave-one-out over its support images.
 
-    `n` images could be answered so (their class has another image or group); `low` and `high` are exact binomial limits,
-    95 %. `tells` is False when the support is too small to tell, and `verdict` says it in words.
+    `n` images enter: their class has another image or group. `low` and `high` are exact binomial limits, 95 %. `tells` is
+    False when the support is too small for an estimate; `verdict` states the result in words.
     """
 
     n: int
@@ -69,10 +71,10 @@ class ExpectedAccuracy(Part):
 
 
 class Adaptation(Part):
-    """How a bundle was adapted to a new laboratory: from which bundles, by which images, and what to expect of it.
+    """How a bundle was adapted to a target laboratory by labelled images, and its expected accuracy.
 
-    `base_model_sha256` are the digests of the base bundles' graphs, or of the ImageNet network's weights; `beside` names
-    those whose embeddings stand beside the first bundle's. `support_images` are the content digests of the support.
+    `base_model_sha256` are the digests of the base bundles' graphs, or of the ImageNet network's weights. `beside` names
+    the encoders whose embeddings are concatenated to the first. `support_images` are content digests.
     """
 
     base_model_sha256: tuple[str, ...]
@@ -87,16 +89,15 @@ Precision = Literal["int8", "fp16"]
 
 
 class Quantisation(Part):
-    """How a bundle came to 8 or 16 bits a weight, and how far its answers lie from those of the bundle it was made from.
+    """How a bundle was quantised, and how its predictions differ from those of its base.
 
-    `base_model_sha256` is the digest of that bundle's graph, `fingerprint` that of the images it was calibrated on (int8)
-    or only compared on (fp16). On those images: `largest_difference` and `mean_difference` of a probability, and
-    `agreement`, the share of equal answers in [0, 1]; with finer types also their largest difference, of
-    p(class) x p(type | class), and the share of equal finest types. `size_ratio` is the graph's size over the other's. A
-    bundle that is adapted keeps the entry: it tells of the bundle before the adaptation.
+    `base_model_sha256` is the digest of the base's graph, `fingerprint` that of the images for calibration (int8) or
+    comparison (fp16). On those images: `largest_difference` and `mean_difference` of a probability, and `agreement`, the
+    fraction of equal labels. With subtypes also the largest difference of p(class) x p(type | class), and the fraction of
+    equal subtypes. `size_ratio` is the graph's size over the base's. An adapted bundle keeps its base's entry.
     """
 
-    precision: Precision = "int8"
+    precision: Precision
     method: str
     settings: dict[str, Any]
     base_model_sha256: str
@@ -140,12 +141,11 @@ class Unlabelled(Part):
 
 
 class Manifest(ArtifactManifest):
-    """All that a bundle says of itself. `before_graph`: what happens to an image before the graph sees it.
+    """The manifest of a bundle. `before_graph` lists the stages of an image before the graph.
 
-    `parity` is the largest difference of a probability from the trained model; where there is a `quantisation`, from the
-    bundle before it, and larger by nature. `embedding_parts` are the widths of embeddings that stand side by side. `fine`,
-    where a bundle has it, names the columns of the graph's `FINE`: at least one for each class, and none that belongs to no
-    class.
+    `parity` is the largest difference of a probability from the trained model, or with a `quantisation` from its base.
+    `embedding_parts` are the widths of concatenated embeddings. `fine` names the columns of the graph's output `FINE`: at
+    least one for each class, and none of another class.
     """
 
     kind: Literal["hemalens-bundle"] = "hemalens-bundle"
@@ -164,9 +164,9 @@ class Manifest(ArtifactManifest):
     unlabelled: Unlabelled | None = None
 
     @model_validator(mode="after")
-    def _fine_types_of_all_classes(self) -> Manifest:
+    def _subtypes_cover_all_classes(self) -> Manifest:
         if self.fine and {entry.of for entry in self.fine} != set(self.labels):
-            raise ValueError("finer types of every class and of no other")
+            raise ValueError("subtypes of every class and of no other")
         return self
 
     @property
@@ -176,9 +176,9 @@ class Manifest(ArtifactManifest):
 
     @property
     def calibrated_confidence(self) -> bool:
-        """Whether answers are given at the temperature of the training, beside sizes and a class bias.
+        """Whether the mean confidence estimates the accuracy on the target data (docs/trust.md).
 
-        Their mean confidence was near the accuracy in new laboratories (docs/trust.md).
+        True of unlabelled adaptation with nucleus sizes and a class bias at the training temperature.
         """
         how = self.unlabelled
         if how is None or self.adaptation is not None:
@@ -205,31 +205,31 @@ class Bundle:
 
     @cached_property
     def seen(self) -> frozenset[str]:
-        """Content digests of the images seen in training and validation; empty where the bundle keeps none."""
+        """Content digests of the training and validation images; empty without such a file."""
         file = self.path / SEEN
         return frozenset(file.read_text(encoding="ascii").split()) if file.is_file() else frozenset()
 
     @cached_property
     def seen_unlabelled(self) -> frozenset[str]:
-        """Content digests of the images seen without labels; empty where there were none."""
+        """Content digests of the images used without labels."""
         file = self.path / SEEN_UNLABELLED
         return frozenset(file.read_text(encoding="ascii").split()) if file.is_file() else frozenset()
 
     @cached_property
-    def home(self) -> ReferenceStatistics | None:
-        """Held-out images of the bundle's own laboratory, to judge new ones by; None where it keeps none."""
-        if HOME not in self.manifest.files:
+    def reference(self) -> ReferenceStatistics | None:
+        """Reference statistics of the training data; None where the bundle has none."""
+        if REFERENCE_FILE not in self.manifest.files:
             return None
         manifest = self.manifest
         try:
-            content = (self.path / HOME).read_bytes()
+            content = (self.path / REFERENCE_FILE).read_bytes()
         except OSError as error:
-            raise BundleError(f"{HOME} of {one_line(self.path)} cannot be read", got=error.strerror) from error
+            raise BundleError(f"{REFERENCE_FILE} of {one_line(self.path)} cannot be read", got=error.strerror) from error
         return read_reference(content, n_features=manifest.embedding_size, n_classes=len(manifest.labels))
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """What an image goes through before the graph."""
+        """The stages of an image before the graph."""
         try:
             return tuple(stage_of(entry, self.path) for entry in self.manifest.before_graph)
         except Exception as error:
@@ -244,6 +244,43 @@ class Bundle:
             # protobuf's own error classes differ between its backends
             raise BundleError(f"the graph in {one_line(self.path)} cannot be parsed", got=str(error)[:120]) from error
 
+    def monitor(self, *, coverage: float | None = COVERAGE, seed: int = 0) -> Monitor:
+        """A monitor that compares predictions with this bundle's reference statistics; arguments as in `Monitor`."""
+        return Monitor(
+            self.reference,
+            calibrated_confidence=self.manifest.calibrated_confidence,
+            coverage=coverage,
+            seed=seed,
+        )
+
+    def derive(
+        self,
+        path: Path,
+        manifest: Manifest,
+        graph: bytes,
+        *,
+        others: Iterable[Bundle] = (),
+        seen: Iterable[str] = (),
+        seen_unlabelled: Iterable[str] = (),
+        files: Mapping[str, bytes] | None = None,
+    ) -> Bundle:
+        """Write a bundle made from this one and `others`, with a manifest and graph of its own, and open it.
+
+        It keeps this bundle's stages and the seen images of all of them, adds the content digests `seen` and
+        `seen_unlabelled`, and stores `files`. Raises `OutputError` when it cannot be written.
+        """
+        sources = (self, *others)
+        known = frozenset(seen).union(*(bundle.seen for bundle in sources))
+        unlabelled = frozenset(seen_unlabelled).union(*(bundle.seen_unlabelled for bundle in sources))
+        content = {MODEL: graph}
+        if known:
+            content[SEEN] = seen_images(known)
+        if unlabelled:
+            content[SEEN_UNLABELLED] = seen_images(unlabelled)
+        for stage in self.stages:
+            content |= stage.files()
+        return write_bundle(path, manifest, content | dict(files or {}))
+
 
 def seen_images(contents: Iterable[str]) -> bytes:
     """The content of `SEEN` for images of these content digests."""
@@ -251,18 +288,19 @@ def seen_images(contents: Iterable[str]) -> bytes:
 
 
 def class_entries(classes: tuple[str, ...]) -> tuple[ClassEntry, ...]:
-    """Entries of a label order; a class that is no cell type of the taxonomy keeps its own name."""
-    return tuple(ClassEntry(**_named(code)) for code in classes)
+    """Entries of a label order; a class outside the taxonomy keeps its code as name."""
+    return tuple(_class_entry(code) for code in classes)
 
 
 def fine_entries(types: Iterable[tuple[str, str]]) -> tuple[FineEntry, ...]:
-    """Entries of finer types, each given as (code, code of its class)."""
-    return tuple(FineEntry(**_named(code), of=of) for code, of in types)
+    """Entries of subtypes, each given as (code, code of its class)."""
+    named = [(_class_entry(code), of) for code, of in types]
+    return tuple(FineEntry(code=entry.code, name=entry.name, loinc=entry.loinc, of=of) for entry, of in named)
 
 
-def _named(code: str) -> dict[str, Any]:
+def _class_entry(code: str) -> ClassEntry:
     known = cell_types().get(code)
-    return {"code": code, "name": known.name if known else code, "loinc": known.loinc if known else None}
+    return ClassEntry(code=code, name=known.name if known else code, loinc=known.loinc if known else None)
 
 
 def write_bundle(path: Path, manifest: Manifest, files: dict[str, bytes]) -> Bundle:

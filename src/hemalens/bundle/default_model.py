@@ -1,4 +1,4 @@
-"""The model that comes with the package, for whoever names no bundle."""
+"""The default model, which the package contains."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from hemalens.bundle.bundle import MODEL, Manifest
 from hemalens.errors import BundleError, one_line
 
 FOLDER = Path(__file__).parent / "default"
-"""Where the package keeps its bundle; CONTRIBUTING.md tells how it comes there."""
+"""Folder of the default bundle; CONTRIBUTING.md describes how it is made."""
 LARGEST_BYTES = 10_000_000
-"""What all its files may take together: everyone who installs the package loads them."""
+"""Largest size of all its files together."""
 USE = "research use: a morphologist confirms every result"
 
 
 def default_model_path() -> Path:
-    """The folder of the default model, a bundle; raises `BundleError` where this installation has none."""
+    """Folder of the default bundle; raises `BundleError` where this installation has none."""
     if not (FOLDER / MANIFEST).is_file():
         raise BundleError(
             "this installation of hemalens has no default model",
             expected=f"a bundle in {one_line(FOLDER)}",
-            remedy="Name a bundle of your own; `hemalens train` makes one.",
+            remedy="Give a bundle; `hemalens train` makes one.",
         )
     return FOLDER
 
 
 def describe_default_model(manifest: Manifest) -> str:
-    """The default model on one line: its name, what it was trained on, and what it is for."""
+    """The default model on one line: name, training data and intended use."""
     backbone = manifest.config.get("backbone")
     name = f"{manifest.method} ({backbone})" if backbone else manifest.method
     return f"default model: {name}, trained on {manifest.trained_on}; {USE}"
 
 
 def looks_like_bundle(path: Path) -> bool:
-    """Whether a folder has the files of a bundle; nothing of them is checked."""
+    """Whether a folder has the files of a bundle, without a check of their content."""
     return all((path / name).is_file() for name in (MANIFEST, MODEL))

@@ -1,4 +1,4 @@
-"""What a new bundle keeps of its home laboratory: measured on the finished graph, without torch."""
+"""Compute the reference statistics of a new bundle on its finished graph, without torch."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from hemalens.datasets.base import CellDataset
 from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
 from hemalens.graphs.runtime import run_rows
-from hemalens.trust.reference import HOME, MOST_HELD, Geometry, evenly, fit_reference, reference_bytes
+from hemalens.trust.reference import MOST_HELD, REFERENCE_FILE, Geometry, evenly, fit_reference, reference_bytes
 
 MOST_TRAINING = 512
-"""Training images, evenly spaced within each class, that give class means and covariances."""
+"""Training images, evenly spaced within each class, for class means and covariances."""
 
 
 def reference_files(
     train: CellDataset, validation: CellDataset | None, graph: onnx.ModelProto, cache: FeatureCache | None
 ) -> dict[str, bytes]:
-    """The file `HOME` of a bundle's `graph`; none without validation images.
+    """The file `REFERENCE_FILE` of a bundle's `graph`; none without validation images.
 
-    Means and covariances are those of training images. Scores, probabilities and classes, which everything is calibrated
-    on, are of validation images alone: on images that the weights have learned from, an answer is surer and closer to its
-    class than on any other.
+    Means and covariances come from training images, calibration from validation images alone: predictions on training
+    images are too confident and too close to their class.
     """
     held = None if validation is None else validation.under(train.classes)
     if held is None or not len(held):
@@ -36,12 +35,12 @@ def reference_files(
     embeddings = extract(held.records, encoder, cache=cache).complete()
     head = graphs.cut(graph, ["embedding"], ["probabilities"]).SerializeToString()
     probabilities = run_rows(head, {"embedding": embeddings}, ["probabilities"])["probabilities"]
-    geometry = Geometry.of(known, train.targets[learned], len(train.classes))
-    return {HOME: reference_bytes(fit_reference(geometry, embeddings, probabilities, held.targets))}
+    geometry = Geometry.fit(known, train.targets[learned], len(train.classes))
+    return {REFERENCE_FILE: reference_bytes(fit_reference(geometry, embeddings, probabilities, held.targets))}
 
 
 def _per_class(dataset: CellDataset) -> NDArray[np.int64]:
-    """Places of at most `MOST_TRAINING` images: of each class by its share, at least 16 as far as there are."""
+    """Indices of about `MOST_TRAINING` images in proportion to the classes, at least 16 of each where it has them."""
     chosen = []
     for i in range(len(dataset.classes)):
         members = np.flatnonzero(dataset.targets == i)

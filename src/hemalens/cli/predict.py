@@ -10,40 +10,44 @@ import typer
 from hemalens.cli.options import Json, Out, Overwrite, Quiet, Talk, bundle_and_images, bundle_or_default
 from hemalens.errors import InputError
 
-SHAPE = "hemalens predict [BUNDLE] IMAGES --out FILE"
+USAGE = "hemalens predict [BUNDLE] IMAGES --out FILE"
 
 
 def predict(
     *,
     bundle: Annotated[
         str | None,
-        typer.Argument(metavar="BUNDLE", help="A bundle folder; without one, the model that comes with hemalens."),
+        typer.Argument(metavar="BUNDLE", help="A bundle folder; by default the model that comes with hemalens."),
     ] = None,
     images: Annotated[
         str | None,
         typer.Argument(metavar="IMAGES", help="An image, a folder of images, or a dataset as in jtsc:zheng2018."),
     ] = None,
     out: Out,
-    abstain_below: Annotated[float, typer.Option(min=0, max=1, help="Mark answers below this probability.")] = 0.0,
-    embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embedding (Parquet only).")] = False,
+    abstain_below: Annotated[float, typer.Option(min=0, max=1, help="Mark predictions below this probability.")] = 0.0,
     coverage: Annotated[
-        str, typer.Option(metavar="SHARE", help='Coverage of the prediction sets, at home; "" leaves them out.')
+        str, typer.Option(metavar="SHARE", help='Nominal coverage of the prediction sets; "" leaves the sets out.')
     ] = "0.9",
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embedding (Parquet only).")] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Classify images into a .csv or .parquet: one row an image, in input order, an unreadable one with its error.
+    """Classify images into a .csv or .parquet file: one row an image, in input order, with an error where unreadable.
 
-    With IMAGES alone, the model that comes with hemalens answers.
+    Also reports a domain shift and the estimated accuracy, without labels.
+
+    \b
+    Examples:
+    hemalens predict my_cells --out predictions.csv
+    hemalens predict runs/probe/bundle my_cells --out predictions.parquet --embeddings
     """
     from hemalens.inference.predict import predict as run
 
     talk = Talk(quiet, as_json)
-    named, source = bundle_and_images(bundle, images, shape=SHAPE)
-    chosen = bundle_or_default(named, talk)
+    named, source = bundle_and_images(bundle, images, usage=USAGE)
     found = run(
-        chosen,
+        bundle_or_default(named, talk),
         source,
         out=out,
         abstain_below=abstain_below,
@@ -52,7 +56,7 @@ def predict(
         overwrite=overwrite,
     )
     counts = ", ".join(f"{label} {n}" for label, n in found.by_label.items())
-    lines = [f"{found.n_rows} rows in {out}: {counts or 'no answer'}"]
+    lines = [f"{found.n_rows} rows in {out}: {counts or 'no prediction'}"]
     if abstain_below:
         lines.append(f"below {abstain_below:g}: {found.n_abstained}")
     if found.cell_images:
@@ -60,7 +64,7 @@ def predict(
     lines.append(f"unreadable: {found.n_unreadable}" + (f", first: {found.first_error}" if found.first_error else ""))
     lines += found.trust.lines
     value = asdict(found)
-    value["trust"]["says"] = list(found.trust.lines)
+    value["trust"]["lines"] = list(found.trust.lines)
     talk.result(value, lines)
 
 

@@ -1,4 +1,4 @@
-"""The whole way in two minutes, on synthetic cells of two laboratories: train, test away from home, adapt, predict."""
+"""The whole workflow in two minutes, on synthetic cells of two laboratories: train, evaluate, adapt, predict."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from hemalens.files import write_text
 from hemalens.inference.predict import PredictionSummary, predict
 from hemalens.progress import Say, track
 from hemalens.report.compose import make_report
-from hemalens.runs.evaluate import evaluate
+from hemalens.runs.evaluate import EvaluateOptions, evaluate
 from hemalens.runs.folders import RunOptions, finish_run, start_run
-from hemalens.runs.train import train
+from hemalens.runs.train import TrainOptions, train
 from hemalens.taxonomy import AS_LABELLED
 
 N_PER_CLASS = 40
 N_SUPPORT = 10
-"""Labelled cells a class that the second laboratory gives."""
+"""Labelled target cells of each class."""
 N_OCCLUDED = 6
-"""Cells shown with what the answer rests on: seconds, not minutes."""
+"""Cells with an occlusion map: few, so that it takes seconds."""
 
 
 def quickstart(
     *, out: Path, seed: int = 0, overwrite: bool = False, say: Say = lambda text: None
 ) -> tuple[Report, PredictionSummary]:
-    """Draw the cells of two laboratories, train in the first, test in both, adapt to the second with a few of its cells,
-    test again and predict; report in `out`.
+    """Draw cells of two laboratories, train on the first, adapt to the second, predict, and report in `out`.
+
+    The source model is tested on both laboratories, the adapted one on the second.
     """
     data = out / "data"
     request = {"job": "quickstart", "n_per_class": N_PER_CLASS, "seed": seed}
@@ -41,16 +42,21 @@ def quickstart(
         say(f"drawing {N_PER_CLASS} cells of {len(CELL_TYPES)} types for each of {len(LABORATORIES)} laboratories")
         with track("drawing", N_PER_CLASS * len(CELL_TYPES) * len(LABORATORIES)) as progress:
             synthesize(data, n_per_class=N_PER_CLASS, seed=seed, progress=lambda: progress(1))
-    home, away = (f"synthetic:{data / name}" for name in ("lab_a", "lab_b"))
+    source, target = (f"synthetic:{data / name}" for name in ("lab_a", "lab_b"))
     say("training on lab_a")
-    at_home = train(
-        "linear_probe", home, out=out / "train", labels=AS_LABELLED, validation_fraction=0.2, seed=seed, overwrite=True
+    trained = train(
+        "linear_probe",
+        source,
+        out=out / "train",
+        options=TrainOptions(labels=AS_LABELLED, validation_fraction=0.2),
+        seed=seed,
+        overwrite=True,
     )
-    say("testing on lab_b, which the model has never seen")
-    abroad = evaluate(out / "train" / "bundle", away, out=out / "lab_b", n_occluded=N_OCCLUDED, seed=seed, overwrite=True)
+    say("testing on lab_b, which the model has not seen")
+    tested = evaluate(out / "train" / "bundle", target, out=out / "lab_b", n_occluded=N_OCCLUDED, seed=seed, overwrite=True)
     n_support = min(N_SUPPORT, N_PER_CLASS // 2)
     say(f"adapting to lab_b with {n_support} labelled cells of each type, testing on the others")
-    support = write_support(data, away, n_support, seed)
+    support = write_support(data, target, n_support, seed)
     adapted = adapt(
         out / "train" / "bundle",
         run=RunOptions(out / "adapted", overwrite=True),
@@ -58,11 +64,18 @@ def quickstart(
         options=AdaptOptions(few_shot=("rule=prototype",)),
     )
     say(adapted.manifest.adaptation.expected.verdict if adapted.manifest.adaptation else "")
-    at_hand = evaluate(
-        out / "adapted", away, out=out / "lab_b_adapted", n_occluded=0, seed=seed, drop_seen=True, overwrite=True
+    tested_again = evaluate(
+        out / "adapted",
+        target,
+        out=out / "lab_b_adapted",
+        options=EvaluateOptions(drop_seen=True),
+        n_occluded=0,
+        seed=seed,
+        overwrite=True,
     )
     after = [
-        e.model_copy(update={"method": f"{e.method}, adapted", "name": f"{e.name}, adapted"}) for e in at_hand.evaluations
+        e.model_copy(update={"method": f"{e.method}, adapted", "name": f"{e.name}, adapted"})
+        for e in tested_again.evaluations
     ]
     say("predicting lab_b into predictions.csv")
     predicted = predict(out / "adapted", str(data / "lab_b" / "images"), out=out / "predictions.csv", overwrite=True)
@@ -70,10 +83,10 @@ def quickstart(
         "Quickstart: one laboratory's model in the next laboratory",
         "trained on lab_a, tested on a held-out part of it and on all of lab_b; then adapted to lab_b with "
         f"{n_support} labelled cells of each type and tested on the others",
-        evaluations=[*at_home.evaluations, *abroad.evaluations, *after],
-        pictures=abroad.pictures,
-        data=[*at_home.data, *abroad.data, *at_hand.data],
-        methods=at_home.methods,
+        evaluations=[*trained.evaluations, *tested.evaluations, *after],
+        pictures=tested.pictures,
+        data=[*trained.data, *tested.data, *tested_again.data],
+        methods=trained.methods,
         seed=seed,
     )
     finish_run(out, report)
@@ -81,7 +94,7 @@ def quickstart(
 
 
 def write_support(data: Path, laboratory: str, n_per_class: int, seed: int) -> Path:
-    """A CSV in `data` that lists `n_per_class` cells of each type of a laboratory, drawn at random, with their labels."""
+    """Write a CSV in `data` with `n_per_class` labelled cells of each type of a laboratory, drawn at random."""
     dataset = open_dataset(laboratory, labels=AS_LABELLED)
     rng = seeded(seed, "support")
     drawn = [

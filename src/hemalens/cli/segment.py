@@ -22,9 +22,14 @@ def segment(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Find the white cell in every image: masks and cell images as PNG, a CSV, a report with the outlines.
+    """Segment the white cell in every image: masks and cell images as PNG, a CSV, and a report with the outlines.
 
-    Where the images have masks, the agreement with them is measured.
+    Images with masks are also scored by IoU and Dice.
+
+    \b
+    Examples:
+    hemalens segment classical my_cells --out runs/masks
+    hemalens segment runs/segmenter/segmenter jtsc:zheng2018 --out runs/jtsc_masks
     """
     from hemalens.imaging.segmentation import CellImageConfig
     from hemalens.runs.segment import segment as run

@@ -44,7 +44,7 @@ def suggest(
     from hemalens.runs.folders import RunOptions
 
     talk = Talk(quiet, as_json)
-    named, source = bundle_and_images(bundle, images, shape=SHAPE)
+    named, source = bundle_and_images(bundle, images, usage=SHAPE)
     found = run(
         bundle_or_default(named, talk),
         source,

@@ -1,4 +1,4 @@
-"""Further data of a method, by role: opened as the role wants them, and refused where no method has a use for them."""
+"""Auxiliary data of a method, by role."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ def open_auxiliary(
     unreadable: Unreadable = "refuse",
     stages: tuple[Stage, ...] = (),
 ) -> dict[str, Inputs]:
-    """The sets in `specs`, (role, name), by role; several in one role are one set.
+    """Open the sets in `specs`, (role, name), by role; several in one role are one set.
 
-    A set whose labels are learned is read under `labels` where that map knows any of its labels, and as labelled
-    otherwise (tissue, for instance). A set without use for its labels is read as labelled: images under two of them are
-    left out, as everywhere. Raises `InputError` for a role that no method has, or that a method lacks.
+    A set whose labels are learned is read under `labels` where that map has any of them; every other set, such as tissue,
+    is read as labelled. Raises `InputError` for a role that no method has, or that a method lacks.
     """
     known = _roles_of(methods)
     for role, _ in specs:
@@ -41,13 +40,13 @@ def open_auxiliary(
     for method in methods:
         for needed in method.roles:
             if needed.required and needed.name not in given:
-                raise InputError(f"{method.name} needs {needed.what}", remedy=f"Say --aux {needed.name}=SPEC.")
+                raise InputError(f"{method.name} needs {needed.what}", remedy=f"Add --aux {needed.name}=SPEC.")
     opened = {}
     for name in given:
         named_sets = [spec for other, spec in specs if other == name]
         chosen = _labels_for(named_sets, labels) if known[name].labelled else AS_LABELLED
         shown = f"auxiliary, {name}"
-        # of tissue there is no cell to cut out
+        # tissue has no cell to cut out
         cut = stages if known[name].only_cells or _shows_cells(named_sets, chosen) else ()
         found = open_inputs(named_sets, labels=chosen, role=shown, unreadable=unreadable, stages=cut)
         if known[name].labelled and chosen != labels:
@@ -57,7 +56,7 @@ def open_auxiliary(
 
 
 def refuse_learned(methods: Sequence[Method], auxiliary: Mapping[str, CellDataset], tested: Sequence[CellDataset]) -> None:
-    """Raise `SplitError` when a set whose labels are learned holds an image that is validated or tested on."""
+    """Raise `SplitError` when a set whose labels are learned holds a validation or test image."""
     roles = _roles_of(methods)
     for name, dataset in auxiliary.items():
         if roles[name].labelled:
@@ -66,9 +65,9 @@ def refuse_learned(methods: Sequence[Method], auxiliary: Mapping[str, CellDatase
 
 
 def mask_note(config: StrictConfig, train: CellDataset) -> str | None:
-    """How many training images have a mask, where the method has a use for those that come with the images.
+    """How many training images have a mask, where the method uses masks of the dataset.
 
-    Raises `ConfigError` where new images are to be made of the masks and there is none.
+    Raises `ConfigError` where the method makes images from masks and there is none.
     """
     use = getattr(config, "masks", None)
     if use is None or use.segmenter or not (use.copies or use.masked_inputs):
@@ -78,13 +77,13 @@ def mask_note(config: StrictConfig, train: CellDataset) -> str | None:
         raise ConfigError(
             f"no image of {train.name} has a mask to cut its cell out by",
             expected="images with masks, as in wbc_subsets, jtsc, or a csv with the column mask",
-            remedy="Say --set masks.segmenter=classical, or --set masks.copies=0.",
+            remedy="Add --set masks.segmenter=classical or --set masks.copies=0.",
         )
     return f"{train.name}: {n_masks} of {len(train)} training images have a mask"
 
 
 def parts_for(method: Method, auxiliary: Mapping[str, CellDataset]) -> dict[str, CellDataset]:
-    """Those sets that the method has a use for."""
+    """The sets with a role of the method."""
     return {role.name: auxiliary[role.name] for role in method.roles if role.name in auxiliary}
 
 
@@ -97,10 +96,10 @@ def _shows_cells(specs: Sequence[str], labels: str) -> bool:
 
 
 def _labels_for(specs: Sequence[str], labels: str) -> str:
-    """`labels` where a set has any label under it."""
+    """`labels` where a set has any class under it, otherwise as labelled."""
     if labels == AS_LABELLED:
         return labels
     try:
         return labels if any(open_dataset(spec, labels=labels).classes for spec in specs) else AS_LABELLED
     except LabelError:
-        return AS_LABELLED  # a user's own words that are no cell types
+        return AS_LABELLED  # labels outside the taxonomy

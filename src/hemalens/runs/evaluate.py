@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from hemalens.bundle.bundle import Bundle, open_bundle
@@ -17,13 +18,26 @@ from hemalens.report.compose import make_report
 from hemalens.runs.inputs import open_inputs, report_inputs
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions:
+    """Which images are tested.
+
+    Classes of fewer than `min_per_class` images are left out. `drop_seen` leaves out images that the bundle was trained on.
+    """
+
+    min_per_class: int = 1
+    drop_seen: bool = False
+
+
+DEFAULTS = EvaluateOptions()
+
+
 def evaluate(
     bundle_path: Path,
     data_spec: str,
     *,
     out: Path,
-    min_per_class: int = 1,
-    drop_seen: bool = False,
+    options: EvaluateOptions = DEFAULTS,
     n_occluded: int = N_SHOWN,
     seed: int = 0,
     overwrite: bool = False,
@@ -31,12 +45,12 @@ def evaluate(
 ) -> Report:
     """Test a bundle on a dataset under the bundle's own label map, and write a report into `out`.
 
-    Raises `SplitError` when the bundle has seen some of the images, unless `drop_seen` takes them out. Unreadable
-    images are listed in the report. `n_occluded` cells at most are shown with what the answer rests on.
+    The report lists unreadable images and shows occlusion maps of at most `n_occluded` cells. Raises `SplitError` for
+    images that the bundle has seen, unless the options drop them.
     """
     claim_folder(out, (JSON_NAME, MARKDOWN_NAME, HTML_NAME), "a report", overwrite=overwrite)
     bundle = open_bundle(bundle_path)
-    # an adapted bundle may know classes that its label map has no place for
+    # an adapted bundle may have classes outside its label map
     known = bundle.manifest.labels
     given = open_inputs(
         data_spec,
@@ -46,18 +60,23 @@ def evaluate(
         keep=lambda label: label in known,
         stages=bundle.stages,
     )
-    if drop_seen:
+    if options.drop_seen:
         given = given.unseen(bundle.seen)
     report_inputs(say, [given])
     dataset, card = given.dataset, given.card
     refuse_leaks(bundle.seen, dataset)
     evaluation, (answered,) = evaluate_with_predictions(
-        [bundle], [dataset], target=dataset, source_name=bundle.manifest.trained_on, seed=seed, min_per_class=min_per_class
+        [bundle],
+        [dataset],
+        target=dataset,
+        source_name=bundle.manifest.trained_on,
+        seed=seed,
+        min_per_class=options.min_per_class,
     )
     evaluation = evaluation.model_copy(update={"trust": trust_check(bundle, answered, seed=seed)})
     pictures = [occlusion_table(bundle, dataset, answered, n=n_occluded)] if n_occluded else []
     if any(not table.rows for table in pictures):
-        say("no picture of what answers rest on: the network is too large, or its work cannot be counted")
+        say("no occlusion maps: the network is too large, or its operations cannot be counted")
     report = make_report(
         f"{bundle.manifest.method} tested on {dataset.name}",
         "a saved bundle on images whose labels it has not seen",
@@ -74,7 +93,7 @@ def evaluate(
 
 
 def _card_of(bundle: Bundle) -> MethodCard:
-    """What a bundle says of itself."""
+    """The method card of a bundle."""
     manifest = bundle.manifest
     lines = [f"{entry.name} ({entry.role}), {sum(entry.class_counts.values()):,} images" for entry in manifest.data]
     return MethodCard(name=manifest.method, method=manifest.method, learned_from=tuple(lines))

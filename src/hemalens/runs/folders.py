@@ -1,10 +1,10 @@
-"""Run folders: what was asked for, whether it is finished, and how a killed run goes on."""
+"""Run folders: the request of a run, whether it is finished, and how a stopped run resumes."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hemalens.errors import BundleError, OutputError, one_line
 from hemalens.evaluation.results import Report
 from hemalens.files import claim_output, output_errors, sha256_text, write_json
 from hemalens.methods import Method
+from hemalens.progress import Say
 from hemalens.report import write_report
 
 RUN_FILE = "run.json"
@@ -27,7 +28,7 @@ NO_AUXILIARY: Mapping[str, CellDataset] = {}
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """Where a command writes to, the seed of everything random, and whether it replaces an output that exists."""
+    """Where a run writes, its seed, and whether an existing output is replaced."""
 
     out: Path
     seed: int = 0
@@ -40,14 +41,12 @@ def start_run(
     *,
     overwrite: bool,
     grows: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> bool:
-    """Take `out` for the run that `request` describes; True, and said, when a stopped run of it goes on there.
+    """Start the run of `request` in `out`; True, and reported, when a stopped run resumes there.
 
-    With `grows`, a finished run of the same job, or one of another request, goes on too: it finds what it knows by itself.
-
-    A finished run, another run, or a folder of something else is refused; `overwrite` removes a run, and nothing but a
-    run. Raises `OutputError`.
+    With `grows` a finished run of the same job, or one of another request, resumes too. `overwrite` removes an earlier
+    run, and nothing else. Raises `OutputError` for a finished run, another run, or a folder of something else.
     """
     file = out / RUN_FILE
     known = _read(file)
@@ -58,34 +57,32 @@ def start_run(
         known = None
     if known is None:
         if out.is_file() or (out.is_dir() and any(out.iterdir())):
-            raise OutputError(
-                f"{one_line(out)} holds something else than a run", remedy="Choose another --out; it is not overwritten."
-            )
+            raise OutputError(f"{one_line(out)} is not a run folder", remedy="Choose another --out.")
         claim_output(out, overwrite=False)
     elif grows and known.get("request", {}).get("job") == request["job"]:
         pass
     elif known.get("key") != key:
         raise OutputError(
             f"{one_line(out)} holds another run (other data, settings or seed)",
-            remedy="Choose another --out, or say --overwrite to replace it.",
+            remedy="Choose another --out, or replace it with --overwrite.",
         )
     elif known.get("finished"):
         raise OutputError(
-            f"{one_line(out)} holds this run, finished", remedy="Its report is there; say --overwrite to run again."
+            f"{one_line(out)} holds this run, finished", remedy="Read its report, or run it again with --overwrite."
         )
     write_json(
         file, {"kind": "hemalens-run", "key": key, "finished": False, "request": request, "versions": library_versions()}
     )
     if known is not None:
-        say("going on with the stopped run")
+        say("resuming the stopped run")
     return known is not None
 
 
 def finish_run(out: Path, report: Report) -> Report:
-    """Write a run's report, mark the run as finished, and give the report back."""
+    """Write a run's report, mark the run as finished, and return the report."""
     known = _read(out / RUN_FILE)
     if known is None:
-        raise OutputError(f"{one_line(out / RUN_FILE)} is gone")
+        raise OutputError(f"{one_line(out / RUN_FILE)} is missing")
     write_report(report, out)
     write_json(out / RUN_FILE, {**known, "finished": True})
     return report
@@ -100,7 +97,7 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 def method_request(method: Method, config: StrictConfig) -> dict[str, Any]:
-    """What a request says of a method: its name, its settings, and what lies in the files they name."""
+    """A method's part of a request: its name, its settings, and digests of the files that they name."""
     return {"method": method.name, "config": config.model_dump(mode="json"), "sources": config.file_digests()}
 
 
@@ -114,7 +111,7 @@ def fit_or_resume(
     rng: np.random.Generator,
     auxiliary: Mapping[str, CellDataset] = NO_AUXILIARY,
 ) -> Bundle:
-    """Fit in a folder of its own. A finished bundle of the same request is taken as it is; a stopped fit goes on."""
+    """Fit in the folder `run_dir`; open the finished bundle of the same request instead, or resume a stopped fit."""
     request = method_request(method, config) | {
         "train": train.fingerprint,
         "masks": train.mask_fingerprint,
@@ -134,9 +131,9 @@ def fit_or_resume(
         try:
             return open_bundle(run_dir / "bundle")
         except BundleError:
-            pass  # not finished: go on below
+            pass  # unfinished: resume below
     else:
-        # what another request left here must not be resumed from
+        # the checkpoints of another request must not be resumed
         with output_errors(run_dir):
             for folder in ("bundle", "checkpoints", "scratch"):
                 shutil.rmtree(run_dir / folder, ignore_errors=True)

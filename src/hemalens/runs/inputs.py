@@ -1,8 +1,8 @@
-"""From a dataset's name to records fit for training or testing, with what was left out on the way."""
+"""Open datasets by name, clean them, and report what is left out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hemalens.bundle.stages import Stage, count_outcomes
@@ -11,14 +11,13 @@ from hemalens.datasets.file_checks import file_checks
 from hemalens.datasets.splits import Cleaning, Unreadable, clean, leave_out_small
 from hemalens.evaluation.results import DataCard
 from hemalens.imaging.segmentation import Outcome
+from hemalens.progress import Say
 from hemalens.report.compose import data_card
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """A clean dataset, its card, notes for the terminal, the classes left out as too small, each with the reason, and
-    what cleaning took out.
-    """
+    """A clean dataset with its card and notes, the classes left out with their reasons, and the result of cleaning."""
 
     dataset: CellDataset
     card: DataCard
@@ -27,7 +26,7 @@ class Inputs:
     cleaning: Cleaning
 
     def unseen(self, seen: Collection[str]) -> Inputs:
-        """Without the images whose content ids are `seen`, which the card and a note count."""
+        """The inputs without images whose content digests are in `seen`; the card and a note count them."""
         fresh = [i for i, content in enumerate(self.dataset.contents) if content not in seen]
         n_seen = len(self.dataset) - len(fresh)
         dataset = self.dataset.subset(fresh)
@@ -54,9 +53,9 @@ def open_inputs(
     keep: Keep = lambda label: False,
     stages: tuple[Stage, ...] = (),
 ) -> Inputs:
-    """Open, clean, and leave out the classes of fewer than `min_per_class` images; `keep` as in `open_dataset`.
+    """Open and clean datasets, and leave out classes of fewer than `min_per_class` images; `keep` as in `open_dataset`.
 
-    Several names give one dataset of all their images. `stages` cut the cells out whenever an image is read.
+    Several `specs` give one dataset of all their images. `stages` process each image when it is read.
     """
     named = [specs] if isinstance(specs, str) else list(dict.fromkeys(specs))
     opened = together([open_dataset(spec, labels=labels, keep=keep) for spec in named])
@@ -68,24 +67,24 @@ def open_inputs(
         notes.append(str(cleaning))
     dropped = {f"class {name}, fewer than {min_per_class} images": n for name, n in small.items()}
     notes += [f"left out {what}: {n}" for what, n in dropped.items()]
-    left_out = {name: f"{n} image(s), at least {min_per_class} asked for" for name, n in small.items()}
+    left_out = {name: f"{n} image(s), at least {min_per_class} required" for name, n in small.items()}
     card = data_card(kept, role, cleaning, **dropped)
     for stage in stages:
         kept = kept.through(stages)
-        notes.append(_said_of_cells(count_outcomes(kept, stage), stage))
+        notes.append(_describe_cells(count_outcomes(kept, stage), stage))
         card = card.model_copy(update={"notes": (*card.notes, notes[-1])})
     return Inputs(kept, card, tuple(f"{opened.name}: {note}" for note in notes), left_out, cleaning)
 
 
-def report_inputs(say: Callable[[str], None], opened: Iterable[Inputs], *more: str | None) -> None:
-    """Say the notes of all that was opened, and `more`, each once."""
+def report_inputs(say: Say, opened: Iterable[Inputs], *more: str | None) -> None:
+    """Report the notes of all inputs, and `more`, each once."""
     notes = [note for each in opened for note in each.notes]
     for note in dict.fromkeys([*notes, *(note for note in more if note)]):
         say(note)
 
 
-def _said_of_cells(counts: Mapping[Outcome, int], stage: Stage) -> str:
+def _describe_cells(counts: Mapping[Outcome, int], stage: Stage) -> str:
     return (
-        f"cells cut out ({stage.name}): {sum(counts.values())}, of which {counts.get('touches border', 0)} "
-        f"touch the image's border; {counts.get('empty mask', 0)} image(s) without a cell found are shown whole"
+        f"cells cut out ({stage.name}): {sum(counts.values())}; {counts.get('touches border', 0)} "
+        f"touch the image's border; {counts.get('empty mask', 0)} image(s) without a cell are used whole"
     )

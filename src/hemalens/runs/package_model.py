@@ -1,4 +1,4 @@
-"""Put a bundle with its model card where the package keeps its default model."""
+"""Copy a bundle with its model card to the package's default model."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def package_model(
     out: Path = FOLDER,
     overwrite: bool = False,
 ) -> Bundle:
-    """Copy the bundle to `out` with a card made of its manifest, of the `report.json` files of its tests, and of remarks.
+    """Copy the bundle to `out` with a model card of its manifest, the `report.json` files of its tests, and remarks.
 
-    Weights for further training stay behind. Raises `BundleError` for a bundle of more than 10 MB, `ReportError` for a
+    Weights for further training are left out. Raises `BundleError` for a bundle of more than 10 MB, `ReportError` for a
     report of another model.
     """
     if not report_paths:
-        raise InputError("a model card needs figures", expected="one report.json or more")
+        raise InputError("a model card needs test results", expected="one report.json or more")
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
     card = model_card(base.manifest, [read_report(path) for path in report_paths], remarks)
     kept = [name for name in base.manifest.files if name not in (WEIGHTS, CARD)]
     files = {name: (base.path / name).read_bytes() for name in kept} | {CARD: card.encode("utf-8")}
-    # the manifest itself counts too
+    # the manifest counts too
     n_bytes = sum(map(len, files.values())) + (base.path / MANIFEST).stat().st_size
     if n_bytes > LARGEST_BYTES:
         raise BundleError(
             f"the bundle {one_line(bundle_path)} is too large for the package",
             expected=f"at most {LARGEST_BYTES / 1e6:.0f} MB",
             got=f"{n_bytes / 1e6:.1f} MB",
-            remedy="Make it smaller first: hemalens quantize --precision fp16.",
+            remedy="Quantise it first: hemalens quantize --precision fp16.",
         )
     return write_bundle(out, base.manifest, files)

@@ -1,4 +1,4 @@
-"""Make a smaller bundle, in 8 bits or with weights in 16, its answers compared with those of the bundle it came from."""
+"""Quantise a bundle to 8 bits, or its weights to 16, and compare its predictions with those of its base."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +15,10 @@ from hemalens.bundle.bundle import (
     FILES,
     FINE,
     MODEL,
-    SEEN,
-    SEEN_UNLABELLED,
     Bundle,
     Precision,
     Quantisation,
     open_bundle,
-    seen_images,
-    write_bundle,
 )
 from hemalens.datasets import CellDataset, Record
 from hemalens.datasets.splits import Unreadable, seeded
@@ -35,7 +30,19 @@ from hemalens.graphs.runtime import GraphRunner, Outputs
 from hemalens.progress import Say, track
 from hemalens.runs.inputs import open_inputs, report_inputs
 from hemalens.taxonomy import AS_LABELLED
-from hemalens.trust.reference import HOME
+from hemalens.trust.reference import REFERENCE_FILE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeOptions:
+    """The calibration images, at most `n_images`, and `settings` key=value of `QuantisationConfig`."""
+
+    n_images: int = 200
+    settings: Sequence[str] = ()
+    drop_unreadable: bool = False
+
+
+DEFAULTS = QuantizeOptions()
 
 
 def quantize(
@@ -44,40 +51,37 @@ def quantize(
     *,
     out: Path,
     precision: Precision = "int8",
-    n_images: int = 200,
-    settings: Sequence[str] = (),
-    drop_unreadable: bool = False,
+    options: QuantizeOptions = DEFAULTS,
     seed: int = 0,
     overwrite: bool = False,
     say: Say = lambda text: None,
 ) -> Bundle:
-    """Write a bundle `out` like the one at `bundle_path`, smaller, and compare the two on at most `n_images` images.
+    """Write a smaller bundle `out` from the one at `bundle_path`, and compare their predictions on calibration images.
 
-    "int8" computes the backbone in 8 bits, calibrated on the images; the new bundle counts them as seen without labels.
-    "fp16" keeps the backbone's weights in 16 bits and computes in 32; the images change nothing and count as unseen. They
-    are drawn evenly over their classes by `seed`; their labels serve for nothing else. Weights for further training are not
-    carried along. `settings` are settings key=value of `QuantisationConfig`. Raises `BundleError` for a bundle that is
-    small already or has nothing to make smaller, `ConfigError` for settings of fp16, which has none.
+    "int8" computes the backbone in 8 bits, calibrated on the images, which count as seen without labels. "fp16" stores the
+    backbone's weights in 16 bits and computes in 32; the images are only compared on. They are drawn by `seed`, evenly over
+    their classes. The new bundle has no weights for further training. Raises `BundleError` for a bundle that is quantised
+    already or has nothing to quantise, `ConfigError` for settings with fp16, which has none.
     """
-    config = QuantisationConfig.load(None, settings)
-    if precision == "fp16" and settings:
-        raise ConfigError("fp16 rounds weights and has no settings", got=settings[0], remedy="Say --precision int8.")
-    if n_images < 1:
-        raise InputError("there is nothing to calibrate on", expected="at least one image", got=str(n_images))
+    config = QuantisationConfig.load(None, options.settings)
+    if precision == "fp16" and options.settings:
+        raise ConfigError("fp16 has no settings", got=options.settings[0], remedy="Use --precision int8.")
+    if options.n_images < 1:
+        raise InputError("no image to calibrate on", expected="at least one image", got=str(options.n_images))
     claim_folder(out, FILES, "a bundle", overwrite=overwrite)
     base = open_bundle(bundle_path)
     _refuse_small(base)
     how = base.manifest.unlabelled
     if precision == "int8" and how is not None and (how.typical_nucleus_px or how.neighbours):
-        what = "counts the size of nuclei" if how.typical_nucleus_px else "leans on the images that it was adapted to"
+        what = "uses nucleus sizes" if how.typical_nucleus_px else "smooths predictions over nearest neighbours"
         raise BundleError(
-            f"the bundle {one_line(bundle_path)} {what}, which int8 cannot take along",
-            remedy="Make the bundle from before smaller, then adapt that; or say --precision fp16.",
+            f"the bundle {one_line(bundle_path)} {what}, which int8 does not support",
+            remedy="Quantise its base, then adapt that; or use --precision fp16.",
         )
-    unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
+    unreadable: Unreadable = "drop" if options.drop_unreadable else "refuse"
     given = open_inputs(calibration_spec, labels=AS_LABELLED, role="calibration", unreadable=unreadable)
     report_inputs(say, [given])
-    images = drawn_evenly(given.dataset, n_images, seeded(seed, "calibration")).through(base.stages)
+    images = drawn_evenly(given.dataset, options.n_images, seeded(seed, "calibration")).through(base.stages)
     counts = ", ".join(f"{one_line(name)} ({n})" for name, n in images.class_counts.items())
     doing = "calibrating" if precision == "int8" else "comparing"
     say(f"{doing} on {len(images)} of {len(given.dataset)} images: {counts}")
@@ -90,14 +94,14 @@ def quantize(
 
 
 def _refuse_small(base: Bundle) -> None:
-    """Raise `BundleError` for a bundle that was made smaller before."""
+    """Raise `BundleError` for a quantised bundle."""
     made = "int8" if is_quantised(base.graph) else "fp16" if has_half_weights(base.graph) else None
     if made:
-        raise BundleError(f"the bundle {one_line(base.path)} is {made} already", remedy="Take the one it was made from.")
+        raise BundleError(f"the bundle {one_line(base.path)} is {made} already", remedy="Quantise its base.")
 
 
 def _written(out: Path, base: Bundle, content: bytes, images: CellDataset, *, config: QuantisationConfig | None) -> Bundle:
-    """The bundle of a smaller graph, with all that its manifest says of it; without a `config`, of 16 bits a weight."""
+    """Write the bundle of the graph `content`: int8 by `config`, or fp16 without one."""
     compared = _compare(base, content, images)
     quantisation = Quantisation(
         precision="int8" if config else "fp16",
@@ -109,32 +113,31 @@ def _written(out: Path, base: Bundle, content: bytes, images: CellDataset, *, co
         size_ratio=len(content) / base.manifest.files[MODEL].n_bytes,
         **asdict(compared),
     )
-    update: dict[str, Any] = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "quantisation": quantisation,
-        "parity": max(compared.largest_difference, compared.fine_largest_difference or 0.0),
-        "versions": library_versions(),
-    }
-    seen = base.seen_unlabelled
-    if config:
-        update["data"] = (*base.manifest.data, DataEntry.of(images, "calibration"))
-        seen = seen.union(images.contents)
-    files = {MODEL: content, **_kept_files(base)} | ({SEEN_UNLABELLED: seen_images(seen)} if seen else {})
-    return write_bundle(out, base.manifest.model_copy(update=update), files)
-
-
-def _kept_files(base: Bundle) -> dict[str, bytes]:
-    """What stays of a bundle's files beside the graph; 8 bits change the embedding little."""
-    files = {SEEN: seen_images(base.seen)} if SEEN in base.manifest.files else {}
-    if HOME in base.manifest.files:
-        files[HOME] = (base.path / HOME).read_bytes()
-    return files | {name: more for stage in base.stages for name, more in stage.files().items()}
+    data = (*base.manifest.data, DataEntry.of(images, "calibration")) if config else base.manifest.data
+    manifest = base.manifest.model_copy(
+        update={
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "quantisation": quantisation,
+            "parity": max(compared.largest_difference, compared.fine_largest_difference or 0.0),
+            "versions": library_versions(),
+            "data": data,
+        }
+    )
+    # quantisation changes the embedding little: its statistics stay
+    kept = [REFERENCE_FILE] if REFERENCE_FILE in base.manifest.files else []
+    return base.derive(
+        out,
+        manifest,
+        content,
+        seen_unlabelled=images.contents if config else (),
+        files={name: (base.path / name).read_bytes() for name in kept},
+    )
 
 
 def drawn_evenly(dataset: CellDataset, n: int, rng: np.random.Generator) -> CellDataset:
-    """At most `n` images, as many of each class as of any other, as far as there are; in the dataset's order.
+    """At most `n` images, as evenly over the classes as they allow, in the dataset's order.
 
-    What cannot be shared evenly goes to classes drawn by lot. A draw of fewer images lies inside one of more.
+    Classes drawn by lot get the remainder. A draw of fewer images is a subset of one of more.
     """
     turn = np.zeros(len(dataset), np.int64)
     for i in range(len(dataset.classes)):
@@ -155,25 +158,25 @@ class _Compared:
 
 
 def _compare(base: Bundle, after: bytes, images: CellDataset) -> _Compared:
-    """How far a graph's probabilities lie from those of a bundle, on these images."""
+    """Differences of a graph's probabilities from those of a bundle, on these images."""
     outputs = ["probabilities", *([FINE] if base.manifest.fine else [])]
     with track("comparing", 2 * len(images)) as progress:
-        answers = []
+        found = []
         for graph in (base.graph_bytes, after):
             rows = []
-            for row in _answers(graph, outputs, images.records):
+            for row in _outputs(graph, outputs, images.records):
                 rows.append(row)
                 progress(1)
-            answers.append({name: np.stack([row[name] for row in rows]) for name in outputs})
-    old, new = (each["probabilities"] for each in answers)
-    apart = np.abs(old - new)
-    same = old.argmax(axis=1) == new.argmax(axis=1)
-    compared = _Compared(float(apart.max()), float(apart.mean()), float(same.mean()))
+            found.append({name: np.stack([row[name] for row in rows]) for name in outputs})
+    first, second = (each["probabilities"] for each in found)
+    difference = np.abs(first - second)
+    same = first.argmax(axis=1) == second.argmax(axis=1)
+    compared = _Compared(float(difference.max()), float(difference.mean()), float(same.mean()))
     if not base.manifest.fine:
         return compared
     of_class = np.array([base.manifest.labels.index(entry.of) for entry in base.manifest.fine])
-    joint = [each["probabilities"][:, of_class] * each[FINE] for each in answers]
-    finest = [_finest(each["probabilities"], each[FINE], of_class) for each in answers]
+    joint = [each["probabilities"][:, of_class] * each[FINE] for each in found]
+    finest = [_finest(each["probabilities"], each[FINE], of_class) for each in found]
     return replace(
         compared,
         fine_largest_difference=float(np.abs(joint[0] - joint[1]).max()),
@@ -184,14 +187,14 @@ def _compare(base: Bundle, after: bytes, images: CellDataset) -> _Compared:
 def _finest(
     probabilities: NDArray[np.float32], fine: NDArray[np.float32], of_class: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The column (n,) of the likeliest finer type within each image's answered class."""
+    """The column (n,) of the likeliest subtype within each image's predicted class."""
     within = of_class == probabilities.argmax(axis=1)[:, None]
     return np.asarray(np.where(within, fine, -1.0).argmax(axis=1))
 
 
-def _answers(graph: bytes, outputs: Sequence[str], records: Sequence[Record]) -> Iterator[Outputs]:
+def _outputs(graph: bytes, outputs: Sequence[str], records: Sequence[Record]) -> Iterator[Outputs]:
     """The outputs of each record; raises `ImageError` for an unreadable one."""
-    for _, answer in GraphRunner(graph, outputs).map(records):
-        if isinstance(answer, ImageError):
-            raise answer
-        yield answer
+    for _, found in GraphRunner(graph, outputs).map(records):
+        if isinstance(found, ImageError):
+            raise found
+        yield found

@@ -1,4 +1,4 @@
-"""Train a segmenter on masks, or find the cells of images with one: masks, cell images, a table and a report."""
+"""Train a segmenter on masks, or segment the cells of images: masks, cell images, a table and a report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from hemalens.bundle.segmenter import open_segmenter
 from hemalens.bundle.stages import CLASSICAL, ClassicalSegmenter, Segmenter
 from hemalens.datasets import READERS, CellDataset, Record
 from hemalens.datasets.masks import check_cell_masks, read_cell_mask, with_masks
-from hemalens.datasets.splits import Unreadable, part_of, seeded
-from hemalens.errors import ImageError
+from hemalens.datasets.splits import part_of, seeded
+from hemalens.errors import ImageError, InputError
 from hemalens.evaluation.results import ComparisonTable, PictureTable, Report
 from hemalens.evaluation.segmentation import mask_table, outlines, score_masks, shown_records
 from hemalens.files import atomic_dir, claim_folder
@@ -29,7 +29,8 @@ from hemalens.progress import Say, track
 from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from hemalens.report.compose import data_card, make_report
 from hemalens.runs.folders import finish_run, start_run
-from hemalens.runs.inputs import open_inputs
+from hemalens.runs.inputs import open_inputs, report_inputs
+from hemalens.runs.train import DEFAULTS, TrainOptions
 from hemalens.taxonomy import AS_LABELLED
 
 TABLE_NAME = "segmentation.csv"
@@ -41,29 +42,28 @@ def train_segmenter(
     train_specs: Sequence[str],
     *,
     out: Path,
-    test_fraction: float = 0.2,
-    config_file: Path | None = None,
     settings: Sequence[str] = (),
+    options: TrainOptions = DEFAULTS,
     seed: int = 0,
     overwrite: bool = False,
-    drop_unreadable: bool = False,
     say: Say = lambda text: None,
 ) -> Report:
-    """Train on a share of the masks, write `out`/segmenter, report IoU and Dice on held-out masks; the same call resumes.
+    """Train on masks, write `out`/segmenter, and report IoU and Dice on held-out masks; the same call resumes.
 
-    Labels are not looked at. Beside it stands the classical segmenter on the same held-out masks.
+    The report compares with the classical segmenter. Labels are not used: raises `InputError` for options other than
+    `test_fraction`, `config_file` and `drop_unreadable`.
     """
     from hemalens.methods.bc_sam_segmenter import NAME, SegmenterConfig, build, fit_segmenter
     from hemalens.models.lora import count_parameters
 
-    config = SegmenterConfig.load(config_file, settings)
-    unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
-    given = open_inputs(train_specs, labels=AS_LABELLED, role="train and test", unreadable=unreadable)
-    for note in given.notes:
-        say(note)
+    _refuse_useless(options)
+    config = SegmenterConfig.load(options.config_file, settings)
+    given = open_inputs(train_specs, labels=AS_LABELLED, role="train and test", unreadable=options.unreadable)
+    report_inputs(say, [given])
     masked = with_masks(given.dataset)
     check_cell_masks(masked)
-    rest, test = part_of(masked, test_fraction, seeded(seed, "test")) if test_fraction else (masked, None)
+    held_out = options.test_fraction
+    rest, test = part_of(masked, held_out, seeded(seed, "test")) if held_out else (masked, None)
     n_masks = max(1, math.floor(len(rest) * config.mask_fraction + 1e-9))
     learn = rest.subset(np.sort(seeded(seed, "masks").permutation(len(rest))[:n_masks]))
     trained, total = count_parameters(build(config))
@@ -76,17 +76,16 @@ def train_segmenter(
         "seed": seed,
     }
     start_run(out, request, overwrite=overwrite, say=say)
-    say(f"{trained:,} of {total:,} parameters learn")
+    say(f"{trained:,} of {total:,} parameters are trained")
     say(f"training on {n_masks} of {len(rest)} masks, {len(test) if test else 0} held out for the test")
     fit_segmenter(learn, config=config, run_dir=out)
-    origin = "trained from random weights, not from SAM's" if config.weights == "none" else "tuned from SAM's weights"
-    tuned = open_segmenter(str(out / "segmenter"))
-    learned = f"SAM {config.architecture}" + (", from scratch" if config.weights == "none" else ", tuned")
-    segmenters = {learned: tuned, CLASSICAL: ClassicalSegmenter()}
-    note = f"{config.architecture}: {origin}; {n_masks} masks; {trained:,} of {total:,} parameters learned."
+    origin = "trained from random weights" if config.weights == "none" else "fine-tuned from SAM's weights"
+    name = f"SAM {config.architecture}" + (", from scratch" if config.weights == "none" else ", fine-tuned")
+    segmenters = {name: open_segmenter(str(out / "segmenter")), CLASSICAL: ClassicalSegmenter()}
+    note = f"{config.architecture}: {origin}; {n_masks} masks; {trained:,} of {total:,} parameters trained."
     report = make_report(
         f"{NAME} on {masked.name}",
-        f"one split: {test_fraction:.0%} of the masks held out for the test" if test else "no test part",
+        f"one split: {held_out:.0%} of the masks held out for the test" if test else "no test part",
         tables=[_compared(segmenters, test, "Held-out masks", seed=seed, note=note)] if test else [],
         pictures=[_shown("Held-out cells", test.records, segmenters)] if test else [],
         data=[data_card(masked, "train and test").model_copy(update={"notes": given.card.notes})],
@@ -94,6 +93,20 @@ def train_segmenter(
         seed=seed,
     )
     return finish_run(out, report)
+
+
+def _refuse_useless(options: TrainOptions) -> None:
+    """Raise `InputError` for options that a segmenter has no use for."""
+    used = ("test_fraction", "config_file", "drop_unreadable")
+    useless = [f.name for f in fields(TrainOptions) if f.name not in used]
+    given = [name for name in useless if getattr(options, name) != getattr(DEFAULTS, name)]
+    if given:
+        raise InputError(
+            "a segmenter is trained on masks alone",
+            expected=f"no option but {', '.join(used)}",
+            got=", ".join(given),
+            remedy="Leave these options out.",
+        )
 
 
 def _compared(
@@ -108,7 +121,7 @@ def _shown(title: str, records: Sequence[Record], segmenters: Mapping[str, Segme
 
 @dataclass(frozen=True, slots=True)
 class Segmented:
-    """What became of the images: how many cells came out how, and the unreadable ones."""
+    """Counts of a segmentation run: images, outcomes and unreadable images."""
 
     n_images: int
     outcomes: dict[Outcome, int]
@@ -125,10 +138,10 @@ def segment(
     seed: int = 0,
     overwrite: bool = False,
 ) -> tuple[Segmented, Report]:
-    """Find the cell in every image of `source`: masks and cell images as PNG, a CSV, a report with outlines, in `out`.
+    """Segment the cell in every image of `source`; write masks and cell images as PNG, a CSV and a report into `out`.
 
-    `segmenter_name` is "classical" or the folder of a trained one, `source` an image, a folder or "reader:path". Where
-    images have masks, IoU and Dice stand beside them. An unreadable image is a row with its error.
+    `segmenter_name` is "classical" or the folder of a trained one, `source` an image, a folder or "reader:path". Images
+    with masks get IoU and Dice. An unreadable image is a row with its error.
     """
     parts = (MASKS, CELLS, TABLE_NAME, HTML_NAME, MARKDOWN_NAME, JSON_NAME)
     claim_folder(out, parts, "masks of cells", overwrite=overwrite)
@@ -154,7 +167,7 @@ def segment(
 def _write_cells(
     records: Sequence[Record], segmenter: Segmenter, config: CellImageConfig, folder: Path
 ) -> list[dict[str, Any]]:
-    """A row for each record; its mask (0 and 255) and its cell image are written into `folder`."""
+    """Write the mask (0 and 255) and cell image of each record into `folder`, and return its row."""
     rows = []
     for part in (MASKS, CELLS):
         (folder / part).mkdir()
@@ -169,7 +182,7 @@ def _write_cells(
             else:
                 mask = segmenter(image)
                 cut = cell_image(image, mask, config)
-                # names may come twice, from two folders
+                # two folders may hold the same name
                 name = f"{number:05d}_{record.path.stem}.png"
                 Image.fromarray(mask.astype(np.uint8) * 255).save(folder / MASKS / name)
                 Image.fromarray(cut.pixels).save(folder / CELLS / name)
@@ -182,7 +195,7 @@ def _write_cells(
 
 
 def _dataset(records: Sequence[Record], source: str) -> CellDataset:
-    """Images as a dataset, whatever they are of."""
+    """Images as a dataset without classes."""
     domains = dict.fromkeys(record.domain for record in records)
     reader = READERS.get(source.partition(":")[0], READERS["folder"])
     return CellDataset(
@@ -204,9 +217,9 @@ def _report(
     masked = [record for record in readable if record.mask_path is not None]
     shown = {Path(name).name: segmenter}
     return make_report(
-        f"Cells found by {Path(name).name}",
+        f"Cells segmented by {Path(name).name}",
         "every image, its mask and its cell image",
-        tables=[_compared(shown, _dataset(masked, source), "Agreement with the given masks", seed=seed)] if masked else [],
+        tables=[_compared(shown, _dataset(masked, source), "Agreement with reference masks", seed=seed)] if masked else [],
         pictures=[_shown("Outlines", readable, shown)] if readable else [],
         data=[data_card(dataset, "segmented")],
         methods={"segment": {"segmenter": name, **config.model_dump(mode="json")}},

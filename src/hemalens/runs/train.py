@@ -1,8 +1,9 @@
-"""Train one method on one dataset, and test it on a part it never saw."""
+"""Train a method on a dataset, and test it on a held-out part."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,104 +27,143 @@ from hemalens.runs.folders import finish_run, fit_or_resume, method_request, sta
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """How the training data are read and split.
+
+    `test_fraction` of the data is tested and never trained on; with 0 nothing is tested. `validation_fraction` of the
+    remaining images, or the set `validation_spec`, serves early stopping and calibration. Classes of fewer than
+    `min_per_class` images are left out. `auxiliary_specs` are (role, name) of further sets of the method. `cell_image`
+    names the segmenter that cuts the cells out, or is "centred". `config_file` holds settings of the method, in TOML.
+    """
+
+    labels: str = "five_class"
+    validation_spec: str | None = None
+    test_fraction: float = 0.2
+    validation_fraction: float = 0.15
+    min_per_class: int = 1
+    auxiliary_specs: Sequence[tuple[str, str]] = ()
+    cell_image: str | None = None
+    config_file: Path | None = None
+    drop_unreadable: bool = False
+
+    @property
+    def unreadable(self) -> Unreadable:
+        """What happens to unreadable images."""
+        return "drop" if self.drop_unreadable else "refuse"
+
+
+DEFAULTS = TrainOptions()
+
+
 def train(
     method_name: str,
     train_specs: str | Sequence[str],
     *,
     out: Path,
-    labels: str = "five_class",
-    validation_spec: str | None = None,
-    test_fraction: float = 0.2,
-    validation_fraction: float = 0.15,
-    min_per_class: int = 1,
-    auxiliary_specs: Sequence[tuple[str, str]] = (),
-    cell_image: str | None = None,
-    config_file: Path | None = None,
     settings: Sequence[str] = (),
+    options: TrainOptions = DEFAULTS,
     seed: int = 0,
     overwrite: bool = False,
-    drop_unreadable: bool = False,
     say: Say = lambda text: None,
 ) -> Report:
-    """Train, write `out`/bundle, and report on the held-out test part; the same call resumes a stopped run.
+    """Train a method, write `out`/bundle, and report on the held-out test part; the same call resumes a stopped run.
 
-    Several `train_specs` are one dataset under one label map; test and validation parts are taken from each of them.
-    `test_fraction` of the data is tested and never trained on; `validation_fraction` of the rest (or `validation_spec`)
-    serves early stopping and calibration. With `test_fraction` 0 nothing is tested and the report says so.
-    `auxiliary_specs` are (role, name) of further sets that the method has a use for. `cell_image` names the segmenter that
-    cuts the cells out first, or is "centred".
+    Several `train_specs` are one dataset under one label map; each is split on its own. `settings` are the method's, as
+    key=value.
     """
     method = find_method(method_name)
-    config = method.config.load(config_file, settings)
-    stages = cell_image_stages(cell_image)
-    unreadable: Unreadable = "drop" if drop_unreadable else "refuse"
-    role = "train, validation and test" if test_fraction else "train and validation"
-    wanted: dict[str, Any] = {"labels": labels, "unreadable": unreadable, "stages": stages}
-    given = open_inputs(train_specs, role=role, min_per_class=min_per_class, **wanted)
-    check_classes(given.dataset, n_units=1 + bool(test_fraction) + (validation_spec is None))
-    held = open_inputs(validation_spec, role="validation", **wanted) if validation_spec else None
-    more = open_auxiliary([method], auxiliary_specs, **wanted)
-    opened = [given, *([held] if held else []), *more.values()]
-    learn, validation, test = parts = _split(given.dataset, held, test_fraction, validation_fraction, seed)
-    auxiliary = {name: each.dataset for name, each in more.items()}
-    refuse_learned([method], auxiliary, [validation, *([test] if test else [])])
-    report_inputs(say, opened, mask_note(config, learn))
-    request = _request(method, config, parts, auxiliary, stages) | {"seed": seed}
+    config = method.config.load(options.config_file, settings)
+    data = _open(method, train_specs, options, seed)
+    learn, validation, test = data.parts
+    report_inputs(say, data.inputs, mask_note(config, learn))
+    request = _request(method, config, data) | {"seed": seed}
     start_run(out, request, overwrite=overwrite, say=say)
     n_test = len(test) if test else 0
     say(f"training on {len(learn)} images, {len(validation)} for validation, {n_test} held out for the test")
-    fit: dict[str, Any] = {"auxiliary": auxiliary, "config": config, "rng": seeded(seed, "fit")}
-    bundle = fit_or_resume(out, method, learn, validation=validation, **fit)
+    bundle = fit_or_resume(
+        out, method, learn, validation=validation, auxiliary=data.auxiliary, config=config, rng=seeded(seed, "fit")
+    )
+    cards = [each.card for each in data.inputs]
     report = make_report(
-        f"{method.name} on {given.dataset.name}",
-        f"one split: {test_fraction:.0%} held out for the test" if test else "no test part",
-        evaluations=_tested(bundle, test, given.dataset.name, seed) if test else [],
+        f"{method.name} on {data.name}",
+        f"one split: {options.test_fraction:.0%} held out for the test" if test else "no test part",
+        evaluations=_tested(bundle, test, data.name, seed) if test else [],
         pictures=[method.show(bundle, test or learn)] if method.show else [],
-        data=[each.card for each in opened],
+        data=cards,
         methods={method.name: config.model_dump(mode="json")},
-        method_cards=[method_card(method, method.name, [each.card for each in opened])],
+        method_cards=[method_card(method, method.name, cards)],
         seed=seed,
     )
     return finish_run(out, report)
-
-
-def _tested(bundle: Bundle, test: CellDataset, source_name: str, seed: int) -> list[Evaluation]:
-    """The test part as a whole, and each of several sets in it that shows two classes or more on its own."""
-    alone = [part for part in test.by_source() if np.count_nonzero(list(part.class_counts.values())) > 1]
-    targets = [test, *(alone if len(test.sources) > 1 else [])]
-    return [evaluate([bundle], [part], target=part, source_name=source_name, seed=seed) for part in targets]
 
 
 _Parts = tuple[CellDataset, CellDataset, CellDataset | None]
 """(training, validation, test)."""
 
 
-def _request(
-    method: Method,
-    config: StrictConfig,
-    parts: _Parts,
-    auxiliary: Mapping[str, CellDataset],
-    stages: tuple[Stage, ...],
-) -> dict[str, Any]:
-    """What makes a run another one."""
-    learn, validation, test = parts
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """All data of a run: the inputs as opened, the parts of the training data, the auxiliary sets by role, the stages."""
+
+    inputs: Sequence[Inputs]
+    parts: _Parts
+    auxiliary: Mapping[str, CellDataset]
+    stages: tuple[Stage, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the training data."""
+        return self.inputs[0].dataset.name
+
+
+def _open(method: Method, train_specs: str | Sequence[str], options: TrainOptions, seed: int) -> _Data:
+    """Open and split the data; raises `SplitError` where an image is in two parts."""
+    labels, unreadable, stages = options.labels, options.unreadable, cell_image_stages(options.cell_image)
+    given = open_inputs(
+        train_specs,
+        role="train, validation and test" if options.test_fraction else "train and validation",
+        labels=labels,
+        min_per_class=options.min_per_class,
+        unreadable=unreadable,
+        stages=stages,
+    )
+    check_classes(given.dataset, n_units=1 + bool(options.test_fraction) + (options.validation_spec is None))
+    held = None
+    if options.validation_spec:
+        held = open_inputs(options.validation_spec, role="validation", labels=labels, unreadable=unreadable, stages=stages)
+    more = open_auxiliary([method], options.auxiliary_specs, labels=labels, unreadable=unreadable, stages=stages)
+    parts = _split(given.dataset, held, options, seed)
+    auxiliary = {name: each.dataset for name, each in more.items()}
+    refuse_learned([method], auxiliary, [part for part in parts[1:] if part is not None])
+    return _Data([given, *([held] if held else []), *more.values()], parts, auxiliary, stages)
+
+
+def _tested(bundle: Bundle, test: CellDataset, source_name: str, seed: int) -> list[Evaluation]:
+    """Evaluations of the test part as a whole, and of each of several sets in it that has two classes or more."""
+    alone = [part for part in test.by_source() if np.count_nonzero(list(part.class_counts.values())) > 1]
+    targets = [test, *(alone if len(test.sources) > 1 else [])]
+    return [evaluate([bundle], [part], target=part, source_name=source_name, seed=seed) for part in targets]
+
+
+def _request(method: Method, config: StrictConfig, data: _Data) -> dict[str, Any]:
+    """What identifies the run."""
+    learn, validation, test = data.parts
     return method_request(method, config) | {
         "job": "train",
         "train": learn.fingerprint,
         "validation": validation.fingerprint,
         "test": test.fingerprint if test else None,
-        "auxiliary": {role: dataset.fingerprint for role, dataset in auxiliary.items()},
-        "before": [stage.digest for stage in stages],
+        "auxiliary": {role: dataset.fingerprint for role, dataset in data.auxiliary.items()},
+        "before": [stage.digest for stage in data.stages],
     }
 
 
-def _split(
-    dataset: CellDataset, held: Inputs | None, test_fraction: float, validation_fraction: float, seed: int
-) -> _Parts:
+def _split(dataset: CellDataset, held: Inputs | None, options: TrainOptions, seed: int) -> _Parts:
     """(training, validation, test) parts; no image or group in two of them."""
     test = None
-    if test_fraction:
-        dataset, test = hold_out(dataset, test_fraction, seeded(seed, "test"))
+    if options.test_fraction:
+        dataset, test = hold_out(dataset, options.test_fraction, seeded(seed, "test"))
     if held is not None:
         refuse_leaks(set(dataset.contents), held.dataset)
         if test is not None:
@@ -136,5 +176,5 @@ def _split(
                 got=", ".join(held.dataset.classes),
             )
         return dataset, validation, test
-    learn, validation = hold_out(dataset, validation_fraction, seeded(seed, "validation"))
+    learn, validation = hold_out(dataset, options.validation_fraction, seeded(seed, "validation"))
     return learn, validation, test

@@ -1,4 +1,4 @@
-"""Accuracy on new images estimated without their labels, four ways, each with what it takes for granted. Pure NumPy."""
+"""Accuracy on new images, estimated without labels; each estimator states its assumption. Pure NumPy."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 ATYPICAL = 0.05
-"""Typicality below which an image counts as unlike home."""
+"""Typicality below which an image counts as atypical of the training data."""
 ASSUMES = {
-    "thresholded_confidence": "a confidence means the same in the new laboratory as at home",
+    "thresholded_confidence": "a confidence means the same in the target laboratory as in the training data",
     "difference_of_confidences": "accuracy falls by as much as the mean confidence does",
-    "typical_cells": "cells unlike home are guessed at, the others are answered as at home",
-    "mean_confidence": "answers at the temperature of the training, beside sizes and a class bias, are as sure as right",
+    "typical_cells": "atypical cells are classified by chance, the others as in the training data",
+    "mean_confidence": "probabilities are calibrated at the training temperature, with nucleus sizes and a class bias",
 }
-"""What each estimate takes for granted, in words."""
+"""The assumption of each estimator, in words."""
 
 
-def thresholded_confidence(home: Floats, right: NDArray[np.bool_], new: Floats) -> float:
-    """Average thresholded confidence (Garg et al. 2022): share of new images above the home confidence threshold.
+def thresholded_confidence(reference: Floats, correct: NDArray[np.bool_], new: Floats) -> float:
+    """Average thresholded confidence (Garg et al. 2022): fraction of new images above a confidence threshold.
 
-    The best probabilities are `home` (m,) and `new` (n,); `right` (m,) says which home answers were. The threshold leaves
-    as many home images below it as were answered wrong.
+    `reference` (m,) and `new` (n,) are highest probabilities; `correct` (m,) marks held-out images predicted correctly. As
+    many held-out images lie below the threshold as are predicted wrongly.
     """
-    return float((new >= _threshold(home, right)).mean())
+    n_wrong = int((~correct).sum())
+    threshold = float("inf") if n_wrong == len(reference) else float(np.sort(reference)[n_wrong])
+    return float((new >= threshold).mean())
 
 
-def _threshold(home: Floats, right: NDArray[np.bool_]) -> float:
-    n_wrong = int((~right).sum())
-    return float("inf") if n_wrong == len(home) else float(np.sort(home)[n_wrong])
+def difference_of_confidences(reference: Floats, correct: NDArray[np.bool_], new: Floats) -> float:
+    """Held-out accuracy minus the fall of the mean highest probability (Guillory et al. 2021), in [0, 1].
+
+    Arguments as in `thresholded_confidence`.
+    """
+    return float(np.clip(correct.mean() - (reference.mean() - new.mean()), 0, 1))
 
 
-def difference_of_confidences(home: Floats, right: NDArray[np.bool_], new: Floats) -> float:
-    """Home accuracy less the fall of the mean best probability (Guillory et al. 2021), in [0, 1]; arguments as above."""
-    return float(np.clip(right.mean() - (home.mean() - new.mean()), 0, 1))
+def typical_cells(reference: Floats, correct: NDArray[np.bool_], new: Floats, typicality: Floats, n_classes: int) -> float:
+    """Thresholded confidence of typical cells, weighted with chance, 1 / n_classes, for the others.
 
-
-def typical_cells(home: Floats, right: NDArray[np.bool_], new: Floats, typicality: Floats, n_classes: int) -> float:
-    """Thresholded confidence among cells like home; the others are right as often as a guess, 1 / n_classes.
-
-    Of images like home a share `ATYPICAL` lies below `ATYPICAL` itself: the share like home is that above it over
-    1 - `ATYPICAL` (Storey 2002). `typicality` (n,) are p-values of the new images.
+    `typicality` (n,) are p-values of the new images. Without a shift a fraction `ATYPICAL` of them lies below `ATYPICAL`;
+    the fraction of typical images is therefore that above it over 1 - `ATYPICAL` (Storey 2002).
     """
     typical = typicality >= ATYPICAL
     if not typical.any():
         return 1 / n_classes
-    like_home = min(1.0, float(typical.mean()) / (1 - ATYPICAL))
-    return like_home * thresholded_confidence(home, right, new[typical]) + (1 - like_home) / n_classes
+    fraction = min(1.0, float(typical.mean()) / (1 - ATYPICAL))
+    return fraction * thresholded_confidence(reference, correct, new[typical]) + (1 - fraction) / n_classes

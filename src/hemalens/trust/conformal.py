@@ -1,7 +1,7 @@
-"""Split-conformal prediction sets: the labels that an answer cannot rule out, with a stated coverage. Pure NumPy.
+"""Split-conformal prediction sets: sets of labels that cover the true one with a nominal coverage. Pure NumPy.
 
-What is stated holds for images exchangeable with the calibration images, for those of the same laboratory that is, and not
-for another one (Vovk et al. 2005; Angelopoulos & Bates 2023).
+The coverage holds for images exchangeable with the calibration images. It is lost under domain shift (Vovk et al. 2005;
+Angelopoulos & Bates 2023).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ FEWEST_OF_CLASS = 20
 
 @dataclass(frozen=True, eq=False)
 class PredictionSets:
-    """Which labels belong into the set of an image: those of a probability of at least 1 - threshold.
+    """Calibrated thresholds: a set holds each label with a probability of at least 1 - threshold.
 
-    `thresholds` (k,) in [0, 1], or infinity where the calibration images are too few for the coverage: the label is then in
-    every set. `groups` (k,) number the classes that share a threshold; the coverage holds within each group. `n` counts
-    calibration images.
+    `thresholds` (k,) lie in [0, 1], or are infinite where calibration images are too few for the coverage: every set then
+    holds the label. `groups` (k,) number the classes that share a threshold; the coverage holds within each group. `n`
+    counts calibration images.
     """
 
     coverage: float
@@ -35,12 +35,11 @@ class PredictionSets:
     n: int
 
     @classmethod
-    def of(cls, probabilities: Floats, targets: NDArray[np.int64], *, coverage: float = COVERAGE) -> PredictionSets:
+    def calibrate(cls, probabilities: Floats, targets: NDArray[np.int64], *, coverage: float = COVERAGE) -> PredictionSets:
         """Calibrate on probabilities (m, k) of held-out images and their true classes (m,).
 
-        The score of an image is 1 - p of its true class (LAC: Sadinle, Lei & Wasserman 2019); the threshold of a group is
-        the ceil((n + 1) coverage)-th smallest of its n scores, so that each group is covered by itself (Mondrian). Raises
-        `InputError` for a coverage outside (0, 1).
+        The score of an image is 1 - p of its true class (LAC: Sadinle, Lei & Wasserman 2019). The threshold of a group is
+        the ceil((n + 1) coverage)-th smallest of its n scores (Mondrian). Raises `InputError` outside (0, 1).
         """
         check_coverage(coverage)
         probabilities = np.asarray(probabilities, np.float64)
@@ -49,13 +48,8 @@ class PredictionSets:
         of_group = [threshold(scores[groups[targets] == g], coverage) for g in range(int(groups.max()) + 1)]
         return cls(coverage, np.array(of_group)[groups], groups, len(targets))
 
-    @property
-    def informative(self) -> bool:
-        """Whether any label can be left out of a set: False where calibration images are too few."""
-        return bool(np.isfinite(self.thresholds).any())
-
     def members(self, probabilities: Floats) -> NDArray[np.bool_]:
-        """Which labels are in the set of each image: probabilities (n, k) -> (n, k). The answered label always is."""
+        """Members (n, k) of each image's set by its probabilities (n, k); the predicted label is always one."""
         found = np.asarray(1 - np.asarray(probabilities, np.float64) <= self.thresholds)
         found[np.arange(len(found)), np.argmax(probabilities, axis=1)] = True
         return found
@@ -70,16 +64,16 @@ def check_coverage(coverage: float) -> None:
 
 
 def threshold(scores: Floats, coverage: float) -> float:
-    """The ceil((n + 1) coverage)-th smallest of n scores, infinity where there is none."""
+    """The ceil((n + 1) coverage)-th smallest of n scores; infinity where there is none."""
     # 1e-9: (n + 1) * 0.9 of n = 9 is 9.000000000000002 on some machines
     place = int(np.ceil((len(scores) + 1) * coverage - 1e-9))
     return float(np.sort(scores)[place - 1]) if place <= len(scores) else float("inf")
 
 
 def class_groups(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The group of each class (k,) by its number of calibration images (k,): large classes alone, small ones together.
+    """The group (k,) of each class by its number of calibration images (k,): large classes alone, small ones together.
 
-    While the small ones together are fewer than `FEWEST_OF_CLASS` images, the smallest of the large classes joins them.
+    While the small ones together have fewer than `FEWEST_OF_CLASS` images, the smallest large class joins them.
     """
     order = np.argsort(counts, kind="stable")
     together = [int(c) for c in order if counts[c] < FEWEST_OF_CLASS]

@@ -1,14 +1,14 @@
-"""What a bundle keeps of its own laboratory, to judge new images by: held-out answers and a small picture of the embedding.
+"""Reference statistics of the training data, stored in the bundle: held-out predictions and class means of the embedding.
 
-Calibration quantities (scores, probabilities, true classes) are of validation images, which the weights have not learned
-from; class means and covariances are of training images. Pure NumPy, no pickle, no torch.
+Scores, probabilities and true classes come from validation images, which the weights have not learned from. Class means and
+covariances come from training images. Pure NumPy, no pickle, no torch.
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 
 from hemalens.errors import BundleError
 
-HOME = "home.npz"
-"""The file in a bundle."""
+REFERENCE_FILE = "home.npz"
+"""The file in a bundle that holds them."""
 MOST_AXES = 32
 MOST_AXIS_VALUES = 40_000
-"""Axes times features, so that the file stays at about 150 KB with the widest embeddings."""
+"""Largest product of axes and features: the file stays at about 150 KB with the widest embeddings."""
 MOST_HELD = 512
-"""Validation images that are kept, evenly spaced."""
+"""Validation images kept, evenly spaced."""
 MOST_BYTES = 16_000_000
 VERSION = 1
 PRIOR_CELLS = 50
-"""So many cells the covariance of the first laboratory counts for beside a few cells of the next one."""
+"""Weight of the source covariance, in cells, when the statistics are adapted to a few cells of the target."""
 
 Floats = NDArray[np.floating[Any]]
 _GEOMETRY = ("axes", "centre", "scale", "class_means", "covariance", "background_mean", "background_covariance")
@@ -36,7 +36,7 @@ _ANSWERS = ("probabilities", "targets")
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where a model's classes lie in at most 33 dimensions of its embedding.
+    """Class means and covariances in at most 33 dimensions of the embedding.
 
     `axes` (p, d) are principal axes, `centre` (d,) and `scale` (p,) mean and standard deviation of training images on them.
     A point (q,) has the p coordinates and, where d > p, the logarithm of the length of what they leave out (the residual
@@ -53,10 +53,10 @@ class Geometry:
     background_covariance: Floats
 
     @classmethod
-    def of(cls, embeddings: Floats, targets: NDArray[np.int64], n_classes: int) -> Geometry | None:
-        """From training images (n, d) and their classes (n,); None where a class has no image, or nothing varies.
+    def fit(cls, embeddings: Floats, targets: NDArray[np.int64], n_classes: int) -> Geometry | None:
+        """Fit to embeddings (n, d) of training images and their classes (n,).
 
-        Nor is there one of more than 20,000 features: two axes of it would not fit the file.
+        None where a class has no image, where nothing varies, or above 20,000 features, of which two axes exceed the file.
         """
         wide = np.asarray(embeddings, np.float64)
         n, d = wide.shape
@@ -81,29 +81,26 @@ class Geometry:
         return _points(np.asarray(embeddings, np.float64), self.axes, self.centre, self.scale)
 
     def scores(self, points: Floats) -> NDArray[np.float64]:
-        """How strange points (n, q) are to the model, (n,); higher is stranger, it may be negative.
+        """Out-of-distribution scores (n,) of points (n, q): higher is less typical; may be negative.
 
         The mean of two published scores: the squared Mahalanobis distance to the nearest class mean (Lee et al. 2018), and
-        the same less the distance to the mean of all classes under the covariance of all (Ren et al. 2021). The first tells
-        another camera where the embedding was not trained, the second where it was, and their mean both.
+        the relative one, which subtracts the distance to the mean of all classes (Ren et al. 2021). The first detects
+        another camera with frozen embeddings, the second with trained ones, and their mean with both.
         """
         background = _distances(points, self.background_mean[None], self.background_covariance)[:, 0]
-        return np.asarray(self.class_distances(points).min(axis=1) - background / 2)
-
-    def class_distances(self, points: Floats) -> NDArray[np.float64]:
-        """Squared Mahalanobis distances (n, k) of points (n, q) to the class means (Lee et al. 2018)."""
-        return _distances(points, self.class_means, self.covariance)
+        to_class = _distances(points, self.class_means, self.covariance)
+        return np.asarray(to_class.min(axis=1) - background / 2)
 
     def whitened(self, points: Floats) -> NDArray[np.float64]:
-        """Points (n, q) turned and scaled so that the covariance within classes is the unit matrix."""
+        """Points (n, q) rotated and scaled to unit covariance within classes."""
         factor = np.linalg.cholesky(np.asarray(self.covariance, np.float64))
         return np.asarray(np.linalg.solve(factor, np.asarray(points, np.float64).T).T)
 
-    def moved(self, points: Floats, targets: NDArray[np.int64], n_classes: int) -> Geometry:
-        """The same axes with class means of labelled cells of another laboratory: points (n, q), classes (n,).
+    def adapted(self, points: Floats, targets: NDArray[np.int64], n_classes: int) -> Geometry:
+        """The same axes with class means of labelled target cells: points (n, q), classes (n,).
 
-        The covariances of before count as `PRIOR_CELLS` cells beside the new ones. A class without a cell keeps its mean of
-        before; where there is one, the classes are those of before in their order, and new ones behind them.
+        The source covariances count as `PRIOR_CELLS` cells. A class without a cell keeps its source mean; source classes
+        keep their order, and new ones follow them.
         """
         seen = set(targets.tolist())
         means = np.stack(
@@ -119,7 +116,7 @@ class Geometry:
 
 
 def shrunk(residuals: Floats) -> NDArray[np.float64]:
-    """Covariance (q, q) of centred points (n, q), drawn towards its diagonal by q / (n + q) so that it has an inverse."""
+    """Covariance (q, q) of centred points (n, q), shrunk towards its diagonal by q / (n + q), so that it is invertible."""
     n, q = residuals.shape
     found = residuals.T @ residuals / n
     share = q / (n + q)
@@ -146,10 +143,10 @@ def _distances(points: Floats, means: Floats, covariance: Floats) -> NDArray[np.
 
 
 @dataclass(frozen=True, eq=False)
-class Home:
-    """Held-out images of the laboratory that a bundle knows: `probabilities` (m, k) that it gave, and true `targets` (m,).
+class ReferenceStatistics:
+    """Held-out images of the training data: predicted `probabilities` (m, k) and true `targets` (m,).
 
-    With a `geometry`, `points` (m, q) and out-of-distribution `scores` (m,) of the same images.
+    With a `geometry` there are also their `points` (m, q) and out-of-distribution `scores` (m,).
     """
 
     probabilities: Floats
@@ -160,28 +157,28 @@ class Home:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """The answered class of each held-out image, (m,)."""
+        """The predicted class of each held-out image, (m,)."""
         return np.asarray(self.probabilities.argmax(axis=1), np.int64)
 
     @property
     def accuracy(self) -> float:
-        """Share of held-out images answered right."""
+        """Fraction of held-out images predicted correctly."""
         return float((self.predicted == self.targets).mean())
 
     def typicality(self, scores: Floats) -> NDArray[np.float64]:
-        """Conformal p-values (n,) in (0, 1] of new images' scores: (1 + held-out images as strange) / (m + 1).
+        """Conformal p-values (n,) in (0, 1] of scores (n,): (1 + held-out images with at least that score) / (m + 1).
 
-        Of images like the held-out ones, at most a share p has a value of p or less (Vovk et al. 2005).
+        Without a shift at most a fraction p of images has a value of p or less (Vovk et al. 2005).
         """
         held = np.sort(np.asarray(self.scores, np.float64))
-        as_strange = len(held) - np.searchsorted(held, scores, side="left")
-        return np.asarray((1 + as_strange) / (len(held) + 1))
+        as_high = len(held) - np.searchsorted(held, scores, side="left")
+        return np.asarray((1 + as_high) / (len(held) + 1))
 
 
 def fit_reference(
     geometry: Geometry | None, embeddings: Floats, probabilities: Floats, targets: NDArray[np.int64]
 ) -> ReferenceStatistics:
-    """What to keep of held-out images: embeddings (m, d), the model's probabilities (m, k), true classes (m,)."""
+    """Reference statistics of held-out images by embeddings (m, d), probabilities (m, k) and true classes (m,)."""
     if geometry is None:
         return ReferenceStatistics(probabilities, targets)
     points = geometry.project(embeddings)
@@ -193,21 +190,20 @@ def adapt_reference(
     embeddings: Floats,
     probabilities: Floats,
     targets: NDArray[np.int64],
-    told: NDArray[np.bool_],
+    kept: NDArray[np.bool_],
 ) -> ReferenceStatistics:
-    """What an adapted bundle keeps: of its labelled cells (n, d) those `told` (n,), answered when they were left out.
+    """Reference statistics of a bundle adapted by labelled cells (n, d), of which those `kept` (n,) enter.
 
-    `probabilities` (n, k) are those answers. The score of a cell is measured with its class mean from the other cells of
-    its class; the only one of a class, told all the same because the base knows it, with the mean of before. Without the
-    `base` geometry only the answers are kept.
+    `probabilities` (n, k) are leave-one-out predictions. The score of a cell uses the mean of the other cells of its
+    class; of a class with one cell, the mean in `base`. Without `base` there is no geometry.
     """
-    if base is None or not told.any():
-        return ReferenceStatistics(probabilities[told], targets[told])
+    if base is None or not kept.any():
+        return ReferenceStatistics(probabilities[kept], targets[kept])
     points = base.project(embeddings)
-    geometry = base.moved(points, targets, probabilities.shape[1])
+    geometry = base.adapted(points, targets, probabilities.shape[1])
     counts = np.bincount(targets, minlength=probabilities.shape[1])
     scores = []
-    for i in np.flatnonzero(told):
+    for i in np.flatnonzero(kept):
         means = geometry.class_means.copy()
         c = targets[i]
         if counts[c] > 1:
@@ -216,9 +212,9 @@ def adapt_reference(
             means[c] = base.class_means[c]
         else:
             means = np.delete(means, c, axis=0)
-        without = Geometry(**{**vars(geometry), "class_means": means})
+        without = replace(geometry, class_means=means)
         scores.append(without.scores(points[i][None])[0])
-    return ReferenceStatistics(probabilities[told], targets[told], geometry, points[told], np.array(scores))
+    return ReferenceStatistics(probabilities[kept], targets[kept], geometry, points[kept], np.array(scores))
 
 
 def evenly(n: int, most: int) -> NDArray[np.int64]:
@@ -229,19 +225,19 @@ def evenly(n: int, most: int) -> NDArray[np.int64]:
 # ------------------------------------------------------------------------------------------------------------- the file
 
 
-def reference_bytes(home: ReferenceStatistics) -> bytes:
-    """The content of `HOME`: an uncompressed .npz of plain arrays."""
+def reference_bytes(reference: ReferenceStatistics) -> bytes:
+    """The content of `REFERENCE_FILE`: an uncompressed .npz of plain arrays."""
     arrays: dict[str, NDArray[Any]] = {
         "version": np.array(VERSION),
-        "probabilities": np.asarray(home.probabilities, np.float32),
-        "targets": np.asarray(home.targets, np.int32),
+        "probabilities": np.asarray(reference.probabilities, np.float32),
+        "targets": np.asarray(reference.targets, np.int32),
     }
-    if home.geometry is not None:
-        arrays |= {name: np.asarray(getattr(home.geometry, name), np.float32) for name in _GEOMETRY}
-        arrays["axes"] = np.asarray(home.geometry.axes, np.float16)
+    if reference.geometry is not None:
+        arrays |= {name: np.asarray(getattr(reference.geometry, name), np.float32) for name in _GEOMETRY}
+        arrays["axes"] = np.asarray(reference.geometry.axes, np.float16)
         arrays |= {
-            "points": np.clip(np.asarray(home.points), -6e4, 6e4).astype(np.float16),
-            "scores": np.asarray(home.scores, np.float32),
+            "points": np.clip(np.asarray(reference.points), -6e4, 6e4).astype(np.float16),
+            "scores": np.asarray(reference.scores, np.float32),
         }
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
@@ -249,7 +245,7 @@ def reference_bytes(home: ReferenceStatistics) -> bytes:
 
 
 def read_reference(content: bytes, *, n_features: int, n_classes: int) -> ReferenceStatistics:
-    """The content of `HOME` for a bundle of d features and k classes; raises `BundleError` for anything amiss."""
+    """The content of `REFERENCE_FILE` for a bundle of d features and k classes; raises `BundleError` for anything amiss."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
@@ -259,7 +255,7 @@ def read_reference(content: bytes, *, n_features: int, n_classes: int) -> Refere
         return _checked(arrays, n_features, n_classes)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, np.linalg.LinAlgError) as error:
         raise BundleError(
-            f"{HOME} cannot be read",
+            f"{REFERENCE_FILE} cannot be read",
             expected=f"arrays of a bundle of {n_features} features and {n_classes} classes",
             got=(str(error).splitlines() or [type(error).__name__])[0][:120],
             remedy="Train or adapt the bundle again.",
@@ -267,9 +263,9 @@ def read_reference(content: bytes, *, n_features: int, n_classes: int) -> Refere
 
 
 def _checked(arrays: dict[str, NDArray[Any]], d: int, k: int) -> ReferenceStatistics:
-    """The arrays as what they are; raises `ValueError` where a shape or a value cannot be."""
+    """The statistics in the arrays; raises `ValueError` for an impossible shape or value."""
     if int(arrays.pop("version")) != VERSION:
-        raise ValueError("a version that this program does not know")
+        raise ValueError("unknown version")
     whole = {*_ANSWERS, *_GEOMETRY, *_HELD}
     if set(arrays) not in (whole, set(_ANSWERS)):
         raise ValueError(f"arrays {', '.join(sorted(arrays))}"[:100])
@@ -287,10 +283,10 @@ def _checked(arrays: dict[str, NDArray[Any]], d: int, k: int) -> ReferenceStatis
             raise ValueError(f"{name} holds NaN or infinity")
     targets = arrays["targets"].astype(np.int64)
     if m and not (targets.min() >= 0 and targets.max() < k):
-        raise ValueError("a class beyond the label order")
+        raise ValueError("class index out of range")
     wide = {name: arrays[name].astype(np.float64) for name in arrays if name not in ("targets", "axes")}
     if "axes" not in arrays:
         return ReferenceStatistics(wide["probabilities"], targets)
     geometry = Geometry(arrays["axes"], **{name: wide[name] for name in _GEOMETRY[1:]})
-    geometry.scores(wide["points"][:1])  # a covariance that is none shows here
+    geometry.scores(wide["points"][:1])  # raises for a matrix that is not a covariance
     return ReferenceStatistics(wide["probabilities"], targets, geometry, wide["points"], wide["scores"])

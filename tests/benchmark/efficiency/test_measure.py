@@ -136,7 +136,7 @@ def test_backbones_and_a_bundle_with_its_scores(
 
 
 @pytest.mark.usefixtures("undrawn", "quick")
-def test_bundles_of_one_method_and_one_test_are_told_apart(labs: Path, tmp_path: Path) -> None:
+def test_bundles_of_one_method_and_one_test_are_bundle_and_images(labs: Path, tmp_path: Path) -> None:
     copy = _with(open_bundle(labs / "near"), tmp_path / "other" / "near")
     said: list[str] = []
     report = _measure(
@@ -352,4 +352,4 @@ def test_options_of_the_other_protocols_are_refused_on_one_line(
 def test_the_command_leaves_a_folder_of_something_else_alone(labs: Path, tmp_path: Path, command: Command) -> None:
     shutil.copytree(labs / "away", tmp_path / "mine")
     ended = command("benchmark", "--protocol", "efficiency", "--bundle", labs / "near", "--out", tmp_path / "mine")
-    assert (ended.code, "holds something else than a run" in ended.error) == (2, True)
+    assert (ended.code, "is not a run folder" in ended.error) == (2, True)

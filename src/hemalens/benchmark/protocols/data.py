@@ -13,7 +13,7 @@ from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.splits import Unreadable
 from hemalens.errors import DatasetError, InputError
 from hemalens.evaluation.results import DataCard
-from hemalens.runs.inputs import Inputs
+from hemalens.runs.inputs import Inputs, open_inputs
 
 Opened = TypeVar("Opened")
 
@@ -50,7 +50,7 @@ def open_laboratories(
     """
     if support_spec is not None and len(target_specs) != 1:
         raise InputError("a support set of its own goes with one target", got=f"{len(target_specs)} targets")
-    read = partial(prepare, labels=labels, min_per_class=min_per_class, stages=stages, unreadable="keep")
+    read = partial(open_inputs, labels=labels, min_per_class=min_per_class, stages=stages, unreadable="keep")
     laboratories = []
     for spec in target_specs:
         target = read(spec, role="target")
@@ -118,7 +118,7 @@ class BenchmarkData:
 
     def _prepared(self, spec: str, role: str, unreadable: Unreadable, min_per_class: int) -> Inputs:
         read = partial(
-            prepare,
+            open_inputs,
             spec,
             labels=self.labels,
             role=role,

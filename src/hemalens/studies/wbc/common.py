@@ -39,7 +39,7 @@ from hemalens.methods import find_method
 from hemalens.progress import Say
 from hemalens.runs.auxiliary import mask_note, open_auxiliary, refuse_learned
 from hemalens.runs.folders import fit_or_resume, method_request, start_run
-from hemalens.runs.inputs import Inputs
+from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 from hemalens.studies.base import RunOptions, Study
 
 FIT, RESNET = "fit.", "resnet."
@@ -139,7 +139,7 @@ class WhiteCells:
 
 def open_white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig, *, out: Path, seed: int) -> WhiteCells:
     """Open the roles wbc, held and the subsets; a training part without masks gets those of a named segmenter."""
-    read = partial(prepare, labels=config.labels, min_per_class=config.min_per_class)
+    read = partial(open_inputs, labels=config.labels, min_per_class=config.min_per_class)
     spec = data["wbc"][0]
     wbc = read(spec, role="wbc")
     opened = [wbc]
@@ -257,7 +257,7 @@ def open_study(
     cells.parts.check(protocol, seed=seed)
     refuse_learned([user], {r: each.dataset for r, each in more.items()}, [cells.parts.validation, *cells.parts.tests])
     about_masks = [mask_note(own, cells.parts.train) for _, own in chosen.values()]
-    tell(options.say, more.values(), *cells.notes, *about_masks)
+    report_inputs(options.say, more.values(), *cells.notes, *about_masks)
     return OpenStudy(chosen, protocol, seed, cells, more)
 
 
