@@ -155,7 +155,7 @@ def test_the_protocol_tests_on_other_images(base: Bundle, away: Path, tmp_path: 
     (result,) = report.k_shot
     assert [shots.k for shots in result.shots] == [0, 8, 20]
     assert not result.transductive
-    assert f"beside {base.path}" in report.protocol
+    assert f"with {base.path}" in report.protocol
 
 
 def test_the_command(base: Bundle, away: Path, tmp_path: Path, hemalens: Command) -> None:

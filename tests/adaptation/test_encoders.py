@@ -130,7 +130,7 @@ def test_k_shot_with_another_beside_is_what_adapting_gives(base: Bundle, other: 
     report = benchmark_bundle(base.path, [f"folder:{away}"], {"k-shot": curves}, out=tmp_path / "report")
     (result,) = report.k_shot
     assert result.name == f"{base.manifest.method} + {other.manifest.method}: home -> away"
-    assert f"beside {other.path}" in report.protocol
+    assert f"with {other.path}" in report.protocol
     assert curves.request()["beside"] == [other.manifest.files[MODEL].sha256]
     assert PLAN.request()["beside"] == []
     from hemalens.datasets.episodes import draw_episodes

@@ -273,7 +273,7 @@ def test_the_protocol_tests_what_it_did_not_draw(base: Bundle, abroad: Path, tmp
     (result,) = benchmark_bundle(base.path, [f"synthetic:{abroad}"], asked, out=tmp_path / "lone").k_shot
     assert result.classifier == "all weights fine-tuned"
     report = benchmark_bundle(base.path, [f"synthetic:{abroad}"], {"finetuning": others}, out=tmp_path / "others")
-    assert f"beside {base.path}" in report.protocol
+    assert f"with {base.path}" in report.protocol
     assert others.request() != curves.request()
     idle = changed(curves, training=tuple(ALONE), beside=(str(base.path),))
     with pytest.raises(ConfigError, match="classifier=true"):

@@ -172,10 +172,10 @@ def test_bootstrap_scores_what_the_drawn_confusions_score(seed: int, n_models: i
 
 def test_p_of_the_bootstrap_is_two_sided_and_never_zero() -> None:
     drawn = np.array([0.1] * 97 + [-0.1, 0.0])
-    assert comparisons._bootstrap_p(drawn) == pytest.approx(2 * (1 + 2) / 100)
-    assert comparisons._bootstrap_p(-drawn) == pytest.approx(2 * (1 + 2) / 100)
-    assert comparisons._bootstrap_p(np.full(99, 0.1)) == pytest.approx(2 / 100)
-    assert comparisons._bootstrap_p(np.full(99, 1e-17)) == 1.0
+    assert comparisons._bootstrap_p_value(drawn) == pytest.approx(2 * (1 + 2) / 100)
+    assert comparisons._bootstrap_p_value(-drawn) == pytest.approx(2 * (1 + 2) / 100)
+    assert comparisons._bootstrap_p_value(np.full(99, 0.1)) == pytest.approx(2 / 100)
+    assert comparisons._bootstrap_p_value(np.full(99, 1e-17)) == 1.0
 
 
 def test_p_of_random_flips_is_near_the_count_of_every_choice_of_signs() -> None:

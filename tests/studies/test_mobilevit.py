@@ -55,7 +55,7 @@ def test_every_network_is_tested_on_the_same_images_it_has_not_seen(done: Path) 
     assert [e.method for e in report.evaluations] == ["test_resnet", "resnet10t"]
     assert len({e.n_images for e in report.evaluations}) == 1
     assert report.data[0].n_images == N_IMAGES
-    assert report.data[0].dropped["images beyond those the study draws"] > 0
+    assert report.data[0].dropped["images that the study leaves out"] > 0
 
 
 def test_the_table_counts_the_networks_and_names_its_convention(done: Path) -> None:

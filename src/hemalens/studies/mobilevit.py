@@ -83,9 +83,7 @@ def run(
         "seed": seed,
     }
     start_run(out, request, overwrite=overwrite, say=say)
-    report_inputs(
-        say, [cells], f"{len(learn)} images to learn from, {len(validation)} for validation, {len(test)} for the test"
-    )
+    report_inputs(say, [cells], f"{len(learn)} training images, {len(validation)} for validation, {len(test)} for the test")
     evaluations: list[Evaluation] = []
     counts: dict[str, Counted] = {}
     for name, each in configs.items():
@@ -132,7 +130,7 @@ def _cells(spec: str, config: MobileVitStudyConfig, seed: int) -> Inputs:
             )
         return given
     drawn = capped(given.dataset, n, seeded(seed, "images"))
-    dropped = {"images beyond those the study draws": len(given.dataset) - len(drawn)}
+    dropped = {"images that the study leaves out": len(given.dataset) - len(drawn)}
     card = given.card.model_copy(
         update={"n_images": len(drawn), "class_counts": drawn.class_counts, "dropped": {**given.card.dropped, **dropped}}
     )

@@ -54,7 +54,7 @@ class FinetuningProtocol(LaboratoryProtocol):
         """The protocol in words."""
         words = f"{', '.join(map(str, self.shots))} labelled images a class, {self.repeats} repeats, all weights"
         words += f", {', '.join(self.training)}" if self.training else ""
-        return words + (f", beside {', '.join(self.beside)}" if self.beside else "")
+        return words + (f", with {', '.join(self.beside)}" if self.beside else "")
 
     def check(self, laboratories: Sequence[NewLaboratory], *, seed: int) -> None:
         """Raise an error for settings of the training, or numbers of images, that do not fit."""

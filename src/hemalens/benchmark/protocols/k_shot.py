@@ -57,7 +57,7 @@ class KShotProtocol(LaboratoryProtocol):
     def description(self) -> str:
         """The protocol in words."""
         words = f"{', '.join(map(str, self.shots))} labelled images a class, {self.repeats} repeats, {self.few_shot}"
-        words += f", beside {', '.join(self.beside)}" if self.beside else ""
+        words += f", with {', '.join(self.beside)}" if self.beside else ""
         return words + (" (transductive)" if self.few_shot.transductive else "")
 
     def check(self, laboratories: Sequence[NewLaboratory], *, seed: int) -> None:

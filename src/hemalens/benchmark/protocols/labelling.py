@@ -71,7 +71,7 @@ class LabellingProtocol(LaboratoryProtocol):
         """The protocol in words."""
         words = f"{', '.join(map(str, self.budgets))} labelled cells chosen by {', '.join(self.strategies)}, "
         words += f"{self.repeats} repeats, {self.few_shot}"
-        return words + (f", beside {', '.join(self.beside)}" if self.beside else "")
+        return words + (f", with {', '.join(self.beside)}" if self.beside else "")
 
     def check(self, laboratories: Sequence[NewLaboratory], *, seed: int) -> None:
         """Raise `SplitError` where the rest of a target has fewer cells than the largest budget."""
@@ -82,7 +82,7 @@ class LabellingProtocol(LaboratoryProtocol):
                 if n_free < largest:
                     raise SplitError(
                         f"{laboratory.target.name} has too few images to label {largest}",
-                        expected=f"at least {largest} beside the tested ones",
+                        expected=f"at least {largest} besides the tested ones",
                         got=str(n_free),
                         remedy="Take smaller budgets, as in --labelling budgets=8,16.",
                     )

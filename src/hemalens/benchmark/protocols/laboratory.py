@@ -217,7 +217,7 @@ class LaboratoryProtocol(ProtocolConfig):
     needs_target: ClassVar[bool] = True
     takes_target: ClassVar[bool] = True
     against: ClassVar[Against] = "shots"
-    """What the scores are drawn against."""
+    """What k counts in the results."""
 
     beside: Words = ()
 

@@ -79,7 +79,7 @@ class UnlabelledProtocol(LaboratoryProtocol):
     @property
     def description(self) -> str:
         """The protocol in words."""
-        beside = f", beside {', '.join(self.beside)}" if self.beside else ""
+        beside = f", with {', '.join(self.beside)}" if self.beside else ""
         return (
             f"{', '.join(map(str, self.images))} images without labels, {', '.join(self.pieces)}{beside}, strength "
             f"{self.strength:g}, {self.repeats} repeats, tested on other images (inductive)"

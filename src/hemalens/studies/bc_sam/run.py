@@ -34,7 +34,7 @@ from hemalens.runs.inputs import Inputs, open_inputs
 from hemalens.studies.base import Study
 from hemalens.studies.bc_sam.latents import DISCREPANCY_WORDS, Material, Protocol, Row, Side
 from hemalens.studies.bc_sam.scores import Cell, Direction, find_gains
-from hemalens.studies.bc_sam.tables import accuracy_table, balanced_table, drawn, gain_table, verdict
+from hemalens.studies.bc_sam.tables import accuracy_table, balanced_table, gain_table, reconstructions, verdict
 from hemalens.training.autoencoder import Discrepancy
 
 POOLED = "features"
@@ -106,7 +106,7 @@ def run(
             *([gain_table(gains, sides)] if gains else []),
         ],
         verdicts=[verdict(gains)] if gains else [],
-        pictures=drawn(found.material, found.rows),
+        pictures=reconstructions(found.material, found.rows),
         data=[each.card for each in opened],
         methods=methods,
         seed=seed,

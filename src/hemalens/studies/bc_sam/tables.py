@@ -111,7 +111,7 @@ def verdict(gains: Sequence[Gain]) -> str:
     )
 
 
-def drawn(material: Material, rows: Sequence[Row]) -> list[PictureTable]:
+def reconstructions(material: Material, rows: Sequence[Row]) -> list[PictureTable]:
     """Some cells of each laboratory, with the reconstruction of each autoencoder; nothing without autoencoders."""
     chosen = np.concatenate(
         [side.start + np.unique(np.linspace(0, len(side.dataset) - 1, N_DRAWN).astype(int)) for side in material.sides]
