@@ -107,8 +107,9 @@ def labelling_curve() -> Figure:
 
 def bloodshot_k_shot() -> Figure:
     """Balanced accuracy of class means against k, for the embedders of the BloodShot study."""
-    chosen = ("softmax, random", "aam+consistency, random", "softmax, ImageNet", "aam, ImageNet, augmented", "frozen ImageNet")
-    names = {name: name for name in (*chosen, "all from ImageNet")}
+    random = ("softmax, random", "aam+consistency, random")
+    pretrained = ("softmax, ImageNet", "aam, ImageNet, augmented", "frozen ImageNet", "all from ImageNet")
+    names = {name: name for name in (*random, *pretrained)}
     table = [row for row in rows_of("bloodshot_k_shot.csv") if row["k"] != "all"]
     return _curves(table, "embedder", "k", names, "labelled cells a class (k)")
 
@@ -118,7 +119,7 @@ def bloodshot_classifiers() -> Figure:
     table = rows_of("bloodshot_classifiers.csv")
     figure, axes = _panels(1, 3, (11.5, 4.0))
     for axis, target in zip(axes, TARGETS, strict=True):
-        _heat_map(axis, [row for row in table if row["laboratory"] == target], "embedder", "classifier", 0.25, 0.9)
+        _heat_map(axis, [row for row in table if row["laboratory"] == target], down="embedder", across="classifier")
         axis.set_title(target)
     for axis in axes[1:]:
         axis.set_yticklabels([])
@@ -132,7 +133,7 @@ def all_methods() -> Figure:
     for axis, source in zip(axes, dict.fromkeys(row["source"] for row in table), strict=True):
         rows = [row for row in table if row["source"] == source]
         rows = [{**row, "target": "held-out folds" if row["target"] == source else row["target"]} for row in rows]
-        _heat_map(axis, rows, "method", "target", 0.2, 0.95)
+        _heat_map(axis, rows, down="method", across="target")
         axis.set_title(f"trained on {source}")
     for axis in axes[1:]:
         axis.set_yticklabels([])
@@ -148,7 +149,7 @@ def bc_sam() -> Figure:
     figure, axes = _panels(1, 4, (11.5, 3.4))
     for axis, pair in zip(axes, dict.fromkeys((row["train"], row["test"]) for row in table), strict=True):
         rows = [row for row in table if (row["train"], row["test"]) == pair]
-        _heat_map(axis, rows, "representation", "head", 0.2, 0.95)
+        _heat_map(axis, rows, down="representation", across="head")
         axis.set_title(f"{pair[0]} → {pair[1]}")
     for axis in axes[1:]:
         axis.set_yticklabels([])
@@ -167,7 +168,8 @@ def _curves(table: Sequence[Row], group: str, x: str, names: dict[str, str], lab
         for (name, shown), colour in zip(names.items(), COLOURS, strict=False):
             rows = [row for row in table if row["laboratory"] == target and row[group] == name]
             at = [float(row[x]) for row in rows]
-            axis.plot(at, [float(row["balanced_accuracy"]) for row in rows], "o-", color=colour, markersize=3.5, label=shown)
+            scores = [float(row["balanced_accuracy"]) for row in rows]
+            axis.plot(at, scores, "o-", color=colour, markersize=3.5, label=shown)
             if rows and rows[0].get("low"):
                 limits = ([float(row[bound]) for row in rows] for bound in ("low", "high"))
                 axis.fill_between(at, *limits, color=colour, alpha=0.05, linewidth=0)
@@ -179,8 +181,9 @@ def _curves(table: Sequence[Row], group: str, x: str, names: dict[str, str], lab
     return figure
 
 
-def _heat_map(axis: Axes, table: Sequence[Row], down: str, across: str, low: float, high: float) -> None:
+def _heat_map(axis: Axes, table: Sequence[Row], *, down: str, across: str) -> None:
     """Balanced accuracy in cells, the number in each; rows and columns in the order of the table."""
+    low, high = 0.2, 0.95
     names, columns = list(dict.fromkeys(row[down] for row in table)), list(dict.fromkeys(row[across] for row in table))
     values = np.full((len(names), len(columns)), np.nan)
     for row in table:
@@ -197,7 +200,15 @@ def _heat_map(axis: Axes, table: Sequence[Row], down: str, across: str, low: flo
 
 CHARTS: dict[str, Callable[[], Figure]] = {
     chart.__name__: chart
-    for chart in (next_laboratory, unlabelled_curve, labelling_curve, bloodshot_k_shot, bloodshot_classifiers, all_methods, bc_sam)
+    for chart in (
+        next_laboratory,
+        unlabelled_curve,
+        labelling_curve,
+        bloodshot_k_shot,
+        bloodshot_classifiers,
+        all_methods,
+        bc_sam,
+    )
 }
 
 
