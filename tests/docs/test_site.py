@@ -79,5 +79,6 @@ def test_nothing_is_fetched_from_other_hosts(site: Path) -> None:
 
 
 def test_the_reference_has_a_place_for_every_public_name(site: Path) -> None:
-    names = {identifier.rpartition(".")[2] for identifier in _read(site / "reference" / "api.html").identifiers if "." in identifier}
+    identifiers = _read(site / "reference" / "api.html").identifiers
+    names = {identifier.rpartition(".")[2] for identifier in identifiers if "." in identifier}
     assert set(hemalens.__all__) - {"__version__"} <= names

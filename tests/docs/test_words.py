@@ -46,8 +46,8 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_the_list_finds_mannered_words_and_spares_ordinary_ones() -> None:
-    assert _old_words("It is told what an answer leans on.") != []
-    assert _old_words("The weights are used to embed images; `home.npz` holds the reference. Use `--beside imagenet`.") == []
+    assert len(_old_words("It is told what an answer leans on, at home and abroad.")) == 5
+    assert _old_words("The weights are used to embed images; home.npz holds the reference. Use --beside imagenet.") == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
