@@ -14,9 +14,12 @@ import typer
 
 import hemalens
 from documentation import DOCS, PAGES, REPOSITORY, flat, name_of
+from hemalens.adaptation.unlabelled_config import UnlabelledConfig
+from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.cli.main import app
+from hemalens.config import StrictConfig
 from hemalens.datasets import READERS
-from hemalens.methods import METHODS, SEGMENTERS
+from hemalens.methods import METHODS, SEGMENTERS, find_method
 from hemalens.studies import STUDIES, describe_study
 from hemalens.taxonomy import AS_LABELLED, cell_types, label_map, label_map_names
 
@@ -111,14 +114,40 @@ def test_the_readme_is_short() -> None:
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= README_LINES
 
 
-def test_the_results_of_the_readme_are_in_the_data() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/reference/results/next-laboratory.md"])
+def test_scores_between_laboratories_are_in_the_data(page: str) -> None:
     with (DATA / "next_laboratory.csv").open(encoding="utf-8", newline="") as file:
-        known = {row[key] for row in csv.DictReader(file) for key in ("balanced_accuracy", "sd", "low", "high")}
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+        known = {value for row in csv.DictReader(file) for value in row.values()}
+    text = (REPOSITORY / page).read_text(encoding="utf-8").partition("## Targets set in advance")[0]
     rows = "".join(re.findall(r"^\|.*\| 0\.\d{3} .*$", text, re.M))
     scores = re.findall(r"\b0\.\d{3}\b", rows)
     assert len(scores) > 10
     assert set(scores) - known == set()
+
+
+ROBUST = find_method("robust").config
+
+
+@pytest.mark.parametrize(
+    ("heading", "config"),
+    [
+        ("## robust\n", ROBUST),
+        ("### laboratory\n", type(ROBUST.model_fields["laboratory"].default)),
+        ("With `--unlabelled`:", UnlabelledConfig),
+        ("With `--support`", FewShotConfig),
+    ],
+)
+def test_the_settings_page_agrees_with_the_settings(heading: str, config: type[StrictConfig]) -> None:
+    text = (DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
+    table = re.search(r"(?:^\|.*\n)+", text[text.index(heading) :], re.M)
+    assert table is not None
+    rows = [line.split(" | ") for line in table[0].splitlines() if line.startswith("| `")]
+    assert len(rows) > 1
+    for names, default, *_ in rows:
+        keys = re.findall(r"`([\w.]+)`", names)
+        assert {key.partition(".")[0] for key in keys} <= set(config.model_fields)
+        if re.fullmatch(r"[\d., ]+", default):
+            assert [config.model_fields[key].default for key in keys] == [float(part) for part in default.split(", ")]
 
 
 def test_the_design_names_every_room_and_the_layers() -> None:
