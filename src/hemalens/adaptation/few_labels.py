@@ -42,7 +42,7 @@ from hemalens.runs.inputs import prepare
 from hemalens.trust.reference import HOME, Home, home_bytes, moved_home
 
 USUAL = "rule=base"
-"""The default few-shot rule: the best of those measured (docs/reference/results/few-labels.md)."""
+"""How a bundle is adapted where nothing is said of it: the best of what was measured (docs/few-labels.md)."""
 WIDEST = 0.3
 """A 95 % interval of the expected accuracy that is wider than this tells too little."""
 

@@ -178,7 +178,7 @@ class Manifest(ArtifactManifest):
     def as_sure_as_right(self) -> bool:
         """Whether answers are given at the temperature of the training, beside sizes and a class bias.
 
-        Their mean confidence was near the accuracy in new laboratories (docs/reference/results/domain-shift.md).
+        Their mean confidence was near the accuracy in new laboratories (docs/trust.md).
         """
         how = self.unlabelled
         if how is None or self.adaptation is not None or how.taught is not None or how.prior is not None:

@@ -26,7 +26,7 @@ MOST_OF_CLASS = 250
 N_PERMUTATIONS = 199
 FOREIGN_SCORE = 0.05
 """The score from which on, where chance does not explain it, images are called foreign: more than twice the largest of 596
-draws of home images in other mixes of cell types, 0.024 (docs/reference/results/domain-shift.md)."""
+draws of home images in other mixes of cell types, 0.024 (docs/trust.md)."""
 FOREIGN_P = 0.01
 
 
