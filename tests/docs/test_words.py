@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import typer
 
-from documentation import DOCS, PAGES, name_of, prose
+from documentation import DOCS, PAGES, REPOSITORY, name_of, prose
 from hemalens.cli.main import app
 
 WORDS: dict[str, str] = tomllib.loads((DOCS / "words.toml").read_text(encoding="utf-8"))
 LONGEST_SENTENCE = 30
+TEXTS = (*PAGES, REPOSITORY / "CHANGELOG.md")
 QUOTED = re.compile(r"^\| \[.*$", re.M)
 """Rows of the table of studies quote the program, whose words have tests of their own."""
 
@@ -50,12 +51,12 @@ def test_the_list_finds_mannered_words_and_spares_ordinary_ones() -> None:
     assert _old_words("The weights are used to embed images; home.npz holds the reference. Use --beside imagenet.") == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", TEXTS, ids=name_of)
 def test_pages_use_plain_words(page: Path) -> None:
     assert _old_words(QUOTED.sub("", prose(page)) if page.parent.name == "studies" else prose(page)) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", TEXTS, ids=name_of)
 def test_sentences_are_short(page: Path) -> None:
     assert [s for s in _sentences(page) if len(s.split()) > LONGEST_SENTENCE] == []
 
