@@ -145,9 +145,10 @@ def test_what_is_more_than_the_network_is_refused(
     moved = write_bundle(tmp_path / "moved", plain.bundle.manifest, files)
     with pytest.raises(BundleError, match="holds more than its network"):
         _way(moved, tmp_path).check(abroad)
-    taught = adapt(plain.bundle.path, run=RunOptions(tmp_path / "taught"), support=f"folder:{images}")
-    with pytest.raises(BundleError, match="no linear head of its own"):
-        _way(taught, tmp_path).check(abroad)
+    for name, options in {"alone": AdaptOptions(), "beside": AdaptOptions(beside=[plain.bundle.path])}.items():
+        few = adapt(plain.bundle.path, run=RunOptions(tmp_path / name), support=f"folder:{images}", options=options)
+        with pytest.raises(BundleError, match="no linear head of its own"):
+            _way(few, tmp_path).check(abroad)
     other = trained.fitted(tmp_path_factory, "finetune").bundle
     with pytest.raises(BundleError, match="expected a bundle of robust; got finetune"):
         _way(other, tmp_path).check(abroad)

@@ -16,7 +16,7 @@ FEATURES = ("size_features", BESIDE_FEATURES)
 def without_additions(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Remove nucleus size, class bias, neighbours and further encoders from a bundle's graph.
 
-    Softened logits stay softened. A graph without such layers is returned as it is.
+    Softened logits stay softened. A graph without such layers, or whose classifier needs them, is returned as it is.
     """
     model = onnx.ModelProto()
     model.CopyFrom(graph)
@@ -24,13 +24,16 @@ def without_additions(graph: onnx.ModelProto) -> onnx.ModelProto:
     if not gone:
         return graph
     softened = next((node.output[0] for node in gone if node.output[0].startswith("evidence_softened")), None)
-    names = {softened or next(node.input[0] for node in gone if node.input[0].startswith("logits_before")): "logits"}
+    logits = softened or next((name for node in gone for name in node.input if name.startswith("logits_before")), None)
+    names = {logits: "logits"} if logits else {}
     of_embedding = [node for node in gone if node.op_type == "Concat" and node.output[0].startswith("embedding")]
+    ends = [tensor for tensor in model.graph.initializer if tensor.name.startswith(FEATURES)]
+    if of_embedding and not ends:
+        return graph  # a new classifier reads the whole embedding
     if of_embedding:
         names[of_embedding[0].input[0]] = "embedding"
         names |= {name: "embedding" for node in gone for name in node.output if name.startswith("embedding_for_head")}
         value = next(v for v in model.graph.output if v.name == "embedding")
-        ends = [t for t in model.graph.initializer if t.name.startswith(FEATURES)]
         value.type.tensor_type.shape.dim[1].dim_value = min(int(numpy_helper.to_array(t)[0]) for t in ends)
     left_out = {name for node in gone for name in node.output} - {softened}
     rest = [node for node in model.graph.node if not set(node.output) & left_out]
