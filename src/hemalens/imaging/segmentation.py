@@ -4,8 +4,8 @@ The segmentation works for every Romanowsky stain. It finds the nucleus (`nucleu
 two histograms from the image itself, near the nucleus and far from it. The outline is the closed curve around the nucleus
 with the most evidence for the cell inside, along strong edges and without sharp bends.
 
-Stain deconvolution is not used: the published matrices are for haematoxylin and eosin in tissue, and a Romanowsky stain
-has no fixed vectors, since azure and eosin bind together and their ratio differs by laboratory.
+Published matrices for stain deconvolution are for haematoxylin and eosin in tissue. A Romanowsky stain has no fixed
+vectors, since azure and eosin bind together and their ratio differs by laboratory.
 
 Weights and thresholds were chosen on every fourth image of the two sets of Zheng et al. (Micron 107, 2018) and on
 synthetic cells; the other images of those sets were not used.
