@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from documentation import DOCS
 from head_contract import CHECKS, Blobs, blobs, fitted
 from hemalens.classifiers.heads import HEADS, Head, check_head, make_head
 from hemalens.errors import ConfigError
@@ -63,3 +64,8 @@ def test_an_unknown_head_shows_the_near_ones() -> None:
         make_head("svm_rfb", seed=0)
     with pytest.raises(ConfigError, match=rf"unknown head 'zzz'.*{', '.join(sorted(HEADS))}"):
         check_head("zzz")
+
+
+def test_a_page_of_the_documentation_names_every_head() -> None:
+    pages = [page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md")]
+    assert any(all(f"`{name}`" in page for name in HEADS) for page in pages)

@@ -4,8 +4,8 @@ Magnification and crop size differ between laboratories; the size of the nuclei 
 is found in every stain without weights. Its diameter is the spread of its lobes (`nucleus.spread`).
 
 The spread was chosen over the bounding box and the area on 656 cells of JTSC, CellaVision-100, Acevedo-20 and BCCD. Cell
-diameters in units of the spread varied least within a cell type of one set: by a factor of 1.28 from the 10th to the 90th
-percentile (box 1.31, area 1.31). Their medians differed between sets by a standard deviation of 6 % (box 5 %, area 8 %).
+diameters in units of the spread varied least within a cell type of one set. The ratio of the 90th to the 10th percentile is
+1.28 (box 1.31, area 1.31). Their medians differed between sets by a standard deviation of 6 % (box 5 %, area 8 %).
 The box depends on rotation, and the area is small for a lobed nucleus.
 """
 

@@ -1,6 +1,6 @@
 """Find the white cell's nucleus by its stain, without trained weights, and measure its spread.
 
-The absorbance of each colour channel against the empty field removes lamp, camera and background colour. Chromatin
+The absorbance of each colour channel against the background removes the effect of lamp and camera. Chromatin
 absorbs red and green more than blue, haemoglobin blue and green but hardly any red. The nucleus is the most
 chromatin-like region near the centre, with lobes that are close and stained alike.
 
@@ -105,9 +105,9 @@ def otsu(values: Plane) -> float:
 
 
 def absorbance_of(image: NDArray[np.uint8]) -> Plane:
-    """Natural absorbance of each channel against the empty field, (h, w, 3), at least 0.
+    """Natural absorbance of each channel against the background, (h, w, 3), at least 0.
 
-    The empty field is the most frequent green value above the Otsu threshold: everything stained absorbs green.
+    The background is the most frequent green value above the Otsu threshold: everything stained absorbs green.
     """
     smooth = ndimage.gaussian_filter(image.astype(float), (_SMOOTHING_PX, _SMOOTHING_PX, 0))
     green = smooth[..., 1]

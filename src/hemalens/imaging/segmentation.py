@@ -4,8 +4,8 @@ The segmentation works for every Romanowsky stain. It finds the nucleus (`nucleu
 two histograms from the image itself, near the nucleus and far from it. The outline is the closed curve around the nucleus
 with the most evidence for the cell inside, along strong edges and without sharp bends.
 
-Stain deconvolution is not used: the published matrices are for haematoxylin and eosin in tissue, and a Romanowsky stain
-has no fixed vectors, since azure and eosin bind together and their ratio differs by laboratory.
+Published matrices for stain deconvolution are for haematoxylin and eosin in tissue. A Romanowsky stain has no fixed
+vectors, since azure and eosin bind together and their ratio differs by laboratory.
 
 Weights and thresholds were chosen on every fourth image of the two sets of Zheng et al. (Micron 107, 2018) and on
 synthetic cells; the other images of those sets were not used.
@@ -47,7 +47,7 @@ _OUTER = 0.4
 _REACH, _REACH_WEIGHT = 0.8, 0.7
 """Distance beyond which the evidence for the cell falls, and its slope."""
 _FAINT = 0.05
-"""Absorbance, as a share of the nucleus's, that separates the cell from the empty field."""
+"""Absorbance, as a share of the nucleus's, that separates the cell from the background."""
 _FIELD_WEIGHT, _STAIN_WEIGHT, _HUE_WEIGHT, _STEEP = 2.0, 0.2, 0.1, 10.0
 """Prior weights of emptiness, stain and hue, and their steepness."""
 _EXCLUDED = -3.0
@@ -137,7 +137,7 @@ def _stain_evidence(absorbance: Plane, seed: Mask) -> Plane:
 def _colour_bins(absorbance: Plane) -> NDArray[np.int64]:
     """The bin of each pixel in a histogram of three absorbances, (h, w)."""
     top = np.maximum(np.percentile(absorbance.reshape(-1, 3), 99, axis=0), 1e-6)
-    # square root: finer bins where cytoplasm, red cells and empty field lie
+    # square root: finer bins where cytoplasm, red cells and background lie
     bins = (np.sqrt((absorbance / top).clip(0, 1)) * (_N_BINS - 1e-6)).astype(np.int64)
     flat: NDArray[np.int64] = bins @ np.array([_N_BINS**2, _N_BINS, 1])
     return flat

@@ -47,7 +47,7 @@ class RobustConfig(FinetuneConfig):
     """`finetune` with stronger augmentation, averaged weights, test-time augmentation and an outline network.
 
     `laboratory`: augmentation that imitates other laboratories, applied after `augmentation`. `white_balance`: divide
-    each channel by the brightness of the empty field, inside the graph. `views`: flipped and turned copies of an image
+    each channel by the brightness of the background, inside the graph. `views`: flipped and turned copies of an image
     whose logits are averaged; prediction takes `views` times the work. `fine_labels`: learn the finer cell types that
     `min_fine_images` or more training images show, and sum their probabilities to the classes. `outline`: add a second,
     small network that sees the outline of the nucleus alone; it has a loss of its own, and both networks' logits are

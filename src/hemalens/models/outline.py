@@ -40,7 +40,7 @@ PAIRS = {
 def outline(light: Tensor) -> Tensor:
     """Images (n, 3, h, w) in [0, 1] -> soft mask of the nucleus, (n, 1, h, w) in [0, 1].
 
-    A logistic function of the chromatin signal, red + green - blue of the natural absorbance against the empty field, in
+    A logistic function of the chromatin signal, red + green - blue of the natural absorbance against the background, in
     units of the nucleus's. Field and nucleus are means of the largest tenth of the pixels, which an ONNX graph can compute
     without segmentation.
     """

@@ -1,4 +1,4 @@
-"""White balance of a smear's image against its empty field, the glass without cells."""
+"""White balance of a smear's image against its background, the glass without cells."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 EMPTY = 0.1
-"""Share of the brightest pixels that are taken as the empty field."""
+"""Share of the brightest pixels that are taken as the background."""
 FIELD = 0.92
-"""Brightness of the empty field after balancing, as a share of full scale; brighter pixels stay below 1."""
+"""Brightness of the background after balancing, as a share of full scale; brighter pixels stay below 1."""
 DARKEST_FIELD = 0.03
 """Lower limit of the field's brightness, as a share of full scale; it bounds the gain."""
 
@@ -21,7 +21,7 @@ def smoothed(light: Tensor) -> Tensor:
 
 
 def field_of(smooth: Tensor) -> Tensor:
-    """The empty field of smoothed images (n, c, h, w), channel by channel: (n, c, 1, 1).
+    """The background of smoothed images (n, c, h, w), channel by channel: (n, c, 1, 1).
 
     It is the mean of the brightest tenth of the pixels, which an ONNX graph can compute without segmentation.
     """
@@ -34,5 +34,5 @@ def mean_of_largest(values: Tensor, n: int) -> Tensor:
 
 
 def white_balanced(light: Tensor) -> Tensor:
-    """Scale each channel of images (n, 3, h, w) in [0, 1] so that the empty field is equally bright and colourless."""
+    """Scale each channel of images (n, 3, h, w) in [0, 1] so that the background is equally bright and colourless."""
     return (light * (FIELD / field_of(smoothed(light)).clamp(min=DARKEST_FIELD))).clamp(0, 1)

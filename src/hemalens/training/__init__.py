@@ -1,7 +1,7 @@
 """Training in torch: from images, a network and a config to a bundle.
 
-Begin with `fit`, the way that all methods share. `module` is the Lightning module, `trainer` the loop, `checkpoints`
-resumes without pickle, `augmentation` and `laboratory_augmentation` change images, `losses` holds the losses, `masks`
-what masks of the training images are used for, `probe` fits a classical head on frozen embeddings.
+Begin with `fit`, the path that all methods share. `module` is the Lightning module, `trainer` the loop; `checkpoints`
+resumes without pickle. `augmentation` and `laboratory_augmentation` change images, `losses` holds the losses, `masks` uses
+masks of the training images, `probe` fits a classical head on frozen embeddings.
 Imports `models` and the rooms below.
 """

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor, nn
 
-from hemalens.classifiers.calibration import log_softmax
 from hemalens.evaluation import metrics
 from hemalens.imaging.reading import Preprocessing
 from hemalens.training.module import Learner, OptimiserConfig
@@ -111,6 +111,6 @@ class CellClassifier(Learner):
         targets = torch.cat([targets for _, targets in self._validation]).numpy()
         self._validation.clear()
         counts = metrics.confusion(targets, logits.argmax(axis=1), logits.shape[1])
-        probabilities = np.exp(log_softmax(logits))
+        probabilities = softmax(logits.astype(np.float64), axis=1)
         self.log("val_balanced_accuracy", metrics.balanced_accuracy(counts), prog_bar=True)
         self.log("val_nll", metrics.negative_log_likelihood(probabilities, targets), prog_bar=True)

@@ -13,13 +13,14 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy.special import softmax
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hemalens.bundle.artifact import MANIFEST, WEIGHTS
 from hemalens.bundle.bundle import FINE, Bundle, fine_entries, open_bundle
 from hemalens.bundle.export import FineTypes, Trained, export_bundle
-from hemalens.classifiers.calibration import fit_temperature, log_softmax
+from hemalens.classifiers.calibration import fit_temperature
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.datasets.splits import balanced_weights
 from hemalens.errors import ConfigError
@@ -177,7 +178,9 @@ class ModulePredictions:
 
     def probabilities(self, records: list[Record]) -> NDArray[np.float64]:
         """Calibrated probabilities (n, k)."""
-        return np.exp(log_softmax(logits_of(self.module, self._resized(records)) / self.temperature))
+        logits = logits_of(self.module, self._resized(records)) / self.temperature
+        probabilities: NDArray[np.float64] = softmax(logits.astype(np.float64), axis=1)
+        return probabilities
 
     def fine(self, records: list[Record]) -> NDArray[np.float32]:
         """Probability of each finer type given its class, (n, f)."""

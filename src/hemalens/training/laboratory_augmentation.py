@@ -48,8 +48,8 @@ class LaboratoryConfig(StrictConfig):
     a factor of 1 to 1 + s and enlarged again. Camera: `noise` and `shot_noise`, largest standard deviation as a share of
     full scale, the same everywhere and growing with the root of the light. Each step of optics and noise meets a share
     `step_share` of the images. `jpeg`: share of the images that are coded at a quality from `jpeg_quality_min` to 95.
-    `tight`: share of the images that look like a detector's crop: a rectangle about the middle, of half to all of the
-    image's width and height, on the median colour of the rectangle's rim.
+    `tight`: share of the images that look like a detector's crop. A rectangle about the middle, of half to all of the
+    image's width and height, keeps its pixels; the rest has the median colour of its rim.
     """
 
     lightness_gain: float = Field(default=0.35, ge=0, le=2)

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from hemalens.bundle.bundle import Bundle
 from hemalens.bundle.export import Trained, export_bundle
 from hemalens.cache import FeatureCache
-from hemalens.classifiers.calibration import fit_temperature, log_softmax
+from hemalens.classifiers.calibration import fit_temperature
 from hemalens.classifiers.heads import ClassWeights, Head, make_head
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset, Record
@@ -95,7 +96,8 @@ def export_probe(
     def reference(records: list[Record]) -> NDArray[np.float64]:
         cache = FeatureCache(default_cache_dir()) if probe.frozen_backbone else None
         logits = head.logits(extract(records, probe.encoder, cache=cache).complete())
-        return np.exp(log_softmax(logits / temperature))
+        probabilities: NDArray[np.float64] = softmax(logits / temperature, axis=1)
+        return probabilities
 
     trained = Trained(
         method=probe.method,
