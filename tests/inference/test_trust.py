@@ -183,10 +183,10 @@ def test_a_report_sets_what_was_told_beside_what_was_true(bundle: Bundle, foreig
     assert check.coverage.value is not None
     assert check.set_size is not None
     assert len(check.estimates) == 3
-    assert any("domain shift, told without labels: foreign" in sentence for sentence in report.summary)
+    assert any("domain shift detected (without labels)" in sentence for sentence in report.summary)
     for name in ("report.md", "report.html"):
         text = (tmp_path / "report" / name).read_text(encoding="utf-8")
-        assert "Could it have been known?" in text
+        assert "Reliability without labels" in text
         assert "Coverage of prediction sets" in text
 
 

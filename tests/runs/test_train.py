@@ -21,7 +21,7 @@ from hemalens.bundle.bundle import Bundle
 from hemalens.errors import OutputError, SplitError
 from hemalens.report import read_report
 from hemalens.cli.quickstart import quickstart
-from hemalens.report.compose import make_report
+from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import asked_of, claim_run, finish_run, fit_in
 from hemalens.methods import Method, find_method
 
@@ -174,7 +174,7 @@ def test_what_another_request_left_is_not_gone_on_with(tmp_path: Path) -> None:
     assert claim_run(tmp_path / "run", {"seed": 0}, overwrite=False) is True
     with pytest.raises(OutputError, match="holds another run"):
         claim_run(tmp_path / "run", {"seed": 1}, overwrite=False)
-    report = make_report("a run", "a protocol", data=[], methods={}, seed=0)
+    report = make_report("a run", "a protocol", Results(), data=[], methods={}, seed=0)
     finish_run(tmp_path / "run", report)
     assert (tmp_path / "run" / "report.json").is_file()
     with pytest.raises(OutputError, match="finished"):

@@ -14,7 +14,7 @@ from hemalens.errors import one_line
 from hemalens.evaluation.results import MethodCard, Report
 from hemalens.evaluation.significance import compare
 from hemalens.progress import Say
-from hemalens.report.compose import make_report, method_card
+from hemalens.report.compose import Results, make_report, method_card
 from hemalens.runs.folders import claim_run, finish_run
 from hemalens.runs.inputs import tell
 
@@ -63,14 +63,16 @@ def _report(config: BenchmarkConfig, opened: Opened, ended: Sequence[Ended], say
     return make_report(
         f"{shown}: {', '.join(config.protocols)} from {sources}",
         "; ".join(dict.fromkeys(f"{task.protocol}, {task.described}" for task in opened.tasks)),
-        evaluations=evaluations,
-        k_shot=[result for outcome in outcomes for result in outcome.k_shot],
-        fractions=[curve for outcome in outcomes for curve in outcome.fractions],
-        efficiency=costs(timed, n_rounds=part.rounds, n_threads=part.threads, say=say),
-        comparisons=compare(evaluations, seed=config.seed),
-        failures=failures(ended),
-        scatters=joint_scatters(ended, projection=config.projection, seed=config.seed),
-        pictures=what_answers_rest_on(models, seed=config.seed),
+        Results(
+            evaluations=evaluations,
+            k_shot=[result for outcome in outcomes for result in outcome.k_shot],
+            fractions=[curve for outcome in outcomes for curve in outcome.fractions],
+            efficiency=costs(timed, n_rounds=part.rounds, n_threads=part.threads, say=say),
+            comparisons=compare(evaluations, seed=config.seed),
+            failures=failures(ended),
+            scatters=joint_scatters(ended, projection=config.projection, seed=config.seed),
+            pictures=what_answers_rest_on(models, seed=config.seed),
+        ),
         data=opened.cards,
         methods={entry.name: entry.config.model_dump(mode="json") for entry in opened.entries},
         method_cards=[_method_card(entry, opened) for entry in opened.entries],

@@ -14,7 +14,7 @@ from hemalens.evaluation.results import Report
 from hemalens.files import write_text
 from hemalens.inference.predict import PredictionSummary, predict
 from hemalens.progress import Say, track
-from hemalens.report.compose import make_report
+from hemalens.report.compose import Results, make_report
 from hemalens.runs.evaluate import evaluate
 from hemalens.runs.folders import claim_run, finish_run
 from hemalens.runs.train import train
@@ -65,8 +65,7 @@ def quickstart(
         "Quickstart: one laboratory's model in the next laboratory",
         "trained on lab_a, tested on a held-out part of it and on all of lab_b; then adapted to lab_b with "
         f"{n_support} labelled cells of each type and tested on the others",
-        evaluations=[*at_home.evaluations, *abroad.evaluations, *after],
-        pictures=abroad.pictures,
+        Results(evaluations=[*at_home.evaluations, *abroad.evaluations, *after], pictures=abroad.pictures),
         data=[*at_home.data, *abroad.data, *at_hand.data],
         methods=at_home.methods,
         seed=seed,

@@ -13,7 +13,7 @@ from hemalens.evaluation.results import MethodCard, Report
 from hemalens.evaluation.trust_check import trust_check
 from hemalens.files import atomic_dir, claim_folder
 from hemalens.runs.inputs import prepare, tell
-from hemalens.report.compose import make_report
+from hemalens.report.compose import Results, make_report
 from hemalens.progress import Say
 
 
@@ -61,8 +61,7 @@ def evaluate(
     report = make_report(
         f"{bundle.manifest.method} tested on {dataset.name}",
         "a saved bundle on images whose labels it has not seen",
-        evaluations=[evaluation],
-        pictures=pictures,
+        Results(evaluations=[evaluation], pictures=pictures),
         data=[card],
         methods={bundle.manifest.method: bundle.manifest.config},
         method_cards=[_card_of(bundle)],

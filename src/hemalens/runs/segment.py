@@ -23,7 +23,7 @@ from hemalens.evaluation.results import ComparisonTable, PictureTable, Report
 from hemalens.files import atomic_dir, claim_folder
 from hemalens.inference.predict import open_images
 from hemalens.runs.inputs import prepare
-from hemalens.report.compose import data_card, make_report
+from hemalens.report.compose import Results, data_card, make_report
 from hemalens.runs.folders import claim_run, finish_run
 from hemalens.progress import Say
 from hemalens.progress import track
@@ -88,8 +88,10 @@ def train_segmenter(
     report = make_report(
         f"{NAME} on {masked.name}",
         f"one split: {test_fraction:.0%} of the masks held out for the test" if test else "no test part",
-        tables=[_compared(segmenters, test, "Held-out masks", seed=seed, note=note)] if test else [],
-        pictures=[_shown("Held-out cells", test.records, segmenters)] if test else [],
+        Results(
+            tables=[_compared(segmenters, test, "Held-out masks", seed=seed, note=note)] if test else [],
+            pictures=[_shown("Held-out cells", test.records, segmenters)] if test else [],
+        ),
         data=[data_card(masked, "train and test").model_copy(update={"notes": given.card.notes})],
         methods={NAME: config.model_dump(mode="json")},
         seed=seed,
@@ -207,8 +209,12 @@ def _report(
     return make_report(
         f"Cells found by {Path(name).name}",
         "every image, its mask and its cell image",
-        tables=[_compared(shown, _dataset(masked, source), "Agreement with the given masks", seed=seed)] if masked else [],
-        pictures=[_shown("Outlines", readable, shown)] if readable else [],
+        Results(
+            tables=[_compared(shown, _dataset(masked, source), "Agreement with the given masks", seed=seed)]
+            if masked
+            else [],
+            pictures=[_shown("Outlines", readable, shown)] if readable else [],
+        ),
         data=[data_card(dataset, "segmented")],
         methods={"segment": {"segmenter": name, **config.model_dump(mode="json")}},
         seed=seed,

@@ -18,13 +18,12 @@ from hemalens.datasets.leaks import refuse_leaks
 from hemalens.evaluation.results import Evaluation, Report
 from hemalens.runs.auxiliary import mask_note, open_auxiliary, refuse_learned
 from hemalens.runs.inputs import Prepared, prepare, tell
-from hemalens.report.compose import make_report, method_card
+from hemalens.report.compose import Results, make_report, method_card
 from hemalens.runs.folders import asked_of, claim_run, finish_run, fit_in
 from hemalens.methods import Method, find_method
 from hemalens.datasets.splits import Unreadable, check_classes, hold_out, seeded
 from hemalens.bundle.segmenter import cell_image_stages
 from hemalens.bundle.stages import Stage
-
 
 
 def train(
@@ -78,8 +77,10 @@ def train(
     report = make_report(
         f"{method.name} on {given.dataset.name}",
         f"one split: {test_fraction:.0%} held out for the test" if test else "no test part",
-        evaluations=_tested(bundle, test, given.dataset.name, seed) if test else [],
-        pictures=[method.show(bundle, test or learn)] if method.show else [],
+        Results(
+            evaluations=_tested(bundle, test, given.dataset.name, seed) if test else [],
+            pictures=[method.show(bundle, test or learn)] if method.show else [],
+        ),
         data=[each.card for each in opened],
         methods={method.name: config.model_dump(mode="json")},
         method_cards=[method_card(method, method.name, [each.card for each in opened])],

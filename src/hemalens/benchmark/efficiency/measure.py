@@ -22,7 +22,7 @@ from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import DataCard, Efficiency, Evaluation, Report, Timing
 from hemalens.graphs.runtime import n_cores
 from hemalens.progress import Say
-from hemalens.report.compose import make_report
+from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import claim_run, finish_run
 from hemalens.runs.inputs import Prepared, prepare, tell
 
@@ -76,9 +76,7 @@ def efficiency(
     report = make_report(
         f"What {formatting.counted(len(networks), 'network')} cost",
         f"efficiency, all networks taking turns: {how}",
-        efficiency=rows,
-        evaluations=list(evaluations.values()),
-        verdicts=_remarks(networks, rows),
+        Results(efficiency=rows, evaluations=list(evaluations.values()), remarks=_remarks(networks, rows)),
         data=_cards(tests),
         methods={network.name: network.settings for network in networks},
         seed=seed,
