@@ -249,10 +249,9 @@ def stub_method(on_fit: Callable[[CellDataset, CellDataset | None, Path], None] 
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Reports with empty figures: drawing takes longer than training something tiny. tests/evaluation draws them."""
+    """Reports with empty figures: drawing takes longer than training something tiny. tests/report draws them."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("curves", "figures", "tradeoffs"):
-            patch.setattr(f"hemalens.report.{module}.draw_svg", lambda *given, **more: '<svg aria-hidden="true"></svg>')
+        patch.setattr("hemalens.report.figures.Drawing.svg", lambda drawing: '<svg aria-hidden="true"></svg>')
         yield
 
 

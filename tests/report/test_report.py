@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from report_fakes import CLASSES, make_report
-from report_page import HOSTILE, Page, check_accessible, check_self_contained
+from report_page import HOSTILE, Page, check_accessible, check_self_contained, markdown_rows
 
 from hemalens.errors import HemalensError, InputError, OutputError
 from hemalens.evaluation import formatting
 from hemalens.evaluation.results import Estimate, Report
-from hemalens.report import figures, read_report, render_html, render_markdown, write_report
+from hemalens.report import confusion_matrix, read_report, render_html, render_markdown, write_report
 from hemalens.report.markdown import escape
 
 
@@ -91,9 +91,8 @@ def test_every_score_is_printed(report: Report, tmp_path: Path) -> None:
 
 
 def test_overview_row_belongs_to_its_evaluation(report: Report) -> None:
-    lines = render_markdown(report).split("## Overview")[1].split("\n\n")[1].splitlines()
-    for line, evaluation in zip(lines[2:], report.evaluations, strict=True):
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
+    rows = markdown_rows(render_markdown(report), "Every evaluation")
+    for cells, evaluation in zip(rows, report.evaluations, strict=True):
         scores = evaluation.scores
         assert cells[1:3] == [evaluation.method, f"{evaluation.source} \u2192 {evaluation.target}"]
         assert [cell.split(" ")[0] for cell in cells[3:-2]] == [
@@ -235,7 +234,7 @@ def test_many_classes_and_foreign_names_are_drawn() -> None:
     evaluation.update(classes=classes, tested_classes=classes, confusion=[[i + j for j in range(21)] for i in range(21)])
     for i, point in enumerate(evaluation["scatter"]["points"]):
         point["label"] = classes[i % 21]
-    svg = figures.confusion_figure(Report.model_validate(values).evaluations[0])
+    svg = confusion_matrix.figure(Report.model_validate(values).evaluations[0], name="c").svg()
     assert "\u767d\u8840\u7403 $ 0 $" in svg
     assert Page(render_html(Report.model_validate(values))).open == []
 

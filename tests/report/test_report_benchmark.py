@@ -15,9 +15,17 @@ from report_fakes import make_report
 from report_page import HOSTILE, Page, check_accessible, check_no_escape, check_self_contained, markdown_rows
 
 from hemalens.evaluation.results import Estimate, Evaluation, Report, Scatter, ScatterPoint
-from hemalens.report import comparisons, embeddings, read_report, render_html, render_markdown, write_report
-from hemalens.report import confusion_matrix as matrix
-from hemalens.report.svg import INK, ink_on
+from hemalens.report import (
+    comparisons,
+    embeddings,
+    read_report,
+    render_html,
+    render_markdown,
+    transfer_matrix,
+    write_report,
+)
+from hemalens.report.embeddings import NamedScatter
+from hemalens.report.figures import INK, Figures, ink_on
 from trained import undrawn
 
 
@@ -98,9 +106,11 @@ def test_a_changed_number_changes_where_it_is_shown_and_nowhere_else(report: Rep
     old = f"{estimate.value:.3f}"
     assert len(before) == len(after)
     changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
-    # overview, heat map, its table, scores of the evaluation
-    assert changed == [(old, "0.800")] * 4
-    assert render_html(other).count("lab_a to lab_b 0.800") == 1, "the words of the heat map"
+    # overview, table of transfers, scores of the evaluation
+    assert changed == [(old, "0.800")] * 3
+    found = transfer_matrix.matrices(other.evaluations)
+    assert found is not None
+    assert "lab_a to lab_b 0.800" in transfer_matrix.section(found).blocks[0].panels[0].drawing.alt
     ece = _words(render_html(_with(report, 1, ece=0.4567)))
     changed = [(a, b.rstrip(".")) for a, b in zip(before, ece, strict=True) if a != b]
     # overview, scores, caption of the reliability diagram
@@ -120,23 +130,27 @@ def test_answers_are_in_the_json_alone(report: Report, html: str, markdown: str)
 
 
 def test_a_heat_map_a_method_with_every_cell(report: Report, html: str) -> None:
-    found = matrix.matrices(report.evaluations, report.failures)
+    found = transfer_matrix.matrices(report.evaluations, report.failures)
     assert found is not None
     assert (found.sources, found.targets) == (DOMAINS, DOMAINS)
     assert [m.method for m in found.matrices] == list(METHODS)
-    for method, svg in matrix.figures(found):
+    maps = transfer_matrix.section(found).blocks[0]
+    assert isinstance(maps, Figures)
+    for method, panel in zip(METHODS, maps.panels, strict=True):
+        svg = panel.drawing.svg()
+        assert panel.head == method
         texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
         of_method = [e for e in report.evaluations if e.method == method]
         for evaluation in of_method:
             estimate = evaluation.scores.balanced_accuracy
             assert f"{estimate.value:.3f}" in texts
             assert f"{estimate.low:.3f}\u2013{estimate.high:.3f}" in texts
-        assert texts.count("at home") == svg.count('class="home"') == 3
+        assert texts.count("in-domain") == 3
         assert texts.count("transductive") == sum(e.transductive for e in of_method)
         assert texts.count("not tested") == (method == "prototypes")
         assert texts.count("failed") == (method == "dann")
-        assert svg in html
         assert re.search(r'role="img" aria-label="Balanced accuracy of \w+: lab_a to lab_a 0\.\d{3}, ', svg)
+        assert f'aria-label="Balanced accuracy of {method} as a heat map"' in html
 
 
 def test_the_table_of_domains_says_the_same(report: Report, html: str, markdown: str) -> None:
@@ -157,7 +171,7 @@ def _expected(evaluation: Evaluation | None, pair: tuple[str, str, str]) -> str:
         return "failed" if pair == (FAILED.method, FAILED.source, FAILED.target) else "not tested"
     estimate, chance = evaluation.scores.balanced_accuracy, 1 / len(evaluation.tested_classes)
     notes = [f"{estimate.low:.3f}\u2013{estimate.high:.3f}", f"chance {chance:.3f}, {evaluation.n_images:,} images"]
-    notes += ["at home"] if evaluation.source == evaluation.target else []
+    notes += ["in-domain"] if evaluation.source == evaluation.target else []
     tag = " **transductive**" if evaluation.transductive else ""
     return f"{estimate.value:.3f} ({'; '.join(notes)}){tag}"
 
@@ -172,10 +186,10 @@ def _moved(cell: str) -> str:
 
 def test_one_pair_makes_no_matrix_and_a_second_result_another_one(report: Report) -> None:
     first = report.evaluations[0]
-    assert matrix.matrices([first, first.model_copy(update={"method": "other"})]) is None
-    assert matrix.matrices([]) is None
-    assert "From domain to domain" not in render_markdown(make_report(n_evaluations=1, n_points=5))
-    found = matrix.matrices([*report.evaluations[:2], first])
+    assert transfer_matrix.matrices([first, first.model_copy(update={"method": "other"})]) is None
+    assert transfer_matrix.matrices([]) is None
+    assert transfer_matrix.HEADING not in render_markdown(make_report(n_evaluations=1, n_points=5))
+    found = transfer_matrix.matrices([*report.evaluations[:2], first])
     assert found is not None
     assert [(m.method, len(m.cells)) for m in found.matrices] == [("linear_probe (1)", 2), ("linear_probe (2)", 1)]
     numbers = [number for m in found.matrices for number, _ in m.cells.values()]
@@ -185,7 +199,7 @@ def test_one_pair_makes_no_matrix_and_a_second_result_another_one(report: Report
 def test_domains_that_are_both_come_first_and_in_the_same_order(report: Report) -> None:
     one = report.evaluations[0]
     pairs = [("x", "b"), ("a", "y"), ("b", "a"), ("a", "b")]
-    found = matrix.matrices([one.model_copy(update={"source": s, "target": t}) for s, t in pairs])
+    found = transfer_matrix.matrices([one.model_copy(update={"source": s, "target": t}) for s, t in pairs])
     assert found is not None
     assert (found.sources, found.targets) == (("a", "b", "x"), ("a", "b", "y"))
 
@@ -203,13 +217,15 @@ def test_scale_ends_at_tenths(values: tuple[float, ...], limits: tuple[float, fl
         )
         for i, v in enumerate([*values, None, None])
     ]
-    found = matrix.matrices(scored)
+    found = transfer_matrix.matrices(scored)
     assert found is not None
     assert found.limits == limits
-    steps = matrix.scale(found)
-    assert float(steps[0][0]) == limits[0]
-    assert all(a < b for (_, a), (_, b) in pairwise(steps))
-    assert "n/a" in matrix.figures(found)[0][1]
+    maps = transfer_matrix.section(found).blocks[0]
+    assert isinstance(maps, Figures)
+    steps = maps.legends[0].keys[1:]
+    assert float(steps[0].text) == limits[0]
+    assert all((a.opacity or 0) < (b.opacity or 0) for a, b in pairwise(steps))
+    assert "n/a" in maps.panels[0].drawing.svg()
 
 
 def test_ink_is_read_on_every_shade() -> None:
@@ -233,8 +249,12 @@ def test_failures_stand_before_the_scores(report: Report, html: str, markdown: s
 
 
 def test_comparisons_follow_the_domains(report: Report, html: str, markdown: str) -> None:
-    assert html.index(f'id="{matrix.ANCHOR}"') < html.index(f'id="{comparisons.ANCHOR}"') < html.index('id="evaluation-1"')
-    rows = _cells(html, "Methods two by two")
+    assert (
+        html.index(f'id="{transfer_matrix.ANCHOR}"')
+        < html.index(f'id="{comparisons.ANCHOR}"')
+        < html.index('id="evaluation-1"')
+    )
+    rows = _cells(html, "Pairs of methods")
     assert [row[:2] for row in rows] == [["linear_probe", "dann transductive"], ["linear_probe", "prototypes"],
                                          ["dann transductive", "prototypes"]]  # fmt: skip
     assert comparisons.HEADING in markdown
@@ -251,7 +271,7 @@ def test_audit_is_in_the_card_of_its_data(html: str, markdown: str) -> None:
 def test_chance_is_one_over_the_tested_classes(report: Report, html: str, markdown: str) -> None:
     for number, evaluation in enumerate(report.evaluations, start=1):
         chance = f"{1 / len(evaluation.tested_classes):.3f}"
-        section = markdown.split(f"## {number}. ")[1]
+        section = markdown.split(f"\n## {number}. ")[1]
         assert f"- Chance: {chance}\n" in section
         assert re.search(rf'id="evaluation-{number}".*?<dt>Chance</dt><dd>{chance}</dd>', html, re.DOTALL)
 
@@ -266,37 +286,43 @@ def _scatter(n: int, domains: tuple[str, ...] = ("a", "b"), **more: Any) -> Scat
     return Scatter(explained=(0.5, 0.2), n_total=3 * n, points=tuple(points), **more)
 
 
-def test_several_domains_have_a_panel_of_their_own() -> None:
-    plane = embeddings.plane([("m", "", _scatter(30))], name="s", cells="of a", n_points=100)
-    assert plane is not None
-    assert [panel.note for panel in plane.panels] == ["30 of 90 cells, by cell type", "the same cells, by domain"]
-    by_label, by_domain = (panel.svg for panel in plane.panels)
-    assert "Scatter of 30 cells by cell type: 2 cell types; 15 wrong predictions are ringed." in by_label
-    assert "Scatter of 30 cells by domain: a 15, b 15." in by_domain
-    paths = dict(re.findall(r'<path id="(s-1-\d+)" d="([^"]+)"', by_label))
-    assert sum(path.count("M") for path in paths.values()) == 30
+def _drawn(scatter: Scatter, n_points: int = 100) -> Figures:
+    (found,) = embeddings.embedded([NamedScatter("m", "", scatter)], name="s", cells="of a", n_points=n_points)
+    return found
+
+
+def test_several_laboratories_have_a_panel_of_their_own() -> None:
+    found = _drawn(_scatter(300), 1000)
+    assert [panel.note for panel in found.panels] == ["300 of 900 cells, by cell type", "the same cells, by laboratory"]
+    by_label, by_domain = (panel.drawing.svg() for panel in found.panels)
+    assert "Scatter of 300 cells by cell type: 2 cell types; 150 wrong predictions are ringed." in by_label
+    assert "Scatter of 300 cells by laboratory: a 150, b 150." in by_domain
+    types, laboratories = found.legends
+    assert [key.text for key in types.keys] == ["x", "y"]
+    assert [key.text for key in laboratories.keys] == ["a", "b", "wrong prediction"]
     for svg in (by_label, by_domain):
-        assert set(re.findall(r'href="#(s-1-\d+)"', svg)) == set(paths)
-    assert [entry.text for entry in plane.domains] == ["a", "b"]
-    colours = {entry.colour for entry in plane.domains}
-    assert set(re.findall(r'(?:stroke|fill)="(#\w+)"', by_domain)) == colours
-    alone = embeddings.plane([("m", "", _scatter(30, ("a",)))], name="s", cells="of a", n_points=100)
-    assert alone is not None
+        # points and rings
+        assert svg.count("<use ") == 450
+    for key in laboratories.keys[:2]:
+        assert key.colour.lower() in by_domain
+    alone = _drawn(_scatter(30, ("a",)))
     assert [panel.note for panel in alone.panels] == ["30 of 90 cells, by cell type"]
-    assert "domain" not in alone.caption
-    assert embeddings.plane([], name="s", cells="", n_points=9) is None
+    assert "laboratory" not in alone.caption
+    assert embeddings.embedded([], name="s", cells="", n_points=9) == ()
 
 
-def test_points_are_where_they_belong_and_no_more_than_asked_for() -> None:
-    plane = embeddings.plane([("m", "", _scatter(50))], name="s", cells="of a", n_points=20)
-    assert plane is not None
-    assert plane.panels[0].note == "20 of 150 cells, by cell type"
-    places = re.findall(r"M([\d.]+) ([\d.]+)(?:h0|m0)", plane.panels[0].svg)
-    assert len(places) == 20
-    xs, ys = zip(*((float(x), float(y)) for x, y in places), strict=True)
-    assert min(xs) == pytest.approx(embeddings.LEFT_PX + embeddings.MARGIN_PX)
-    assert max(xs) == pytest.approx(embeddings.WIDTH_PX - embeddings.MARGIN_PX)
-    assert min(ys) == pytest.approx(embeddings.MARGIN_PX)
+def test_points_are_where_they_belong_and_as_many_as_requested() -> None:
+    found = _drawn(_scatter(500, ("a",)), 200)
+    assert found.panels[0].note == "200 of 1,500 cells, by cell type"
+    svg = found.panels[0].drawing.svg()
+    places = [(float(x), float(y)) for x, y in re.findall(r'<use href="#[^"]*" x="([\d.]+)" y="([\d.]+)"', svg)]
+    width, height = (px * 0.72 for px in found.panels[0].drawing.size_px)
+    # 200 points, of which 100 are wrong and ringed
+    assert len(places) == 300
+    assert len(set(places)) <= 200
+    assert min(x for x, _ in places) < 0.1 * width
+    assert max(x for x, _ in places) > 0.9 * width
+    assert all(0 < x < width and 0 < y < height for x, y in places)
 
 
 def test_cells_that_are_all_alike_and_one_cell_are_drawn() -> None:
@@ -304,14 +330,14 @@ def test_cells_that_are_all_alike_and_one_cell_are_drawn() -> None:
         explained=(0.0, 0.0), n_total=3,
         points=tuple(ScatterPoint(x=0, y=0, label="a", predicted="a", domain="d") for _ in range(3)),
     )  # fmt: skip
-    plane = embeddings.plane([("m", "", alike)], name="s", cells="of a", n_points=9)
-    assert plane is not None
-    assert not plane.has_wrong
-    assert "nan" not in plane.panels[0].svg
+    found = _drawn(alike)
+    assert [legend.title for legend in found.legends] == ["Cell types"]
+    assert "nan" not in found.panels[0].drawing.svg()
 
 
 def test_a_umap_has_no_shares_of_variance(html: str) -> None:
-    assert "UMAP 1" in html
+    found = _drawn(Scatter(projection="UMAP", explained=None, n_total=9, points=_scatter(9).points))
+    assert "UMAP 1" in found.panels[0].drawing.svg()
     assert "in a UMAP of their embeddings" in html
     with pytest.raises(ValidationError, match="principal components"):
         _scatter(5, projection="UMAP")
@@ -366,11 +392,11 @@ def test_of_very_many_evaluations_not_every_figure_is_drawn(
     report: Report, html: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, undrawn():
-        patch.setattr("hemalens.report.html.MOST_DRAWN", len(report.evaluations) - 1)
+        patch.setattr("hemalens.report.evaluations.MOST_DRAWN", len(report.evaluations) - 1)
         small = render_html(report)
     n = len(report.evaluations)
     assert (html.count("<b>Reliability.</b>"), small.count("<b>Reliability.</b>")) == (n, 0)
     assert small.count("Reliability bins as a table") == n, "the numbers stay"
-    assert small.count("the reliability stands in a table alone") == n
-    assert "the reliability stands in a table alone" not in html
+    assert small.count("reliability is shown as a table") == n
+    assert "reliability is shown as a table" not in html
     assert len(small) < len(html)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ from report_page import (
 )
 
 from hemalens.evaluation.results import ComparisonTable, Estimate, KShot, Report
-from hemalens.report import curve_lines as lines
 from hemalens.report import curves, k_shot, read_report, render_html, render_markdown, tables, write_report
+from hemalens.report.figures import Figures
+from hemalens.report.tables import Fold, Items
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def _printed(result: dict[str, Any]) -> list[str]:
         texts += [f"{estimate['value']:.3f}", f"{estimate['low']:.3f}\u2013{estimate['high']:.3f}"]
     texts += [f"SD {estimate['std']:.3f}" for estimate in estimates]
     for shots in result["shots"]:
-        texts += [f"{shots['majority_rate']:.3f}", *(f"\u00b1 {f1['std']:.3f}" for f1 in shots["f1"].values())]
+        texts += [f"{shots['majority_rate']:.3f}", *(f"SD {f1['std']:.3f}" for f1 in shots["f1"].values())]
         texts += [f"{f1['value']:.3f}" for f1 in shots["f1"].values()]
     return texts
 
@@ -144,7 +144,7 @@ def test_transductive_results_cannot_be_overlooked(report: Report, html: str) ->
     rows = [line for line in markdown.splitlines() if line.startswith("|") and name in line]
     assert len(rows) == 2 * (1 + len(KS) + 1 + len(KS))
     assert all(f"{name} **transductive**" in row for row in rows)
-    warning = f"Transductive: \u201c{name}\u201d. Before this method classified, it had looked at the tested images"
+    warning = f"Transductive: \u201c{name}\u201d. This method saw the test images"
     assert markdown.count(f"> **{warning}") == 2
     assert Page(html).text.count(warning) == 2
     # by target: overview, legend of the curves, two tables, embedding by cell type and by domain
@@ -162,7 +162,7 @@ def test_how_it_was_measured_is_told_in_words(report: Report, html: str) -> None
         "lab_b itself, the rest is tested",
         f"\u201c{EMBEDDERS[2]}\u201d: class means, cosine, centred on the target",
         f"\u201c{EMBEDDERS[0]}\u201d and \u201c{EMBEDDERS[1]}\u201d: class means, cosine",
-        "with replacement: an image may be memorised twice",
+        "with replacement: an image may be drawn twice",
         "logistic regression on all labels, 5 folds of lab_b",
         "promyelocyte: fewer than 25 images in the target",
         "every cell type is tested",
@@ -171,7 +171,7 @@ def test_how_it_was_measured_is_told_in_words(report: Report, html: str) -> None
     ):
         assert wanted in text
         assert wanted in markdown
-    assert "without replacement: no image is memorised twice" in render_markdown(_with(report, replacement=False))
+    assert "without replacement: no image is drawn twice" in render_markdown(_with(report, replacement=False))
 
 
 def test_most_methods_are_the_others() -> None:
@@ -182,10 +182,17 @@ def test_most_methods_are_the_others() -> None:
 def test_unreadable_images_are_listed_once_with_their_methods(report: Report) -> None:
     results = [r for r in report.k_shot if r.target == "lab_b"]
     changed = results[1].model_copy(update={"unreadable": {**results[1].unreadable, "other.png": "empty"}})
-    target = k_shot.targets((results[0], changed))[0]
-    assert lines.unreadable(target.lines) == (
-        ("images/monocyte/monocyte_0007.png", "truncated after 2,048 bytes"),
-        ("other.png", f"empty (\u201c{EMBEDDERS[1]}\u201d)"),
+    section = k_shot.section(k_shot.targets((results[0], changed))[0], n_points=0)
+    fold = section.blocks[-1]
+    assert isinstance(fold, Fold)
+    assert fold.blocks == (
+        Items(
+            (
+                "images/monocyte/monocyte_0007.png: truncated after 2,048 bytes",
+                f"other.png: empty (\u201c{EMBEDDERS[1]}\u201d)",
+            ),
+            kind="plain files",
+        ),
     )
 
 
@@ -209,7 +216,7 @@ def test_published_tables_are_shown_as_they_are(report: Report, html: str) -> No
      ("0.91 \u00b1 0.02", "0.91 \u00b1 0.02", True), ("12 to 40", "12 to 40", False), ("none", "none", False)],
 )  # fmt: skip
 def test_cells_of_a_published_table(value: str | float | None, text: str, *, numeric: bool) -> None:
-    table = tables.comparison(ComparisonTable(title="t", columns=("a", "b"), rows=(("x", value),)))
+    table = tables.study_table(ComparisonTable(title="t", columns=("a", "b"), rows=(("x", value),)))
     assert table.rows[0][1].text == text
     assert table.columns[1].numeric is numeric
 
@@ -281,24 +288,23 @@ def test_missing_values_are_named(report: Report) -> None:
     check_accessible(render_html(report.model_copy(update={"k_shot": (none,)})))
 
 
+def _curves(report: Report) -> tuple[str, str]:
+    section = k_shot.section(k_shot.targets(report.k_shot)[0], n_points=10)
+    first, second = next(block for block in section.blocks if isinstance(block, Figures)).panels
+    return first.drawing.svg(), second.drawing.svg()
+
+
 def test_same_reference_is_drawn_once(report: Report) -> None:
-    target = k_shot.targets(_with(report, supervised=report.k_shot[0].supervised).k_shot)[0]
-    reference = report.k_shot[0].supervised
-    assert reference is not None
-    for svg, estimate in zip(k_shot.figures(target), (reference.balanced_accuracy, reference.accuracy), strict=True):
-        assert svg.count(f">{estimate.value:.3f}<") == 1
-        assert svg.count(">all labels<") == 1
+    for svg in _curves(_with(report, supervised=report.k_shot[0].supervised)):
+        assert svg.count("stroke-dasharray: 5.5,3.3") == 1
+    for svg in _curves(report):
+        assert svg.count("stroke-dasharray: 5.5,3.3") == 3
 
 
-def test_curves_show_every_k_and_every_reference(report: Report) -> None:
-    target = k_shot.targets(report.k_shot)[0]
-    svg, second = k_shot.figures(target)
+def test_curves_show_every_k_and_guessing(report: Report) -> None:
+    svg, second = _curves(report)
     for k in KS:
         assert f">{k}<" in svg
-    for line in target.lines:
-        assert line.result.supervised is not None
-        assert f">{line.result.supervised.balanced_accuracy.value:.3f}<" in svg
-        assert f">{line.result.supervised.accuracy.value:.3f}<" in second
     assert ">chance<" in svg
     assert ">majority rate<" in second
 
@@ -311,15 +317,6 @@ def test_ks_stand_in_order_and_apart(ks: tuple[int, ...]) -> None:
     assert all(gaps > 0.04)
     if len(ks) > 1:
         assert (positions[ks[0]], positions[ks[-1]]) == (0, 1)
-
-
-def test_labels_are_moved_apart() -> None:
-    assert curves.apart([90, 50, 10], 15, highest=100) == [90, 50, 10]
-    placed = curves.apart([99, 98, 97, 40, 39], 15, highest=100)
-    assert placed == sorted(placed, reverse=True)
-    assert all(a - b >= 15 - 1e-9 for a, b in pairwise(placed))
-    assert placed[0] <= 100
-    assert np.mean(placed[3:]) == pytest.approx(39.5)
 
 
 def test_large_report_stays_small(tmp_path: Path) -> None:

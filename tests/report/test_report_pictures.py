@@ -19,11 +19,12 @@ from hemalens.datasets.synthetic import LABORATORIES, draw_cell
 from hemalens.errors import InputError
 from hemalens.evaluation.results import Picture, PictureTable, Report
 from hemalens.evaluation.thumbnails import CYAN, GREEN, OUTLINE_COLOURS, WHITE, outlined, thumbnail
-from hemalens.report import compose as reporting
-from hemalens.report import pictures, read_report, render_html, render_markdown, write_report
+from hemalens.report import contents, read_report, render_html, render_markdown, write_report
+from hemalens.report.compose import Results
+from hemalens.report.compose import make_report as make_report_of
 
 COLUMNS = ("image", "true outline", "found outline")
-TRANSDUCTIVE = "Transductive: tested images were seen in training, without their labels."
+TRANSDUCTIVE = "Transductive: test images were seen in training, without their labels."
 
 
 def _decoded(text: str) -> Image.Image:
@@ -182,7 +183,7 @@ def test_markdown_says_how_many_and_which(report: Report) -> None:
     first, second = section.split("### ")[1:]
     assert first.split("\n\n")[:3] == [
         "Outlines of monocytes",
-        "Green: drawn by hand",
+        "Green: drawn by hand.",
         "The HTML report shows 12 pictures (image, true outline, found outline):",
     ]
     assert first.split("\n\n")[3].splitlines() == [f"- monocyte/cell_{i}.png: IoU 0.{80 + i}" for i in range(4)]
@@ -228,13 +229,13 @@ def test_hostile_words_stay_text() -> None:
 
 @pytest.mark.parametrize(("n_columns", "wanted"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 3), (6, 3), (7, 4), (9, 3)])
 def test_lines_of_pictures_are_equally_long(n_columns: int, wanted: int) -> None:
-    assert pictures.n_abreast(PictureTable(title="a", columns=("b",) * n_columns, rows=())) == wanted
+    assert contents.n_abreast(n_columns) == wanted
 
 
 def test_a_job_hands_its_pictures_on() -> None:
     table = _table(1)
-    assert reporting.make_report("a", "b", data=(), methods={}, seed=0, pictures=[table]).pictures == (table,)
-    assert reporting.make_report("a", "b", data=(), methods={}, seed=0).pictures == ()
+    assert make_report_of("a", "b", Results(pictures=[table]), data=(), methods={}, seed=0).pictures == (table,)
+    assert make_report_of("a", "b", Results(), data=(), methods={}, seed=0).pictures == ()
 
 
 @pytest.mark.usefixtures("undrawn")

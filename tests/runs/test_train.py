@@ -22,7 +22,7 @@ from hemalens.cli.quickstart import quickstart
 from hemalens.errors import OutputError, SplitError
 from hemalens.methods import Method, find_method
 from hemalens.report import read_report
-from hemalens.report.compose import make_report
+from hemalens.report.compose import Results, make_report
 from hemalens.runs.evaluate import EvaluateOptions
 from hemalens.runs.folders import finish_run, fit_or_resume, method_request, start_run
 from hemalens.runs.train import TrainOptions
@@ -180,7 +180,7 @@ def test_what_another_request_left_is_not_gone_on_with(tmp_path: Path) -> None:
     assert start_run(tmp_path / "run", {"seed": 0}, overwrite=False) is True
     with pytest.raises(OutputError, match="holds another run"):
         start_run(tmp_path / "run", {"seed": 1}, overwrite=False)
-    report = make_report("a run", "a protocol", data=[], methods={}, seed=0)
+    report = make_report("a run", "a protocol", Results(), data=[], methods={}, seed=0)
     finish_run(tmp_path / "run", report)
     assert (tmp_path / "run" / "report.json").is_file()
     with pytest.raises(OutputError, match="finished"):

@@ -14,7 +14,7 @@ from hemalens.errors import one_line
 from hemalens.evaluation.results import MethodCard, Report
 from hemalens.evaluation.significance import compare
 from hemalens.progress import Say
-from hemalens.report.compose import make_report, method_card
+from hemalens.report.compose import Results, make_report, method_card
 from hemalens.runs.folders import finish_run, start_run
 from hemalens.runs.inputs import report_inputs
 
@@ -61,14 +61,16 @@ def _report(config: BenchmarkConfig, plan: BenchmarkPlan, results: Sequence[Tria
     return make_report(
         f"{shown}: {', '.join(config.protocols)} from {sources}",
         "; ".join(dict.fromkeys(f"{task.protocol}, {task.description}" for task in plan.tasks)),
-        evaluations=evaluations,
-        k_shot=[result for outcome in outcomes for result in outcome.k_shot],
-        fractions=[curve for outcome in outcomes for curve in outcome.fractions],
-        efficiency=measure_efficiency(timed, config.efficiency, say=say),
-        comparisons=compare(evaluations, seed=config.seed),
-        failures=failures(results),
-        scatters=joint_scatters(results, projection=config.projection, seed=config.seed),
-        pictures=occlusion_maps(models, seed=config.seed),
+        Results(
+            evaluations=evaluations,
+            k_shot=[result for outcome in outcomes for result in outcome.k_shot],
+            fractions=[curve for outcome in outcomes for curve in outcome.fractions],
+            efficiency=measure_efficiency(timed, config.efficiency, say=say),
+            comparisons=compare(evaluations, seed=config.seed),
+            failures=failures(results),
+            scatters=joint_scatters(results, projection=config.projection, seed=config.seed),
+            pictures=occlusion_maps(models, seed=config.seed),
+        ),
         data=plan.cards,
         methods={entry.name: entry.config.model_dump(mode="json") for entry in plan.entries},
         method_cards=[_method_card(entry, plan) for entry in plan.entries],

@@ -14,7 +14,7 @@ from hemalens.evaluation.results import MethodCard, Report
 from hemalens.files import atomic_dir, claim_folder
 from hemalens.progress import Say
 from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
-from hemalens.report.compose import make_report
+from hemalens.report.compose import Results, make_report
 
 
 def benchmark_bundle(
@@ -57,7 +57,7 @@ def benchmark_bundle(
     report = make_report(
         f"{manifest.method} from {source}: {', '.join(protocols)}",
         "; ".join(f"{name}, {protocol.description}" for name, protocol in protocols.items()),
-        k_shot=results,
+        Results(k_shot=results),
         data=[card for laboratory in laboratories for card in laboratory.cards],
         methods={manifest.method: manifest.config},
         method_cards=[MethodCard(name=manifest.method, method=manifest.method, learned_from=learned)],

@@ -15,7 +15,7 @@ from hemalens.evaluation.results import Report
 from hemalens.files import write_text
 from hemalens.inference.predict import PredictionSummary, predict
 from hemalens.progress import Say, track
-from hemalens.report.compose import make_report
+from hemalens.report.compose import Results, make_report
 from hemalens.runs.evaluate import EvaluateOptions, evaluate
 from hemalens.runs.folders import RunOptions, finish_run, start_run
 from hemalens.runs.train import TrainOptions, train
@@ -83,8 +83,7 @@ def quickstart(
         "Quickstart: one laboratory's model in the next laboratory",
         "trained on lab_a, tested on a held-out part of it and on all of lab_b; then adapted to lab_b with "
         f"{n_support} labelled cells of each type and tested on the others",
-        evaluations=[*trained.evaluations, *tested.evaluations, *after],
-        pictures=tested.pictures,
+        Results(evaluations=[*trained.evaluations, *tested.evaluations, *after], pictures=tested.pictures),
         data=[*trained.data, *tested.data, *tested_again.data],
         methods=trained.methods,
         seed=seed,

@@ -194,7 +194,7 @@ def print_efficiency(report: Report) -> None:
     from hemalens.report import efficiency
 
     console = Console(soft_wrap=False, highlight=False)
-    for table, note in efficiency.tables(report.efficiency):
+    for table in efficiency.tables(report.efficiency):
         shown = Table(
             title=Text(table.caption), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
         )
@@ -209,7 +209,7 @@ def print_efficiency(report: Report) -> None:
             for row in group.rows:
                 shown.add_row(*_stacked(row))
         console.print(shown)
-        console.print(Text(note))
+        console.print(Text(table.note))
 
 
 def _stacked(cells: Sequence[Cell]) -> list[str]:

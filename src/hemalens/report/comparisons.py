@@ -1,4 +1,4 @@
-"""Methods compared on the same test images, as tables and in plain words, for HTML, Markdown and the summary alike."""
+"""Paired tests between methods on the same test images, as tables and as sentences."""
 
 from __future__ import annotations
 
@@ -7,54 +7,56 @@ from collections.abc import Sequence
 from hemalens.evaluation import formatting
 from hemalens.evaluation.results import Comparison, Evaluation
 from hemalens.evaluation.significance import Standing, not_compared, standings
-from hemalens.report.curve_lines import listed
-from hemalens.report.tables import Cell, Column, Table, chance, estimate_cell
+from hemalens.report.tables import Cell, Column, Table, chance, estimate_cell, interval_cell, majority, quoted
 
 ANCHOR = "comparisons"
 HEADING = "Which method is better"
-NOT_TOLD_APART = "not told apart"
-ALONE_NOTE = (
-    "Only first, only second right: images that one of the two alone answered rightly; where several models of a method "
-    "answered an image, it counts by their share."
+NO_DIFFERENCE = "no significant difference"
+COUNT_NOTE = (
+    "Only first, only second correct: images that one method alone classifies correctly; with several models per method, "
+    "an image counts by their share."
 )
 TEST_NOTES = {
     "McNemar, exact": "p of the accuracy: McNemar's exact test.",
-    "sign flips, exact": "p of the accuracy: exact sign flips of each unit's difference in right answers; a unit is a "
-    "group of images, or an image, with the answers of all models.",
+    "sign flips, exact": "p of the accuracy: exact sign flips of the difference in correct predictions per unit (a group "
+    "of images, or an image).",
 }
 DIFFERENCE_NOTE = (
-    "Difference: balanced accuracy of the first less that of the second, with the 95 % interval of a paired bootstrap over "
-    "the units within their cell types, not corrected, and too narrow where a cell type has few images; its p, which keeps "
-    "to its level there too, is the larger of that of the bootstrap and of sign flips of what each unit adds. "
-    "Both kinds of p are corrected (Holm) for all pairs on this source and target. Better: the corrected p of the "
-    "difference is below 0.05. The tests are of these models on other such images; another training gives other models."
+    "Difference: balanced accuracy of the first minus that of the second, with the uncorrected 95 % interval of a paired "
+    "bootstrap within cell types; it is too narrow for cell types with few images. Its p is the larger of the bootstrap's "
+    "and of sign flips per unit. Both p are corrected (Holm) for all pairs of this source and target. Better: the "
+    "corrected p of the difference is below 0.05. The tests compare these models; another training gives other models."
 )
 MOST_NAMES = 3
-"""More methods than this are counted, not named."""
+"""Further methods are counted, not named."""
 
 # --------------------------------------------------------------------------------------------------------------- tables
 
 
-def tables(comparisons: Sequence[Comparison]) -> tuple[tuple[Table, str], ...]:
-    """A table with its note for each source and target, in the order in which these come first."""
+def tables(comparisons: Sequence[Comparison]) -> tuple[Table, ...]:
+    """A table for each source and target, in their order; a note that several share is below the last."""
     by_laboratories: dict[tuple[str, str], list[Comparison]] = {}
     for pair in comparisons:
         by_laboratories.setdefault((pair.source, pair.target), []).append(pair)
-    return tuple((_table(pairs), _note(pairs)) for pairs in by_laboratories.values())
+    notes = [_note(pairs) for pairs in by_laboratories.values()]
+    return tuple(
+        _table(pairs, "" if notes[i : i + 2] == [note, note] else note)
+        for i, (pairs, note) in enumerate(zip(by_laboratories.values(), notes, strict=True))
+    )
 
 
 def _note(pairs: Sequence[Comparison]) -> str:
-    return " ".join((ALONE_NOTE, *(TEST_NOTES[test] for test in dict.fromkeys(p.test for p in pairs)), DIFFERENCE_NOTE))
+    return " ".join((COUNT_NOTE, *(TEST_NOTES[test] for test in dict.fromkeys(p.test for p in pairs)), DIFFERENCE_NOTE))
 
 
-def _table(pairs: Sequence[Comparison]) -> Table:
+def _table(pairs: Sequence[Comparison], note: str) -> Table:
     transfer = f"{formatting.visible(pairs[0].source)} {formatting.ARROW} {formatting.visible(pairs[0].target)}"
     numbers = (
-        *("Images", "Only first right", "Only second right", "p of accuracy (Holm)"),
+        *("Images", "Only first correct", "Only second correct", "p of accuracy (Holm)"),
         *("Difference in balanced accuracy", "p of difference (Holm)"),
     )
     return Table(
-        f"Methods two by two on the same test images, {transfer}",
+        f"Pairs of methods on the same test images, {transfer}",
         (
             Column("First", numeric=False, heads=True),
             Column("Second", numeric=False),
@@ -63,6 +65,8 @@ def _table(pairs: Sequence[Comparison]) -> Table:
         ),
         tuple(_row(pair) for pair in pairs),
         stacked=True,
+        kind="pairwise",
+        note=note,
     )
 
 
@@ -92,7 +96,7 @@ def _mean_count(n: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """A p with three decimals; one below 0.001 is "<0.001", and none is rounded up to the limit of 0.05."""
+    """A p with three decimals; "<0.001" below that, and "<0.050" where it would be rounded up to the limit."""
     if p < 0.001:
         return "<0.001"
     text = f"{p:.3f}"
@@ -100,9 +104,9 @@ def p_value(p: float) -> str:
 
 
 def verdict(pair: Comparison) -> str:
-    """The pair in words: "A is better", or "not told apart"."""
+    """The pair in words: "A is better", or "no significant difference"."""
     if pair.better is None:
-        return NOT_TOLD_APART
+        return NO_DIFFERENCE
     transductive = pair.first_transductive if pair.better == pair.first else pair.second_transductive
     return f"{_marked(formatting.visible(pair.better), transductive)} is better"
 
@@ -115,7 +119,7 @@ def _marked(name: str, transductive: bool) -> str:
 
 
 def sentences(comparisons: Sequence[Comparison], evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
-    """For each source and target: the best method, or those that the data do not tell apart; then what is not compared.
+    """For each source and target: the best method, or those without a significant difference; then those not compared.
 
     `comparisons` are those of all `evaluations`.
     """
@@ -133,40 +137,28 @@ def _where(source: str, target: str) -> str:
 
 
 def _named(names: Sequence[str]) -> str:
-    return listed([formatting.visible(name) for name in names])
+    return quoted([formatting.visible(name) for name in names])
 
 
 def _standing_sentence(standing: Standing) -> str:
     highest = standing.highest
-    scores = highest.scores
-    score = formatting.score(scores.balanced_accuracy.value)
-    limits = formatting.interval(scores.balanced_accuracy)
-    reached = f"balanced accuracy, {score} ({limits})" if limits else f"balanced accuracy, {score}"
-    name = _quoted(highest)
+    reached = f"balanced accuracy, {interval_cell(highest.scores.balanced_accuracy)}"
+    name, where = _quoted(highest), _where(highest.source, highest.target)
     corrected = f"corrected for {formatting.counted(standing.n_comparisons, 'comparison')}"
     if standing.is_best:
-        said = (
-            f"the best of {standing.n_methods} methods is {name}, with the highest {reached}: better than every other one "
-            f"by the test, {corrected}"
-        )
+        found = f"it is significantly the best ({corrected})"
     elif standing.not_told_apart:
-        said = (
-            f"the data do not tell {name}, with the highest {reached}, apart from {_few(standing.not_told_apart)} "
-            f"({corrected}), of {standing.n_methods} methods"
-        )
+        found = f"the difference to {_few(standing.not_told_apart)} is not significant ({corrected})"
     else:
-        said = (
-            f"{name} has the highest {reached}, of {standing.n_methods} methods, but was not compared with "
-            f"{_few(standing.not_compared)}"
-        )
+        found = f"it is not compared with {_few(standing.not_compared)}"
     return (
-        f"{_where(highest.source, highest.target)}: {said}; chance is {formatting.score(chance(highest))}, always "
-        f"answering the most frequent class gives an accuracy of {formatting.score(scores.majority_rate)}."
+        f"{where}: {name} has the highest {reached}, of {standing.n_methods} methods; {found}; chance is "
+        f"{formatting.score(chance(highest))}, {majority(highest.scores.majority_rate)}."
     )
 
 
 def _quoted(evaluation: Evaluation) -> str:
-    return _marked(listed([formatting.visible(evaluation.method)]), evaluation.transductive)
+    return _marked(_named([evaluation.method]), evaluation.transductive)
 
 
 def _few(evaluations: Sequence[Evaluation]) -> str:

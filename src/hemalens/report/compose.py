@@ -1,4 +1,4 @@
-"""From results to a report: data cards, environment, and all that was found."""
+"""Builds a report: data cards, method cards, environment, results and their summary."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,10 +41,7 @@ from hemalens.report.summary import (
 
 
 def data_card(dataset: CellDataset, role: str, cleaning: Cleaning | None = None, **dropped: int) -> DataCard:
-    """What a report says of a dataset: counts after cleaning, what was left out on the way, and what its files are like.
-
-    Without a `cleaning` nothing is known of the files.
-    """
+    """The card of a dataset: counts after cleaning, what was dropped and why, and with a `cleaning` the file checks."""
     return DataCard(
         role=role,
         name=dataset.name,
@@ -61,7 +59,7 @@ def data_card(dataset: CellDataset, role: str, cleaning: Cleaning | None = None,
 
 
 class _Described(Protocol):
-    """A method, as far as its card goes."""
+    """What the card of a method needs."""
 
     @property
     def name(self) -> str: ...
@@ -72,7 +70,7 @@ class _Described(Protocol):
 
 
 def method_card(method: _Described, name: str, cards: Sequence[DataCard]) -> MethodCard:
-    """The card of a method that a report calls `name`, with the sets it has learned from."""
+    """The card of a method that a report calls `name`, with its training data."""
     lines = tuple(f"{card.name} ({card.role}), {card.n_images:,} images" for card in cards)
     return MethodCard(
         name=name, method=method.name, what=method.summary, publication=method.publication, learned_from=lines
@@ -101,54 +99,64 @@ def _processor() -> str:
 
 
 def command_line() -> str:
-    """The command that is running, as one would type it."""
+    """The running command, as typed."""
     return shlex.join([os.path.basename(sys.argv[0]) or "hemalens", *sys.argv[1:]])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """The results of a report, each kind in its order; `remarks` are sentences that precede those on evaluations."""
+
+    evaluations: Sequence[Evaluation] = ()
+    k_shot: Sequence[KShot] = ()
+    fractions: Sequence[FractionCurve] = ()
+    efficiency: Sequence[Efficiency] = ()
+    comparisons: Sequence[Comparison] = ()
+    failures: Sequence[Failure] = ()
+    scatters: Sequence[NamedScatter] = ()
+    tables: Sequence[ComparisonTable] = ()
+    pictures: Sequence[PictureTable] = ()
+    remarks: Sequence[str] = ()
+
+    def summary(self) -> tuple[str, ...]:
+        """The results as sentences."""
+        sentences = [*summarise_failures(self.failures), *summarise_efficiency(self.efficiency), *self.remarks]
+        sentences += summarise_evaluations(self.evaluations, self.comparisons)
+        for place in dict.fromkeys((result.target, result.against) for result in self.k_shot):
+            sentences += summarise_k_shot([result for result in self.k_shot if (result.target, result.against) == place])
+        return (*sentences, *summarise_fractions(self.fractions))
 
 
 def make_report(
     title: str,
     protocol: str,
+    results: Results,
     *,
-    evaluations: Sequence[Evaluation] = (),
-    k_shot: Sequence[KShot] = (),
-    fractions: Sequence[FractionCurve] = (),
-    efficiency: Sequence[Efficiency] = (),
-    comparisons: Sequence[Comparison] = (),
-    failures: Sequence[Failure] = (),
-    scatters: Sequence[NamedScatter] = (),
-    tables: Sequence[ComparisonTable] = (),
-    pictures: Sequence[PictureTable] = (),
-    verdicts: Sequence[str] = (),
     data: Sequence[DataCard],
     methods: Mapping[str, Mapping[str, Any]],
     method_cards: Sequence[MethodCard] = (),
     seed: int,
 ) -> Report:
-    """A report with its summary; `verdicts` are sentences that stand before what is said of each evaluation."""
-    sentences = [*summarise_failures(failures), *summarise_efficiency(efficiency), *verdicts]
-    sentences += summarise_evaluations(evaluations, comparisons)
-    for place in dict.fromkeys((result.target, result.against) for result in k_shot):
-        sentences += summarise_k_shot([result for result in k_shot if (result.target, result.against) == place])
-    sentences += summarise_fractions(fractions)
+    """A report with its summary; `methods` holds the configuration of each by name."""
     return Report(
         title=title,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=command_line(),
         protocol=protocol,
-        summary=tuple(sentences),
+        summary=results.summary(),
         synthetic=any(card.synthetic for card in data),
         data=tuple(data),
-        evaluations=tuple(evaluations),
-        k_shot=tuple(k_shot),
-        fractions=tuple(fractions),
-        efficiency=tuple(efficiency),
-        comparisons=tuple(comparisons),
-        failures=tuple(failures),
-        scatters=tuple(scatters),
-        tables=tuple(tables),
-        pictures=tuple(pictures),
         methods={name: dict(config) for name, config in methods.items()},
         method_cards=tuple(method_cards),
         environment=environment(),
         seed=seed,
+        evaluations=tuple(results.evaluations),
+        k_shot=tuple(results.k_shot),
+        fractions=tuple(results.fractions),
+        efficiency=tuple(results.efficiency),
+        comparisons=tuple(results.comparisons),
+        failures=tuple(results.failures),
+        scatters=tuple(results.scatters),
+        tables=tuple(results.tables),
+        pictures=tuple(results.pictures),
     )

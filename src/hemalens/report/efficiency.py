@@ -1,4 +1,4 @@
-"""What networks cost and score as tables and figures, for HTML, Markdown and the terminal alike."""
+"""Size, speed and scores of networks as tables and figures."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from dataclasses import dataclass
 from hemalens.evaluation import formatting
 from hemalens.evaluation.results import Efficiency, Estimate, Timing
 from hemalens.report import tradeoffs
-from hemalens.report.tables import Cell, Column, Group, Table, estimate_cell
-from hemalens.report.tradeoffs import Place, PointStyle
+from hemalens.report.curves import LineStyle
+from hemalens.report.figures import Figures, Key, Legend, Panel, line_colour
+from hemalens.report.tables import Cell, Column, Group, Section, Table, estimate_cell, number_columns
+from hemalens.report.tradeoffs import Place
 
 ANCHOR = "efficiency"
-HEADING = "What the networks cost"
+HEADING = "Efficiency"
 COUNT_NOTE = (
-    "FLOPs = 2 \N{MULTIPLICATION SIGN} MACs of convolutions and matrix products, for one image; products inside attention "
-    "count, which some published figures leave out; norms, activations and trees do not. Parameters of a bundle: what its "
-    "graph keeps, where batch norms are folded into convolutions. Weights: of a backbone as 32-bit floats in "
-    "safetensors, of a bundle its model.onnx."
+    "FLOPs = 2 \N{MULTIPLICATION SIGN} MACs of convolutions and matrix products, for one image. Products inside attention "
+    "count, which some published figures leave out; norms, activations and trees do not. Parameters of a bundle: those of "
+    "its graph, with batch norms folded into convolutions. Weights: of a backbone as 32-bit floats in safetensors, of a "
+    "bundle its model.onnx."
 )
 TIME_NOTE = (
-    "Latency: one image. Images/s: in batches of 32. Medians of the rounds, in which all networks took turns, with the 2.5 "
+    "Latency: one image. Images/s: in batches of 32. Medians over rounds, in which all networks take turns, with the 2.5 "
     "and 97.5 percentiles of the rounds. A backbone runs in torch from pixels to logits, a bundle in ONNX Runtime from the "
-    "8-bit image through resize and normalisation to probabilities. bf16: autocast, channels last. Memory: the peak of a "
-    "process of its own that loads the network and runs one image and one batch; not measured on a GPU."
+    "8-bit image to probabilities. bf16: autocast, channels last. Memory: the peak of a separate process that loads the "
+    "network and runs one image and one batch; not measured on a GPU."
 )
 SCORE_NOTE = (
     "In small print: the 95 % interval. Pareto front: no other network scores as high for fewer FLOPs, or higher for as "
-    "many; by the values alone, whatever their intervals."
+    "many, by the values alone."
 )
 PROCESSOR = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """The networks whose scores can be compared, since they answered on the same images of the same classes."""
+    """The networks tested on the same images and classes, whose scores can be compared."""
 
     name: str
     results: tuple[Efficiency, ...]
@@ -45,7 +47,7 @@ class Test:
 
 
 def tests(results: Sequence[Efficiency]) -> tuple[Test, ...]:
-    """The networks with a known balanced accuracy, by what they were tested on."""
+    """The networks with a known balanced accuracy, by test."""
     by_test: dict[str, list[Efficiency]] = {}
     for result in results:
         if balanced_accuracy(result) is not None:
@@ -66,7 +68,7 @@ def balanced_accuracy(result: Efficiency) -> float | None:
 
 
 def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> tuple[int, ...]:
-    """Positions, by rising cost, that no other one beats: at most the cost, at least the score, and one of them better."""
+    """Positions, by rising cost, that no other one beats: at most the cost, at least the score, one of them strictly."""
     front: list[int] = []
     best: float | None = None
     order = sorted(range(len(costs)), key=lambda i: (costs[i], -scores[i]))
@@ -81,13 +83,23 @@ def pareto_front(costs: Sequence[float], scores: Sequence[float]) -> tuple[int, 
 # --------------------------------------------------------------------------------------------------------------- tables
 
 
-def tables(results: Sequence[Efficiency]) -> tuple[tuple[Table, str], ...]:
-    """Every table with its note: what is counted, what is timed, what is scored."""
-    found = [(counts(results), COUNT_NOTE)]
+def section(results: Sequence[Efficiency]) -> Section:
+    """The figures with their legend, and the tables."""
+    keys = tuple(
+        Key(formatting.visible(result.name), line_colour(i), LineStyle(i).marker) for i, result in enumerate(results)
+    )
+    panels = figures(results)
+    drawn = (Figures(panels, legends=(Legend("Networks", keys),)),) if panels else ()
+    return Section(ANCHOR, HEADING, (*drawn, *tables(results)), "evaluation")
+
+
+def tables(results: Sequence[Efficiency]) -> tuple[Table, ...]:
+    """Sizes, then times and scores where they are known."""
+    found = [counts(results)]
     if any(result.timings for result in results):
-        found.append((times(results), TIME_NOTE))
+        found.append(times(results))
     if tests(results):
-        found.append((scores(results), SCORE_NOTE))
+        found.append(scores(results))
     return tuple(found)
 
 
@@ -96,7 +108,7 @@ def counts(results: Sequence[Efficiency]) -> Table:
     names = ("Input, px", "Parameters, M", "Without head, M", "MACs, G", "FLOPs, G", "Weights, MB")
     return Table(
         "Size of every network, for one image",
-        (Column("Network", numeric=False, heads=True), *(Column(name) for name in names)),
+        number_columns("Network", names),
         tuple(
             (
                 Cell(formatting.visible(result.name), (result.kind,)),
@@ -109,6 +121,7 @@ def counts(results: Sequence[Efficiency]) -> Table:
             )
             for result in results
         ),
+        note=COUNT_NOTE,
     )
 
 
@@ -117,10 +130,10 @@ def _scaled(value: float | None, unit: float) -> float | None:
 
 
 def times(results: Sequence[Efficiency]) -> Table:
-    """Latency, throughput and memory of every network in every way that it was run."""
+    """Latency, throughput and memory of every network, by device, precision and threads."""
     names = ("Device", "Precision", "Threads", "Latency, ms", "Images/s", "Memory, MB")
     return Table(
-        "Time and memory of every network, with 95 % of the rounds",
+        "Time and memory of every network, with the range of 95 % of the rounds",
         (Column("Runs in", numeric=False, heads=True), *(Column(n, numeric=i > 1) for i, n in enumerate(names))),
         groups=tuple(
             Group(Cell(formatting.visible(result.name)), tuple(_time_row(timing) for timing in result.timings))
@@ -129,6 +142,7 @@ def times(results: Sequence[Efficiency]) -> Table:
         ),
         grouped_by="Network",
         stacked=True,
+        note=TIME_NOTE,
     )
 
 
@@ -156,10 +170,11 @@ def scores(results: Sequence[Efficiency]) -> Table:
     names = ("FLOPs, G", "Balanced accuracy", "Accuracy", "Majority rate", "Images", "Pareto front")
     return Table(
         "Scores of every network that was tested, with 95 % intervals",
-        (Column("Network", numeric=False, heads=True), *(Column(name) for name in names)),
+        number_columns("Network", names),
         groups=tuple(Group(Cell(test.name), _score_rows(test)) for test in tests(results)),
         grouped_by="Tested on",
         stacked=True,
+        note=SCORE_NOTE,
     )
 
 
@@ -183,43 +198,40 @@ def _score_rows(test: Test) -> tuple[tuple[Cell, ...], ...]:
 # -------------------------------------------------------------------------------------------------------------- figures
 
 
-def styles(results: Sequence[Efficiency]) -> tuple[PointStyle, ...]:
-    """How each network is drawn in every figure, in the same order."""
-    return tuple(tradeoffs.point_style(i) for i in range(len(results)))
-
-
-def figures(results: Sequence[Efficiency]) -> tuple[tuple[str, str], ...]:
-    """(caption, SVG) of each figure: a score against FLOPs for each test, and latency against parameters."""
-    style_of = dict(zip(map(id, results), styles(results), strict=True))
+def figures(results: Sequence[Efficiency]) -> tuple[Panel, ...]:
+    """A score against FLOPs for each test, and latency against parameters."""
+    number_of = {id(result): i for i, result in enumerate(results)}
     found = []
     for number, test in enumerate(tests(results), start=1):
-        drawn = [(i, result) for i, result in enumerate(test.results) if result.flops]
-        if not drawn:
-            continue
         places = [
-            Place(r.flops / 1e9, r.balanced_accuracy or Estimate(value=None), style_of[id(r)], on_front=i in test.front)
-            for i, r in drawn
+            Place(r.flops / 1e9, r.balanced_accuracy or Estimate(value=None), LineStyle(number_of[id(r)]), i in test.front)
+            for i, r in enumerate(test.results)
+            if r.flops
         ]
-        svg = tradeoffs.score_figure(places, name=f"{ANCHOR}-score-{number}", tested_on=test.name)
-        names = [r.name for r in test.results if not r.flops]
-        caption = (
-            f"Balanced accuracy against FLOPs on {test.name}. Upright lines: 95 % intervals; dashed: the Pareto front."
+        if not places:
+            continue
+        note = (
+            f"Balanced accuracy against FLOPs on {test.name}; up and to the left is better. Vertical lines: 95 % "
+            "intervals; dashed: the Pareto front."
+            + _left_out([r.name for r in test.results if not r.flops], "no FLOPs to draw")
         )
-        found.append((caption + _left_out(names, "no FLOPs to draw"), svg))
+        drawing = tradeoffs.score_figure(places, name=f"{ANCHOR}-score-{number}", tested_on=test.name)
+        found.append(Panel(drawing, note=note))
     timed = [(r, [t for t in r.timings if t.device == PROCESSOR]) for r in results]
     places = [
-        Place(r.parameters / 1e6, t.latency_ms, style_of[id(r)], hollow=t.precision == "bf16")
+        Place(r.parameters / 1e6, t.latency_ms, LineStyle(number_of[id(r)], hollow=t.precision == "bf16"))
         for r, timings in timed
         if r.parameters
         for t in timings
     ]
     if places:
         names = [r.name for r, timings in timed if not r.parameters or not timings]
-        caption = (
-            "Latency of one image on the processor against parameters. Upright lines: 95 % of the rounds; hollow: bf16."
+        note = (
+            "Latency of one image on the processor against parameters; lower is faster. Vertical lines: 95 % of the "
+            "rounds; hollow: bf16." + _left_out(names, "no parameters or no time to draw")
         )
-        svg = tradeoffs.latency_figure(places, name=f"{ANCHOR}-latency", n_networks=len(results) - len(names))
-        found.append((caption + _left_out(names, "no parameters or no time to draw"), svg))
+        drawing = tradeoffs.latency_figure(places, name=f"{ANCHOR}-latency", n_networks=len(results) - len(names))
+        found.append(Panel(drawing, note=note))
     return tuple(found)
 
 

@@ -1,123 +1,86 @@
-"""Embeddings on a plane as SVG, by cell type and by domain: written point by point, in a tenth of the usual bytes."""
+"""Embeddings on a plane, coloured by cell type and by laboratory."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hemalens.evaluation import formatting
-from hemalens.evaluation.results import Scatter, ScatterPoint
-from hemalens.report.svg import MARKER_OUTLINES, MARKERS, PALETTE, element
+from hemalens.evaluation.results import Scatter
+from hemalens.report import figures
+from hemalens.report.figures import INK, MARKERS, PALETTE, PAPER, Drawing, Figures, Key, Legend, Panel
 
-WIDTH_PX, HEIGHT_PX = 540.0, 430.0
-LEFT_PX, BOTTOM_PX, MARGIN_PX = 26.0, 28.0, 14.0
-LARGEST_PX = 620
-N_LAYERS = 3
-"""Types and domains are drawn in turns, a third of each at a time, so that none lies on top of all others."""
-_POINTS = {
-    "o": "h0",
-    "^": "m0-3.6l3.3 5.8h-6.6z",
-    "s": "m-2.7-2.7h5.4v5.4h-5.4z",
-    "D": "m0-3.6l3.6 3.6l-3.6 3.6l-3.6-3.6z",
-    "v": "m0 3.6l3.3-5.8h-6.6z",
-    "P": "m-1.2-3.4h2.4v2.2h2.2v2.4h-2.2v2.2h-2.4v-2.2h-2.2v-2.4h2.2z",
-    "X": "m0-1.4l2-2l1.4 1.4l-2 2l2 2l-1.4 1.4l-2-2l-2 2l-1.4-1.4l2-2l-2-2l1.4-1.4z",
-    "<": "m-3.6 0l5.8-3.3v6.6z",
-    ">": "m3.6 0l-5.8-3.3v6.6z",
-}
-"""Every marker from its centre; the disc is the round end of a line without length."""
-_RING = "m-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH_PX, HEIGHT_PX, LARGEST = 540.0, 430.0, 1.15
+N_LAYERS = 2
+"""Cell types are drawn in turns, half at a time, so that none covers all others."""
 _PLANES = {
     "PCA": "on the first two principal components of their embeddings",
-    "UMAP": "in a UMAP of their embeddings, in which near means alike and far means nothing",
+    "UMAP": "in a UMAP of their embeddings, where near means similar and far means nothing",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
-    """Colour of each label, and colour and marker of each domain, in the order in which the legend lists them."""
-
-    labels: dict[str, str]
-    domains: dict[str, tuple[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class LegendEntry:
-    """One line of a legend; a label has a number and a colour, a domain a colour and the outline of its marker."""
-
-    text: str
-    colour: str
-    number: str = ""
-    path: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One scatter as an SVG element; `head`, `tag` and `note` stand over it."""
+class NamedScatter:
+    """A scatter with the words above it; `tag` is a warning."""
 
     head: str
     tag: str
-    note: str
-    svg: str
+    scatter: Scatter
 
 
-@dataclass(frozen=True, slots=True)
-class Plane:
-    """The panels that share a caption and a legend; domains are in the legend where there are several."""
+def embedded(
+    named: Sequence[NamedScatter], *, name: str, cells: str, n_points: int, heading: str = "Embeddings"
+) -> tuple[Figures, ...]:
+    """The scatters by type, and by laboratory too where there are several; nothing where no scatter has points.
 
-    caption: str
-    panels: tuple[Panel, ...]
-    labels: tuple[LegendEntry, ...]
-    domains: tuple[LegendEntry, ...]
-    has_wrong: bool
-
-
-def keys_of(scatters: Iterable[Scatter]) -> Keys:
-    """The keys of scatters that share a legend."""
-    points = [point for scatter in scatters for point in scatter.points]
-    labels, domains = sorted({point.label for point in points}), sorted({point.domain for point in points})
-    return Keys(
-        {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(labels)},
-        {name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(domains)},
-    )
-
-
-def plane(named: Sequence[tuple[str, str, Scatter]], *, name: str, cells: str, n_points: int) -> Plane | None:
-    """The scatters, each with its head and tag, by type, and by domain too where there are several of them.
-
-    At most `n_points` of each are drawn. `name` makes ids unique on the page; `cells` says whose they are: "of lab_b".
-    None where no scatter has points.
+    At most `n_points` of each are drawn. `name` makes ids unique on the page; `cells` names the laboratory: "of lab_b".
     """
-    shown = [(head, tag, _thinned(scatter, n_points)) for head, tag, scatter in named if scatter.points]
+    shown = [NamedScatter(each.head, each.tag, _thinned(each.scatter, n_points)) for each in named if each.scatter.points]
     if not shown:
-        return None
-    keys = keys_of(scatter for _, _, scatter in shown)
+        return ()
+    points = [point for each in shown for point in each.scatter.points]
+    labels = sorted({point.label for point in points})
+    domains = sorted({point.domain for point in points})
     panels = []
-    for i, (head, tag, scatter) in enumerate(shown, start=1):
-        drawing = _Drawing(scatter, keys, f"{name}-{i}")
-        n = f"{formatting.count(len(scatter.points))} of {formatting.counted(scatter.n_total, 'cell')}"
-        panels.append(Panel(head, tag, f"{n}, by cell type", drawing.by_label()))
-        if len(keys.domains) > 1:
-            panels.append(Panel(head, tag, "the same cells, by domain", drawing.by_domain()))
-    has_wrong = any(point.predicted != point.label for _, _, scatter in shown for point in scatter.points)
-    return Plane(
-        _caption([scatter for _, _, scatter in shown], keys, cells=cells, has_wrong=has_wrong),
-        tuple(panels),
-        tuple(
-            LegendEntry(formatting.label(code), colour, number=str(i))
-            for i, (code, colour) in enumerate(keys.labels.items(), start=1)
-        ),
-        tuple(
-            LegendEntry(formatting.visible(domain), colour, path=MARKER_OUTLINES[marker])
-            for domain, (colour, marker) in keys.domains.items()
-        ),
-        has_wrong,
+    for i, each in enumerate(shown, start=1):
+        n = f"{formatting.count(len(each.scatter.points))} of {formatting.counted(each.scatter.n_total, 'cell')}"
+        drawing = _Drawing(each.scatter, labels, domains)
+        panels.append(Panel(drawing.by_label(f"{name}-{i}-type"), each.head, f"{n}, by cell type", each.tag))
+        if len(domains) > 1:
+            by_domain = drawing.by_domain(f"{name}-{i}-domain")
+            panels.append(Panel(by_domain, each.head, "the same cells, by laboratory", each.tag))
+    has_wrong = any(point.predicted != point.label for point in points)
+    where = " or ".join(dict.fromkeys(_PLANES[each.scatter.projection] for each in shown))
+    several = " By laboratory: colour and shape are the laboratory." if len(domains) > 1 else ""
+    caption = (
+        f"Cells {cells} {where}. By cell type: colour and number are the true type; the number is at the median of its "
+        f"cells.{several}{' A ring marks a wrong prediction.' if has_wrong else ''}"
     )
+    kind = "embedding" if len(panels) == 1 else "embeddings"
+    return (Figures(tuple(panels), caption, "", _legends(labels, domains, has_wrong=has_wrong), kind, heading),)
+
+
+def _legends(labels: Sequence[str], domains: Sequence[str], *, has_wrong: bool) -> tuple[Legend, ...]:
+    types = [Key(formatting.label(code), PALETTE[i % len(PALETTE)], number=str(i + 1)) for i, code in enumerate(labels)]
+    others = [
+        Key(formatting.visible(domain), PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)])
+        for i, domain in enumerate(domains)
+        if len(domains) > 1
+    ]
+    if has_wrong:
+        others.append(Key("wrong prediction", marker="o", hollow=True))
+    laboratories = (Legend("Laboratories" if len(domains) > 1 else "Marks", tuple(others)),) if others else ()
+    return (Legend("Cell types", tuple(types)), *laboratories)
 
 
 def _thinned(scatter: Scatter, n_points: int) -> Scatter:
-    """The same scatter with at most `n_points`, evenly from all over their order."""
+    """The same scatter with at most `n_points`, evenly spaced in their order."""
     n = len(scatter.points)
     if n <= n_points:
         return scatter
@@ -125,111 +88,77 @@ def _thinned(scatter: Scatter, n_points: int) -> Scatter:
     return scatter.model_copy(update={"points": points})
 
 
-def _caption(scatters: Sequence[Scatter], keys: Keys, *, cells: str, has_wrong: bool) -> str:
-    where = " or ".join(dict.fromkeys(_PLANES[scatter.projection] for scatter in scatters))
-    parts = [
-        f"Cells {cells} {where}. By cell type: colour and number are the true type, the number at the median of its cells."
-    ]
-    if len(keys.domains) > 1:
-        parts.append("By domain: colour and shape are the domain.")
-    if has_wrong:
-        parts.append("Ring: a wrong prediction.")
-    return " ".join(parts)
-
-
+@dataclass(frozen=True, slots=True)
 class _Drawing:
-    """The points of one scatter as paths, which the panel by type defines and the one by domain refers to."""
+    scatter: Scatter
+    labels: Sequence[str]
+    domains: Sequence[str]
 
-    def __init__(self, scatter: Scatter, keys: Keys, name: str) -> None:
-        self.scatter, self.keys, self.name = scatter, keys, name
-        self._places = _places(scatter.points)
-        layers: dict[tuple[int, str, str], list[int]] = {}
-        for i, point in enumerate(scatter.points):
-            layers.setdefault((i % N_LAYERS, point.label, point.domain), []).append(i)
-        self._layers = sorted(layers.items())
-        self._wrong = [i for i, point in enumerate(scatter.points) if point.predicted != point.label]
+    def by_label(self, name: str) -> Drawing:
+        """Colour and number are the true label, the marker is the laboratory."""
 
-    def by_label(self) -> str:
-        """Colour and number are the true label, the marker is the domain."""
-        paths = "".join(
-            f'<path id="{self.name}-{i}" d="{self._path(points, _POINTS[self.keys.domains[domain][1]])}"/>'
-            for i, ((_, _, domain), points) in enumerate(self._layers)
-        )
-        rings = f'<path id="{self.name}-rings" d="{self._path(self._wrong, _RING)}"/>'
-        drawn = self._drawn([self.keys.labels[label] for (_, label, _), _ in self._layers])
+        def draw(figure: Figure) -> None:
+            axes = self._axes(figure)
+            self._draw_points(axes, by_label=True)
+            self._draw_numbers(axes)
+
+        n_wrong = sum(point.predicted != point.label for point in self.scatter.points)
         n_labels = len({point.label for point in self.scatter.points})
-        return self._element(
-            f"<defs>{paths}{rings}</defs>{drawn}{self._numbers()}",
-            f"by cell type: {formatting.counted(n_labels, 'cell type')}; "
-            f"{formatting.counted(len(self._wrong), 'wrong prediction is ringed', 'wrong predictions are ringed')}",
+        wrong = formatting.counted(n_wrong, "wrong prediction is ringed", "wrong predictions are ringed")
+        return self._svg(draw, name, f"by cell type: {formatting.counted(n_labels, 'cell type')}; {wrong}")
+
+    def by_domain(self, name: str) -> Drawing:
+        """Colour and marker are the laboratory."""
+        counts = {domain: sum(p.domain == domain for p in self.scatter.points) for domain in self.domains}
+        words = ", ".join(f"{formatting.visible(domain)} {n}" for domain, n in counts.items() if n)
+        return self._svg(
+            lambda figure: self._draw_points(self._axes(figure), by_label=False), name, f"by laboratory: {words}"
         )
 
-    def by_domain(self) -> str:
-        """Colour and marker are the domain; the points are those that `by_label` has defined."""
-        drawn = self._drawn([self.keys.domains[domain][0] for (_, _, domain), _ in self._layers])
-        counts = {domain: sum(p.domain == domain for p in self.scatter.points) for domain in self.keys.domains}
-        told = ", ".join(f"{formatting.visible(domain)} {n}" for domain, n in counts.items() if n)
-        return self._element(drawn, f"by domain: {told}")
+    def _svg(self, draw: figures.Draw, name: str, words: str) -> Drawing:
+        alt = f"Scatter of {formatting.counted(len(self.scatter.points), 'cell')} {words}."
+        return Drawing(draw, (WIDTH_PX, HEIGHT_PX), name, alt, LARGEST)
 
-    def _path(self, points: Iterable[int], marker: str) -> str:
-        return "".join(f"M{self._places[i][0]:.1f} {self._places[i][1]:.1f}{marker}" for i in points)
-
-    def _drawn(self, colours: Sequence[str]) -> str:
-        """Every layer in its colour; discs are lines, whose dark rim is a thicker line beneath."""
-        parts = []
-        for i, (colour, ((_, _, domain), _)) in enumerate(zip(colours, self._layers, strict=True)):
-            href = f'<use href="#{self.name}-{i}"'
-            if self.keys.domains[domain][1] == "o":
-                parts.append(f'{href} class="rim"/>{href} class="disc" stroke="{colour}"/>')
-            else:
-                parts.append(f'{href} class="mark" fill="{colour}"/>')
-        return "".join(parts) + f'<use href="#{self.name}-rings" class="ring"/>'
-
-    def _numbers(self) -> str:
-        """Each label's number at the median of its points, moved up or down until the numbers are apart."""
-        placed: list[tuple[float, float]] = []
-        parts = []
-        for number, (code, colour) in enumerate(self.keys.labels.items(), start=1):
-            here = [place for place, point in zip(self._places, self.scatter.points, strict=True) if point.label == code]
-            if not here:
-                continue
-            x, y = statistics.median(x for x, _ in here), statistics.median(y for _, y in here)
-            shifts = sorted(range(-200, 201, 4), key=abs)
-            y = next((y + s for s in shifts if all(abs(x - a) > 24 or abs(y + s - b) > 20 for a, b in placed)), y)
-            placed.append((x, y))
-            half = 7.0 + 3.5 * len(str(number))
-            parts.append(
-                f'<rect class="badge" x="{x - half:.1f}" y="{y - 9:.1f}" width="{2 * half:.1f}" height="18" rx="4" '
-                f'stroke="{colour}"/><text class="number" x="{x:.1f}" y="{y + 4.5:.1f}">{number}</text>'
-            )
-        return "".join(parts)
-
-    def _element(self, body: str, told: str) -> str:
-        left, bottom = LEFT_PX, HEIGHT_PX - BOTTOM_PX
+    def _axes(self, figure: Figure) -> Axes:
+        axes = figures.axes_px(figure, 26, 6, 6, 28)
         names = ["UMAP 1", "UMAP 2"]
         if self.scatter.explained is not None:
             shares = map(formatting.share, self.scatter.explained)
             names = [f"component {i} ({share} of the variance)" for i, share in enumerate(shares, start=1)]
-        frame = (
-            f'<path class="axis" d="M{left} 4V{bottom}H{WIDTH_PX - 4}"/>'
-            f'<text class="axis-name" x="{(left + WIDTH_PX) / 2}" y="{HEIGHT_PX - 9}">{names[0]}</text>'
-            f'<text class="axis-name" transform="translate(16 {bottom / 2}) rotate(-90)">{names[1]}</text>'
-        )
-        alt = f"Scatter of {formatting.counted(len(self.scatter.points), 'cell')} {told}."
-        style = f"max-width:{LARGEST_PX}px"
-        return element(f'<g class="scatter">{frame}{body}</g>', (WIDTH_PX, HEIGHT_PX), alt=alt, style=style)
+        axes.set(xlabel=names[0], ylabel=names[1], xticks=[], yticks=[])
+        axes.margins(0.03)
+        return axes
 
+    def _draw_points(self, axes: Axes, *, by_label: bool) -> None:
+        layers: dict[tuple[int, str, str], list[tuple[float, float]]] = {}
+        for i, point in enumerate(self.scatter.points):
+            layers.setdefault((i % N_LAYERS, point.label, point.domain), []).append((point.x, point.y))
+        for (_, label, domain), places in sorted(layers.items()):
+            number = self.labels.index(label) if by_label else self.domains.index(domain)
+            marker = MARKERS[self.domains.index(domain) % len(MARKERS)]
+            axes.plot(
+                *zip(*places, strict=True), linestyle="none", marker=marker, markersize=4.2, clip_on=False,
+                color=PALETTE[number % len(PALETTE)], markeredgecolor="#0000007f", markeredgewidth=0.3,
+            )  # fmt: skip
+        wrong = [(point.x, point.y) for point in self.scatter.points if point.predicted != point.label]
+        if wrong:
+            axes.plot(
+                *zip(*wrong, strict=True), linestyle="none", marker="o", markersize=7.4, clip_on=False,
+                markerfacecolor="none", markeredgecolor=INK, markeredgewidth=0.8,
+            )  # fmt: skip
 
-def _places(points: Sequence[ScatterPoint]) -> list[tuple[float, float]]:
-    """Where the points stand in the figure, in px from its upper left corner."""
-    xs, ys = [point.x for point in points], [point.y for point in points]
-    left, right = LEFT_PX + MARGIN_PX, WIDTH_PX - MARGIN_PX
-    lower, upper = HEIGHT_PX - BOTTOM_PX - MARGIN_PX, MARGIN_PX
-    across = [left + (right - left) * share for share in _shares(xs)]
-    return list(zip(across, [lower - (lower - upper) * share for share in _shares(ys)], strict=True))
-
-
-def _shares(values: Sequence[float]) -> list[float]:
-    """Where each value stands between the smallest and the largest one; halfway where all are alike."""
-    low, high = min(values), max(values)
-    return [(value - low) / (high - low) if high > low else 0.5 for value in values]
+    def _draw_numbers(self, axes: Axes) -> None:
+        """Each label's number at the median of its points, moved up or down until the numbers are apart."""
+        to_px = axes.transData
+        placed: list[tuple[float, float]] = []
+        for number, code in enumerate(self.labels):
+            here = [(point.x, point.y) for point in self.scatter.points if point.label == code]
+            if not here:
+                continue
+            x, y = to_px.transform([statistics.median(values) for values in zip(*here, strict=True)])
+            shifts = sorted(range(-200, 201, 4), key=abs)
+            y = next((y + s for s in shifts if all(abs(x - a) > 24 or abs(y + s - b) > 20 for a, b in placed)), y)
+            placed.append((x, y))
+            box = {"boxstyle": "round,pad=0.25", "facecolor": PAPER, "edgecolor": PALETTE[number % len(PALETTE)]}
+            across, up = to_px.inverted().transform((x, y))
+            axes.text(across, up, str(number + 1), ha="center", va="center", weight="bold", bbox=box, zorder=5)

@@ -1,123 +1,245 @@
-"""The figures of an evaluation: confusion matrix and reliability diagram."""
+"""The style of all figures, and how matplotlib's SVG is placed in a page: fonts, inks, colours, markers, legends.
+
+Text stays text, ids are stable and nothing is dated, so that the same report gives the same bytes. Inks and line colours
+are those of the page, so that figures are legible on light and dark screens and on paper.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import re
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from hemalens.evaluation import formatting
-from hemalens.evaluation.results import Evaluation, ReliabilityBin
-from hemalens.report.svg import INK, PAPER, POINTS_PER_PX, draw_svg, element, ink_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    Draw = Callable[[Figure], None]
+
+INK, PAPER, MUTED = "#010203", "#fdfcfb", "#898683"
+"""Stand for the page's colours of text, background and side notes."""
 CORRECT, WRONG = "#0072B2", "#C25500"
-N_CLASSES_LARGE = 10
-"""The confusion matrix of more classes has smaller cells and takes the whole width of a page."""
-N_FEW = 10
-"""A bin of fewer images is a hollow point in the reliability diagram."""
+PALETTE = (
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"),
+    *("#888888", "#882255", "#44AA99", "#999933", "#AA4499", "#117733", "#DDCC77", "#6699CC", "#661100"),
+)
+"""Okabe and Ito's colours without black, then those of Tol's muted ones that differ from them."""
+LINES = tuple(f"#f0e1d{i}" for i in range(8))
+"""Stand for the page's colours of lines, `--line-1` and so on, which differ between light and dark screens."""
+MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">")
+_OUTLINES = {
+    "o": "M6 1.5A4.5 4.5 0 1 1 6 10.5A4.5 4.5 0 1 1 6 1.5Z",
+    "^": "M6 1.2L10.8 10H1.2Z",
+    "s": "M2 2H10V10H2Z",
+    "D": "M6 .8L11.2 6L6 11.2L.8 6Z",
+    "v": "M6 10.8L10.8 2H1.2Z",
+    "P": "M4 1H8V4H11V8H8V11H4V8H1V4H4Z",
+    "X": "M3.5 1L6 3.5L8.5 1L11 3.5L8.5 6L11 8.5L8.5 11L6 8.5L3.5 11L1 8.5L3.5 6L1 3.5Z",
+    "<": "M1.2 6L10 1.2V10.8Z",
+    ">": "M10.8 6L2 1.2V10.8Z",
+}
+"""Outlines of the markers in a box of 12 by 12, for legends."""
+DASHED, DOTTED = (0, (5, 3)), (0, (1, 2))
+POINTS_PER_PX = 0.72  # figures are laid out at 100 px an inch
+SMALL, NORMAL, LARGE = (px * POINTS_PER_PX for px in (11, 12, 16))
+"""Sizes of text in points."""
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hemalens",
+    "font.family": "DejaVu Sans",
+    "font.size": NORMAL,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": INK,
+    "grid.alpha": 0.12,
+    "grid.linewidth": 0.5,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 3.0,
+    "text.parse_math": False,
+}
+_PAGE_COLOURS = {INK: "currentColor", PAPER: "var(--paper, white)", MUTED: "var(--muted, gray)"} | {
+    colour: f"var(--line-{i})" for i, colour in enumerate(LINES, start=1)
+}
+_PAGE_COLOUR = re.compile("|".join(_PAGE_COLOURS))
+_ID = re.compile(r'\sid="([^"]+)"')
+_REFERENCE = re.compile(r'(url\(#|xlink:href="#)([^")]+)')
+_TAG = re.compile(r"<[^>]+>")
+_LONG_DECIMAL = re.compile(r"(\.\d\d)\d+")
+_DROPPED = re.compile(
+    r"\s*<metadata>.*?</metadata>|\s*<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->| font-family: '[^']*';", re.DOTALL
+)
+_RUN = re.compile(r'<use ([^>]*) style="([^"]*)"/>(?:<use [^>]* style="\2"/>)+')
+_LONG_PLACE = re.compile(r'( [xy]="-?\d+\.\d)\d*')
 
 
-def confusion_figure(evaluation: Evaluation) -> str:
-    """The confusion matrix as SVG: counts in cells, colour is the share of the row; blue is correct, orange wrong."""
-    from markupsafe import escape
+@contextmanager
+def style() -> Iterator[None]:
+    """Apply the style of all figures; around many of them it is applied once."""
+    import matplotlib
+    from matplotlib.style import context
 
-    rows = [formatting.shortened(formatting.label(code), 26) for code in evaluation.tested_classes]
-    columns = [formatting.shortened(formatting.label(code), 26) for code in evaluation.classes]
-    cell = 44 if len(columns) <= N_CLASSES_LARGE else 36
-    left, top = max(96.0, 14 + 6.6 * _longest(rows)), max(44.0, 18 + 4.7 * _longest(columns))
-    right = max(8.0, 4.9 * len(columns[-1]) + 14 - cell / 2)
-    size = left + cell * len(columns) + right, top + cell * max(len(rows), 1) + 6
-    parts = [
-        f'<text class="pale end" x="{left - 8:.1f}" y="{top - 24:.1f}">predicted {formatting.ARROW}</text>',
-        f'<text class="pale end" x="{left - 8:.1f}" y="{top - 8:.1f}">true \N{DOWNWARDS ARROW}</text>',
-    ]
-    for i, (code, name) in enumerate(zip(evaluation.classes, columns, strict=True)):
-        kind = "start" if code in evaluation.tested_classes else "pale start"
-        place = f"translate({left + cell * (i + 0.5) + 3:.1f} {top - 6:.1f}) rotate(-45)"
-        parts.append(f'<text class="{kind}" transform="{place}">{escape(name)}</text>')
-    for i, (code, name) in enumerate(zip(evaluation.tested_classes, rows, strict=True)):
-        y = top + cell * i
-        parts.append(f'<text class="end" x="{left - 8:.1f}" y="{y + cell / 2 + 4:.1f}">{escape(name)}</text>')
-        correct = [other == code for other in evaluation.classes]
-        parts.append(_confusion_row(evaluation.confusion[i], correct, (left, y), cell))
-    body = f'<g class="confusion">{"".join(parts)}</g>'
-    return element(body, size, alt=_confusion_alt(evaluation), style=f"max-width:{size[0]:.0f}px")
+    if matplotlib.rcParams["svg.hashsalt"] == _STYLE["svg.hashsalt"]:
+        yield
+    else:
+        with context(["default", _STYLE]):
+            yield
 
 
-def _longest(texts: Sequence[str]) -> int:
-    return max((len(text) for text in texts), default=0)
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A figure that is drawn when `svg` is called, laid out at `size_px` (width, height).
+
+    `name` makes its ids unique on the page, `alt` describes it to those who do not see it. It is shown at most `largest`
+    times as wide as it is laid out.
+    """
+
+    draw: Draw
+    size_px: tuple[float, float]
+    name: str
+    alt: str
+    largest: float = 1.0
+
+    def svg(self) -> str:
+        """An SVG element that scales with the page."""
+        from markupsafe import escape
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+
+        width_px, height_px = self.size_px
+        buffer = io.StringIO()
+        with style(), warnings.catch_warnings():
+            # the browser has the glyphs that DejaVu Sans, used for the layout only, lacks
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            figure = Figure(figsize=(width_px / 100, height_px / 100), dpi=100)
+            FigureCanvasSVG(figure)
+            figure.patch.set_visible(False)
+            self.draw(figure)
+            for axes in figure.axes:
+                axes.patch.set_visible(False)
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
+        text = buffer.getvalue()
+        body = _tidied(_DROPPED.sub("", text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]), self.name)
+        view = f"0 0 {width_px * POINTS_PER_PX:g} {height_px * POINTS_PER_PX:g}"
+        wide = f"max-width:{self.largest * width_px:.0f}px"
+        return f'<svg class="plot" role="img" aria-label="{escape(self.alt)}" viewBox="{view}" style="{wide}">{body}</svg>'
 
 
-def _confusion_alt(evaluation: Evaluation) -> str:
-    right = sum(
-        counts[evaluation.classes.index(code)]
-        for code, counts in zip(evaluation.tested_classes, evaluation.confusion, strict=True)
-        if code in evaluation.classes
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One line of a legend: words beside a marker, a number in a frame, a swatch of an `opacity`, or a line.
+
+    `stroke` is the kind of the line: "solid", "dashed" or "dotted".
+    """
+
+    text: str
+    colour: str = "currentColor"
+    marker: str = ""
+    number: str = ""
+    stroke: str = ""
+    hollow: bool = False
+    tag: str = ""
+    opacity: float | None = None
+
+    @property
+    def path(self) -> str:
+        """The outline of the marker in a box of 12 by 12."""
+        return _OUTLINES.get(self.marker, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Legend:
+    """The keys of a figure; `title` is read out, not shown."""
+
+    title: str
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One figure with the words above it; one with a `region` scrolls where it is too wide."""
+
+    drawing: Drawing
+    head: str = ""
+    note: str = ""
+    tag: str = ""
+    region: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Panels that share a caption and legends; `kind` is a CSS class, `width_px` the width of each heat map."""
+
+    panels: tuple[Panel, ...]
+    caption: str = ""
+    head: str = ""
+    legends: tuple[Legend, ...] = ()
+    kind: str = "curves"
+    heading: str = ""
+    width_px: int = 0
+
+
+def line_colour(number: int) -> str:
+    """The colour of a line in the page, by its number from 0."""
+    return _PAGE_COLOURS[LINES[number % len(LINES)]]
+
+
+def _tidied(body: str, name: str) -> str:
+    """The same drawing in a third of the bytes: two decimals, short ids where they are needed, the page's colours.
+
+    The style of many equal marks is written once.
+    """
+    short = f"{zlib.crc32(name.encode()):x}"
+    ids = {own: f"{short}-{i}" for i, own in enumerate(dict.fromkeys(own for _, own in _REFERENCE.findall(body)))}
+    body = _ID.sub(lambda match: f' id="{ids[match[1]]}"' if match[1] in ids else "", body)
+    body = _REFERENCE.sub(lambda match: match[1].removeprefix("xlink:") + ids[match[2]], body)
+    body = _TAG.sub(lambda match: " ".join(_LONG_DECIMAL.sub(r"\1", match[0]).split()), body)
+    body = _RUN.sub(_shared_style, re.sub(r">\s+<", "><", body.strip()))
+    return _PAGE_COLOUR.sub(lambda match: _PAGE_COLOURS[match[0]], body)
+
+
+def _shared_style(match: re.Match[str]) -> str:
+    """Equal marks in a row with their style in a group around them."""
+    marks = _LONG_PLACE.sub(r"\1", match[0].replace(f' style="{match[2]}"', ""))
+    return f'<g style="{match[2]}">{marks}</g>'
+
+
+def axes_px(figure: Figure, left: float, top: float, right: float, bottom: float) -> Axes:
+    """Axes with these margins in px."""
+    width, height = (100 * side for side in figure.get_size_inches())
+    return figure.add_axes(
+        (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
     )
-    n = sum(map(sum, evaluation.confusion))
-    shape = f"{len(evaluation.tested_classes)} true by {len(evaluation.classes)} predicted cell types"
-    return f"Confusion matrix, {shape}: {right} of {n} images on the diagonal. The counts follow as a table."
 
 
-def _confusion_row(counts: Sequence[int], correct: Sequence[bool], place: tuple[float, float], cell: int) -> str:
-    """The cells of one row from its upper left corner on."""
-    total, parts = sum(counts), []
-    x, y = place
-    for i, (n, right) in enumerate(zip(counts, correct, strict=True)):
-        colour, share = CORRECT if right else WRONG, n / total if total else 0.0
-        opacity = 0.08 + 0.92 * share
-        at = f'x="{x + cell * i + 1:.1f}" y="{y + 1:.1f}" width="{cell - 2}" height="{cell - 2}"'
-        fill = f'fill="{colour}" fill-opacity="{opacity:.2f}"' if n else 'class="none"'
-        edge = f' stroke="{colour}"' if right else ""
-        parts.append(f"<rect {at} {fill}{edge}/>")
-        kinds = ["zero" if not n else "", "long" if len(str(n)) > 4 else ""]
-        kinds.append("white" if n and ink_on(colour, opacity) != INK else "")
-        kind = " ".join(filter(None, kinds))
-        told = f' class="{kind}"' if kind else ""
-        parts.append(f'<text{told} x="{x + cell * (i + 0.5):.1f}" y="{y + cell / 2 + 4:.1f}">{n}</text>')
-    return "".join(parts)
+def grid_of_cells(axes: Axes, colours: Sequence[Sequence[tuple[str, float]]]) -> None:
+    """Fill axes with a grid of cells, each of a colour and an opacity; a cell is 1 by 1, the first row on top."""
+    from matplotlib.colors import to_rgba
+
+    n_rows, n_columns = len(colours), len(colours[0]) if colours else 0
+    axes.set(xlim=(0, max(n_columns, 1)), ylim=(max(n_rows, 1), 0))
+    axes.set_axis_off()
+    if n_rows and n_columns:
+        cells = [[to_rgba(colour, opacity) for colour, opacity in row] for row in colours]
+        axes.pcolormesh(range(n_columns + 1), range(n_rows + 1), cells, edgecolors=PAPER, linewidth=1.4, clip_on=False)
 
 
-def reliability_figure(evaluation: Evaluation, *, name: str) -> str:
-    """Accuracy against confidence as SVG, with the diagonal, over a histogram with the counts of the bins."""
-    bins = [bin_ for bin_ in evaluation.reliability if bin_.n]
-    width_px, height_px = 400.0, 470.0
-
-    def draw(figure: Figure) -> None:
-        upper = figure.add_axes((50 / width_px, 140 / height_px, 340 / width_px, 322 / height_px))
-        lower = figure.add_axes((50 / width_px, 44 / height_px, 340 / width_px, 76 / height_px))
-        _draw_calibration(upper, bins)
-        _draw_bin_counts(lower, bins)
-        for axes in (upper, lower):
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.set_xlim(0, 1)
-
-    points = "; ".join(f"{bin_.confidence:.2f}: {bin_.accuracy:.2f} of {bin_.n}" for bin_ in bins)
-    return draw_svg(draw, width_px, height_px, name=name, alt=f"Reliability diagram, confidence: accuracy. {points}.")
-
-
-def _draw_calibration(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
-    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
-    for bin_ in bins:
-        axes.bar(bin_.low, bin_.accuracy, bin_.high - bin_.low, align="edge", color=CORRECT, alpha=0.16, linewidth=0)
-        axes.plot([bin_.confidence] * 2, [bin_.confidence, bin_.accuracy], color=WRONG, linewidth=1.4)
-        face = PAPER if bin_.n < N_FEW else CORRECT
-        axes.plot(
-            bin_.confidence, bin_.accuracy, color=CORRECT, marker="o", markersize=5.5, markerfacecolor=face,
-            clip_on=False, zorder=4,
-        )  # fmt: skip
-    axes.set(ylim=(0, 1), ylabel="accuracy")
-    axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1], [""] * 6)
-
-
-def _draw_bin_counts(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
-    most = max((bin_.n for bin_ in bins), default=1)
-    for bin_ in bins:
-        axes.bar(bin_.low, bin_.n, bin_.high - bin_.low, align="edge", color=INK, alpha=0.3, linewidth=0)
-        middle = (bin_.low + bin_.high) / 2
-        axes.text(middle, bin_.n + 0.04 * most, str(bin_.n), ha="center", va="bottom", fontsize=9 * POINTS_PER_PX)
-    axes.set(ylim=(0, 1.28 * most), xlabel="confidence (best probability)", ylabel="images")
-    axes.set_yticks([])
+def ink_on(colour: str, opacity: float) -> str:
+    """White, or the page's ink, whichever is more legible on `colour` ("#rrggbb") over white paper."""
+    channels = (1 - opacity * (1 - int(colour[i : i + 2], 16) / 255) for i in (1, 3, 5))
+    linear = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    luminance = sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True)) + 0.05
+    return "white" if 1.05 / luminance > luminance / 0.064 else INK

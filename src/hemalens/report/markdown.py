@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from hemalens.evaluation import formatting
-from hemalens.evaluation.results import DataCard, Evaluation, Report
-from hemalens.report import comparisons, efficiency, fractions, k_shot, pictures, tables
-from hemalens.report import confusion_matrix as matrix
-from hemalens.report import trust as trust_tables
-from hemalens.report.curve_lines import Section
-from hemalens.report.tables import Cell, Table
+from hemalens.evaluation.results import Report
+from hemalens.report.contents import sections
+from hemalens.report.figures import Figures
+from hemalens.report.tables import Block, Card, Cell, Code, Facts, Fold, Gallery, Items, Scores, Table, Text
 
 _ALWAYS_ESCAPED = re.compile(r"([\\`*\[\]|~])")
 # an underscore inside a word is no emphasis, so file names stay readable
@@ -39,145 +37,44 @@ def render_markdown(report: Report) -> str:
     if report.synthetic:
         blocks.append(f"> **{formatting.synthetic_notice(report)}**")
     blocks.append(f"{escape(report.created)} \N{MIDDLE DOT} protocol: {escape(report.protocol)}")
-    blocks.extend(_items(report.summary))
-    blocks.extend(_results(report))
-    if report.data:
-        blocks.append("## Data")
-    for card in report.data:
-        blocks.extend(_data_card(card))
-    if report.methods:
-        blocks.append("## Methods")
-    for name, values in report.methods.items():
-        told = [pair for card in report.method_cards if card.name == name for pair in tables.method_card(card)]
-        blocks.extend([f"### {escape(name)}", *_items([f"{heading}: {text}" for heading, text in told])])
-        blocks.append(_table(tables.configuration(name, values)))
-    blocks.extend(["## Environment", _table(tables.pairs("Software", ("Name", "Value"), report.environment))])
-    blocks.extend(["## Command", _code(report.command), f"Seed: {report.seed}", f"**{formatting.RESEARCH_USE}**"])
+    for section in sections(report):
+        number = f"{section.number}. " if section.number else ""
+        blocks.append(f"## {number}{escape(section.heading)}")
+        for block in section.blocks:
+            blocks.extend(_rendered(block))
+    blocks.append(f"**{formatting.RESEARCH_USE}**")
     return "\n\n".join(blocks) + "\n"
 
 
-def _results(report: Report) -> Iterator[str]:
-    if report.failures:
-        failed = tables.failures(report)
-        yield from ("## What failed", escape(failed.caption), _table(failed))
-    yield from _overview(report)
-    if found := matrix.matrices(report.evaluations, report.failures):
-        yield from _tables(matrix.HEADING, [(matrix.table(found), matrix.NOTE)])
-    yield from _tables(comparisons.HEADING, comparisons.tables(report.comparisons))
-    yield from _tables(efficiency.HEADING, efficiency.tables(report.efficiency) if report.efficiency else ())
-    for number, evaluation in enumerate(report.evaluations, start=1):
-        yield from _evaluation(number, evaluation)
-    for few in k_shot.targets(report.k_shot):
-        yield from _section(k_shot.section(few))
-    for fewer in fractions.targets(report.fractions):
-        yield from _section(fractions.section(fewer))
-    if report.tables:
-        yield "## Tables"
-    for comparison in report.tables:
-        yield f"### {escape(comparison.title)}"
-        yield _table(tables.comparison(comparison))
-        if comparison.note:
-            yield escape(comparison.note)
-    yield from _pictures(report)
-
-
-def _overview(report: Report) -> Iterator[str]:
-    if report.evaluations or report.k_shot or report.fractions:
-        yield "## Overview"
-    if report.evaluations:
-        yield _table(tables.overview(report))
-        yield escape(tables.OVERVIEW_NOTE)
-        if transductive := tables.transductive(report):
-            yield transductive
-    for table, note in k_shot.overviews(report.k_shot):
-        yield from _captioned(table, note)
-    if report.fractions:
-        yield from _captioned(fractions.overview(report.fractions), fractions.OVERVIEW_NOTE)
-
-
-def _pictures(report: Report) -> Iterator[str]:
-    shown = pictures.shown(report)
-    if shown:
-        yield "## Pictures"
-    for table in shown:
-        yield f"### {escape(table.title)}"
-        if table.note:
-            yield escape(table.note)
-        yield escape(pictures.introduction(table))
-        yield from _items(map(pictures.line, table.rows))
-
-
-def _tables(heading: str, shown: Sequence[tuple[Table, str]]) -> Iterator[str]:
-    """Tables with their notes under one heading; nothing where there are none."""
-    if shown:
-        yield f"## {heading}"
-    for table, note in shown:
-        yield f"### {escape(table.caption)}"
-        yield _table(table)
-        yield escape(note)
-
-
-def _evaluation(number: int, evaluation: Evaluation) -> Iterator[str]:
-    yield f"## {number}. {escape(evaluation.name)}"
-    yield escape(tables.setting(evaluation))
-    yield from _items(f"{name}: {_estimate(cell)}" for name, cell in tables.score_cells(evaluation))
-    yield f"Intervals: {escape(evaluation.intervals)}"
-    if evaluation.left_out:
-        yield "Cell types that are not tested:"
-        yield from _items(tables.left_out(evaluation.left_out))
-    for table in (tables.per_class(evaluation), tables.confusion(evaluation), tables.reliability(evaluation)):
-        yield f"### {escape(table.caption)}"
-        yield _table(table)
-    if evaluation.trust:
-        yield from (f"### {trust_tables.HEADING}", _table(trust_tables.table(evaluation.trust)), escape(trust_tables.NOTE))
-    if evaluation.most_confident_errors:
-        yield "### Most confident errors"
-        yield from _items(f"{tables.wrong_call(c)} ({c.name})" for c in evaluation.most_confident_errors)
-    if evaluation.unreadable:
-        yield "### Unreadable images"
-        yield from _items(f"{name}: {reason}" for name, reason in evaluation.unreadable.items())
-
-
-def _captioned(table: Table, note: str) -> Iterator[str]:
-    yield escape(table.caption)
-    yield _table(table)
-    yield escape(note)
-
-
-def _section(section: Section) -> Iterator[str]:
-    yield f"## {escape(section.heading)}"
-    yield escape(section.introduction)
-    for warning in section.warnings:
-        yield f"> **{escape(warning)}**"
-    yield from _items(f"{term}: {line}" for term, lines in section.facts for line in lines)
-    for _, table in section.tables:
-        yield f"### {escape(table.caption)}"
-        yield _table(table)
-    if section.unreadable:
-        yield f"### Unreadable images of {escape(section.target)}"
-        yield from _items(f"{file}: {reason}" for file, reason in section.unreadable)
-
-
-def _data_card(card: DataCard) -> Iterator[str]:
-    yield f"### {escape(card.role)}: {escape(card.name)}"
-    facts = [
-        formatting.counted(card.n_images, "image"),
-        f"Licence: {card.licence}",
-        f"Citation: {card.citation}",
-        f"Fingerprint: {formatting.fingerprint(card.fingerprint)}",
-    ]
-    if card.synthetic:
-        facts.append("Synthetic")
-    facts.extend(f"Excluded: {line}" for line in tables.reasons(card.excluded))
-    facts.extend(f"Dropped: {line}" for line in tables.reasons(card.dropped))
-    facts.extend(card.notes)
-    facts.extend(f"Audit: {line}" for line in tables.audit(card))
-    yield from _items(facts)
-    yield _table(tables.class_counts(card))
-
-
-def _estimate(cell: Cell) -> str:
-    return f"{cell.text} ({'; '.join(cell.notes)})" if cell.notes else cell.text
+def _rendered(block: Block) -> Iterator[str]:
+    if isinstance(block, Fold | Card):
+        if isinstance(block, Fold) and block.titled:
+            yield f"### {escape(block.summary)}"
+        for part in block.blocks:
+            yield from _rendered(part)
+        return
+    heading = block.caption if isinstance(block, Table) else getattr(block, "heading", "")
+    if heading and not isinstance(block, Figures):
+        yield f"### {escape(heading)}"
+    match block:
+        case Text(text, "notice"):
+            yield f"> **{escape(text)}**"
+        case Text(text) if text:
+            yield escape(text)
+        case Items(lines):
+            yield from _items(lines)
+        case Facts(pairs):
+            yield from _items(f"{term}: {line}" for term, lines in pairs for line in lines)
+        case Scores(cells):
+            yield from _items(f"{name}: {cell}" for name, cell in cells)
+        case Code(text):
+            yield _code(text)
+        case Table():
+            yield _table(block)
+            yield from ([escape(block.note)] if block.note else [])
+        case Gallery():
+            yield from (escape(text) for text in (block.note, block.listed) if text)
+            yield from _items(f"{p.name}: {p.caption}" if p.caption else p.name for p in block.pictures)
 
 
 def _items(lines: Iterable[str]) -> Iterator[str]:
@@ -188,7 +85,6 @@ def _items(lines: Iterable[str]) -> Iterator[str]:
 
 def _code(text: str) -> str:
     """A fenced block of code; the fence is longer than any run of backticks inside."""
-    text = formatting.visible(text)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}\n{text}\n{fence}"
 
@@ -207,4 +103,4 @@ def _table(table: Table) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    return escape(_estimate(cell)) + (f" **{escape(cell.tag)}**" if cell.tag else "")
+    return escape(str(cell)) + (f" **{escape(cell.tag)}**" if cell.tag else "")

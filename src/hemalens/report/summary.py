@@ -1,86 +1,78 @@
-"""What a report says in plain words."""
+"""The summary of a report: its main results as sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from hemalens.evaluation import formatting
-from hemalens.evaluation.results import (
-    Comparison,
-    Efficiency,
-    Estimate,
-    Evaluation,
-    Failure,
-    FractionCurve,
-    FractionScores,
-    KShot,
-)
+from hemalens.evaluation.results import Comparison, Efficiency, Estimate, Evaluation, Failure, FractionCurve, KShot
 from hemalens.report import efficiency as costs
 from hemalens.report.comparisons import sentences as comparison_sentences
-from hemalens.report.curve_lines import Line, Target, listed
+from hemalens.report.curve_sections import Line, Target
 from hemalens.report.fractions import ascending, targets
+from hemalens.report.tables import interval_cell, majority, quoted
 from hemalens.report.trust import sentences as trust_sentences
 
 MOST_SENTENCES = 3
-"""More evaluations, or more embedders on one target, than this are summed up."""
+"""With more evaluations, or more embedders on one target, their range is given."""
 
 
 def summarise(evaluation: Evaluation) -> list[str]:
-    """One evaluation in plain words; it says so when the model does no better than the majority answer."""
+    """One evaluation; a further sentence where the model is not better than the majority class."""
     scores = evaluation.scores
     where = f"{evaluation.method}, {evaluation.source} -> {evaluation.target}"
     folds = f", mean of {evaluation.n_folds} folds" if evaluation.n_folds > 1 else ""
     sentences = [
-        f"{where}: balanced accuracy {_with_interval(scores.balanced_accuracy)} and accuracy "
-        f"{_with_interval(scores.accuracy)} on {evaluation.n_images} images of "
+        f"{where}: balanced accuracy {interval_cell(scores.balanced_accuracy)} and accuracy "
+        f"{interval_cell(scores.accuracy)} on {evaluation.n_images} images of "
         f"{len(evaluation.tested_classes)} classes{folds}; "
-        f"always answering the most frequent class gives an accuracy of {_number(scores.majority_rate)}."
+        f"{majority(scores.majority_rate)}."
     ]
     low, high = scores.accuracy.low, scores.accuracy.high
     if low is not None and high is not None and scores.majority_rate is not None:
         if high < scores.majority_rate:
-            sentences.append(f"{where}: the accuracy is worse than always answering the most frequent class.")
+            sentences.append(f"{where}: the accuracy is worse than always predicting the most frequent class.")
         elif low <= scores.majority_rate:
-            sentences.append(f"{where}: the accuracy does not differ from always answering the most frequent class.")
+            sentences.append(f"{where}: the accuracy does not differ from always predicting the most frequent class.")
     return [*sentences, *trust_sentences(evaluation)]
 
 
 def summarise_failures(failures: Sequence[Failure]) -> list[str]:
-    """That something failed, first of all."""
+    """How many parts of a benchmark failed, and which."""
     if not failures:
         return []
     named = formatting.listed([f"{formatting.visible(f.method)} from {formatting.visible(f.source)}" for f in failures])
-    return [f"{formatting.counted(len(failures), 'part')} of this benchmark failed, and the others stand: {named}."]
+    return [f"{formatting.counted(len(failures), 'part')} of this benchmark failed: {named}. The others completed."]
 
 
 def summarise_evaluations(evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison] = ()) -> list[str]:
-    """A few evaluations each by itself; of many, what every model keeps elsewhere, and which methods differ."""
+    """Each of a few evaluations; of many, the range of each model over targets; then the paired tests."""
     if len(evaluations) <= MOST_SENTENCES:
         found = [sentence for evaluation in evaluations for sentence in summarise(evaluation)]
     else:
         groups: dict[tuple[str, str], list[Evaluation]] = {}
         for evaluation in evaluations:
             groups.setdefault((evaluation.method, evaluation.source), []).append(evaluation)
-        found = [_kept_elsewhere(group) for group in groups.values()] + _no_better_than_guessing(evaluations)
+        found = [_range_over_targets(group) for group in groups.values()] + _no_better_than_guessing(evaluations)
     return found + list(comparison_sentences(comparisons, evaluations))
 
 
-def _kept_elsewhere(group: Sequence[Evaluation]) -> str:
-    """One model at home, and where it is worst and best among the others."""
+def _range_over_targets(group: Sequence[Evaluation]) -> str:
+    """One model on its training laboratory, and its worst and best among the other targets."""
     first = group[0]
-    said = [f"{_with_interval(e.scores.balanced_accuracy)} at home" for e in group if e.target == e.source]
+    scores = [f"{interval_cell(e.scores.balanced_accuracy)} in-domain" for e in group if e.target == e.source]
     known = [e for e in group if e.target != e.source and e.scores.balanced_accuracy.value is not None]
     ranked = sorted(known, key=lambda e: e.scores.balanced_accuracy.value or 0.0)
     ends = ranked if len(ranked) <= 1 else [ranked[0], ranked[-1]]
     shown = [
-        f"{_with_interval(e.scores.balanced_accuracy)} on {formatting.visible(e.target)}"
+        f"{interval_cell(e.scores.balanced_accuracy)} on {formatting.visible(e.target)}"
         + (f" ({formatting.TRANSDUCTIVE})" if e.transductive else "")
         for e in ends
     ]
     if shown:
-        said.append(" to ".join(shown))
+        scores.append(" to ".join(shown))
     where = f"{formatting.visible(first.method)}, trained on {formatting.visible(first.source)}"
-    return f"{where}: balanced accuracy {formatting.listed(said)}."
+    return f"{where}: balanced accuracy {formatting.listed(scores)}."
 
 
 def _no_better_than_guessing(evaluations: Sequence[Evaluation]) -> list[str]:
@@ -92,14 +84,14 @@ def _no_better_than_guessing(evaluations: Sequence[Evaluation]) -> list[str]:
     verb = "is" if n == 1 else "are"
     return [
         f"{n} of {formatting.counted(len(scores), 'accuracy', 'accuracies')} {verb} not shown to be better than always "
-        "answering the most frequent class."
+        "predicting the most frequent class."
     ]
 
 
 def summarise_k_shot(results: Sequence[KShot]) -> list[str]:
-    """The k-shot results on one target in plain words, at the k nearest to ten; what is transductive says so.
+    """The k-shot results on one target, at the k nearest to ten, marked where transductive.
 
-    Those against another number are told by the line that is best at the last k, beside the model before.
+    Where k counts images, the best and the worst line at the last k, after the unchanged model.
     """
     if results and results[0].against != "shots":
         return [_budget_sentence(results)]
@@ -110,24 +102,24 @@ def summarise_k_shot(results: Sequence[KShot]) -> list[str]:
     (worst, low), (best, high) = ranked[0], ranked[-1]
     return [
         f"{best.target}: with {high.k} labelled image(s) of each of {len(best.classes)} classes the balanced accuracy of "
-        f"{len(results)} embedders runs from {_with_interval(low.balanced_accuracy)} ({_named(worst)}) to "
-        f"{_with_interval(high.balanced_accuracy)} ({_named(best)}); always answering the most frequent class gives an "
-        f"accuracy of {_number(high.majority_rate)}."
+        f"{len(results)} embedders runs from {interval_cell(low.balanced_accuracy)} ({_named(worst)}) to "
+        f"{interval_cell(high.balanced_accuracy)} ({_named(best)}); "
+        f"{majority(high.majority_rate)}."
     ]
 
 
 def _budget_sentence(results: Sequence[KShot]) -> str:
-    """Where the curves of one target begin, and where the highest and the lowest of them end."""
+    """The start of the curves of one target, and the ends of the highest and the lowest."""
     first = results[0]
     what = "labelled images" if first.against == "labelled" else "images without labels, tested on others,"
     ranked = sorted(results, key=lambda result: result.shots[-1].balanced_accuracy.value or 0.0)
     ends = [ranked[-1]] if len(ranked) == 1 else [ranked[-1], ranked[0]]
-    told = [f"{_with_interval(r.shots[-1].balanced_accuracy)} ({formatting.visible(r.variant)})" for r in ends]
+    reached = [f"{interval_cell(r.shots[-1].balanced_accuracy)} ({formatting.visible(r.variant)})" for r in ends]
     return (
         f"{first.method}, {first.source} -> {first.target}: balanced accuracy "
-        f"{_with_interval(first.shots[0].balanced_accuracy)} as it is; with {first.shots[-1].k} {what} "
-        f"{' down to '.join(told)}; always answering the most frequent class gives an accuracy of "
-        f"{_number(first.shots[-1].majority_rate)}."
+        f"{interval_cell(first.shots[0].balanced_accuracy)} as it is; with {first.shots[-1].k} {what} "
+        f"{' down to '.join(reached)}; "
+        f"{majority(first.shots[-1].majority_rate)}."
     )
 
 
@@ -141,20 +133,19 @@ def _k_shot_sentence(result: KShot) -> str:
     how = f"{result.classifier}{', transductive' if result.transductive else ''}"
     sentence = (
         f"{where}: with {shots.k} labelled image(s) of each of {len(result.classes)} classes ({how}) balanced accuracy "
-        f"{_with_interval(shots.balanced_accuracy)} and accuracy {_with_interval(shots.accuracy)}, mean of "
-        f"{shots.n_repeats} drawings; always answering the most frequent class gives an accuracy of "
-        f"{_number(shots.majority_rate)}"
+        f"{interval_cell(shots.balanced_accuracy)} and accuracy {interval_cell(shots.accuracy)}, mean of "
+        f"{shots.n_repeats} repeats; {majority(shots.majority_rate)}"
     )
     if result.supervised is not None:
         sentence += f"; {result.supervised.what} gives a balanced accuracy of "
-        sentence += _with_interval(result.supervised.balanced_accuracy)
+        sentence += str(interval_cell(result.supervised.balanced_accuracy))
     return sentence + "."
 
 
 def summarise_fractions(curves: Sequence[FractionCurve]) -> list[str]:
-    """The methods of each target at its smallest fraction in plain words: the best and the worst, and how sure that is.
+    """The best and the worst method of each target at its smallest fraction.
 
-    A method is the best only where its interval lies above those of all others.
+    A method is called the best only where its interval lies above all others.
     """
     return [sentence for target in targets(curves) for sentence in _fraction_sentences(target)]
 
@@ -170,14 +161,13 @@ def _fraction_sentences(target: Target[FractionCurve]) -> list[str]:
     numbers = {part.n_train for _, part in here}
     images = f" ({formatting.counted(numbers.pop(), 'image')})" if len(numbers) == 1 else ""
     where = f"{target.name}: with {formatting.percent(fraction)} of the labels{images}"
-    rates = dict.fromkeys(_number(part.majority_rate) for _, part in here)
-    guessing = f"always answering the most frequent class gives an accuracy of {formatting.listed(list(rates))}."
+    guessing = f"{majority(*(part.majority_rate for _, part in here))}."
     if not ranked:
         return [f"{where} no balanced accuracy is known; {guessing}"]
     (best, high), (worst, low) = ranked[0], ranked[-1]
-    best_score, worst_score = _with_interval(high.balanced_accuracy), _with_interval(low.balanced_accuracy)
+    best_score, worst_score = interval_cell(high.balanced_accuracy), interval_cell(low.balanced_accuracy)
     if len(ranked) == 1:
-        accuracy = _with_interval(high.accuracy)
+        accuracy = interval_cell(high.accuracy)
         return [
             f"{where} {_quoted(best)} has a balanced accuracy of {best_score} and an accuracy of {accuracy}; {guessing}"
         ]
@@ -190,12 +180,13 @@ def _fraction_sentences(target: Target[FractionCurve]) -> list[str]:
     return [
         f"{where} the balanced accuracy of {len(ranked)} methods runs from {worst_score} for {_quoted(worst)} to "
         f"{best_score} for {_quoted(best)}; {guessing}",
-        _no_best(target.name, best, rivals),
+        f"{target.name}: {_quoted(best)} does not differ clearly from "
+        f"{formatting.listed([_quoted(line) for line, _ in rivals])}: no interval lies above all others.",
     ]
 
 
 def summarise_efficiency(results: Sequence[Efficiency]) -> list[str]:
-    """What networks cost in plain words: the range of FLOPs and of latency, and who is on the Pareto front of each test."""
+    """The range of FLOPs and latency, and the Pareto front of each test."""
     if not results:
         return []
     ranked = sorted(results, key=lambda result: result.flops)
@@ -221,15 +212,13 @@ def summarise_efficiency(results: Sequence[Efficiency]) -> list[str]:
 def _front_sentence(test: costs.Test) -> str:
     front = sorted((test.results[i] for i in test.front), key=lambda result: result.flops)
     known = [
-        f"{formatting.visible(r.name)} with {_with_interval(r.balanced_accuracy or Estimate(value=None))} "
+        f"{formatting.visible(r.name)} with {interval_cell(r.balanced_accuracy)} "
         f"for {formatting.amount(r.flops / 1e9)} GFLOPs"
         for r in front
     ]
-    rates = dict.fromkeys(_number(result.majority_rate) for result in test.results)
     return (
         f"{test.name}: the Pareto front of balanced accuracy against FLOPs holds {len(front)} of {len(test.results)}: "
-        f"{formatting.listed(known)}; always answering the most frequent class gives an accuracy of "
-        f"{formatting.listed(list(rates))}."
+        f"{formatting.listed(known)}; {majority(*(result.majority_rate for result in test.results))}."
     )
 
 
@@ -238,26 +227,6 @@ def _may_be_equal(high: Estimate, low: Estimate) -> bool:
     return high.low is None or low.high is None or low.high >= high.low
 
 
-def _no_best(target: str, best: Line[FractionCurve], rivals: Sequence[tuple[Line[FractionCurve], FractionScores]]) -> str:
-    """Why the method with the highest mean is not called the best."""
-    rival, scores = rivals[0]
-    more = f", and from {formatting.counted(len(rivals) - 1, 'other')}" if len(rivals) > 1 else ""
-    return (
-        f"{target}: the data do not tell {_quoted(best)} apart from {_quoted(rival)}, "
-        f"{_with_interval(scores.balanced_accuracy)}{more}: no interval lies above all others."
-    )
-
-
 def _quoted(line: Line[FractionCurve]) -> str:
     """The name of a line in quotation marks, with its warning."""
-    return f"{listed([line.name])} ({line.tag})" if line.tag else listed([line.name])
-
-
-def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
-
-
-def _with_interval(estimate: Estimate) -> str:
-    if estimate.low is None or estimate.high is None:
-        return _number(estimate.value)
-    return f"{_number(estimate.value)} ({estimate.low:.3f}–{estimate.high:.3f})"
+    return f"{quoted([line.name])} ({line.tag})" if line.tag else quoted([line.name])

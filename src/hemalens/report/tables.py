@@ -1,41 +1,22 @@
-"""The tables and lists of a report as plain text cells, from which HTML and Markdown are both written."""
+"""Tables and other blocks of a report, which `html` and `markdown` both render."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hemalens.evaluation import formatting
-from hemalens.evaluation.results import (
-    ClassScores,
-    ComparisonTable,
-    DataCard,
-    Estimate,
-    Evaluation,
-    MethodCard,
-    Report,
-    WrongCell,
-)
+from hemalens.evaluation.results import ComparisonTable, Estimate, Evaluation
+from hemalens.report.figures import Figures
 
 # "0.91", "<0.01", "1,234", "0.91 ± 0.02", "0.91 (0.88–0.93)", "12 %"
-OVERVIEW_NOTE = (
-    "In small print: the 95 % interval, and SD, the standard deviation over folds. Majority rate: the accuracy of always "
-    "answering the most frequent cell type. Chance: the balanced accuracy of guessing, one over the number of tested cell "
-    "types. Tested classes only: the model may answer with tested cell types alone. ECE: expected calibration error. NLL: "
-    "negative log-likelihood per image, in nats. n/a: not available."
-)
 _NUMBER = re.compile(r"[<>~+\-−]?\s?\d[\d\s.,%()±–-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell: a value, what qualifies it (interval, spread), where it links to, and (low, value, high) to draw.
-
-    `tag` is a warning that stands out beside the text.
-    """
+    """One cell: a value, its notes (interval, spread), a link, a warning `tag`, and (low, value, high) to draw."""
 
     text: str
     notes: tuple[str, ...] = ()
@@ -43,10 +24,14 @@ class Cell:
     limits: tuple[float, float, float] | None = None
     tag: str = ""
 
+    def __str__(self) -> str:
+        """The cell as text, without its tag: "0.800 (0.780-0.820; SD 0.010)"."""
+        return f"{self.text} ({'; '.join(self.notes)})" if self.notes else self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """The head of a column; `numeric` columns are set flush right, the `heads` column names the row."""
+    """The head of a column; `numeric` columns are aligned right, the `heads` column names the row."""
 
     title: str
     numeric: bool = True
@@ -55,7 +40,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows that follow one another under a head of their own."""
+    """Rows below a head of their own."""
 
     head: Cell
     rows: tuple[tuple[Cell, ...], ...]
@@ -63,10 +48,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with its caption; every row has as many cells as there are columns.
+    """A table with its caption, the `heading` above it and the `note` below it; one cell per column in every row.
 
-    A table with `groups` has the rows of these; where heads between rows cannot be shown, they become a first column of
-    the title `grouped_by`. In a `stacked` table the notes of a cell stand below its value, not beside it.
+    In Markdown the heads of `groups` become a first column titled `grouped_by`. In a `stacked` table the notes of a cell
+    are printed below its value. `kind` is a CSS class.
     """
 
     caption: str
@@ -75,17 +60,131 @@ class Table:
     groups: tuple[Group, ...] = ()
     grouped_by: str = ""
     stacked: bool = False
+    heading: str = ""
+    note: str = ""
+    kind: str = ""
+    where: str = ""
+    """Completes the caption where several tables of a page share it."""
 
 
-def anchor(number: int) -> str:
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A paragraph; a "notice" is a warning."""
+
+    text: str
+    kind: str = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A list of lines."""
+
+    lines: tuple[str, ...]
+    heading: str = ""
+    kind: str = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Terms, each with the lines that explain it."""
+
+    pairs: tuple[tuple[str, tuple[str, ...]], ...]
+    heading: str = ""
+    tag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores in large print, each with its name."""
+
+    cells: tuple[tuple[str, Cell], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Text in a fixed-width font."""
+
+    text: str
+    heading: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One cell: pictures as (what they show, JPEG or PNG in base64 or an empty text), a caption and a file name."""
+
+    images: tuple[tuple[str, str], ...]
+    caption: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Pictures of cells, `n_abreast` of one cell side by side; `listed` introduces their names in Markdown."""
+
+    pictures: tuple[Picture, ...]
+    heading: str
+    note: str = ""
+    n_abreast: int = 1
+    listed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Blocks that the reader unfolds, below a summary; a `titled` one has it as a heading in Markdown."""
+
+    summary: str
+    blocks: tuple[Block, ...]
+    kind: str = ""
+    is_open: bool = False
+    titled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Blocks in a column of their own."""
+
+    blocks: tuple[Block, ...]
+
+
+Block = Text | Items | Facts | Scores | Code | Table | Figures | Gallery | Fold | Card
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the report with the HTML id `anchor`; evaluations have a `number`."""
+
+    anchor: str
+    heading: str
+    blocks: tuple[Block, ...]
+    kind: str = "chapter"
+    number: int = 0
+
+
+def evaluation_anchor(number: int) -> str:
     """The HTML id of the section of an evaluation, counted from 1."""
     return f"evaluation-{number}"
 
 
-def estimate_cell(estimate: Estimate, *, drawn: bool = False, with_spread: bool = False) -> Cell:
-    """An estimate with its interval and its standard deviation, where there are such.
+def chance(evaluation: Evaluation) -> float | None:
+    """The balanced accuracy of guessing: one over the number of tested classes; None without any."""
+    return 1 / len(evaluation.tested_classes) if evaluation.tested_classes else None
 
-    `drawn` asks for the limits as numbers too, `with_spread` for a word where there is no standard deviation.
+
+def quoted(names: Sequence[str]) -> str:
+    """Names, which may hold commas, as a list in a sentence."""
+    return formatting.listed([f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}" for name in names])
+
+
+def majority(*rates: float | None) -> str:
+    """The accuracy of always predicting the most frequent class, in words."""
+    found = formatting.listed(list(dict.fromkeys(map(formatting.score, rates))))
+    return f"always predicting the most frequent class gives an accuracy of {found}"
+
+
+def estimate_cell(estimate: Estimate, *, drawn: bool = False, with_spread: bool = False) -> Cell:
+    """An estimate with its interval and standard deviation, where they are known.
+
+    `drawn` adds the limits as numbers, `with_spread` prints "n/a" for a missing standard deviation.
     """
     spread = formatting.spread(estimate) or (f"SD {formatting.MISSING}" if with_spread else "")
     notes = tuple(text for text in (formatting.interval(estimate), spread) if text)
@@ -95,236 +194,67 @@ def estimate_cell(estimate: Estimate, *, drawn: bool = False, with_spread: bool 
     return Cell(formatting.score(estimate.value), notes, limits=limits)
 
 
-def transfer(evaluation: Evaluation) -> str:
-    """The pair "trained on → tested on" of an evaluation."""
-    return f"{formatting.visible(evaluation.source)} {formatting.ARROW} {formatting.visible(evaluation.target)}"
+def interval_cell(estimate: Estimate | None) -> Cell:
+    """An estimate with its interval alone; "n/a" for None."""
+    return estimate_cell(estimate.model_copy(update={"std": None})) if estimate else Cell(formatting.MISSING)
 
 
-def chance(evaluation: Evaluation) -> float | None:
-    """The balanced accuracy of guessing, and of always giving the same answer; None without a tested class."""
-    return 1 / len(evaluation.tested_classes) if evaluation.tested_classes else None
+def text_table(caption: str, titles: Sequence[str], rows: Sequence[Sequence[str]], *, heading: str = "") -> Table:
+    """A table of texts; the first column names the rows."""
+    columns = tuple(Column(title, numeric=False, heads=i == 0) for i, title in enumerate(titles))
+    cells = tuple(tuple(Cell(formatting.visible(text) or formatting.MISSING) for text in row) for row in rows)
+    return Table(caption, columns, cells, heading=heading, kind="pairs")
 
 
-def score_cells(evaluation: Evaluation) -> tuple[tuple[str, Cell], ...]:
-    """The scores of an evaluation by name, in the order in which they are printed everywhere."""
-    scores = evaluation.scores
-    return (
-        ("Accuracy", estimate_cell(scores.accuracy)),
-        ("Majority rate", Cell(formatting.score(scores.majority_rate))),
-        ("Balanced accuracy", estimate_cell(scores.balanced_accuracy)),
-        ("Chance", Cell(formatting.score(chance(evaluation)))),
-        ("Macro F1", estimate_cell(scores.macro_f1)),
-        ("Balanced accuracy, tested classes only", estimate_cell(scores.balanced_accuracy_restricted)),
-        ("ECE", Cell(formatting.score(scores.ece))),
-        ("NLL", Cell(formatting.score(scores.nll))),
-    )
+def number_columns(first: str, titles: Sequence[str], *, numeric: bool = False) -> tuple[Column, ...]:
+    """A first column that names the rows, and a column of numbers for each title."""
+    return (Column(first, numeric=numeric, heads=True), *(Column(title) for title in titles))
 
 
-def overview(report: Report) -> Table:
-    """One row for each evaluation."""
-    names = (
-        *("Accuracy", "Majority rate", "Balanced accuracy", "Chance", "Macro F1"),
-        *("Bal. acc., tested classes", "ECE", "NLL"),
-    )
-    columns = (
-        Column("No."),
-        Column("Method", numeric=False, heads=True),
-        Column(f"Trained on {formatting.ARROW} tested on", numeric=False),
-        *(Column(name) for name in (*names, "Images", "Folds")),
-    )
-    rows = tuple(
-        (
-            Cell(str(number), href=f"#{anchor(number)}"),
-            Cell(
-                formatting.visible(evaluation.method),
-                href=f"#{anchor(number)}",
-                tag=formatting.TRANSDUCTIVE if evaluation.transductive else "",
-            ),
-            Cell(transfer(evaluation)),
-            *(cell for _, cell in score_cells(evaluation)),
-            Cell(formatting.count(evaluation.n_images)),
-            Cell(str(evaluation.n_folds)),
-        )
-        for number, evaluation in enumerate(report.evaluations, start=1)
-    )
-    return Table("Every evaluation, with 95 % intervals", columns, rows)
-
-
-def failures(report: Report) -> Table:
-    """Every part of a benchmark that ended with an error."""
-    names = ("Method", "Protocol", "Source", "Target", "Error")
-    return Table(
-        "Parts that ended with an error and have no result; the others went on",
-        tuple(Column(name, numeric=False, heads=i == 0) for i, name in enumerate(names)),
-        tuple(
-            tuple(
-                Cell(formatting.visible(text) or formatting.MISSING)
-                for text in (failure.method, failure.protocol, failure.source, failure.target, failure.error)
-            )
-            for failure in report.failures
-        ),
-    )
-
-
-def transductive(report: Report) -> str:
-    """What the word means that marks some evaluations, or an empty text where it marks none."""
-    if not any(evaluation.transductive for evaluation in report.evaluations):
-        return ""
-    return f"{formatting.TRANSDUCTIVE.capitalize()}: tested images were seen in training, without their labels."
-
-
-def per_class(evaluation: Evaluation) -> Table:
-    """Precision and recall of each class with their exact limits."""
-    columns = (
-        Column("Cell type", numeric=False, heads=True),
-        Column("Images"),
-        Column("Answers"),
-        Column("Precision"),
-        Column("Recall"),
-        Column("F1"),
-    )
-    return Table(
-        "Scores of each cell type, with exact 95 % binomial limits",
-        columns,
-        tuple(_class_row(scores) for scores in evaluation.per_class),
-    )
-
-
-def _class_row(scores: ClassScores) -> tuple[Cell, ...]:
-    return (
-        Cell(formatting.label(scores.label)),
-        Cell(formatting.count(scores.n)),
-        Cell(formatting.count(scores.n_answered)),
-        estimate_cell(scores.precision, drawn=True),
-        estimate_cell(scores.recall, drawn=True),
-        Cell(formatting.score(scores.f1)),
-    )
-
-
-def confusion(evaluation: Evaluation) -> Table:
-    """The confusion counts: rows are true, columns predicted."""
-    columns = (
-        Column("True \\ predicted", numeric=False, heads=True),
-        *(Column(formatting.label(code)) for code in evaluation.classes),
-    )
-    rows = tuple(
-        (Cell(formatting.label(code)), *(Cell(str(n)) for n in counts))
-        for code, counts in zip(evaluation.tested_classes, evaluation.confusion, strict=True)
-    )
-    return Table("Confusion counts: true cell types in rows, predicted ones in columns", columns, rows)
-
-
-def reliability(evaluation: Evaluation) -> Table:
-    """The bins of the reliability diagram that hold images."""
-    columns = (
-        Column("Confidence", numeric=False, heads=True),
-        Column("Images"),
-        Column("Mean confidence"),
-        Column("Accuracy"),
-    )
-    rows = tuple(
-        (
-            Cell(f"{bin_.low:.2f}{formatting.EN_DASH}{bin_.high:.2f}"),
-            Cell(formatting.count(bin_.n)),
-            Cell(formatting.score(bin_.confidence)),
-            Cell(formatting.score(bin_.accuracy)),
-        )
-        for bin_ in evaluation.reliability
-        if bin_.n
-    )
-    return Table("Accuracy against the best probability", columns, rows)
-
-
-def pairs(caption: str, names: tuple[str, str], values: Mapping[str, Any]) -> Table:
-    """A table of two columns from a mapping; nested mappings become dotted names."""
-    rows = tuple(tuple(Cell(formatting.visible(text)) for text in pair) for pair in _flattened(values))
-    return Table(caption, (Column(names[0], numeric=False, heads=True), Column(names[1], numeric=False)), rows)
-
-
-def method_card(card: MethodCard) -> tuple[tuple[str, str], ...]:
-    """What is known of a method, as pairs of a heading and a text."""
-    told = {
-        "Program": card.method if card.method != card.name else "",
-        "What it is": card.what,
-        "Publication": card.publication,
-        "Learned from": "; ".join(card.learned_from),
-    }
-    return tuple((name, formatting.visible(text)) for name, text in told.items() if text)
-
-
-def configuration(name: str, values: Mapping[str, Any]) -> Table:
-    """The configuration of a method, one setting a row."""
-    return pairs(f"Configuration of {formatting.visible(name)}", ("Setting", "Value"), values)
-
-
-def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flattened(value, f"{prefix}{name}.")
-        else:
-            yield (
-                f"{prefix}{name}",
-                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str),
-            )
-
-
-def class_counts(card: DataCard) -> Table:
-    """Images of each cell type in one dataset."""
-    rows = tuple((Cell(formatting.label(code)), Cell(formatting.count(n))) for code, n in card.class_counts.items())
-    return Table("Images of each cell type", (Column("Cell type", numeric=False, heads=True), Column("Images")), rows)
-
-
-def reasons(counts: Mapping[str, int]) -> tuple[str, ...]:
-    """What was excluded or dropped, one line for each reason, with its count."""
-    return tuple(f"{formatting.visible(reason)}: {formatting.count(n)}" for reason, n in counts.items())
-
-
-def audit(card: DataCard) -> tuple[str, ...]:
-    """What the audit of a dataset found, one line for each check; it says so where there was none."""
-    found = tuple(f"{formatting.visible(check)}: {formatting.visible(finding)}" for check, finding in card.audit.items())
-    return found or ("not made",)
-
-
-def left_out(reason_of: Mapping[str, str]) -> tuple[str, ...]:
-    """The classes that are not tested, one line for each reason."""
-    by_reason: dict[str, list[str]] = {}
-    for code, reason in reason_of.items():
-        by_reason.setdefault(formatting.visible(reason), []).append(formatting.label(code))
-    return tuple(f"{formatting.listed(names)}: {reason}" for reason, names in by_reason.items())
-
-
-def setting(evaluation: Evaluation) -> str:
-    """Method, source and target, images and folds of an evaluation on one line."""
-    parts = [
-        formatting.visible(evaluation.method),
-        f"trained on {formatting.visible(evaluation.source)}, tested on {formatting.visible(evaluation.target)}",
-        formatting.counted(evaluation.n_images, "image"),
-        formatting.counted(evaluation.n_folds, "fold"),
-    ]
-    return " \N{MIDDLE DOT} ".join(parts)
-
-
-def comparison(table: ComparisonTable) -> Table:
-    """A study's own table; a column of nothing but numbers, as values or as text, is set flush right."""
+def study_table(table: ComparisonTable) -> Table:
+    """A study's own table; a column that holds numbers alone, as values or as text, is aligned right."""
     columns = tuple(
         Column(formatting.visible(title), numeric=i > 0 and all(_is_number(row[i]) for row in table.rows), heads=i == 0)
         for i, title in enumerate(table.columns)
     )
-    rows = tuple(tuple(_comparison_cell(value) for value in row) for row in table.rows)
-    return Table(formatting.visible(table.title), columns, rows)
+    rows = tuple(tuple(_study_cell(value) for value in row) for row in table.rows)
+    return Table(formatting.visible(table.title), columns, rows, note=sentence(table.note), kind="comparison")
 
 
 def _is_number(value: str | float | None) -> bool:
     return not isinstance(value, str) or _NUMBER.fullmatch(value) is not None
 
 
-def _comparison_cell(value: str | int | float | None) -> Cell:
+def _study_cell(value: str | int | float | None) -> Cell:
     if isinstance(value, int):
         return Cell(formatting.count(value))
     return Cell(formatting.visible(value) if isinstance(value, str) else formatting.score(value))
 
 
-def wrong_call(cell: WrongCell) -> str:
-    """What a wrongly classified cell is, was called, and how confidently: "neutrophil called monocyte, 0.98"."""
-    called = f"{formatting.label(cell.label)} called {formatting.label(cell.predicted)}"
-    return f"{called}, {formatting.probability(cell.probability)}"
+def sentence(text: str) -> str:
+    """A user's text with a full stop at its end; an empty text stays empty."""
+    text = formatting.visible(text).rstrip()
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
+
+
+def reasons(counts: Mapping[str, int]) -> tuple[str, ...]:
+    """One line per reason, with its count."""
+    return tuple(f"{formatting.visible(reason)}: {formatting.count(n)}" for reason, n in counts.items())
+
+
+def left_out(reason_of: Mapping[str, str]) -> tuple[str, ...]:
+    """The classes that are not tested, one line per reason."""
+    by_reason: dict[str, list[str]] = {}
+    for code, reason in reason_of.items():
+        by_reason.setdefault(formatting.visible(reason), []).append(formatting.label(code))
+    return tuple(f"{formatting.listed(names)}: {reason}" for reason, names in by_reason.items())
+
+
+def unreadable(files: Mapping[str, str] | Sequence[tuple[str, str]]) -> tuple[Fold, ...]:
+    """The images that could not be read, with the reasons; nothing where there are none."""
+    pairs = list(files.items() if isinstance(files, Mapping) else files)
+    if not pairs:
+        return ()
+    lines = tuple(f"{formatting.visible(name)}: {formatting.visible(reason)}" for name, reason in pairs)
+    n = formatting.counted(len(pairs), "unreadable image")
+    return (Fold(f"{n}, not in any score", (Items(lines, kind="plain files"),), is_open=len(pairs) <= 12, titled=True),)

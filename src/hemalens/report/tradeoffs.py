@@ -1,15 +1,17 @@
-"""The figures of what networks cost: a score against FLOPs with the Pareto front, latency against parameters."""
+"""Efficiency figures: a score against FLOPs with the Pareto front, and latency against parameters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hemalens.evaluation import formatting
 from hemalens.evaluation.results import Estimate
-from hemalens.report.svg import INK, LINES, MARKERS, PAPER, draw_svg
+from hemalens.report import figures
+from hemalens.report.curves import LineStyle
+from hemalens.report.figures import DASHED, INK, Drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,36 +21,24 @@ WIDTH_PX, HEIGHT_PX = 440.0, 370.0
 LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 58.0, 16.0, 14.0, 46.0
 LARGEST = 1.2
 MOST_TICKS = 7
+MOST_DIVIDED = 100.0
+"""An axis that spans a larger factor has ticks at decades alone."""
 NARROWEST = 6.0
 """A logarithmic axis spans at least this factor, so that it has a tick or two."""
 
 
 @dataclass(frozen=True, slots=True)
-class PointStyle:
-    """Number of the page's colour, from 1, and marker of a network."""
-
-    colour: int
-    marker: str
-
-
-@dataclass(frozen=True, slots=True)
 class Place:
-    """One network in a figure: its cost > 0, and what it gets for it with an interval."""
+    """One network in a figure: its cost x > 0, and a score or time y with an interval."""
 
     x: float
     y: Estimate
-    style: PointStyle
-    hollow: bool = False
+    style: LineStyle
     on_front: bool = False
 
 
-def point_style(number: int) -> PointStyle:
-    """The style of a network by its number in the report, from 0; 72 of them differ."""
-    return PointStyle(1 + number % len(LINES), MARKERS[number % len(MARKERS)])
-
-
-def score_figure(places: Sequence[Place], *, name: str, tested_on: str) -> str:
-    """Balanced accuracy against FLOPs in 10^9, logarithmic, as SVG; the Pareto front is a dashed line of steps."""
+def score_figure(places: Sequence[Place], *, name: str, tested_on: str) -> Drawing:
+    """Balanced accuracy against FLOPs in 10^9, logarithmic; the Pareto front is a dashed line of steps."""
 
     def draw(figure: Figure) -> None:
         axes = _axes(figure)
@@ -59,16 +49,16 @@ def score_figure(places: Sequence[Place], *, name: str, tested_on: str) -> str:
         if front:
             # from each network on, nothing cheaper scores higher until the next one
             xs, ys = [*(x for x, _ in front), axes.get_xlim()[1]], [*(y for _, y in front), front[-1][1]]
-            axes.plot(xs, ys, drawstyle="steps-post", color=INK, linewidth=1.1, linestyle=(0, (5, 3)), alpha=0.8)
+            axes.plot(xs, ys, drawstyle="steps-post", color=INK, linewidth=1.1, linestyle=DASHED, alpha=0.8)
         _draw_places(axes, places)
 
     n = formatting.counted(len(places), "network")
     alt = f"Balanced accuracy against FLOPs of {n} on {tested_on}. The numbers are in the tables."
-    return draw_svg(draw, WIDTH_PX, HEIGHT_PX, name=name, alt=alt, largest=LARGEST)
+    return Drawing(draw, (WIDTH_PX, HEIGHT_PX), name, alt, LARGEST)
 
 
-def latency_figure(places: Sequence[Place], *, name: str, n_networks: int) -> str:
-    """Latency in ms against parameters in 10^6, both logarithmic, as SVG."""
+def latency_figure(places: Sequence[Place], *, name: str, n_networks: int) -> Drawing:
+    """Latency in ms against parameters in 10^6, both logarithmic."""
 
     def draw(figure: Figure) -> None:
         axes = _axes(figure)
@@ -79,15 +69,12 @@ def latency_figure(places: Sequence[Place], *, name: str, n_networks: int) -> st
 
     n = formatting.counted(n_networks, "network")
     alt = f"Latency of one image against parameters of {n}. The numbers are in the tables."
-    return draw_svg(draw, WIDTH_PX, HEIGHT_PX, name=name, alt=alt, largest=LARGEST)
+    return Drawing(draw, (WIDTH_PX, HEIGHT_PX), name, alt, LARGEST)
 
 
 def _axes(figure: Figure) -> Axes:
-    width, height = (WIDTH_PX - LEFT_PX - RIGHT_PX) / WIDTH_PX, (HEIGHT_PX - TOP_PX - BOTTOM_PX) / HEIGHT_PX
-    axes = figure.add_axes((LEFT_PX / WIDTH_PX, BOTTOM_PX / HEIGHT_PX, width, height))
-    axes.grid(color=INK, alpha=0.12, linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes = figures.axes_px(figure, LEFT_PX, TOP_PX, RIGHT_PX, BOTTOM_PX)
+    axes.grid()
     return axes
 
 
@@ -102,42 +89,28 @@ def _score_limits(places: Sequence[Place]) -> tuple[float, float]:
     return max(0.0, math.floor(10 * low - 0.2) / 10), min(1.0, math.ceil(10 * high + 0.1) / 10)
 
 
-def _log_axis(axes: Axes, values: Sequence[float], which: str) -> None:
+def _log_axis(axes: Axes, values: Sequence[float], which: Literal["x", "y"]) -> None:
     """A logarithmic axis around values > 0 with plain numbers at 1, 2 and 5 of each decade, or at decades alone."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     low, high = min(values), max(values)
     margin = max(1.25, math.sqrt(NARROWEST * low / high))
-    limits = low / margin, high * margin
-    ticks = log_ticks(*limits)
-    words = [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks]
-    if which == "x":
-        axes.set_xscale("log")
-        axes.set_xlim(*limits)
-        axes.set_xticks(ticks, words)
-    else:
-        axes.set_yscale("log")
-        axes.set_ylim(*limits)
-        axes.set_yticks(ticks, words)
-    axes.minorticks_off()
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers in a range > 0 for a logarithmic axis, at most seven."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in ((1, 2, 5), (1,)):
-        ticks = [digit * 10.0**decade for decade in decades for digit in digits if low <= digit * 10.0**decade <= high]
-        if len(ticks) <= MOST_TICKS:
-            return ticks
-    return ticks[:: math.ceil(len(ticks) / MOST_TICKS)]
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low / margin, high * margin)})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    digits = (1, 2, 5) if high / low < MOST_DIVIDED else (1,)
+    axis.set_major_locator(LogLocator(subs=digits, numticks=MOST_TICKS))
+    axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:,.0f}" if tick >= 1 else f"{tick:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _draw_places(axes: Axes, places: Sequence[Place]) -> None:
     for place in places:
         if place.y.value is None:
             continue
-        colour = LINES[place.style.colour - 1]
+        colour = place.style.colour
         if place.y.low is not None and place.y.high is not None:
             axes.vlines(place.x, place.y.low, place.y.high, color=colour, linewidth=1.3, alpha=0.55)
         axes.plot(
             place.x, place.y.value, color=colour, marker=place.style.marker, markersize=5.6, clip_on=False, zorder=4,
-            markerfacecolor=PAPER if place.hollow else colour, markeredgewidth=1.1, linestyle="none",
+            markerfacecolor=place.style.face, markeredgewidth=1.1, linestyle="none",
         )  # fmt: skip

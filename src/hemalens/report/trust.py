@@ -1,4 +1,4 @@
-"""What a model told of its own reliability, as a table and a sentence, from which HTML and Markdown are both written."""
+"""The label-free reliability check of a model as a table and a sentence."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from hemalens.evaluation import formatting
 from hemalens.evaluation.results import Evaluation, TrustCheck
 from hemalens.report.tables import Cell, Column, Table, estimate_cell
 
-HEADING = "Could it have been known?"
+HEADING = "Reliability without labels"
 NOTE = (
-    "Told without labels, as predict tells it, with the true figures beside. The domain-shift score is 0 for images like "
-    "the held-out ones of the model's own laboratory and 1 for images that share nothing with them. Sets of labels hold "
-    "the true one as often as stated for images like those, and not for others."
+    "Estimated as `predict` does, from the images alone, then compared with the labels. The domain-shift score is 0 for "
+    "images like the held-out training images, 1 for images that share nothing with them. Prediction sets reach their "
+    "stated coverage on images like the training data; domain shift lowers it."
 )
 NAMES = {
     "thresholded_confidence": "Accuracy estimated by thresholded confidence",
@@ -18,49 +18,55 @@ NAMES = {
     "typical_cells": "Accuracy estimated from typical cells",
     "mean_confidence": "Accuracy estimated by the mean confidence",
 }
+VERDICTS = {"foreign": "detected", "like home": "not detected"}
+"""Plain words for the verdicts in reports of version 0.1."""
 
 
-def table(check: TrustCheck) -> Table:
-    """A row for each thing told; None is "n/a"."""
+def table(check: TrustCheck, *, where: str) -> Table:
+    """A row for each estimate; None is "n/a"."""
     score = formatting.score
-    compared = f"{formatting.count(check.n_compared)} images, {formatting.count(check.n_home)} of home"
+    compared = f"{formatting.count(check.n_compared)} images, {formatting.count(check.n_home)} reference images"
     p_value = "" if check.p_value is None else f", p {score(check.p_value)}"
     stated = formatting.share(check.coverage_stated)
+    known = "" if check.home_accuracy is None else f"{score(check.home_accuracy)} on held-out training data"
     rows = [
-        (Cell("Domain shift"), Cell(formatting.visible(check.verdict)), Cell(compared)),
+        (Cell("Domain shift"), Cell(_verdict(check)), Cell(compared)),
         (Cell("Domain-shift score"), Cell(score(check.score)), Cell(f"0 alike, 1 nothing shared{p_value}")),
-        (Cell("Atypical images"), Cell(score(check.atypical)), Cell("0.050 at home")),
-        (Cell("AUC of these against home images"), Cell(score(check.strangeness)), Cell("0.500 alike")),
-        (Cell("True accuracy"), Cell(score(check.accuracy)), Cell(_at_home(check))),
+        (Cell("Atypical images"), Cell(score(check.atypical)), Cell("0.050 without shift")),
+        (Cell("AUC of the out-of-distribution score"), Cell(score(check.strangeness)), Cell("0.500 without shift")),
+        (Cell("True accuracy"), Cell(score(check.accuracy)), Cell(known)),
     ]
     for estimate in check.estimates:
         name = NAMES.get(estimate.name, formatting.visible(estimate.name))
-        off = f"off by {estimate.value - check.accuracy:+.3f}; holds if {formatting.visible(estimate.assumes)}"
+        off = f"off by {estimate.value - check.accuracy:+.3f}; valid if {formatting.visible(estimate.assumes)}"
         rows.append((Cell(name), Cell(score(estimate.value)), Cell(off)))
-    rows.append((Cell("Coverage of prediction sets"), estimate_cell(check.coverage), Cell(f"{stated} stated for home")))
+    rows.append((Cell("Coverage of prediction sets"), estimate_cell(check.coverage), Cell(f"{stated} stated")))
     rows.append((Cell("Mean size of prediction sets"), Cell(score(check.set_size)), Cell("labels")))
-    columns = (Column("What", numeric=False, heads=True), Column("Told"), Column("Remark", numeric=False))
-    return Table("What the model told of itself without labels, and what was true", columns, tuple(rows))
+    columns = (Column("Quantity", numeric=False, heads=True), Column("Value"), Column("Remark", numeric=False))
+    return Table(
+        "Estimates without labels, and the true values", columns, tuple(rows), heading=HEADING, note=NOTE, where=where
+    )
 
 
-def _at_home(check: TrustCheck) -> str:
-    return "" if check.home_accuracy is None else f"{formatting.score(check.home_accuracy)} on held-out home images"
+def _verdict(check: TrustCheck) -> str:
+    return VERDICTS.get(check.verdict, formatting.visible(check.verdict))
 
 
 def sentences(evaluation: Evaluation) -> tuple[str, ...]:
-    """What was told of an evaluation's images in plain words; nothing where nothing was asked."""
+    """The check of an evaluation in plain words; nothing where none was made."""
     check = evaluation.trust
     if check is None:
         return ()
-    where = f"{formatting.visible(evaluation.target)}: domain shift, told without labels: {check.verdict}"
-    parts = [where if check.score is None else f"{where} (score {check.score:.2f})"]
+    verdict = f"{formatting.visible(evaluation.target)}: domain shift {_verdict(check)} (without labels)"
+    parts = [verdict if check.score is None else f"{verdict}, score {check.score:.2f}"]
     if check.estimates:
         values = sorted(estimate.value for estimate in check.estimates)
-        told = f"{values[0]:.3f}" + (f"{formatting.EN_DASH}{values[-1]:.3f}" if len(values) > 1 else "")
-        parts.append(f"accuracy estimated {told}, true {check.accuracy:.3f}")
+        estimated = f"{values[0]:.3f}" + (f"{formatting.EN_DASH}{values[-1]:.3f}" if len(values) > 1 else "")
+        parts.append(f"accuracy estimated {estimated}, true {check.accuracy:.3f}")
     if check.coverage.value is not None:
         stated = formatting.share(check.coverage_stated)
         parts.append(
-            f"sets of {check.set_size:.2f} labels hold the true one in {check.coverage.value:.3f} ({stated} stated)"
+            f"prediction sets of {check.set_size:.2f} labels cover the true one in {check.coverage.value:.3f} "
+            f"({stated} stated)"
         )
     return ("; ".join(parts) + ".",)

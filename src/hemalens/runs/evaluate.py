@@ -14,7 +14,7 @@ from hemalens.evaluation.trust_check import trust_check
 from hemalens.files import atomic_dir, claim_folder
 from hemalens.progress import Say
 from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
-from hemalens.report.compose import make_report
+from hemalens.report.compose import Results, make_report
 from hemalens.runs.inputs import open_inputs, report_inputs
 
 
@@ -80,8 +80,7 @@ def evaluate(
     report = make_report(
         f"{bundle.manifest.method} tested on {dataset.name}",
         "a saved bundle on images whose labels it has not seen",
-        evaluations=[evaluation],
-        pictures=pictures,
+        Results(evaluations=[evaluation], pictures=pictures),
         data=[card],
         methods={bundle.manifest.method: bundle.manifest.config},
         method_cards=[_card_of(bundle)],

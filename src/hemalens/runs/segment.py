@@ -27,7 +27,7 @@ from hemalens.imaging.segmentation import CellImageConfig, Outcome, cell_image, 
 from hemalens.inference.predict import open_images
 from hemalens.progress import Say, track
 from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
-from hemalens.report.compose import data_card, make_report
+from hemalens.report.compose import Results, data_card, make_report
 from hemalens.runs.folders import finish_run, start_run
 from hemalens.runs.inputs import open_inputs, report_inputs
 from hemalens.runs.train import DEFAULTS, TrainOptions
@@ -86,8 +86,10 @@ def train_segmenter(
     report = make_report(
         f"{NAME} on {masked.name}",
         f"one split: {held_out:.0%} of the masks held out for the test" if test else "no test part",
-        tables=[_compared(segmenters, test, "Held-out masks", seed=seed, note=note)] if test else [],
-        pictures=[_shown("Held-out cells", test.records, segmenters)] if test else [],
+        Results(
+            tables=[_compared(segmenters, test, "Held-out masks", seed=seed, note=note)] if test else [],
+            pictures=[_shown("Held-out cells", test.records, segmenters)] if test else [],
+        ),
         data=[data_card(masked, "train and test").model_copy(update={"notes": given.card.notes})],
         methods={NAME: config.model_dump(mode="json")},
         seed=seed,
@@ -219,8 +221,12 @@ def _report(
     return make_report(
         f"Cells segmented by {Path(name).name}",
         "every image, its mask and its cell image",
-        tables=[_compared(shown, _dataset(masked, source), "Agreement with reference masks", seed=seed)] if masked else [],
-        pictures=[_shown("Outlines", readable, shown)] if readable else [],
+        Results(
+            tables=[_compared(shown, _dataset(masked, source), "Agreement with reference masks", seed=seed)]
+            if masked
+            else [],
+            pictures=[_shown("Outlines", readable, shown)] if readable else [],
+        ),
         data=[data_card(dataset, "segmented")],
         methods={"segment": {"segmenter": name, **config.model_dump(mode="json")}},
         seed=seed,

@@ -21,7 +21,7 @@ from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import Evaluation, Report
 from hemalens.methods import Method, find_method
 from hemalens.progress import Say
-from hemalens.report.compose import make_report, method_card
+from hemalens.report.compose import Results, make_report, method_card
 from hemalens.runs.auxiliary import mask_note, open_auxiliary, refuse_learned
 from hemalens.runs.folders import finish_run, fit_or_resume, method_request, start_run
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
@@ -88,8 +88,10 @@ def train(
     report = make_report(
         f"{method.name} on {data.name}",
         f"one split: {options.test_fraction:.0%} held out for the test" if test else "no test part",
-        evaluations=_tested(bundle, test, data.name, seed) if test else [],
-        pictures=[method.show(bundle, test or learn)] if method.show else [],
+        Results(
+            evaluations=_tested(bundle, test, data.name, seed) if test else [],
+            pictures=[method.show(bundle, test or learn)] if method.show else [],
+        ),
         data=cards,
         methods={method.name: config.model_dump(mode="json")},
         method_cards=[method_card(method, method.name, cards)],

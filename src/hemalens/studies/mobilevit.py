@@ -23,7 +23,7 @@ from hemalens.methods import find_method
 from hemalens.methods.mobilevit import MobileVitConfig
 from hemalens.models.cost import Counted, count_backbone
 from hemalens.progress import Say
-from hemalens.report.compose import make_report
+from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import finish_run, fit_or_resume, method_request, start_run
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 from hemalens.studies.base import Study, published
@@ -99,12 +99,14 @@ def run(
     report = make_report(
         f"MobileViT and others on {cells.dataset.name}",
         f"study mobilevit: {len(learn)} images, the same split and settings for {len(networks)} networks",
-        evaluations=evaluations,
-        comparisons=compare(evaluations, seed=seed),
-        tables=[
-            accuracy_table(dict(zip(networks, evaluations, strict=True)), comparable=comparable),
-            size_table(counts),
-        ],
+        Results(
+            evaluations=evaluations,
+            comparisons=compare(evaluations, seed=seed),
+            tables=[
+                accuracy_table(dict(zip(networks, evaluations, strict=True)), comparable=comparable),
+                size_table(counts),
+            ],
+        ),
         data=[cells.card],
         methods={ROWS.get(name, name): each.model_dump(mode="json") for name, each in configs.items()},
         seed=seed,

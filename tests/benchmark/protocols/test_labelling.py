@@ -21,6 +21,7 @@ from hemalens.errors import ConfigError, SplitError
 from hemalens.graphs import build as graphs
 from hemalens.report import k_shot as told
 from hemalens.report.curves import positions
+from hemalens.report.figures import Figures
 from hemalens.report.summary import summarise_k_shot
 
 
@@ -118,11 +119,13 @@ def test_the_report_tells_the_strategies_apart() -> None:
     found = PLAN.score(EmbeddedLaboratory(_embedded()), method="m", source="lab_a", seed=0)
     (target,) = told.targets(found)
     assert [line.name for line in target.lines] == ["random", "even"]
-    assert told.section(target).heading == "Which cells to label: away"
-    ((table, _),) = told.overviews(found)
+    section = told.section(target, n_points=0)
+    assert section.heading == "Which cells to label: away"
+    (table,) = told.overviews(found)
     assert "k labelled images, with" in table.caption
     assert [column.title for column in table.columns][1:4] == ["k = 0", "k = 6", "k = 12"]
     (sentence,) = summarise_k_shot(found)
     assert "as it is; with 12 labelled images" in sentence
     assert positions((0, 8, 16)) == dict(zip((0, 8, 16), positions((4, 8, 16)).values(), strict=True))
-    assert all("<svg" in figure for figure in told.figures(target))
+    (curves,) = (block for block in section.blocks if isinstance(block, Figures))
+    assert all("<svg" in panel.drawing.svg() for panel in curves.panels)

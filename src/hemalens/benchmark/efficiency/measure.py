@@ -22,7 +22,7 @@ from hemalens.evaluation import formatting
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import DataCard, Efficiency, Evaluation, Report, Timing
 from hemalens.progress import Say
-from hemalens.report.compose import make_report
+from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import finish_run, start_run
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 
@@ -60,9 +60,7 @@ def measure_networks(config: NetworksConfig, *, out: Path, overwrite: bool = Fal
     report = make_report(
         f"Cost of {formatting.counted(len(networks), 'network')}",
         f"efficiency, all networks taking turns: {how}",
-        efficiency=rows,
-        evaluations=list(evaluations.values()),
-        verdicts=_remarks(networks, rows),
+        Results(efficiency=rows, evaluations=list(evaluations.values()), remarks=_remarks(networks, rows)),
         data=_cards(tests),
         methods={network.name: network.settings for network in networks},
         seed=config.seed,

@@ -28,7 +28,7 @@ from hemalens.methods import find_method
 from hemalens.methods.bc_sam import BCSamConfig, cell_image_stage
 from hemalens.methods.finetune import FinetuneConfig
 from hemalens.progress import Say
-from hemalens.report.compose import make_report
+from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import finish_run, fit_or_resume, start_run
 from hemalens.runs.inputs import Inputs, open_inputs
 from hemalens.studies.base import Study
@@ -99,14 +99,16 @@ def run(
     report = make_report(
         f"BC-SAM: {sides[0].dataset.name} and {sides[1].dataset.name}",
         f"study bc-sam: {config.n_folds} folds of each laboratory, each fold's models tested in both",
-        evaluations=[cell.evaluation for cell in found.cells if _is_shown(cell, config)],
-        tables=[
-            accuracy_table(found.cells, sides, config.labels),
-            balanced_table(found.cells, sides),
-            *([gain_table(gains, sides)] if gains else []),
-        ],
-        verdicts=[verdict(gains)] if gains else [],
-        pictures=reconstructions(found.material, found.rows),
+        Results(
+            evaluations=[cell.evaluation for cell in found.cells if _is_shown(cell, config)],
+            tables=[
+                accuracy_table(found.cells, sides, config.labels),
+                balanced_table(found.cells, sides),
+                *([gain_table(gains, sides)] if gains else []),
+            ],
+            remarks=[verdict(gains)] if gains else [],
+            pictures=reconstructions(found.material, found.rows),
+        ),
         data=[each.card for each in opened],
         methods=methods,
         seed=seed,

@@ -28,7 +28,7 @@ from hemalens.files import default_cache_dir
 from hemalens.graphs.build import cut
 from hemalens.models.backbone import BackboneConfig, frozen_graph
 from hemalens.progress import Say
-from hemalens.report.compose import make_report
+from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import finish_run, start_run
 from hemalens.runs.inputs import open_inputs
 from hemalens.studies.base import Study
@@ -116,13 +116,15 @@ def run(
         f"BloodShot: from {generic.name} to {', '.join(lab.target.name for lab in laboratories)}",
         "study bloodshot: embedders trained on 70 % of the generic set (10 % validation, 20 % test), then "
         f"{config.table_repeats} drawings of {config.table_shots} images a class, {config.sweep_repeats} for the other k",
-        evaluations=evaluations,
-        k_shot=novel.results,
-        tables=[
-            *ten_shot_table(novel.table, config.table_shots),
-            *generic_table(evaluations, generic.label_map),
-            *options_table(novel.options, config.table_shots),
-        ],
+        Results(
+            evaluations=evaluations,
+            k_shot=novel.results,
+            tables=[
+                *ten_shot_table(novel.table, config.table_shots),
+                *generic_table(evaluations, generic.label_map),
+                *options_table(novel.options, config.table_shots),
+            ],
+        ),
         data=[*cards, *(card for laboratory in laboratories for card in laboratory.cards)],
         methods=shown,
         seed=seed,

@@ -12,7 +12,7 @@ from typing import Any
 from hemalens.evaluation.results import Report
 from hemalens.methods.finetune import PRETRAINING
 from hemalens.progress import Say
-from hemalens.report.compose import make_report
+from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import finish_run
 from hemalens.studies.base import RunOptions, Study, published
 from hemalens.studies.wbc.common import Row, open_study, run_rows
@@ -65,11 +65,13 @@ def run(
     report = make_report(
         f"White cells with few labels: {cells.name}",
         f"study wbc-augmentation: {len(cells.parts.train)} training images in fractions, {study.protocol.seeds} seed(s)",
-        fractions=[found.curve for found in runs.values()],
-        tables=[
-            published_table(runs, published("wbc_augmentation")["accuracy"], comparable=cells.published),
-            *gains_table(runs, REFERENCE, seed=seed),
-        ],
+        Results(
+            fractions=[found.curve for found in runs.values()],
+            tables=[
+                published_table(runs, published("wbc_augmentation")["accuracy"], comparable=cells.published),
+                *gains_table(runs, REFERENCE, seed=seed),
+            ],
+        ),
         data=study.cards,
         methods=study.methods,
         seed=seed,

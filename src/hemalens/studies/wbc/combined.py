@@ -17,7 +17,7 @@ from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import ComparisonTable, DataCard, Evaluation, Report
 from hemalens.methods.combined_network import CAM16, PRCC, CombinedNetworkConfig
 from hemalens.progress import Say
-from hemalens.report.compose import make_report
+from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import finish_run
 from hemalens.runs.inputs import open_inputs
 from hemalens.studies.base import RunOptions, Study, published
@@ -63,13 +63,15 @@ def run(
     report = make_report(
         f"White cells and other tissue: {cells.name}",
         f"study wbc-combined: {len(cells.parts.train)} training images in fractions, {study.protocol.seeds} seed(s)",
-        evaluations=tissue.evaluations,
-        fractions=[found.curve for found in runs.values()],
-        tables=[
-            published_table(runs, published("wbc_combined")["accuracy"], comparable=cells.published),
-            *gains_table(runs, REFERENCE, seed=seed),
-            *tissue.tables,
-        ],
+        Results(
+            evaluations=tissue.evaluations,
+            fractions=[found.curve for found in runs.values()],
+            tables=[
+                published_table(runs, published("wbc_combined")["accuracy"], comparable=cells.published),
+                *gains_table(runs, REFERENCE, seed=seed),
+                *tissue.tables,
+            ],
+        ),
         data=[*study.cards, *tissue.cards],
         methods=study.methods,
         seed=seed,
