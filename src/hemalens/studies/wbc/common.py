@@ -232,7 +232,6 @@ def open_study(
     options: RunOptions,
 ) -> OpenStudy:
     """Read the settings, open all data and claim `out`; `method` has the roles of the auxiliary data."""
-    study.check_roles(data)
     config = WbcStudyConfig.load(None, [s for s in options.settings if not s.startswith((FIT, RESNET))])
     chosen = configured(chosen_rows(rows, config.rows), options.settings)
     protocol, seed = config.protocol, options.seed
