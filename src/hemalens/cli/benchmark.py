@@ -86,9 +86,7 @@ Rounds = Annotated[
     typer.Option(min=1, show_default=DEFAULTS["--rounds"], help="Rounds of timing in which all networks take turns."),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, show_default=DEFAULTS["--threads"], help="Threads of a network.")]
-Shots = Annotated[
-    str | None, typer.Option(metavar="K,K", show_default=DEFAULTS["--shots"], help="Images a class.")
-]
+Shots = Annotated[str | None, typer.Option(metavar="K,K", show_default=DEFAULTS["--shots"], help="Images a class.")]
 Repeats = Annotated[
     int | None,
     typer.Option(min=2, show_default=DEFAULTS["--repeats"], help="Drawings of the labelled images for each k."),
