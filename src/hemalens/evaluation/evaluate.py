@@ -30,7 +30,7 @@ from hemalens.evaluation.results import (
 )
 from hemalens.evaluation.thumbnails import thumbnail
 from hemalens.files import default_cache_dir
-from hemalens.graphs import build as graphs
+from hemalens.graphs.build import cut
 from hemalens.graphs.features import extract
 from hemalens.graphs.runtime import run_rows
 from hemalens.progress import track
@@ -54,12 +54,12 @@ def predict_dataset(bundle: Bundle, dataset: CellDataset) -> DatasetPredictions:
     """Run a bundle over a dataset. Embeddings of a frozen backbone come from and go to the cache."""
     graph = bundle.graph
     cache = FeatureCache(default_cache_dir()) if bundle.manifest.frozen_backbone else None
-    encoder = graphs.cut(graph, ["image"], ["embedding"])
+    encoder = cut(graph, ["image"], ["embedding"])
     with track("testing", len(dataset)) as progress:
         found = extract(dataset.through(bundle.stages).records, encoder, cache=cache, progress=progress)
     if len(found.readable) == 0:
         raise DatasetError(f"no image of {dataset.name} can be read", got=next(iter(found.errors.values()), "no image"))
-    head = graphs.cut(graph, ["embedding"], ["probabilities"]).SerializeToString()
+    head = cut(graph, ["embedding"], ["probabilities"]).SerializeToString()
     probabilities = run_rows(head, {"embedding": found.embeddings}, ["probabilities"])["probabilities"]
     return DatasetPredictions(
         records=tuple(dataset.records[i] for i in found.readable),

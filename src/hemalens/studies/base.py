@@ -6,11 +6,11 @@ The description of a study is in its TOML file, so that listing studies loads no
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hemalens.errors import InputError, near_matches
 from hemalens.progress import Say
@@ -58,7 +58,7 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True)
-class RunOptions:
+class StudyOptions:
     """The options of a run: output folder, settings key=value, seed, whether to overwrite, and progress messages."""
 
     out: Path
@@ -66,22 +66,6 @@ class RunOptions:
     seed: int
     overwrite: bool
     say: Say
-
-
-class Run(Protocol):
-    """The function that runs a study."""
-
-    def __call__(
-        self,
-        data: Mapping[str, Sequence[str]],
-        *,
-        out: Path,
-        settings: Sequence[str],
-        seed: int,
-        overwrite: bool,
-        say: Say,
-    ) -> Report:
-        """Run or resume the study in the folder `out`; `data` names datasets by role, `settings` are key=value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +104,31 @@ class Description:
 class Study(Description):
     """A study that can be run."""
 
-    run: Run
+    function: Callable[[Mapping[str, Sequence[str]], StudyOptions], Report]
 
     @classmethod
-    def of(cls, name: str, run: Run) -> Study:
-        """The study that the file `name`.toml describes, run by `run`."""
+    def of(cls, name: str, function: Callable[[Mapping[str, Sequence[str]], StudyOptions], Report]) -> Study:
+        """The study that the file `name`.toml describes, run by `function`."""
         description = describe(name)
         values = {field.name: getattr(description, field.name) for field in fields(description)}
-        return cls(**values, run=run)
+        return cls(**values, function=function)
+
+    def run(
+        self,
+        data: Mapping[str, Sequence[str]],
+        *,
+        out: Path,
+        settings: Sequence[str] = (),
+        seed: int = 0,
+        overwrite: bool = False,
+        say: Say = lambda text: None,
+    ) -> Report:
+        """Run the study in the folder `out`, or resume it; `data` are datasets by role, `settings` are key=value.
+
+        Raises `InputError` as `check_roles` does.
+        """
+        self.check_roles(data)
+        return self.function(data, StudyOptions(out, settings, seed, overwrite, say))
 
 
 def published(name: str) -> dict[str, Any]:

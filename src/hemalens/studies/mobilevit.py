@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -22,11 +21,10 @@ from hemalens.evaluation.significance import compare
 from hemalens.methods import find_method
 from hemalens.methods.mobilevit import MobileVitConfig
 from hemalens.models.cost import Counted, count_backbone
-from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import finish_run, fit_or_resume, method_request, start_run
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
-from hemalens.studies.base import Study, published
+from hemalens.studies.base import Study, StudyOptions, published
 
 FIT = "fit."
 """Prefix of settings that go to every network."""
@@ -57,20 +55,12 @@ class MobileVitStudyConfig(StrictConfig):
     rows: tuple[str, ...] = Field(default=(), strict=False)
 
 
-def run(
-    data: Mapping[str, Sequence[str]],
-    *,
-    out: Path,
-    settings: Sequence[str] = (),
-    seed: int = 0,
-    overwrite: bool = False,
-    say: Say = lambda text: None,
-) -> Report:
+def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
     """Train every network on the same images, test all on the same others; the same call resumes."""
-    STUDY.check_roles(data)
-    config = MobileVitStudyConfig.load(None, [s for s in settings if not s.startswith(FIT)])
+    out, seed, say = options.out, options.seed, options.say
+    config = MobileVitStudyConfig.load(None, [s for s in options.settings if not s.startswith(FIT)])
     networks = config.rows or tuple(ROWS)
-    own = [s.removeprefix(FIT) for s in settings if s.startswith(FIT)]
+    own = [s.removeprefix(FIT) for s in options.settings if s.startswith(FIT)]
     configs = {name: _config(name, own) for name in networks}
     cells = _cells(data["cells"][0], config, seed)
     learn, validation, test = _parts(cells.dataset, config, seed)
@@ -82,7 +72,7 @@ def run(
         "data": cells.dataset.fingerprint,
         "seed": seed,
     }
-    start_run(out, request, overwrite=overwrite, say=say)
+    start_run(out, request, overwrite=options.overwrite, say=options.say)
     report_inputs(say, [cells], f"{len(learn)} training images, {len(validation)} for validation, {len(test)} for the test")
     evaluations: list[Evaluation] = []
     counts: dict[str, Counted] = {}

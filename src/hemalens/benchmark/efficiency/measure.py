@@ -30,8 +30,8 @@ from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 def measure_networks(config: NetworksConfig, *, out: Path, overwrite: bool = False, say: Say = lambda text: None) -> Report:
     """Count and time backbones and bundles, test the bundles on labelled images, and write a report into `out`.
 
-    Raises `SplitError` for an image that a bundle has seen, `ConfigError` for a backbone or an input size that timm does
-    not have, `BundleError` for a folder that is no bundle. A stopped run begins anew: all networks are timed together.
+    Raises `SplitError` for an image that a bundle has seen, `ConfigError` for an unknown backbone or input size, and
+    `BundleError` for a folder that is no bundle. A stopped run begins anew: all networks are timed together.
     """
     networks: list[Network] = [
         *named_backbones(config.backbones, config.classes, config.seed),

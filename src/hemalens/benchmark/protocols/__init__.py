@@ -1,8 +1,8 @@
 """Protocols: how a source and its targets are split, and what is scored.
 
 `PROTOCOLS` is the table, one module a protocol. `base` is their contract, `data` opens the datasets, `laboratory` is the
-base of the protocols on a new laboratory. To add one: a `ProtocolConfig` in a module of its own, a line in `PROTOCOLS`, and
-a field of its name in `BenchmarkConfig` where it has settings.
+base of the protocols on a new laboratory, `scoring` averages scores over models. To add one: a `ProtocolConfig` in a module
+of its own, a line in `PROTOCOLS`, and a field of its name in `BenchmarkConfig` where it has settings.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from hemalens.adaptation.encoders import open_embedders
-from hemalens.adaptation.ensemble import RULE as CLASSIFIER
-from hemalens.adaptation.ensemble import KeptClassifier, mean_answer, refuse_without_classifier
+from hemalens.adaptation.ensemble import RULE, KeptClassifier, mean_answer, refuse_without_classifier
 from hemalens.benchmark.protocols.base import Counts, Words
 from hemalens.benchmark.protocols.data import NewLaboratory
 from hemalens.benchmark.protocols.laboratory import (
@@ -68,7 +67,7 @@ class FinetuningProtocol(LaboratoryProtocol):
         from hemalens.methods.few_shot_finetune import TrainedOn
 
         config, indices = self._training(), class_indices(bundle, laboratory.target)
-        embedders = open_embedders(bundle, self.beside, CLASSIFIER)
+        embedders = open_embedders(bundle, self.beside, RULE)
         target = embed(embedders.encoder, laboratory.target)
         cells = target.dataset.under(bundle.manifest.labels)
         shots = []

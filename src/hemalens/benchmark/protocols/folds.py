@@ -16,7 +16,7 @@ from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import CellDataset
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.splits import check_classes, hold_out, k_fold, seeded
-from hemalens.evaluation.evaluate import evaluate, evaluate_with_predictions, plan_test
+from hemalens.evaluation.evaluate import DatasetPredictions, evaluate_with_predictions, plan_test
 from hemalens.evaluation.results import Evaluation
 from hemalens.runs.inputs import Inputs
 
@@ -85,19 +85,31 @@ def cross_domain(
     """
     folds = split_folds(source, targets, n_folds=n_folds, seed=seed)
     bundles = fit_folds(fit, folds, seed=seed, run_dir=run_dir, validation_fraction=validation_fraction)
-    results = [evaluate(bundles, [fold.test for fold in folds], target=source, source_name=source.name, seed=seed)]
-    for target in targets:
-        results.append(
-            evaluate(
-                bundles,
-                [target] * n_folds,
-                target=target,
-                source_name=source.name,
-                seed=seed,
-                min_per_class=min_per_class,
-            )
-        )
-    return results
+    return [
+        evaluate_folds(bundles, folds, source, target, seed=seed, min_per_class=min_per_class)[0]
+        for target in (None, *targets)
+    ]
+
+
+def evaluate_folds(
+    bundles: Sequence[Bundle],
+    folds: Sequence[Fold],
+    source: CellDataset,
+    target: CellDataset | None,
+    *,
+    seed: int,
+    min_per_class: int,
+) -> tuple[Evaluation, tuple[DatasetPredictions, ...]]:
+    """Test the folds' models on a target whole, or (None) each on its own part of the source; with the predictions."""
+    tests = [fold.test for fold in folds] if target is None else [target] * len(folds)
+    return evaluate_with_predictions(
+        bundles,
+        tests,
+        target=target or source,
+        source_name=source.name,
+        seed=seed,
+        min_per_class=1 if target is None else min_per_class,
+    )
 
 
 class KFoldProtocol(ProtocolConfig):
@@ -162,14 +174,9 @@ class FoldsTask(Task):
         """The folds' models on the source's own folds (0), or all of them on target `i` - 1."""
         source = self.source.dataset
         bundles = fit_folds(fit, self.folds, seed=self.seed, run_dir=run_dir)
-        target = self.tested[i - 1] if i else source
-        found, predictions = evaluate_with_predictions(
-            bundles,
-            [target] * len(bundles) if i else [fold.test for fold in self.folds],
-            target=target,
-            source_name=source.name,
-            seed=self.seed,
-            min_per_class=self.min_per_class if i else 1,
+        target = self.tested[i - 1] if i else None
+        found, predictions = evaluate_folds(
+            bundles, self.folds, source, target, seed=self.seed, min_per_class=self.min_per_class
         )
         first = predictions[0]
         chosen = np.sort(np.random.default_rng(self.seed).permutation(len(first.records))[:N_EMBEDDED])

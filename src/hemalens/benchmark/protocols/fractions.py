@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from pydantic import Field
 from hemalens.benchmark.protocols.base import FitFold, Outcome, ProtocolConfig, Task, relative_path
 from hemalens.benchmark.protocols.data import BenchmarkData
 from hemalens.benchmark.protocols.folds import VALIDATION_FRACTION
-from hemalens.benchmark.protocols.laboratory import unit_name
+from hemalens.benchmark.protocols.scoring import Score, mean_estimate, unit_name
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import CellDataset
 from hemalens.datasets.leaks import refuse_leaks
@@ -238,13 +238,8 @@ def _scores(
     counts = np.stack([metrics.confusion(m.target, m.predicted, k) for m in models])
     resampled = metrics.resampled_confusions(models, k, rng=np.random.default_rng(seed))
 
-    def estimate(score: Callable[[metrics.Confusion], Any]) -> Estimate:
-        values = np.asarray(score(counts), float)
-        std = float(values.std(ddof=1)) if len(values) > 1 else None
-        if resampled is None:
-            return Estimate(value=float(values.mean()), std=std)
-        low, high = metrics.two_way_interval(np.asarray(score(resampled), float), rng=np.random.default_rng(seed))
-        return Estimate(value=float(values.mean()), low=low, high=high, std=std)
+    def estimate(score: Score) -> Estimate:
+        return mean_estimate(score, counts, resampled, seed=seed)
 
     def recall_of(label: str) -> Estimate:
         i = plan.labels.index(label)

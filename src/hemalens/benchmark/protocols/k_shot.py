@@ -18,8 +18,8 @@ from hemalens.benchmark.protocols.laboratory import (
     check_counts,
     embed_laboratory,
     query_scores,
-    unit_name,
 )
+from hemalens.benchmark.protocols.scoring import unit_name
 from hemalens.bundle.bundle import Bundle
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import CellDataset

@@ -7,7 +7,7 @@ predictions on the images that each repeat tests.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from hemalens.adaptation.source_head import BaseHead
 from hemalens.benchmark.protocols.base import FitFold, Outcome, ProtocolConfig, Task, Words, relative_path
 from hemalens.benchmark.protocols.data import BenchmarkData, NewLaboratory
 from hemalens.benchmark.protocols.folds import fit_whole
+from hemalens.benchmark.protocols.scoring import Score, mean_estimate, unit_name
 from hemalens.bundle.bundle import Bundle
 from hemalens.cache import FeatureCache
 from hemalens.classifiers.few_shot import unit_length
@@ -147,11 +148,8 @@ def query_scores(k: int, target: CellDataset, episodes: Sequence[Episode], predi
     present = resampled.sum(axis=-1) > 0  # (repeats, resamples, k)
     whole = present[..., : len(target.classes)].all(axis=-1)
 
-    def estimate(score: Callable[[metrics.Confusion], Any], used: NDArray[np.bool_] | None = None) -> Estimate:
-        values, drawn = np.asarray(score(counts), float), score(resampled)
-        drawn = drawn if used is None else np.where(used, drawn, np.nan)
-        low, high = metrics.two_way_interval(drawn, rng=np.random.default_rng(seed))
-        return Estimate(value=float(values.mean()), low=low, high=high, std=float(values.std(ddof=1)))
+    def estimate(score: Score, used: NDArray[np.bool_] | None = None) -> Estimate:
+        return mean_estimate(score, counts, resampled, seed=seed, used=used)
 
     return Shots(
         k=k,
@@ -190,7 +188,7 @@ def supervised_reference(target: Embedded, pool: Embedded | None, *, seed: int) 
         what = f"logistic regression on all labels, {n_folds} folds of {dataset.name}"
     pooled = metrics.Predictions(dataset.targets, predicted, unit)
 
-    def estimate(score: Callable[[metrics.Confusion], Any]) -> Estimate:
+    def estimate(score: Score) -> Estimate:
         k = len(dataset.classes)
         low, high = metrics.bootstrap_interval(score, [pooled], k, rng=np.random.default_rng(seed))
         return Estimate(value=float(score(metrics.confusion(pooled.target, pooled.predicted, k))), low=low, high=high)
@@ -286,11 +284,6 @@ class LaboratoryProtocol(ProtocolConfig):
             against=self.against,
             variant=variant,
         )
-
-
-def unit_name(dataset: CellDataset) -> str:
-    """What the bootstrap resamples: groups, or images where there are none."""
-    return "groups" if any(record.group is not None for record in dataset.records) else "images"
 
 
 def score_bundle(

@@ -16,7 +16,7 @@ from hemalens.bundle.stages import CellImageStage
 from hemalens.datasets import CellDataset
 from hemalens.datasets.splits import k_fold, seeded, units
 from hemalens.files import atomic_path, default_cache_dir, sha256_text
-from hemalens.graphs import build as graphs
+from hemalens.graphs.build import digest
 from hemalens.graphs.features import feature_maps
 from hemalens.methods.bc_sam import BCSamConfig, cell_image_stage, cell_images, feature_graph
 from hemalens.models.autoencoder import CellAutoencoder
@@ -135,7 +135,7 @@ class Material:
         """Trained on these images, or read from the cache under the same images, features, cell images and settings."""
         contents = [c for side in self.sides for c in side.dataset.contents]
         key = sha256_text(
-            graphs.digest(self.graph),
+            digest(self.graph),
             self.stage.digest,
             config.model_dump_json(),
             *(f"{self.pairs.domains[i]}:{contents[i]}" for i in rows),

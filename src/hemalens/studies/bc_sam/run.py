@@ -31,7 +31,7 @@ from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import finish_run, fit_or_resume, start_run
 from hemalens.runs.inputs import Inputs, open_inputs
-from hemalens.studies.base import Study
+from hemalens.studies.base import Study, StudyOptions
 from hemalens.studies.bc_sam.latents import DISCREPANCY_WORDS, Material, Protocol, Row, Side
 from hemalens.studies.bc_sam.scores import Cell, Direction, find_gains
 from hemalens.studies.bc_sam.tables import accuracy_table, balanced_table, gain_table, reconstructions, verdict
@@ -63,18 +63,10 @@ class BCSamStudyConfig(StrictConfig):
     shown_head: str = "lr"
 
 
-def run(
-    data: Mapping[str, Sequence[str]],
-    *,
-    out: Path,
-    settings: Sequence[str] = (),
-    seed: int = 0,
-    overwrite: bool = False,
-    say: Say = lambda text: None,
-) -> Report:
+def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
     """Train the autoencoders and the heads, test them in both laboratories; the same call resumes."""
-    STUDY.check_roles(data)
-    config, features, resnext = _configs(settings)
+    out, seed, say = options.out, options.seed, options.say
+    config, features, resnext = _configs(options.settings)
     cell_image_stage(features)  # a missing segmenter is reported before the folder is claimed
     opened = [
         open_inputs(data[role], labels=config.labels, role=role, min_per_class=config.min_per_class)
@@ -91,7 +83,7 @@ def run(
         "data": [side.dataset.fingerprint for side in sides],
         "seed": seed,
     }
-    start_run(out, request, overwrite=overwrite, say=say)
+    start_run(out, request, overwrite=options.overwrite, say=options.say)
     found = _run(sides, config, features, out=out, seed=seed, say=say)
     if config.resnext:
         found.cells.extend(_resnext(sides, config, resnext, out=out, seed=seed, say=say))

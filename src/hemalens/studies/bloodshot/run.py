@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import onnx
@@ -31,7 +30,7 @@ from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import finish_run, start_run
 from hemalens.runs.inputs import open_inputs
-from hemalens.studies.base import Study
+from hemalens.studies.base import Study, StudyOptions
 from hemalens.studies.bloodshot.embedders import (
     FROZEN,
     JOINED,
@@ -71,20 +70,12 @@ class BloodShotStudyConfig(StrictConfig):
     classifier: FewShotConfig = FewShotConfig()
 
 
-def run(
-    data: Mapping[str, Sequence[str]],
-    *,
-    out: Path,
-    settings: Sequence[str] = (),
-    seed: int = 0,
-    overwrite: bool = False,
-    say: Say = lambda text: None,
-) -> Report:
+def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
     """Train the embedders, test them on the generic set and k-shot on the novel sets; the same call resumes."""
-    STUDY.check_roles(data)
-    config = BloodShotStudyConfig.load(None, [s for s in settings if not s.startswith(OWN_SETTINGS)])
+    out, seed, say = options.out, options.seed, options.say
+    config = BloodShotStudyConfig.load(None, [s for s in options.settings if not s.startswith(OWN_SETTINGS)])
     rows = PUBLISHED if config.rows == "published" else tuple(ROWS)
-    embedders = {row: embedder_config(row, settings) for row in rows}
+    embedders = {row: embedder_config(row, options.settings) for row in rows}
     pool = next(iter(data.get("support", ())), None)
     laboratories = open_laboratories(
         data["novel"], pool, labels=config.novel_labels, min_per_class=config.novel_min_per_class
@@ -101,7 +92,7 @@ def run(
         "seed": seed,
     }
     plans = _plans(laboratories, config, seed, generic, say)
-    start_run(out, request, overwrite=overwrite, say=say)
+    start_run(out, request, overwrite=options.overwrite, say=options.say)
     encoders: dict[str, onnx.ModelProto] = {}
     evaluations: list[Evaluation] = []
     for row, embedder in embedders.items():

@@ -6,15 +6,13 @@ Published: `--data wbc=wbc_subsets:WBC_100/train --data held=wbc_subsets:WBC_100
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hemalens.evaluation.results import Report
 from hemalens.methods.finetune import PRETRAINING
-from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import finish_run
-from hemalens.studies.base import RunOptions, Study, published
+from hemalens.studies.base import Study, StudyOptions, published
 from hemalens.studies.wbc.common import Row, open_study, run_rows
 from hemalens.studies.wbc.tables import gains_table, published_table
 
@@ -49,17 +47,10 @@ ROWS: dict[str, Row] = {
 """The paper's three first, then ours; by the names that the setting `rows` takes."""
 
 
-def run(
-    data: Mapping[str, Sequence[str]],
-    *,
-    out: Path,
-    settings: Sequence[str] = (),
-    seed: int = 0,
-    overwrite: bool = False,
-    say: Say = lambda text: None,
-) -> Report:
+def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
     """Train every row on every fraction, test all on the same images; the same call resumes."""
-    study = open_study(STUDY, ROWS, "finetune", data, RunOptions(out, settings, seed, overwrite, say))
+    out, seed, say = options.out, options.seed, options.say
+    study = open_study(STUDY, ROWS, "finetune", data, options)
     cells = study.cells
     runs = run_rows(study, out=out, say=say)
     report = make_report(

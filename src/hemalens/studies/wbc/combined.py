@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hemalens.datasets import CellDataset
@@ -20,7 +19,7 @@ from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import finish_run
 from hemalens.runs.inputs import open_inputs
-from hemalens.studies.base import RunOptions, Study, published
+from hemalens.studies.base import Study, StudyOptions, published
 from hemalens.studies.wbc.common import OpenStudy, Row, open_study, run_rows
 from hemalens.studies.wbc.tables import gains_table, published_table
 from hemalens.training.cluster_labels import Clusters, clusters_of
@@ -43,17 +42,10 @@ ROWS: dict[str, Row] = {
 """The paper's first, then ours; by the names that the setting `rows` takes."""
 
 
-def run(
-    data: Mapping[str, Sequence[str]],
-    *,
-    out: Path,
-    settings: Sequence[str] = (),
-    seed: int = 0,
-    overwrite: bool = False,
-    say: Say = lambda text: None,
-) -> Report:
+def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
     """Train both encoders, then every row on every fraction; test all on the same images; the same call resumes."""
-    study = open_study(STUDY, ROWS, "combined_network", data, RunOptions(out, settings, seed, overwrite, say))
+    out, seed, say = options.out, options.seed, options.say
+    study = open_study(STUDY, ROWS, "combined_network", data, options)
     cells = study.cells
     tissue = _Tissue()
     for key in ("combined", "clusters"):

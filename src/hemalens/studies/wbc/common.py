@@ -40,7 +40,7 @@ from hemalens.progress import Say
 from hemalens.runs.auxiliary import mask_note, open_auxiliary, refuse_learned
 from hemalens.runs.folders import fit_or_resume, method_request, start_run
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
-from hemalens.studies.base import RunOptions, Study
+from hemalens.studies.base import Study, StudyOptions
 
 FIT, RESNET = "fit.", "resnet."
 """Prefixes of settings that go to the methods of all rows that have such a key, and of the rows with a ResNet-18."""
@@ -229,10 +229,9 @@ def open_study(
     rows: Mapping[str, Row],
     method: str,
     data: Mapping[str, Sequence[str]],
-    options: RunOptions,
+    options: StudyOptions,
 ) -> OpenStudy:
     """Read the settings, open all data and claim `out`; `method` has the roles of the auxiliary data."""
-    study.check_roles(data)
     config = WbcStudyConfig.load(None, [s for s in options.settings if not s.startswith((FIT, RESNET))])
     chosen = configured(chosen_rows(rows, config.rows), options.settings)
     protocol, seed = config.protocol, options.seed
