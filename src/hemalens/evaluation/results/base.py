@@ -1,4 +1,4 @@
-"""What all parts of a report share."""
+"""The base of all parts of a report, and estimates."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Part(BaseModel):
-    """A part of a report: plain data that goes to `report.json` and back; unknown keys fail."""
+    """A part of a report: plain data stored in `report.json`; unknown keys are an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Estimate(Part):
-    """A value with its 95 % interval; None where it cannot be had (no images). `std` is over folds or repeats, n - 1."""
+    """A value with its 95 % interval; None where it is undefined (no images). `std` is over folds or repeats, n - 1."""
 
     value: float | None
     low: float | None = None

@@ -1,4 +1,4 @@
-"""Two methods on the same test images."""
+"""A paired test of two methods on the same test images."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hemalens.evaluation.results.base import Estimate, Part
 
 
 class Comparison(Part):
-    """Whether two methods, trained on one source and tested on the same images of one target, can be told apart.
+    """A paired test of two methods, trained on one source and tested on the same images of one target.
 
-    `first_only` and `second_only` count the images that one method alone answered rightly; where several models answered an
-    image, it counts by their share. `n_units`: groups, or the images where there are none. `p_accuracy` is of `test`;
-    `difference` is the balanced accuracy of the first less that of the second, with `p_difference`. The `_holm` values are
+    `first_only` and `second_only` count the images that one method alone classifies correctly; with several models per
+    method, an image counts by their share. `n_units`: groups, or images where there are none. `p_accuracy` is of `test`;
+    `difference` is the balanced accuracy of the first minus that of the second, with `p_difference`. The `_holm` values are
     corrected for all comparisons on this source and target (Holm 1979). `better` names a method only where
-    `p_difference_holm` is below 0.05. Transductive: tested images were seen in training, without their labels.
+    `p_difference_holm` is below 0.05. Transductive: test images were seen in training, without their labels.
     """
 
     source: str

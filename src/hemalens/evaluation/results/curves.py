@@ -1,4 +1,4 @@
-"""Scores against the number of labelled images: k-shot, and fractions of a training part."""
+"""Scores against a number of images: k-shot curves, and fractions of a training part."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Shots(Part):
 
 
 class Supervised(Part):
-    """What all labels of the new laboratory together give on the same embeddings: the line to reach."""
+    """The scores with all labels of the target laboratory on the same embeddings, as a reference."""
 
     what: str
     accuracy: Estimate
@@ -32,14 +32,14 @@ class Supervised(Part):
 
 
 Against = Literal["shots", "labelled", "unlabelled"]
-"""What a score stands against: labelled images of each class, labelled images in all, images without labels."""
+"""The meaning of k: labelled images of each class, labelled images in all, images without labels."""
 
 
 class KShot(Part):
-    """An embedder on a new laboratory of which `k` images a class are known, for several k.
+    """An embedder on a target laboratory with `k` images, for several k.
 
-    `support` says where the known images come from; `transductive` that the tested images were looked at, unlabelled.
-    `against` says what k counts, 0 being the model before; `variant` how the images were chosen, or what follows them.
+    `support` names the source of the support set; `transductive`: the test images were seen without labels. `against` is
+    the meaning of k, with 0 for the unchanged model; `variant` names the strategy or the adapted components.
     """
 
     name: str
@@ -82,13 +82,13 @@ class FractionScores(Part):
 
 
 Selection = Literal["validation", "published-selection"]
-"""On which images the epoch of a training is chosen; "published-selection": on those that are then reported."""
+"""The images on which the epoch is chosen; "published-selection": the test images."""
 
 
 class FractionCurve(Part):
-    """A method trained on several fractions of the same training part, always tested on the same images.
+    """A method trained on several fractions of the same training part and tested on the same images.
 
-    `selection` "published-selection" means that the epoch was chosen on the tested images: the scores flatter.
+    With `selection` "published-selection" the epoch is chosen on the test images: the scores are optimistic.
     """
 
     name: str

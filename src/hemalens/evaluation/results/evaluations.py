@@ -13,7 +13,7 @@ from hemalens.evaluation.results.trust import TrustCheck
 class Scores(Part):
     """The scores of one evaluation, or their means over folds; all in [0, 1] but the NLL.
 
-    `balanced_accuracy_restricted` is the balanced accuracy when the model may choose among the tested classes only.
+    `balanced_accuracy_restricted` is the balanced accuracy when only tested classes may be predicted.
     """
 
     accuracy: Estimate
@@ -26,7 +26,7 @@ class Scores(Part):
 
 
 class ClassScores(Part):
-    """Precision and recall of one class with exact binomial limits; `n` true images, `n_answered` answers."""
+    """Precision and recall of one class with exact binomial limits; `n` true images, `n_answered` predictions."""
 
     label: str
     n: int
@@ -76,7 +76,7 @@ class Scatter(Part):
 
 
 class NamedScatter(Part):
-    """The cells of a source and of its targets in one plane, as one model that was trained on the source embeds them."""
+    """The cells of a source and its targets in one plane, embedded by a model trained on the source."""
 
     method: str
     source: str
@@ -85,7 +85,7 @@ class NamedScatter(Part):
 
 
 class WrongCell(Part):
-    """A cell the model got wrong: what it is, what it was called, how confidently; a JPEG thumbnail as base64."""
+    """A wrong prediction: true and predicted label, probability, and a JPEG thumbnail as base64."""
 
     name: str
     label: str
@@ -95,10 +95,10 @@ class WrongCell(Part):
 
 
 class ImageAnswers(Part):
-    """What every model answered on every tested image, so that methods can be compared image by image.
+    """The predictions of every model on every test image, for paired tests.
 
-    `truth` and `answers` are places in the evaluation's `classes`; `answers` has a row for each model, with -1 where the
-    image was not put to it (the other folds of k-fold). `images` are the first 16 hex digits of the contents' ids, `units`
+    `truth` and `answers` are indices into the evaluation's `classes`; `answers` has a row for each model, with -1 for
+    images it was not tested on (other folds). `images` are the first 16 hex digits of the contents' ids, `units`
     number the groups, or the images where there are none.
     """
 
@@ -112,7 +112,7 @@ class Evaluation(Part):
     """A model, or the models of several folds pooled, on one set of test images.
 
     `confusion` rows are `tested_classes` (true), columns `classes` (predicted). `left_out` names the classes that are
-    not tested, with the reason. `transductive`: tested images were seen in training, without their labels.
+    not tested, with the reason. `transductive`: test images were seen in training, without their labels.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Everything a report shows, as plain data."""
+"""The report as plain data."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class DataCard(Part):
     fingerprint: str
     synthetic: bool
     audit: dict[str, str] = Field(default_factory=dict)
-    """What the audit of the files found, by the name of each check; empty where none was made."""
+    """Findings of the file checks, by the name of each check; empty where none was made."""
 
 
 class MethodCard(Part):
-    """What a method of a report is: in one line, after which publication, and what it has learned from.
+    """A method of a report: a summary, its publication and its training data.
 
     `name` is what the report calls it, `method` the program. `learned_from` has a line for each set, with its part.
     """
@@ -46,7 +46,7 @@ class MethodCard(Part):
 
 
 class Failure(Part):
-    """A part of a benchmark that ended with an error; the others went on."""
+    """A part of a benchmark that ended with an error; the others completed."""
 
     method: str
     protocol: str
@@ -56,7 +56,7 @@ class Failure(Part):
 
 
 class Report(Part):
-    """Everything a report shows. `summary` are whole sentences in plain words; `evaluations` in the order of the table."""
+    """A report. `summary` are sentences; `evaluations` are in the order of the overview."""
 
     kind: Literal["hemalens-report"] = "hemalens-report"
     schema_version: Literal[1] = 1

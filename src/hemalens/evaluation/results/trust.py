@@ -1,4 +1,4 @@
-"""What a model could have said of its own reliability on test images, beside how right it was."""
+"""Label-free estimates of a model's reliability on test images, with the true values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hemalens.evaluation.results.base import Estimate, Part
 
 
 class AccuracyEstimate(Part):
-    """An accuracy in [0, 1] estimated without labels, and what the estimate takes for granted."""
+    """An accuracy in [0, 1] estimated without labels, and the assumption of the estimate."""
 
     name: str
     value: float
@@ -14,12 +14,12 @@ class AccuracyEstimate(Part):
 
 
 class TrustCheck(Part):
-    """What a bundle tells of test images without their labels, next to what the labels say.
+    """Label-free estimates of a bundle on test images, with the true values.
 
     `verdict` on the domain shift with its `score` in [0, 1] and `p_value`, from `n_compared` test images and `n_home`
-    held-out home images. `atypical`: share of images with a typicality below 0.05. `strangeness`: AUC of test against home
-    images by their out-of-distribution score. `accuracy` is the true one, `home_accuracy` that on the held-out home images,
-    None where the bundle keeps none. `coverage` in [0, 1] is the share of prediction sets that hold the true label, against
+    held-out reference images. `atypical`: share of images with a typicality below 0.05. `strangeness`: AUC of test against reference
+    images by their out-of-distribution score. `accuracy` is the true one, `home_accuracy` that on the held-out reference images,
+    None where the bundle has none. `coverage` in [0, 1] is the share of prediction sets that hold the true label, against
     `coverage_stated`, with exact binomial limits; `set_size` their mean number of labels.
     """
 
