@@ -61,7 +61,7 @@ def test_what_fails_is_told_with_what_it_was_taken_for(bundle: Bundle, report: R
     (test,) = report.evaluations
     worst = min(test.per_class, key=lambda one: one.recall.value or 0)
     assert worst.label == "lymphocyte"
-    told = model_card(bundle.manifest, [report]).partition("## What fails")[2]
+    told = model_card(bundle.manifest, [report]).partition("## Weakest classes")[2]
     assert f"| lymphocyte | abroad | 10 | {score(worst.recall.value)} (" in told
     assert "| monocyte (" in told.splitlines()[6]
 
@@ -69,9 +69,9 @@ def test_what_fails_is_told_with_what_it_was_taken_for(bundle: Bundle, report: R
 def test_a_test_after_adapting_to_its_images_is_a_row_of_its_own(bundle: Bundle, report: Report) -> None:
     (test,) = report.evaluations
     adapted = report.model_copy(update={"evaluations": (test.model_copy(update={"transductive": True}),)})
-    figures = model_card(bundle.manifest, [report, adapted, report]).partition("## Figures")[2].partition("## What")[0]
+    figures = model_card(bundle.manifest, [report, adapted, report]).partition("## Figures")[2].partition("## Weakest")[0]
     assert figures.count("| abroad | 30 |") == figures.count("| abroad (transductive) | 30 |") == 1
-    assert "- abroad: where transductive, its images were seen without their labels." in figures
+    assert "- abroad: transductive, its images were seen without their labels." in figures
 
 
 def test_a_report_of_another_model_is_refused(bundle: Bundle, report: Report) -> None:

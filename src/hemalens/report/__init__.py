@@ -1,8 +1,9 @@
 """Reports: every number in `report.json`, the same as text in `report.md`, with figures in `report.html`.
 
-Begin with `write_report` and `html`. One file a section: `confusion_matrix`, `curves`, `k_shot`, `fractions`,
-`comparisons`, `efficiency`, `embeddings`, `trust`; `tables` and `svg` are shared, `compose` fills the cards of data,
-methods and machine, `model_card` renders a bundle's card.
+Begin with `write_report` and `contents.sections`, the list of sections that `html` and `markdown` render. `tables` holds
+the blocks of a section, `figures` the style of all figures. One module per part: `evaluations`, `confusion_matrix`,
+`reliability`, `embeddings`, `trust`, `transfer_matrix`, `comparisons`, `efficiency`, `tradeoffs`, `k_shot`, `fractions`,
+`curves`, `curve_sections`. `compose` builds a `Report`, `summary` its sentences, `model_card` the card of a bundle.
 Imports `evaluation` and the rooms below; no torch.
 """
 

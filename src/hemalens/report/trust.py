@@ -44,7 +44,7 @@ def table(check: TrustCheck, *, where: str) -> Table:
     rows.append((Cell("Mean size of prediction sets"), Cell(score(check.set_size)), Cell("labels")))
     columns = (Column("Quantity", numeric=False, heads=True), Column("Value"), Column("Remark", numeric=False))
     return Table(
-        "Estimates without labels, and the true values", columns, tuple(rows), heading=HEADING, note=NOTE, where=where
+        f"{HEADING}: estimates, and the true values", columns, tuple(rows), heading=HEADING, note=NOTE, where=where
     )
 
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Part(BaseModel):
-    """A part of a report: plain data that goes to `report.json` and back; unknown keys fail."""
+    """A part of a report: plain data stored in `report.json`; unknown keys are an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

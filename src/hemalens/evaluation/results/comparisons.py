@@ -1,4 +1,4 @@
-"""Two methods on the same test images."""
+"""A paired test of two methods on the same test images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Comparison(Part):
     several models counts by fractions. `n_units`: groups, or images where there are none. `p_accuracy` is that of `test`;
     `difference` is the balanced accuracy of the first less that of the second, with `p_difference`. The `_holm` values are
     corrected for all comparisons on this source and target (Holm 1979). `better` names a method only where
-    `p_difference_holm` is below 0.05. Transductive: tested images were seen in training, without their labels.
+    `p_difference_holm` is below 0.05. Transductive: test images were seen in training, without their labels.
     """
 
     source: str

@@ -10,7 +10,7 @@ from hemalens.evaluation.results.base import Estimate, Part
 class Timing(Part):
     """Speed of a network: `latency_ms` of one image, `images_per_s` in batches of 32; medians with 95 % of the rounds.
 
-    `device` is "cpu" or a GPU's name. `peak_memory_mb`: of a process of its own, in megabytes (10^6 bytes).
+    `device` is "cpu" or a GPU's name. `peak_memory_mb`: of a separate process, in megabytes (10^6 bytes).
     """
 
     runtime: Literal["torch", "onnxruntime"]

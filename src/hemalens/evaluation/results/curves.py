@@ -1,4 +1,4 @@
-"""Scores against the number of labelled images: k-shot, and fractions of a training part."""
+"""Scores against a number of images: k-shot curves, and fractions of a training part."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ Selection = Literal["validation", "published-selection"]
 
 
 class FractionCurve(Part):
-    """A method trained on several fractions of the same training part, always tested on the same images.
+    """A method trained on several fractions of the same training part and tested on the same images.
 
     `selection` "published-selection" means that the epoch was chosen on the tested images, and the scores are optimistic.
     """

@@ -112,7 +112,7 @@ class Evaluation(Part):
     """A model, or the models of several folds pooled, on one set of test images.
 
     `confusion` rows are `tested_classes` (true), columns `classes` (predicted). `left_out` names the classes that are
-    not tested, with the reason. `transductive`: tested images were seen in training, without their labels.
+    not tested, with the reason. `transductive`: test images were seen in training, without their labels.
     """
 
     name: str

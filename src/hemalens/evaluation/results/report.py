@@ -1,4 +1,4 @@
-"""Everything a report shows, as plain data."""
+"""The report as plain data."""
 
 from __future__ import annotations
 
