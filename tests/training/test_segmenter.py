@@ -32,7 +32,7 @@ from hemalens.imaging.reading import Preprocessing
 from hemalens.methods import bc_sam_segmenter as method
 from hemalens.methods.bc_sam_segmenter import SegmenterConfig, build, fit_segmenter
 from hemalens.models import sam
-from hemalens.models.lora import add_lora, count_parameters, load_trainable_state
+from hemalens.models.lora import add_lora, count_parameters
 from hemalens.models.sam import SamConfig, SamSegmenter, build_sam
 from hemalens.training import segmenter as module
 from hemalens.training.losses import mask_loss
@@ -411,7 +411,7 @@ def _restored(fit: Fit) -> SamSegmenter:
     network = build_sam(SamConfig(architecture="small", weights="none", image_size_px=SIZE, seed=1234))
     if fit.config.rank:
         add_lora(network, fit.config.rank, seed=5)
-        load_trainable_state(network, state)
+        assert not network.load_state_dict(state, strict=False).unexpected_keys
     else:
         network.load_state_dict(state, strict=True)
     return network.eval()

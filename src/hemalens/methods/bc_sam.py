@@ -89,9 +89,9 @@ def fit(
     run_dir: Path,
 ) -> Bundle:
     """Train the autoencoder on `train` and the auxiliary set "unlabelled", then the head on the latents of `train`."""
-    foreign = [role for role in auxiliary if role != UNLABELLED]
-    if foreign:
-        raise ConfigError("bc_sam takes one kind of auxiliary data", expected=UNLABELLED, got=", ".join(foreign))
+    unknown = [role for role in auxiliary if role != UNLABELLED]
+    if unknown:
+        raise ConfigError("bc_sam takes one kind of auxiliary data", expected=UNLABELLED, got=", ".join(unknown))
     check_head(config.head, config.class_weights)
     more = [dataset.through(train.stages) for dataset in auxiliary.values()]
     records = [record for dataset in (train, *more) for record in dataset.records]
@@ -166,7 +166,7 @@ def _preprocessing(config: BCSamConfig) -> Preprocessing:
 
 
 def cell_images(records: Sequence[Record], stage: CellImageStage) -> NDArray[np.uint8]:
-    """The cell images (n, side, side, 3) of records as they lie on disk; raises `ImageError` for an unreadable one.
+    """The cell images (n, side, side, 3) of records as stored on disk; raises `ImageError` for an unreadable one.
 
     They are cached by the file's content.
     """

@@ -120,7 +120,7 @@ class RobustModule(CellClassifier):
         return self.network if self.training or self.averaged is None else self.averaged
 
     def weights(self) -> dict[str, Tensor]:
-        """Weights of the network that predicts, without the outline network: further training starts that anew."""
+        """Weights of the network that predicts, without the outline network, which further training initialises again."""
         predicting = self.network if self.averaged is None else self.averaged
         state: dict[str, Tensor] = (predicting.network if isinstance(predicting, WithOutline) else predicting).state_dict()
         return state
@@ -143,7 +143,7 @@ class RobustModule(CellClassifier):
         return mean_over_views(super().embed, self.network_input(pixels), 1 if self.training else self.views)
 
     def network_input(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (n, 3, size, size), white-balanced where the config says so."""
+        """Normalised pixels (n, 3, size, size), white-balanced where configured."""
         if not self.white_balance:
             return pixels
         light = white_balanced((pixels * self.std + self.mean) / 255)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hemalens.errors import ConfigError, WeightsError
+from hemalens.errors import ConfigError
 from hemalens.models.sam import SamSegmenter
 
 TRAINED_PARTS = ("prompt_encoder.", "mask_decoder.")
@@ -90,26 +89,6 @@ def trainable_state(model: SamSegmenter) -> dict[str, Tensor]:
     _require_adapters(model)
     state = model.state_dict()
     return {name: state[name].detach().cpu().clone() for name in _trained_names(model)}
-
-
-def load_trainable_state(model: SamSegmenter, state: Mapping[str, Tensor]) -> None:
-    """Load the result of `trainable_state` into a model with adapters of the same rank.
-
-    Raises `ConfigError` for a model without adapters, `WeightsError` when a tensor is missing, unknown or of another
-    shape; the model is then unchanged.
-    """
-    _require_adapters(model)
-    own = model.state_dict()
-    names = _trained_names(model)
-    wrong = [name for name in names if name not in state or state[name].shape != own[name].shape]
-    unknown = sorted(set(state) - set(names))
-    if wrong or unknown:
-        raise WeightsError(
-            "the trained tensors do not fit this model",
-            expected=f"{len(names)} tensors: adapters of the same rank, prompt encoder, mask decoder",
-            got=f"{len(wrong)} missing or of another shape, {len(unknown)} unknown, first: {(wrong + unknown)[0]}",
-        )
-    model.load_state_dict({**own, **state}, strict=True)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -266,22 +266,6 @@ def _initialise(model: SamSegmenter) -> None:
     nn.init.normal_(model.vision_encoder.pos_embed, std=0.02)
 
 
-def build_original(config: SamConfig, *, architecture: SamArchitecture | None = None) -> Any:
-    """transformers' own `SamModel` with SAM's 3+1 masks, every tensor from `config.weights`; in evaluation mode.
-
-    For comparison, and for prompts. Raises as `build_sam`, and `ConfigError` for weights="none".
-    """
-    if config.weights == "none":
-        raise ConfigError("SAM's own masks need SAM's weights", expected="a weights file", got="weights='none'")
-    architecture = architecture or ARCHITECTURES[config.architecture]
-    size = image_size_of(config, architecture)
-    state = read_sam_weights(Path(config.weights), architecture, size)
-    model = _sam_model(architecture, size, n_masks=4)
-    _check_fit(state, model.state_dict(), config.weights, architecture.name)
-    model.load_state_dict({**state, SHARED_FREQUENCIES: state[FREQUENCIES]}, strict=True)
-    return model.eval()
-
-
 def load_sam_weights(model: SamSegmenter, state: Mapping[str, Tensor], *, source: object) -> None:
     """Load the result of `read_sam_weights` into a segmenter, except for the parts in `REINITIALISED`.
 
@@ -388,7 +372,6 @@ def _check_architecture(state: Mapping[str, Tensor], path: Path, architecture: S
 
 
 def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: object, network: str) -> None:
-    wanted = {name: tensor for name, tensor in wanted.items() if name != SHARED_FREQUENCIES}
     wrong = [name for name, tensor in wanted.items() if name not in state or state[name].shape != tensor.shape]
     unknown = [name for name in state if name not in wanted]
     if wrong or unknown:

@@ -71,10 +71,10 @@ def check_parts(
     """Return the validation part; raises `ConfigError` without one, or for auxiliary roles the method does not have."""
     if validation is None:
         raise ConfigError(f"{method} needs a validation part, to choose the epoch and to calibrate")
-    foreign = [role for role in auxiliary if role not in roles]
-    if foreign:
+    unknown = [role for role in auxiliary if role not in roles]
+    if unknown:
         known = f"the roles {', '.join(roles)}" if roles else "no auxiliary data"
-        raise ConfigError(f"{method} cannot use auxiliary data of the role {foreign[0]!r}", expected=known)
+        raise ConfigError(f"{method} cannot use auxiliary data of the role {unknown[0]!r}", expected=known)
     return validation
 
 
