@@ -6,13 +6,21 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # one thread a worker: two workers with two threads each would only wait for one another
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: quickstart test test-all check format docs benchmarks default-model clean
+.PHONY: quickstart test test-changed test-all check format wheel docs benchmarks default-model clean
 
 quickstart: $(VENV)/.train  ## synthetic cells of two laboratories: train in one, test in both
 	$(BIN)/hemalens quickstart --out runs/quickstart --overwrite
 
 test: $(VENV)/.dev  ## the fast suite
 	$(PYTEST) -m "not slow"
+
+# the branch, tag or commit that a change is compared with
+BASE ?= HEAD
+
+test-changed: $(VENV)/.dev  ## the fast tests of the modules that differ from BASE
+	@tests=$$($(BIN)/python tools/changed_tests.py $(BASE)) || exit 1; \
+	test -n "$$tests" || { echo "no test belongs to what differs from $(BASE)"; exit 0; }; \
+	$(PYTEST) -m "not slow" $$tests || test $$? -eq 5
 
 test-all: $(VENV)/.dev  ## everything, slow tests included
 	$(PYTEST)
@@ -26,6 +34,11 @@ check: $(VENV)/.dev  ## lint, format, types, import contract
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+wheel: $(VENV)/.dev  ## build the wheel, install it without torch outside the checkout, predict one cell
+	rm -rf dist
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --outdir dist .
+	$(BIN)/python tools/check_wheel.py dist/*.whl
 
 docs: $(VENV)/.docs  ## the documentation site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site
@@ -58,7 +71,7 @@ default-model: $(VENV)/.train  ## a quarter of an hour: train, shrink, test and 
 			--report $(RUN)/tests/$(firstword $(subst :, ,$(target)))_adapted/report.json)
 
 $(VENV)/.python:
-	@$(PYTHON) -c 'import sys; sys.exit("hemalens needs Python 3.11 or newer, this is %d.%d; say make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("hemalens needs Python 3.11 or newer, this is %d.%d; use make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 

@@ -13,7 +13,8 @@ import numpy as np
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import normalize
 
-from hemalens.benchmark.protocols.k_shot import PUBLISHED_SHOTS, Embedded, KShotPlan, k_shot
+from hemalens.benchmark.protocols.k_shot import PUBLISHED_SHOTS, KShotProtocol
+from hemalens.benchmark.protocols.laboratory import Embedded, EmbeddedLaboratory
 from hemalens.datasets import CellDataset, Record
 from hemalens.progress import set_quiet
 
@@ -48,7 +49,7 @@ def main() -> None:
     set_quiet(True)
     given = _embedded()
     start = time.perf_counter()
-    ours = k_shot(given, None, KShotPlan(n_repeats=REPEATS), method="drawn", source="drawn")
+    ours = KShotProtocol(repeats=REPEATS).score(EmbeddedLaboratory(given), method="drawn", source="drawn", seed=0)
     ours_s = time.perf_counter() - start
     start = time.perf_counter()
     plain = _plain(given)

@@ -14,7 +14,7 @@ import numpy as np
 from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.classifiers.few_shot import FewShotConfig, leave_one_out
-from hemalens.evaluation.evaluate import answer
+from hemalens.evaluation.evaluate import predict_dataset
 from hemalens.runs.inputs import open_inputs
 from hemalens.trust.conformal import PredictionSets
 from hemalens.trust.domain_shift import DETECTED, domain_shift
@@ -26,7 +26,7 @@ def opened(bundle: Bundle, spec: str) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Embeddings (n, d), probabilities (n, k) and true classes (n,) of the images that the bundle has not seen."""
     labels = bundle.manifest.labels
     given = open_inputs(spec, labels=bundle.manifest.label_map, role="test", unreadable="keep", stages=bundle.stages)
-    found = answer(bundle, given.unseen(bundle.seen).dataset)
+    found = predict_dataset(bundle, given.unseen(bundle.seen).dataset)
     return found.embeddings, found.probabilities, np.array([labels.index(str(r.label)) for r in found.records])
 
 

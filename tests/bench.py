@@ -4,38 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hemalens.benchmark.config import BenchmarkConfig
-from hemalens.benchmark.plan import open_benchmark
-from hemalens.benchmark.protocols.fractions import FractionPlan
-from hemalens.benchmark.protocols.k_shot import KShotPlan
+from hemalens.benchmark.plan import plan_benchmark
+from hemalens.benchmark.protocols import ProtocolConfig
 from hemalens.benchmark.run import benchmark as run
+from hemalens.config import StrictConfig
 from hemalens.evaluation.results import Report
 
+Config = TypeVar("Config", bound=StrictConfig)
 
-def asked(
+
+def changed(config: Config, **values: Any) -> Config:
+    """A configuration with other values, validated."""
+    return type(config).model_validate({**dict(config), **values})
+
+
+def configured(
     methods: Sequence[str],
     source: str,
     *,
     protocol: str,
     target_specs: Sequence[str] = (),
-    plan: KShotPlan | FractionPlan | None = None,
-    support: str | None = None,
-    target_labels: str | None = None,
+    plan: ProtocolConfig | None = None,
     auxiliary_specs: Sequence[tuple[str, str]] = (),
     **values: Any,
 ) -> BenchmarkConfig:
-    """The configuration; `plan` is that of k-shot or of fractions, but for its seed. `values` are further keys."""
-    parts: dict[str, Any] = {}
-    if isinstance(plan, FractionPlan):
-        kept = {"fractions": plan.fractions, "seeds": plan.n_seeds, "selection": plan.selection, "strict": plan.strict}
-        parts["fractions"] = kept
-    elif protocol == "k-shot":
-        plan = plan or KShotPlan()
-        kept = {"shots": plan.shots, "repeats": plan.n_repeats, "replacement": plan.replacement}
-        few_shot = plan.classifier.model_dump()
-        parts["k_shot"] = kept | {"few_shot": few_shot, "support": support, "target_labels": target_labels}
+    """The configuration; `plan` are the protocol's settings, `values` are further keys."""
+    parts: dict[str, Any] = {} if plan is None else {protocol.replace("-", "_"): plan}
     for role, spec in auxiliary_specs:
         parts.setdefault("auxiliary", {}).setdefault(role, []).append(spec)
     named = {"methods": tuple(methods), "sources": source, "targets": tuple(target_specs), "protocols": protocol}
@@ -51,10 +48,10 @@ def benchmark(
     say: Callable[[str], None] = lambda text: None,
     **values: Any,
 ) -> Report:
-    """Run it; `values` as in `asked`."""
-    return run(asked(methods, source, **values), out=out, overwrite=overwrite, say=say)
+    """Run it; `values` as in `configured`."""
+    return run(configured(methods, source, **values), out=out, overwrite=overwrite, say=say)
 
 
 def keys(methods: Sequence[str], source: str, *, out: Path, **values: Any) -> list[str]:
     """The keys of its trials: what was run under another key is not taken for it."""
-    return [trial.key for trial in open_benchmark(asked(methods, source, **values), out).trials]
+    return [trial.key for trial in plan_benchmark(configured(methods, source, **values), out).trials]

@@ -13,7 +13,7 @@ from hemalens.bundle.artifact import DataEntry
 from hemalens.bundle.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
 from hemalens.bundle.stages import Stage
 from hemalens.datasets import CellDataset
-from hemalens.graphs import build as graphs
+from hemalens.graphs.build import float_value, join, make_model, normalise_graph, resize_graph, temperature_graph
 from hemalens.graphs.runtime import session_of
 from hemalens.imaging.reading import Preprocessing
 
@@ -46,13 +46,13 @@ def conv_encoder(*, seed: int = 0, n_layers: int = 4) -> onnx.ModelProto:
         helper.make_node("Flatten", ["pooled"], ["embedding"]),
     ]
     size = PREPROCESSING.size_px
-    network = graphs.make_model(
+    network = make_model(
         nodes,
-        [graphs.float_value("pixels", ["n", 3, size, size])],
-        [graphs.float_value("embedding", ["n", WIDTHS[n_layers]])],
+        [float_value("pixels", ["n", 3, size, size])],
+        [float_value("embedding", ["n", WIDTHS[n_layers]])],
         weights,
     )
-    return graphs.join(graphs.resize_graph(PREPROCESSING), graphs.normalise_graph(PREPROCESSING), network)
+    return join(resize_graph(PREPROCESSING), normalise_graph(PREPROCESSING), network)
 
 
 def with_head(encoder: onnx.ModelProto, data: CellDataset) -> onnx.ModelProto:
@@ -63,16 +63,16 @@ def with_head(encoder: onnx.ModelProto, data: CellDataset) -> onnx.ModelProto:
     learned = LogisticRegression(max_iter=500).fit(embeddings / spread, data.targets)
     k = len(data.classes)
     weight = (learned.coef_ / spread).astype(np.float32)
-    head = graphs.make_model(
+    head = make_model(
         [helper.make_node("Gemm", ["embedding", "head_weight", "head_bias"], ["raw_logits"], transB=1)],
-        [graphs.float_value("embedding", ["n", embeddings.shape[1]])],
-        [graphs.float_value("raw_logits", ["n", k])],
+        [float_value("embedding", ["n", embeddings.shape[1]])],
+        [float_value("raw_logits", ["n", k])],
         [
             numpy_helper.from_array(weight, "head_weight"),
             numpy_helper.from_array(learned.intercept_.astype(np.float32), "head_bias"),
         ],
     )
-    return graphs.join(encoder, head, graphs.temperature_graph(k, 1.3), keep=("embedding",))
+    return join(encoder, head, temperature_graph(k, 1.3), keep=("embedding",))
 
 
 def conv_bundle(path: Path, train: CellDataset, *, seed: int = 0) -> Bundle:

@@ -52,7 +52,7 @@ def _is_command(path: Path) -> bool:
 
 def test_tests_lie_where_the_module_lies() -> None:
     """A test folder without a room of the same name would be looked for in vain."""
-    own = {"docs", "fakes", "recipes", "bad_inputs"}
+    own = {"docs", "fakes", "recipes", "bad_inputs", "tools"}
     folders = {path.parent.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")} - {"."}
     strangers = {folder for folder in folders if folder.split("/")[0] not in own and not (PACKAGE / folder).is_dir()}
     assert not strangers

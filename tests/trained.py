@@ -26,7 +26,7 @@ from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.splits import hold_out
 from hemalens.datasets.synthetic import synthesize
-from hemalens.graphs import build as graphs
+from hemalens.graphs.build import cut, float_value, join, make_model, resize_graph, temperature_graph
 from hemalens.imaging.reading import Preprocessing
 from hemalens.methods import Method, find_method
 from hemalens.taxonomy import AS_LABELLED
@@ -161,7 +161,7 @@ def colour_bundle(
     """
     embeddings = np.stack([record.read().mean(axis=(0, 1)) / 255 for record in train.records])
     centres = np.stack([embeddings[train.targets == i].mean(axis=0) for i in range(len(train.classes))])
-    graph = graphs.join(_colour_graph(centres, scale), graphs.temperature_graph(len(train.classes), temperature))
+    graph = join(_colour_graph(centres, scale), temperature_graph(len(train.classes), temperature))
     manifest = Manifest(
         created="2026-01-01T00:00:00+00:00",
         method="nearest_colour",
@@ -205,7 +205,7 @@ def _colour_graph(centres: np.ndarray, scale: float) -> onnx.ModelProto:
         helper.make_tensor_value_info("raw_logits", TensorProto.FLOAT, ["n", k]),
     ]
     weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    return graphs.make_model(nodes, [image], outputs, weights)
+    return make_model(nodes, [image], outputs, weights)
 
 
 def dark_graph(side: int = 16, *, limit: float = 180.0) -> onnx.ModelProto:
@@ -214,7 +214,7 @@ def dark_graph(side: int = 16, *, limit: float = 180.0) -> onnx.ModelProto:
     image -> full_map (n, 3, side, side), the image scaled down, and cell_probability (n, side, side), sigmoid of the
     distance of its green below `limit`.
     """
-    resize = graphs.resize_graph(Preprocessing(size_px=side))
+    resize = resize_graph(Preprocessing(size_px=side))
     constants = {
         "green": np.array([1], np.int64),
         "limit": np.array([limit], np.float32),
@@ -230,13 +230,11 @@ def dark_graph(side: int = 16, *, limit: float = 180.0) -> onnx.ModelProto:
         helper.make_node("Sigmoid", ["evidence"], ["cell_probability"]),
     ]
     outputs = [
-        graphs.float_value("full_map", ["n", 3, side, side]),
-        graphs.float_value("cell_probability", ["n", side, side]),
+        float_value("full_map", ["n", 3, side, side]),
+        float_value("cell_probability", ["n", side, side]),
     ]
     weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    return graphs.join(
-        resize, graphs.make_model(nodes, [graphs.float_value("resized", ["n", 3, side, side])], outputs, weights)
-    )
+    return join(resize, make_model(nodes, [float_value("resized", ["n", 3, side, side])], outputs, weights))
 
 
 def stub_method(on_fit: Callable[[CellDataset, CellDataset | None, Path], None] = lambda *given: None) -> Method:
@@ -285,5 +283,5 @@ def segmenter(temporary: pytest.TempPathFactory) -> TrainedSegmenter:
 
 def small_imagenet(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
     """The encoder of a small bundle in place of the ImageNet network with its millions of weights."""
-    encoder = graphs.cut(bundle.graph, ["image"], ["embedding"])
+    encoder = cut(bundle.graph, ["image"], ["embedding"])
     monkeypatch.setattr("hemalens.models.backbone.frozen_graph", lambda config, cache_dir: encoder)

@@ -1,4 +1,4 @@
-"""hemalens: classify single blood-cell images so that the answer still holds in the next laboratory."""
+"""hemalens: classification of single blood-cell images across laboratories."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Public names load on first use, so that `import hemalens` stays fast."""
+    """Load public names on first use, so that `import hemalens` is fast."""
     if name in _PLACES:
         return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Arrays on disk, by what they were computed with and what from: computed once, found again."""
+"""Feature cache: arrays on disk, by the digest of the graph and of the image."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hemalens.files import output_errors
 
 
 class FeatureCache:
-    """Arrays on disk by graph digest and image content: one SQLite file a graph, safe for several processes.
+    """Arrays on disk by graph and image: one SQLite file a graph, safe for several processes.
 
-    The key holds everything that changes the value: the graph's bytes (preprocessing and weights in it), the image
-    file's bytes, the box cut from it and the stages it goes through. Each file holds flat arrays of one type.
+    The key holds everything that changes the value: the graph's bytes, with its preprocessing and weights, and the image's
+    bytes, box and stages. Each file holds flat arrays of one type.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,7 +45,7 @@ class FeatureCache:
             ) from error
 
     def get(self, graph_digest: str, contents: Sequence[str], dtype: DTypeLike = np.float32) -> dict[str, NDArray[Any]]:
-        """The arrays known for these contents, flat, read as `dtype`, which must be the type they were put in as."""
+        """The cached arrays of these contents, flat; `dtype` must be the type they were stored with."""
         found: dict[str, NDArray[Any]] = {}
         with self._errors(), closing(self._connect(graph_digest)) as connection:
             for start in range(0, len(contents), 500):
@@ -56,7 +56,7 @@ class FeatureCache:
         return found
 
     def put(self, graph_digest: str, vectors: dict[str, NDArray[Any]]) -> None:
-        """Keep arrays; an entry that is there already stays."""
+        """Store arrays; existing entries are kept."""
         with self._errors(), closing(self._connect(graph_digest)) as connection, connection:
             rows = [(content, vector.tobytes()) for content, vector in vectors.items()]
             connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)

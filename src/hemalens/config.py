@@ -1,4 +1,4 @@
-"""Strict configuration: one pydantic model a method; function, file and command line read the same one."""
+"""Strict configuration: one pydantic model, shared by the function, the file and the command line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hemalens.errors import ConfigError, near_matches, one_line
 
 
 class StrictConfig(BaseModel):
-    """Base of every configuration: frozen, unknown keys refused, values never coerced from another kind."""
+    """Base of every configuration: frozen, without unknown keys, without coercion of values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     def file_digests(self) -> dict[str, str]:
-        """Digests, by key, of what lies in files that the configuration names: as much a part of what it asks for."""
+        """Digests, by key, of the files that the configuration names; a changed file makes another configuration."""
         found: dict[str, str] = {}
         for key in type(self).model_fields:
             part = getattr(self, key)
@@ -39,7 +39,7 @@ class StrictConfig(BaseModel):
     def load(
         cls, file: Path | None = None, overrides: Sequence[str] = (), *, base: Mapping[str, Any] | None = None
     ) -> Self:
-        """Defaults, `base`, a TOML file, overrides `key=value` or `part.key=value`, each over the one before.
+        """Merge the defaults, `base`, a TOML file and overrides (`key=value` or `part.key=value`), the last one winning.
 
         Raises `ConfigError`.
         """
@@ -53,13 +53,13 @@ class StrictConfig(BaseModel):
             for part in parts:
                 place = place.setdefault(part, {})
                 if not isinstance(place, dict):
-                    raise ConfigError(f"the setting {override!r} goes into {part!r}, which is a plain value")
+                    raise ConfigError(f"the setting {override!r} goes into {part!r}, which is not a group of settings")
             place[last] = value
         return cls.from_mapping(values, source=one_line(file) if file else "configuration")
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, part by part: what a part does not name stays as it was."""
+    """Merge `above` into `below`, recursively."""
     merged = deepcopy(dict(below))
     for key, value in above.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -68,7 +68,7 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _defaults_of_parts(model: type[BaseModel]) -> dict[str, Any]:
-    """The defaults of the parts that are models of their own: they may differ from those models' own defaults."""
+    """Defaults of the fields that are models, which may differ from the defaults of these models."""
     defaults = {name: info.get_default(call_default_factory=True) for name, info in model.model_fields.items()}  # type: ignore[call-overload]
     return {name: value.model_dump() for name, value in defaults.items() if isinstance(value, BaseModel)}
 

@@ -1,4 +1,4 @@
-"""The one exception tree: every message says what was expected, what was found and what to do."""
+"""The exceptions of hemalens: each message states what was expected, what was found and what to do."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 class HemalensError(Exception):
-    """Base of every error this package raises on purpose.
+    """Base of the package's errors.
 
-    The message is one line: `what`, then the expected, the found and the remedy, as far as they are given.
+    The message is one line: `what`, then `expected`, `got` and `remedy` where given.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class InputError(HemalensError):
 
 
 class ConfigError(InputError):
-    """A configuration has an unknown key, a value of the wrong kind, or cannot be read."""
+    """A configuration cannot be read, or has an unknown key or a value of the wrong type."""
 
 
 class ImageError(InputError):
@@ -43,7 +43,7 @@ class ImageError(InputError):
 
 
 class DatasetError(InputError):
-    """A dataset folder is missing, has another layout, or cannot serve what was asked of it."""
+    """A dataset is missing, has another layout, or lacks what the command needs."""
 
 
 class LabelError(InputError):
@@ -51,23 +51,23 @@ class LabelError(InputError):
 
 
 class SplitError(InputError):
-    """A split cannot be made without breaking its rules."""
+    """Data cannot be split as requested, or training and test data overlap."""
 
 
 class WeightsError(InputError):
-    """Pretrained weights cannot be had, or do not fit the network."""
+    """Pretrained weights are missing, or do not fit the network."""
 
 
 class BundleError(InputError):
-    """A bundle is missing, damaged, foreign, or of a newer schema."""
+    """A bundle is missing, damaged, of another program, or of a newer schema."""
 
 
 class ReportError(InputError):
-    """A report is missing, damaged, foreign, or of a newer schema."""
+    """A report is missing, damaged, of another program, or of a newer schema."""
 
 
 class OutputError(InputError):
-    """An output cannot be written: it exists, the place is not writable, or the disk is full."""
+    """An output cannot be written: it exists, the folder is not writable, or the disk is full."""
 
 
 class MissingExtraError(InputError):
@@ -75,11 +75,11 @@ class MissingExtraError(InputError):
 
 
 class ParityError(HemalensError):
-    """An exported graph does not reproduce the trained model: a failure of ours, exit code 1."""
+    """An exported graph does not reproduce the trained model: a bug, exit code 1."""
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:
-    """A short text naming the known names closest to `name`, or all of them when none is close."""
+    """A hint with the known names closest to `name`, or with all of them when none is close."""
     known = list(known)
     folded = {k.casefold(): k for k in known}
     wanted = name.casefold()
@@ -93,7 +93,7 @@ def near_matches(name: str, known: Iterable[str]) -> str:
 
 
 def one_line(name: object) -> str:
-    """A name made printable on one line: control characters and newlines are escaped, quotes added."""
+    """A name in quotes on one line, with control characters and newlines escaped."""
     return repr(str(name))
 
 

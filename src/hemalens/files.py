@@ -1,4 +1,4 @@
-"""Files: digests, listings in a stable order, and writes that are there whole or not at all."""
+"""Files: digests, listings in a stable order, and atomic writes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from hemalens.errors import OutputError, one_line
 
 
 def default_cache_dir() -> Path:
-    """The folder `HEMALENS_CACHE` names, otherwise the user's cache folder."""
+    """The folder of `HEMALENS_CACHE`, by default the user's cache folder."""
     named = os.environ.get("HEMALENS_CACHE")
     return Path(named) if named else Path(platformdirs.user_cache_dir("hemalens"))
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits; remembered while size and time do not change."""
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits; cached while its size and time stay the same."""
     stat = os.stat(path)
     return _sha256_of_state(os.fspath(path), stat.st_size, stat.st_mtime_ns)
 
@@ -48,7 +48,7 @@ def _as_output_error(error: OSError, path: Path) -> OutputError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
             f"the disk is full while writing {one_line(path)}",
-            remedy="Free space or choose another --out; nothing half-written was left.",
+            remedy="Free space or choose another --out; no partial file remains.",
         )
     return OutputError(
         f"cannot write {one_line(path)}",
@@ -69,9 +69,9 @@ def output_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; renamed to `path` when the block succeeds, removed when it does not.
+    """Yield a temporary path in the folder of `path`; rename it to `path` on success, remove it on failure.
 
-    Raises `OutputError` for a full disk or a place that is not writable.
+    Raises `OutputError` for a full disk or a folder that is not writable.
     """
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,9 +90,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`; takes its place when the block succeeds, removed when it does not.
+    """Yield a temporary folder next to `path`; rename it to `path` on success, remove it on failure.
 
-    An existing folder at `path` is replaced only at the end. Raises `OutputError` as `atomic_path` does.
+    An existing folder at `path` is replaced at the end. Raises `OutputError` as `atomic_path` does.
     """
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 
 def _exchange(new: Path, path: Path) -> None:
-    """Put `new` in the place of `path` and remove what was there; a failure puts the old one back."""
+    """Replace `path` by `new`; a failure restores the old folder."""
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".old", dir=path.parent))
     try:
         os.replace(path, aside / path.name)
@@ -120,7 +120,7 @@ def _exchange(new: Path, path: Path) -> None:
             os.replace(aside / path.name, path)
             raise
     except BaseException:
-        # not the tree: should the old one be stuck in there, it stays
+        # only if empty: a folder that could not be restored is kept
         aside.rmdir()
         raise
     shutil.rmtree(aside)
@@ -133,7 +133,7 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text atomically; a file name's bytes that are no UTF-8 become \\udc.. escapes, as JSON has them."""
+    """Write UTF-8 text atomically; undecodable bytes of file names become \\udc.. escapes, as in JSON."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -144,13 +144,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def claim_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that exists unless `overwrite`; raises `OutputError`. Nothing is removed here."""
+    """Raise `OutputError` for an output that exists, unless `overwrite`, or that cannot be written; removes nothing."""
     with output_errors(path):
         occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
     if occupied and not overwrite:
         raise OutputError(
             f"{one_line(path)} exists already",
-            remedy="Choose another --out, or say --overwrite to replace it.",
+            remedy="Choose another --out, or use --overwrite to replace it.",
         )
     parent = path
     while not parent.exists():
@@ -164,9 +164,9 @@ def claim_output(path: Path, *, overwrite: bool) -> None:
 
 
 def claim_folder(path: Path, parts: Collection[str], what: str, *, overwrite: bool) -> None:
-    """`claim_output` for a folder of files named in `parts`: `overwrite` replaces such a folder, and nothing else.
+    """`claim_output` for a folder whose entries are named in `parts`; `overwrite` replaces only such a folder.
 
-    `what` says what it is, as in "a report". Raises `OutputError`.
+    `what` names it in the error, as in "a report". Raises `OutputError`.
     """
     if overwrite and path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= set(parts)):
         raise OutputError(
@@ -176,11 +176,11 @@ def claim_folder(path: Path, parts: Collection[str], what: str, *, overwrite: bo
 
 
 MAX_RAM_BYTES = 1_000_000_000
-"""Above this an array lies in a file, read through the page cache, so that memory stays flat."""
+"""Larger arrays are memory-mapped files, so that memory stays flat."""
 
 
 def large_array(shape: tuple[int, ...], dtype: DTypeLike, scratch: Path | None) -> NDArray[Any]:
-    """An array to be filled: in memory when it is small or no file is named, otherwise in the file `scratch`.
+    """An uninitialised array: in memory when it is small or `scratch` is None, otherwise mapped to the file `scratch`.
 
     Raises `OutputError`.
     """
@@ -193,7 +193,7 @@ def large_array(shape: tuple[int, ...], dtype: DTypeLike, scratch: Path | None) 
 
 
 def walk_files(root: Path) -> list[Path]:
-    """Every entry below `root` that is not a folder to descend into, sorted by name; hidden names are left out."""
+    """All files below `root`, sorted by name, without hidden files and folders."""
     found: list[Path] = []
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar for whatever takes more than two seconds, on standard error, none when quiet."""
+"""Progress bars on standard error, for work of more than two seconds."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from contextlib import contextmanager
 from typing import Protocol
 
 Say = Callable[[str], None]
-"""How a verb reports one line to its caller."""
+"""A callback that takes one line of progress text."""
 DELAY_S = 2.0
 
 _quiet = False
 
 
 class Advance(Protocol):
-    """How work says that it gets on."""
+    """A callback that advances a progress bar."""
 
     def __call__(self, n: int, what: str | None = None) -> None:
-        """`n` more things are done; `what`, when given, becomes the bar's text."""
+        """Advance by `n` steps; `what` replaces the bar's text."""
 
 
 def set_quiet(quiet: bool) -> None:
-    """Switch all bars off or on, for this process."""
+    """Switch all progress bars of this process off or on."""
     global _quiet
     _quiet = quiet
 
 
 def is_quiet() -> bool:
-    """Whether bars are off: asked for, or nobody watches standard error."""
+    """Whether progress bars are off, by `set_quiet` or because standard error is no terminal."""
     return _quiet or not sys.stderr.isatty()
 
 
 @contextmanager
 def track(what: str, total: int | None) -> Iterator[Advance]:
-    """A callable to say what was just done; its bar appears after two seconds."""
+    """Yield a callback that advances a progress bar, which appears after two seconds."""
     if is_quiet():
         yield lambda n, what=None: None
         return

@@ -13,8 +13,8 @@ from command import Command
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.neighbours import Neighbours
 from hemalens.adaptation.options import AdaptOptions
-from hemalens.benchmark.protocols.unlabelled import UnlabelledCurves, UnlabelledPlan
-from hemalens.benchmark.saved_bundle import bundle_curves
+from hemalens.benchmark.protocols.unlabelled import UnlabelledProtocol
+from hemalens.benchmark.saved_bundle import benchmark_bundle
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError, ConfigError, InputError
@@ -150,13 +150,12 @@ def test_the_graph_holds_no_more_images_than_it_should(
 
 
 def test_the_protocol_tests_on_other_images(base: Bundle, away: Path, tmp_path: Path) -> None:
-    plan = UnlabelledPlan(numbers=(8, 20), pieces=("neighbours",), n_repeats=2, beside=(str(base.path),))
-    curves = UnlabelledCurves(plan)
-    report = bundle_curves(base.path, [f"folder:{away}"], {"unlabelled": curves}, out=tmp_path / "report")
+    protocol = UnlabelledProtocol(images=(8, 20), pieces=("neighbours",), repeats=2, beside=(str(base.path),))
+    report = benchmark_bundle(base.path, [f"folder:{away}"], {"unlabelled": protocol}, out=tmp_path / "report")
     (result,) = report.k_shot
     assert [shots.k for shots in result.shots] == [0, 8, 20]
     assert not result.transductive
-    assert f"beside {base.path}" in report.protocol
+    assert f"with {base.path}" in report.protocol
 
 
 def test_the_command(base: Bundle, away: Path, tmp_path: Path, hemalens: Command) -> None:

@@ -23,7 +23,7 @@ from hemalens.bundle.bundle import FILES, MODEL, SEEN, SEEN_UNLABELLED, Bundle
 from hemalens.bundle.stages import CellImageStage, ClassicalSegmenter
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError, DatasetError, InputError, OutputError
-from hemalens.graphs.batch_norm import KIND, has_batch_norm
+from hemalens.graphs.batch_norm import OP_TYPE, has_batch_norm
 from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.inference.predictor import Predictor, list_images
 from hemalens.runs.folders import RunOptions
@@ -109,7 +109,7 @@ def test_batch_norm_follows_the_images_and_nothing_else_changes(network: Bundle,
     told = [{t.name: t for t in b.graph.graph.initializer} for b in (network, renormed)]
     for name, node in before.items():
         for position, (old, new) in enumerate(zip(node.input, after[name].input, strict=True)):
-            if node.op_type == KIND and position in (3, 4):
+            if node.op_type == OP_TYPE and position in (3, 4):
                 values = [onnx.numpy_helper.to_array(t[n]) for t, n in zip(told, (old, new), strict=True)]
                 assert np.abs(values[0] - values[1]).max() > 1e-3
             else:
@@ -278,37 +278,6 @@ def test_the_bundle_s_stages_come_first(tmp_path: Path) -> None:
     assert bundle.seen_unlabelled == _digests(fresh)
 
 
-# ----------------------------------------------------------------------------------------------------- with few labels
-
-
-def test_with_labelled_cells_too_the_embedding_follows_first(colours: Bundle, away: Path, tmp_path: Path) -> None:
-    support = colour_cells(tmp_path / "support", AWAY, 5, seed=5)
-    both = adapt(
-        colours.path,
-        run=RunOptions(tmp_path / "both"),
-        unlabelled=str(away),
-        support=f"folder:{support}",
-        options=AdaptOptions(few_shot=["normalise=true"], settings=BIAS),
-    )
-    first = adapt(
-        colours.path, run=RunOptions(tmp_path / "first"), unlabelled=str(away), options=AdaptOptions(settings=BIAS)
-    )
-    second = adapt(
-        first.path,
-        run=RunOptions(tmp_path / "second"),
-        support=f"folder:{support}",
-        options=AdaptOptions(few_shot=["normalise=true"]),
-    )
-    assert (both.path / MODEL).read_bytes() == (second.path / MODEL).read_bytes()
-    manifest = both.manifest
-    assert manifest.unlabelled is not None
-    assert manifest.adaptation is not None
-    assert manifest.unlabelled.base_model_sha256 == colours.manifest.files[MODEL].sha256
-    assert [entry.role for entry in manifest.data] == ["train", "unlabelled", "support"]
-    assert both.seen_unlabelled == _digests(away)
-    assert _digests(support) <= both.seen
-
-
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 
@@ -346,22 +315,6 @@ def test_what_is_no_data_or_would_overwrite_is_refused(colours: Bundle, away: Pa
             unlabelled=str(away),
             options=AdaptOptions(settings=BIAS),
         )
-
-
-IDLE = {
-    "": "there is nothing to adapt to; expected --support SPEC, --unlabelled SPEC or both",
-    "--unlabelled x --allow-new": "--allow-new needs --support",
-    "--unlabelled x --few-shot normalise=true": "--few-shot needs --support",
-    "--support x --set size=false": "--set needs --unlabelled or --finetune",
-    "--unlabelled x --set prior=true": "unknown key 'prior'",
-}
-
-
-@pytest.mark.parametrize("options", IDLE)
-def test_an_option_without_a_use_is_refused(options: str, tmp_path: Path, hemalens: Command) -> None:
-    ended = hemalens("adapt", tmp_path / "b", "--out", tmp_path / "out", *options.split())
-    assert ended.code == 2
-    assert IDLE[options] in ended.error
 
 
 # ---------------------------------------------------------------------------------------------------------------- CLI

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import trained
+from bench import changed
 from command import Command
 from hemalens import open_bundle
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.encoders import IMAGENET, digests_of, open_embedders
 from hemalens.adaptation.options import AdaptOptions
-from hemalens.benchmark.protocols.k_shot import KShotPlan
-from hemalens.benchmark.protocols.targets import KShotCurves
-from hemalens.benchmark.saved_bundle import bundle_curves
+from hemalens.benchmark.protocols.k_shot import KShotProtocol
+from hemalens.benchmark.saved_bundle import benchmark_bundle
 from hemalens.bundle.bundle import MODEL, Bundle
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import open_dataset
@@ -29,7 +29,7 @@ from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
 AWAY: Mapping[str, Colour] = {"neutrophil": (190, 110, 90), "lymphocyte": (110, 60, 150), "monocyte": (90, 160, 60)}
-PLAN = KShotPlan(shots=(2,), n_repeats=3, replacement=False, classifier=FewShotConfig(rule="base"))
+PLAN = KShotProtocol(shots=(2,), repeats=3, replacement=False, few_shot=FewShotConfig(rule="base"))
 
 
 @pytest.fixture(scope="module")
@@ -126,13 +126,13 @@ def test_the_word_imagenet_adapts_with_and_without_images_before(
 
 def test_k_shot_with_another_beside_is_what_adapting_gives(base: Bundle, other: Bundle, away: Path, tmp_path: Path) -> None:
     """Each drawing, adapted to and tested by commands of their own, has the same mean."""
-    curves = KShotCurves(PLAN, (str(other.path),))
-    report = bundle_curves(base.path, [f"folder:{away}"], {"k-shot": curves}, out=tmp_path / "report")
+    curves = changed(PLAN, beside=(str(other.path),))
+    report = benchmark_bundle(base.path, [f"folder:{away}"], {"k-shot": curves}, out=tmp_path / "report")
     (result,) = report.k_shot
     assert result.name == f"{base.manifest.method} + {other.manifest.method}: home -> away"
-    assert f"beside {other.path}" in report.protocol
+    assert f"with {other.path}" in report.protocol
     assert curves.request()["beside"] == [other.manifest.files[MODEL].sha256]
-    assert "beside" not in KShotCurves(PLAN).request()
+    assert PLAN.request()["beside"] == []
     from hemalens.datasets.episodes import draw_episodes
 
     cells = open_dataset(f"folder:{away}").under(base.manifest.labels)
@@ -161,7 +161,7 @@ def test_k_shot_with_another_beside_is_what_adapting_gives(base: Bundle, other: 
 def test_images_that_a_bundle_beside_was_trained_on_are_not_tested(base: Bundle, other: Bundle, tmp_path: Path) -> None:
     seen = f"folder:{other.path.parent / 'home'}"
     with pytest.raises(SplitError, match=r"15 image\(s\) of home were trained on"):
-        bundle_curves(base.path, [seen], {"k-shot": KShotCurves(PLAN, (str(other.path),))}, out=tmp_path / "report")
+        benchmark_bundle(base.path, [seen], {"k-shot": changed(PLAN, beside=(str(other.path),))}, out=tmp_path / "report")
 
 
 def test_the_commands(base: Bundle, other: Bundle, away: Path, tmp_path: Path, hemalens: Command) -> None:

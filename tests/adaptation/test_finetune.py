@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 import trained
+from bench import changed
 from command import Command
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.ensemble import KeptClassifier
 from hemalens.adaptation.finetune import left_out
 from hemalens.adaptation.options import AdaptOptions
-from hemalens.benchmark.protocols.finetuning import FinetuningCurves, FinetuningPlan
-from hemalens.benchmark.protocols.k_shot import KShotPlan
-from hemalens.benchmark.protocols.targets import KShotCurves
-from hemalens.benchmark.saved_bundle import bundle_curves
+from hemalens.benchmark.protocols.finetuning import FinetuningProtocol
+from hemalens.benchmark.protocols.k_shot import KShotProtocol
+from hemalens.benchmark.saved_bundle import benchmark_bundle
 from hemalens.bundle.bundle import MODEL, Bundle, open_bundle
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import CellDataset, open_dataset
@@ -245,8 +245,8 @@ def test_network_and_classifier_learn_the_same_drawing(
 
     monkeypatch.setattr(KeptClassifier, "learn", classifier_learns)
     monkeypatch.setattr(TrainedOn, "learn", network_learns)
-    plan = FinetuningPlan(shots=(2,), n_repeats=2, settings=tuple(SHORT))
-    bundle_curves(base.path, [f"synthetic:{abroad}"], {"finetuning": FinetuningCurves(plan)}, out=tmp_path / "out")
+    plan = FinetuningProtocol(shots=(2,), repeats=2, training=tuple(SHORT))
+    benchmark_bundle(base.path, [f"synthetic:{abroad}"], {"finetuning": plan}, out=tmp_path / "out")
     assert [len(drawn) for drawn in learned] == [8] * 4
     assert learned[0] == learned[1]
     assert learned[2] == learned[3]
@@ -255,36 +255,36 @@ def test_network_and_classifier_learn_the_same_drawing(
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_protocol_tests_what_it_did_not_draw(base: Bundle, abroad: Path, tmp_path: Path) -> None:
-    curves = FinetuningCurves(FinetuningPlan(shots=(1, 2), n_repeats=2, settings=tuple(SHORT)))
-    report = bundle_curves(base.path, [f"synthetic:{abroad}"], {"finetuning": curves}, out=tmp_path / "out")
-    assert report.k_shot[0].classifier == "all weights trained on, and a classifier"
+    curves = FinetuningProtocol(shots=(1, 2), repeats=2, training=tuple(SHORT))
+    report = benchmark_bundle(base.path, [f"synthetic:{abroad}"], {"finetuning": curves}, out=tmp_path / "out")
+    assert report.k_shot[0].classifier == "all weights fine-tuned, and a classifier"
     (result,) = report.k_shot
     assert [(shots.k, shots.n_repeats) for shots in result.shots] == [(1, 2), (2, 2)]
     assert (result.against, result.variant, result.replacement, result.transductive) == ("shots", "finetuned", False, False)
     assert read_report(tmp_path / "out" / "report.json").k_shot[0] == result
-    frozen = KShotCurves(KShotPlan(shots=(1, 2), n_repeats=2, replacement=False, classifier=FewShotConfig(rule="base")))
+    frozen = KShotProtocol(shots=(1, 2), repeats=2, replacement=False, few_shot=FewShotConfig(rule="base"))
     both = {"k-shot": frozen, "finetuning": curves}
-    report = bundle_curves(base.path, [f"synthetic:{abroad}"], both, out=tmp_path / "both")
+    report = benchmark_bundle(base.path, [f"synthetic:{abroad}"], both, out=tmp_path / "both")
     (target,) = targets(report.k_shot)
     assert [line.name for line in target.lines] == ["robust", "finetuned"]
-    lone = replace(curves, plan=replace(curves.plan, shots=(2,), settings=tuple(ALONE)))
-    others = replace(curves, plan=replace(curves.plan, shots=(2,), beside=(str(base.path),)))
+    lone = changed(curves, shots=(2,), training=tuple(ALONE))
+    others = changed(curves, shots=(2,), beside=(str(base.path),))
     asked = {"finetuning": lone}
-    (result,) = bundle_curves(base.path, [f"synthetic:{abroad}"], asked, out=tmp_path / "lone").k_shot
-    assert result.classifier == "all weights trained on"
-    report = bundle_curves(base.path, [f"synthetic:{abroad}"], {"finetuning": others}, out=tmp_path / "others")
-    assert f"beside {base.path}" in report.protocol
+    (result,) = benchmark_bundle(base.path, [f"synthetic:{abroad}"], asked, out=tmp_path / "lone").k_shot
+    assert result.classifier == "all weights fine-tuned"
+    report = benchmark_bundle(base.path, [f"synthetic:{abroad}"], {"finetuning": others}, out=tmp_path / "others")
+    assert f"with {base.path}" in report.protocol
     assert others.request() != curves.request()
-    idle = replace(curves, plan=replace(curves.plan, settings=tuple(ALONE), beside=(str(base.path),)))
+    idle = changed(curves, training=tuple(ALONE), beside=(str(base.path),))
     with pytest.raises(ConfigError, match="classifier=true"):
-        bundle_curves(base.path, [f"synthetic:{abroad}"], {"finetuning": idle}, out=tmp_path / "idle")
+        benchmark_bundle(base.path, [f"synthetic:{abroad}"], {"finetuning": idle}, out=tmp_path / "idle")
     with pytest.raises(SplitError, match="cannot use these k"):
-        FinetuningPlan(shots=())
-    with pytest.raises(SplitError, match="too few repeats"):
-        FinetuningPlan(n_repeats=1)
-    all_of_them = FinetuningCurves(FinetuningPlan(shots=(8,), settings=tuple(SHORT)))
+        FinetuningProtocol(shots=())
+    with pytest.raises(ConfigError, match="repeats"):
+        FinetuningProtocol.from_mapping({"repeats": 1})
+    all_of_them = FinetuningProtocol(shots=(8,), training=tuple(SHORT))
     with pytest.raises(SplitError):
-        bundle_curves(base.path, [f"synthetic:{abroad}"], {"finetuning": all_of_them}, out=tmp_path / "many")
+        benchmark_bundle(base.path, [f"synthetic:{abroad}"], {"finetuning": all_of_them}, out=tmp_path / "many")
 
 
 # ---------------------------------------------------------------------------------------------------------- refusals

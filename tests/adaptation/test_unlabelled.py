@@ -30,7 +30,7 @@ from hemalens.bundle.bundle import (
 )
 from hemalens.datasets import Record, open_dataset
 from hemalens.graphs import build as graphs
-from hemalens.graphs.batch_norm import KIND
+from hemalens.graphs.batch_norm import OP_TYPE
 from hemalens.graphs.runtime import session_of
 from hemalens.imaging.reading import Preprocessing
 from hemalens.inference.predictor import list_images
@@ -72,7 +72,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     nodes = [
         helper.make_node("GlobalAveragePool", ["pixels"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["colour"]),
-        helper.make_node(KIND, ["colour", "one", "zero", "bn_mean", "bn_variance"], ["embedding"]),
+        helper.make_node(OP_TYPE, ["colour", "one", "zero", "bn_mean", "bn_variance"], ["embedding"]),
         helper.make_node("Gemm", ["embedding", "weight", "bias"], ["raw_logits"], transB=1),
         helper.make_node("Gemm", ["embedding", "red"], ["redness"], transB=1),
         helper.make_node("Sigmoid", ["redness"], ["first"]),

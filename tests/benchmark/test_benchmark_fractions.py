@@ -14,12 +14,11 @@ import onnxruntime
 import pytest
 
 import trained
-from bench import benchmark, keys
+from bench import benchmark, changed, keys
 from command import Command
 from hemalens import open_bundle
-from hemalens.benchmark.protocols.fraction_parts import fixed_parts, halved, tidy
-from hemalens.benchmark.protocols.fraction_parts import tested_whole as all_of_it_tested
-from hemalens.benchmark.protocols.fractions import FractionPlan
+from hemalens.benchmark.protocols.fractions import FractionsProtocol, fixed_parts, halved, without_checkpoints
+from hemalens.benchmark.protocols.fractions import tested_whole as all_of_it_tested
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import DatasetError, SplitError
@@ -32,7 +31,7 @@ from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (160, 110, 110), "lymphocyte": (110, 110, 160), "monocyte": (110, 160, 110)}
 AWAY: Mapping[str, Colour] = {"neutrophil": (150, 125, 105), "lymphocyte": (120, 115, 150), "basophil": (90, 90, 90)}
-SMALL = FractionPlan(fractions=(1.0, 0.5), n_seeds=2)
+SMALL = FractionsProtocol(fractions=(1.0, 0.5), seeds=2)
 FITS = [f"{fraction}/seed_{draw}" for draw in range(2) for fraction in ("1", "0.5")]
 FIRST = AuxiliaryRole("first", "labelled images to begin with", labelled=True)
 
@@ -79,7 +78,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> Fits:
 
 
 def _run(
-    labs: Path, out: Path, *, methods: tuple[str, ...] = ("one",), plan: FractionPlan | None = SMALL, **changes: Any
+    labs: Path, out: Path, *, methods: tuple[str, ...] = ("one",), plan: FractionsProtocol | None = SMALL, **changes: Any
 ) -> Report:
     return benchmark(methods, **_asked(labs, out, plan=plan, **changes))
 
@@ -120,7 +119,7 @@ def test_a_real_method_on_fractions_of_drawn_cells(tmp_path: Path, tmp_path_fact
         target_specs=[f"synthetic:{folder / 'lab_b'}"],
         protocol="fractions",
         out=out,
-        plan=FractionPlan(fractions=(0.4, 1.0), n_seeds=2),
+        plan=FractionsProtocol(fractions=(0.4, 1.0), seeds=2),
         settings=trained.settings(trained.PROBE),
         say=said.append,
     )
@@ -187,7 +186,7 @@ def test_without_a_plan_it_is_the_published_one_of_the_seed(labs: Path, fits: Fi
 def test_published_selection_shows_the_method_the_test_part_and_the_report_says_so(
     labs: Path, fits: Fits, tmp_path: Path
 ) -> None:
-    report = _run(labs, tmp_path / "run", plan=replace(SMALL, selection="published-selection"))
+    report = _run(labs, tmp_path / "run", plan=changed(SMALL, selection="published-selection"))
     (curve,) = report.fractions
     (test,) = fixed_parts(open_dataset(f"folder:{labs / 'home'}"), seed=0).tests
     assert {held.fingerprint for _, held, _ in fits.given} == {test.fingerprint}
@@ -227,20 +226,20 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_known(
             _run(labs, out)
     assert fits.folders == FITS[:3]
     fits.given.clear()
-    for changed in (
-        {"plan": replace(SMALL, fractions=(1.0, 0.4))},
-        {"plan": replace(SMALL, n_seeds=3)},
-        {"plan": replace(SMALL, strict=True)},
-        {"plan": replace(SMALL, selection="published-selection")},
+    for changes in (
+        {"plan": changed(SMALL, fractions=(1.0, 0.4))},
+        {"plan": changed(SMALL, seeds=3)},
+        {"plan": changed(SMALL, strict=True)},
+        {"plan": changed(SMALL, selection="published-selection")},
         {"targets": ("away",)},
         {"seed": 1},
     ):
-        other = keys(("one",), **_asked(labs, out, **({"plan": SMALL} | changed)))
+        other = keys(("one",), **_asked(labs, out, **({"plan": SMALL} | changes)))
         assert other != keys(("one",), **_asked(labs, out, plan=SMALL))
     said: list[str] = []
     resumed = _run(labs, out, say=said.append)
     assert fits.folders == FITS[2:]
-    assert any("what is known there is not run again" in text for text in said)
+    assert any("not run again" in text for text in said)
     unbroken = _run(labs, tmp_path / "again")
     assert resumed.fractions == unbroken.fractions
     fits.given.clear()
@@ -286,7 +285,7 @@ def test_a_test_image_among_further_data_is_refused_before_training(labs: Path, 
     tested = list_images(labs / "away")[4]
     shutil.copy(tested, further / "one" / "under another name.png")
     for selection in ("validation", "published-selection"):
-        plan = replace(SMALL, selection=selection)
+        plan = changed(SMALL, selection=selection)
         target = {"targets": ("away",)} if selection == "validation" else {"source": "away"}
         with pytest.raises(SplitError, match=rf"1 image\(s\) of away were trained on, first: '{tested.name}'"):
             _run(
@@ -318,14 +317,14 @@ def test_what_cannot_be_drawn_or_tested_is_refused(labs: Path, fits: Fits, tmp_p
     out = tmp_path / "run"
     for fraction in (0.0, 1.5, -1.0):
         with pytest.raises(SplitError, match=f"a fraction is out of range; expected above 0, at most 1; got {fraction}"):
-            _run(labs, out, plan=replace(SMALL, fractions=(1.0, fraction)))
-    strict = replace(SMALL, fractions=(0.1,), strict=True)
+            _run(labs, out, plan=changed(SMALL, fractions=(1.0, fraction)))
+    strict = changed(SMALL, fractions=(0.1,), strict=True)
     with pytest.raises(SplitError, match=r"0\.1 of class 'monocyte' is no image; expected at least 10 images; got 7"):
         _run(labs, out, plan=strict)
     with pytest.raises(SplitError, match=r"published-selection chooses the epoch .*; expected one test set; got 2"):
-        _run(labs, out, plan=replace(SMALL, selection="published-selection"), targets=("away",))
+        _run(labs, out, plan=changed(SMALL, selection="published-selection"), targets=("away",))
     with pytest.raises(SplitError, match="has nothing to train"):
-        _run(labs, out, plan=FractionPlan(fractions=()))
+        _run(labs, out, plan=FractionsProtocol(fractions=()))
     few = colour_cells(tmp_path / "few", HOME, {"neutrophil": 5, "lymphocyte": 5, "monocyte": 2}, seed=3)
     with pytest.raises(SplitError, match=r"'monocyte' of few is too small for training, validation and test; .*got 2"):
         benchmark(["one"], f"folder:{few}", protocol="fractions", out=out, plan=SMALL)
@@ -390,11 +389,11 @@ def test_a_finished_fit_leaves_no_checkpoints_and_a_stopped_one_keeps_them(home:
             raise KilledError
         return trained.colour_bundle(run_dir / "bundle", train)
 
-    bundle = tidy(fit)(home, home, np.random.default_rng(0), tmp_path / "whole")
+    bundle = without_checkpoints(fit)(home, home, np.random.default_rng(0), tmp_path / "whole")
     assert [entry.name for entry in (tmp_path / "whole").iterdir()] == ["bundle"]
     assert open_bundle(bundle.path).manifest == bundle.manifest
     with pytest.raises(KilledError):
-        tidy(fit)(home, home, np.random.default_rng(0), tmp_path / "stopped")
+        without_checkpoints(fit)(home, home, np.random.default_rng(0), tmp_path / "stopped")
     assert (tmp_path / "stopped" / "checkpoints" / "last.ckpt").is_file()
 
 

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 import trained
-from bench import benchmark
+from bench import benchmark, changed
 from command import Command
-from hemalens.benchmark.protocols import targets as module
-from hemalens.benchmark.protocols.k_shot import KShotPlan
-from hemalens.benchmark.protocols.targets import open_laboratories, possible_shots
+from hemalens.benchmark.protocols import k_shot as module
+from hemalens.benchmark.protocols.data import open_laboratories
+from hemalens.benchmark.protocols.k_shot import KShotProtocol
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets.episodes import draw_episodes
 from hemalens.errors import DatasetError, InputError, LabelError, SplitError
@@ -32,7 +32,7 @@ from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
 AWAY: Mapping[str, Colour] = {"neutrophil": (170, 110, 100), "lymphocyte": (110, 90, 150), "monocyte": (110, 150, 90)}
-SMALL = KShotPlan(shots=(1, 3), n_repeats=4)
+SMALL = KShotProtocol(shots=(1, 3), repeats=4)
 
 
 class KilledError(BaseException):
@@ -76,14 +76,15 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[list[int]]]]:
 
 
 def _run(labs: Path, out: Path, *, methods: tuple[str, ...] = ("one",), target: str = "away", **changes: Any) -> Report:
-    asked: dict[str, Any] = {"plan": changes.pop("plan", SMALL), "support": changes.pop("support_spec", None)}
+    settings = {name: changes.pop(name) for name in ("support", "target_labels") if name in changes}
+    plan = changed(changes.pop("plan", SMALL), **settings)
     return benchmark(
         methods,
         f"folder:{labs / 'home'}",
         target_specs=[f"folder:{labs / target}"],
         protocol="k-shot",
         out=out,
-        **asked,
+        plan=plan,
         **changes,
     )
 
@@ -100,7 +101,7 @@ def test_two_methods_are_compared_on_the_same_drawings(
         embedded.append(len(records))
         return extract(records, *given, **more)
 
-    monkeypatch.setattr("hemalens.benchmark.protocols.k_shot.extract", count)
+    monkeypatch.setattr("hemalens.benchmark.protocols.laboratory.extract", count)
     said: list[str] = []
     report = _run(labs, tmp_path / "run", methods=("one", "two"), say=said.append)
     assert fits == ["one", "two"], "one embedder each, from the whole source"
@@ -144,8 +145,8 @@ def test_the_embedder_learns_from_all_of_the_source_but_a_validation_part(
 def test_a_pool_of_its_own_is_drawn_from_and_all_of_the_target_is_tested(
     labs: Path, fits: list[str], drawn: list[tuple[int, list[list[int]]]], tmp_path: Path
 ) -> None:
-    plan = replace(SMALL, shots=(1, 4), replacement=False, classifier=FewShotConfig(centre="target"))
-    report = _run(labs, tmp_path / "run", support_spec=f"folder:{labs / 'pool'}", plan=plan)
+    plan = changed(SMALL, shots=(1, 4), replacement=False, few_shot=FewShotConfig(centre="target"))
+    report = _run(labs, tmp_path / "run", support=f"folder:{labs / 'pool'}", plan=plan)
     (result,) = report.k_shot
     assert (result.support, result.transductive, result.replacement) == ("pool", True, False)
     assert result.supervised is not None
@@ -162,7 +163,10 @@ def test_a_pool_of_its_own_is_drawn_from_and_all_of_the_target_is_tested(
 def test_the_answers_are_those_of_the_class_means_by_hand(labs: Path, fits: list[str], tmp_path: Path) -> None:
     """Four of four from the pool: nothing is left to chance."""
     report = _run(
-        labs, tmp_path / "run", support_spec=f"folder:{labs / 'pool'}", plan=KShotPlan((4,), n_repeats=2, replacement=False)
+        labs,
+        tmp_path / "run",
+        support=f"folder:{labs / 'pool'}",
+        plan=KShotProtocol(shots=(4,), repeats=2, replacement=False),
     )
     means = {
         name: np.mean([np.asarray(Image.open(p)).mean(axis=(0, 1)) for p in list_images(labs / "pool" / name)], axis=0)
@@ -189,25 +193,25 @@ def test_a_stopped_run_goes_on(labs: Path, fits: list[str], tmp_path: Path, monk
         return embed(laboratory, encoder, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr("hemalens.benchmark.protocols.targets.embed_laboratory", killed_in_the_second)
+        patch.setattr("hemalens.benchmark.protocols.k_shot.embed_laboratory", killed_in_the_second)
         with pytest.raises(KilledError):
             _run(labs, tmp_path / "run", methods=("one", "two", "three"))
     assert fits == ["one", "two"]
     fits.clear()
-    for changed in (
-        {"plan": replace(SMALL, shots=(1, 2))},
-        {"plan": replace(SMALL, classifier=FewShotConfig(normalise=True))},
-        {"plan": replace(SMALL, n_repeats=5)},
-        {"support_spec": f"folder:{labs / 'pool'}"},
+    for changes in (
+        {"plan": changed(SMALL, shots=(1, 2))},
+        {"plan": changed(SMALL, few_shot=FewShotConfig(normalise=True))},
+        {"plan": changed(SMALL, repeats=5)},
+        {"support": f"folder:{labs / 'pool'}"},
         {"seed": 1},
     ):
-        _run(labs, tmp_path / "run", methods=("one",), **changed)
+        _run(labs, tmp_path / "run", methods=("one",), **changes)
     assert fits == ["one"], "for the other seed alone: what is asked of an embedder does not change it"
     fits.clear()
     said: list[str] = []
     resumed = _run(labs, tmp_path / "run", methods=("one", "two", "three"), say=said.append)
     assert fits == ["three"]
-    assert any("what is known there is not run again" in text for text in said)
+    assert any("not run again" in text for text in said)
     unbroken = _run(labs, tmp_path / "again", methods=("one", "two", "three"))
     assert resumed.k_shot == unbroken.k_shot
     fits.clear()
@@ -226,13 +230,13 @@ def _refused(fits: list[str], out: Path) -> None:
 def test_too_large_a_k_is_refused_before_training(labs: Path, fits: list[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(SplitError, match=r"k = 5 is larger than class 'monocyte' of away allows; .*at least 6 .*got 5"):
-        _run(labs, out, plan=replace(SMALL, shots=(1, 5)))
+        _run(labs, out, plan=changed(SMALL, shots=(1, 5)))
     _refused(fits, out)
     with pytest.raises(SplitError, match="k = 5 is larger than class 'neutrophil' of pool allows"):
-        _run(labs, out, plan=replace(SMALL, shots=(1, 5)), support_spec=f"folder:{labs / 'pool'}")
+        _run(labs, out, plan=changed(SMALL, shots=(1, 5)), support=f"folder:{labs / 'pool'}")
     _refused(fits, out)
     # the way out that the message names
-    report = _run(labs, out, plan=replace(SMALL, shots=(1, 5)), min_per_class=6)
+    report = _run(labs, out, plan=changed(SMALL, shots=(1, 5)), min_per_class=6)
     assert report.k_shot[0].classes == ("neutrophil", "lymphocyte")
     assert report.k_shot[0].left_out == {"monocyte": "5 image(s), at least 6 required"}
     assert report.data[1].dropped == {"class monocyte, fewer than 6 images": 5}
@@ -241,7 +245,7 @@ def test_too_large_a_k_is_refused_before_training(labs: Path, fits: list[str], t
 def test_a_small_class_of_the_pool_can_be_left_out_too(labs: Path, fits: list[str], tmp_path: Path) -> None:
     pool = shutil.copytree(labs / "pool", tmp_path / "pool")
     list_images(pool / "lymphocyte")[0].unlink()
-    arguments: dict[str, Any] = {"plan": replace(SMALL, shots=(4,)), "support_spec": f"folder:{pool}"}
+    arguments: dict[str, Any] = {"plan": changed(SMALL, shots=(4,)), "support": f"folder:{pool}"}
     with pytest.raises(SplitError, match=r"'lymphocyte' of pool allows; .*got 3\. .*--min-per-class 4"):
         _run(labs, tmp_path / "run", **arguments)
     (result,) = _run(labs, tmp_path / "run", min_per_class=4, **arguments).k_shot
@@ -266,7 +270,7 @@ def test_images_of_the_source_are_neither_tested_nor_memorised(labs: Path, fits:
             plan=SMALL,
         )
     with pytest.raises(SplitError, match=message.format("pool")):
-        _run(labs, tmp_path / "run", support_spec=f"folder:{tmp_path / 'pool'}")
+        _run(labs, tmp_path / "run", support=f"folder:{tmp_path / 'pool'}")
     _refused(fits, tmp_path / "run")
 
 
@@ -277,7 +281,7 @@ def test_a_pool_with_images_or_patients_of_the_target_is_refused_and_the_pairs_a
     copied = list_images(labs / "away")[0]
     shutil.copy(copied, tmp_path / "pool" / copied.parent.name / "twin.png")
     with pytest.raises(SplitError, match=r"support pool and test away overlap in 1 image\(s\)") as caught:
-        _run(labs, tmp_path / "run", support_spec=f"folder:{tmp_path / 'pool'}")
+        _run(labs, tmp_path / "run", support=f"folder:{tmp_path / 'pool'}")
     assert f"'{tmp_path / 'pool' / copied.parent.name / 'twin.png'}' and '{copied}' (same image)" in str(caught.value)
     for part in ("away", "pool"):
         shutil.copytree(labs / part, tmp_path / "tables" / part)
@@ -295,8 +299,7 @@ def test_a_pool_with_images_or_patients_of_the_target_is_refused_and_the_pairs_a
             target_specs=[away],
             protocol="k-shot",
             out=tmp_path / "run",
-            plan=SMALL,
-            support=pool,
+            plan=changed(SMALL, support=pool),
         )
     _refused(fits, tmp_path / "run")
 
@@ -306,8 +309,8 @@ def test_requests_that_do_not_fit_are_refused(labs: Path, fits: list[str], tmp_p
     out = tmp_path / "run"
     with pytest.raises(InputError, match=r"the protocol k-shot needs a target. Name one or more with --target"):
         benchmark(["one"], source, protocol="k-shot", out=out)
-    with pytest.raises(InputError, match="a support of its own goes with one target; got 2 targets"):
-        benchmark(["one"], source, target_specs=[away, pool], protocol="k-shot", out=out, plan=SMALL, support=pool)
+    with pytest.raises(InputError, match="a support set of its own goes with one target; got 2 targets"):
+        benchmark(["one"], source, target_specs=[away, pool], protocol="k-shot", out=out, plan=changed(SMALL, support=pool))
     one_class = tmp_path / "one class" / "neutrophil"
     shutil.copytree(labs / "pool" / "neutrophil", one_class)
     for target, support in ((one_class.parent, None), (labs / "away", f"folder:{one_class.parent}")):
@@ -318,8 +321,7 @@ def test_requests_that_do_not_fit_are_refused(labs: Path, fits: list[str], tmp_p
                 target_specs=[f"folder:{target}"],
                 protocol="k-shot",
                 out=out,
-                plan=SMALL,
-                support=support,
+                plan=changed(SMALL, support=support),
             )
     with pytest.raises(LabelError, match="unknown label map 'five'"):
         _run(labs, out, target_labels="five")
@@ -340,8 +342,7 @@ def test_several_targets_and_a_label_map_of_their_own(labs: Path, fits: list[str
         target_specs=[f"folder:{tmp_path / name}" for name in ("own", "other")],
         protocol="k-shot",
         out=tmp_path / "run",
-        plan=SMALL,
-        target_labels="as_labelled",
+        plan=changed(SMALL, target_labels="as_labelled"),
     )
     assert fits == ["one"], "one embedder for all targets"
     assert [result.target for result in report.k_shot] == ["own", "other"]
@@ -366,10 +367,10 @@ def _home(labs: Path, place: Path) -> dict[str, Any]:
 
 def test_possible_shots_are_those_that_every_class_allows(labs: Path) -> None:
     (laboratory,) = open_laboratories([f"folder:{labs / 'away'}"], None, labels="five_class")
-    plan, left_out = possible_shots(laboratory, KShotPlan((1, 4, 5, 50), n_repeats=2))
+    plan, left_out = KShotProtocol(shots=(1, 4, 5, 50), repeats=2).possible(laboratory, seed=0)
     assert (plan.shots, left_out) == ((1, 4), (5, 50))
     with pytest.raises(SplitError, match="k = 5 is larger than class 'monocyte'"):
-        possible_shots(laboratory, KShotPlan((5, 50), n_repeats=2))
+        KShotProtocol(shots=(5, 50), repeats=2).possible(laboratory, seed=0)
 
 
 # ------------------------------------------------------------------------------------------------------- command line

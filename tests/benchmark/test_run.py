@@ -20,12 +20,12 @@ import trained
 from command import Command
 from hemalens.benchmark import workers
 from hemalens.benchmark.config import BenchmarkConfig
-from hemalens.benchmark.plan import open_benchmark
+from hemalens.benchmark.plan import plan_benchmark
 from hemalens.benchmark.run import benchmark
 from hemalens.benchmark.trials import Status, Trial
 from hemalens.bundle.bundle import Bundle
 from hemalens.cli.options import Talk
-from hemalens.cli.trial_table import Lines, TrialTable
+from hemalens.cli.trial_table import TrialLines, TrialTable
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, InputError, SplitError
 from hemalens.evaluation.results import Report
@@ -98,8 +98,8 @@ def test_every_method_from_every_source_on_every_target(labs: Path, fits: list[s
     ]
     assert {point.domain for point in report.scatters[0].scatter.points} == {"one", "two", "three"}
     assert [table.title for table in report.pictures] == [
-        "near, one -> two: what answers rest on",
-        "far, one -> two: what answers rest on",
+        "near, one -> two: occlusion maps",
+        "far, one -> two: occlusion maps",
     ]
     assert [(card.role, card.name) for card in report.data] == [
         *(("source", name) for name in ("one", "two", "three")),
@@ -173,10 +173,12 @@ def test_a_killed_benchmark_runs_only_what_is_missing(
     assert not (out / "report.json").exists()
     fits.clear()
     seen: list[tuple[str, Status]] = []
-    resumed = benchmark(_asked(labs), out=out, watch=lambda trial, status, outcome: seen.append((trial.entry.name, status)))
+    resumed = benchmark(
+        _asked(labs), out=out, on_trial=lambda trial, status, outcome: seen.append((trial.entry.name, status))
+    )
     assert fits == ["far/one/fold_1", *(f"{m}/two/fold_{i}" for m in ("near", "far") for i in range(2))]
     ended = [entry for entry in seen if entry[1] not in ("waiting", "running")]
-    assert ended == [*[("near", "known")] * 2, *[("far", "done")] * 2, *[("near", "done")] * 2, *[("far", "done")] * 2]
+    assert ended == [*[("near", "cached")] * 2, *[("far", "done")] * 2, *[("near", "done")] * 2, *[("far", "done")] * 2]
     unbroken = benchmark(_asked(labs), out=tmp_path / "again")
     assert resumed.evaluations == unbroken.evaluations
     assert resumed.comparisons == unbroken.comparisons
@@ -326,7 +328,7 @@ def test_a_yaml_file_says_the_same_as_flags(labs: Path, tmp_path: Path) -> None:
         ("methods: [a]\nsources: [folder:x]\ntarget: [folder:y]\n", "unknown key 'target'. did you mean 'targets'"),
         ("- a\n- b\n", "is no benchmark; expected keys and values"),
         ("methods: [a\n", "is not valid YAML"),
-        ("methods: [a]\nsources: [folder:x]\nprotocols: [kfold]\n", "key 'protocols.0'"),
+        ("methods: [a]\nsources: [folder:x]\nprotocols: [kfold]\n", "unknown protocol 'kfold'"),
         ("methods: [a]\nsources: [folder:x]\nfolds: two\n", "key 'folds'"),
         ("methods: [{name: a}]\nsources: [folder:x]\n", "key 'methods.0"),
         ("!!python/object/apply:os.system ['true']\n", "is not valid YAML"),
@@ -383,7 +385,7 @@ def test_a_benchmark_without_data_is_refused_on_one_line(tmp_path: Path, hemalen
         (("--methods", "near"), "a benchmark needs sources. Say --source"),
         (("--source", "folder:x"), "a benchmark needs methods. Say --methods"),
         (("--config", tmp_path / "gone.yaml"), "cannot read"),
-        (("--methods", "linear_probe", "--source", "folder:x", "--protocol", "kfold"), "key 'protocols.0'"),
+        (("--methods", "linear_probe", "--source", "folder:x", "--protocol", "kfold"), "unknown protocol 'kfold'"),
         (("--methods", "linear_probe", "--source", "folder:x", "--classes", "3"), "--classes has no use in the protocol"),
     ):
         ended = hemalens("benchmark", *arguments, "--out", tmp_path / "run")
@@ -393,7 +395,7 @@ def test_a_benchmark_without_data_is_refused_on_one_line(tmp_path: Path, hemalen
 
 
 def _trial(labs: Path, fits: list[str], out: Path) -> list[Trial]:
-    return list(open_benchmark(_asked(labs), out).trials)
+    return list(plan_benchmark(_asked(labs), out).trials)
 
 
 def test_the_live_table_counts_what_waits_runs_and_ended(labs: Path, fits: list[str], tmp_path: Path) -> None:
@@ -402,15 +404,15 @@ def test_the_live_table_counts_what_waits_runs_and_ended(labs: Path, fits: list[
     trials = _trial(labs, fits, tmp_path / "run")
     table = TrialTable()
     for trial in trials:
-        table.watch(trial, "waiting", None)
-    table.watch(trials[0], "running", None)
-    table.watch(trials[0], "done", None)
-    table.watch(trials[1], "known", None)
-    table.watch(trials[2], "running", None)
+        table.update(trial, "waiting", None)
+    table.update(trials[0], "running", None)
+    table.update(trials[0], "done", None)
+    table.update(trials[1], "cached", None)
+    table.update(trials[2], "running", None)
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(table.render())
     shown = console.export_text()
-    assert f"{len(trials) - 3} waiting, 1 running, 1 known, 1 done" in shown
+    assert f"{len(trials) - 3} waiting, 1 running, 1 cached, 1 done" in shown
     assert max(map(len, shown.splitlines())) <= 80
     rows = [line for line in shown.splitlines() if "cross-domain" in line]
     assert [row.split()[0] for row in rows] == [trials[i].entry.name for i in (0, 1, 2)]
@@ -419,16 +421,16 @@ def test_the_live_table_counts_what_waits_runs_and_ended(labs: Path, fits: list[
 def test_lines_are_numbered_and_say_how_it_ended(
     labs: Path, fits: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = Lines(Talk(False))
+    lines = TrialLines(Talk(False))
     trials = _trial(labs, fits, tmp_path / "run")
     for trial in trials:
-        lines.watch(trial, "waiting", None)
-    lines.watch(trials[0], "running", None)
-    lines.watch(trials[0], "failed", None)
-    lines.watch(trials[1], "known", None)
+        lines.update(trial, "waiting", None)
+    lines.update(trials[0], "running", None)
+    lines.update(trials[0], "failed", None)
+    lines.update(trials[1], "cached", None)
     assert capsys.readouterr().err.splitlines() == [
         f"[1/{len(trials)}] near, one -> one, cross-domain: FAILED",
-        f"[2/{len(trials)}] near, one -> two, cross-domain: known",
+        f"[2/{len(trials)}] near, one -> two, cross-domain: cached",
     ]
 
 
@@ -463,7 +465,7 @@ def test_workers_side_by_side_find_the_same(tmp_path_factory: pytest.TempPathFac
         out=tmp_path / "two",
         n_workers=2,
         say=said.append,
-        watch=lambda trial, status, outcome: ended.append(status),
+        on_trial=lambda trial, status, outcome: ended.append(status),
     )
     alone = benchmark(config, out=tmp_path / "one")
     assert ended.count("done") == 4
@@ -491,7 +493,7 @@ def test_a_benchmark_killed_from_outside_goes_on(tmp_path_factory: pytest.TempPa
     assert not (out / "report.json").exists()
     ended = subprocess.run(call, capture_output=True, text=True, check=True)
     assert [line.rpartition(": ")[2].split(",")[0] for line in ended.stderr.splitlines() if line.startswith("[")] == [
-        *("known", "known", "done", "done"),
+        *("cached", "cached", "done", "done"),
     ]
     assert len(read_report(out / "report.json").evaluations) == 4
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 import trained
+from bench import changed
 from command import Command
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
-from hemalens.benchmark.protocols.k_shot import KShotPlan
-from hemalens.benchmark.protocols.labelling import LabellingPlan
-from hemalens.benchmark.protocols.labelling_curve import LabellingCurves
-from hemalens.benchmark.protocols.targets import KShotCurves, LaboratoryCurves
-from hemalens.benchmark.protocols.unlabelled import UnlabelledCurves, UnlabelledPlan
-from hemalens.benchmark.saved_bundle import bundle_curves
+from hemalens.benchmark.protocols.k_shot import KShotProtocol
+from hemalens.benchmark.protocols.labelling import LabellingProtocol
+from hemalens.benchmark.protocols.laboratory import LaboratoryProtocol
+from hemalens.benchmark.protocols.unlabelled import UnlabelledProtocol
+from hemalens.benchmark.saved_bundle import benchmark_bundle
 from hemalens.bundle.bundle import Bundle
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import open_dataset
@@ -28,10 +28,10 @@ from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
 AWAY: Mapping[str, Colour] = {"neutrophil": (150, 110, 90), "lymphocyte": (80, 110, 160), "monocyte": (120, 150, 90)}
-CURVES: dict[str, LaboratoryCurves] = {
-    "k-shot": KShotCurves(KShotPlan(shots=(1, 3), n_repeats=3)),
-    "labelling": LabellingCurves(LabellingPlan(budgets=(6,), strategies=("random", "even"), n_repeats=3)),
-    "unlabelled": UnlabelledCurves(UnlabelledPlan(numbers=(8,), pieces=("class_bias",), n_repeats=3)),
+PROTOCOLS: dict[str, LaboratoryProtocol] = {
+    "k-shot": KShotProtocol(shots=(1, 3), repeats=3),
+    "labelling": LabellingProtocol(budgets=(6,), strategies=("random", "even"), repeats=3),
+    "unlabelled": UnlabelledProtocol(images=(8,), pieces=("class_bias",), repeats=3),
 }
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -59,7 +59,7 @@ def hemalens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 def test_every_protocol_is_drawn_for_every_laboratory(bundle: Bundle, labs: tuple[str, str], tmp_path: Path) -> None:
     said: list[str] = []
-    report = bundle_curves(bundle.path, labs, CURVES, out=tmp_path / "report", say=said.append)
+    report = benchmark_bundle(bundle.path, labs, PROTOCOLS, out=tmp_path / "report", say=said.append)
     assert read_report(tmp_path / "report" / "report.json") == report
     assert {(r.target, r.against, r.variant) for r in report.k_shot} == {
         (target, *curve)
@@ -69,7 +69,7 @@ def test_every_protocol_is_drawn_for_every_laboratory(bundle: Bundle, labs: tupl
     assert {(r.method, r.source) for r in report.k_shot} == {("nearest_colour", "home")}
     assert [card.name for card in report.data] == ["near", "far"]
     assert report.method_cards[0].learned_from == ("home (train), 18 images",)
-    assert [line for line in said if ": " in line][-6:] == [f"{p}: {t}" for p in CURVES for t in ("near", "far")]
+    assert [line for line in said if ": " in line][-6:] == [f"{p}: {t}" for p in PROTOCOLS for t in ("near", "far")]
     # 0 is the bundle as it is: the same answers, whatever is drawn afterwards, on the same images where the seed is one
     alone = {r.variant: r.shots[0] for r in report.k_shot if r.target == "near" and r.against == "labelled"}
     assert alone["random"] == alone["even"]
@@ -86,14 +86,14 @@ def test_a_test_on_images_that_were_looked_at_is_called_transductive(
     followed = adapt(
         bundle.path, run=RunOptions(tmp_path / "made"), unlabelled=labs[0], options=AdaptOptions(settings=settings)
     )
-    plan = KShotPlan(shots=(2,), n_repeats=2, replacement=False, classifier=FewShotConfig(rule="base"))
+    plan = KShotProtocol(shots=(2,), repeats=2, replacement=False, few_shot=FewShotConfig(rule="base"))
     asked = {
-        "alone": (bundle.path, KShotCurves(plan)),
-        "followed": (followed.path, KShotCurves(plan)),
-        "beside": (bundle.path, KShotCurves(plan, (str(followed.path),))),
+        "alone": (bundle.path, plan),
+        "followed": (followed.path, plan),
+        "beside": (bundle.path, changed(plan, beside=(str(followed.path),))),
     }
     for name, (path, curves) in asked.items():
-        found = bundle_curves(path, labs, {"k-shot": curves}, out=tmp_path / name).k_shot
+        found = benchmark_bundle(path, labs, {"k-shot": curves}, out=tmp_path / name).k_shot
         assert [result.transductive for result in found] == [name != "alone", False]
     text = (tmp_path / "followed" / "report.md").read_text()
     assert "transductive" in text.lower()
@@ -104,7 +104,7 @@ def test_nothing_is_drawn_of_images_that_the_bundle_was_trained_on(
 ) -> None:
     home = f"folder:{bundle.path.parent / 'home'}"
     with pytest.raises(SplitError):
-        bundle_curves(bundle.path, [labs[0], home], CURVES, out=tmp_path / "report")
+        benchmark_bundle(bundle.path, [labs[0], home], PROTOCOLS, out=tmp_path / "report")
     assert not (tmp_path / "report").exists()
 
 
@@ -114,17 +114,17 @@ def test_what_cannot_be_is_refused_before_any_work(
     def never(*given: Any, **more: Any) -> Any:
         raise AssertionError("nothing may be drawn")
 
-    for kind in (KShotCurves, LabellingCurves, UnlabelledCurves):
+    for kind in (KShotProtocol, LabellingProtocol, UnlabelledProtocol):
         monkeypatch.setattr(kind, "run", never)
-    too_many = {**CURVES, "labelling": LabellingCurves(LabellingPlan(budgets=(99,), n_repeats=2))}
+    too_many = {**PROTOCOLS, "labelling": LabellingProtocol(budgets=(99,), repeats=2)}
     with pytest.raises(SplitError, match="too few images to label 99"):
-        bundle_curves(bundle.path, labs, too_many, out=tmp_path / "report")
-    with pytest.raises(InputError, match=r"no new laboratory to test in.*--target SPEC"):
-        bundle_curves(bundle.path, [], CURVES, out=tmp_path / "report")
+        benchmark_bundle(bundle.path, labs, too_many, out=tmp_path / "report")
+    with pytest.raises(InputError, match=r"no target is named.*--target SPEC"):
+        benchmark_bundle(bundle.path, [], PROTOCOLS, out=tmp_path / "report")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError):
-        bundle_curves(bundle.path, labs, CURVES, out=tmp_path / "taken")
+        benchmark_bundle(bundle.path, labs, PROTOCOLS, out=tmp_path / "taken")
     assert not (tmp_path / "report").exists()
 
 
@@ -136,7 +136,7 @@ def test_the_command_draws_what_the_function_does(
     ended = hemalens(*shared, "--protocol", "unlabelled", *options, "--out", tmp_path / "report")
     assert ended.code == 0, ended.err
     found = read_report(tmp_path / "report" / "report.json")
-    expected = bundle_curves(bundle.path, labs[:1], {"unlabelled": CURVES["unlabelled"]}, out=tmp_path / "other")
+    expected = benchmark_bundle(bundle.path, labs[:1], {"unlabelled": PROTOCOLS["unlabelled"]}, out=tmp_path / "other")
     assert found.k_shot == expected.k_shot
     twice = hemalens(*shared, "--bundle", bundle.path, "--protocol", "unlabelled", "--out", tmp_path / "no")
     assert twice.code == 2

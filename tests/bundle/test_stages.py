@@ -38,7 +38,7 @@ from hemalens.bundle.stages import (
 )
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import BundleError, ImageError
-from hemalens.evaluation.evaluate import answer
+from hemalens.evaluation.evaluate import predict_dataset
 from hemalens.files import sha256_file
 from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
 from hemalens.imaging.nucleus import find_nucleus
@@ -410,13 +410,13 @@ def test_a_bundle_names_its_stage_and_repeats_it(cells: CellDataset, tmp_path: P
     np.testing.assert_allclose(np.stack([p.embedding for p in predicted if p.embedding is not None]), expected, atol=1e-5)
     (counting,) = predictor.stages
     assert counting.seen.total() == len(few)
-    answered = answer(moved, few)
+    answered = predict_dataset(moved, few)
     np.testing.assert_allclose(answered.embeddings, expected, atol=1e-5)
     assert answered.records == few.records, "what is reported is the image as it lies on disk"
     np.testing.assert_allclose(
         answered.probabilities, np.stack([p.probabilities for p in predicted if p.probabilities is not None]), atol=1e-6
     )
-    np.testing.assert_array_equal(answer(moved, few.through((_stage(CLASSICAL),))).embeddings, answered.embeddings)
+    np.testing.assert_array_equal(predict_dataset(moved, few.through((_stage(CLASSICAL),))).embeddings, answered.embeddings)
     assert not np.allclose(expected, _colours([record.read() for record in few.records]), atol=0.01)
 
 
@@ -426,7 +426,7 @@ def test_a_bundle_without_stages_reads_images_as_they_are(cells: CellDataset, tm
     assert bundle.stages == bundle.manifest.before_graph == ()
     expected = _colours([record.read() for record in few.records])
     staged = few.through((_stage(CLASSICAL),))
-    np.testing.assert_allclose(answer(bundle, staged).embeddings, expected, atol=1e-5)
+    np.testing.assert_allclose(predict_dataset(bundle, staged).embeddings, expected, atol=1e-5)
     predicted = [p.embedding for p in Predictor(bundle, embeddings=True).predict(staged.records)]
     np.testing.assert_allclose(predicted, expected, atol=1e-5)  # type: ignore[arg-type]
 
@@ -450,7 +450,7 @@ def test_a_method_trained_through_a_stage_exports_it(cells: CellDataset, tmp_pat
     assert repeated.digest == stage.digest
     plain = cells.subset(range(1, len(cells), 4))
     through = [p.probabilities for p in Predictor(bundle).predict(plain.records)]
-    np.testing.assert_allclose(answer(bundle, plain).probabilities, through, atol=1e-5)  # type: ignore[arg-type]
+    np.testing.assert_allclose(predict_dataset(bundle, plain).probabilities, through, atol=1e-5)  # type: ignore[arg-type]
 
 
 def _edit(folder: Path, **changes: Any) -> None:

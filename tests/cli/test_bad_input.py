@@ -137,7 +137,7 @@ def test_images_without_class_folders(tmp_path: Path) -> None:
 
 def test_one_class(folder: Path, stub: None) -> None:
     shutil.rmtree(folder / "lymphocyte")
-    with pytest.raises(DatasetError, match=r"one class cannot be told from itself; .*got neutrophil \(6\)"):
+    with pytest.raises(DatasetError, match=r"at least two classes; got neutrophil \(6\)"):
         train("stub", f"folder:{folder}", out=folder.parent / "run")
 
 
@@ -237,9 +237,10 @@ def test_broken_images_in_the_test_data_are_listed_in_the_report(
     assert report.data[0].dropped == {"seen in training": 12}
     unreadable = report.evaluations[0].unreadable
     assert sorted(unreadable) == [str(folder / "neutrophil" / f"broken {n}.png") for n in range(len(BROKEN))]
-    for (_, message), error in zip(BROKEN.values(), (unreadable[name] for name in sorted(unreadable)), strict=True):
-        # a file that is not there is noticed before it would be read
-        assert message in error or "No such file" in error
+    # a file that is not there is noticed before it would be read
+    messages = ["No such file" if kind == "dangling link" else message for kind, (_, message) in BROKEN.items()]
+    for message, error in zip(messages, (unreadable[name] for name in sorted(unreadable)), strict=True):
+        assert message in error
 
 
 def test_an_image_under_two_labels_and_a_copy_are_left_out(folder: Path, stub: None) -> None:
@@ -622,7 +623,7 @@ def test_an_evaluation_never_replaces_a_run(bundle: Path, unseen: Path, stub: No
     assert _names(tmp_path / "run") == before
     writers["evaluate"](tmp_path / "report")
     writers["evaluate"](tmp_path / "report", overwrite=True)
-    with pytest.raises(OutputError, match=r"exists already. Choose another --out, or say --overwrite"):
+    with pytest.raises(OutputError, match=r"exists already.*--overwrite"):
         writers["evaluate"](tmp_path / "report")
 
 
@@ -643,7 +644,7 @@ def test_predictions_are_replaced_only_when_asked(bundle: Path, unseen: Path, tm
     first = out.read_text()
     ended = hemalens(*call)
     assert ended.code == 2
-    assert ended.error == f"error: '{out}' exists already. Choose another --out, or say --overwrite to replace it."
+    assert ended.error.startswith(f"error: '{out}' exists already")
     assert hemalens(*call, "--overwrite").code == 0
     assert out.read_text() == first
 
@@ -745,8 +746,8 @@ def _weights_cases(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         ),
         "truncated": ([f"weights={tmp_path}/cut.safetensors"], "cannot read the weights in '.*cut.safetensors'"),
         "truncated pth": ([f"weights={tmp_path}/cut.pth"], "cannot read the weights in '.*cut.pth'"),
-        "package of another": (["weights=package"], "no package carries weights for 'test_resnet'. Say --weights FILE"),
-        "hub without network": (["weights=hub"], "the hub gives no weights for 'test_resnet'; got .*--weights none"),
+        "package of another": (["weights=package"], "weights for 'test_resnet'.*--weights FILE"),
+        "hub without network": (["weights=hub"], "weights for 'test_resnet' from the hub; got .*--weights none"),
     }
 
 
@@ -803,7 +804,7 @@ def test_an_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch, hemalens
 
     monkeypatch.setattr("hemalens.datasets.open_dataset", interrupted)
     ended = hemalens("data", "audit", "folder:x")
-    assert (ended.code, ended.err) == (130, "stopped; the same command goes on where it can\n")
+    assert (ended.code, ended.err.count("\n"), "resume" in ended.err) == (130, 1, True)
 
 
 def test_wrong_usage_ends_with_2(hemalens: Command) -> None:

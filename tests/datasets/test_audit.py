@@ -179,7 +179,7 @@ def test_leaks_of_copies_are_those_of_the_same_blind_split_counted_by_hand(tmp_p
 
 
 def test_boxes_of_one_field_are_named_apart_and_share_their_group(tmp_path: Path) -> None:
-    spec = bccd.write_fields(tmp_path / "set", n_per_class=2)
+    spec = bccd.write_bccd_fields(tmp_path / "set", n_per_class=2)
     stem = tmp_path / "set" / "BCCD"
     for name, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
         shutil.copy(stem / name / f"BloodImage_00000.{suffix}", stem / name / f"BloodImage_00007.{suffix}")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fakes import bccd
 from hemalens.datasets import CellDataset, open_dataset
-from hemalens.datasets.file_checks import file_checks
+from hemalens.datasets.file_checks import NEAR_DUPLICATES, file_checks
 from hemalens.datasets.splits import Unreadable, clean
 from hemalens.runs.inputs import open_inputs
 from hemalens.taxonomy import AS_LABELLED
@@ -37,13 +37,13 @@ def _checks(folder: Path, unreadable: Unreadable = "refuse") -> dict[str, str]:
 
 def test_clean_data(cells: Path) -> None:
     assert _checks(cells) == {
-        "unreadable": "none; judged by the files' headers",
+        "unreadable": "none; checked by the files' headers",
         "same image under two labels": "none",
         "byte-identical copies": "none",
-        "near-duplicates": "not looked for here; hemalens data audit does",
+        "near-duplicates": NEAR_DUPLICATES,
         "image sizes": "all 30 x 20 px",
         "class sizes": "from 2 (monocyte) to 4 (neutrophil), 2 times as many",
-        "groups": "none: no image names its patient or smear, so images of one patient may be on both sides of a split",
+        "groups": "none: patients and smears are unknown, so a split may divide the images of one patient",
     }
 
 
@@ -58,7 +58,7 @@ def test_planted_defects_are_counted(cells: Path) -> None:
     for found in (kept, dropped):
         assert found["same image under two labels"] == "2, left out"
         assert found["byte-identical copies"] == "1, left out"
-    assert kept["unreadable"] == "1, reported one by one where tested; judged by the files' headers"
+    assert kept["unreadable"] == "1, listed in the test that reads them; checked by the files' headers"
     assert dropped["unreadable"] == "2, left out; every image was decoded"
     sizes = "width 30–1,200 px, height 20–1,000 px; 2 sizes, most often 30 x 20 px"
     assert kept["image sizes"] == f"{sizes} (6 images)", "the header of the truncated one is whole"
@@ -85,15 +85,16 @@ def test_groups_are_counted_by_domain(cells: Path) -> None:
 
 
 def test_cells_in_boxes_have_the_size_of_their_box(tmp_path: Path) -> None:
-    given = open_inputs(bccd.write_fields(tmp_path / "set", n_per_class=2), labels=AS_LABELLED, role="test")
+    given = open_inputs(bccd.write_bccd_fields(tmp_path / "set", n_per_class=2), labels=AS_LABELLED, role="test")
     sizes = {record.read().shape[1::-1] for record in given.dataset.records}
     assert all(record.box is not None for record in given.dataset.records)
     assert set(given.cleaning.sizes.values()) == sizes
     decoded = open_inputs(
-        bccd.write_fields(tmp_path / "again", n_per_class=2), labels=AS_LABELLED, role="t", unreadable="drop"
+        bccd.write_bccd_fields(tmp_path / "again", n_per_class=2), labels=AS_LABELLED, role="t", unreadable="drop"
     )
     assert decoded.cleaning.sizes == given.cleaning.sizes
-    assert f"{len(sizes)} sizes" in given.card.audit["image sizes"] or len(sizes) == 1
+    assert sizes == {(x_max - x_min, y_max - y_min) for _, _, (x_min, y_min, x_max, y_max) in bccd.OBJECTS}
+    assert "3 sizes" in given.card.audit["image sizes"]
 
 
 def test_the_card_without_what_a_model_has_seen_is_about_the_rest(cells: Path) -> None:

@@ -387,12 +387,8 @@ def test_a_fraction_of_nothing_or_of_more_than_all_is_refused(fraction: float) -
 
 
 def test_strict_says_how_many_images_are_needed() -> None:
-    with pytest.raises(SplitError) as error:
+    with pytest.raises(SplitError, match=r"0\.07 of class 'class 1'.*at least 15 images; got 14.*--strict"):
         nested_fractions(_singles([15, 14]), [1.0, 0.07], np.random.default_rng(0), strict=True)
-    assert str(error.value) == (
-        "0.07 of class 'class 1' is no image; expected at least 15 images; got 14. "
-        "Leave --strict out to keep one image, or ask for a larger fraction."
-    )
 
 
 # k_fold
@@ -460,7 +456,7 @@ def test_other_seeds_give_other_splits() -> None:
 def test_one_class_or_none_is_a_dataset_error() -> None:
     with pytest.raises(
         DatasetError,
-        match=r"one class cannot be told from itself; expected images of at least two classes; got class 0 \(5\)",
+        match=r"at least two classes; got class 0 \(5\)",
     ):
         check_classes(_singles([5]))
     with pytest.raises(DatasetError, match="got none"):
@@ -580,7 +576,7 @@ def damaged(files: CellDataset) -> CellDataset:
 def test_unreadable_images_are_refused_with_their_number_and_the_way_out(damaged: CellDataset) -> None:
     with pytest.raises(ImageError, match=r"1 of 7 images cannot be read, first: image '.*0.png' is empty") as error:
         clean(damaged)
-    assert "Run `hemalens data audit`, repair or remove them, or say --drop-unreadable." in str(error.value)
+    assert "--drop-unreadable" in str(error.value)
 
 
 def test_unreadable_images_are_dropped_and_counted_down_to_the_last_pixel(damaged: CellDataset) -> None:

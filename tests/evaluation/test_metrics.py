@@ -17,7 +17,7 @@ from sklearn import metrics as sk
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.evaluation import metrics
 from hemalens.evaluation.metrics import (
-    Answers,
+    Predictions,
     accuracy,
     balanced_accuracy,
     bootstrap_interval,
@@ -172,11 +172,11 @@ def test_no_images_say_nothing_of_a_share() -> None:
     assert exact_interval(0, 0) == (0.0, 1.0)
 
 
-def _answers(rng: np.random.Generator, n: int, right: float, n_groups: int | None = None) -> Answers:
+def _answers(rng: np.random.Generator, n: int, right: float, n_groups: int | None = None) -> Predictions:
     target = np.arange(n) % 2
     predicted = np.where(rng.random(n) < right, target, 1 - target)
     unit = np.arange(n) if n_groups is None else np.arange(n) % n_groups
-    return Answers(target, predicted, unit)
+    return Predictions(target, predicted, unit)
 
 
 def test_bootstrap_interval_covers_the_true_accuracy_about_as_often_as_it_says() -> None:
@@ -201,22 +201,22 @@ def test_bootstrap_interval_of_groups_is_wider_where_their_members_err_together(
     group = np.arange(200) // 10
     wrong = rng.random(20)[group] < 0.3
     predicted = np.where(wrong, 1 - target, target)
-    grouped = bootstrap_interval(accuracy, [Answers(target, predicted, group)], 2, rng=np.random.default_rng(3))
-    single = bootstrap_interval(accuracy, [Answers(target, predicted, np.arange(200))], 2, rng=np.random.default_rng(3))
+    grouped = bootstrap_interval(accuracy, [Predictions(target, predicted, group)], 2, rng=np.random.default_rng(3))
+    single = bootstrap_interval(accuracy, [Predictions(target, predicted, np.arange(200))], 2, rng=np.random.default_rng(3))
     assert grouped[1] - grouped[0] > 2 * (single[1] - single[0])
 
 
 def test_bootstrap_keeps_a_rare_class() -> None:
     target = np.array([0] * 50 + [1])
     # the only image of class 1 is missed: drawn without strata it would be left out of every third draw, for a score of 1
-    missed = Answers(target, np.zeros(51, np.int64), np.arange(51))
+    missed = Predictions(target, np.zeros(51, np.int64), np.arange(51))
     found = bootstrap_interval(balanced_accuracy, [missed], 2, rng=np.random.default_rng(0), n_repeats=200)
     assert found == (0.5, 0.5)
 
 
 def test_bootstrap_of_several_models_is_of_their_mean_and_determined_by_the_generator() -> None:
     target = np.arange(60) % 2
-    good, bad = (Answers(target, predicted, np.arange(60)) for predicted in (target, 1 - target))
+    good, bad = (Predictions(target, predicted, np.arange(60)) for predicted in (target, 1 - target))
     assert bootstrap_interval(accuracy, [good, bad], 2, rng=np.random.default_rng(0), n_repeats=50) == (0.5, 0.5)
     noisy = [_answers(np.random.default_rng(s), 60, 0.7) for s in range(2)]
     first, again = (bootstrap_interval(accuracy, noisy, 2, rng=np.random.default_rng(7), n_repeats=50) for _ in range(2))
@@ -226,7 +226,7 @@ def test_bootstrap_of_several_models_is_of_their_mean_and_determined_by_the_gene
 
 def test_bootstrap_without_images_is_nan() -> None:
     nothing = np.zeros(0, np.int64)
-    for models in ([], [Answers(nothing, nothing, nothing)]):
+    for models in ([], [Predictions(nothing, nothing, nothing)]):
         assert all(math.isnan(v) for v in bootstrap_interval(accuracy, models, 2, rng=np.random.default_rng(0)))
 
 
@@ -238,7 +238,7 @@ def test_resampled_confusions_are_sums_over_drawn_units(seed: int, n_models: int
     unit_of, target = rng.integers(0, max(1, n // 2), n), rng.integers(0, K, n)
     tested = [rng.random(n) < 0.7 for _ in range(n_models)]
     tested[0][0] = True
-    models = [Answers(target[t], rng.integers(0, K, int(t.sum())), unit_of[t]) for t in tested]
+    models = [Predictions(target[t], rng.integers(0, K, int(t.sum())), unit_of[t]) for t in tested]
     found = resampled_confusions(models, K, rng=np.random.default_rng(seed), n_repeats=6)
     assert found is not None
     assert found.shape == (n_models, 6, K, K)
@@ -262,7 +262,7 @@ def test_resampled_confusions_are_sums_over_drawn_units(seed: int, n_models: int
 
 def test_resampled_confusions_without_images_are_none() -> None:
     nothing = np.zeros(0, np.int64)
-    for models in ([], [Answers(nothing, nothing, nothing)]):
+    for models in ([], [Predictions(nothing, nothing, nothing)]):
         assert resampled_confusions(models, 2, rng=np.random.default_rng(0)) is None
 
 

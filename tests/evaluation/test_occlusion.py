@@ -19,7 +19,7 @@ from hemalens.bundle.stages import CellImageStage, ClassicalSegmenter
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import BundleError, InputError
 from hemalens.evaluation import occlusion
-from hemalens.evaluation.evaluate import Answered, answer
+from hemalens.evaluation.evaluate import DatasetPredictions, predict_dataset
 from hemalens.evaluation.occlusion import Occluder, chosen_cells, occlusion_table, overlay
 from hemalens.graphs import build as graphs
 from hemalens.imaging.reading import Preprocessing, rim_colour
@@ -240,10 +240,10 @@ def test_a_graph_of_other_classes_than_its_manifest_is_a_bundle_error(tmp_path: 
 # -------------------------------------------------------------------------------------------------------- chosen cells
 
 
-def _answered(rows: Sequence[tuple[str, str | None, Sequence[float]]]) -> Answered:
+def _answered(rows: Sequence[tuple[str, str | None, Sequence[float]]]) -> DatasetPredictions:
     """(name, true label, probabilities) of each image."""
     records = tuple(Record(Path(name), str(label), "lab", label=label) for name, label, _ in rows)
-    return Answered(
+    return DatasetPredictions(
         records=records,
         index=np.arange(len(rows)),
         probabilities=np.array([p for _, _, p in rows], np.float32),
@@ -324,7 +324,7 @@ def test_a_table_of_right_and_wrong_cells(corner: Bundle, tmp_path: Path) -> Non
     broken.write_bytes(b"x")
     dataset = replace(dataset, records=(*dataset.records, Record(broken, "dark", "lab", label="dark")))
     table = occlusion_table(corner, dataset)
-    assert table.columns == ("image", "what the answer rests on")
+    assert table.columns == ("image", "occlusion map")
     assert [row.name for row in table.rows] == ["dark_0.png", "light_0.png", "light_1.png"]
     p = _probability(PAPER)
     drop = _probability(30) - p
@@ -345,16 +345,14 @@ def test_a_table_of_right_and_wrong_cells(corner: Bundle, tmp_path: Path) -> Non
     assert "cut out" not in table.note
 
 
-def test_answers_that_are_known_are_not_computed_again(
-    corner: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_known_predictions_are_not_computed_again(corner: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = _dataset(tmp_path, dark_0=_image())
-    known = answer(corner, dataset)
+    known = predict_dataset(corner, dataset)
 
     def refuse(*given: object) -> None:
-        raise AssertionError("answered twice")
+        raise AssertionError("predicted twice")
 
-    monkeypatch.setattr(occlusion, "answer", refuse)
+    monkeypatch.setattr(occlusion, "predict_dataset", refuse)
     assert [row.name for row in occlusion_table(corner, dataset, known).rows] == ["dark_0.png"]
 
 

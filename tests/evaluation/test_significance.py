@@ -17,7 +17,7 @@ from hemalens.errors import InputError, ReportError
 from hemalens.evaluation import metrics
 from hemalens.evaluation import significance as comparisons
 from hemalens.evaluation.results import Comparison, Estimate, Evaluation
-from hemalens.evaluation.significance import NotCompared, compare, holm, not_compared, sign_flip_p, standings
+from hemalens.evaluation.significance import NotCompared, compare, holm, not_compared, sign_flip_p_value, standings
 
 TRUTH = np.repeat(np.arange(4), [40, 20, 12, 8])
 P = st.lists(st.floats(0, 1), max_size=12)
@@ -64,7 +64,7 @@ def test_holm_is_monotone_at_least_the_raw_p_at_most_one_and_blind_to_order(p: l
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_holm_refuses_what_is_no_probability(value: float) -> None:
-    with pytest.raises(InputError, match=r"a p that is no probability; expected a number in \[0, 1\]; got"):
+    with pytest.raises(InputError, match=r"invalid p-value; expected a number in \[0, 1\]; got"):
         holm([0.5, value])
 
 
@@ -75,7 +75,7 @@ def test_holm_refuses_what_is_no_probability(value: float) -> None:
 def test_sign_flips_of_single_answers_are_the_exact_test_of_mcnemar(first: int, second: int, same: int) -> None:
     differences = np.array([1] * first + [-1] * second + [0] * same, np.int64)
     expected = binomtest(first, first + second, 0.5).pvalue if first + second else 1.0
-    assert sign_flip_p(differences) == pytest.approx(expected)
+    assert sign_flip_p_value(differences) == pytest.approx(expected)
 
 
 @given(values=st.lists(st.integers(-9, 9), max_size=9))
@@ -84,7 +84,7 @@ def test_sign_flips_are_counted_over_every_choice_of_signs(values: list[int]) ->
         abs(sum(s * v for s, v in zip(signs, values, strict=True)))
         for signs in itertools.product((-1, 1), repeat=len(values))
     ]
-    assert sign_flip_p(np.array(values, np.int64)) == pytest.approx(np.mean(np.array(sums) >= abs(sum(values))))
+    assert sign_flip_p_value(np.array(values, np.int64)) == pytest.approx(np.mean(np.array(sums) >= abs(sum(values))))
 
 
 @pytest.mark.parametrize("n_models", [1, 4])
@@ -108,7 +108,7 @@ def test_sign_flips_where_several_models_answer_or_images_are_grouped() -> None:
         assert (found.test, found.n_units) == ("sign flips, exact", len(set(unit.tolist())))
         a, b = (np.array(e.answers.answers if e.answers else ()) == TRUTH for e in pair)
         of_unit = np.bincount(unit, (a.astype(int) - b).sum(axis=0)).astype(np.int64)
-        assert found.p_accuracy == sign_flip_p(of_unit)
+        assert found.p_accuracy == sign_flip_p_value(of_unit)
         assert found.first_only == pytest.approx((a & ~b).sum() / len(a))
         assert found.second_only == pytest.approx((b & ~a).sum() / len(a))
 
@@ -132,7 +132,9 @@ def test_difference_is_that_of_the_scores_and_its_interval_that_of_resampled_con
     found = _pair(*pair)
     values = [evaluation.scores.balanced_accuracy.value or 0.0 for evaluation in pair]
     assert found.difference.value == pytest.approx(values[0] - values[1])
-    models = [metrics.Answers(TRUTH[row >= 0], row[row >= 0], units[row >= 0]) for t in _tables(tuple(pair)) for row in t]
+    models = [
+        metrics.Predictions(TRUTH[row >= 0], row[row >= 0], units[row >= 0]) for t in _tables(tuple(pair)) for row in t
+    ]
     resampled = metrics.resampled_confusions(models, len(CLASSES), rng=np.random.default_rng(7), n_repeats=4000)
     assert resampled is not None
     scores = metrics.balanced_accuracy(resampled)
@@ -154,12 +156,12 @@ def test_bootstrap_scores_what_the_drawn_confusions_score(seed: int, n_models: i
     units = np.arange(14) // size
     tables = [drawn_answers(rng, truth, 0.6, n_models) for _ in range(2)]
     tables = [k_fold_answers(table) if folds else table for table in tables]
-    sheets = comparisons._panels(
+    sheets = comparisons._groups(
         [make_answered(n, truth.tolist(), t, units=units) for n, t in zip("AB", tables, strict=True)]
     )
-    found = comparisons._bootstrap(comparisons._tally(sheets[0]), 200, np.random.default_rng(3))
+    found = comparisons._bootstrap(comparisons._count_correct(sheets[0]), 200, np.random.default_rng(3))
     for table, scores in zip(tables, found.T, strict=True):
-        models = [metrics.Answers(truth[row >= 0], row[row >= 0], units[row >= 0]) for row in table]
+        models = [metrics.Predictions(truth[row >= 0], row[row >= 0], units[row >= 0]) for row in table]
         resampled = metrics.resampled_confusions(models, 4, rng=np.random.default_rng(3), n_repeats=200)
         assert resampled is not None
         of_model = metrics.balanced_accuracy(resampled)
@@ -170,20 +172,20 @@ def test_bootstrap_scores_what_the_drawn_confusions_score(seed: int, n_models: i
 
 def test_p_of_the_bootstrap_is_two_sided_and_never_zero() -> None:
     drawn = np.array([0.1] * 97 + [-0.1, 0.0])
-    assert comparisons._bootstrap_p(drawn) == pytest.approx(2 * (1 + 2) / 100)
-    assert comparisons._bootstrap_p(-drawn) == pytest.approx(2 * (1 + 2) / 100)
-    assert comparisons._bootstrap_p(np.full(99, 0.1)) == pytest.approx(2 / 100)
-    assert comparisons._bootstrap_p(np.full(99, 1e-17)) == 1.0
+    assert comparisons._bootstrap_p_value(drawn) == pytest.approx(2 * (1 + 2) / 100)
+    assert comparisons._bootstrap_p_value(-drawn) == pytest.approx(2 * (1 + 2) / 100)
+    assert comparisons._bootstrap_p_value(np.full(99, 0.1)) == pytest.approx(2 / 100)
+    assert comparisons._bootstrap_p_value(np.full(99, 1e-17)) == 1.0
 
 
 def test_p_of_random_flips_is_near_the_count_of_every_choice_of_signs() -> None:
     differences = np.random.default_rng(0).normal(0.4, 1, (10, 3))
     signs = np.array(list(itertools.product((-1, 1), repeat=10)))
     exact = (np.abs(signs @ differences) >= np.abs(differences.sum(axis=0)) - 1e-12).mean(axis=0)
-    found = comparisons._flip_p(differences, 20_000, np.random.default_rng(1))
+    found = comparisons._random_flip_p_values(differences, 20_000, np.random.default_rng(1))
     np.testing.assert_allclose(found, exact, atol=0.012)
     # equal methods, whatever the rounding
-    assert comparisons._flip_p(np.zeros((10, 1)), 99, np.random.default_rng(1)).tolist() == [1.0]
+    assert comparisons._random_flip_p_values(np.zeros((10, 1)), 99, np.random.default_rng(1)).tolist() == [1.0]
 
 
 def test_one_image_of_a_rare_class_makes_no_method_better() -> None:
@@ -325,7 +327,7 @@ def test_answers_that_are_not_kept_and_names_given_twice_are_told() -> None:
     assert [(c.first, c.second) for c in compare(every, seed=0)] == [("A", "B")]
     assert not_compared(every) == (
         NotCompared("lab_a", "lab_b", ("F",), (), "several evaluations have this name"),
-        NotCompared("lab_a", "lab_b", ("C", "D", "E"), (), "what they answered on each image is not kept"),
+        NotCompared("lab_a", "lab_b", ("C", "D", "E"), (), "their predictions of each image are missing"),
     )
 
 
@@ -342,21 +344,21 @@ def test_one_method_alone_and_labels_in_another_order_are_no_gap() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"units": (0,)}, "a unit, a true class and an answer of each model for each image, and no image twice"),
+        ({"units": (0,)}, "a unit, a true class and a prediction of each model for each image, and no image twice"),
         ({"images": ("a", "a")}, "no image twice"),
-        ({"answers": ()}, "an answer of each model"),
-        ({"answers": ((0, 1, 2),)}, "an answer of each model"),
-        ({"truth": (0, 4)}, "places among its 4 classes, and -1 for what was not asked"),
-        ({"answers": ((0, -2),)}, "places among its 4 classes"),
-        ({"answers": ((0, -1),)}, "an answer or more for every image and of every model"),
-        ({"answers": ((0, 0), (-1, -1))}, "an answer or more for every image and of every model"),
+        ({"answers": ()}, "a prediction of each model"),
+        ({"answers": ((0, 1, 2),)}, "a prediction of each model"),
+        ({"truth": (0, 4)}, "indices of its 4 classes, and -1 for untested images"),
+        ({"answers": ((0, -2),)}, "indices of its 4 classes"),
+        ({"answers": ((0, -1),)}, "a prediction or more for every image and of every model"),
+        ({"answers": ((0, 0), (-1, -1))}, "a prediction or more for every image and of every model"),
     ],
 )
-def test_answers_that_contradict_themselves_are_refused(changes: dict[str, Any], expected: str) -> None:
+def test_inconsistent_predictions_are_refused(changes: dict[str, Any], expected: str) -> None:
     sound = make_answered("A", [0, 1], [0, 1])
     assert sound.answers is not None
     damaged = sound.model_copy(update={"answers": sound.answers.model_copy(update=changes)})
-    with pytest.raises(ReportError, match=r"the answers of 'A: lab_a -> lab_b' contradict themselves; expected") as error:
+    with pytest.raises(ReportError, match=r"the predictions of 'A: lab_a -> lab_b' are inconsistent; expected") as error:
         compare([damaged, sound.model_copy(update={"method": "B"})], seed=0)
     assert expected in str(error.value)
 
@@ -368,16 +370,16 @@ def test_best_is_better_than_every_other_one() -> None:
     every = [_method(name, p, seed=i) for i, (name, p) in enumerate({"B": 0.7, "A": 0.97, "C": 0.72}.items())]
     (standing,) = standings(every, compare(every, seed=0))
     assert (standing.highest.method, standing.is_best, standing.n_methods, standing.n_comparisons) == ("A", True, 3, 3)
-    assert standing.not_bundle_and_images == standing.not_compared == ()
+    assert standing.not_told_apart == standing.not_compared == ()
 
 
-def test_who_is_not_bundle_and_images_or_not_compared_leaves_no_best() -> None:
+def test_who_is_not_told_apart_or_not_compared_leaves_no_best() -> None:
     every = [_method(name, p, seed=i) for i, (name, p) in enumerate({"A": 0.95, "B": 0.94, "C": 0.5}.items())]
     (standing,) = standings(every, compare(every, seed=0))
-    assert [e.method for e in standing.not_bundle_and_images] == [e.method for e in every[:2] if e is not standing.highest]
+    assert [e.method for e in standing.not_told_apart] == [e.method for e in every[:2] if e is not standing.highest]
     assert not standing.is_best
     alone = [every[0], every[2], _method("D", 0.3, seed=5, answers=None)]
     (standing,) = standings(alone, compare(alone, seed=0))
-    assert ([e.method for e in standing.not_compared], standing.not_bundle_and_images) == (["D"], ())
+    assert ([e.method for e in standing.not_compared], standing.not_told_apart) == (["D"], ())
     assert (standing.is_best, standing.n_methods, standing.n_comparisons) == (False, 3, 1)
     assert standings(every, ()) == ()

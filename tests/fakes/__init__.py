@@ -1,39 +1,29 @@
-"""Fake data in the real layouts, generated: one generator a dataset reader, listed in `FAKES`.
+"""Fake data in the real layouts: one module a dataset, found by its name.
 
-Each is called as `write(root, n_per_class=3, seed=0)` with a folder that is new or empty, and returns the name to give
-to `open_dataset`.
+`write(root, n_per_class=3, seed=0)` of the module `<name>` writes the layout of the reader `<name>` into a new or empty
+folder and returns the name to give to `open_dataset`. A module of several readers has `write_<name>` for each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-
-from fakes import acevedo20, bccd, bloodmnist, cam16, cnmc, csv, folder, matek19, prcc, raabin, wbc_subsets, zheng2018
-from hemalens.datasets.synthetic import synthesize
+from importlib import import_module
+from pkgutil import iter_modules
 
 __all__ = ["FAKES"]
 
-
-def _write_synthetic(root: Path, *, n_per_class: int = 3, seed: int = 0) -> str:
-    synthesize(root / "cells", n_per_class=n_per_class, seed=seed)
-    return f"synthetic:{root / 'cells'}"
+Fake = Callable[..., str]
 
 
-FAKES: dict[str, Callable[..., str]] = {
-    "acevedo20": acevedo20.write,
-    "matek19": matek19.write,
-    "cnmc": cnmc.write,
-    "jtsc": zheng2018.write_jtsc,
-    "cellavision100": zheng2018.write_cellavision100,
-    "bccd": bccd.write_crops,
-    "bccd_fields": bccd.write_fields,
-    "wbc_subsets": wbc_subsets.write,
-    "cam16": cam16.write,
-    "prcc": prcc.write,
-    "raabin": raabin.write,
-    "bloodmnist": bloodmnist.write,
-    "folder": folder.write,
-    "csv": csv.write,
-    "synthetic": _write_synthetic,
-}
+def _found() -> dict[str, Fake]:
+    fakes: dict[str, Fake] = {}
+    for module in iter_modules(__path__):
+        for name, value in vars(import_module(f"{__name__}.{module.name}")).items():
+            if name == "write":
+                fakes[module.name] = value
+            elif name.startswith("write_"):
+                fakes[name.removeprefix("write_")] = value
+    return fakes
+
+
+FAKES = _found()

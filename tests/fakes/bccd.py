@@ -21,7 +21,7 @@ OBJECTS = (
 )
 
 
-def write_crops(root: Path, *, n_per_class: int = 3, seed: int = 0) -> str:
+def write_bccd(root: Path, *, n_per_class: int = 3, seed: int = 0) -> str:
     """Write the crops below `root`, two to a field where there are two; return the name for `open_dataset`."""
     for label, kind, number, i in numbered(KINDS, n_per_class):
         folder = root / "BCCD_cropped" / label
@@ -33,7 +33,7 @@ def write_crops(root: Path, *, n_per_class: int = 3, seed: int = 0) -> str:
     return f"bccd:{root}"
 
 
-def write_fields(root: Path, *, n_per_class: int = 3, seed: int = 0) -> str:
+def write_bccd_fields(root: Path, *, n_per_class: int = 3, seed: int = 0) -> str:
     """Write `n_per_class` fields with their boxes below `root`; return the name for `open_dataset`."""
     images, annotations = root / "BCCD" / "JPEGImages", root / "BCCD" / "Annotations"
     images.mkdir(parents=True)
@@ -45,11 +45,11 @@ def write_fields(root: Path, *, n_per_class: int = 3, seed: int = 0) -> str:
             cell, _ = drawn_cell(kind, 4 * i + k, seed=seed, width=x_max - x_min, height=y_max - y_min)
             field[y_min:y_max, x_min:x_max] = cell
         Image.fromarray(field).save(images / f"{stem}.jpg", quality=90)
-        write_annotation(annotations / f"{stem}.xml", [(label, box) for label, _, box in OBJECTS])
+        annotate(annotations / f"{stem}.xml", [(label, box) for label, _, box in OBJECTS])
     return f"bccd_fields:{root}"
 
 
-def write_annotation(path: Path, objects: list[tuple[str, tuple[int, int, int, int]]]) -> None:
+def annotate(path: Path, objects: list[tuple[str, tuple[int, int, int, int]]]) -> None:
     """Write one Pascal VOC file as BCCD's: nested size, objects with boxes in whole pixels."""
     top = ElementTree.Element("annotation")
     for tag, text in (("folder", "JPEGImages"), ("filename", f"{path.stem}.jpg")):

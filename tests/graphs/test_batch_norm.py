@@ -12,9 +12,19 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from hemalens.graphs import build as graphs
-from hemalens.graphs.batch_norm import KIND, Statistics, estimate, has_batch_norm, pixels_of, with_statistics
-from hemalens.graphs.build import digest, float_value, make_model
+from hemalens.graphs.batch_norm import OP_TYPE, Statistics, estimate, has_batch_norm, pixels_of, with_statistics
+from hemalens.graphs.build import (
+    cut,
+    digest,
+    float_value,
+    join,
+    make_model,
+    normalise_graph,
+    resize_graph,
+    side_by_side,
+    temperature_graph,
+    with_beside,
+)
 from hemalens.graphs.runtime import session_of
 from hemalens.imaging.reading import Preprocessing
 from hemalens.models.export import to_onnx
@@ -69,8 +79,8 @@ def network() -> _Network:
 @pytest.fixture(scope="module")
 def graph(network: _Network) -> onnx.ModelProto:
     body = to_onnx(network, PREPROCESSING, ["embedding", "raw_logits"])
-    whole = graphs.join(graphs.resize_graph(PREPROCESSING), graphs.normalise_graph(PREPROCESSING), body)
-    return graphs.join(whole, graphs.temperature_graph(N_CLASSES, 1.5))
+    whole = join(resize_graph(PREPROCESSING), normalise_graph(PREPROCESSING), body)
+    return join(whole, temperature_graph(N_CLASSES, 1.5))
 
 
 @pytest.fixture(scope="module")
@@ -80,18 +90,18 @@ def pixels() -> np.ndarray:
 
 
 def _in_order(graph: onnx.ModelProto, statistics: Statistics) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [statistics[node.output[0]] for node in graph.graph.node if node.op_type == KIND]
+    return [statistics[node.output[0]] for node in graph.graph.node if node.op_type == OP_TYPE]
 
 
 def _run(graph: onnx.ModelProto, pixels: np.ndarray, output: str = "embedding") -> np.ndarray:
-    part = graphs.cut(graph, ["pixels"], [output])
+    part = cut(graph, ["pixels"], [output])
     return np.asarray(session_of(part.SerializeToString()).run([output], {"pixels": pixels})[0])
 
 
 def test_the_exporter_keeps_batch_norm_apart_and_the_runtime_joins_it(
     network: _Network, graph: onnx.ModelProto, pixels: np.ndarray, tmp_path: Path
 ) -> None:
-    assert [node.op_type for node in graph.graph.node].count(KIND) == 3
+    assert [node.op_type for node in graph.graph.node].count(OP_TYPE) == 3
     assert not any(n.op_type == "Identity" for n in graph.graph.node)
     with torch.no_grad():
         expected = network(torch.from_numpy(pixels))[0].numpy()
@@ -102,7 +112,7 @@ def test_the_exporter_keeps_batch_norm_apart_and_the_runtime_joins_it(
     onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     joined = onnx.load(options.optimized_model_filepath)
     # that of vectors follows no convolution
-    assert [node.op_type for node in joined.graph.node].count(KIND) == 1
+    assert [node.op_type for node in joined.graph.node].count(OP_TYPE) == 1
 
 
 def test_a_network_without_batch_norm_is_exported_as_ever() -> None:
@@ -198,9 +208,9 @@ def test_layers_that_shared_their_statistics_get_each_its_own() -> None:
     rng = np.random.default_rng(0)
     kept = {"ones": np.ones(3), "zeros": np.zeros(3)}
     nodes = [
-        helper.make_node(KIND, ["pixels", "ones", "zeros", "zeros", "ones"], ["first"]),
+        helper.make_node(OP_TYPE, ["pixels", "ones", "zeros", "zeros", "ones"], ["first"]),
         helper.make_node("Relu", ["first"], ["positive"]),
-        helper.make_node(KIND, ["positive", "ones", "zeros", "zeros", "ones"], ["second"]),
+        helper.make_node(OP_TYPE, ["positive", "ones", "zeros", "zeros", "ones"], ["second"]),
         helper.make_node("GlobalAveragePool", ["second"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["embedding"]),
         helper.make_node("Softmax", ["embedding"], ["probabilities"], axis=1),
@@ -218,7 +228,7 @@ def test_layers_that_shared_their_statistics_get_each_its_own() -> None:
         [float_value("pixels", ["n", 3, 4, 4])],
         [numpy_helper.from_array(np.array([2], np.float32), "two")],
     )
-    whole = graphs.join(source, model)
+    whole = join(source, model)
     x = rng.normal(1, 2, (9, 3, 4, 4)).astype(np.float32)
     adapted = with_statistics(whole, estimate(whole, [{"pixels": x}]))
     onnx.checker.check_model(adapted)
@@ -237,15 +247,15 @@ def test_layers_that_shared_their_statistics_get_each_its_own() -> None:
 
 @pytest.mark.parametrize("inserted", [False, True])
 def test_encoders_side_by_side_are_measured_together(graph: onnx.ModelProto, pixels: np.ndarray, inserted: bool) -> None:
-    encoder = graphs.cut(graph, ["image"], ["embedding"])
-    both = graphs.with_beside(encoder, encoder) if inserted else graphs.side_by_side([encoder, encoder])
+    encoder = cut(graph, ["image"], ["embedding"])
+    both = with_beside(encoder, encoder) if inserted else side_by_side([encoder, encoder])
     head = make_model(
         [helper.make_node("Softmax", ["embedding"], ["probabilities"], axis=1)],
         [float_value("embedding", ["n", 12])],
         [float_value("probabilities", ["n", 12])],
         [],
     )
-    whole = graphs.join(both, head, keep=("embedding",))
+    whole = join(both, head, keep=("embedding",))
     first, second = pixels_of(whole)
     other = pixels[::-1] * 0.5 + 1
     found = _in_order(whole, estimate(whole, [{first: pixels, second: other}]))

@@ -17,7 +17,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-from hemalens.classifiers.heads import head_graph
+from hemalens.classifiers.heads import Head, HeadKind
 from hemalens.errors import BundleError
 from hemalens.graphs.cost import count_graph
 from hemalens.imaging.reading import Preprocessing
@@ -261,7 +261,7 @@ def test_an_einsum_of_another_kind_is_refused() -> None:
 def test_a_graph_that_does_not_run_is_refused() -> None:
     nodes = [NODE("Reshape", ["x", "asked"], ["flat"]), NODE("MatMul", ["flat", "w"], ["y"])]
     graph = _graph(nodes, IMAGE | {"asked": (TensorProto.INT64, (3,))}, {"w": (FLOAT, (10, 7))})
-    with pytest.raises(BundleError, match="the shapes in the graph cannot be known: it does not run"):
+    with pytest.raises(BundleError, match=r"shapes.*does not run"):
         count_graph(graph, 10)
 
 
@@ -278,10 +278,11 @@ def test_the_precision_is_that_of_the_weights() -> None:
 def test_classical_heads_have_the_products_of_their_coefficients() -> None:
     rng = np.random.default_rng(0)
     embeddings, labels = rng.normal(size=(60, 6)).astype(np.float32), np.arange(60) % 3
-    linear = LogisticRegression().fit(embeddings, labels)
-    found = count_graph(head_graph(linear, n_features=6, n_classes=3), 10)
+    linear = Head("linear", HeadKind(lambda seed: LogisticRegression(), ""), LogisticRegression())
+    found = count_graph(linear.fit(embeddings, labels).graph(), 10)
     assert (found.macs, found.parameters) == (6 * 3, 6 * 3 + 3)
-    forest = RandomForestClassifier(5, random_state=0).fit(embeddings, labels)
-    found = count_graph(head_graph(forest, n_features=6, n_classes=3), 10)
+    trees = RandomForestClassifier(5, random_state=0)
+    forest = Head("forest", HeadKind(lambda seed: trees, ""), trees)
+    found = count_graph(forest.fit(embeddings, labels).graph(), 10)
     assert found.macs == 0
-    assert found.parameters >= sum(tree.tree_.node_count for tree in forest.estimators_)
+    assert found.parameters >= sum(tree.tree_.node_count for tree in trees.estimators_)

@@ -21,8 +21,8 @@ from hemalens import files
 from hemalens.cache import FeatureCache
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import ConfigError, ImageError, OutputError
-from hemalens.graphs import build as graphs
 from hemalens.graphs import features
+from hemalens.graphs.build import digest, join, kind_of, normalise_graph, resize_graph
 from hemalens.graphs.features import extract, feature_maps
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.imaging.reading import Preprocessing
@@ -99,7 +99,7 @@ def test_the_last_map_has_its_channels_first(name: str) -> None:
 def test_a_network_without_a_map_is_refused() -> None:
     network = create_backbone(BackboneConfig(backbone="test_vit", weights="none"))
     with pytest.raises(
-        ConfigError, match=r"keeps no feature map; expected channels, height, width; got an output of shape \(\d+, 64\)"
+        ConfigError, match=r"no feature map; expected channels, height, width; got an output of shape \(\d+, 64\)"
     ):
         LastMap(network).shape(Preprocessing(size_px=160))
 
@@ -108,12 +108,12 @@ def test_the_graph_gives_the_map_that_torch_pools_to_the_embedding(
     cells: CellDataset, graph: onnx.ModelProto, tmp_path: Path
 ) -> None:
     assert [value.name for value in graph.graph.output] == ["feature_map"]
-    dtype, shape = graphs.kind_of(graph, "feature_map")
+    dtype, shape = kind_of(graph, "feature_map")
     assert (dtype, shape) == (np.float16, (96, 2, 2))
     found = extract(cells.records[:5], graph, cache=None, output="feature_map").complete()
     assert found.shape == (5, 96, 2, 2)
     assert found.dtype == np.float16
-    pixels_of = graphs.join(*(make(preprocessing_of(CONFIG)) for make in (graphs.resize_graph, graphs.normalise_graph)))
+    pixels_of = join(*(make(preprocessing_of(CONFIG)) for make in (resize_graph, normalise_graph)))
     session = onnxruntime.InferenceSession(pixels_of.SerializeToString(), providers=["CPUExecutionProvider"])
     network: Any = create_backbone(CONFIG)
     embedding_graph = frozen_graph(CONFIG, tmp_path)
@@ -138,8 +138,8 @@ def test_map_and_embedding_are_kept_as_two_graphs_and_found_without_torch(
     monkeypatch.setattr(export, "to_onnx", none)
     for output in ("embedding", "feature_map"):
         again = frozen_graph(CONFIG, tmp_path, output=output)
-        assert graphs.digest(again) == graphs.digest(first[output])
-    assert graphs.digest(first["embedding"]) != graphs.digest(first["feature_map"])
+        assert digest(again) == digest(first[output])
+    assert digest(first["embedding"]) != digest(first["feature_map"])
 
 
 # ------------------------------------------------------------------------------------------------- maps of a set

@@ -19,9 +19,9 @@ import trained
 from hemalens.cache import FeatureCache
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import ImageError, OutputError
-from hemalens.evaluation.evaluate import answer
+from hemalens.evaluation.evaluate import predict_dataset
 from hemalens.files import default_cache_dir
-from hemalens.graphs import build as graphs
+from hemalens.graphs.build import cut
 from hemalens.graphs.features import extract
 from hemalens.graphs.runtime import GraphRunner
 
@@ -35,7 +35,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> CellDataset:
 def graph(tmp_path_factory: pytest.TempPathFactory, cells: CellDataset) -> onnx.ModelProto:
     """image -> embedding: the mean colour."""
     bundle = trained.colour_bundle(tmp_path_factory.mktemp("bundle") / "bundle", cells)
-    return graphs.cut(bundle.graph, ["image"], ["embedding"])
+    return cut(bundle.graph, ["image"], ["embedding"])
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_testing_a_bundle_on_its_training_images_runs_no_network(
 ) -> None:
     fit = trained.fitted(tmp_path_factory, "linear_probe")
     ran.clear()
-    answered = answer(fit.bundle, fit.validation)
+    answered = predict_dataset(fit.bundle, fit.validation)
     assert ran == []
     assert len(answered.records) == len(fit.validation)
 

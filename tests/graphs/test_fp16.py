@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hemalens.errors import BundleError
-from hemalens.graphs import build as graphs
+from hemalens.graphs.build import cut, float_value, join, make_model
 from hemalens.graphs.cost import count_graph
 from hemalens.graphs.fp16 import has_half_weights, with_half_weights
 from hemalens.graphs.runtime import session_of
@@ -65,14 +65,14 @@ def test_it_is_counted_as_what_it_computes_in(graph: onnx.ModelProto) -> None:
 
 def test_it_can_be_cut_and_joined(graph: onnx.ModelProto) -> None:
     half = with_half_weights(graph)
-    cut = graphs.cut(half, ["image"], ["embedding"])
-    tail = graphs.make_model(
+    encoder = cut(half, ["image"], ["embedding"])
+    tail = make_model(
         [helper.make_node("Neg", ["embedding"], ["less"])],
-        [graphs.float_value("embedding", ["n", 32])],
-        [graphs.float_value("less", ["n", 32])],
+        [float_value("embedding", ["n", 32])],
+        [float_value("less", ["n", 32])],
         [],
     )
-    whole = session_of(graphs.join(cut, tail, keep=("embedding",)).SerializeToString())
+    whole = session_of(join(encoder, tail, keep=("embedding",)).SerializeToString())
     embedding, less = whole.run(["embedding", "less"], {"image": _image()})
     np.testing.assert_array_equal(embedding, _embedding(half, _image()))
     np.testing.assert_array_equal(less, -embedding)
@@ -89,5 +89,5 @@ def test_a_weight_that_16_bits_cannot_hold_keeps_its_32(graph: onnx.ModelProto) 
 
 
 def test_a_graph_without_large_weights_is_refused() -> None:
-    with pytest.raises(BundleError, match="no weights to keep in 16 bits; expected tensors of 256 numbers or more"):
+    with pytest.raises(BundleError, match=r"no weights.*256 numbers"):
         with_half_weights(conv_encoder(n_layers=1))

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import trained
 from hemalens.bundle.bundle import WEIGHTS, Bundle
 from hemalens.errors import BundleError
-from hemalens.graphs import build as graphs
+from hemalens.graphs.build import cut, make_model
 from hemalens.graphs.fp16 import with_half_weights
 from hemalens.graphs.runtime import run_rows
 from hemalens.graphs.weights import head_weights, network_weights
@@ -48,7 +48,7 @@ def test_weights_in_16_bits_come_back_in_32(bundle: Bundle) -> None:
 
 def test_the_head_gives_the_logits(bundle: Bundle) -> None:
     embeddings = np.random.default_rng(0).normal(size=(5, bundle.manifest.embedding_size)).astype(np.float32)
-    tail = graphs.cut(bundle.graph, ["embedding"], ["logits"]).SerializeToString()
+    tail = cut(bundle.graph, ["embedding"], ["logits"]).SerializeToString()
     logits = run_rows(tail, {"embedding": embeddings}, ["logits"])["logits"]
     weight, bias = head_weights(bundle.graph)
     np.testing.assert_allclose((embeddings @ weight.T + bias) / bundle.manifest.temperature, logits, rtol=1e-4, atol=1e-4)
@@ -57,7 +57,7 @@ def test_the_head_gives_the_logits(bundle: Bundle) -> None:
 def test_a_head_that_lies_the_other_way_is_turned() -> None:
     weight, bias = np.arange(6, dtype=np.float32).reshape(3, 2), np.array([1, 2], np.float32)
     node = helper.make_node("Gemm", ["embedding", "w", "b"], ["raw_logits"])
-    model = graphs.make_model(
+    model = make_model(
         [node],
         [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 3])],
         [helper.make_tensor_value_info("raw_logits", TensorProto.FLOAT, ["n", 2])],

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from hemalens.imaging.compositing import (
     cell_alone,
-    grown,
-    in_surroundings,
     moved_cell,
     plain,
     shows_background,
@@ -261,24 +259,3 @@ def test_a_cell_larger_than_the_image_allows_lies_in_its_middle(seed: int) -> No
     assert seen.sum() > 0.75 * share.sum()
     for positions in np.indices(seen.shape):
         assert (positions * seen).sum() / seen.sum() == pytest.approx((HEIGHT - 1) / 2, abs=1.5)
-
-
-# ------------------------------------------------------------------------------------------- other surroundings
-
-
-def test_a_grown_mask_falls_off_with_the_distance_to_the_cell() -> None:
-    share = np.zeros((HEIGHT, WIDTH), np.float32)
-    share[10, 12], share[11, 12] = 1.0, 0.2
-    rows, columns = np.indices(share.shape)
-    away = np.minimum(np.hypot(rows - 10, columns - 12), np.hypot(rows - 11, columns - 12))
-    np.testing.assert_allclose(grown(share, rim_px=2, edge_px=3), np.clip((5 - away) / 3, 0, 1), atol=1e-6)
-
-
-@given(seed=seeds)
-def test_a_cell_in_other_surroundings_keeps_its_pixels_and_takes_theirs(seed: int) -> None:
-    image, other, share = _noise(seed), _noise(seed + 1), _ellipse(20, 22, 8, 11)
-    made = in_surroundings(image, share, other)
-    np.testing.assert_array_equal(made[share == 1], image[share == 1])
-    np.testing.assert_array_equal(made[share == 0], other[share == 0])
-    half = in_surroundings(image, share / 2, other)[share == 1]
-    assert np.abs(half - (image[share == 1].astype(float) + other[share == 1]) / 2).max() <= 0.5

@@ -23,7 +23,7 @@ from hemalens.adaptation.adapt import adapt
 from hemalens.bundle.bundle import MODEL, Bundle, open_bundle
 from hemalens.bundle.segmenter import TrainedSegmenter
 from hemalens.bundle.stages import CellImageStage, ClassicalSegmenter
-from hemalens.classifiers.heads import HEADS, make_head
+from hemalens.classifiers.heads import HEADS, HeadKind, make_head
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import BundleError, ConfigError, InputError, SplitError
@@ -209,7 +209,7 @@ def test_an_unknown_role_or_head_is_told_before_anything_is_computed(
 
 
 def test_a_feature_map_too_small_says_what_to_do(parts: tuple[CellDataset, CellDataset], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"feature map is too small .*got 2x2. Take a larger image_size_px"):
+    with pytest.raises(ConfigError, match=r"feature map is too small .*got 2x2.*image_size_px"):
         _fit(*parts, tmp_path / "run", *TIMM, "autoencoder.mmd=none", "image_size_px=64")
 
 
@@ -387,7 +387,8 @@ def test_every_head_is_served_as_it_was_learned(
 ) -> None:
     """The same head on the bundle's own embeddings, and its parity as the manifest has it."""
     # the published forest, exported in tests of the heads, is as slow as all the rest
-    monkeypatch.setitem(HEADS, "rf", lambda seed: RandomForestClassifier(10, max_depth=16, random_state=seed))
+    small = HeadKind(lambda seed: RandomForestClassifier(10, max_depth=16, random_state=seed), "a small forest")
+    monkeypatch.setitem(HEADS, "rf", small)
     bundle = _fit(lab_a, None, tmp_path, *TIMM, f"head={head}", auxiliary={"unlabelled": lab_b})
     assert bundle.manifest.parity <= 1e-3
     assert bundle.manifest.temperature == 1.0

@@ -16,7 +16,7 @@ import trained
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError
-from hemalens.graphs import build as graphs
+from hemalens.graphs.build import cut
 from hemalens.imaging.reading import Preprocessing
 from hemalens.inference.predictor import Predictor
 from hemalens.methods.bloodshot import METHOD, BloodShotConfig, EmbedderModule
@@ -115,7 +115,7 @@ def test_training_begins_as_published(unbroken: Fitted, tmp_path: Path) -> None:
     assert (module.head.margin_rad, module.head.scale) == (0.499, 64.0)
     assert all(p.requires_grad for p in module.parameters())
     assert module.epochs == 6
-    assert more["course"].patience is None
+    assert more["schedule"].patience is None
     assert training.batch_size == 32
     assert training.sampler.weights is None
     assert training.sampler.shuffle
@@ -305,7 +305,7 @@ def _outputs(bundle: Bundle, cells: CellDataset) -> tuple[np.ndarray, np.ndarray
     """Embeddings and uncalibrated logits of the graph."""
     names = ["embedding", "raw_logits"]
     session = onnxruntime.InferenceSession(
-        graphs.cut(bundle.graph, ["image"], names).SerializeToString(), providers=["CPUExecutionProvider"]
+        cut(bundle.graph, ["image"], names).SerializeToString(), providers=["CPUExecutionProvider"]
     )
     rows = [session.run(names, {"image": record.read()[None]}) for record in cells.records]
     return np.concatenate([row[0] for row in rows]), np.concatenate([row[1] for row in rows])

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from PIL import Image
@@ -261,10 +262,13 @@ def test_an_export_that_does_not_reproduce_the_model_fails(
     fit: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another temperature in the graph than in the model stands for any fault of the export."""
-    from hemalens.graphs import build as graphs
+    from hemalens.graphs.build import temperature_graph
 
-    honest = graphs.temperature_graph
-    monkeypatch.setattr(graphs, "temperature_graph", lambda k, temperature: honest(k, temperature * 3 + 1))
+    def faulty(n_classes: int, temperature: float) -> onnx.ModelProto:
+        return temperature_graph(n_classes, temperature * 3 + 1)
+
+    for module in ("hemalens.graphs.build", "hemalens.bundle.export"):
+        monkeypatch.setattr(f"{module}.temperature_graph", faulty, raising=False)
     changes = {"epochs": 1} if "epochs" in fit.method.config.model_fields else {}
     with pytest.raises(ParityError, match=r"expected probabilities within 0.001; got a difference of 0\.\d+"):
         _again(fit, tmp_path / "run", **changes)
@@ -302,7 +306,7 @@ def test_a_trained_network_without_a_validation_part_is_refused(
     tmp_path_factory: pytest.TempPathFactory, name: str
 ) -> None:
     fit = trained.fitted(tmp_path_factory, name)
-    with pytest.raises(ConfigError, match=f"{name} takes a validation part"):
+    with pytest.raises(ConfigError, match=f"{name} needs a validation part"):
         fit.method.fit(
             fit.train,
             validation=None,

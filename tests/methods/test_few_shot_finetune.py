@@ -17,7 +17,8 @@ import trained
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.artifact import WEIGHTS
-from hemalens.bundle.bundle import MODEL, Bundle, write_bundle
+from hemalens.bundle.bundle import MODEL, Bundle, open_bundle, write_bundle
+from hemalens.bundle.default_model import default_model_path
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import BundleError, ConfigError
 from hemalens.graphs import build as graphs
@@ -64,9 +65,6 @@ def _fit(plain: Fitted, run_dir: Path, **changes: Any) -> Bundle:
     "changes",
     [
         {},
-        {"weight_average": 0.0},
-        {"norm": "group"},
-        {"norm": "frozen"},
         {"min_fine_images": 2},
         {"white_balance": True},
         {"outline": True, "white_balance": True, "min_fine_images": 2},
@@ -117,7 +115,13 @@ def test_batch_norm_that_followed_a_laboratory_and_weights_in_16_bits_are_taken_
     _way(half, tmp_path).check(abroad)
 
 
-def test_a_bundle_from_before_there_was_a_white_balance_has_none(plain: Fitted) -> None:
+def test_the_default_model_s_network_is_built_from_its_manifest() -> None:
+    default = open_bundle(default_model_path())
+    module = module_of(default, FewCellsConfig(), seed=0)
+    assert (module.white_balance, module.views, module.labels.classes) == (True, 4, default.manifest.labels)
+
+
+def test_a_manifest_without_white_balance_is_of_a_network_without_it(plain: Fitted) -> None:
     config = {key: value for key, value in plain.bundle.manifest.config.items() if key != "white_balance"}
     old = replace(plain.bundle, manifest=plain.bundle.manifest.model_copy(update={"config": config}))
     assert not module_of(old, FewCellsConfig(), seed=0).white_balance

@@ -18,7 +18,7 @@ from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.bundle.stages import CellImageEntry
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import ConfigError
-from hemalens.evaluation.evaluate import answer
+from hemalens.evaluation.evaluate import predict_dataset
 from hemalens.imaging.segmentation import CellImageConfig, largest_component, segment_cell
 from hemalens.inference.predictor import Predictor
 from hemalens.methods.mask_augmentation import METHOD
@@ -124,7 +124,7 @@ def test_a_removed_background_is_removed_from_what_is_predicted(shared: Fitted, 
     expected = _by_hand(removed, [_blanked(record) for record in cells.records])
     reopened = open_bundle(removed.path)
     np.testing.assert_allclose(_served(reopened, cells), expected, atol=1e-5)
-    np.testing.assert_allclose(answer(reopened, cells).probabilities, expected, atol=1e-5)
+    np.testing.assert_allclose(predict_dataset(reopened, cells).probabilities, expected, atol=1e-5)
     raw = _by_hand(removed, [record.read() for record in cells.records])
     assert np.abs(expected - raw).max() > 1e-3, "the stage is what makes the difference"
 

@@ -103,12 +103,5 @@ def test_two_ways_to_balance_at_once_are_refused() -> None:
 def _fit_nothing(config: Any) -> None:
     from hemalens.training.fit import fit_network
 
-    fit_network(
-        _module(),
-        method="mobilevit",
-        train_part=None,  # type: ignore[arg-type]
-        validation=None,  # type: ignore[arg-type]
-        config=config,
-        preprocessing=Preprocessing(size_px=32),
-        run_dir=None,  # type: ignore[arg-type]
-    )
+    nothing: Any = None
+    fit_network(_module(), nothing, method="mobilevit", config=config, run_dir=nothing)

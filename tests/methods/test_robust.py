@@ -24,15 +24,16 @@ from torch import nn
 import trained
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
-from hemalens.bundle.bundle import FINE, Bundle, open_bundle
+from hemalens.bundle.bundle import FINE, Bundle
 from hemalens.datasets import CellDataset
-from hemalens.errors import ConfigError
-from hemalens.graphs import build as graphs
-from hemalens.graphs.batch_norm import KIND, has_batch_norm
+from hemalens.errors import BundleError, ConfigError
+from hemalens.graphs.batch_norm import OP_TYPE, has_batch_norm
+from hemalens.graphs.build import cut, kind_of
 from hemalens.graphs.cost import count_graph
 from hemalens.inference.predictor import Predictor
+from hemalens.methods import find_method
 from hemalens.methods.robust import METHOD, RobustConfig, RobustModule
-from hemalens.models.backbone import BackboneConfig, create_backbone, preprocessing_of
+from hemalens.models.backbone import preprocessing_of
 from hemalens.models.outline import OutlineNetwork, WithOutline
 from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
@@ -95,9 +96,9 @@ def _same_weights(a: Path, b: Path) -> None:
 def test_by_default_every_piece_is_on() -> None:
     config = RobustConfig()
     assert (config.backbone, config.weights, config.image_size_px) == ("tf_efficientnet_lite0", "package", 96)
-    assert (config.weight_average, config.views, config.fine_labels, config.norm) == (0.99, 4, True, "batch")
+    assert (config.views, config.fine_labels, config.outline, config.white_balance) == (4, True, True, True)
     assert (config.optimiser.label_smoothing, config.optimiser.schedule, config.sampling) == (0.1, "cosine", "balanced")
-    assert (config.patience, config.outline, config.white_balance, config.background) == (None, True, True, 0)
+    assert config.patience is None
     assert config.laboratory == LaboratoryConfig()
     assert config.augmentation.zoom == 0.3
     one = RobustConfig.load(overrides=["laboratory.jpeg=0", "augmentation.zoom=0.5"])
@@ -106,11 +107,29 @@ def test_by_default_every_piece_is_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("views", 3), ("weight_average", 1.0), ("norm", "layer"), ("min_fine_images", 0)]
+    ("key", "value"),
+    [("views", 3), ("min_fine_images", 0), ("norm", "batch"), ("weight_average", 0.9), ("background", 0.0)],
 )
-def test_a_setting_out_of_range_is_an_error(key: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=f"key '{key}'"):
+def test_a_setting_out_of_range_or_removed_is_an_error(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"key {key!r}"):
         RobustConfig.from_mapping({key: value})
+
+
+OLD_SETTINGS: dict[str, Any] = {"norm": "batch", "weight_average": 0.99, "background": 0.0}
+
+
+def test_a_manifest_with_removed_settings_at_their_only_values_is_read() -> None:
+    written = RobustConfig.from_mapping(trained.ROBUST)
+    assert RobustConfig.of_manifest(written.model_dump(mode="json") | OLD_SETTINGS) == written
+    assert RobustConfig.of_manifest(written.model_dump(mode="json")) == written
+
+
+@pytest.mark.parametrize(("key", "value"), [("norm", "group"), ("weight_average", 0.95), ("background", 0.5)])
+def test_a_manifest_with_another_value_of_a_removed_setting_is_refused(key: str, value: object) -> None:
+    with pytest.raises(BundleError, match=f"{key}={value}.*expected {key}={OLD_SETTINGS[key]}"):
+        RobustConfig.of_manifest(OLD_SETTINGS | {key: value})
+    with pytest.raises(ConfigError, match="manifest: unknown key 'normm'"):
+        RobustConfig.of_manifest({"normm": "batch"})
 
 
 def test_images_of_training_are_changed_and_those_of_validation_are_not(
@@ -163,7 +182,9 @@ def _recorded(unbroken: Fitted, run_dir: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_the_exported_weights_are_the_average_over_the_steps(
     unbroken: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
 ) -> None:
-    changes = {"epochs": 1, "images_per_epoch": 32, "weight_average": 0.7, "accumulate": accumulate}
+    # early in a training all steps weigh nearly the same at the default decay
+    monkeypatch.setattr(RobustModule.__init__, "__kwdefaults__", {"decay": 0.7})
+    changes = {"epochs": 1, "images_per_epoch": 32, "accumulate": accumulate}
     states = _recorded(unbroken, tmp_path, monkeypatch, **changes)[accumulate - 1 :: accumulate]
     assert len(states) == 4 // accumulate
     weights = np.array([0.7 ** (len(states) - 1 - s) for s in range(len(states))])
@@ -215,27 +236,6 @@ def test_the_average_answers_and_the_network_learns() -> None:
     assert all(not parameter.requires_grad for parameter in module.averaged.parameters())
 
 
-# ------------------------------------------------------------------------------------------------------------- norms
-
-
-@pytest.mark.parametrize("norm", ["group", "frozen"])
-def test_a_norm_s_graph_answers_as_the_network_does(unbroken: Fitted, tmp_path: Path, norm: str) -> None:
-    bundle = _fit(unbroken, tmp_path, epochs=1, norm=norm, views=1)
-    assert bundle.manifest.parity <= 1e-3
-    exported = load_file(bundle.path / "weights.safetensors")
-    if norm == "group":
-        assert not any("running" in name for name in exported)
-        assert not any(node.op_type == "BatchNormalization" for node in bundle.graph.graph.node)
-        return
-    start = create_backbone(BackboneConfig(backbone="test_resnet", weights="none"), n_classes=4)
-    norms = [name for name, module in start.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    before = start.state_dict()
-    assert norms
-    for name in before:
-        frozen = name.rpartition(".")[0] in norms
-        assert torch.equal(exported[name], before[name]) is frozen, name
-
-
 # ------------------------------------------------------------------------------------------------------------- views
 
 
@@ -281,13 +281,13 @@ def test_views_cost_work_but_no_weights(unbroken: Fitted, eight: Bundle, tmp_pat
     assert size(eight) == size(one)
     _same_weights(one.path.parent, eight.path.parent)
     for output, length in (("logits", 4), ("embedding", eight.manifest.embedding_size)):
-        assert graphs.kind_of(eight.graph, output) == graphs.kind_of(one.graph, output) == (np.float32, (length,))
+        assert kind_of(eight.graph, output) == kind_of(one.graph, output) == (np.float32, (length,))
     counts = [count_graph(bundle.graph, 32) for bundle in (one, eight)]
     assert counts[1].macs == pytest.approx(8 * counts[0].macs, rel=0.01)
     assert counts[1].parameters == counts[0].parameters
-    cut = graphs.cut(eight.graph, ["embedding"], ["probabilities"])
+    head_only = cut(eight.graph, ["embedding"], ["probabilities"])
     embedding, expected = _run(eight, _images(unbroken), "embedding", "probabilities")
-    session = onnxruntime.InferenceSession(cut.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(head_only.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"embedding": embedding})[0], expected, atol=1e-6)
 
 
@@ -474,7 +474,7 @@ def test_only_the_colours_follow_a_new_laboratory(
     unbroken: Fitted, outlined: Bundle, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     def norms(bundle: Bundle) -> list[str]:
-        return [node.output[0] for node in bundle.graph.graph.node if node.op_type == KIND]
+        return [node.output[0] for node in bundle.graph.graph.node if node.op_type == OP_TYPE]
 
     assert has_batch_norm(outlined.graph)
     assert len(norms(outlined)) == len(norms(unbroken.bundle)), "none but those of the network of colours"
@@ -519,8 +519,6 @@ def test_a_bundle_with_outlines_is_made_smaller(
 def test_another_training_goes_on_from_the_colours_of_a_bundle_with_outlines(
     unbroken: Fitted, outlined: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    from hemalens.methods import find_method
-
     expected = load_file(outlined.path / "weights.safetensors")
 
     def seen(module: Any, *given: Any, **more: Any) -> None:
@@ -540,14 +538,14 @@ def test_another_training_goes_on_from_the_colours_of_a_bundle_with_outlines(
         chosen.fit(unbroken.train, rng=np.random.default_rng(1), **given)
 
 
-def _with_outline(**changes: Any) -> RobustModule:
+def _with_outline(decay: float = 0.99, **changes: Any) -> RobustModule:
     config = RobustConfig.from_mapping({**trained.ROBUST, "outline": True, **changes})
     preprocessing, labels = preprocessing_of(config), FineLabels.none(("a", "b", "c"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = timm.create_model("test_resnet", num_classes=3)
     both = WithOutline(network, OutlineNetwork(n_classes=3, weights="none", seed=0), preprocessing)
-    return RobustModule(both, preprocessing, config=config, labels=labels, seed=0)
+    return RobustModule(both, preprocessing, config=config, labels=labels, seed=0, decay=decay)
 
 
 def test_the_loss_is_the_sum_of_both_networks_losses() -> None:
@@ -562,7 +560,7 @@ def test_the_loss_is_the_sum_of_both_networks_losses() -> None:
 
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_after_training_the_network_that_answers_has_no_batch_norm_for_outlines(decay: float) -> None:
-    module = _with_outline(weight_average=decay).eval()
+    module = _with_outline(decay=decay).eval()
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.inference_mode():
         before = module(images)
@@ -590,81 +588,24 @@ def test_predicting_with_outlines_needs_no_torch(unbroken: Fitted, outlined: Bun
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
-# -------------------------------------------------------------------------------------------------------- surroundings
-
-
-def test_surroundings_are_exchanged_in_training_images_alone(
-    unbroken: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[Any, Any]] = []
-
-    def look(module: Any, training: Any, validation: Any, **more: Any) -> None:
-        seen.append((training.dataset, validation.dataset))
-        raise KilledError
-
-    monkeypatch.setattr("hemalens.training.fit.train", look)
-    for share in (0.0, 1.0):
-        with pytest.raises(KilledError):
-            _fit(unbroken, tmp_path, background=share)
-    (plain, held), (changed, same) = seen
-    assert plain.exchange is held.exchange is same.exchange is None
-    np.testing.assert_array_equal(held.pixels, same.pixels)
-    np.testing.assert_array_equal(plain.pixels, changed.pixels)
-    assert all(not torch.equal(plain[i, 3][0], changed[i, 3][0]) for i in range(5))
-
-
-def test_a_run_with_exchanged_surroundings_depends_on_no_worker_and_no_kill(
-    unbroken: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    end = RobustModule.on_train_batch_end
-
-    def killed(self: RobustModule, outputs: Any, batch: Any, batch_index: int) -> None:
-        if self.current_epoch == 1:
-            raise KilledError
-        end(self, outputs, batch, batch_index)
-
-    _fit(unbroken, tmp_path / "whole", background=0.5)
-    with monkeypatch.context() as patch:
-        patch.setattr(RobustModule, "on_train_batch_end", killed)
-        with pytest.raises(KilledError):
-            _fit(unbroken, tmp_path / "killed", background=0.5, n_loader_workers=1)
-    _fit(unbroken, tmp_path / "killed", background=0.5, n_loader_workers=1)
-    _same_weights(tmp_path / "whole", tmp_path / "killed")
-    with pytest.raises(AssertionError):
-        _same_weights(tmp_path / "whole", unbroken.run_dir)
-
-
-def test_an_exchange_of_what_is_not_shown_is_told_before_anything_is_done(unbroken: Fitted, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"background=0\.5 exchanges what lies beside the cells, and masks"):
-        _fit(unbroken, tmp_path, background=0.5, masks={"copies": 1})
-    assert not list(tmp_path.iterdir())
-    for share in (-0.1, 1.1):
-        with pytest.raises(ConfigError, match="key 'background'"):
-            RobustConfig.from_mapping({"background": share})
-
-
 # ------------------------------------------------------------------------------------------------------------ nothing
 
 
-def test_with_everything_off_it_is_finetune(unbroken: Fitted, tmp_path: Path) -> None:
-    """To the same weights, from the same seed and the same draws."""
-    from hemalens.methods.finetune import METHOD as FINETUNE
-
+def test_with_everything_off_the_network_learns_as_in_finetune(unbroken: Fitted, tmp_path: Path) -> None:
+    """To the same weights, from the same seed and the same draws; the average beside it changes nothing."""
     shared = {**trained.ROBUST, "epochs": 1, "augmentation": STILL | {"brightness": 0.0, "contrast": 0.0}}
     shared["augmentation"] |= {"saturation": 0.0, "hue": 0.0}
-    off = {"views": 1, "weight_average": 0.0, "fine_labels": False, "laboratory": LaboratoryConfig.none().model_dump()}
+    off = {"views": 1, "fine_labels": False, "laboratory": LaboratoryConfig.none().model_dump()}
     of_robust = ("views", "outline", "white_balance")
     plain = {name: value for name, value in shared.items() if name not in of_robust} | {"patience": 1}
-    bundle = _fit(unbroken, tmp_path / "robust", **{**shared, **off})
-    given = {"validation": unbroken.validation, "auxiliary": {}, "config": FINETUNE.config.from_mapping(plain)}
-    FINETUNE.fit(unbroken.train, rng=np.random.default_rng(1), run_dir=tmp_path / "finetune", **given)
-    _same_weights(tmp_path / "robust", tmp_path / "finetune")
-    state = SafetensorsCheckpointIO().load_checkpoint(tmp_path / "robust" / "checkpoints" / "last.ckpt")["state_dict"]
-    assert not any(name.startswith("averaged") for name in state)
-    a, b = (
-        _run(open_bundle(p), _images(unbroken), "probabilities")[0] for p in (bundle.path, tmp_path / "finetune/bundle")
-    )
-    np.testing.assert_allclose(a, b, atol=1e-5)
+    finetune = find_method("finetune")
+    _fit(unbroken, tmp_path / "robust", **{**shared, **off})
+    given = {"validation": unbroken.validation, "auxiliary": {}, "config": finetune.config.from_mapping(plain)}
+    finetune.fit(unbroken.train, rng=np.random.default_rng(1), run_dir=tmp_path / "finetune", **given)
+    learned = _state(tmp_path / "robust")
+    exported = load_file(tmp_path / "finetune" / "bundle" / "weights.safetensors")
+    for name, tensor in exported.items():
+        torch.testing.assert_close(learned[f"network.{name}"], tensor, rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_the_history_has_a_line_an_epoch(unbroken: Fitted) -> None:

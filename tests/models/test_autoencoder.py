@@ -118,9 +118,5 @@ def test_channels_are_the_first_axis_of_a_map_that_is_large_enough() -> None:
     assert channels_of((768, 14, 14)) == 768
     assert channels_of((1, 3, 3)) == 1
     for shape in ((7, 2, 5), (7, 5, 2)):
-        with pytest.raises(ConfigError) as error:
+        with pytest.raises(ConfigError, match=rf"at least 3x3; got {shape[1]}x{shape[2]}.*image_size_px"):
             channels_of(shape)
-        assert str(error.value) == (
-            f"the feature map is too small for the autoencoder; expected at least 3x3; got {shape[1]}x{shape[2]}. "
-            "Take a larger image_size_px."
-        )

@@ -181,9 +181,9 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
     state = trainable_state(adapted())
     first = next(iter(state))
     cases: list[tuple[dict[str, Tensor], str]] = [
-        ({n: t for n, t in state.items() if n != first}, f"1 missing or of another shape, 0 foreign, first: {first}"),
-        ({**state, "more": torch.zeros(1)}, "0 missing or of another shape, 1 foreign, first: more"),
-        (trainable_state(adapted(rank=2)), "8 missing or of another shape, 0 foreign, first: vision_encoder"),
+        ({n: t for n, t in state.items() if n != first}, f"1 missing or of another shape, 0 unknown, first: {first}"),
+        ({**state, "more": torch.zeros(1)}, "0 missing or of another shape, 1 unknown, first: more"),
+        (trainable_state(adapted(rank=2)), "8 missing or of another shape, 0 unknown, first: vision_encoder"),
     ]
     for given, message in cases:
         model = adapted()

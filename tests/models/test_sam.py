@@ -428,7 +428,7 @@ def test_a_truncated_file_is_refused(source: Official, tmp_path: Path, suffix: s
         save_file(source.state_dict(), path)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(WeightsError, match=r"cannot read the weights in '.*'.*A damaged or truncated file must be fetched"):
+    with pytest.raises(WeightsError, match=r"cannot read the weights in '.*'"):
         build_sam(tiny_config(path), architecture=TINY)
 
 
@@ -491,7 +491,7 @@ def test_a_missing_or_foreign_tensor_is_refused(source: Official, file: Path, tm
     for named, given in cases.items():
         torch.save(given, tmp_path / "bad.pth")
         n_wrong, n_foreign = (0, 1) if named.endswith("extra") else (1, 0)
-        message = f"do not fit SAM's tiny; .*{n_wrong} missing or of another shape, {n_foreign} foreign, first: {named}"
+        message = f"do not fit SAM's tiny; .*{n_wrong} missing or of another shape, {n_foreign} unknown, first: {named}"
         with pytest.raises(WeightsError, match=message):
             build_sam(tiny_config(tmp_path / "bad.pth"), architecture=TINY)
     # transformers has the frequencies twice

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemalens.models.white_balance import FIELD, against_field, field_of, mean_of_largest, smoothed
+from hemalens.models.white_balance import FIELD, field_of, mean_of_largest, smoothed, white_balanced
 
 
 def _cell(n: int = 2, size: int = 20) -> torch.Tensor:
@@ -38,7 +38,7 @@ def test_smoothing_is_the_mean_of_nine_pixels() -> None:
 
 
 def test_the_field_becomes_bright_and_colourless() -> None:
-    after = against_field(_cell())
+    after = white_balanced(_cell())
     torch.testing.assert_close(field_of(smoothed(after)), torch.full((2, 3, 1, 1), FIELD), atol=0.01, rtol=0)
     assert float(after.min()) >= 0
     assert float(after.max()) <= 1
@@ -49,11 +49,11 @@ def test_the_field_becomes_bright_and_colourless() -> None:
 def test_no_lamp_and_no_filter_changes_it(gains: list[float]) -> None:
     cell = _cell()
     other = cell * torch.tensor(gains).view(1, 3, 1, 1)
-    torch.testing.assert_close(against_field(other), against_field(cell), atol=1e-4, rtol=0)
+    torch.testing.assert_close(white_balanced(other), white_balanced(cell), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_black_and_white_images_stay_images(value: float) -> None:
-    after = against_field(torch.full((1, 3, 8, 8), value))
+    after = white_balanced(torch.full((1, 3, 8, 8), value))
     assert torch.isfinite(after).all()
     assert 0 <= float(after.min()) <= float(after.max()) <= 1

@@ -58,7 +58,7 @@ def test_row_holds_what_the_comparison_holds() -> None:
     assert markdown.index("## Overview") < markdown.index(comparisons.HEADING) < markdown.index("## 1. ")
 
 
-def test_several_models_groups_and_what_is_not_bundle_and_images() -> None:
+def test_several_models_groups_and_what_is_not_told_apart() -> None:
     pair = _pair(
         first_only=12.4,
         second_only=10.0 + 1e-12,
@@ -145,7 +145,7 @@ def test_best_is_named_with_chance_and_majority_rate() -> None:
     )
 
 
-def test_who_is_not_bundle_and_images_is_named_highest_first_and_many_are_counted() -> None:
+def test_who_is_not_told_apart_is_named_highest_first_and_many_are_counted() -> None:
     names = "BCDEF"
     methods = [_method("A", 0.8), *(_method(name, 0.7 + 0.01 * i) for i, name in enumerate(names))]
     pairs = [_pair("A", name, better=None if name in "BCF" else "A") for name in names]
@@ -167,7 +167,7 @@ def test_what_was_not_compared_is_said_and_is_no_best() -> None:
         "lab_a -> lab_b: \u201cA\u201d has the highest balanced accuracy, 0.800 (0.780\u20130.820), of 3 methods, but was "
         "not compared with \u201cC\u201d; chance is 0.250"
     )
-    assert second == "lab_a -> lab_b: \u201cC\u201d is not compared: what they answered on each image is not kept."
+    assert second == "lab_a -> lab_b: \u201cC\u201d is not compared: their predictions of each image are missing."
     other = [_method("A", 0.8), make_answered("B", [0, 1], [0, 1])]
     assert comparisons.sentences([], other) == (
         "lab_a -> lab_b: \u201cA\u201d is not compared with \u201cB\u201d: they were tested on other images (4 and 2, of "

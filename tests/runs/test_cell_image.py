@@ -21,7 +21,7 @@ from fakes import FAKES
 from hemalens import evaluate, open_bundle, predict, train
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
-from hemalens.benchmark.protocols.k_shot import KShotPlan
+from hemalens.benchmark.protocols.k_shot import KShotProtocol
 from hemalens.bundle.bundle import Bundle
 from hemalens.bundle.segmenter import TrainedSegmenter, cell_image_stages
 from hemalens.bundle.stages import CellImageStage, CentredCropEntry, ClassicalSegmenter
@@ -341,7 +341,7 @@ def test_k_fold_and_cross_domain_cut_the_cells_out(home: Path, away: Path, tmp_p
 
 
 def test_k_shot_memorises_cell_images(home: Path, away: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import hemalens.benchmark.protocols.targets as job
+    import hemalens.benchmark.protocols.laboratory as job
 
     seen: list[tuple[CellDataset, np.ndarray]] = []
     honest = job.embed
@@ -352,7 +352,7 @@ def test_k_shot_memorises_cell_images(home: Path, away: Path, tmp_path: Path, mo
         return found
 
     monkeypatch.setattr(job, "embed", spy)
-    plan = KShotPlan(shots=(1,), n_repeats=2)
+    plan = KShotProtocol(shots=(1,), repeats=2)
     _bench(home, tmp_path / "run", "k-shot", target_specs=[f"folder:{away}"], plan=plan)
     bundle = open_bundle(tmp_path / "run" / "fits" / "linear_probe" / home.name / "whole" / "bundle")
     ((target, embeddings),) = seen

@@ -17,7 +17,7 @@ from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.artifact import WEIGHTS
 from hemalens.bundle.bundle import FINE, MODEL, SEEN_UNLABELLED, Bundle, open_bundle
 from hemalens.errors import BundleError, ConfigError
-from hemalens.graphs.batch_norm import KIND
+from hemalens.graphs.batch_norm import OP_TYPE
 from hemalens.inference.predictor import Predictor, list_images
 from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
@@ -45,7 +45,7 @@ def _probabilities(bundle: Bundle, folder: Path) -> np.ndarray:
 
 
 def _of_batch_norm(graph: onnx.ModelProto) -> set[int]:
-    names = {name for node in graph.graph.node if node.op_type == KIND for name in node.input}
+    names = {name for node in graph.graph.node if node.op_type == OP_TYPE for name in node.input}
     return {tensor.data_type for tensor in graph.graph.initializer if tensor.name in names}
 
 
@@ -100,13 +100,13 @@ def test_what_is_small_already_is_refused(half: Bundle, abroad: Path, tmp_path: 
 
 
 def test_settings_of_the_8_bits_are_refused(base: Bundle, abroad: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has no settings; got method=entropy"):
+    with pytest.raises(ConfigError, match="has no settings; got fp32_layers=1"):
         quantize(
             base.path,
             f"synthetic:{abroad}",
             out=tmp_path / "x",
             precision="fp16",
-            options=QuantizeOptions(settings=["method=entropy"]),
+            options=QuantizeOptions(settings=["fp32_layers=1"]),
         )
 
 

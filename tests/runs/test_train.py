@@ -118,7 +118,7 @@ def test_validation_data_of_ones_own(labs: Callable[[str], str], fits: list[str]
     learn, held = open_bundle(tmp_path / "run" / "bundle").manifest.data
     assert (learn.name, held.name) == ("lab_a", "lab_b")
     assert sum(held.class_counts.values()) == 4 * trained.N_PER_CLASS
-    assert [card.role for card in report.data] == ["train and validation", "validation"] or len(report.data) == 2
+    assert [(card.name, card.role) for card in report.data] == [("lab_a", "train and validation"), ("lab_b", "validation")]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -304,7 +304,7 @@ def test_evaluate_from_end_to_end(bundle: Bundle, labs: Callable[[str], str], tm
     (evaluation,) = report.evaluations
     assert (evaluation.source, evaluation.target, evaluation.n_images) == ("lab_a", "lab_b", 4 * trained.N_PER_CLASS)
     (table,) = report.pictures
-    assert table.title == "nearest_colour on lab_b: what answers rest on"
+    assert table.title == "nearest_colour on lab_b: occlusion maps"
     assert 0 < len(table.rows) <= 12
     right = sum(evaluation.confusion[i][i] > 0 for i in range(4))
     assert sum(row.caption.startswith("right: ") for row in table.rows) == right

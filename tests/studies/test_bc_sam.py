@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,10 +20,10 @@ from sklearn.preprocessing import StandardScaler
 
 import trained
 from fakes import acevedo20, matek19
-from hemalens.classifiers.heads import HEADS
+from hemalens.classifiers.heads import HEADS, HeadKind
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, InputError, SplitError, WeightsError
-from hemalens.evaluation.metrics import Answers
+from hemalens.evaluation.metrics import Predictions
 from hemalens.evaluation.results import ComparisonTable, Estimate, Report
 from hemalens.files import default_cache_dir
 from hemalens.report import read_report
@@ -32,7 +32,7 @@ from hemalens.studies.bc_sam import latents as bc_sam_latents
 from hemalens.studies.bc_sam import run as bc_sam
 from hemalens.studies.bc_sam.latents import Material, Row
 from hemalens.studies.bc_sam.run import STUDY, BCSamStudyConfig
-from hemalens.studies.bc_sam.scores import Cell, Gain, difference, find, find_gains
+from hemalens.studies.bc_sam.scores import Cell, Gain, difference, find_gains
 from hemalens.studies.bc_sam.tables import accuracy_table, balanced_table, gain_table, verdict
 
 N_EACH = 4
@@ -116,6 +116,11 @@ class Watched:
         return next(row for row in self.found.rows if (row.name, row.protocol) == (name, protocol))
 
 
+def find(cells: Sequence[Cell], **values: object) -> Cell | None:
+    """The first cell with these values."""
+    return next((c for c in cells if all(getattr(c, name) == value for name, value in values.items())), None)
+
+
 def _study(data: Roles, out: Path, *settings: str, said: list[str] | None = None) -> Report:
     say = (lambda text: None) if said is None else said.append
     return STUDY.run(data, out=out, settings=settings, seed=0, overwrite=False, say=say)
@@ -125,7 +130,8 @@ def _study(data: Roles, out: Path, *settings: str, said: list[str] | None = None
 def few_trees() -> Iterator[None]:
     """A small random forest: the published one is as slow as all the rest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(HEADS, "rf", lambda seed: RandomForestClassifier(5, max_depth=4, random_state=seed))
+        small = HeadKind(lambda seed: RandomForestClassifier(5, max_depth=4, random_state=seed), "a small forest")
+        patch.setitem(HEADS, "rf", small)
         yield
 
 
@@ -158,12 +164,12 @@ def whole(data: Roles, few_trees: None, tmp_path_factory: pytest.TempPathFactory
 
 
 def _accuracies(cell: Cell) -> np.ndarray:
-    return np.array([np.mean(answers.target == answers.predicted) for answers in cell.answers])
+    return np.array([np.mean(answers.target == answers.predicted) for answers in cell.predictions])
 
 
 def _balanced(cell: Cell) -> np.ndarray:
     """Mean recall over the classes there are, of each fold."""
-    return np.array([np.mean([np.mean(a.predicted[a.target == k] == k) for k in set(a.target)]) for a in cell.answers])
+    return np.array([np.mean([np.mean(a.predicted[a.target == k] == k) for k in set(a.target)]) for a in cell.predictions])
 
 
 # --------------------------------------------------------------------------------------------------------- what is seen
@@ -194,7 +200,7 @@ def test_an_inductive_autoencoder_never_sees_a_tested_image(whole: Watched) -> N
             if cell.protocol == "inductive":
                 side = next(side for side in sides if side.key == cell.target)
                 # images here are no copies: an image's unit is its position
-                tested = side.start + cell.answers[fold].unit
+                tested = side.start + cell.predictions[fold].unit
                 assert len(tested)
                 assert set(rows).isdisjoint(tested)
     for cell in whole.cells:
@@ -229,19 +235,19 @@ def test_every_row_has_the_same_folds(whole: Watched) -> None:
         assert {*train.contents, *validation.contents} == wanted
         assert len(train) + len(validation) == len(wanted)
     for cell in whole.cells:
-        if cell.answers and cell.source == cell.target:
-            for (_, test), answers in zip(sides[cell.source].folds, cell.answers, strict=True):
+        if cell.predictions and cell.source == cell.target:
+            for (_, test), answers in zip(sides[cell.source].folds, cell.predictions, strict=True):
                 assert set(answers.unit) == set(test)
 
 
 def test_abroad_the_whole_laboratory_is_tested_but_for_inductive_rows(whole: Watched) -> None:
     sides = {side.key: side for side in whole.material.sides}
     for cell in whole.cells:
-        if not cell.answers or cell.source == cell.target:
+        if not cell.predictions or cell.source == cell.target:
             continue
         target = sides[cell.target]
         known = {i for i, record in enumerate(target.dataset.records) if record.label in SHARED}
-        for (_, test), answers in zip(target.folds, cell.answers, strict=True):
+        for (_, test), answers in zip(target.folds, cell.predictions, strict=True):
             assert set(answers.unit) == (known & set(test) if cell.protocol == "inductive" else known)
         assert cell.evaluation.n_images == len(known)
 
@@ -258,7 +264,7 @@ def test_the_head_learns_one_fold_at_home_and_answers_in_both(whole: Watched, pr
         cell = find(whole.cells, row=row.name, protocol=protocol, head="lr", source=source, target=target)
         assert cell is not None
         labels = cell.evaluation.classes
-        for fold, answers in enumerate(cell.answers):
+        for fold, answers in enumerate(cell.predictions):
             here = row.embeddings[fold][sides[source].rows]
             train = sides[source].folds[fold][0]
             model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, random_state=0))
@@ -286,7 +292,7 @@ def test_the_pooled_features_are_means_over_the_map(whole: Watched) -> None:
 
 def test_the_accuracy_table_holds_ours_and_the_published(whole: Watched) -> None:
     table = whole.tables["Accuracy"]
-    assert table.columns == ("method", "autoencoder saw", *HEADINGS, "mean")
+    assert table.columns == ("method", "autoencoder trained on", *HEADINGS, "mean")
     names = [row[:2] for row in table.rows]
     ours = [("features", "–"), (LATENT_ROW, "all images"), (LATENT_ROW, "training folds")]
     assert names[:8] == [
@@ -307,7 +313,7 @@ def test_means_and_population_deviations_over_folds(whole: Watched) -> None:
     table = whole.tables["Accuracy"]
     rows = {row[:2]: row[2:] for row in table.rows}
     saw = {None: "–", "transductive": "all images", "inductive": "training folds"}
-    for name, protocol, head in {(c.row, c.protocol, c.head) for c in whole.cells if c.answers}:
+    for name, protocol, head in {(c.row, c.protocol, c.head) for c in whole.cells if c.predictions}:
         *shown, mean = rows[f"{name}, {head}", saw[protocol]]
         values = []
         for text, (source, target) in zip(shown, PAIRS, strict=True):
@@ -325,7 +331,7 @@ def test_the_rate_of_the_most_frequent_class_stands_below(whole: Watched) -> Non
     expected = []
     for source, target in PAIRS:
         cell = find(whole.cells, row="features", head="lr", source=source, target=target)
-        expected.append(np.mean([np.bincount(a.target).max() / len(a.target) for a in cell.answers]))
+        expected.append(np.mean([np.bincount(a.target).max() / len(a.target) for a in cell.predictions]))
     assert row == ("most frequent class", "", *(f"{100 * rate:.1f}" for rate in expected), None)
     assert expected[1] == expected[2] == pytest.approx(0.2)
 
@@ -359,7 +365,7 @@ def test_balanced_accuracy_with_its_intervals(whole: Watched) -> None:
         value, low, high = map(float, re.fullmatch(r"(\S+) \((\S+)–(\S+)\)", str(text)).groups())
         assert value == pytest.approx(_balanced(cell).mean(), abs=6e-4)
         assert 0 <= low <= value <= high <= 1
-    assert table.rows[-1] == ("any constant answer", "", "0.167", "0.200", "0.200", "0.200")
+    assert table.rows[-1] == ("any constant prediction", "", "0.167", "0.200", "0.200", "0.200")
 
 
 def test_what_an_autoencoder_adds_is_measured_on_the_same_images(whole: Watched) -> None:
@@ -376,7 +382,7 @@ def test_what_an_autoencoder_adds_is_measured_on_the_same_images(whole: Watched)
     for text, (source, target) in zip(row[2:], PAIRS, strict=True):
         wanted = {"protocol": "inductive", "head": "lr", "source": source, "target": target}
         cell, plain = find(whole.cells, row=LATENT_ROW, **wanted), find(whole.found.plain, row="features", **wanted)
-        for a, b in zip(cell.answers, plain.answers, strict=True):
+        for a, b in zip(cell.predictions, plain.predictions, strict=True):
             np.testing.assert_array_equal(a.unit, b.unit)
         expected = _balanced(cell).mean() - _balanced(plain).mean()
         assert str(text).startswith(f"{expected:+.3f} (")
@@ -499,7 +505,7 @@ def test_a_killed_study_goes_on_after_what_was_finished(
 
 def _cell(*answers: tuple[list[int], list[int]], n_classes: int = 2) -> Cell:
     evaluation: Any = SimpleNamespace(classes=tuple("abcdef"[:n_classes]))
-    kept = tuple(Answers(np.array(t), np.array(p), np.arange(len(t))) for t, p in answers)
+    kept = tuple(Predictions(np.array(t), np.array(p), np.arange(len(t))) for t, p in answers)
     return Cell("row", None, "lr", "first", "second", evaluation, kept)
 
 
@@ -585,7 +591,7 @@ def test_bad_settings_are_told_first(data: Roles, tmp_path: Path, setting: str, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"second": []}, r"takes another number of second.*Say --data second=SPEC"),
+        ({"second": []}, r"number of datasets in the role second.*Say --data second=SPEC"),
         ({"third": ["folder:a"]}, "no role 'third'"),
         ({"frist": ["folder:a"]}, r"no role 'frist'. did you mean 'first'"),
     ],

@@ -64,7 +64,7 @@ def test_the_whole_protocol_and_its_resume(
     tables = tables_of(report)
     ten_shot = tables["3 labelled images a class, cnmc preliminary test"]
     assert "published accuracy" not in ten_shot.columns, "published for ten images a class only"
-    home = next(table for title, table in tables.items() if title.startswith("At home"))
+    home = next(table for title, table in tables.items() if title.startswith("Generic set"))
     assert "published recall" in home.columns
     told = {row[0]: row[-2] for row in home.rows}
     assert told["NGS"] == 0.97
@@ -146,8 +146,8 @@ def test_settings_reach_the_embedders_they_name() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"novel": []}, "takes another number of novel"),
-        ({"generic": ["folder:a", "folder:b"]}, "takes another number of generic"),
+        ({"novel": []}, "number of datasets in the role novel"),
+        ({"generic": ["folder:a", "folder:b"]}, "number of datasets in the role generic"),
         ({"nvel": ["folder:a"]}, "no role 'nvel'. did you mean 'novel'"),
     ],
 )

@@ -43,9 +43,9 @@ def _numbers(value: object) -> Iterator[float]:
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_figure_of_a_headline_stands_in_the_published_tables(name: str) -> None:
+def test_every_figure_of_a_main_result_stands_in_the_published_tables(name: str) -> None:
     told: dict[str, Any] = published(_file(name))
-    quoted = [float(text) for text in re.findall(r"(?<![\w.-])[0-9]+(?:\.[0-9]+)?", told["headline"])]
+    quoted = [float(text) for text in re.findall(r"(?<![\w.-])[0-9]+(?:\.[0-9]+)?", told["main_result"])]
     tables = {key: value for key, value in told.items() if key != "roles"}
     known = list(_numbers(tables))
     assert len(quoted) >= 3
@@ -168,7 +168,7 @@ def test_wrong_questions_are_refused(data: Path) -> None:
         study_index(given={"cels": ["folder:x"]})
     with pytest.raises(InputError, match="there is no folder"):
         study_index(data / "nowhere")
-    with pytest.raises(InputError, match="either named or looked for"):
+    with pytest.raises(InputError, match="both by role and by folder"):
         study_index(data, {"cells": ["folder:x"]})
     with pytest.raises(InputError, match="did you mean 'bloodshot'"):
         describe_study("bloodshoot")

@@ -22,7 +22,7 @@ from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.bundle.stages import ClassicalSegmenter
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import ConfigError, InputError, OutputError, SplitError
-from hemalens.evaluation.metrics import Answers
+from hemalens.evaluation.metrics import Predictions
 from hemalens.evaluation.results import ComparisonTable, Report
 from hemalens.inference.predictor import Predictor
 from hemalens.methods.combined_network import CombinedNetworkConfig
@@ -34,7 +34,7 @@ from hemalens.studies.wbc import augmentation as wbc_augmentation
 from hemalens.studies.wbc import combined as wbc_combined
 from hemalens.studies.wbc import common as wbc
 from hemalens.studies.wbc.combined import clusters_table
-from hemalens.studies.wbc.common import Row, WbcStudyConfig, chosen_rows, configured, with_stand_in_masks
+from hemalens.studies.wbc.common import Row, WbcStudyConfig, chosen_rows, configured, with_segmenter_masks
 from hemalens.studies.wbc.tables import gains_table, published_table
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.training import fit as training_fit
@@ -193,11 +193,11 @@ def combined(root: Path, white: Roles, tissue: Roles, tmp_path_factory: pytest.T
 
 
 def _accuracy(run: FractionRun, fraction: float) -> float:
-    return float(np.mean([(a.predicted == a.target).mean() for a in run.answers[fraction]]))
+    return float(np.mean([(a.predicted == a.target).mean() for a in run.predictions[fraction]]))
 
 
 def _balanced(run: FractionRun, fraction: float) -> float:
-    (answers,) = run.answers[fraction]
+    (answers,) = run.predictions[fraction]
     return float(np.mean([(answers.predicted == c)[answers.target == c].mean() for c in np.unique(answers.target)]))
 
 
@@ -277,11 +277,11 @@ def test_a_given_subset_is_taken_instead_of_a_drawn_one(root: Path, augmentation
 
 def test_without_a_given_subset_parts_are_drawn(root: Path, white: Roles, tmp_path: Path) -> None:
     config = WbcStudyConfig(fractions=(1.0, 0.5, 0.1))
-    drawn = wbc.open_white_cells(white, config, out=tmp_path, seed=0).parts.learning(config.plan(0), 0)
+    drawn = wbc.open_white_cells(white, config, out=tmp_path, seed=0).parts.training(config.protocol, 0, seed=0)
     assert {fraction: len(part) for fraction, part in drawn.items()} == {1.0: 30, 0.5: 15, 0.1: 5}
     given = wbc.open_white_cells({**white, "wbc_10": [_cells(root, "WBC_10")]}, config, out=tmp_path, seed=0)
     assert set(given.parts.given) == {0.1}
-    assert set(given.parts.learning(config.plan(0), 0)[0.5].contents) == set(drawn[0.5].contents)
+    assert set(given.parts.training(config.protocol, 0, seed=0)[0.5].contents) == set(drawn[0.5].contents)
 
 
 def test_published_accuracy_stands_beside_ours(augmentation: Watched, combined: Watched) -> None:
@@ -292,7 +292,7 @@ def test_published_accuracy_stands_beside_ours(augmentation: Watched, combined: 
     ):
         ours = [f"{_accuracy(augmentation.runs[key], fraction):.3f}" for fraction in (1.0, 0.1)]
         assert row == (wbc_augmentation.ROWS[key].name, ours[0], told[0], ours[1], told[1])
-    assert "Always answering the most frequent class: 0.200" in table.note
+    assert "Always predicting the most frequent class: 0.200" in table.note
     table = combined.table("Accuracy")
     assert table.columns == ("method", "100 %", "100 %, published", "1 %", "1 %, published")
     assert [(row[2], row[4]) for row in table.rows] == [("0.9790", "0.8000"), ("0.9760", "0.8080"), (None, "0.7300")]
@@ -373,10 +373,10 @@ def test_other_cells_without_masks_and_the_published_selection(root: Path, kong:
     # the table of differences needs the reference row
     (table,) = watched.report.tables
     assert table.columns == ("method", "100 %")
-    assert "not set beside these" in table.note
+    assert "are left out" in table.note
     masks = [record.mask_path for record in train.records if record.mask_path is not None]
     assert 0 < len(masks) == curve.fractions[0].n_masks <= CELL_TYPES * 3
-    assert f"data: {len(masks)} masks of the segmenter classical stand in for those it lacks" in watched.said
+    assert f"data: {len(masks)} masks by the segmenter classical" in watched.said
     made = json.loads((watched.out / "fits" / "scratch_augmented" / "1" / "seed_0" / "masks.json").read_text())
     assert (made["with a mask"], made["new images"]) == (len(masks), 5 * len(masks))
 
@@ -385,7 +385,7 @@ def test_other_cells_without_masks_and_the_published_selection(root: Path, kong:
 def test_masks_that_stand_in_are_the_segmenter_s(root: Path, tmp_path: Path, share: float) -> None:
     train = open_dataset(f"folder:{root / 'cells' / 'WBC_100' / 'train' / 'data'}")
     config = WbcStudyConfig(mask_segmenter="classical", mask_fraction=share)
-    masked, n_masks = with_stand_in_masks(train, config, folder=tmp_path, seed=0)
+    masked, n_masks = with_segmenter_masks(train, config, folder=tmp_path, seed=0)
     assert (masked.fingerprint, masked.classes) == (train.fingerprint, train.classes)
     found = [record for record in masked.records if record.mask_path is not None]
     assert n_masks == len(found) == len(list(tmp_path.iterdir()))
@@ -395,7 +395,7 @@ def test_masks_that_stand_in_are_the_segmenter_s(root: Path, tmp_path: Path, sha
         expected = ClassicalSegmenter()(record.read())
         assert record.mask_path is not None
         np.testing.assert_array_equal(np.asarray(Image.open(record.mask_path)), expected * np.uint8(255))
-    again, _ = with_stand_in_masks(train, config, folder=tmp_path, seed=0)
+    again, _ = with_segmenter_masks(train, config, folder=tmp_path, seed=0)
     assert again.records == masked.records
 
 
@@ -413,7 +413,7 @@ def test_an_image_in_which_no_cell_is_found_gets_no_mask(
 
     monkeypatch.setattr(wbc, "kept_mask", mask)
     config = WbcStudyConfig(mask_segmenter="classical", mask_fraction=1.0)
-    masked, n_masks = with_stand_in_masks(train, config, folder=tmp_path, seed=0)
+    masked, n_masks = with_segmenter_masks(train, config, folder=tmp_path, seed=0)
     assert {r.path for r in masked.records if r.mask_path} == {r.path for r in train.records} - empty - full
     assert n_masks == len(train) - len(empty) - len(full)
 
@@ -481,7 +481,7 @@ def test_drawn_regions_have_no_published_numbers(combined: Watched, tissue: Role
     drawn = replace(clusters, dataset=replace(clusters.dataset, synthetic=True), agreement=None)
     table = clusters_table(drawn, combined.report.evaluations[-1])
     assert {row[2] for row in table.rows} == {None}
-    assert "No type labels are known here" in table.note
+    assert "Without type labels" in table.note
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused
@@ -497,7 +497,7 @@ def test_drawn_regions_have_no_published_numbers(combined: Watched, tissue: Role
         ),
         ("n_seed=2", ConfigError, r"unknown key 'n_seed'. did you mean 'n_seeds'"),
         ("selection=best", ConfigError, "key 'selection'"),
-        ("fit.epoch=2", ConfigError, r"no row of the study takes the setting 'fit.epoch=2'. did you mean 'epochs'"),
+        ("fit.epoch=2", ConfigError, r"no row of the study uses the setting 'fit.epoch=2'. did you mean 'epochs'"),
         ("fit.optimiser.rate=2", ConfigError, r"unknown key 'optimiser.rate'"),
     ],
 )
@@ -512,10 +512,10 @@ def test_bad_settings_are_told_first(
 @pytest.mark.parametrize(
     ("study", "change", "message"),
     [
-        ("wbc-augmentation", {"wbc": []}, "takes another number of wbc"),
+        ("wbc-augmentation", {"wbc": []}, "number of datasets in the role wbc"),
         ("wbc-augmentation", {"prcc": ["prcc:x"]}, "the study wbc-augmentation has no role 'prcc'"),
         ("wbc-augmentation", {"hold": ["prcc:x"]}, r"no role 'hold'. did you mean 'held'"),
-        ("wbc-combined", {}, "takes another number of cam16: .*Say --data cam16=SPEC"),
+        ("wbc-combined", {}, "number of datasets in the role cam16.*Say --data cam16=SPEC"),
     ],
 )
 def test_roles_are_checked(white: Roles, tmp_path: Path, study: str, change: Roles, message: str) -> None:
@@ -551,7 +551,7 @@ def test_a_setting_goes_to_the_rows_that_have_such_a_key() -> None:
 def test_a_setting_that_no_row_takes_is_refused() -> None:
     lite = {key: row for key, row in wbc_augmentation.ROWS.items() if key.startswith("lite0")}
     for setting in ("resnet.epochs=3", "fit.autoencoder.epochs=3"):
-        with pytest.raises(ConfigError, match=f"no row of the study takes the setting '{setting}'"):
+        with pytest.raises(ConfigError, match=f"no row of the study uses the setting '{setting}'"):
             configured(lite, [setting])
     with pytest.raises(ConfigError, match="cannot read the setting 'epochs'"):
         configured(lite, ["fit.epochs"])
@@ -569,7 +569,7 @@ def test_settings_go_over_a_row_s_own() -> None:
 
 def _answered(*models: Sequence[int]) -> FractionRun:
     truth = np.array([0, 0, 0, 1, 1, 2])
-    answers = [Answers(truth, np.array(predicted), np.arange(6)) for predicted in models]
+    answers = [Predictions(truth, np.array(predicted), np.arange(6)) for predicted in models]
     curve: Any = SimpleNamespace(method="a row", fractions=[SimpleNamespace(fraction=0.1)])
     return FractionRun(curve, {0.1: answers}, 3)
 

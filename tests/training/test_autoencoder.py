@@ -25,10 +25,10 @@ from hemalens.training.autoencoder import (
     CellPairs,
     DomainBatches,
     check_domains,
-    draw,
     fit_autoencoder,
     latent_graph,
     latents,
+    reconstruct,
 )
 from hemalens.training.losses import maximum_mean_discrepancy, structural_similarity
 from hemalens.training.module import OptimiserConfig
@@ -417,8 +417,8 @@ def test_a_graph_of_other_latents_is_refused(
         latent_graph(unbroken[0], pairs.maps.shape[1:])
 
 
-def test_drawing_gives_images(pairs: CellPairs, unbroken: tuple[CellAutoencoder, Path]) -> None:
-    images = draw(unbroken[0], pairs.maps[:3])
+def test_reconstructions_are_images(pairs: CellPairs, unbroken: tuple[CellAutoencoder, Path]) -> None:
+    images = reconstruct(unbroken[0], pairs.maps[:3])
     assert images.shape == (3, SIDE, SIDE, 3)
     assert images.dtype == np.uint8
     with torch.no_grad():

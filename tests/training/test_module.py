@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hemalens.errors import ConfigError
 from hemalens.training.module import Learner, OptimiserConfig, warmup_cosine
-from hemalens.training.trainer import Course, train
+from hemalens.training.trainer import Schedule, train
 
 
 class _Small(Learner):
@@ -181,6 +181,6 @@ def test_small_batches_added_up_are_one_large_batch(batch_size: int, accumulate:
         off = 2 * (part @ weight.T + bias - wanted) / wanted.numel()
         weight, bias = weight - 0.1 * off.T @ part, bias - 0.1 * off.sum(dim=0)
     loader = DataLoader(TensorDataset(x, y), batch_size=batch_size)
-    train(module, loader, None, run_dir=tmp_path, course=Course(patience=None, precision="fp32", accumulate=accumulate))
+    train(module, loader, None, run_dir=tmp_path, schedule=Schedule(patience=None, precision="fp32", accumulate=accumulate))
     np.testing.assert_allclose(module.layer.weight.detach(), weight, atol=1e-6)
     np.testing.assert_allclose(module.layer.bias.detach(), bias, atol=1e-6)

@@ -58,8 +58,8 @@ def test_the_finest_types_with_enough_images_are_bundle_and_images_within_their_
 
 def test_an_image_teaches_its_type_or_the_next_coarser_one_or_its_class() -> None:
     labels, dataset = _of(), _dataset(COUNTS)
-    taught = labels.taught(dataset)
-    found = {record.cell_type: record.label for record in taught.records}
+    relabelled = labels.relabelled(dataset)
+    found = {record.cell_type: record.label for record in relabelled.records}
     assert found == {
         "band_neutrophil": "band_neutrophil",
         "segmented_neutrophil": "segmented_neutrophil",
@@ -73,17 +73,17 @@ def test_an_image_teaches_its_type_or_the_next_coarser_one_or_its_class() -> Non
         "lymphocyte": "lymphocyte",
         "variant_lymphocyte": "lymphocyte",
     }
-    assert taught.classes == labels.lessons
-    assert [r.path for r in taught.records] == [r.path for r in dataset.records]
-    np.testing.assert_array_equal(labels.class_of_lesson[taught.targets], dataset.targets)
+    assert relabelled.classes == labels.target_names
+    assert [r.path for r in relabelled.records] == [r.path for r in dataset.records]
+    np.testing.assert_array_equal(labels.class_of_target[relabelled.targets], dataset.targets)
 
 
 def test_one_image_too_few_leaves_a_class_whole() -> None:
     labels = _of(COUNTS | {"segmented_neutrophil": 19})
     assert labels.outputs[-1] == "neutrophil"
     assert labels.sizes[-1] == 1
-    taught = labels.taught(_dataset(COUNTS | {"segmented_neutrophil": 19}))
-    assert {r.label for r in taught.records if "neutrophil" in str(r.cell_type)} == {"neutrophil"}
+    relabelled = labels.relabelled(_dataset(COUNTS | {"segmented_neutrophil": 19}))
+    assert {r.label for r in relabelled.records if "neutrophil" in str(r.cell_type)} == {"neutrophil"}
 
 
 def test_a_label_map_as_fine_as_the_records_changes_nothing() -> None:
@@ -91,9 +91,9 @@ def test_a_label_map_as_fine_as_the_records_changes_nothing() -> None:
     dataset = _dataset(fine, "thirteen_class")
     labels = FineLabels.of(dataset, min_images=1)
     assert labels == FineLabels.none(dataset.classes)
-    np.testing.assert_array_equal(labels.taught(dataset).targets, dataset.targets)
+    np.testing.assert_array_equal(labels.relabelled(dataset).targets, dataset.targets)
     logits = torch.randn(4, len(labels.outputs))
-    assert torch.equal(labels.rolled_up(logits), logits)
+    assert torch.equal(labels.class_logits(logits), logits)
 
 
 def test_labels_of_one_s_own_have_no_finer_types() -> None:
@@ -105,7 +105,7 @@ def test_labels_of_one_s_own_have_no_finer_types() -> None:
 def test_an_image_without_a_label_teaches_nothing() -> None:
     records = (Record(Path("x"), "odd", "home", excluded="for a reason"),)
     dataset = CellDataset("own", records, ("odd",), "as_labelled", "", "")
-    assert FineLabels.none(("odd",)).taught(dataset).targets.tolist() == [-1]
+    assert FineLabels.none(("odd",)).relabelled(dataset).targets.tolist() == [-1]
 
 
 @given(seed=st.integers(0, 1000), scale=st.floats(0.1, 40))
@@ -113,7 +113,7 @@ def test_probabilities_of_a_class_are_the_sum_of_its_types(seed: int, scale: flo
     labels = _of()
     logits = torch.randn(5, 6, generator=torch.Generator().manual_seed(seed)).double() * scale
     fine = torch.softmax(logits, dim=1).numpy()
-    classes = torch.softmax(labels.rolled_up(logits), dim=1).numpy()
+    classes = torch.softmax(labels.class_logits(logits), dim=1).numpy()
     for k in range(4):
         np.testing.assert_allclose(classes[:, k], fine[:, labels.class_of_output == k].sum(axis=1), atol=1e-12)
 
@@ -121,7 +121,7 @@ def test_probabilities_of_a_class_are_the_sum_of_its_types(seed: int, scale: flo
 def test_the_admitted_outputs_are_the_type_or_all_of_the_class() -> None:
     labels = _of()
     admitted = labels.admitted().numpy()
-    assert admitted.shape == (len(labels.lessons), 6)
+    assert admitted.shape == (len(labels.target_names), 6)
     np.testing.assert_array_equal(admitted[:6], np.eye(6, dtype=bool))
     assert Counter(admitted[6:].sum(axis=1).tolist()) == {1: 2, 2: 2}
     assert admitted[6 + 3].tolist() == [False, False, False, False, True, True]

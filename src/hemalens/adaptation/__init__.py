@@ -1,7 +1,8 @@
-"""Adapts a bundle to a new laboratory: with a few labelled cells, with images alone, or both.
+"""Adaptation of a bundle to a new laboratory, with a few labelled cells, with unlabelled images, or with both.
 
-Begin with `few_labels.adapt`, `adapt_unlabelled` and `finetune`, one verb each; `suggest` lists the cells to label next.
-Labelled cells: `source_head`, `ensemble`, `encoders`, `active_learning`. Unlabelled images: `unlabelled` (the steps in
-their order), `unlabelled_config`, `logit_adjustment` (class bias, nucleus size), `neighbours`.
+Begin with `adapt.adapt`, the one verb, and its `options`. It dispatches to `few_labels` (a new classifier), `finetune` (all
+weights) and `adapt_unlabelled`. `suggest` lists the cells to label next, by the strategies of `active_learning`.
+Labelled cells: `source_head`, `encoders`, `ensemble`. Unlabelled images: `unlabelled` (the steps in their order),
+`unlabelled_config`, `logit_adjustment` (nucleus size, class bias), `neighbours`.
 Imports `runs` and the rooms below; torch only through `methods.few_shot_finetune`, inside the function that trains.
 """

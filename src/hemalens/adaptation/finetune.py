@@ -30,7 +30,7 @@ from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, refere
 
 if TYPE_CHECKING:
     from hemalens.methods.few_shot_finetune import FewCellsConfig, TrainedOn
-    from hemalens.training.fit import ModuleAnswers
+    from hemalens.training.fit import ModulePredictions
 
 RULE = "finetune"
 """The manifest's name of this classifier, next to the rules of `FewShotConfig`."""
@@ -64,81 +64,84 @@ def adapt_finetuned(
     support = open_support(base, support_spec, options, new=None, absent=absent, say=say)
     note_seen(embedders.bundles, support, say)
     with tempfile.TemporaryDirectory(prefix="hemalens_") as scratch:
-        way = TrainedOn(base, config, Path(scratch))
-        way.check(support)
-        logits = left_out(way, support, seed=run.seed)
-        kept = KeptClassifier.on(embedders, support) if config.classifier else None
-        if kept is not None:
-            logits = mean_answer(logits, kept.left_out())
-        return _fine_tune(way, support, logits, kept, run)
+        tuner = TrainedOn(base, config, Path(scratch))
+        tuner.check(support)
+        logits = left_out(tuner, support, seed=run.seed)
+        classifier = KeptClassifier.on(embedders, support) if config.classifier else None
+        if classifier is not None:
+            logits = mean_answer(logits, classifier.left_out())
+        return _fine_tune(tuner, support, logits, classifier, run)
 
 
-def left_out(way: TrainedOn, support: CellDataset, *, seed: int) -> Logits:
+def left_out(tuner: TrainedOn, support: CellDataset, *, seed: int) -> Logits:
     """Cross-validated logits (n, k) of the support; minus infinity if a class is too small for two folds."""
     found = np.full((len(support), len(support.classes)), -np.inf)
     present = support.under(tuple(c for c in support.classes if support.class_counts[c]))
     unit = units(present)
     smallest = min(len(np.unique(unit[present.targets == i])) for i in range(len(present.classes)))
-    n_folds = min(way.config.folds, smallest)
+    n_folds = min(tuner.config.folds, smallest)
     if n_folds < 2:
         return found
     place = {id(record): i for i, record in enumerate(support.records)}
     for i, (_, test) in enumerate(k_fold(present, n_folds, seeded(seed, "folds"))):
         held = np.array([place[id(record)] for record in test.records])
-        module = way.learn(support.subset(np.setdiff1d(np.arange(len(support)), held)), seed=seed + i + 1)
-        found[held] = way.logits(module, support.subset(held))
+        module = tuner.learn(support.subset(np.setdiff1d(np.arange(len(support)), held)), seed=seed + i + 1)
+        found[held] = tuner.logits(module, support.subset(held))
     return found
 
 
 def _fine_tune(
-    way: TrainedOn, support: CellDataset, logits: Logits, kept: KeptClassifier | None, run: RunOptions
+    tuner: TrainedOn, support: CellDataset, logits: Logits, classifier: KeptClassifier | None, run: RunOptions
 ) -> Bundle:
     """Fine-tune on all of the support, calibrate on the cross-validated logits, and write the bundle."""
     from hemalens.training.checkpoints import tensor_bytes
-    from hemalens.training.fit import ModuleAnswers, graph_of
+    from hemalens.training.fit import ModulePredictions, graph_of
 
-    base = way.base
+    base = tuner.base
     scored: NDArray[np.bool_] = np.isfinite(logits.min(axis=1))
     # without folds there is nothing to calibrate on: the network keeps its temperature, the mean of two models has none
-    temperature = base.manifest.temperature if kept is None else 1.0
+    temperature = base.manifest.temperature if classifier is None else 1.0
     if scored.any():
         temperature = fit_temperature(logits[scored], support.targets[scored])
-    module = way.learn(support, seed=run.seed)
+    module = tuner.learn(support, seed=run.seed)
     tail = graphs.temperature_graph(len(support.classes), temperature)
-    graph = graph_of(module, base.manifest.preprocessing)
-    answers = ModuleAnswers(module, support, base.manifest.preprocessing, way.scratch, temperature if kept is None else 1.0)
-    fine: Reference | None = answers.fine if module.finer else None
-    reference: Reference = answers.probabilities
-    if kept is not None:
-        learned = kept.learn()
-        graph, reference = kept.joined(graph, learned), _mean_of(answers, kept, kept.logits(learned), temperature)
+    graph = graph_of(module)
+    network = ModulePredictions(module, support, tuner.scratch, temperature if classifier is None else 1.0)
+    fine: Reference | None = network.fine if module.finer else None
+    reference: Reference = network.probabilities
+    if classifier is not None:
+        fitted = classifier.learn()
+        graph, reference = (
+            classifier.joined(graph, fitted),
+            _mean_of(network, classifier, classifier.logits(fitted), temperature),
+        )
     content = graphs.join(graph, tail, keep=("embedding",)).SerializeToString()
     parity, size = check_parity(content, support.records, reference, fine=fine)
-    manifest = _manifest(base, support, way.config, _expected(support, way.config, logits, scored), kept)
+    manifest = _manifest(base, support, tuner.config, _expected(support, tuner.config, logits, scored), classifier)
     manifest = manifest.model_copy(update={"temperature": temperature, "parity": parity, "embedding_size": size})
-    if kept is not None:
-        inner = sum(one.size for one in kept.embedders.each)
-        parts = (size - inner, *(width for one in kept.embedders.each for width in one.widths))
+    if classifier is not None:
+        inner = sum(one.size for one in classifier.embedders.each)
+        parts = (size - inner, *(width for one in classifier.embedders.each for width in one.widths))
         manifest = manifest.model_copy(update={"embedding_parts": parts})
     files = {WEIGHTS: tensor_bytes(module.weights())}
     if scored.any():
         # the embedding has moved: reference statistics hold predictions only
         probabilities = np.exp(log_softmax(logits[scored] / temperature))
         files[REFERENCE_FILE] = reference_bytes(ReferenceStatistics(probabilities, support.targets[scored]))
-    return base.derive(run.out, manifest, content, others=_others(kept), seen=support.contents, files=files)
+    return base.derive(run.out, manifest, content, others=_others(classifier), seen=support.contents, files=files)
 
 
-def _others(kept: KeptClassifier | None) -> list[Bundle]:
+def _others(classifier: KeptClassifier | None) -> list[Bundle]:
     """The further bundles of the few-shot classifier."""
-    return kept.embedders.bundles[1:] if kept else []
+    return classifier.embedders.bundles[1:] if classifier else []
 
 
-def _mean_of(answers: ModuleAnswers, kept: KeptClassifier, logits: NDArray[Any], temperature: float) -> Reference:
+def _mean_of(network: ModulePredictions, classifier: KeptClassifier, logits: NDArray[Any], temperature: float) -> Reference:
     """Reference probabilities of the mean of network and classifier logits (n, k)."""
-    place = {id(record): i for i, record in enumerate(kept.cells.records)}
+    place = {id(record): i for i, record in enumerate(classifier.cells.records)}
 
     def reference(records: list[Record]) -> NDArray[np.float64]:
-        own = np.log(np.maximum(answers.probabilities(records), np.finfo(np.float32).tiny))
+        own = np.log(np.maximum(network.probabilities(records), np.finfo(np.float32).tiny))
         mean = mean_answer(own, logits[[place[id(record)] for record in records]])
         return np.exp(log_softmax(mean / temperature))
 
@@ -153,12 +156,16 @@ def _expected(support: CellDataset, config: FewCellsConfig, logits: Logits, scor
 
 
 def _manifest(
-    base: Bundle, support: CellDataset, config: FewCellsConfig, expected: ExpectedAccuracy, kept: KeptClassifier | None
+    base: Bundle,
+    support: CellDataset,
+    config: FewCellsConfig,
+    expected: ExpectedAccuracy,
+    classifier: KeptClassifier | None,
 ) -> Manifest:
     """The bundle's manifest, updated."""
     adaptation = Adaptation(
-        base_model_sha256=kept.embedders.digests if kept else (base.manifest.files[MODEL].sha256,),
-        beside=kept.embedders.beside if kept else (),
+        base_model_sha256=classifier.embedders.digests if classifier else (base.manifest.files[MODEL].sha256,),
+        beside=classifier.embedders.beside if classifier else (),
         few_shot={"rule": RULE, **config.model_dump(mode="json")},
         support_images=support.contents,
         new_classes=(),
@@ -168,7 +175,7 @@ def _manifest(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": (
             *base.manifest.data,
-            *(entry for other in _others(kept) for entry in other.manifest.data),
+            *(entry for other in _others(classifier) for entry in other.manifest.data),
             DataEntry.of(support, "support"),
         ),
         "adaptation": adaptation,

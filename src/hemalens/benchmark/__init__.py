@@ -1,7 +1,8 @@
-"""Compares methods under protocols: methods x protocols x sources x targets, one report.
+"""Benchmark: methods x protocols x sources x targets, in one report.
 
-Begin with `run.benchmark`. `config` says what is asked, `plan` opens the data, `tasks` holds one source under one
-protocol, `trials` one method in one test of a task (kept as it ends, so that a run resumes), `workers` the processes.
-`protocols/` has one file a protocol, `efficiency/` what networks cost, `figures` what the report shows besides scores.
+Begin with `run.benchmark`. `config` holds the settings, `plan` opens the data and plans the trials. A trial (`trials`) is
+one method in one test of a task; its result is kept, so that a run resumes. `workers` runs trials in several processes.
+`protocols/` has one module a protocol, `efficiency/` measures the cost of networks, `figures` makes the report's pictures.
+`saved_bundle` runs protocols on one saved bundle, without training.
 Imports `adaptation`, `runs` and the rooms below.
 """

@@ -1,28 +1,33 @@
-"""What a benchmark shows beside its scores: embeddings of all laboratories in one plane, what answers rest on, costs."""
+"""Figures of a benchmark's report: joint scatter plots, occlusion maps, and the cost of the models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from hemalens.benchmark.efficiency.config import EfficiencyConfig
 from hemalens.benchmark.efficiency.measure import measure_bundles
-from hemalens.benchmark.trials import Ended
+from hemalens.benchmark.trials import TrialResult
 from hemalens.bundle.bundle import open_bundle
 from hemalens.datasets import CellDataset
 from hemalens.evaluation.occlusion import occlusion_table
 from hemalens.evaluation.projection import Projection, joint_scatter
 from hemalens.evaluation.results import Efficiency, Evaluation, NamedScatter, PictureTable
+from hemalens.progress import Say
 
 N_CELLS, N_CANDIDATES = 4, 100
-"""Cells of each method of which the report shows what the answer rests on, out of so many that are drawn."""
+"""Occlusion maps of each method, and how many cells they are chosen from."""
 
 
 @dataclass(frozen=True, slots=True)
 class FirstModel:
-    """The first model of a method and a source, with its evaluation on the first target, or else at home."""
+    """The first model of a method and a source, with its evaluation on the first target, or else on the source.
+
+    `tested` is the dataset of that target.
+    """
 
     method: str
     source: str
@@ -31,68 +36,62 @@ class FirstModel:
     tested: CellDataset | None
 
 
-def first_models(ended: Sequence[Ended]) -> list[FirstModel]:
+def first_models(results: Sequence[TrialResult]) -> list[FirstModel]:
     """One for each method and source of which a trial succeeded."""
     found: dict[tuple[str, str], FirstModel] = {}
-    for each in ended:
-        if each.tested is None:
+    for result in results:
+        trial, outcome = result.trial, result.outcome
+        if outcome is None:
             continue
-        trial, outcome = each.trial, each.tested.outcome
-        here = (trial.entry.name, trial.source)
+        key = (trial.entry.name, trial.source)
         evaluation = next(iter(outcome.evaluations), None)
         dataset = trial.task.tested[trial.i - 1] if evaluation is not None and trial.i else None
-        before = found.get(here)
+        before = found.get(key)
         if before is None or (evaluation is not None and before.tested is None):
             bundle = trial.fits / outcome.model if before is None else before.bundle
-            found[here] = FirstModel(*here, bundle, evaluation, dataset)
+            found[key] = FirstModel(*key, bundle, evaluation, dataset)
     return list(found.values())
 
 
-def costs(
-    models: Sequence[FirstModel], *, n_rounds: int, n_threads: int | None, say: Callable[[str], None]
-) -> list[Efficiency]:
-    """What each model costs, beside the score that its method has."""
+def measure_efficiency(models: Sequence[FirstModel], config: EfficiencyConfig, *, say: Say) -> list[Efficiency]:
+    """The cost of each model, with the scores of its evaluation."""
     several = len({model.source for model in models}) > 1
     named = {f"{m.method}, {m.source}" if several else m.method: (m.bundle, m.evaluation) for m in models}
-    return measure_bundles(named, n_rounds=n_rounds, n_threads=n_threads, say=say)
+    return measure_bundles(named, config, say=say)
 
 
-def joint_scatters(ended: Sequence[Ended], *, projection: Projection, seed: int) -> tuple[NamedScatter, ...]:
+def joint_scatters(results: Sequence[TrialResult], *, projection: Projection, seed: int) -> tuple[NamedScatter, ...]:
     """The embeddings of every source and its targets by each method's first model, in one plane."""
-    groups: dict[tuple[str, str], list[Ended]] = {}
-    for each in ended:
-        if each.tested is not None and each.tested.embeddings is not None:
-            groups.setdefault((each.trial.entry.name, each.trial.source), []).append(each)
-    shown = []
+    groups: dict[tuple[str, str], list[TrialResult]] = {}
+    for result in results:
+        if result.outcome is not None and result.outcome.embeddings is not None:
+            groups.setdefault((result.trial.entry.name, result.trial.source), []).append(result)
+    scatters = []
     for (method, source), group in groups.items():
         if len(group) < 2:
             continue
-        told = []
-        for each in group:
-            if each.tested is not None and each.tested.embeddings is not None:
-                points = [(label, predicted, each.trial.target) for label, predicted in each.tested.outcome.points]
-                told.append((each.tested.embeddings.astype(float), points))
-        scatter = joint_scatter(told, seed=seed, projection=projection)
-        if scatter is not None:
-            shown.append(
-                NamedScatter(
-                    method=method,
-                    source=source,
-                    targets=tuple(e.trial.target for e in group if e.trial.target != source),
-                    scatter=scatter,
-                )
+        embedded = [
+            (
+                result.outcome.embeddings.astype(float),
+                [(label, predicted, result.trial.target) for label, predicted in result.outcome.points],
             )
-    return tuple(shown)
+            for result in group
+            if result.outcome is not None and result.outcome.embeddings is not None
+        ]
+        scatter = joint_scatter(embedded, seed=seed, projection=projection)
+        if scatter is not None:
+            targets = tuple(result.trial.target for result in group if result.trial.target != source)
+            scatters.append(NamedScatter(method=method, source=source, targets=targets, scatter=scatter))
+    return tuple(scatters)
 
 
-def what_answers_rest_on(models: Sequence[FirstModel], *, seed: int) -> list[PictureTable]:
-    """Some cells of the first target under the first model of each method, parts of them covered; of the first source."""
-    shown, seen = [], set()
+def occlusion_maps(models: Sequence[FirstModel], *, seed: int) -> list[PictureTable]:
+    """Occlusion maps of some cells of the first target, by each method's first model of the first source."""
+    tables: dict[str, PictureTable] = {}
     for model in models:
-        if model.tested is not None and model.method not in seen:
-            seen.add(model.method)
+        if model.tested is not None and model.method not in tables:
             drawn = np.random.default_rng(seed).permutation(len(model.tested))[:N_CANDIDATES]
             table = occlusion_table(open_bundle(model.bundle), model.tested.subset(sorted(drawn.tolist())), n=N_CELLS)
-            title = f"{model.method}, {model.source} -> {model.tested.name}: what answers rest on"
-            shown.append(table.model_copy(update={"title": title}))
-    return shown
+            title = f"{model.method}, {model.source} -> {model.tested.name}: occlusion maps"
+            tables[model.method] = table.model_copy(update={"title": title})
+    return list(tables.values())

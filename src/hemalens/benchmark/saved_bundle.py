@@ -1,11 +1,12 @@
-"""What one saved bundle gives in new laboratories with few labels, or with images without: k-shot and its like."""
+"""Protocols on one saved bundle: k-shot, finetuning, labelling and unlabelled in new laboratories, without training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hemalens.benchmark.protocols.targets import LaboratoryCurves, draw, open_laboratories
+from hemalens.benchmark.protocols.data import open_laboratories
+from hemalens.benchmark.protocols.laboratory import LaboratoryProtocol, score_bundle
 from hemalens.bundle.bundle import open_bundle
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.errors import InputError
@@ -16,10 +17,10 @@ from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from hemalens.report.compose import make_report
 
 
-def bundle_curves(
+def benchmark_bundle(
     bundle_path: Path,
     target_specs: Sequence[str],
-    curves: Mapping[str, LaboratoryCurves],
+    protocols: Mapping[str, LaboratoryProtocol],
     *,
     out: Path,
     min_per_class: int = 1,
@@ -27,13 +28,13 @@ def bundle_curves(
     overwrite: bool = False,
     say: Say = lambda text: None,
 ) -> Report:
-    """Draw the curves, by protocol, of a bundle on each target, and write a report into `out`; nothing is trained.
+    """Run protocols, by name, for a bundle on each target, and write a report into `out`.
 
-    The targets are read under the bundle's label map. Raises `InputError` without a target and `SplitError` for images that
+    Targets are read under the bundle's label map. Raises `InputError` without a target, and `SplitError` for images that
     the bundle was trained on.
     """
     if not target_specs:
-        raise InputError("there is no new laboratory to test in", remedy="Name one or more with --target SPEC.")
+        raise InputError("no target is named", remedy="Name one or more with --target SPEC.")
     claim_folder(out, (JSON_NAME, MARKDOWN_NAME, HTML_NAME), "a report", overwrite=overwrite)
     bundle = open_bundle(bundle_path)
     manifest = bundle.manifest
@@ -44,18 +45,18 @@ def bundle_curves(
         say(note)
     for laboratory in laboratories:
         refuse_leaks(bundle.seen, laboratory.target)
-    for drawn in curves.values():
-        drawn.check(laboratories)
+    for protocol in protocols.values():
+        protocol.check(laboratories, seed=seed)
     source = next((entry.name for entry in manifest.data if entry.role == "train"), "unknown data")
     results = []
-    for protocol, drawn in curves.items():
+    for name, protocol in protocols.items():
         for laboratory in laboratories:
-            say(f"{protocol}: {laboratory.target.name}")
-            results += draw(drawn, bundle, laboratory, source=source, seed=seed)
+            say(f"{name}: {laboratory.target.name}")
+            results += score_bundle(protocol, bundle, laboratory, source=source, seed=seed)
     learned = tuple(f"{entry.name} ({entry.role}), {sum(entry.class_counts.values()):,} images" for entry in manifest.data)
     report = make_report(
-        f"{manifest.method} from {source}: {', '.join(curves)}",
-        "; ".join(f"{protocol}, {drawn.described}" for protocol, drawn in curves.items()),
+        f"{manifest.method} from {source}: {', '.join(protocols)}",
+        "; ".join(f"{name}, {protocol.description}" for name, protocol in protocols.items()),
         k_shot=results,
         data=[card for laboratory in laboratories for card in laboratory.cards],
         methods={manifest.method: manifest.config},

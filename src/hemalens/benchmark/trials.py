@@ -1,4 +1,4 @@
-"""Trials of a benchmark: one method in one test of one task, run once, kept, and found again after a kill."""
+"""Trials of a benchmark: one method in one test of one task. Results are kept, so that a stopped run resumes."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hemalens.benchmark.config import Entry
-from hemalens.benchmark.protocols.folds import FitFold
-from hemalens.benchmark.tasks import Outcome, Task, Tested
+from hemalens.benchmark.protocols.base import FitFold, Outcome, Task
 from hemalens.bundle.artifact import library_versions
 from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.datasets import CellDataset
 from hemalens.errors import BundleError, HemalensError
 from hemalens.evaluation.results import Failure
 from hemalens.files import atomic_dir, output_errors, sha256_text, write_json, write_text
+from hemalens.progress import Say
 from hemalens.runs.auxiliary import parts_for
 from hemalens.runs.folders import fit_or_resume, method_request
 
 RESULT, EMBEDDINGS, ERROR = "result.json", "embeddings.npy", "error.txt"
-Status = Literal["waiting", "known", "running", "done", "failed"]
+Status = Literal["waiting", "cached", "running", "done", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A method in test `i` of a task; `fits` is the folder of what it trains, `result` that of what came of it."""
+    """A method in test `i` of a task; `fits` is the folder of its trainings, `result` that of its outcome."""
 
     entry: Entry
     task: Task
@@ -43,17 +42,17 @@ class Trial:
 
     @property
     def target(self) -> str:
-        """What it is tested on."""
+        """Name of the dataset it is tested on."""
         return self.task.tests[self.i]
 
     @property
     def source(self) -> str:
-        """What it is trained on."""
+        """Name of the dataset it is trained on."""
         return self.task.source.dataset.name
 
 
-Watch = Callable[[Trial, Status, Outcome | None], None]
-"""Told whenever a trial begins or ends."""
+TrialCallback = Callable[[Trial, Status, Outcome | None], None]
+"""Called whenever a trial begins or ends."""
 
 
 def plan_trials(
@@ -62,25 +61,24 @@ def plan_trials(
     *,
     out: Path,
     auxiliary: Mapping[str, CellDataset],
-    before: Sequence[str],
-    seed: int,
+    stages: Sequence[str],
 ) -> list[Trial]:
-    """All trials in the order of the report: by source, method, protocol, test."""
+    """All trials in the order of the report: by source, method, protocol, test. `stages` are digests."""
     trials = []
     for source in dict.fromkeys(id(task.source) for task in tasks):
         for entry in entries:
-            asked = method_request(entry.method, entry.config)
+            method = method_request(entry.method, entry.config)
             own = parts_for(entry.method, auxiliary)
             for task in (task for task in tasks if id(task.source) == source):
                 train = task.source.dataset
                 for i in range(len(task.tests)):
                     request = {
-                        "asked": asked,
+                        "method": method,
                         "source": train.fingerprint,
                         "masks": train.mask_fingerprint,
                         "auxiliary": {role: dataset.fingerprint for role, dataset in own.items()},
-                        "before": list(before),
-                        "seed": seed,
+                        "stages": list(stages),
+                        "seed": task.seed,
                         "test": task.request(i),
                         "versions": library_versions(),
                     }
@@ -90,37 +88,42 @@ def plan_trials(
     return trials
 
 
-def known(trial: Trial) -> Tested | None:
-    """What came of a trial earlier; None where it was not run, or what is there, its first model too, is damaged."""
+def cached_outcome(trial: Trial) -> Outcome | None:
+    """The kept outcome of a trial; None where it was not run, or where the result or its first model is damaged."""
     try:
         stored = json.loads((trial.result / RESULT).read_text(encoding="utf-8"))
         if stored["key"] != trial.key:
             return None
         outcome = Outcome.model_validate_json(json.dumps(stored["outcome"]))
         open_bundle(trial.fits / outcome.model)
-        embeddings: NDArray[np.float16] | None = None
-        if outcome.points:
-            embeddings = np.load(trial.result / EMBEDDINGS, allow_pickle=False)
-        return Tested(outcome, embeddings)
+        if not outcome.points:
+            return outcome
+        embeddings = np.load(trial.result / EMBEDDINGS, allow_pickle=False)
+        return outcome.model_copy(update={"embeddings": embeddings})
     except (OSError, ValueError, KeyError, TypeError, ValidationError, BundleError):
         return None
 
 
-def keep(trial: Trial, tested: Tested) -> None:
-    """Write what came of a trial, whole or not at all."""
+def write_outcome(trial: Trial, outcome: Outcome) -> None:
+    """Write the outcome of a trial, whole or not at all."""
     with atomic_dir(trial.result) as folder:
-        if tested.embeddings is not None:
-            np.save(folder / EMBEDDINGS, tested.embeddings, allow_pickle=False)
-        told = {"method": trial.entry.name, "source": trial.source, "target": trial.target, "protocol": trial.task.protocol}
-        write_json(folder / RESULT, {"key": trial.key, **told, "outcome": tested.outcome.model_dump(mode="json")})
+        if outcome.embeddings is not None:
+            np.save(folder / EMBEDDINGS, outcome.embeddings, allow_pickle=False)
+        names = {
+            "method": trial.entry.name,
+            "source": trial.source,
+            "target": trial.target,
+            "protocol": trial.task.protocol,
+        }
+        write_json(folder / RESULT, {"key": trial.key, **names, "outcome": outcome.model_dump(mode="json")})
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """A trial with what came of it, or with its error."""
+class TrialResult:
+    """A trial with its outcome, or with its error."""
 
     trial: Trial
-    tested: Tested | None
+    outcome: Outcome | None
     error: str = ""
 
 
@@ -128,34 +131,33 @@ def run_trials(
     trials: Iterable[Trial],
     *,
     auxiliary: Mapping[str, CellDataset],
-    seed: int,
-    say: Callable[[str], None],
-    watch: Watch,
-) -> list[Ended]:
-    """Run one trial after another; an error ends its trial, and no other that does not need the same training."""
+    say: Say,
+    on_trial: TrialCallback,
+) -> list[TrialResult]:
+    """Run one trial after another; an error ends its trial, and those that need the same training."""
     fits: dict[str, FitFold] = {}
-    ended = []
+    results = []
     for trial in trials:
-        found = known(trial)
-        if found is not None:
-            watch(trial, "known", found.outcome)
-            ended.append(Ended(trial, found))
+        outcome = cached_outcome(trial)
+        if outcome is not None:
+            on_trial(trial, "cached", outcome)
+            results.append(TrialResult(trial, outcome))
             continue
-        watch(trial, "running", None)
+        on_trial(trial, "running", None)
         fit = fits.setdefault(trial.entry.name, _once(_fit(trial.entry, parts_for(trial.entry.method, auxiliary), say)))
         try:
-            found = _named(trial.task.run(trial.i, fit, trial.fits, seed), trial)
-            keep(trial, found)
+            outcome = _renamed(trial.task.run(trial.i, fit, trial.fits), trial)
+            write_outcome(trial, outcome)
         except Exception as error:
-            ended.append(Ended(trial, None, _told(error, trial, say)))
-            watch(trial, "failed", None)
+            results.append(TrialResult(trial, None, _error_text(error, trial, say)))
+            on_trial(trial, "failed", None)
             continue
-        watch(trial, "done", found.outcome)
-        ended.append(Ended(trial, found))
-    return ended
+        on_trial(trial, "done", outcome)
+        results.append(TrialResult(trial, outcome))
+    return results
 
 
-def _fit(entry: Entry, auxiliary: Mapping[str, CellDataset], say: Callable[[str], None]) -> FitFold:
+def _fit(entry: Entry, auxiliary: Mapping[str, CellDataset], say: Say) -> FitFold:
     def fit(train: CellDataset, validation: CellDataset, rng: np.random.Generator, run_dir: Path) -> Bundle:
         say(f"{entry.name}, {run_dir.name.replace('_', ' ')}: {len(train)} images")
         return fit_or_resume(
@@ -166,7 +168,7 @@ def _fit(entry: Entry, auxiliary: Mapping[str, CellDataset], say: Callable[[str]
 
 
 def _once(fit: FitFold) -> FitFold:
-    """The same fit, which remembers the bundle of each folder, or the error: it would only fail again."""
+    """The same fit, which remembers the bundle or the error of each folder, and fits no folder twice."""
     done: dict[Path, Bundle | Exception] = {}
 
     def fit_once(train: CellDataset, validation: CellDataset, rng: np.random.Generator, run_dir: Path) -> Bundle:
@@ -184,7 +186,7 @@ def _once(fit: FitFold) -> FitFold:
     return fit_once
 
 
-def _named(tested: Tested, trial: Trial) -> Tested:
+def _renamed(outcome: Outcome, trial: Trial) -> Outcome:
     """The outcome under the name that the method has in this benchmark."""
     name = trial.entry.name
 
@@ -192,13 +194,12 @@ def _named(tested: Tested, trial: Trial) -> Tested:
         _, _, task = part.name.partition(": ")
         return part.model_copy(update={"method": name, "name": f"{name}: {task}"})
 
-    outcome = tested.outcome
     parts = {kind: tuple(map(renamed, getattr(outcome, kind))) for kind in ("evaluations", "k_shot", "fractions")}
-    return Tested(outcome.model_copy(update=parts), tested.embeddings)
+    return outcome.model_copy(update=parts)
 
 
-def _told(error: Exception, trial: Trial, say: Callable[[str], None]) -> str:
-    """The error on one line; where it is none of ours, all of it goes into a file."""
+def _error_text(error: Exception, trial: Trial, say: Say) -> str:
+    """The error on one line; the traceback of an unexpected one goes into a file."""
     where = f"{trial.entry.name}, {trial.source} -> {trial.target}, {trial.task.protocol}"
     text = str(error) if isinstance(error, HemalensError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
     say(f"failed: {where}: {text}")
@@ -209,11 +210,11 @@ def _told(error: Exception, trial: Trial, say: Callable[[str], None]) -> str:
     return text
 
 
-def failures(ended: Sequence[Ended]) -> tuple[Failure, ...]:
-    """What failed: a row for each method and task, with the targets that share its error."""
+def failures(results: Sequence[TrialResult]) -> tuple[Failure, ...]:
+    """A row for each method and task that failed, with the targets that share its error."""
     found: dict[tuple[str, str, str, str], list[str]] = {}
-    for each in ended:
-        if each.tested is None:
+    for each in results:
+        if each.outcome is None:
             trial = each.trial
             found.setdefault((trial.entry.name, trial.task.protocol, trial.source, each.error), []).append(trial.target)
     return tuple(

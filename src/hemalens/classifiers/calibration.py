@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 Floats = NDArray[np.floating[Any]]
 TEMPERATURES = (0.01, 100.0)
-"""Limits of the temperature found from a mean confidence."""
+"""Limits of a temperature that is found from a mean confidence."""
 
 
 def log_softmax(logits: Floats) -> NDArray[np.float64]:
@@ -41,11 +41,7 @@ def fit_temperature(logits: Floats, target: NDArray[np.int64]) -> float:
 
 
 def temperature_of_certainty(logits: Floats, certainty: float) -> float:
-    """What to divide logits (n, k) by so that the probability of the answer is `certainty` on average; within limits.
-
-    A head that is taught by its own answers agrees with them: they cannot tell how often it is right, and so it is made no
-    surer than it was.
-    """
+    """Find the temperature at which logits (n, k) have the mean confidence `certainty`, within `TEMPERATURES`."""
     wide = np.asarray(logits, np.float64)
 
     def surplus(log_temperature: float) -> float:

@@ -1,44 +1,101 @@
-"""Classical heads on embeddings, with the published settings, and their way into the graph."""
+"""Classical heads on embeddings, with their published settings and their ONNX graphs.
+
+Begin with `HEADS`. To add a head, write a function from a seed to a scikit-learn classifier and a line in `HEADS`.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from hemalens.errors import ConfigError, near_matches, require_extra
-from hemalens.graphs.build import IR_VERSION, ML_OPSET, OPSET, join, log_probability_graph
+from hemalens.graphs.build import IR_VERSION, ML_OPSET, OPSET, float_value, join, log_probability_graph, make_model
 
 SMALLEST_PROBABILITY = 1e-7
 ClassWeights = Literal["balanced", "none"]
-"""Whether a class weighs inverse to the number of its images, or as much as it has."""
+"""Whether a class weighs inversely to the number of its images, or as much as it has."""
 
 
-class Head(Protocol):
-    """A scikit-learn classifier with probabilities."""
+@dataclass(frozen=True, slots=True)
+class HeadKind:
+    """One head of `HEADS`.
 
-    def fit(self, X: NDArray[np.floating[Any]], y: NDArray[np.int64], **weights: NDArray[np.float64]) -> Any:
-        """Learn from embeddings (n, d) and class indices (n,); `sample_weight_of` makes the weights."""
+    `build`: seed -> scikit-learn classifier with `predict_proba`. `summary`: what it is, with its settings.
+    `standardise`: bring each feature to mean 0 and variance 1 first. `sample_weights`: whether `fit` accepts them.
+    `float64`: compute in double precision in training and graph, for heads that sum over many features. `convert`: (fitted
+    classifier, n_features) -> ONNX model whose second output holds the probabilities; None for skl2onnx.
+    """
 
-    def predict_proba(self, X: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-        """Probabilities (n, k)."""
+    build: Callable[[int], Any]
+    summary: str
+    standardise: bool = False
+    sample_weights: bool = True
+    float64: bool = False
+    convert: Callable[[Any, int], onnx.ModelProto] | None = None
 
 
-def _scaled(estimator: Any) -> Any:
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A head by name; `make_head` makes it."""
 
-    return make_pipeline(StandardScaler(), estimator)
+    name: str
+    kind: HeadKind
+    estimator: Any
+
+    def fit(
+        self, embeddings: NDArray[np.floating[Any]], targets: NDArray[np.int64], weights: NDArray[np.float64] | None = None
+    ) -> Head:
+        """Learn from embeddings (n, d), class indices (n,) and image weights (n,).
+
+        Raises `ConfigError` for weights where the head takes none.
+        """
+        keywords = {}
+        if weights is not None:
+            _check_weights(self.name, self.kind)
+            steps = getattr(self.estimator, "steps", None)
+            keywords = {f"{steps[-1][0]}__sample_weight" if steps else "sample_weight": weights}
+        self.estimator.fit(self._input(embeddings), targets, **keywords)
+        return self
+
+    def predict_proba(self, embeddings: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """Probabilities (n, k) of embeddings (n, d)."""
+        probabilities: NDArray[np.floating[Any]] = self.estimator.predict_proba(self._input(embeddings))
+        return probabilities
+
+    def logits(self, embeddings: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Raw logits (n, k): the logarithm of the probabilities, as in the graph."""
+        return np.log(np.maximum(np.asarray(self.predict_proba(embeddings), np.float64), SMALLEST_PROBABILITY))
+
+    def graph(self) -> onnx.ModelProto:
+        """The fitted head as a graph: embedding (n, d) -> raw_logits (n, k)."""
+        require_extra("skl2onnx", "train", "saving a classical head")
+        n_features, n_classes = int(self.estimator.n_features_in_), len(self.estimator.classes_)
+        if self.kind.convert is not None:
+            head = _probabilities_only(self.kind.convert(self.estimator, n_features))
+        elif self.kind.float64:
+            cast = helper.make_node("Cast", ["embedding"], ["embedding_float64"], to=TensorProto.DOUBLE)
+            wide = helper.make_tensor_value_info("embedding_float64", TensorProto.DOUBLE, ["n", n_features])
+            to_float64 = make_model([cast], [float_value("embedding", ["n", n_features])], [wide], [])
+            head = join(to_float64, _probabilities_only(_converted(self.estimator, n_features, float64=True)))
+        else:
+            head = _probabilities_only(_converted(self.estimator, n_features, float64=False))
+        return join(head, log_probability_graph(n_classes))
+
+    def _input(self, embeddings: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        return embeddings.astype(np.float64) if self.kind.float64 else embeddings
 
 
 def _logistic_regression(seed: int) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    return _scaled(LogisticRegression(max_iter=2000, random_state=seed))
+    return LogisticRegression(max_iter=2000, random_state=seed)
 
 
 def _random_forest(seed: int) -> Any:
@@ -53,7 +110,7 @@ def _svm(kernel: str) -> Callable[[int], Any]:
         from sklearn.svm import SVC
 
         # probabilities by Platt's sigmoid on three inner folds; SVC's own `probability` is deprecated
-        return _scaled(CalibratedClassifierCV(SVC(kernel=kernel, random_state=seed), ensemble=False, cv=3))
+        return CalibratedClassifierCV(SVC(kernel=kernel, random_state=seed), ensemble=False, cv=3)
 
     return build
 
@@ -61,7 +118,7 @@ def _svm(kernel: str) -> Callable[[int], Any]:
 def _neural_network(seed: int) -> Any:
     from sklearn.neural_network import MLPClassifier
 
-    return _scaled(MLPClassifier(hidden_layer_sizes=(100,), max_iter=1000, early_stopping=True, random_state=seed))
+    return MLPClassifier(hidden_layer_sizes=(100,), max_iter=1000, early_stopping=True, random_state=seed)
 
 
 def _xgboost(seed: int) -> Any:
@@ -71,87 +128,80 @@ def _xgboost(seed: int) -> Any:
     return XGBClassifier(random_state=seed)
 
 
-HEADS: dict[str, Callable[[int], Any]] = {
-    "lr": _logistic_regression,
-    "rf": _random_forest,
-    "svm_rbf": _svm("rbf"),
-    "svm_poly": _svm("poly"),
-    "ann": _neural_network,
-    "xgboost": _xgboost,
+def _converted_xgboost(estimator: Any, n_features: int) -> onnx.ModelProto:
+    from onnxmltools import convert_xgboost
+    from onnxmltools.convert.common.data_types import FloatTensorType
+
+    model: onnx.ModelProto = convert_xgboost(
+        estimator, initial_types=[("embedding", FloatTensorType([None, n_features]))], target_opset=15
+    )
+    return model
+
+
+HEADS: dict[str, HeadKind] = {
+    "lr": HeadKind(_logistic_regression, "logistic regression", standardise=True),
+    "rf": HeadKind(_random_forest, "random forest, 200 trees of depth 16"),
+    "svm_rbf": HeadKind(_svm("rbf"), "SVM with an RBF kernel", standardise=True),
+    "svm_poly": HeadKind(_svm("poly"), "SVM with a polynomial kernel", standardise=True),
+    "ann": HeadKind(_neural_network, "neural network, one hidden layer of 100", standardise=True),
+    "xgboost": HeadKind(_xgboost, "XGBoost", convert=_converted_xgboost),
 }
-"""Head by name: logistic regression; random forest (200 trees, depth 16); SVM; one hidden layer of 100; XGBoost.
-
-SVM, the network and logistic regression standardise their input; the trees do not (settings of BC-SAM).
-"""
+"""Head by name, with the settings of BC-SAM (Cai et al. 2024)."""
 
 
-def check_head(name: str) -> None:
-    """Raise `ConfigError` for an unknown head: before hours of work, not after."""
+def check_head(name: str, class_weights: ClassWeights = "none") -> None:
+    """Raise `ConfigError` for an unknown head, or for class weights it does not take: before hours of work, not after."""
     if name not in HEADS:
         raise ConfigError(f"unknown head {name!r}", remedy=near_matches(name, HEADS))
+    if class_weights == "balanced":
+        _check_weights(name, HEADS[name])
+
+
+def _check_weights(name: str, kind: HeadKind) -> None:
+    if not kind.sample_weights:
+        raise ConfigError(f"the head {name!r} takes no class weights", remedy="Use --set class_weights=none.")
 
 
 def make_head(name: str, *, seed: int) -> Head:
     """A new, unfitted head; raises `ConfigError` for an unknown name."""
     check_head(name)
-    head: Head = HEADS[name](seed)
-    return head
+    kind = HEADS[name]
+    estimator = kind.build(seed)
+    if kind.standardise:
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        estimator = make_pipeline(StandardScaler(), estimator)
+    return Head(name, kind, estimator)
 
 
-def sample_weight_of(head: Head, weights: NDArray[np.float64] | None) -> dict[str, NDArray[np.float64]]:
-    """The weights (n,) of images as `head.fit` takes them, by name; nothing for None."""
-    if weights is None:
-        return {}
-    steps = getattr(head, "steps", None)
-    return {f"{steps[-1][0]}__sample_weight" if steps else "sample_weight": weights}
+def _converted(estimator: Any, n_features: int, *, float64: bool) -> onnx.ModelProto:
+    from skl2onnx import to_onnx
+    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
-
-def head_logits(head: Head, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Raw logits (n, k) of a fitted head: the logarithm of its probabilities, as in its graph."""
-    return np.log(np.maximum(np.asarray(head.predict_proba(embeddings), np.float64), SMALLEST_PROBABILITY))
-
-
-def head_graph(head: Head, *, n_features: int, n_classes: int) -> onnx.ModelProto:
-    """A fitted head as a graph: embedding (n, d) -> raw_logits (n, k)."""
-    require_extra("skl2onnx", "train", "saving a classical head")
-    if type(head).__name__ == "XGBClassifier":
-        model = _convert_xgboost(head, n_features)
-    else:
-        from skl2onnx import to_onnx
-        from skl2onnx.common.data_types import FloatTensorType
-
-        with warnings.catch_warnings():
-            # the converter looks at attributes of SVC that scikit-learn is about to remove
-            warnings.filterwarnings("ignore", "Attribute `prob[AB]_` was deprecated", FutureWarning)
-            model = to_onnx(
-                head,
-                initial_types=[("embedding", FloatTensorType([None, n_features]))],
-                options={"zipmap": False},
-                target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
-            )
-    return join(_probabilities_only(model), log_probability_graph(n_classes))
-
-
-def _convert_xgboost(head: Any, n_features: int) -> onnx.ModelProto:
-    from onnxmltools import convert_xgboost
-    from onnxmltools.convert.common.data_types import FloatTensorType
-
-    model: onnx.ModelProto = convert_xgboost(
-        head, initial_types=[("embedding", FloatTensorType([None, n_features]))], target_opset=15
-    )
+    name, kind = ("embedding_float64", DoubleTensorType) if float64 else ("embedding", FloatTensorType)
+    with warnings.catch_warnings():
+        # the converter reads attributes of SVC that scikit-learn has deprecated
+        warnings.filterwarnings("ignore", "Attribute `prob[AB]_` was deprecated", FutureWarning)
+        model: onnx.ModelProto = to_onnx(
+            estimator,
+            initial_types=[(name, kind([None, n_features]))],
+            options={"zipmap": False},
+            target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
+        )
     return model
 
 
 def _probabilities_only(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The converted head with one output, `head_probabilities`, at this package's opset."""
-    from onnx import helper
-
-    name = model.graph.output[1].name
-    kept = [value for value in model.graph.output if value.name == name]
+    """A converted head with one output, `head_probabilities` in single precision, at this package's opset."""
+    kept = model.graph.output[1]
+    node = helper.make_node("Cast", [kept.name], ["head_probabilities"], to=TensorProto.FLOAT)
+    output = onnx.ValueInfoProto()
+    output.CopyFrom(kept)
+    output.name, output.type.tensor_type.elem_type = "head_probabilities", TensorProto.FLOAT
     del model.graph.output[:]
-    model.graph.output.extend(kept)
-    model.graph.node.append(helper.make_node("Identity", [name], ["head_probabilities"]))
-    model.graph.output[0].name = "head_probabilities"
+    model.graph.output.append(output)
+    model.graph.node.append(node)
     del model.opset_import[:]
     model.opset_import.extend([helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)])
     model.ir_version = IR_VERSION

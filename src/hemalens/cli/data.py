@@ -17,34 +17,45 @@ if TYPE_CHECKING:
 WIDTH = 80
 NO_BREAK = "\N{NO-BREAK SPACE}"
 N_LISTED = 20
-"""Findings of one kind that are printed; `--json` has them all."""
+"""Findings of one kind that are printed; `--json` holds all of them."""
 
-app = typer.Typer(help="List datasets, audit one, download one, draw synthetic cells.", no_args_is_help=True)
+app = typer.Typer(help="List, audit, download and draw datasets.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_datasets(as_json: Json = False) -> None:
-    """The datasets that can be opened, with their layouts and licences."""
+    """List the datasets that hemalens reads, with their layout, size and licence.
+
+    \b
+    Example:
+    hemalens data list
+    """
     from hemalens.datasets import READERS
 
     talk = Talk(quiet=False, as_json=as_json)
     lines = []
     for name, reader in READERS.items():
-        lines += [f"{name}:PATH  {reader.title} ({reader.licence})", f"    {reader.layout}"]
-    facts = {
-        n: {"title": r.title, "licence": r.licence, "citation": r.citation, "layout": r.layout} for n, r in READERS.items()
-    }
-    talk.result(facts, lines)
+        facts = "; ".join(filter(None, (reader.size, reader.licence)))
+        lines += [f"{name}:PATH  {reader.title} ({facts})", f"    {reader.layout}"]
+    shown = ("title", "size", "licence", "citation", "layout")
+    facts_of = {name: {fact: getattr(reader, fact) for fact in shown} for name, reader in READERS.items()}
+    talk.result(facts_of, lines)
 
 
 @app.command("audit")
 def audit(
-    spec: Annotated[str, typer.Argument(help="A dataset, as in folder:my_cells.")],
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A dataset, as in folder:my_cells.")],
     labels: Labels = "five_class",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Find what is broken, copied, contradictory, or would leak across a split. Nothing is changed."""
+    """Find unreadable images, copies, contradictory labels and leaks across splits. The data stay as they are.
+
+    \b
+    Examples:
+    hemalens data audit folder:my_cells
+    hemalens data audit acevedo20:DATA/acevedo20 --labels eight_class --json
+    """
     from hemalens.datasets import open_dataset
     from hemalens.datasets.audit import audit as run
     from hemalens.progress import track
@@ -59,21 +70,25 @@ def audit(
 @app.command("download")
 def download(
     *,
-    name: Annotated[str, typer.Argument(help="What to download: bloodmnist.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A dataset with a download, as in bloodmnist.")],
     out: Out,
     size: Annotated[int, typer.Option(help="Side of the images in pixels: 28, 64, 128 or 224.")] = 28,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Download a published dataset and check that it is whole. No other command downloads data."""
+    """Download a published dataset and verify its MD5. No other command downloads data.
+
+    \b
+    Example:
+    hemalens data download bloodmnist --size 64 --out DATA
+    """
     from hemalens.datasets import READERS
-    from hemalens.datasets.download import DOWNLOADS
     from hemalens.datasets.download import download as run
 
     talk = Talk(quiet)
     path = run(name, out, size_px=size, overwrite=overwrite)
     lines = [
-        f"{path}: {path.stat().st_size} bytes, MD5 as published ({DOWNLOADS[name][size].md5})",
+        f"{path}: {path.stat().st_size} bytes, MD5 verified ({READERS[name].downloads[size].md5})",
         f"licence {READERS[name].licence}; cite {READERS[name].citation}",
         f"open it as {name}:{path}",
     ]
@@ -83,14 +98,19 @@ def download(
 @app.command("synthesize")
 def synthesize(
     *,
-    folder: Annotated[Path, typer.Argument(help="The folder to write.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write.")],
     n_per_class: Annotated[int, typer.Option(min=1, help="Cells of each type in each laboratory.")] = 60,
-    laboratory: Annotated[list[str] | None, typer.Option(help="lab_a, lab_b; both by default; repeatable.")] = None,
+    laboratory: Annotated[list[str] | None, typer.Option(help="lab_a or lab_b, both by default; repeatable.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw synthetic cells with masks, for trying things out."""
+    """Draw synthetic cells with masks, to try hemalens without data.
+
+    \b
+    Example:
+    hemalens data synthesize my_cells --n-per-class 20 --laboratory lab_a
+    """
     from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES
     from hemalens.datasets.synthetic import synthesize as run
     from hemalens.progress import track
@@ -107,13 +127,18 @@ def synthesize(
 @app.command("synthesize-tissue")
 def synthesize_tissue(
     *,
-    folder: Annotated[Path, typer.Argument(help="The folder to write.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write.")],
     n_per_class: Annotated[int, typer.Option(min=4, help="Training patches of each class, and regions.")] = 60,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw synthetic tissue in the layouts of cam16 and prcc, to stand in for these sets where they are missing."""
+    """Draw synthetic tissue in the layouts of cam16 and prcc, to try the methods that use these sets.
+
+    \b
+    Example:
+    hemalens data synthesize-tissue my_tissue --n-per-class 20
+    """
     from hemalens.datasets.synthetic import tissue
     from hemalens.progress import track
 
@@ -127,7 +152,7 @@ def synthesize_tissue(
 
 
 def _claim(folder: Path, *, overwrite: bool) -> None:
-    """Take a folder for synthetic images; what is replaced must be synthetic too."""
+    """Refuse an output folder that exists, or, with `overwrite`, one that holds anything but synthetic images."""
     from hemalens.datasets.synthetic import MARKER
     from hemalens.errors import OutputError, one_line
     from hemalens.files import claim_output
@@ -141,7 +166,7 @@ def _claim(folder: Path, *, overwrite: bool) -> None:
 
 
 def audit_lines(found: Audit) -> list[str]:
-    """An audit as lines for the terminal; long lists go over several lines, and each file has one of its own."""
+    """An audit as lines for the terminal, each file on a line of its own."""
     lines = [f"{found.dataset}: {found.n_images} images under {found.label_map}"]
     for note in found.notes:
         lines += _wrapped(f"note: {note}")
@@ -162,27 +187,29 @@ def audit_lines(found: Audit) -> list[str]:
     lines += _section("byte-identical copies", found.copies)
     near = [[a, f"{b} (differ by {d:g} gray levels)"] for a, b, d in found.near_duplicates]
     lines += _section("near-duplicates", near, "~")
-    lines.append("a plain 5-fold split would test, with a relative in training:")
+    lines.append("test images of a random 5-fold split with a relative in training:")
     lines += [f"  {n} {what}" for what, n in found.leaks.items()]
-    lines.append("training drops what is under two labels, keeps one of identical copies,")
-    lines.append("and never splits a group;")
-    lines.append("near-duplicates are for you to judge: a CSV can give them one group")
+    lines += [
+        "Training drops images under two labels, keeps one of identical copies and never",
+        "splits a group. Check the near-duplicates yourself; a CSV can put them into one",
+        "group.",
+    ]
     return lines
 
 
 def _wrapped(text: str) -> list[str]:
-    """Lines of `WIDTH`; words and paths stay whole."""
+    """Wrap to `WIDTH` columns, without breaking words or paths."""
     return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False) or [text]
 
 
 def _listed(title: str, items: list[str]) -> list[str]:
-    """`_wrapped`, each item whole."""
+    """Wrap a list of items, without breaking an item."""
     text = ", ".join(item.replace(" ", NO_BREAK) for item in items) or "none"
     return [line.replace(NO_BREAK, " ") for line in _wrapped(f"{title}: {text}")]
 
 
 def _section(title: str, items: list[list[str]], sign: str = "=") -> list[str]:
-    """How many findings, and the first `N_LISTED`, a line for each file of one."""
+    """The number of findings, then the first `N_LISTED` with each file on a line."""
     lines = [f"{title}: {len(items)}"]
     for names in items[:N_LISTED]:
         lines += [f"  {names[0]}", *(f"    {sign} {name}" for name in names[1:])]

@@ -1,4 +1,4 @@
-"""The `hemalens` command: all verbs, and what becomes of errors."""
+"""The `hemalens` command: its subcommands in panels, and the exit codes of errors."""
 
 from __future__ import annotations
 
@@ -9,23 +9,18 @@ from typing import Annotated
 import typer
 
 from hemalens import __version__
-from hemalens.cli import adapt as adaptation
-from hemalens.cli import benchmark, data
-from hemalens.cli import evaluate as evaluation
-from hemalens.cli import predict as prediction
-from hemalens.cli import quantize as quantization
-from hemalens.cli import segment as segmentation
-from hemalens.cli import study as studies
-from hemalens.cli import suggest as suggestion
-from hemalens.cli import train as training
+from hemalens.cli import adapt, benchmark, data, evaluate, predict, quantize, segment, study, suggest, train
+from hemalens.cli.benchmark_options import BenchmarkCommand
 from hemalens.errors import HemalensError, InputError
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells count it."""
+"""Exit code after Ctrl-C, as in shells."""
+
+START, TARGET, TOOLS, RESEARCH = "Train and predict", "Adapt to a new laboratory", "Tools", "Benchmarks and data"
 
 app = typer.Typer(
     name="hemalens",
-    help="Classify single blood-cell images so that the answer still holds in the next laboratory.",
+    help="Classify single blood-cell images across laboratories.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,8 +28,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         print(f"hemalens {__version__}")
         raise typer.Exit
 
@@ -42,27 +37,32 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Classify single blood-cell images so that the answer still holds in the next laboratory."""
+    """Classify single blood-cell images across laboratories."""
 
 
-app.command("quickstart")(training.quickstart)
-app.add_typer(data.app, name="data")
-app.command("train")(training.train)
-app.command("suggest")(suggestion.suggest)
-app.command("adapt")(adaptation.adapt)
-app.command("quantize")(quantization.quantize)
-app.command("predict")(prediction.predict)
-app.command("segment")(segmentation.segment)
-app.command("evaluate")(evaluation.evaluate)
-app.command("benchmark")(benchmark.benchmark)
-app.add_typer(studies.app, name="study")
+for name, function, panel, line in (
+    ("quickstart", train.quickstart, START, "Train, test, adapt and predict on synthetic cells."),
+    ("train", train.train, START, "Train a classifier and test it on held-out images."),
+    ("predict", predict.predict, START, "Classify images into a CSV or Parquet table."),
+    ("evaluate", evaluate.evaluate, START, "Test a bundle on labelled images and write a report."),
+    ("adapt", adapt.adapt, TARGET, "Adapt a bundle with few labelled or many unlabelled cells."),
+    ("suggest", suggest.suggest, TARGET, "Choose the cells to label next."),
+    ("segment", segment.segment, TOOLS, "Segment the white cell in each image."),
+    ("quantize", quantize.quantize, TOOLS, "Make a bundle smaller: int8 or fp16."),
+):
+    app.command(name, rich_help_panel=panel, short_help=line)(function)
+app.command("benchmark", cls=BenchmarkCommand, rich_help_panel=RESEARCH, short_help="Compare methods across laboratories.")(
+    benchmark.benchmark
+)
+app.add_typer(study.app, name="study", rich_help_panel=RESEARCH, short_help="Reproduce a published study.")
+app.add_typer(data.app, name="data", rich_help_panel=RESEARCH, short_help="List, audit, download and draw datasets.")
 
 
 def main() -> None:
-    """Run the command; exit with 0 (done), 1 (a failure of ours) or 2 (wrong usage or input)."""
+    """Run the command; exit with 0 (success), 1 (a bug) or 2 (wrong usage or input)."""
     try:
         app(prog_name="hemalens")
     except InputError as error:
@@ -70,12 +70,12 @@ def main() -> None:
     except HemalensError as error:
         _fail(f"failure: {error}", 1)
     except SystemExit as ending:
-        # typer turns Ctrl-C into an exit without a word
+        # typer exits silently on Ctrl-C
         if ending.code == INTERRUPTED:
-            _fail("stopped; the same command goes on where it can", INTERRUPTED)
+            _fail("stopped; run the same command again to resume", INTERRUPTED)
         raise
     except BrokenPipeError:
-        # whoever read our output has gone
+        # the reader of our output has closed the pipe, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 

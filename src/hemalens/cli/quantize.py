@@ -32,7 +32,7 @@ def quantize(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Setting of int8: method, percentile, fp32_layers or reduce_range; repeatable.",
+            help="Setting of int8: fp32_layers or reduce_range; repeatable.",
             rich_help_panel=ADVANCED,
         ),
     ] = None,

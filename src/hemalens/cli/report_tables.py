@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 MAX_COLUMNS = 8
 """A wider table is not legible in a terminal of 80 columns."""
 MAX_ROWS = 12
-"""More evaluations than this are summed up in sentences; the tables are in the report."""
+"""More evaluations than this are summarised in sentences; the tables are in the report."""
 METHOD_WIDTH = 16
-"""A method's name goes over several lines where it is longer, beside the rows of its numbers."""
+"""Longer names of methods are wrapped."""
 
 
 def show_report(talk: Talk, report: Report, out: Path) -> None:
-    """Print what a report says, and where it lies; of a large one the summary alone."""
+    """Print the tables of a report and its path; of a large report, the summary only."""
     from hemalens.evaluation import formatting
 
     if talk.as_json:
@@ -55,7 +55,7 @@ def _print_tables(report: Report) -> None:
         print_efficiency(report)
     if report.evaluations:
         print_evaluations(report)
-        for sentence in (told for e in report.evaluations for told in trust.sentences(e)):
+        for sentence in (sentence for e in report.evaluations for sentence in trust.sentences(e)):
             print_sentence(sentence)
         for sentence in comparisons.sentences(report.comparisons, report.evaluations):
             print_sentence(sentence)
@@ -94,11 +94,11 @@ def print_evaluations(report: Report) -> None:
 
 
 COUNTED = {
-    "shots": "k labelled images a class memorised",
+    "shots": "k labelled images a class",
     "labelled": "k labelled images in all, tested on others",
     "unlabelled": "k images without labels, tested on others (inductive)",
 }
-"""What k counts in a table."""
+"""The meaning of k in a table."""
 
 
 def print_k_shot(report: Report) -> None:
@@ -185,7 +185,7 @@ def _fraction_row(scores: FractionScores) -> tuple[str, ...]:
 
 
 def print_efficiency(report: Report) -> None:
-    """The tables of what networks cost, 80 columns wide; what qualifies a value stands below it."""
+    """The tables of the cost of networks, 80 columns wide; qualifiers of a value are below it."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -213,7 +213,7 @@ def print_efficiency(report: Report) -> None:
 
 
 def _stacked(cells: Sequence[Cell]) -> list[str]:
-    """Each cell with what qualifies it on lines of its own, as rich takes text without markup."""
+    """Each cell with its qualifiers on lines of their own, without markup."""
     from rich.markup import escape
 
     return [escape("\n".join((cell.text, *cell.notes))) for cell in cells]

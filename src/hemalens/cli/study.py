@@ -18,30 +18,28 @@ if TYPE_CHECKING:
     from hemalens.studies.catalogue import Index, RoleData
 
 app = typer.Typer(
-    help="Run a published study again: its tables, ours beside the published numbers; or list the studies.",
+    help="Reproduce a published study, with the published numbers in its tables; or list the studies.",
     no_args_is_help=True,
 )
 Data = Annotated[
-    list[str] | None, typer.Option("--data", metavar="ROLE=SPEC", help="A dataset and its part in the study; repeatable.")
+    list[str] | None, typer.Option("--data", metavar="ROLE=SPEC", help="A dataset for a role of the study; repeatable.")
 ]
 
 
 @app.command("list")
 def list_studies(
     data: Data = None,
-    root: Annotated[
-        Path | None, typer.Option("--root", metavar="DIR", help="The folder that holds the data: what is there?")
-    ] = None,
+    root: Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Look for the data in this folder.")] = None,
     as_json: Json = False,
 ) -> None:
-    """The published studies: the data each needs, what of it is there, and its main published figure."""
+    """List the studies: the data that each needs, which of them are found, and the main published result."""
     from hemalens.studies.catalogue import study_index
 
     index = study_index(root, _by_role(data))
     if as_json:
         Talk(quiet=False, as_json=True).result(asdict(index), [])
     else:
-        print_index(index, looked=bool(root or data))
+        print_index(index, searched=bool(root or data))
 
 
 def _by_role(data: Sequence[str] | None) -> dict[str, list[str]]:
@@ -51,7 +49,7 @@ def _by_role(data: Sequence[str] | None) -> dict[str, list[str]]:
     return roles
 
 
-def print_index(index: Index, *, looked: bool) -> None:
+def print_index(index: Index, *, searched: bool) -> None:
     """The studies and their data, 80 columns wide."""
     from rich import box
     from rich.console import Console
@@ -61,23 +59,23 @@ def print_index(index: Index, *, looked: bool) -> None:
     console = Console(soft_wrap=False, highlight=False)
     for entry in index.studies:
         console.print(Text(f"{entry.name}: {entry.summary}", style="bold"))
-        console.print(Text(f"published: {entry.headline}"))
+        console.print(Text(f"published: {entry.main_result}"))
         console.print(Text(entry.citation))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("role")
         table.add_column("published data", max_width=24)
-        table.add_column("there" if looked else "what", overflow="fold")
+        table.add_column("found" if searched else "what", overflow="fold")
         for role in entry.roles:
-            table.add_row(Text(_needed(role)), Text(_published(role)), Text(_there(role) if looked else role.what))
+            table.add_row(Text(_needed(role)), Text(_published(role)), Text(_found(role) if searched else role.what))
         console.print(table)
         for setting, what in entry.needs.items():
             console.print(Text(f"needs --set {setting}: {what}"))
         if entry.command:
             console.print(Text(f"{entry.command}\n"), soft_wrap=True)
     for found in index.others:
-        console.print(Text(f"also there: {found.spec} ({_images(found.n_images, drawn=found.synthetic)})"))
-    if not looked:
-        console.print("No folder was searched: --root DIR says which of these data are in it.")
+        console.print(Text(f"also found: {found.spec} ({_images(found.n_images, synthetic=found.synthetic)})"))
+    if not searched:
+        console.print("Say --root DIR to find these data in a folder.")
 
 
 def _needed(role: RoleData) -> str:
@@ -91,13 +89,13 @@ def _published(role: RoleData) -> str:
     return f"{role.published}\n({_images(role.n_published)})"
 
 
-def _there(role: RoleData) -> str:
-    lines = [f"{found.spec} ({_images(found.n_images, drawn=found.synthetic)})" for found in role.found]
+def _found(role: RoleData) -> str:
+    lines = [f"{found.spec} ({_images(found.n_images, synthetic=found.synthetic)})" for found in role.found]
     return "\n".join([*lines, *(f"refused: {reason}" for reason in role.refused)]) or "not found"
 
 
-def _images(n: int, *, drawn: bool = False) -> str:
-    return f"{n:,} images, drawn" if drawn else f"{n:,} images"
+def _images(n: int, *, synthetic: bool = False) -> str:
+    return f"{n:,} images, synthetic" if synthetic else f"{n:,} images"
 
 
 def _runner(name: str) -> Callable[..., None]:
@@ -115,7 +113,7 @@ def _runner(name: str) -> Callable[..., None]:
 
         if not data or out is None:
             missing = [option for option, value in (("--data ROLE=SPEC", data), ("--out DIR", out)) if not value]
-            remedy = f"hemalens study {name} --help names the roles; hemalens study list says which data are there."
+            remedy = f"`hemalens study {name} --help` lists the roles, `hemalens study list --root DIR` finds data."
             raise InputError(f"the study {name} needs {' and '.join(missing)}", remedy=remedy)
         talk = Talk(quiet, as_json)
         study = find_study(name)
@@ -126,13 +124,13 @@ def _runner(name: str) -> Callable[..., None]:
     return run
 
 
-def _help(told: Description) -> str:
-    """The help of a study: a paragraph a role, so that the lines stay apart."""
+def _help(study: Description) -> str:
+    """The help of a study, with a paragraph for each role."""
     roles = []
-    for role in told.roles:
+    for role in study.roles:
         words = f"{', optional' if not role.required else ''}{', repeatable' if role.repeatable else ''}"
         roles.append(f"{role.name}{words}: {role.what}; published: {role.published.title}.")
-    summary = told.summary[0].upper() + told.summary[1:]
+    summary = study.summary[0].upper() + study.summary[1:]
     return "\n\n".join([f"{summary}.", "The same command resumes a stopped run. Roles of the data:", *roles])
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark does, on standard error: a table that changes where somebody watches, lines where nobody does."""
+"""Progress of a benchmark on standard error: a live table on a terminal, a line a trial elsewhere."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-    from hemalens.benchmark.tasks import Outcome
-    from hemalens.benchmark.trials import Status, Trial, Watch
+    from hemalens.benchmark.protocols.base import Outcome
+    from hemalens.benchmark.trials import Status, Trial, TrialCallback
 
 N_SHOWN = 10
-"""Trials in the table: what runs, and what ended last."""
-ALL: tuple[Status, ...] = ("waiting", "running", "known", "done", "failed")
+"""Trials in the table: those that run, and those that ended last."""
+ALL: tuple[Status, ...] = ("waiting", "running", "cached", "done", "failed")
 
 
 @contextmanager
-def watching(talk: Talk) -> Iterator[Watch]:
-    """Something to tell of every trial; nothing is shown when quiet."""
+def trial_progress(talk: Talk) -> Iterator[TrialCallback]:
+    """A callback that shows every trial; quiet runs show nothing."""
     if talk.quiet:
         yield lambda trial, status, outcome: None
     elif is_quiet():
-        yield Lines(talk).watch
+        yield TrialLines(talk).update
     else:
         from rich.console import Console
         from rich.live import Live
 
         table = TrialTable()
-        # bars inside a changing table would tear it
+        # progress bars would break the live table
         set_quiet(True)
         try:
             with Live(table.render(), console=Console(stderr=True), refresh_per_second=2) as live:
                 table.live = live
-                yield table.watch
+                yield table.update
         finally:
             set_quiet(talk.quiet)
 
 
-def headline(outcome: Outcome | None) -> str:
-    """The balanced accuracy of an outcome in a few characters, with what it belongs to."""
+def short_score(outcome: Outcome | None) -> str:
+    """The balanced accuracy of an outcome in a few characters, with the k or the fraction that it belongs to."""
     if outcome is None:
         return ""
     for evaluation in outcome.evaluations:
@@ -66,7 +66,7 @@ def _shown(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
 
 
-class Lines:
+class TrialLines:
     """A line for each trial that ends."""
 
     def __init__(self, talk: Talk) -> None:
@@ -74,14 +74,14 @@ class Lines:
         self.n_ended = 0
         self.n_all = 0
 
-    def watch(self, trial: Trial, status: Status, outcome: Outcome | None) -> None:
-        """Take note of a trial."""
+    def update(self, trial: Trial, status: Status, outcome: Outcome | None) -> None:
+        """Print a line when a trial ends."""
         if status == "waiting":
             self.n_all += 1
         elif status != "running":
             self.n_ended += 1
             where = f"{trial.entry.name}, {trial.source} -> {trial.target}, {trial.task.protocol}"
-            score = headline(outcome)
+            score = short_score(outcome)
             self.talk.say(f"[{self.n_ended}/{self.n_all}] {where}: {_word(status)}{', ' + score if score else ''}")
 
 
@@ -95,8 +95,8 @@ class TrialTable:
         self.rows: dict[str, tuple[str, ...]] = {}
         self.order: list[str] = []
 
-    def watch(self, trial: Trial, status: Status, outcome: Outcome | None) -> None:
-        """Take note of a trial and draw the table again."""
+    def update(self, trial: Trial, status: Status, outcome: Outcome | None) -> None:
+        """Update a trial's row, and render the table."""
         key = trial.key
         self.status[key] = status
         if status == "running":
@@ -107,7 +107,7 @@ class TrialTable:
             self.order.append(key)
             took = f"{time.monotonic() - self.begun[key]:.0f} s" if status in ("done", "failed") else ""
             name = f"{trial.source} -> {trial.target}"
-            self.rows[key] = (trial.entry.name, trial.task.protocol, name, _word(status), headline(outcome), took)
+            self.rows[key] = (trial.entry.name, trial.task.protocol, name, _word(status), short_score(outcome), took)
         if self.live is not None and status != "waiting":
             self.live.update(self.render())
 

@@ -1,4 +1,4 @@
-"""Audit a dataset before anything is learned from it: what is broken, copied, contradictory, or would leak."""
+"""Audit a dataset before training: unreadable files, copies, contradictory labels, leaks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hemalens.errors import ImageError
 
 HASH_SIDE = 8
 MAX_HASH_DISTANCE = 6
-"""Perceptual hashes of 64 bits this close make a pair worth comparing."""
+"""Largest Hamming distance between the 64-bit perceptual hashes of a pair whose thumbnails are compared."""
 THUMBNAIL_PX = 32
 MAX_GRAY_DIFFERENCE = 4.0
 """A pair is a near-duplicate when its 32x32 thumbnails differ by at most this many gray levels on average."""
@@ -25,7 +25,7 @@ MAX_GRAY_DIFFERENCE = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What an audit found. Names are paths relative to nothing: as the reader gave them."""
+    """Results of an audit. Images are named by their paths as the reader lists them."""
 
     dataset: str
     label_map: str
@@ -36,7 +36,7 @@ class Audit:
     conflicts: list[list[str]]
     """Sets of byte-identical images under different labels, each as "path (label)"."""
     near_duplicates: list[tuple[str, str, float]]
-    """Pairs that look alike and are not identical, with the mean difference in gray levels."""
+    """Pairs that look alike but are not identical, with their mean difference in gray levels."""
     sizes: dict[str, int]
     """Images of each size, "width x height", most frequent first."""
     class_counts: dict[str, int]
@@ -61,7 +61,7 @@ class _Look:
 
 
 def audit(dataset: CellDataset, *, n_threads: int = 2, progress: Callable[[int], None] = lambda n: None) -> Audit:
-    """Read every image once and say what was found; nothing is changed."""
+    """Read every image once and report copies, contradictions and leaks; nothing on disk changes."""
     looks: dict[int, _Look] = {}
     unreadable: dict[str, str] = {}
     with ThreadPoolExecutor(n_threads) as pool:
@@ -114,7 +114,7 @@ def _look(record: Record) -> _Look | str:
         return str(error)
     pillow = Image.fromarray(image)
     thumbnail = pillow.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
-    # the thumbnail's pixels are means already: their colour statistics are those of the image without its noise
+    # the thumbnail's pixels are means: its colour statistics are those of the image without noise
     lab = rgb2lab(np.asarray(thumbnail)).reshape(-1, 3)
     return _Look(
         size=f"{image.shape[1]} x {image.shape[0]}",

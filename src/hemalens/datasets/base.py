@@ -1,9 +1,9 @@
-"""What every dataset is made of: records, the dataset around them, and the reader that lists them."""
+"""Base classes of datasets: `Record`, `CellDataset`, `Reader`, and helpers of readers."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,30 +15,31 @@ from numpy.typing import NDArray
 from hemalens.errors import DatasetError, one_line
 from hemalens.files import sha256_file, sha256_text
 from hemalens.imaging.reading import SUFFIXES, Box, read_image
+from hemalens.taxonomy import Excluded
 
 SYNTHETIC_MARKER = "synthetic.json"
-"""In a folder whose images were drawn by this program, whatever their layout."""
+"""File that marks a folder of synthetic images, in any layout."""
 
 
 class Stage(Protocol):
-    """What happens to an image before a graph sees it, such as cutting its cell out."""
+    """A preprocessing stage before the graph, such as cutting out the cell."""
 
     @property
     def digest(self) -> str:
-        """What the stage does, as a digest: it changes whenever the result could."""
+        """A digest of the stage's settings, which changes whenever its result could."""
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """An image uint8 (H, W, 3), changed."""
+        """Transform an image, uint8 (H, W, 3)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One single-cell image: where it lies, what its source says it shows, and what it belongs to.
+    """One single-cell image: its path, its label and its group.
 
-    `cell_type` is a code of the taxonomy, `label` the class under the dataset's label map; where `label` is None,
-    `excluded` says why. `group` is what must never cross a split (a patient, a smear, a field), or None.
-    `box` (x_min, y_min, x_max, y_max) in pixels cuts the cell out of a larger field. `before` are the stages that an image
-    goes through whenever it is read. `source` is the place in its dataset's `sources` of the set it came from.
+    `source_label` is the label that the dataset gives, `cell_type` a code of the taxonomy, `label` the class under the
+    dataset's label map. Where `label` is None, `excluded` is the reason. `group` is the patient, smear or field, which no
+    split divides, or None. `box` (x_min, y_min, x_max, y_max) in pixels cuts the cell out of a larger field. `before` are
+    the stages that `read` applies. `source` is an index into the `sources` of its dataset.
     """
 
     path: Path
@@ -54,30 +55,30 @@ class Record:
     source: int = 0
 
     def read(self) -> NDArray[np.uint8]:
-        """The image, RGB uint8 (H, W, 3), after its stages; raises `ImageError`."""
+        """Read the image, RGB uint8 (H, W, 3), and apply its stages; raises `ImageError`."""
         image = read_image(self.path, self.box)
         for stage in self.before:
             image = stage(image)
         return image
 
     def unstaged(self) -> Record:
-        """The same image as it lies on disk."""
+        """The same image without stages, as on disk."""
         return replace(self, before=()) if self.before else self
 
     def content_id(self) -> str:
-        """A digest of what the image shows (file bytes and box), the same for copies under other names."""
+        """A digest of the file's bytes and the box: the same for copies under other names."""
         digest = sha256_file(self.path)
         return digest if self.box is None else sha256_text(digest, str(self.box))
 
     def view_id(self) -> str:
-        """A digest of what `read` gives: the content and the stages it goes through."""
+        """A digest of the content and the stages: of what `read` returns."""
         content = self.content_id()
         return sha256_text(content, *(stage.digest for stage in self.before)) if self.before else content
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One of several sets that make a dataset: its name, its licence, its citation, and whether its images were drawn."""
+    """One of several sets in a dataset: its name, licence and citation, and whether its images are synthetic."""
 
     name: str
     licence: str
@@ -89,7 +90,7 @@ class Source:
 class CellDataset:
     """Records under one label map; `classes` are the labels present, in label order.
 
-    `sources` are the sets it was put together from, where there are several.
+    `sources` are the sets that were concatenated, empty for a single one.
     """
 
     name: str
@@ -107,19 +108,19 @@ class CellDataset:
 
     @cached_property
     def contents(self) -> tuple[str, ...]:
-        """Each record's content digest; a file without content to read counts as unlike any other."""
+        """Each record's content digest; an unreadable file has a digest of its own."""
         return tuple(_content(record) for record in self.records)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of the contents and labels, whatever the files are called and in whatever order they lie."""
+        """A digest of the contents and labels, independent of file names and order."""
         pairs = zip(self.contents, self.records, strict=True)
         rows = sorted(f"{content}:{record.source_label}:{record.label}" for content, record in pairs)
         return sha256_text(self.label_map, *rows)
 
     @cached_property
     def mask_fingerprint(self) -> str:
-        """A digest of which image has which mask; one that is not there is told where it is read."""
+        """A digest of the masks and their images; missing masks count as none and are reported when read."""
         pairs = [(c, r.mask_path) for c, r in zip(self.contents, self.records, strict=True) if r.mask_path is not None]
         return sha256_text(*sorted(f"{content}:{sha256_file(mask)}" for content, mask in pairs if mask.is_file()))
 
@@ -137,7 +138,7 @@ class CellDataset:
 
     @cached_property
     def excluded_counts(self) -> dict[str, int]:
-        """How many records are left out, by reason."""
+        """Number of excluded records by reason."""
         return dict(Counter(r.excluded for r in self.records if r.excluded is not None))
 
     def subset(self, indices: Iterable[int]) -> CellDataset:
@@ -146,12 +147,12 @@ class CellDataset:
 
     def _part(self, chosen: list[int], classes: tuple[str, ...]) -> CellDataset:
         part = replace(self, records=tuple(self.records[i] for i in chosen), classes=classes)
-        # what is known of the contents goes along: folds of folds would digest every file again
+        # digests are passed on: folds of folds would otherwise read every file again
         part.__dict__["contents"] = tuple(self.contents[i] for i in chosen)
         return part
 
     def by_source(self) -> tuple[CellDataset, ...]:
-        """Each of the sets it was put together from that has images here, under the same classes; one set as it is."""
+        """Split into its sources, under the same classes; sources without an image here are left out."""
         if not self.sources:
             return (self,)
         parts = []
@@ -164,7 +165,7 @@ class CellDataset:
         return tuple(parts)
 
     def through(self, stages: tuple[Stage, ...]) -> CellDataset:
-        """The same images, read through these stages instead of any others."""
+        """The same images with these stages instead of their own."""
         if all(record.before == stages for record in self.records):
             return self
         staged = replace(self, records=tuple(replace(record, before=stages) for record in self.records))
@@ -173,11 +174,11 @@ class CellDataset:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages its images are read through."""
+        """The stages that its images are read with."""
         return self.records[0].before if self.records else ()
 
     def labelled(self) -> CellDataset:
-        """Only the records that have a label; raises `DatasetError` when there is none."""
+        """Keep the records that have a label; raises `DatasetError` when there are none."""
         kept = [i for i, record in enumerate(self.records) if record.label is not None]
         if not kept:
             reasons = "; ".join(f"{n} x {reason}" for reason, n in self.excluded_counts.items())
@@ -187,11 +188,11 @@ class CellDataset:
         return self.subset(kept)
 
     def only_classes(self, classes: Sequence[str]) -> CellDataset:
-        """Only the records of `classes`, in their label order; the others are gone, not relabelled."""
+        """Keep the records of `classes`, in this dataset's label order."""
         return self.under(tuple(c for c in self.classes if c in set(classes)))
 
     def under(self, classes: tuple[str, ...]) -> CellDataset:
-        """Only the records of `classes`, with exactly these as label order, images or none: another set's order."""
+        """Keep the records of `classes`, in the label order of `classes`, which may name classes without images."""
         return self._part([i for i, r in enumerate(self.records) if r.label in classes], classes)
 
 
@@ -204,9 +205,9 @@ def _content(record: Record) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a reader found: records without labels, notes on what it left out, and a name where the reader's is too wide.
+    """What a reader found: records without labels, and notes on what it left out.
 
-    `synthetic`: the images were drawn, though the reader's are photographs.
+    `name` replaces the reader's name, for a part of a set. `synthetic` marks drawn images in the layout of photographs.
     """
 
     records: list[Record]
@@ -217,16 +218,33 @@ class Listing:
 
 @dataclass(slots=True)
 class Found:
-    """What a reader has found so far, and what had no place in the layout."""
+    """What a reader has found so far; `ignored` holds paths outside the layout."""
 
     records: list[Record] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     ignored: list[Path] = field(default_factory=list)
 
 
+Labels = Mapping[str, str | Excluded]
+"""What each label of a dataset means: the code of a cell type, or why its images are left out."""
+
+
 @dataclass(frozen=True, slots=True)
+class Download:
+    """A published file: its name, its address, and its publisher's MD5 (32 hexadecimal digits)."""
+
+    name: str
+    url: str
+    md5: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """How one dataset is read. `own_labels` means its labels are the user's words, not a published list."""
+    """A dataset that can be opened: what it is, what its labels mean, and `read`, which lists the records in a folder.
+
+    `read` raises `DatasetError` for a folder of another layout. `labels` is None where labels are the user's own words,
+    which are looked up among the names of cell types. `downloads` are its files by the side of their images in pixels.
+    """
 
     name: str
     title: str
@@ -234,12 +252,19 @@ class Reader:
     citation: str
     layout: str
     read: Callable[[Path], Listing]
-    own_labels: bool = False
+    labels: Labels | None = None
+    size: str = ""
     synthetic: bool = False
+    downloads: Mapping[int, Download] = field(default_factory=dict)
+
+    @property
+    def own_labels(self) -> bool:
+        """Whether labels are the user's own words."""
+        return self.labels is None
 
 
 def wrong_layout(root: Path, title: str, layout: str) -> DatasetError:
-    """The error of a missing or foreign folder: what was expected and what lies there."""
+    """The error of a missing folder, or one of another layout: what was expected and what was found."""
     if not root.exists():
         return DatasetError(f"there is no folder {one_line(root)}", expected=f"{title}: {layout}")
     if root.is_dir():
@@ -251,7 +276,7 @@ def wrong_layout(root: Path, title: str, layout: str) -> DatasetError:
 
 
 def root_holding(root: Path, inner: str, title: str, layout: str) -> Path:
-    """The folder matching the glob `inner` inside `root`, or `root` itself when its own name matches."""
+    """The one folder in `root` that matches the glob `inner`, or `root` itself when its name does; else `DatasetError`."""
     if root.is_dir():
         matches = [p for p in sorted(root.glob(inner)) if p.is_dir()]
         if len(matches) == 1:
@@ -262,18 +287,18 @@ def root_holding(root: Path, inner: str, title: str, layout: str) -> Path:
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether the name ends as an image of an accepted format does."""
+    """Whether the file name has the suffix of an accepted image format."""
     return path.suffix.lower() in SUFFIXES
 
 
 def is_image_file(path: Path, suffixes: Collection[str] = SUFFIXES) -> bool:
-    """Whether there is a file with the name of an image, one of `suffixes`, and not a hidden one."""
+    """Whether `path` is a file with one of `suffixes`, and not hidden."""
     # hidden files are what operating systems leave behind
     return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
 
 
 def note_ignored(paths: Sequence[Path]) -> list[str]:
-    """A note on the files and folders that have no place in a layout, if there are any."""
+    """A note on files and folders outside the layout, if there are any."""
     if not paths:
         return []
     shown = ", ".join(one_line(p.name) for p in paths[:3]) + (" ..." if len(paths) > 3 else "")

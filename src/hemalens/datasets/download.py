@@ -1,4 +1,4 @@
-"""Published files, fetched when asked for and at no other time, and kept only when their checksum is the published one."""
+"""Download the published files of a dataset, checked against the published MD5."""
 
 from __future__ import annotations
 
@@ -8,53 +8,30 @@ import math
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from hemalens.datasets.base import Download
+from hemalens.datasets.readers import READERS
 from hemalens.errors import DatasetError, near_matches, one_line
 from hemalens.files import atomic_path, claim_output
 from hemalens.progress import track
 
 TIMEOUT_S = 30.0
-"""How long a server may say nothing."""
+"""How long to wait for a server, in seconds."""
 CHUNK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A file as its publisher offers it: `md5` is the publisher's, 32 hexadecimal digits."""
-
-    name: str
-    url: str
-    md5: str
-
-
-def _medmnist(name: str, md5: str) -> Published:
-    return Published(name, f"https://zenodo.org/records/10519652/files/{name}?download=1", md5)
-
-
-DOWNLOADS: dict[str, dict[int, Published]] = {
-    # addresses and checksums as the package medmnist 3.0.2 states them (info.py)
-    "bloodmnist": {
-        28: _medmnist("bloodmnist.npz", "7053d0359d879ad8a5505303e11de1dc"),
-        64: _medmnist("bloodmnist_64.npz", "2b94928a2ae4916078ca51e05b6b800b"),
-        128: _medmnist("bloodmnist_128.npz", "adace1e0ed228fccda1f39692059dd4c"),
-        224: _medmnist("bloodmnist_224.npz", "b718ff6835fcbdb22ba9eacccd7b2601"),
-    },
-}
-"""The files of each dataset by the side of their images, in pixels."""
-
-
 def download(name: str, out: Path, *, size_px: int, overwrite: bool = False) -> Path:
-    """Fetch the file of `size_px` of the dataset `name` into the folder `out`; return its path.
+    """Download the file of `size_px` of the dataset `name` into the folder `out`; return its path.
 
-    The file is there whole and with the published MD5, or not at all. Raises `DatasetError` for a dataset or size that is
-    not offered, a server that cannot be reached or breaks off, and a wrong checksum; `OutputError` for a file that exists,
-    unless `overwrite`, and for a place that cannot be written.
+    A failed download leaves nothing behind. Raises `DatasetError` for an unknown dataset or size, a server that cannot be
+    reached or breaks off, and a wrong checksum; `OutputError` for a file that exists, unless `overwrite`, and for a folder
+    that is not writable.
     """
-    if name not in DOWNLOADS:
-        raise DatasetError(f"no download of {one_line(name)} is known", remedy=near_matches(name, DOWNLOADS))
-    sizes = DOWNLOADS[name]
+    offered = [known for known, reader in READERS.items() if reader.downloads]
+    if name not in offered:
+        raise DatasetError(f"no download of {one_line(name)} is known", remedy=near_matches(name, offered))
+    sizes = READERS[name].downloads
     if size_px not in sizes:
         raise DatasetError(
             f"{name} has no images of {size_px} px",
@@ -76,7 +53,7 @@ def download(name: str, out: Path, *, size_px: int, overwrite: bool = False) -> 
     return path
 
 
-def _fetch(published: Published, path: Path) -> None:
+def _fetch(published: Download, path: Path) -> None:
     digest = hashlib.md5(usedforsecurity=False)
     with atomic_path(path) as temporary:
         with open(temporary, "wb") as file:
@@ -85,15 +62,15 @@ def _fetch(published: Published, path: Path) -> None:
                 file.write(chunk)
         if digest.hexdigest() != published.md5:
             raise DatasetError(
-                f"what came from {published.url} is not the published file",
+                f"the download from {published.url} is not the published file",
                 expected=f"MD5 {published.md5}",
                 got=digest.hexdigest(),
-                remedy="Nothing was kept; try again later.",
+                remedy="Try again later; no file was written.",
             )
 
 
-def _chunks(published: Published) -> Iterator[bytes]:
-    """The bytes of a file; whatever goes wrong on the way here is a `DatasetError`, none of it an `OSError`."""
+def _chunks(published: Download) -> Iterator[bytes]:
+    """Yield the bytes of a file; network errors become `DatasetError`."""
     n_bytes = 0
     try:
         request = urllib.request.Request(published.url, headers={"User-Agent": "hemalens"})
@@ -112,10 +89,10 @@ def _chunks(published: Published) -> Iterator[bytes]:
         raise _broken(published, f"{n_bytes} of {total} bytes")
 
 
-def _broken(published: Published, got: str) -> DatasetError:
+def _broken(published: Download, got: str) -> DatasetError:
     return DatasetError(
         f"cannot download {published.url}",
-        expected="a server that answers and sends the whole file",
+        expected="the whole file",
         got=got,
-        remedy="Nothing was kept; look at the network, or fetch the file another way and put it where --out says.",
+        remedy="Check the network, or put the file into the folder of --out yourself; no file was written.",
     )

@@ -1,4 +1,4 @@
-"""Few-shot episodes: which images are memorised, and which are then tested."""
+"""Few-shot episodes: a support set and the query images to test."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ N_PAIRS_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One drawing: indices of the support in the pool, (n_classes * k,), class by class, and what is tested.
+    """One episode: indices of the support set in the pool, (n_classes * k,), class by class, and the query mask.
 
-    `query` is a mask (n,) over the target. With replacement an index may come several times.
+    `query` is a mask (n,) over the target. With replacement, an index may occur several times.
     """
 
     support: NDArray[np.int64]
@@ -35,11 +35,11 @@ def draw_episodes(
     seed: int,
     replacement: bool,
 ) -> list[Episode]:
-    """Episodes of `k_shot` support images a class, drawn from `pool`, or from the target itself without one.
+    """Draw episodes of `k_shot` support images a class from `pool`, or from the target where `pool` is None.
 
-    Each is drawn from (seed, k_shot, its number) alone: every model sees the same ones. A target image is tested unless it
-    shares its content or its group with a support image. Raises `SplitError` when a class has fewer than `k_shot` images to
-    draw from, or none left to test.
+    An episode depends on the seed, `k_shot` and its number only, so every model gets the same ones. Target images that
+    share their content or group with a support image are not in the query. Raises `SplitError` when a class has fewer
+    than `k_shot` images to draw from, or no query image left.
     """
     own = pool is None
     source = target if pool is None else pool
@@ -63,8 +63,8 @@ def draw_episodes(
         if not tested.all():
             name = target.classes[int(tested.argmin())]
             raise SplitError(
-                f"with {k_shot} images a class memorised, class {one_line(name)} of {target.name} has none left to test",
-                remedy="Its groups or copies take all of them: take a smaller k, or a support of its own.",
+                f"with {k_shot} support images a class, class {one_line(name)} of {target.name} has no image left to test",
+                remedy="The support's groups and copies take all: choose a smaller k, or other data for the support.",
             )
         episodes.append(Episode(support, query))
     return episodes
@@ -74,14 +74,14 @@ def _refuse(source: CellDataset, name: str, n: int, k_shot: int, *, own: bool) -
     needed = k_shot + own
     raise SplitError(
         f"k = {k_shot} is larger than class {one_line(name)} of {source.name} allows",
-        expected=f"at least {needed} images" + (", so that one is left to test" if own else ""),
+        expected=f"at least {needed} images" + (", one of them to test" if own else ""),
         got=str(n),
-        remedy=f"Take a smaller k, or leave small classes out with --min-per-class {needed}.",
+        remedy=f"Choose a smaller k, or leave small classes out with --min-per-class {needed}.",
     )
 
 
 def refuse_overlap(support: CellDataset, test: CellDataset) -> None:
-    """Raise `SplitError`, with the pairs named, when support and test share an image or a group."""
+    """Raise `SplitError`, naming the pairs, when support and test share an image or a group."""
     by_content = dict(zip(support.contents, support.records, strict=True))
     by_group = {(r.domain, r.group): r for r in support.records if r.group is not None}
     pairs: list[tuple[Record, Record, str]] = []
@@ -97,5 +97,5 @@ def refuse_overlap(support: CellDataset, test: CellDataset) -> None:
             f"support {support.name} and test {test.name} overlap in {len(pairs)} image(s)",
             expected="no image and no group in both",
             got=shown + more,
-            remedy="Take them out of either side.",
+            remedy="Remove them from one side.",
         )

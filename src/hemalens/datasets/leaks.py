@@ -1,4 +1,4 @@
-"""Leaks between training and test data."""
+"""Leaks from training to test data."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from hemalens.errors import SplitError
 
 
 def refuse_leaks(train_contents: Collection[str], target: CellDataset) -> None:
-    """Raise `SplitError` when an image of `target` was trained on."""
+    """Raise `SplitError` when the model was trained on an image of `target`.
+
+    `train_contents` are the content digests of the training images.
+    """
     shared = [r for content, r in zip(target.contents, target.records, strict=True) if content in train_contents]
     if shared:
         raise SplitError(
             f"{len(shared)} image(s) of {target.name} were trained on, first: {shared[0].path.name!r}",
             expected="test images the model has not seen",
-            remedy="Take them out of either side.",
+            remedy="Remove them from one side.",
         )

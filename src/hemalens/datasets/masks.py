@@ -1,4 +1,4 @@
-"""Masks that a dataset brings: which cells of it have one, and the mask of one cell, checked."""
+"""Masks of a dataset: the records that have one, and the checked mask of a cell."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hemalens.errors import DatasetError, ImageError, one_line
 from hemalens.imaging.reading import read_mask
 
 JPEG_TRACES = 63
-"""Gray values up to this are background in a mask that is a JPEG."""
+"""Gray values up to this are background in a JPEG mask, where compression leaves traces."""
 
 
 def with_masks(dataset: CellDataset) -> CellDataset:
-    """The records that have a mask; raises `DatasetError` when there is none."""
+    """Keep the records that have a mask; raises `DatasetError` when there are none."""
     chosen = [i for i, record in enumerate(dataset.records) if record.mask_path is not None]
     if not chosen:
         raise DatasetError(
@@ -26,20 +26,19 @@ def with_masks(dataset: CellDataset) -> CellDataset:
 
 
 def check_cell_masks(dataset: CellDataset) -> None:
-    """Raise `ImageError` for the first bad mask: before hours of training, not after."""
+    """Read every mask and raise `ImageError` for the first bad one, so that training does not fail halfway."""
     for record in dataset.records:
         read_cell_mask(record, record.unstaged().read())
 
 
 def read_cell_mask(record: Record, image: NDArray[np.uint8], *, may_fill: bool = False) -> NDArray[np.bool_]:
-    """The whole cell's mask (H, W) of a record whose image is (H, W, 3): wherever its mask is not 0, in a JPEG above 63.
+    """Read the mask (H, W) of a record's cell, True where the file is above 0 (in a JPEG: above 63).
 
-    Raises `ImageError` for a mask of another size, or one that has no cell or nothing but a cell; the latter is allowed
-    with `may_fill`, for tissue.
+    `image` is the record's image, (H, W, 3). Raises `ImageError` for a mask of another size, or one that is all background
+    or all cell. `may_fill` allows the latter, for tissue.
     """
     if record.mask_path is None:
         raise DatasetError(f"{one_line(record.path)} has no mask")
-    # compression leaves traces around what is white in a JPEG
     mask = read_mask(record.mask_path) > (JPEG_TRACES if record.mask_path.suffix.lower() in (".jpg", ".jpeg") else 0)
     if mask.shape != image.shape[:2]:
         height, width = image.shape[:2]

@@ -1,4 +1,4 @@
-"""Splits that leak nothing: copies and groups stay on one side, classes keep their shares."""
+"""Splits without leaks: copies and groups stay on one side, classes keep their shares."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from hemalens.imaging.reading import image_size
 
 
 def seeded(seed: int, *names: str) -> np.random.Generator:
-    """A generator for one purpose: the same whatever else is drawn elsewhere."""
+    """A generator for one purpose, independent of all other draws."""
     words = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") for name in names]
     return np.random.default_rng([seed, *words])
 
 
 @dataclass(frozen=True, slots=True)
 class Cleaning:
-    """What was taken out before training: images under two labels, spare copies, unreadable files.
+    """Records that `clean` removed: images under two labels, copies, unreadable files.
 
-    `outside` counts the images that have no label under the label map, by reason. `sizes` are (width, height) in px of
-    each labelled image that can be read, by its content id; from the headers alone unless everything was `decoded`.
+    `outside` counts the images without a label under the label map, by reason. `sizes` are (width, height) in px of
+    each readable labelled image, by its content id; from the headers alone unless `decoded`.
     """
 
     conflicting: tuple[Record, ...]
@@ -54,30 +54,30 @@ class Cleaning:
 
 
 Unreadable = Literal["refuse", "drop", "keep"]
-"""What becomes of unreadable images: an error, dropped and counted, or kept for whoever reports them one by one."""
+"""Unreadable images are an error, are dropped and counted, or are kept for a caller that reports them."""
 
 
 def clean(dataset: CellDataset, *, unreadable: Unreadable = "refuse") -> tuple[CellDataset, Cleaning]:
-    """Labelled records fit for use: no image under two labels, one of identical ones.
+    """Labelled records without conflicts: no image under two labels, one of byte-identical images.
 
-    The source's own labels decide what conflicts, those of records outside the label map included. Unreadable images
-    raise `ImageError`, are dropped, or are kept for whoever reports them one by one.
+    Conflicts are between source labels, those of records outside the label map included. Unreadable images raise
+    `ImageError`, are dropped, or are kept for a caller that reports them.
     """
     everything, dataset = dataset, dataset.labelled()
     thorough = unreadable == "drop"
-    broken, sizes = _looked_at(dataset, thorough=thorough)
+    broken, sizes = _checked(dataset, thorough=thorough)
     if broken and unreadable == "refuse":
         _, error = broken[0]
         raise ImageError(
             f"{len(broken)} of {len(dataset)} images cannot be read, first: {error.what}",
-            remedy="Run `hemalens data audit`, repair or remove them, or say --drop-unreadable.",
+            remedy="Run `hemalens data audit`, repair or remove them, or use --drop-unreadable.",
         )
     if unreadable == "keep":
         broken = []
     bad = {id(record) for record, _ in broken}
-    said_of: dict[str, set[str]] = defaultdict(set)
+    labels_of: dict[str, set[str]] = defaultdict(set)
     for content, record in zip(everything.contents, everything.records, strict=True):
-        said_of[content].add(record.source_label)
+        labels_of[content].add(record.source_label)
     by_content: dict[str, list[Record]] = defaultdict(list)
     for content, record in zip(dataset.contents, dataset.records, strict=True):
         if id(record) not in bad:
@@ -86,7 +86,7 @@ def clean(dataset: CellDataset, *, unreadable: Unreadable = "refuse") -> tuple[C
     conflicting: list[Record] = []
     copies: list[Record] = []
     for content, records in by_content.items():
-        if len(said_of[content]) > 1:
+        if len(labels_of[content]) > 1:
             conflicting.extend(records)
         else:
             kept.append(records[0])
@@ -97,10 +97,8 @@ def clean(dataset: CellDataset, *, unreadable: Unreadable = "refuse") -> tuple[C
     return cleaned, Cleaning(tuple(conflicting), tuple(copies), unread, everything.excluded_counts, sizes, decoded=thorough)
 
 
-def _looked_at(
-    dataset: CellDataset, *, thorough: bool
-) -> tuple[list[tuple[Record, ImageError]], dict[str, tuple[int, int]]]:
-    """Records whose header, or with `thorough` whose every pixel, cannot be read; (width, height) of the others."""
+def _checked(dataset: CellDataset, *, thorough: bool) -> tuple[list[tuple[Record, ImageError]], dict[str, tuple[int, int]]]:
+    """Records whose header, or with `thorough` whose pixels, cannot be read; (width, height) of the others."""
     broken, sizes = [], {}
     for content, record in zip(dataset.contents, dataset.records, strict=True):
         try:
@@ -111,7 +109,7 @@ def _looked_at(
 
 
 def _size(record: Record) -> tuple[int, int]:
-    """(width, height) by the header of the image, or of its box as far as that lies within."""
+    """(width, height) by the header of the image, or of its box within the image."""
     width, height = image_size(record.path)
     if record.box is None:
         return width, height
@@ -120,7 +118,7 @@ def _size(record: Record) -> tuple[int, int]:
 
 
 def units(dataset: CellDataset) -> NDArray[np.int64]:
-    """For each record the number of its unit, (n,): records that share a group or their content share a unit."""
+    """Unit of each record, (n,): records that share a group or their content share a unit."""
     parent = list(range(len(dataset)))
 
     def root(i: int) -> int:
@@ -144,7 +142,7 @@ def check_classes(dataset: CellDataset, *, n_units: int = 2, purpose: str = "tra
     """Raise unless there are two classes, each with `n_units` independent units (images that are no copies, or groups)."""
     if len(dataset.classes) < 2:
         raise DatasetError(
-            f"{dataset.name}: one class cannot be told from itself",
+            f"{dataset.name}: one class cannot be classified",
             expected="images of at least two classes",
             got=", ".join(f"{name} ({n})" for name, n in dataset.class_counts.items()) or "none",
         )
@@ -161,13 +159,13 @@ def check_classes(dataset: CellDataset, *, n_units: int = 2, purpose: str = "tra
 
 
 def leave_out_small(dataset: CellDataset, minimum: int) -> tuple[CellDataset, dict[str, int]]:
-    """Without the classes of fewer than `minimum` images, and those classes with their counts."""
+    """The dataset without classes of fewer than `minimum` images, and those classes with their counts."""
     small = {name: n for name, n in dataset.class_counts.items() if n < minimum}
     return (dataset.only_classes([c for c in dataset.classes if c not in small]), small) if small else (dataset, {})
 
 
 def hold_out(dataset: CellDataset, fraction: float, rng: np.random.Generator) -> tuple[CellDataset, CellDataset]:
-    """(rest, held-out part): about `fraction` of every class, and of each set's images of it, whole units only.
+    """(rest, held-out part): about `fraction` of every class in each source set, whole units only.
 
     Raises `SplitError` when a class would be missing on either side.
     """
@@ -176,10 +174,10 @@ def hold_out(dataset: CellDataset, fraction: float, rng: np.random.Generator) ->
     check_classes(dataset, purpose="holding a part out")
     counts = _unit_class_counts(dataset)
     total = counts.sum(axis=0)
-    # images of each class in each set that the dataset was put together from
+    # images of each class in each source set
     shares = _unit_share_counts(dataset)
     everything = shares.sum(axis=0)
-    # at least one on either side, as far as whole units allow; of a set's single image of a class, none
+    # at least one on either side, as far as whole units allow; a set's single image of a class stays
     wanted = np.clip(np.round(everything * fraction), everything > 1, np.maximum(everything - 1, 0))
     chosen = np.zeros(len(counts), bool)
     taken, given = np.zeros_like(total), np.zeros_like(everything)
@@ -191,7 +189,7 @@ def hold_out(dataset: CellDataset, fraction: float, rng: np.random.Generator) ->
             chosen[unit] = True
             taken += counts[unit]
             given += shares[unit]
-    # a class whose every unit is larger than its share gives its smallest one all the same
+    # a class whose units are all larger than its share gives its smallest one
     for missing_class in np.flatnonzero(taken < 1):
         for unit in sorted(order, key=lambda u: counts[u].sum()):
             fits = counts[unit][missing_class] and not chosen[unit] and np.all(total - taken - counts[unit] >= 1)
@@ -209,7 +207,7 @@ def hold_out(dataset: CellDataset, fraction: float, rng: np.random.Generator) ->
 
 
 def part_of(dataset: CellDataset, fraction: float, rng: np.random.Generator) -> tuple[CellDataset, CellDataset]:
-    """(rest, part): about `fraction` of the images, whole units, whatever their labels; raises `SplitError` for too few."""
+    """(rest, part): about `fraction` of the images by whole units, ignoring labels; raises `SplitError` for too few."""
     unit = units(dataset)
     n_units = int(unit.max()) + 1 if len(dataset) else 0
     n_held = min(max(1, round(n_units * fraction)), n_units - 1)
@@ -225,9 +223,8 @@ def nested_fractions(
     """Parts of `dataset` by fraction: floor(n * fraction) images of each class, every part inside the larger ones.
 
     A class that would be empty keeps one image; with `strict` that is a `SplitError`. Images with a mask are spread
-    evenly, so that a part holds their share of each class, to within one. The parts drawn do not depend on which
-    fractions are asked for. The subsets WBC_50, WBC_10 and WBC_1 have these
-    sizes.
+    evenly: a part has their share of each class, to within one. A part does not depend on the other fractions. The subsets
+    WBC_50, WBC_10 and WBC_1 have these sizes.
     """
     for fraction in fractions:
         if not 0 < fraction <= 1:
@@ -237,14 +234,14 @@ def nested_fractions(
     for fraction in fractions:
         chosen: list[int] = []
         for name, order in zip(dataset.classes, orders, strict=True):
-            # 0.57 of 100 are 57, whatever 0.57 is in binary
+            # exact: 0.57 of 100 is 57
             n = int(len(order) * Fraction(str(fraction)))
             if n == 0 and strict:
                 raise SplitError(
                     f"{fraction:g} of class {one_line(name)} is no image",
                     expected=f"at least {int(np.ceil(1 / fraction))} images",
                     got=str(len(order)),
-                    remedy="Leave --strict out to keep one image, or ask for a larger fraction.",
+                    remedy="Leave --strict out to keep one image, or use a larger fraction.",
                 )
             chosen.extend(order[: max(n, 1)].tolist())
         parts[fraction] = dataset.subset(sorted(chosen))
@@ -291,7 +288,7 @@ def k_fold(dataset: CellDataset, n_folds: int, rng: np.random.Generator) -> list
 def _unit_class_counts(dataset: CellDataset) -> NDArray[np.float64]:
     """Images of each class in each unit, (n_units, n_classes)."""
     if (dataset.targets < 0).any():
-        raise SplitError(f"{dataset.name} holds images without a label", remedy="Take its labelled() part first.")
+        raise SplitError(f"{dataset.name} holds images without a label", remedy="Use its labelled() part.")
     unit = units(dataset)
     counts = np.zeros((unit.max() + 1, len(dataset.classes)))
     np.add.at(counts, (unit, dataset.targets), 1)
@@ -310,8 +307,7 @@ def _unit_share_counts(dataset: CellDataset) -> NDArray[np.float64]:
 def capped(dataset: CellDataset, total: int, rng: np.random.Generator) -> CellDataset:
     """`total` images, classes as even as they allow: small classes whole, of the larger ones the same number, drawn.
 
-    Where the rest does not divide, the first of the larger classes in label order have one image more. Raises `SplitError`
-    for fewer images than asked for.
+    A remainder goes to the first of the larger classes in label order. Raises `SplitError` for fewer images than `total`.
     """
     if total > len(dataset):
         raise SplitError(f"{dataset.name} has too few images", expected=f"at least {total}", got=str(len(dataset)))
@@ -326,7 +322,7 @@ def capped(dataset: CellDataset, total: int, rng: np.random.Generator) -> CellDa
 
 
 def balanced_weights(targets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Sampling weight of each record, (n,), inverse to its class's size; they sum to 1."""
+    """Sampling weight of each record, (n,), inversely proportional to its class's size; they sum to 1."""
     counts = np.bincount(targets)
     weights = 1.0 / counts[targets]
     normalised: NDArray[np.float64] = weights / weights.sum()

@@ -1,4 +1,4 @@
-"""Large regions in tiles: what is small in them stays as large as it is."""
+"""Tiles of large regions, at their original resolution."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hemalens.imaging.reading import image_size
 
 
 def tiled(dataset: CellDataset, tile_px: int) -> CellDataset:
-    """Every region cut into squares of `tile_px`, as many as cover it, evenly spaced; those of one region are a group.
+    """Cut every region into the fewest, evenly spaced squares of `tile_px` that cover it; its tiles are one group.
 
-    A region is its record's box, or the whole image. One that is no larger than a tile stays whole. Raises `ImageError`
-    for an unreadable image.
+    A region is the record's box, or the whole image; a region no larger than a tile stays whole. Raises `ImageError` for an
+    unreadable image.
     """
     records = tuple(tile for record in dataset.records for tile in _tiles(record, tile_px))
     return replace(dataset, records=records)
@@ -36,7 +36,7 @@ def _tiles(record: Record, tile_px: int) -> list[Record]:
 
 
 def _starts(low: int, high: int, tile_px: int) -> list[int]:
-    """Where tiles begin that cover [low, high): the first at its start, the last at its end, evenly between."""
+    """Evenly spaced starts of the tiles that cover [low, high)."""
     n = max(1, -(-(high - low) // tile_px))
     if n == 1:
         return [low]

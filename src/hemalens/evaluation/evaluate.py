@@ -39,8 +39,8 @@ N_WRONG = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """What one model answered on a dataset: probabilities (n, k) and embeddings (n, d) of its readable records."""
+class DatasetPredictions:
+    """Predictions of one model on a dataset: probabilities (n, k) and embeddings (n, d) of its readable records."""
 
     records: tuple[Record, ...]
     index: NDArray[np.int64]
@@ -50,7 +50,7 @@ class Answered:
     unreadable: dict[str, str]
 
 
-def answer(bundle: Bundle, dataset: CellDataset) -> Answered:
+def predict_dataset(bundle: Bundle, dataset: CellDataset) -> DatasetPredictions:
     """Run a bundle over a dataset. Embeddings of a frozen backbone come from and go to the cache."""
     graph = bundle.graph
     cache = FeatureCache(default_cache_dir()) if bundle.manifest.frozen_backbone else None
@@ -61,7 +61,7 @@ def answer(bundle: Bundle, dataset: CellDataset) -> Answered:
         raise DatasetError(f"no image of {dataset.name} can be read", got=next(iter(found.errors.values()), "no image"))
     head = graphs.cut(graph, ["embedding"], ["probabilities"]).SerializeToString()
     probabilities = run_rows(head, {"embedding": found.embeddings}, ["probabilities"])["probabilities"]
-    return Answered(
+    return DatasetPredictions(
         records=tuple(dataset.records[i] for i in found.readable),
         index=found.readable,
         probabilities=probabilities,
@@ -72,7 +72,7 @@ def answer(bundle: Bundle, dataset: CellDataset) -> Answered:
 
 @dataclass(frozen=True, slots=True)
 class TestPlan:
-    """Which classes of a target are tested by a model of `labels`, and why the others are left out."""
+    """The classes of a target that are tested for a model of `labels`, and the reasons why others are left out."""
 
     labels: tuple[str, ...]
     tested: tuple[str, ...]
@@ -89,7 +89,7 @@ def plan_test(labels: Sequence[str], target: CellDataset, *, min_per_class: int 
         n = counts.get(label, 0)
         if n < min_per_class:
             left_out[label] = (
-                f"{n} image(s) in the target, at least {min_per_class} asked for" if n else "not in the target"
+                f"{n} image(s) in the target, at least {min_per_class} requested" if n else "not in the target"
             )
     left_out |= {label: "unknown to the model" for label in target.classes if label not in labels}
     tested = tuple(label for label in labels if label not in left_out)
@@ -112,17 +112,17 @@ def evaluate(
     seed: int,
     min_per_class: int = 1,
 ) -> Evaluation:
-    """Test each bundle on its dataset of `tests` (parts of `target`, or all of it each time) and pool what they say.
+    """Test each bundle on its dataset of `tests` (parts of `target`, or all of it each time) and pool the predictions.
 
     Scores are means over the bundles; intervals come from a bootstrap over the target's units. Raises `SplitError` for a
     bundle that was trained on an image it is tested on.
     """
-    return evaluate_with_answers(
+    return evaluate_with_predictions(
         bundles, tests, target=target, source_name=source_name, seed=seed, min_per_class=min_per_class
     )[0]
 
 
-def evaluate_with_answers(
+def evaluate_with_predictions(
     bundles: Sequence[Bundle],
     tests: Sequence[CellDataset],
     *,
@@ -130,15 +130,17 @@ def evaluate_with_answers(
     source_name: str,
     seed: int,
     min_per_class: int = 1,
-) -> tuple[Evaluation, tuple[Answered, ...]]:
-    """`evaluate`, and what each bundle answered on its images of the tested classes."""
+) -> tuple[Evaluation, tuple[DatasetPredictions, ...]]:
+    """`evaluate`, and each bundle's predictions for its images of the tested classes."""
     plan = plan_test(bundles[0].manifest.labels, target, min_per_class=min_per_class)
     for bundle, test in zip(bundles, tests, strict=True):
         refuse_leaks(bundle.seen, test)
     contents = set(target.contents)
-    answers = tuple(answer(bundle, test.only_classes(plan.tested)) for bundle, test in zip(bundles, tests, strict=True))
+    predictions = tuple(
+        predict_dataset(bundle, test.only_classes(plan.tested)) for bundle, test in zip(bundles, tests, strict=True)
+    )
     evaluation = score(
-        answers,
+        predictions,
         plan,
         target=target,
         method=bundles[0].manifest.method,
@@ -146,11 +148,11 @@ def evaluate_with_answers(
         seed=seed,
         transductive=any(not bundle.seen_unlabelled.isdisjoint(contents) for bundle in bundles),
     )
-    return evaluation, answers
+    return evaluation, predictions
 
 
 def score(
-    answers: Sequence[Answered],
+    predictions: Sequence[DatasetPredictions],
     plan: TestPlan,
     *,
     target: CellDataset,
@@ -159,25 +161,25 @@ def score(
     seed: int,
     transductive: bool = False,
 ) -> Evaluation:
-    """The evaluation of what one model or the models of several folds answered on images of `target`.
+    """The evaluation of one model, or of the models of several folds, from their predictions for images of `target`.
 
-    Only classes of `plan.tested` may be among them. `transductive`: images were seen in training, without their labels.
+    All images are of `plan.tested` classes. `transductive`: images were seen in training, without their labels.
     """
     labels = plan.labels
     unit_of = {id(record): u for record, u in zip(target.records, units(target), strict=True)}
     folds: list[_Fold] = []
     unreadable: dict[str, str] = {}
-    for answered in answers:
-        unreadable |= answered.unreadable
-        truth = np.array([labels.index(str(record.label)) for record in answered.records], np.int64)
-        unit = np.array([unit_of[id(record)] for record in answered.records], np.int64)
-        folds.append(_Fold(answered, truth, unit))
+    for found in predictions:
+        unreadable |= found.unreadable
+        truth = np.array([labels.index(str(record.label)) for record in found.records], np.int64)
+        unit = np.array([unit_of[id(record)] for record in found.records], np.int64)
+        folds.append(_Fold(found, truth, unit))
     scores = _scores(folds, plan, seed)
     pooled = np.sum([metrics.confusion(f.truth, f.predicted, len(labels)) for f in folds], axis=0)
     tested_rows = [labels.index(label) for label in plan.tested]
-    pooled_probabilities = np.concatenate([fold.answered.probabilities for fold in folds])
+    pooled_probabilities = np.concatenate([fold.predictions.probabilities for fold in folds])
     pooled_truth = np.concatenate([fold.truth for fold in folds])
-    n_images = len({id(record) for fold in folds for record in fold.answered.records})
+    n_images = len({id(record) for fold in folds for record in fold.predictions.records})
     any_group = any(record.group is not None for record in target.records)
     n_each = "group" if any_group else "image"
     return Evaluation(
@@ -208,28 +210,28 @@ def score(
 
 @dataclass(frozen=True, slots=True)
 class _Fold:
-    answered: Answered
+    predictions: DatasetPredictions
     truth: NDArray[np.int64]
     unit: NDArray[np.int64]
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        best: NDArray[np.int64] = self.answered.probabilities.argmax(axis=1).astype(np.int64)
+        best: NDArray[np.int64] = self.predictions.probabilities.argmax(axis=1).astype(np.int64)
         return best
 
     def restricted(self, allowed: list[int]) -> NDArray[np.int64]:
         """Predictions when only the classes `allowed` may be chosen."""
-        chosen: NDArray[np.int64] = np.array(allowed, np.int64)[self.answered.probabilities[:, allowed].argmax(axis=1)]
+        chosen: NDArray[np.int64] = np.array(allowed, np.int64)[self.predictions.probabilities[:, allowed].argmax(axis=1)]
         return chosen
 
 
 def _scores(folds: list[_Fold], plan: TestPlan, seed: int) -> Scores:
     k = len(plan.labels)
     allowed = [plan.labels.index(label) for label in plan.tested]
-    free = [metrics.Answers(f.truth, f.predicted, f.unit) for f in folds]
-    bound = [metrics.Answers(f.truth, f.restricted(allowed), f.unit) for f in folds]
+    free = [metrics.Predictions(f.truth, f.predicted, f.unit) for f in folds]
+    bound = [metrics.Predictions(f.truth, f.restricted(allowed), f.unit) for f in folds]
 
-    def estimate(score: Callable[[metrics.Confusion], Any], models: list[metrics.Answers]) -> Estimate:
+    def estimate(score: Callable[[metrics.Confusion], Any], models: list[metrics.Predictions]) -> Estimate:
         values = np.array([score(metrics.confusion(m.target, m.predicted, k)) for m in models])
         # one generator a score: each interval is the same whatever else is computed
         low, high = metrics.bootstrap_interval(score, models, k, rng=np.random.default_rng(seed))
@@ -237,7 +239,7 @@ def _scores(folds: list[_Fold], plan: TestPlan, seed: int) -> Scores:
         return Estimate(value=float(values.mean()), low=low, high=high, std=std)
 
     counts = [metrics.confusion(f.truth, f.predicted, k) for f in folds]
-    probabilities = [f.answered.probabilities for f in folds]
+    probabilities = [f.predictions.probabilities for f in folds]
     pairs = list(zip(probabilities, [f.truth for f in folds], strict=True))
     return Scores(
         accuracy=estimate(metrics.accuracy, free),
@@ -251,18 +253,18 @@ def _scores(folds: list[_Fold], plan: TestPlan, seed: int) -> Scores:
 
 
 def _class_scores(counts: metrics.Confusion, plan: TestPlan, n_times: int) -> tuple[ClassScores, ...]:
-    """Per class; when every image was answered `n_times`, the limits count it once (answers averaged, rounded)."""
+    """Per class; when every image has `n_times` predictions, the limits count it once (counts averaged, rounded)."""
     rows = []
     precision, recall, f1 = metrics.precision(counts), metrics.recall(counts), metrics.f1(counts)
     for label in plan.tested:
         i = plan.labels.index(label)
-        right, n, answered = (round(int(v) / n_times) for v in (counts[i, i], counts[i].sum(), counts[:, i].sum()))
+        right, n, n_predicted = (round(int(v) / n_times) for v in (counts[i, i], counts[i].sum(), counts[:, i].sum()))
         rows.append(
             ClassScores(
                 label=label,
                 n=n,
-                n_answered=answered,
-                precision=_proportion(float(precision[i]), right, answered),
+                n_answered=n_predicted,
+                precision=_proportion(float(precision[i]), right, n_predicted),
                 recall=_proportion(float(recall[i]), right, n),
                 f1=None if np.isnan(f1[i]) else float(f1[i]),
             )
@@ -281,13 +283,13 @@ def _image_answers(folds: list[_Fold]) -> ImageAnswers:
     """Every tested image once, in the order of their content ids."""
     place: dict[str, tuple[int, int]] = {}
     for fold in folds:
-        for record, unit, truth in zip(fold.answered.records, fold.unit, fold.truth, strict=True):
+        for record, unit, truth in zip(fold.predictions.records, fold.unit, fold.truth, strict=True):
             place[record.content_id()] = (int(unit), int(truth))
     contents = sorted(place)
     at = {content: i for i, content in enumerate(contents)}
     answers = np.full((len(folds), len(contents)), -1)
     for row, fold in zip(answers, folds, strict=True):
-        row[[at[record.content_id()] for record in fold.answered.records]] = fold.predicted
+        row[[at[record.content_id()] for record in fold.predictions.records]] = fold.predicted
     return ImageAnswers(
         images=tuple(content[:16] for content in contents),
         units=tuple(place[content][0] for content in contents),
@@ -297,18 +299,18 @@ def _image_answers(folds: list[_Fold]) -> ImageAnswers:
 
 
 def _scatter_of_fold(fold: _Fold, labels: tuple[str, ...], seed: int) -> Scatter | None:
-    records, predicted = fold.answered.records, fold.predicted
-    told = [(labels[t], labels[p], r.domain) for t, p, r in zip(fold.truth, predicted, records, strict=True)]
-    return scatter(fold.answered.embeddings, told, seed=seed)
+    records, predicted = fold.predictions.records, fold.predicted
+    points = [(labels[t], labels[p], r.domain) for t, p, r in zip(fold.truth, predicted, records, strict=True)]
+    return scatter(fold.predictions.embeddings, points, seed=seed)
 
 
 def _wrong_cells(folds: list[_Fold], labels: tuple[str, ...]) -> tuple[WrongCell, ...]:
-    """The wrong answers given with the highest probability, each image once."""
+    """The wrong predictions with the highest probability, each image once."""
     worst: dict[Path, tuple[float, Record, str, str]] = {}
     for fold in folds:
-        best = fold.answered.probabilities.max(axis=1)
+        best = fold.predictions.probabilities.max(axis=1)
         for i in np.flatnonzero(fold.predicted != fold.truth):
-            record = fold.answered.records[i]
+            record = fold.predictions.records[i]
             entry = (float(best[i]), record, labels[fold.truth[i]], labels[fold.predicted[i]])
             if record.path not in worst or worst[record.path][0] < entry[0]:
                 worst[record.path] = entry

@@ -1,4 +1,4 @@
-"""How numbers and names are printed, the same in HTML, Markdown and figures."""
+"""Numbers and names as text, the same in HTML, Markdown and figures."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def measured(value: float | None) -> str:
 
 
 def synthetic_notice(report: Report) -> str:
-    """What a report must say of drawn images: nothing where there are none, and which ones where others are photographs."""
+    """The notice of synthetic images in a report, with their datasets where others are photographs; empty without any."""
     if not report.synthetic:
         return ""
     drawn = [f"{visible(card.name)} ({visible(card.role)})" for card in report.data if card.synthetic]

@@ -1,4 +1,4 @@
-"""Scores as functions of one confusion count or of the probabilities; intervals; temperature calibration.
+"""Scores from confusion counts or probabilities, with their confidence intervals.
 
 Confusion rows are the true classes, columns the predicted ones.
 """
@@ -25,27 +25,27 @@ def confusion(target: NDArray[np.int64], predicted: NDArray[np.int64], n_classes
 
 
 def accuracy(counts: Confusion) -> Any:
-    """Share of right answers; NaN without images. Counts (..., k, k) give (...)."""
+    """Fraction of correct predictions; NaN without images. Counts (..., k, k) give (...)."""
     return _scalar(_ratio(_diagonal(counts).sum(axis=-1), counts.sum(axis=(-2, -1))))
 
 
 def majority_rate(counts: Confusion) -> Any:
-    """Accuracy of always answering with the most frequent true class. Counts (..., k, k) give (...)."""
+    """Accuracy of always predicting the most frequent true class. Counts (..., k, k) give (...)."""
     return _scalar(_ratio(counts.sum(axis=-1).max(axis=-1, initial=0), counts.sum(axis=(-2, -1))))
 
 
 def recall(counts: Confusion) -> NDArray[np.float64]:
-    """Per class (..., k): right answers among its images; NaN for a class without images."""
+    """Per class (..., k): correct predictions among its images; NaN for a class without images."""
     return _ratio(_diagonal(counts), counts.sum(axis=-1))
 
 
 def precision(counts: Confusion) -> NDArray[np.float64]:
-    """Per class (..., k): right answers among the images it was given to; NaN for a class never answered."""
+    """Per class (..., k): correct predictions among those of the class; NaN for a class that is never predicted."""
     return _ratio(_diagonal(counts), counts.sum(axis=-2))
 
 
 def f1(counts: Confusion) -> NDArray[np.float64]:
-    """Per class (..., k): 2 TP / (2 TP + FP + FN); NaN for a class neither present nor answered."""
+    """Per class (..., k): 2 TP / (2 TP + FP + FN); NaN for a class that is neither present nor predicted."""
     return _ratio(2 * _diagonal(counts), counts.sum(axis=-2) + counts.sum(axis=-1))
 
 
@@ -83,17 +83,17 @@ def _ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:
 
 def exact_interval(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Clopper-Pearson limits of a proportion (Clopper & Pearson 1934; Rümke's tables); (0, 1) for n = 0."""
-    from scipy.stats import beta
+    from scipy.stats import binomtest
 
-    tail = (1 - confidence) / 2
-    low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, n - successes + 1))
-    high = 1.0 if successes == n else float(beta.ppf(1 - tail, successes + 1, n - successes))
-    return low, high
+    if n == 0:
+        return 0.0, 1.0
+    interval = binomtest(successes, n).proportion_ci(confidence, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What one model answered: true and predicted class indices, (n,) each, and the unit of each image."""
+class Predictions:
+    """Predictions of one model: true and predicted class indices, and the unit of each image, (n,) each."""
 
     target: NDArray[np.int64]
     predicted: NDArray[np.int64]
@@ -101,14 +101,14 @@ class Answers:
 
 
 def resampled_confusions(
-    models: Sequence[Answers], n_classes: int, *, rng: np.random.Generator, n_repeats: int = 1000
+    models: Sequence[Predictions], n_classes: int, *, rng: np.random.Generator, n_repeats: int = 1000
 ) -> Confusion | None:
     """Confusion counts (models, repeats, k, k) over resampled units (groups, or single images); None without images.
 
     Units, numbered alike for all models, are drawn with replacement within strata of their most frequent class, so that a
     rare class never vanishes.
     """
-    n_units = 1 + max((int(answers.unit.max(initial=-1)) for answers in models), default=-1)
+    n_units = 1 + max((int(model.unit.max(initial=-1)) for model in models), default=-1)
     if n_units == 0:
         return None
     # a confusion count for each model and unit: resampling is then one weighted sum; counts this small are exact in float32
@@ -139,7 +139,7 @@ def unit_weights(stratum: NDArray[np.int64], *, rng: np.random.Generator, n_repe
 
 def bootstrap_interval(
     score: Callable[[Confusion], Any],
-    models: Sequence[Answers],
+    models: Sequence[Predictions],
     n_classes: int,
     *,
     rng: np.random.Generator,
@@ -157,15 +157,15 @@ def bootstrap_interval(
 
 
 def two_way_interval(scores: NDArray[np.float64], *, rng: np.random.Generator) -> tuple[float, float]:
-    """95 % percentile interval of the mean over models when both models and test units might have been others.
+    """95 % percentile interval of the mean over models, where both models and test units are resampled.
 
-    `scores` (models, repeats) are those of `resampled_confusions`; for each repeat the models are resampled as well. NaN
-    says nothing: the mean is over the others.
+    `scores` (models, repeats) are those of `resampled_confusions`; each repeat resamples the models as well. The mean
+    leaves out NaN.
     """
     n_models, n_repeats = scores.shape
     drawn = np.take_along_axis(scores, rng.integers(n_models, size=(n_models, n_repeats)), axis=0)
-    tells = ~np.isnan(drawn)
-    means = _ratio(np.where(tells, drawn, 0).sum(axis=0), tells.sum(axis=0))
+    known = ~np.isnan(drawn)
+    means = _ratio(np.where(known, drawn, 0).sum(axis=0), known.sum(axis=0))
     if np.isnan(means).all():
         return float("nan"), float("nan")
     low, high = np.nanpercentile(means, [2.5, 97.5])
@@ -181,7 +181,7 @@ def negative_log_likelihood(probabilities: Floats, target: NDArray[np.int64]) ->
 
 
 def reliability(probabilities: Floats, target: NDArray[np.int64], n_bins: int = N_BINS) -> list[dict[str, float | int]]:
-    """Bins of equal width over the best probability: count, mean confidence and accuracy of each that has images."""
+    """Bins of equal width over the highest probability: count, mean confidence and accuracy of each that has images."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == target
     index = np.minimum((confidence * n_bins).astype(int), n_bins - 1)

@@ -1,4 +1,4 @@
-"""What an answer rests on: part after part of the image is covered, and the bundle is asked again.
+"""Occlusion maps: how a prediction changes when part after part of the image is covered.
 
 Occlusion sensitivity (Zeiler and Fergus, "Visualizing and understanding convolutional networks", ECCV 2014). ONNX only.
 """
@@ -17,7 +17,7 @@ from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import BundleError, InputError, one_line
 from hemalens.evaluation import formatting
-from hemalens.evaluation.evaluate import Answered, answer
+from hemalens.evaluation.evaluate import DatasetPredictions, predict_dataset
 from hemalens.evaluation.results import Picture, PictureTable
 from hemalens.evaluation.thumbnails import WHITE, outlined, thumbnail
 from hemalens.graphs.cost import count_graph
@@ -29,24 +29,24 @@ PATCH_SHARE = 1 / 5
 """Side of the patch as a share of the image's side: about a nuclear lobe, or a red cell beside the white one."""
 N_SHOWN = 12
 MAX_FLOPS = 5e12
-"""Most that one table may cost; cells are left out beyond it. Two minutes of one core at 40 GFLOPS a second."""
-COLUMNS = ("image", "what the answer rests on")
+"""The most work for one table; cells are left out beyond it. Two minutes of one core at 40 GFLOPS a second."""
+COLUMNS = ("image", "occlusion map")
 
 _PIXELS_AT_ONCE = 2_000_000
 _SHOWN_PX = 160
 _MIN_SCALE = 0.1
-"""Smallest change of a probability that full colour stands for: noise is not blown up."""
+"""The smallest change of a probability that has full colour, so that noise stays pale."""
 _MIN_BOXED = 0.05
-"""Smallest drop of a probability whose place gets a box."""
+"""The smallest drop of a probability whose place gets a box."""
 _LOWERS, _RAISES = np.array([213.0, 94.0, 0.0]), np.array([0.0, 114.0, 178.0])
-"""Vermilion and blue of Okabe and Ito (2008), which the colour-blind tell apart."""
+"""Vermilion and blue of Okabe and Ito (2008), which colour-blind readers distinguish."""
 _OPACITY, _PALER = 0.7, 0.75
 """Of full colour, so that the cell stays visible; and of the gray image's contrast."""
 
 
 @dataclass(frozen=True, slots=True)
 class Occlusion:
-    """What a bundle answers for one image, whole and with a patch over each place in turn.
+    """Probabilities of a bundle for one image, whole and with a patch over each place in turn.
 
     `tops` (r,) and `lefts` (c,) are the patch's places and `patch` its (height, width), in px of an image of `size`
     (height, width); `whole` (k,) and `covered` (r, c, k) are probabilities.
@@ -94,7 +94,7 @@ def _weights(centres: NDArray[np.floating], n: int) -> NDArray[np.float64]:
 
 
 class Occluder:
-    """Covers parts of images and asks a bundle for its answers, `n_workers` batches at once.
+    """Covers parts of images and runs a bundle on them, `n_workers` batches at once.
 
     The patch has `share` of each side of the image, so that it is square where the graph sees a square, and moves by half
     of itself. Raises `BundleError` for a graph that is none of a bundle, `InputError` for a share outside (0, 1].
@@ -110,7 +110,7 @@ class Occluder:
         try:
             self._session = session_of(bundle.graph_bytes)
         except Exception as error:
-            # ONNX Runtime has a class of its own for each kind of foreign graph
+            # ONNX Runtime has one error class for each kind of invalid graph
             raise BundleError(f"the graph in {self._name} cannot be run", got=str(error)[:120]) from error
         inputs = [value.name for value in self._session.get_inputs()]
         outputs = [value.name for value in self._session.get_outputs()]
@@ -122,7 +122,7 @@ class Occluder:
             )
 
     def __call__(self, image: NDArray[np.uint8]) -> Occlusion:
-        """The answers for an image uint8 (H, W, 3) as the graph is given it, after the bundle's stages."""
+        """The probabilities for an image uint8 (H, W, 3) as the graph receives it, after the bundle's stages."""
         height, width = image.shape[:2]
         patch = (max(1, round(height * self.share)), max(1, round(width * self.share)))
         tops, lefts = (_places(side, own, self.share) for side, own in zip((height, width), patch, strict=True))
@@ -130,7 +130,7 @@ class Occluder:
         size = max(1, _PIXELS_AT_ONCE // (height * width))
         colour = rim_colour(image)
 
-        def answers(start: int) -> NDArray[np.float32]:
+        def run_places(start: int) -> NDArray[np.float32]:
             here = places[start : start + size]
             batch = np.repeat(image[None], len(here), axis=0)
             for covered, (top, left) in zip(batch, here, strict=True):
@@ -139,7 +139,7 @@ class Occluder:
 
         with ThreadPoolExecutor(self.n_workers) as pool:
             whole = pool.submit(self._run, image[None])
-            found = np.concatenate(list(pool.map(answers, range(0, len(places), size))))
+            found = np.concatenate(list(pool.map(run_places, range(0, len(places), size))))
         return Occlusion(
             size=(height, width),
             patch=patch,
@@ -166,12 +166,12 @@ class Occluder:
 
 
 def _places(side: int, patch: int, share: float) -> NDArray[np.int64]:
-    """Where a patch begins that moves by half of itself, from border to border; whole pixels, each once."""
+    """First pixels of a patch that moves by half of itself, from border to border, each once."""
     return np.unique(np.round(np.linspace(0, side - patch, _n_places(share))).astype(np.int64))
 
 
 def _n_places(share: float) -> int:
-    """How many places of the patch reach from border to border."""
+    """Number of places of the patch from border to border."""
     return int(np.ceil((1 - share) / (share / 2) - 1e-9)) + 1
 
 
@@ -191,56 +191,55 @@ def overlay(image: NDArray[np.uint8], change: NDArray[np.float64], scale: float)
 # -------------------------------------------------------------------------------------------------------- chosen cells
 
 
-def chosen_cells(answered: Answered, labels: Sequence[str], n: int = N_SHOWN) -> list[int]:
-    """Positions in `answered` of at most `n` cells that are worth a look; `labels` are the model's.
+def chosen_cells(predictions: DatasetPredictions, labels: Sequence[str], n: int = N_SHOWN) -> list[int]:
+    """Positions in `predictions` of at most `n` cells for the maps; `labels` are the model's.
 
-    Of each class the right answer with the highest probability, in label order; then of each kind of mistake (a class
-    called another) the wrong answer with the highest, the most confident first. Where that is too much, mistakes have at
-    least half of the room, and right answers of the classes with most images come first. Images of other labels are never
-    chosen; answers of equal probability go by their file's path.
+    First, in label order, the correct prediction of each class with the highest probability. Then, the most confident
+    first, the wrong prediction of each pair of classes with the highest probability. If these are more than `n`, wrong ones
+    have at least half of the places, and correct ones of the largest classes come first. Images of other labels are left
+    out; predictions of equal probability are ordered by their file's path.
     """
-    best = answered.probabilities.argmax(axis=1)
-    sure = answered.probabilities.max(axis=1)
-    order = sorted(range(len(best)), key=lambda i: (-float(sure[i]), str(answered.records[i].path)))
+    best = predictions.probabilities.argmax(axis=1)
+    sure = predictions.probabilities.max(axis=1)
+    order = sorted(range(len(best)), key=lambda i: (-float(sure[i]), str(predictions.records[i].path)))
     right: dict[str, int] = {}
     wrong: dict[tuple[str, str], int] = {}
     sizes = dict.fromkeys(labels, 0)
     for i in order:
-        truth, said = answered.records[i].label, labels[best[i]]
+        truth, predicted = predictions.records[i].label, labels[best[i]]
         if truth is None or truth not in sizes:
             continue
         sizes[truth] += 1
-        if truth == said:
+        if truth == predicted:
             right.setdefault(truth, i)
         else:
-            wrong.setdefault((truth, said), i)
+            wrong.setdefault((truth, predicted), i)
     n_wrong = min(len(wrong), max(n - len(right), n - n // 2))
     kept = sorted(right, key=lambda label: (-sizes[label], labels.index(label)))[: n - n_wrong]
     return [right[label] for label in labels if label in kept] + list(wrong.values())[:n_wrong]
 
 
 def affordable(bundle: Bundle, n: int = N_SHOWN) -> int:
-    """How many of `n` cells `MAX_FLOPS` pay for, by the graph's multiply-adds; none where these cannot be counted."""
-    n_answers = 1 + _n_places(PATCH_SHARE) ** 2
+    """How many of `n` cells `MAX_FLOPS` allow, by the graph's multiply-adds; none where these cannot be counted."""
+    n_runs = 1 + _n_places(PATCH_SHARE) ** 2
     try:
-        flops = count_graph(bundle.graph, bundle.manifest.preprocessing.size_px).flops * n_answers
+        flops = count_graph(bundle.graph, bundle.manifest.preprocessing.size_px).flops * n_runs
     except BundleError:
         return 0
     return n if flops * n <= MAX_FLOPS else int(MAX_FLOPS // flops)
 
 
 def occlusion_table(
-    bundle: Bundle, dataset: CellDataset, answered: Answered | None = None, *, n: int = N_SHOWN
+    bundle: Bundle, dataset: CellDataset, predictions: DatasetPredictions | None = None, *, n: int = N_SHOWN
 ) -> PictureTable:
-    """For at most `n` cells of a dataset the image as the graph sees it, and what the bundle's answer rests on.
+    """Occlusion maps of at most `n` cells of a dataset, each beside the image as the graph receives it.
 
-    The cells are those of `chosen_cells`, fewer where the network is large (`affordable`). `answered` is what the bundle
-    answered on the dataset, where that is known; unreadable images are not in it, and never chosen. Raises `BundleError`
-    for a foreign graph.
+    The cells are those of `chosen_cells`, fewer where the network is large (`affordable`). `predictions` are the
+    bundle's on the dataset, where they are known. Raises `BundleError` for a graph that is none of a bundle.
     """
     occluder = Occluder(bundle)
     room = affordable(bundle, n)
-    known = answered or answer(bundle, dataset)
+    known = predictions or predict_dataset(bundle, dataset)
     chosen = chosen_cells(known, bundle.manifest.labels, room)
     rows = []
     with track("covering parts of cells", len(chosen)) as progress:
@@ -250,7 +249,7 @@ def occlusion_table(
             rows.append(_row(record.path.name, str(record.label), image, occluder(image), bundle.manifest.labels))
             progress(1)
     return PictureTable(
-        title=f"{bundle.manifest.method} on {dataset.name}: what answers rest on",
+        title=f"{bundle.manifest.method} on {dataset.name}: occlusion maps",
         columns=COLUMNS,
         rows=tuple(rows),
         note=_note(room < n, cut_out=bool(bundle.stages)),
@@ -265,42 +264,45 @@ def _row(name: str, label: str, image: NDArray[np.uint8], found: Occlusion, labe
     boxed = float(found.drops(k)[place]) >= _MIN_BOXED
     boxes = [found.box(place)] if boxed else []
     drawn = outlined(overlay(image, change, scale), *boxes, colours=[WHITE])
-    said = [_verdict(label, labels[k], float(found.whole[k]))]
+    caption = [_verdict(label, labels[k], float(found.whole[k]))]
     if boxed:
         covered = found.covered[place]
         other = int(covered.argmax())
         what = "still " if other == k else ""
-        said.append(
+        caption.append(
             f"with the boxed part covered: {what}{formatting.label(labels[other])}, "
             f"{formatting.probability(float(covered[other]))}"
         )
     else:
-        said.append(f"covering any one part lowers it by less than {_MIN_BOXED}")
-    said.append(f"full colour: a change by {scale:.2f}")
-    return Picture(name=name, caption="; ".join(said), pictures=(thumbnail(image, _SHOWN_PX), thumbnail(drawn, _SHOWN_PX)))
+        caption.append(f"covering any one part lowers it by less than {_MIN_BOXED}")
+    caption.append(f"full colour: a change by {scale:.2f}")
+    return Picture(
+        name=name, caption="; ".join(caption), pictures=(thumbnail(image, _SHOWN_PX), thumbnail(drawn, _SHOWN_PX))
+    )
 
 
-def _verdict(label: str, said: str, probability: float) -> str:
-    answer = formatting.label(said) if label == said else f"{formatting.label(label)} called {formatting.label(said)}"
-    return f"{'right' if label == said else 'wrong'}: {answer}, {formatting.probability(probability)}"
+def _verdict(label: str, predicted: str, probability: float) -> str:
+    right = label == predicted
+    name = formatting.label(label) if right else f"{formatting.label(label)} called {formatting.label(predicted)}"
+    return f"{'right' if right else 'wrong'}: {name}, {formatting.probability(probability)}"
 
 
 def _note(shortened: bool, *, cut_out: bool) -> str:
     sentences = [
-        "Each part of the image in turn is covered by a plain patch, and the model is asked again "
+        "A plain patch covers each part of the image in turn, and the model predicts again "
         "(occlusion sensitivity, Zeiler and Fergus 2014).",
-        "Orange: covering this part lowers the probability of the model's answer, so the answer rests on it; blue: "
-        "covering it raises that probability, so this part speaks against the answer; plain gray: no difference.",
-        "Full colour stands for the change of probability that is given under each picture. The box is the patch whose "
+        "Orange: covering this part lowers the probability of the predicted class; blue: covering it raises that "
+        "probability; plain gray: no difference.",
+        "The text under each picture gives the change of probability that has full colour. The box is the patch whose "
         "covering lowers the probability most.",
-        "A sound answer rests on the white cell, not on red cells or background beside it.",
-        f"The patch has {formatting.share(PATCH_SHARE)} of the image's side and the median colour of the image's rim, and "
-        "moves by half of itself; a part that another makes up for shows no colour.",
-        "Shown are, of each class, the right answer with the highest probability, then, of each kind of mistake, the wrong "
-        "answer with the highest.",
+        "A sound prediction depends on the white cell, not on red cells or background.",
+        f"The patch has {formatting.share(PATCH_SHARE)} of the image's side and the median colour of its rim, and moves by "
+        "half of itself. A part that another one replaces shows no colour.",
+        "The table shows the most confident correct prediction of each class, then the most confident wrong one of each "
+        "pair of classes.",
     ]
     if cut_out:
-        sentences.insert(1, "The images are shown as the network sees them: the cell cut out.")
+        sentences.insert(1, "Images are shown as the network receives them, with the cell cut out.")
     if shortened:
-        sentences.append("Fewer cells are shown than usual, as each takes this network long.")
+        sentences.append("Fewer cells are shown, since this network is slow.")
     return " ".join(sentences)

@@ -1,4 +1,4 @@
-"""Embeddings on a plane, for figures."""
+"""Projection of embeddings to two dimensions, by PCA or UMAP."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ N_NEIGHBOURS = 15
 
 Projection = Literal["PCA", "UMAP"]
 Embeddings = NDArray[np.floating[Any]]
-Told = tuple[str, str, str]
+Point = tuple[str, str, str]
 """Label, predicted label and domain of an image."""
 
 
 def scatter(
     embeddings: Embeddings,
-    told: Sequence[Told],
+    points: Sequence[Point],
     *,
     seed: int,
     n_points: int = N_SCATTER,
@@ -32,37 +32,38 @@ def scatter(
 ) -> Scatter | None:
     """At most `n_points` of the embeddings (n, d), drawn at random, on a plane that is fitted on them.
 
-    `told` says what each of the n is. None for fewer than three. Raises `MissingExtraError` for a UMAP without the package.
+    `points` has an entry for each of the n. None for fewer than three. Raises `MissingExtraError` for a UMAP without its
+    package.
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(embeddings))[:n_points])
-    return _scatter(embeddings, told, chosen, seed=seed, projection=projection)
+    return _scatter(embeddings, points, chosen, seed=seed, projection=projection)
 
 
 def joint_scatter(
-    answered: Sequence[tuple[Embeddings, Sequence[Told]]],
+    embedded: Sequence[tuple[Embeddings, Sequence[Point]]],
     *,
     seed: int,
     n_points: int = N_JOINT,
     projection: Projection = "PCA",
 ) -> Scatter | None:
-    """Several datasets in one plane, which is fitted on the points of all of them.
+    """Embeddings of several datasets in one plane, which is fitted on all of them.
 
-    `answered` has the embeddings (n, d) of each dataset with what they are, all from one model. At most `n_points` of each
-    domain are drawn at random, so that a large domain does not decide on the plane. None for fewer than three images in
+    `embedded` has the embeddings (n, d) of each dataset with its points, all from one model. At most `n_points` of each
+    domain are drawn at random, so that a large domain does not dominate the plane. None for fewer than three images in
     all. Raises `MissingExtraError` for a UMAP without the package.
     """
-    told = [image for _, images in answered for image in images]
-    if len(told) < 3:
+    points = [image for _, images in embedded for image in images]
+    if len(points) < 3:
         return None
     rng = np.random.default_rng(seed)
-    domains = np.array([domain for _, _, domain in told])
+    domains = np.array([domain for _, _, domain in points])
     drawn = [rng.permutation(np.flatnonzero(domains == name))[:n_points] for name in dict.fromkeys(domains.tolist())]
-    embeddings = np.concatenate([rows for rows, _ in answered])
-    return _scatter(embeddings, told, np.sort(np.concatenate(drawn)), seed=seed, projection=projection)
+    embeddings = np.concatenate([rows for rows, _ in embedded])
+    return _scatter(embeddings, points, np.sort(np.concatenate(drawn)), seed=seed, projection=projection)
 
 
 def _scatter(
-    embeddings: Embeddings, told: Sequence[Told], chosen: NDArray[np.int64], *, seed: int, projection: Projection
+    embeddings: Embeddings, points: Sequence[Point], chosen: NDArray[np.int64], *, seed: int, projection: Projection
 ) -> Scatter | None:
     if len(chosen) < 3:
         return None
@@ -71,13 +72,13 @@ def _scatter(
         plane = _umap(embeddings[chosen], seed)
     else:
         plane, explained = _principal(embeddings[chosen], seed)
-    points = []
+    shown = []
     for (x, y), i in zip(plane, chosen, strict=True):
-        label, predicted, domain = told[i]
-        points.append(
+        label, predicted, domain = points[i]
+        shown.append(
             ScatterPoint(x=round(float(x), 4), y=round(float(y), 4), label=label, predicted=predicted, domain=domain)
         )
-    return Scatter(projection=projection, explained=explained, n_total=len(embeddings), points=tuple(points))
+    return Scatter(projection=projection, explained=explained, n_total=len(embeddings), points=tuple(shown))
 
 
 def _principal(embeddings: Embeddings, seed: int) -> tuple[Embeddings, tuple[float, float]]:
@@ -85,7 +86,7 @@ def _principal(embeddings: Embeddings, seed: int) -> tuple[Embeddings, tuple[flo
     from sklearn.decomposition import PCA
 
     pca = PCA(n_components=2, random_state=seed)
-    # embeddings that are all alike have no variance to share out
+    # identical embeddings have no variance
     with np.errstate(invalid="ignore"):
         plane = pca.fit_transform(embeddings)
     first, second = (float(v) for v in np.nan_to_num(pca.explained_variance_ratio_))
@@ -95,7 +96,7 @@ def _principal(embeddings: Embeddings, seed: int) -> tuple[Embeddings, tuple[flo
 def _umap(embeddings: Embeddings, seed: int) -> Embeddings:
     """A UMAP (n, 2) that starts from the principal components (McInnes et al. 2018, arXiv:1802.03426)."""
     require_extra("umap", "figures", "a UMAP")
-    # the package warns of what it does not need here: TensorFlow, several threads, deprecated calls of its own
+    # the package warns of optional parts: TensorFlow, several threads, its own deprecated calls
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from umap import UMAP

@@ -1,4 +1,4 @@
-"""How well a segmenter finds whole cells: agreement with true masks, and the outlines side by side."""
+"""Evaluation of segmenters: agreement with true masks, and pictures of the outlines."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def mean_interval(values: NDArray[np.float64], unit: NDArray[np.int64], *, seed:
 
 
 def shown_records(records: Sequence[Record]) -> list[int]:
-    """Positions of the images a report shows: spread evenly over all."""
+    """Indices of the images that a report shows, spread evenly."""
     spread = np.linspace(0, len(records) - 1, min(N_SHOWN, len(records))).astype(int)
     return sorted({int(place) for place in spread})
 
 
 def outlines(title: str, records: Sequence[Record], segmenters: Mapping[str, Segmenter], note: str = "") -> PictureTable:
-    """Some cells with the outline each segmenter finds, beside the true one where there is one."""
+    """Some cells with the outline of each segmenter, and the true one where there is one."""
     rows = []
     with_truth = any(record.mask_path is not None for record in records)
     for record in records:
@@ -92,12 +92,12 @@ def outlines(title: str, records: Sequence[Record], segmenters: Mapping[str, Seg
         pictures = []
         if with_truth:
             pictures.append("" if truth is None else thumbnail(outlined(image, truth), SHOWN_PX))
-        said = []
+        captions = []
         for name, segmenter in segmenters.items():
             found = segmenter(image)
             pictures.append(thumbnail(outlined(image, found), SHOWN_PX))
             if truth is not None:
-                said.append(f"{name} IoU {intersection_over_union(found, truth):.2f}")
-        rows.append(Picture(name=record.path.name, caption=", ".join(said), pictures=tuple(pictures)))
+                captions.append(f"{name} IoU {intersection_over_union(found, truth):.2f}")
+        rows.append(Picture(name=record.path.name, caption=", ".join(captions), pictures=tuple(pictures)))
     columns = (*(("true outline",) if with_truth else ()), *segmenters)
     return PictureTable(title=title, columns=columns, rows=tuple(rows), note=note)

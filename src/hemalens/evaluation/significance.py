@@ -1,4 +1,8 @@
-"""Which of several methods is better on the same test images: paired tests, corrected for how many there are."""
+"""Paired significance tests of methods on the same test images, with p-values corrected for multiple comparisons.
+
+`compare` gives the p-values of all pairs: `sign_flip_p_value` (McNemar's exact test) for the accuracy, a paired bootstrap
+and random sign flips for the balanced accuracy, `holm` for the correction. `standings` names the best method, if any.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +22,9 @@ from hemalens.evaluation.results import Comparison, Estimate, Evaluation, ImageA
 ALPHA = 0.05
 N_REPEATS = 10_000
 REPEATS_A_PAIR = 100
-"""So many repeats for each pair of a family, or more: the smallest p of n repeats, 2 / (n + 1), stays below 0.05 when it is
-corrected for all pairs."""
+"""The least number of repeats a pair: the smallest p-value of n repeats, 2 / (n + 1), stays below 0.05 after correction."""
 CHUNK = 500
-"""Repeats at a time: what is drawn for them must fit into memory."""
+"""Repeats at a time, to limit memory."""
 TIE = 1e-12
 """Balanced accuracies that differ by less are the same number, rounded differently."""
 
@@ -31,29 +34,29 @@ TIE = 1e-12
 def compare(evaluations: Sequence[Evaluation], *, seed: int) -> tuple[Comparison, ...]:
     """Every pair of methods that were trained on one source and tested on the same images of one target.
 
-    Accuracy: exact sign flips of the units' differences in right answers, which is McNemar's exact test (1947) where each
-    image is a unit and has one answer of each method. Balanced accuracy: the difference of the means over the models, with
-    the 95 % percentile interval of a paired bootstrap over the units within their classes; its p is the larger of that of
-    this bootstrap and of sign flips of what each unit adds to the difference. The bootstrap alone takes a class of two
-    images for certain. Both kinds of p are corrected by `holm` for all pairs of a source and target.
+    Accuracy: exact sign flips of the units' differences in correct predictions. This is McNemar's exact test (1947) where
+    each image is a unit and each method has one model. Balanced accuracy: the difference of the means over the models, with
+    the 95 % percentile interval of a paired bootstrap over the units within their classes. Its p-value is the larger of
+    that of the bootstrap and that of sign flips of each unit's contribution, since the bootstrap alone has no variance in a
+    class of two images. `holm` corrects both p-values for all pairs of a source and target.
 
-    Both ask about these models on other such images; that another training would give other models is not in them. What
-    cannot be compared is told by `not_compared`. Raises `ReportError` for answers that contradict themselves.
+    The tests generalise to other test images, not to other trainings. `not_compared` lists the pairs that are left out.
+    Raises `ReportError` for inconsistent predictions.
     """
     found: list[Comparison] = []
-    for here in _by_laboratories(evaluations):
-        panels = _panels(here)
-        n_pairs = sum(len(panel) * (len(panel) - 1) // 2 for panel in panels)
+    for here in _by_source_and_target(evaluations):
+        groups = _groups(here)
+        n_pairs = sum(len(group) * (len(group) - 1) // 2 for group in groups)
         n_repeats = max(N_REPEATS, REPEATS_A_PAIR * n_pairs)
-        found += _corrected([pair for panel in panels for pair in _pairs(panel, n_repeats, seed)])
+        found += _corrected([pair for group in groups for pair in _pairs(group, n_repeats, seed)])
     return tuple(found)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Each p corrected for all of them, step down (Holm 1979); raises `InputError` for one outside [0, 1]."""
+    """p-values corrected for multiple comparisons, step down (Holm 1979); raises `InputError` for one outside [0, 1]."""
     for value in p:
         if not 0 <= value <= 1:
-            raise InputError("a p that is no probability", expected="a number in [0, 1]", got=str(value))
+            raise InputError("invalid p-value", expected="a number in [0, 1]", got=str(value))
     corrected, largest = [0.0] * len(p), 0.0
     for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
         largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
@@ -61,10 +64,10 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
-def sign_flip_p(differences: NDArray[np.int64]) -> float:
-    """The chance that a sum of whole numbers (n,), each with a sign by toss of a coin, is as far from 0 as the given one.
+def sign_flip_p_value(differences: NDArray[np.int64]) -> float:
+    """Two-sided exact p-value of a sum of whole numbers (n,) under random signs.
 
-    Exact: the distribution of the sum is that of binomials, one for each size of number, convolved.
+    The distribution of the sum is a convolution of binomials, one for each size of number.
     """
     from scipy.stats import binom
 
@@ -78,52 +81,52 @@ def sign_flip_p(differences: NDArray[np.int64]) -> float:
     return min(1.0, float(chances[far].sum()))
 
 
-def _pairs(panel: list[_Sheet], n_repeats: int, seed: int) -> list[Comparison]:
-    """Every pair of a panel, not corrected yet."""
-    first, second = np.triu_indices(len(panel), k=1)
+def _pairs(group: list[_Method], n_repeats: int, seed: int) -> list[Comparison]:
+    """The uncorrected comparisons of every pair of a group."""
+    first, second = np.triu_indices(len(group), k=1)
     if len(first) == 0:
         return []
-    tally = _tally(panel)
-    added = tally.added()
+    counts = _count_correct(group)
+    added = counts.added()
     differences = added[:, first] - added[:, second]
     values = differences.sum(axis=0)
-    flips = _flip_p(differences, n_repeats, seeded(seed, "comparisons", "flips"))
-    scores = _bootstrap(tally, n_repeats, seeded(seed, "comparisons", "bootstrap"))
-    right = tally.right.sum(axis=(2, 3)).astype(np.int64)  # (units, methods)
-    share = 1 / panel[0].answered.sum(axis=0)  # of an answer in its image, (images,)
-    alone = tally.n_units == len(panel[0].images) and bool((share == 1).all())
+    flips = _random_flip_p_values(differences, n_repeats, seeded(seed, "comparisons", "flips"))
+    scores = _bootstrap(counts, n_repeats, seeded(seed, "comparisons", "bootstrap"))
+    right = counts.right.sum(axis=(2, 3)).astype(np.int64)  # (units, methods)
+    share = 1 / group[0].tested.sum(axis=0)  # of a prediction in its image, (images,)
+    alone = counts.n_units == len(group[0].images) and bool((share == 1).all())
     found = []
     for k, (i, j) in enumerate(zip(first, second, strict=True)):
         drawn = scores[:, i] - scores[:, j]
         low, high = np.percentile(drawn, [2.5, 97.5])
-        p_accuracy = sign_flip_p(right[:, i] - right[:, j])
-        p_difference = max(_bootstrap_p(drawn), float(flips[k]))
+        p_accuracy = sign_flip_p_value(right[:, i] - right[:, j])
+        p_difference = max(_bootstrap_p_value(drawn), float(flips[k]))
         found.append(
             Comparison(
-                source=panel[i].evaluation.source,
-                target=panel[i].evaluation.target,
-                first=panel[i].evaluation.method,
-                second=panel[j].evaluation.method,
+                source=group[i].evaluation.source,
+                target=group[i].evaluation.target,
+                first=group[i].evaluation.method,
+                second=group[j].evaluation.method,
                 n_images=len(share),
-                n_units=tally.n_units,
-                n_models=len(panel[i].right),
-                first_only=float(((panel[i].right & ~panel[j].right) * share).sum()),
-                second_only=float(((panel[j].right & ~panel[i].right) * share).sum()),
+                n_units=counts.n_units,
+                n_models=len(group[i].right),
+                first_only=float(((group[i].right & ~group[j].right) * share).sum()),
+                second_only=float(((group[j].right & ~group[i].right) * share).sum()),
                 test="McNemar, exact" if alone else "sign flips, exact",
                 p_accuracy=p_accuracy,
                 p_accuracy_holm=p_accuracy,
                 difference=Estimate(value=float(values[k]), low=float(low), high=float(high)),
                 p_difference=p_difference,
                 p_difference_holm=p_difference,
-                first_transductive=panel[i].evaluation.transductive,
-                second_transductive=panel[j].evaluation.transductive,
+                first_transductive=group[i].evaluation.transductive,
+                second_transductive=group[j].evaluation.transductive,
             )
         )
     return found
 
 
 def _corrected(family: list[Comparison]) -> list[Comparison]:
-    """The pairs of one source and target with both kinds of p corrected, and the better one named."""
+    """The pairs of one source and target with corrected p-values and the better method."""
     accuracy, difference = holm([c.p_accuracy for c in family]), holm([c.p_difference for c in family])
     return [
         pair.model_copy(
@@ -137,12 +140,12 @@ def _corrected(family: list[Comparison]) -> list[Comparison]:
     ]
 
 
-# -------------------------------------------------------------------------------------------------------- what is flipped
+# ------------------------------------------------------------------------------------------------- bootstrap, sign flips
 
 
 @dataclass(frozen=True, slots=True)
-class _Tally:
-    """Right answers of every unit, (units, methods, models, classes), and its images, (units, models, classes)."""
+class _Counts:
+    """Correct predictions of every unit, (units, methods, models, classes), and its images, (units, models, classes)."""
 
     right: NDArray[np.float32]
     images: NDArray[np.float32]
@@ -152,7 +155,7 @@ class _Tally:
         return len(self.right)
 
     def added(self) -> NDArray[np.float64]:
-        """What each unit adds to the balanced accuracy of each method, the mean over its models: (units, methods)."""
+        """Contribution of each unit to the balanced accuracy of each method, mean over its models: (units, methods)."""
         images = self.images.sum(axis=0, dtype=np.float64)  # (models, classes)
         present = images > 0
         weight = present / np.maximum(images, 1) / present.sum(axis=1, keepdims=True) / len(images)
@@ -160,9 +163,9 @@ class _Tally:
         return added
 
 
-def _tally(panel: list[_Sheet]) -> _Tally:
-    classes, truth = np.unique(panel[0].truth, return_inverse=True)
-    unit, answered = np.asarray(panel[0].units), panel[0].answered
+def _count_correct(group: list[_Method]) -> _Counts:
+    classes, truth = np.unique(group[0].truth, return_inverse=True)
+    unit, tested = np.asarray(group[0].units), group[0].tested
     n_units = int(unit.max()) + 1
     cell = unit * len(classes) + truth
 
@@ -170,39 +173,41 @@ def _tally(panel: list[_Sheet]) -> _Tally:
         counts = np.bincount(cell[mask], minlength=n_units * len(classes))
         return counts.reshape(n_units, len(classes)).astype(np.float32)
 
-    right = np.stack([np.stack([count(model) for model in sheet.right], axis=1) for sheet in panel], axis=1)
-    return _Tally(right, np.stack([count(model) for model in answered], axis=1))
+    right = np.stack([np.stack([count(model) for model in method.right], axis=1) for method in group], axis=1)
+    return _Counts(right, np.stack([count(model) for model in tested], axis=1))
 
 
-def _bootstrap(tally: _Tally, n_repeats: int, rng: np.random.Generator) -> NDArray[np.float64]:
+def _bootstrap(counts: _Counts, n_repeats: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Balanced accuracy of each method, mean over its models, for units drawn within their class: (repeats, methods).
 
-    The same units are drawn for all methods, and whichever methods there are.
+    The same units are drawn for all methods; the draws do not depend on the methods.
     """
-    stratum = tally.images.sum(axis=1).argmax(axis=1).astype(np.int64)
-    right, images = tally.right.reshape(tally.n_units, -1), tally.images.reshape(tally.n_units, -1)
+    stratum = counts.images.sum(axis=1).argmax(axis=1).astype(np.int64)
+    right, images = counts.right.reshape(counts.n_units, -1), counts.images.reshape(counts.n_units, -1)
     found = []
     for start in range(0, n_repeats, CHUNK):
         n = min(CHUNK, n_repeats - start)
         # counts this small are exact in float32
         weights = metrics.unit_weights(stratum, rng=rng, n_repeats=n)
-        drawn = (weights @ images).reshape(n, 1, *tally.images.shape[1:])
-        recall = (weights @ right).reshape(n, *tally.right.shape[1:]) / np.maximum(drawn, 1).astype(np.float64)
+        drawn = (weights @ images).reshape(n, 1, *counts.images.shape[1:])
+        recall = (weights @ right).reshape(n, *counts.right.shape[1:]) / np.maximum(drawn, 1).astype(np.float64)
         n_present = (drawn > 0).sum(axis=-1)
         of_model = recall.sum(axis=-1) / np.maximum(n_present, 1)
-        # a model of which no image was drawn says nothing
+        # a model without a drawn image is left out of the mean
         found.append(of_model.sum(axis=-1) / (n_present > 0).sum(axis=-1))
     return np.concatenate(found)
 
 
-def _bootstrap_p(drawn: NDArray[np.float64]) -> float:
-    """Two-sided p of differences (repeats,) drawn by the bootstrap: how rarely one lies beyond zero, never 0."""
+def _bootstrap_p_value(drawn: NDArray[np.float64]) -> float:
+    """Two-sided p-value of bootstrap differences (repeats,), from the fraction beyond zero; never 0."""
     beyond = min(int((drawn <= TIE).sum()), int((drawn >= -TIE).sum()))
     return min(1.0, 2 * (1 + beyond) / (len(drawn) + 1))
 
 
-def _flip_p(differences: NDArray[np.float64], n_repeats: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """As `sign_flip_p` for each column of (units, pairs), by random signs, the same for all pairs: (pairs,), never 0."""
+def _random_flip_p_values(
+    differences: NDArray[np.float64], n_repeats: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """p-values of each column of (units, pairs) by random signs, the same for all pairs: (pairs,), never 0."""
     given = np.abs(differences.sum(axis=0)) - TIE
     as_far = np.zeros(differences.shape[1], np.int64)
     for start in range(0, n_repeats, CHUNK):
@@ -213,12 +218,12 @@ def _flip_p(differences: NDArray[np.float64], n_repeats: int, rng: np.random.Gen
     return p
 
 
-# ---------------------------------------------------------------------------------------------------- what can be compared
+# ----------------------------------------------------------------------------------------------------- comparable methods
 
 
 @dataclass(frozen=True, slots=True)
 class NotCompared:
-    """Methods of one source and target that were not compared with `others`, or with none where these are empty; why."""
+    """Methods of one source and target that were not compared with `others` (empty: with any), and the reason."""
 
     source: str
     target: str
@@ -228,45 +233,45 @@ class NotCompared:
 
 
 def not_compared(evaluations: Sequence[Evaluation]) -> tuple[NotCompared, ...]:
-    """What `compare` leaves out, and why: different images, different models, answers that are not kept, one name twice."""
+    """The pairs that `compare` leaves out, with the reason: other images or models, missing predictions, a name twice."""
     found: list[NotCompared] = []
-    for here in _by_laboratories(evaluations):
+    for here in _by_source_and_target(evaluations):
         if len(here) < 2:
             continue
         source, target = here[0].source, here[0].target
-        twice = _names_given_twice(here)
+        twice = _repeated_names(here)
         found += [NotCompared(source, target, (name,), (), "several evaluations have this name") for name in twice]
-        silent = tuple(e.method for e in here if e.method not in twice and _answers(e) is None)
-        if silent:
-            found.append(NotCompared(source, target, silent, (), "what they answered on each image is not kept"))
-        for panel, other in combinations(_panels(here), 2):
-            names, others = (tuple(sheet.evaluation.method for sheet in sheets) for sheets in (panel, other))
-            found.append(NotCompared(source, target, names, others, _apart(panel[0], other[0])))
+        missing = tuple(e.method for e in here if e.method not in twice and _predictions(e) is None)
+        if missing:
+            found.append(NotCompared(source, target, missing, (), "their predictions of each image are missing"))
+        for group, other in combinations(_groups(here), 2):
+            names, others = (tuple(method.evaluation.method for method in methods) for methods in (group, other))
+            found.append(NotCompared(source, target, names, others, _incomparable(group[0], other[0])))
     return tuple(found)
 
 
-def _by_laboratories(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
-    """The evaluations of each source and target, in the order in which these come first."""
+def _by_source_and_target(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
+    """The evaluations of each source and target, in the order of their first one."""
     found: dict[tuple[str, str], list[Evaluation]] = {}
     for evaluation in evaluations:
         found.setdefault((evaluation.source, evaluation.target), []).append(evaluation)
     return list(found.values())
 
 
-def _names_given_twice(here: Sequence[Evaluation]) -> list[str]:
+def _repeated_names(here: Sequence[Evaluation]) -> list[str]:
     return [name for name, n in Counter(evaluation.method for evaluation in here).items() if n > 1]
 
 
-def _answers(evaluation: Evaluation) -> ImageAnswers | None:
-    """The answers that are kept, or None where there are none."""
+def _predictions(evaluation: Evaluation) -> ImageAnswers | None:
+    """The stored predictions of each image, or None where there are none."""
     return evaluation.answers if evaluation.answers is not None and evaluation.answers.images else None
 
 
 @dataclass(frozen=True, slots=True)
-class _Sheet:
-    """What the models of one method answered, images in the order of their ids; units are numbered as they come first.
+class _Method:
+    """Predictions of the models of one method, images in the order of their ids; units are numbered by first occurrence.
 
-    `right` and `answered` are (models, images).
+    `right` and `tested` are (models, images).
     """
 
     evaluation: Evaluation
@@ -274,101 +279,100 @@ class _Sheet:
     truth: tuple[str, ...]
     units: tuple[int, ...]
     right: NDArray[np.bool_]
-    answered: NDArray[np.bool_]
+    tested: NDArray[np.bool_]
 
 
-def _panels(here: Sequence[Evaluation]) -> list[list[_Sheet]]:
-    """The methods of one source and target that can be compared with one another, each in one panel."""
-    twice = _names_given_twice(here)
-    panels: list[list[_Sheet]] = []
+def _groups(here: Sequence[Evaluation]) -> list[list[_Method]]:
+    """Groups of comparable methods of one source and target."""
+    twice = _repeated_names(here)
+    groups: list[list[_Method]] = []
     for evaluation in here:
-        said = _answers(evaluation)
-        if said is None or evaluation.method in twice:
+        stored = _predictions(evaluation)
+        if stored is None or evaluation.method in twice:
             continue
-        sheet = _sheet(evaluation, said)
-        panel = next((panel for panel in panels if not _apart(panel[0], sheet)), None)
-        if panel is None:
-            panels.append([sheet])
+        method = _method(evaluation, stored)
+        group = next((group for group in groups if not _incomparable(group[0], method)), None)
+        if group is None:
+            groups.append([method])
         else:
-            panel.append(sheet)
-    return panels
+            group.append(method)
+    return groups
 
 
-def _apart(sheet: _Sheet, other: _Sheet) -> str:
-    """Why two methods cannot be compared, or an empty text."""
-    if sheet.images != other.images:
-        n, m, both = len(sheet.images), len(other.images), len({*sheet.images} & {*other.images})
+def _incomparable(method: _Method, other: _Method) -> str:
+    """The reason why two methods are not comparable, or an empty text."""
+    if method.images != other.images:
+        n, m, both = len(method.images), len(other.images), len({*method.images} & {*other.images})
         return f"they were tested on other images ({n:,} and {m:,}, of which {both:,} are the same)"
-    if sheet.truth != other.truth:
+    if method.truth != other.truth:
         return "the same images have other true cell types"
-    if sheet.units != other.units:
+    if method.units != other.units:
         return "the same images are grouped in another way"
-    if len(sheet.answered) != len(other.answered):
-        return f"they have {len(sheet.answered)} and {len(other.answered)} models"
-    if (sheet.answered != other.answered).any():
+    if len(method.tested) != len(other.tested):
+        return f"they have {len(method.tested)} and {len(other.tested)} models"
+    if (method.tested != other.tested).any():
         return "their models were each tested on other images"
     return ""
 
 
-def _sheet(evaluation: Evaluation, said: ImageAnswers) -> _Sheet:
-    """The answers of an evaluation; raises `ReportError` where they contradict themselves."""
-    n, n_classes = len(said.images), len(evaluation.classes)
-    lengths = {n, len(said.units), len(said.truth), *map(len, said.answers)}
-    if len(lengths) > 1 or len(set(said.images)) < n or not said.answers:
-        raise _damaged(evaluation, "a unit, a true class and an answer of each model for each image, and no image twice")
-    answers = np.array(said.answers, np.int64)
-    truth = np.array(said.truth, np.int64)
-    if truth.min() < 0 or truth.max() >= n_classes or answers.min() < -1 or answers.max() >= n_classes:
-        raise _damaged(evaluation, f"places among its {n_classes} classes, and -1 for what was not asked")
-    if (answers < 0).all(axis=0).any() or (answers < 0).all(axis=1).any():
-        raise _damaged(evaluation, "an answer or more for every image and of every model")
-    order = sorted(range(n), key=lambda i: said.images[i])
+def _method(evaluation: Evaluation, stored: ImageAnswers) -> _Method:
+    """The predictions of an evaluation; raises `ReportError` where they are inconsistent."""
+    n, n_classes = len(stored.images), len(evaluation.classes)
+    lengths = {n, len(stored.units), len(stored.truth), *map(len, stored.answers)}
+    if len(lengths) > 1 or len(set(stored.images)) < n or not stored.answers:
+        raise _damaged(evaluation, "a unit, a true class and a prediction of each model for each image, and no image twice")
+    predicted = np.array(stored.answers, np.int64)
+    truth = np.array(stored.truth, np.int64)
+    if truth.min() < 0 or truth.max() >= n_classes or predicted.min() < -1 or predicted.max() >= n_classes:
+        raise _damaged(evaluation, f"indices of its {n_classes} classes, and -1 for untested images")
+    if (predicted < 0).all(axis=0).any() or (predicted < 0).all(axis=1).any():
+        raise _damaged(evaluation, "a prediction or more for every image and of every model")
+    order = sorted(range(n), key=lambda i: stored.images[i])
     number: dict[int, int] = {}
-    return _Sheet(
+    return _Method(
         evaluation,
-        images=tuple(said.images[i] for i in order),
-        truth=tuple(evaluation.classes[said.truth[i]] for i in order),
-        units=tuple(number.setdefault(said.units[i], len(number)) for i in order),
-        right=(answers == truth)[:, order],
-        answered=(answers >= 0)[:, order],
+        images=tuple(stored.images[i] for i in order),
+        truth=tuple(evaluation.classes[stored.truth[i]] for i in order),
+        units=tuple(number.setdefault(stored.units[i], len(number)) for i in order),
+        right=(predicted == truth)[:, order],
+        tested=(predicted >= 0)[:, order],
     )
 
 
 def _damaged(evaluation: Evaluation, expected: str) -> ReportError:
     return ReportError(
-        f"the answers of {one_line(evaluation.name)} contradict themselves",
+        f"the predictions of {one_line(evaluation.name)} are inconsistent",
         expected=expected,
         remedy="Make the report again.",
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ who is best
+# --------------------------------------------------------------------------------------------------------------- ranking
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How the methods of one source and target stand to the one with the highest balanced accuracy.
+    """The method with the highest balanced accuracy on one source and target, and how the others compare to it.
 
-    `not_bundle_and_images` are the others of which the data do not say that they are worse, `not_compared` those that were not
-    compared with it.
+    `not_told_apart` are not significantly worse; `not_compared` were not compared with it.
     """
 
     highest: Evaluation
     n_methods: int
     n_comparisons: int
-    not_bundle_and_images: tuple[Evaluation, ...]
+    not_told_apart: tuple[Evaluation, ...]
     not_compared: tuple[Evaluation, ...]
 
     @property
     def is_best(self) -> bool:
-        """Whether it is better than every other one by the corrected test."""
-        return not self.not_bundle_and_images and not self.not_compared
+        """Whether it is significantly better than every other one, after correction."""
+        return not self.not_told_apart and not self.not_compared
 
 
 def standings(evaluations: Sequence[Evaluation], comparisons: Sequence[Comparison]) -> tuple[Standing, ...]:
-    """A standing for each source and target of which methods were compared, in the order of the evaluations."""
+    """A standing for each source and target with compared methods, in the order of the evaluations."""
     found = []
-    for here in _by_laboratories(evaluations):
+    for here in _by_source_and_target(evaluations):
         labs = (here[0].source, here[0].target)
         pairs = [c for c in comparisons if (c.source, c.target) == labs]
         if not pairs:

@@ -27,7 +27,7 @@ _LINE = 1 / 75
 _RIM = 1 / 180
 """Width of the dark rim on either side of the line, likewise."""
 _RIM_LIGHT = 0.2
-"""What the rim leaves of the brightness."""
+"""Brightness of the rim, as a fraction."""
 
 
 def thumbnail(image: NDArray[np.uint8], size_px: int = THUMBNAIL_PX) -> str:

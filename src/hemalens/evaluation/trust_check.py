@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from hemalens.bundle.bundle import Bundle
-from hemalens.evaluation.evaluate import Answered
+from hemalens.evaluation.evaluate import DatasetPredictions
 from hemalens.evaluation.metrics import exact_interval
 from hemalens.evaluation.results import AccuracyEstimate, Estimate, TrustCheck
 from hemalens.trust.conformal import COVERAGE
 
 
-def trust_check(bundle: Bundle, answered: Answered, *, coverage: float = COVERAGE, seed: int = 0) -> TrustCheck:
+def trust_check(bundle: Bundle, answered: DatasetPredictions, *, coverage: float = COVERAGE, seed: int = 0) -> TrustCheck:
     """Monitor the predictions as `predict` does, and add the true accuracy and coverage; `coverage` in (0, 1) is nominal.
 
     Every record must have a label of the bundle.

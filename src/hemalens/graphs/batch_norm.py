@@ -1,7 +1,7 @@
-"""Batch norm estimated anew on unlabelled images, in a bundle's graph (Li et al. 2018; Schneider et al. 2020). No torch.
+"""Re-estimate batch-norm statistics on unlabelled images, in a bundle's graph (Li et al. 2018; Schneider et al. 2020).
 
-A batch-norm layer brings each channel to mean 0 and variance 1 by statistics of the training images. Another laboratory's
-stain and camera shift them; the statistics of its own images bring the channels back, and no label is needed.
+A batch-norm layer scales each channel to mean 0 and variance 1 by statistics of the training images. Another laboratory's
+stain and camera shift them; statistics of its own images correct the shift without labels.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from hemalens.graphs import build as graphs
+from hemalens.graphs.build import cut
 from hemalens.graphs.runtime import session_of
 
-KIND = "BatchNormalization"
+OP_TYPE = "BatchNormalization"
 PIXELS = re.compile(r"(?:.*_)?pixels(?:_\d+)?")
-"""How graphs call what a network takes; one that stands beside another has a name and a number of its own."""
+"""Names of the tensors that networks read; joined encoders have a prefix and a number."""
 Statistics = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""Mean and variance (c,) of each layer, by the name of what the layer gives."""
+"""Mean and variance (c,) of each layer, by the name of the layer's output."""
 
 
 def has_batch_norm(graph: onnx.ModelProto) -> bool:
     """Whether a graph has batch norm that is not folded into the layer before it."""
-    return any(node.op_type == KIND for node in graph.graph.node)
+    return any(node.op_type == OP_TYPE for node in graph.graph.node)
 
 
 def pixels_of(graph: onnx.ModelProto) -> list[str]:
-    """Names of the tensors that networks in a graph take; encoders side by side have pixels of their own."""
+    """Names of the tensors that the networks in a graph read; joined encoders have one each."""
     made = (name for node in graph.graph.node for name in node.output)
     return [name for name in made if PIXELS.fullmatch(name)]
 
 
 def preprocessing_of(graph: onnx.ModelProto) -> onnx.ModelProto:
     """The part of a bundle's graph from `image` to its pixels, outputs in the order of `pixels_of`."""
-    return graphs.cut(onnx.shape_inference.infer_shapes(graph), ["image"], pixels_of(graph))
+    return cut(onnx.shape_inference.infer_shapes(graph), ["image"], pixels_of(graph))
 
 
 def estimate(
@@ -46,10 +46,9 @@ def estimate(
 ) -> Statistics:
     """Statistics of every batch-norm layer over batches of pixels, each (n, 3, size, size) by the name of `pixels_of`.
 
-    One pass: each layer normalises a batch by the batch's own mean and variance, as torch does in training, so that later
-    layers see what they will see. Over batches, means are averaged by size, and variances by the law of total variance;
-    the variance has n - 1 below it, as torch's running one. `strength` in (0, 1] is the share of the new statistics beside
-    the graph's own, in the pass and in what is returned.
+    One pass: each layer normalises a batch by the batch's own mean and variance, as torch does in training. Over batches,
+    means are averaged by size, and variances by the law of total variance, with n - 1 in the denominator as in torch.
+    `strength` in (0, 1] is the weight of the new statistics against the graph's own, in the pass and in the result.
     """
     model, layers = _measuring(graph, strength)
     session = session_of(model.SerializeToString())
@@ -64,9 +63,9 @@ def estimate(
 
 
 def _over_batches(rows: list[tuple[NDArray[Any], ...]], strength: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and variance (c,) of all values from those of each batch, beside the source's."""
+    """Mean and variance (c,) of all values from those of each batch, mixed with the source's."""
     means, variances = (np.stack([row[i] for row in rows]).astype(np.float64) for i in (2, 3))
-    # of each channel: images times places
+    # values of each channel: images times positions
     n = np.array([row[4][0] * row[4][2] for row in rows], np.float64)
     mean = np.average(means, axis=0, weights=n)
     variance = np.average(variances + (means - mean) ** 2, axis=0, weights=n) * n.sum() / max(n.sum() - 1, 1)
@@ -80,16 +79,16 @@ def _name(layer: int, part: str) -> str:
 
 
 def _measuring(graph: onnx.ModelProto, strength: float) -> tuple[onnx.ModelProto, list[str]]:
-    """The graph from pixels on, each batch norm taking the statistics of its batch and giving them out; the layers."""
-    # encoders side by side name their pixels anew, without saying what they are
-    ends = [node.output[0] for node in graph.graph.node if node.op_type == KIND]
-    model = graphs.cut(onnx.shape_inference.infer_shapes(graph), pixels_of(graph), ends)
+    """The graph from pixels on, in which each batch norm uses and outputs the statistics of its batch; the layers."""
+    # joined encoders rename their pixels without type information
+    ends = [node.output[0] for node in graph.graph.node if node.op_type == OP_TYPE]
+    model = cut(onnx.shape_inference.infer_shapes(graph), pixels_of(graph), ends)
     inner = model.graph
-    del inner.output[:]  # what the layers give is large, and only its statistics are asked for
+    del inner.output[:]  # the layers' outputs are large, and only their statistics are needed
     nodes: list[onnx.NodeProto] = []
     layers: list[str] = []
     for node in inner.node:
-        if node.op_type == KIND:
+        if node.op_type == OP_TYPE:
             nodes += _statistics_nodes(node, len(layers))
             layers.append(node.output[0])
         nodes.append(node)
@@ -111,7 +110,7 @@ def _measuring(graph: onnx.ModelProto, strength: float) -> tuple[onnx.ModelProto
 
 
 def _statistics_nodes(node: onnx.NodeProto, layer: int) -> list[onnx.NodeProto]:
-    """What goes before a batch norm (n, c, ...), which then takes its mean and variance from here."""
+    """Nodes in front of a batch norm (n, c, ...) that compute the mean and variance it uses."""
     values, _, _, source_mean, source_variance = node.input
 
     def named(part: str) -> str:
@@ -119,7 +118,7 @@ def _statistics_nodes(node: onnx.NodeProto, layer: int) -> list[onnx.NodeProto]:
 
     node.input[3], node.input[4] = named("used_mean"), named("used_variance")
     nodes = [
-        # images without places, (n, c), become (n, c, 1)
+        # (n, c) becomes (n, c, 1)
         helper.make_node("Reshape", [values, "batch_norm_flat"], [named("flat")]),
         helper.make_node("Shape", [named("flat")], [named("shape")]),
         helper.make_node("ReduceMean", [named("flat"), "batch_norm_axes"], [named("mean_3d")], keepdims=1),
@@ -139,15 +138,15 @@ def _statistics_nodes(node: onnx.NodeProto, layer: int) -> list[onnx.NodeProto]:
 
 
 def with_statistics(graph: onnx.ModelProto, statistics: Statistics) -> onnx.ModelProto:
-    """The same graph with these means and variances in its batch-norm layers; all else stays."""
+    """The same graph with these means and variances in its batch-norm layers."""
     model = onnx.ModelProto()
     model.CopyFrom(graph)
     inner = model.graph
     fresh = {}
     for node in inner.node:
-        if node.op_type == KIND and node.output[0] in statistics:
+        if node.op_type == OP_TYPE and node.output[0] in statistics:
             for position, part in ((3, "mean"), (4, "variance")):
-                # equal statistics of several layers may be kept once: each layer gets its own
+                # layers may share equal statistics: each layer gets its own
                 name = f"{node.output[0]}_{part}"
                 fresh[name] = statistics[node.output[0]][position - 3]
                 node.input[position] = name

@@ -1,4 +1,4 @@
-"""ONNX graphs: preprocessing, joining parts, calibration, and cutting at the embedding. Opset 18, no torch.
+"""Parts of ONNX graphs (opset 18): preprocessing, temperature, joining, and cutting at the embedding.
 
 The whole graph of a bundle: image uint8 (n, h, w, 3) -> resize, round -> resized -> normalise -> pixels
 -> backbone -> embedding (n, d) -> head -> raw_logits (n, k) -> / temperature -> logits -> softmax -> probabilities.
@@ -22,13 +22,13 @@ OPSET = 18
 ML_OPSET = 3
 IR_VERSION = 10
 OWN = "own_"
-"""What stands before the names of a head that reads some columns of an embedding."""
+"""Prefix of the names of a head that reads some columns of an embedding."""
 OWN_NAMES = ("", "image", "embedding", "logits")
-"""What a graph that something was inserted into calls as the one before did; an input that is left out has no name."""
+"""Names that an insertion leaves unchanged; an omitted input has an empty name."""
 BESIDE_FEATURES = "beside_features"
-"""The constant that tells how wide an embedding was before another came to stand beside it."""
+"""Constant with the width of the first embedding, where a second one is concatenated."""
 SHORTEST_LENGTH = 1e-12
-"""A shorter vector keeps its length when others are brought to unit length."""
+"""Lower limit of the length when vectors are scaled to unit length."""
 
 
 def make_model(
@@ -49,16 +49,16 @@ def _opsets() -> list[onnx.OperatorSetIdProto]:
 
 
 def kind_of(model: onnx.ModelProto, output: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Type and shape of one output, without its first axis; an axis whose length is left open counts as 0."""
+    """Type and shape of one output, without its first axis; an axis of unknown length counts as 0."""
     tensor = next(value for value in model.graph.output if value.name == output).type.tensor_type
     shape = tuple(int(dimension.dim_value) for dimension in tensor.shape.dim[1:])
     return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape
 
 
 def half_map_graph(shape: tuple[int, ...]) -> onnx.ModelProto:
-    """full_map (n, c, h, w) -> feature_map, rounded to 16-bit floats: half the room in the cache.
+    """full_map (n, c, h, w) -> feature_map, rounded to 16-bit floats to halve the cache.
 
-    The rounding is part of the graph, so that what learns from kept maps sees exactly what serving computes.
+    The rounding is part of the graph, so that training on cached maps sees exactly what serving computes.
     """
     node = helper.make_node("Cast", ["full_map"], ["feature_map"], to=TensorProto.FLOAT16)
     half = helper.make_tensor_value_info("feature_map", TensorProto.FLOAT16, ["n", *shape])
@@ -80,7 +80,7 @@ def float_value(name: str, shape: list[int | str]) -> onnx.ValueInfoProto:
 def resize_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
     """image uint8 (n, h, w, 3) -> resized float (n, 3, size, size), whole numbers 0-255.
 
-    The rounding makes the resized image one that uint8 can hold: training keeps exactly what serving computes.
+    The rounding lets uint8 hold the resized image: training sees exactly what serving computes.
     """
     size = preprocessing.size_px
     nodes = [
@@ -92,7 +92,7 @@ def resize_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
             ["image_resized"],
             mode="linear",
             antialias=1,
-            # weights outside the image count for nothing, as in Pillow; otherwise borders differ by several gray levels
+            # no weight outside the image, as in Pillow; otherwise borders differ by several gray levels
             exclude_outside=1,
             coordinate_transformation_mode="half_pixel",
             axes=[2, 3],
@@ -152,7 +152,7 @@ def log_probability_graph(n_classes: int) -> onnx.ModelProto:
 def unit_length_nodes(vectors: str, result: str, *, constants: str = "") -> list[onnx.NodeProto]:
     """`result` = `vectors` (n, d) at unit length; takes the initializers `last_axis` ([-1]) and `shortest_length`.
 
-    `constants` stands before the names of both.
+    `constants` is the prefix of both names.
     """
     return [
         helper.make_node("ReduceL2", [vectors, f"{constants}last_axis"], [f"{vectors}_length"], keepdims=1),
@@ -162,7 +162,7 @@ def unit_length_nodes(vectors: str, result: str, *, constants: str = "") -> list
 
 
 def side_by_side(encoders: Sequence[onnx.ModelProto], *, as_they_are: bool = False) -> onnx.ModelProto:
-    """Encoders image -> embedding (n, d_i) as one: embedding (n, sum of d_i), each part at unit length, or as it is."""
+    """Join encoders image -> embedding (n, d_i) into one: (n, sum of d_i), each part at unit length, or unchanged."""
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "height", "width", 3])
     to_each = [helper.make_node("Identity", ["image"], [f"encoder_{i}_image"]) for i in range(len(encoders))]
     outputs = [
@@ -204,7 +204,7 @@ def of_columns(head: onnx.ModelProto, first: int, n: int, width: int, *, rename_
 def mean_answer_graph(n_classes: int, *, fine: tuple[str, int] | None = None) -> onnx.ModelProto:
     """own_raw_logits and kept_raw_logits (n, k) -> raw_logits: the mean of the logarithms of both softmaxes.
 
-    `fine` is the name of an output (n, f) that goes through: own_NAME -> NAME.
+    `fine` is the name and width of an output (n, f) that is passed through: own_NAME -> NAME.
     """
     nodes = [
         helper.make_node("LogSoftmax", ["own_raw_logits"], ["own_logs"], axis=1),
@@ -224,9 +224,9 @@ def mean_answer_graph(n_classes: int, *, fine: tuple[str, int] | None = None) ->
 def insert_behind(
     model: onnx.ModelProto, name: str, nodes: list[onnx.NodeProto], constants: dict[str, NDArray[Any]], *, then: str
 ) -> None:
-    """Set `nodes` behind what gives `name`, which they take as `name`_before; what took `name` takes `then`."""
+    """Insert `nodes` behind the producer of `name`, which they read as `name`_before; its consumers then read `then`."""
     rest = list(model.graph.node)
-    # a graph that was adapted before holds tensors of the same names
+    # a graph that was adapted already has tensors of the same names
     own = {given: f"{given}_{len(rest)}" for node in nodes for given in (*node.input, *node.output)}
     own |= {kept: kept for kept in OWN_NAMES}
     for node in nodes:
@@ -243,7 +243,7 @@ def insert_behind(
 
 
 def with_beside(graph: onnx.ModelProto, encoder: onnx.ModelProto) -> onnx.ModelProto:
-    """A bundle's graph whose embedding has another encoder's, at unit length, behind it; its head reads its own."""
+    """A bundle's graph with another encoder's embedding, at unit length, concatenated; the head reads the first one."""
     model = onnx.ModelProto()
     model.CopyFrom(graph)
     ((d,), (d_more,)) = (kind_of(each, "embedding")[1] for each in (model, encoder))
@@ -272,7 +272,7 @@ def with_beside(graph: onnx.ModelProto, encoder: onnx.ModelProto) -> onnx.ModelP
 def join(first: onnx.ModelProto, *others: onnx.ModelProto, keep: tuple[str, ...] = ()) -> onnx.ModelProto:
     """Chain models: each one's inputs are outputs of the chain so far, by name.
 
-    Outputs of the chain that a later model takes disappear unless named in `keep`.
+    Outputs that a later model reads are dropped unless named in `keep`.
     """
     chain = first
     for part in others:
@@ -292,15 +292,15 @@ def join(first: onnx.ModelProto, *others: onnx.ModelProto, keep: tuple[str, ...]
 def cut(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
     """The part of a graph between named tensors, as in `cut(model, ["embedding"], ["probabilities"])`."""
     part = Extractor(model).extract_model(inputs, outputs)
-    # it notes the types of inputs among the inner tensors, and joining would then rename them as such
+    # the extractor lists inputs among the inner tensors, and joining would rename them
     del part.graph.value_info[:]
     return part
 
 
 def digest(model: onnx.ModelProto) -> str:
-    """SHA-256 of what a graph computes: its nodes in order and its weights, whatever else the file says.
+    """SHA-256 of a graph's nodes in order and its weights, without metadata.
 
-    The encoder cut out of a bundle has the digest of the encoder that went in.
+    The encoder cut out of a bundle has the digest of the encoder that was joined.
     """
     sha = hashlib.sha256()
     for part in (*model.graph.node, *sorted(model.graph.initializer, key=lambda tensor: tensor.name)):

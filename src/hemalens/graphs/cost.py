@@ -1,4 +1,4 @@
-"""What an ONNX graph costs: its weights and its multiply-adds, from the shapes of its tensors. No torch."""
+"""Count the weights and multiply-adds of an ONNX graph from the shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ Precision = Literal["fp32", "bf16", "int8"]
 class GraphCounts:
     """A graph's size for one image.
 
-    `parameters` are the weights that the graph keeps: batch norms are folded into convolutions there, and constants that
-    an exporter worked out beforehand are among them. `macs` are the multiply-adds of convolutions and matrix products,
-    those of two activations (attention) included; trees, norms and activations are not counted. `precision` is "int8" for
-    a graph with quantised weights.
+    `parameters`: weights in the graph, constants that the exporter computed included; folded batch norms count as part of
+    their convolution. `macs`: multiply-adds of convolutions and matrix products, attention included; trees, norms and
+    activations are not counted. `precision`: "int8" for a graph with quantised weights.
     """
 
     parameters: int
@@ -39,9 +38,9 @@ class GraphCounts:
 
 
 def count_graph(model: onnx.ModelProto, input_px: int) -> GraphCounts:
-    """Count a graph for one image of `input_px`, which takes the place of every length that its inputs leave open.
+    """Count a graph for one image of `input_px`, which replaces every open length of its inputs.
 
-    Raises `BundleError` for operators whose products are not known here, and for weights of another precision.
+    Raises `BundleError` for operators that cannot be counted, and for weights of another precision.
     """
     _refuse_unknown(model.graph.node)
     counted = [node for node in model.graph.node if node.op_type in _PRODUCTS]
@@ -100,7 +99,7 @@ _PRODUCTS: dict[str, tuple[Callable[[onnx.NodeProto, Shape, Shape, Shape], int],
     "QLinearMatMul": (_matrix_product, 3),
     "Einsum": (_einsum, 1),
 }
-"""Operator -> how it is counted, and which of its inputs is the second operand; the first one is input 0."""
+"""Operator -> (function that counts it, index of its second operand); the first operand is input 0."""
 
 _CLASSICAL = "ai.onnx.ml"
 _WITHOUT_PRODUCTS = {
@@ -108,7 +107,7 @@ _WITHOUT_PRODUCTS = {
     *("QLinearMul", "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere"),
     *("QuantizeLinear", "DequantizeLinear", "Gelu", "QuickGelu"),
 }
-"""Operators of ONNX Runtime's own that have nothing to count."""
+"""Operators of ONNX Runtime without multiply-adds to count."""
 _HIDDEN_PRODUCTS = {"Attention", "DeformConv", "GRU", "If", "Loop", "LSTM", "RNN", "Scan"}
 
 
@@ -137,10 +136,10 @@ def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
 
 
 def _shapes(model: onnx.ModelProto, nodes: list[onnx.NodeProto], input_px: int) -> dict[str, Shape]:
-    """The shapes of all operands and results of `nodes`; what inference leaves open is read off a run on a blank image."""
+    """The shapes of all operands and results of `nodes`, by shape inference, or by a run on a blank image."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
-    # lengths noted for any batch would only stand in the way
+    # stored shapes of open batches would override inference
     del fixed.graph.value_info[:]
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
@@ -174,11 +173,11 @@ def _run_shapes(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], names
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     try:
-        answers = session_of(model.SerializeToString()).run(names, blank)
+        arrays = session_of(model.SerializeToString()).run(names, blank)
     except Exception as error:
-        # ONNX Runtime has a class of its own for each kind of foreign graph
-        raise BundleError("the shapes in the graph cannot be known: it does not run", got=str(error)[:120]) from error
-    return {name: tuple(np.shape(answer)) for name, answer in zip(names, answers, strict=True)}
+        # ONNX Runtime raises many kinds of errors for an invalid graph
+        raise BundleError("the shapes in the graph cannot be computed: it does not run", got=str(error)[:120]) from error
+    return {name: tuple(np.shape(array)) for name, array in zip(names, arrays, strict=True)}
 
 
 # -------------------------------------------------------------------------------------------------------------- weights
@@ -199,12 +198,12 @@ _BESIDE: dict[str, tuple[int, ...]] = {
     "QuantizeLinear": (1, 2),
     "Resize": (1, 2, 3),
 }
-"""Inputs that are no weights: running averages, limits, scales and zero points."""
+"""Inputs that are not weights: running statistics, limits, scales and zero points."""
 _QUANTISED_BIAS = {("DequantizeLinear", 0), ("QLinearConv", 8), ("QGemm", 6)}
 
 
 def _weights(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """The tensors that are weights: more than one number, in a place for weights."""
+    """The tensors of more than one number that are used as weights."""
     uses: dict[str, list[tuple[str, int]]] = {}
     for node in graph.node:
         for position, name in enumerate(node.input):
@@ -219,7 +218,7 @@ def _weights(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def _computed_as(tensor: onnx.TensorProto, graph: onnx.GraphProto) -> int:
-    """The type a weight is computed in: one that is kept in 16 bits and cast to 32 is computed in 32."""
+    """The type a weight is computed in: 32 bits for one that is stored in 16 bits and cast."""
     uses = [node for node in graph.node if tensor.name in node.input]
     casts = {_attribute(node, "to", 0) for node in uses if node.op_type == "Cast"}
     cast = casts.pop() if len(casts) == 1 and all(node.op_type == "Cast" for node in uses) else None
@@ -245,5 +244,5 @@ def _classical_macs(node: onnx.NodeProto) -> int:
 
 
 def _classical_parameters(node: onnx.NodeProto) -> int:
-    """The numbers of a classical head: coefficients, support vectors, thresholds and answers of trees."""
+    """The numbers of a classical head: coefficients, support vectors, thresholds and leaves of trees."""
     return sum(len(a.floats) for a in node.attribute if a.name != "nodes_hitrates")

@@ -1,4 +1,4 @@
-"""Embeddings and feature maps, computed once for each image content and graph, kept in a content-addressed cache."""
+"""Compute embeddings and feature maps of images through a content-addressed cache."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hemalens.cache import FeatureCache
 from hemalens.datasets.base import Record
 from hemalens.errors import ConfigError, ImageError, one_line
 from hemalens.files import default_cache_dir, large_array
-from hemalens.graphs import build as graphs
+from hemalens.graphs.build import digest, kind_of
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.progress import track
 
 MAPS_AT_ONCE = 256
-"""Feature maps that are held beside the large array while it is filled."""
+"""Feature maps that are computed at once."""
 
 Progress = Callable[[int], None]
 """Called with the number of images just done."""
@@ -28,8 +28,9 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """Embeddings (n_readable, d), or feature maps (n_readable, c, h, w), of the records at `readable`, and the errors of
-    the others by index.
+    """Embeddings (n_readable, d) or feature maps (n_readable, c, h, w) of the records at `readable`.
+
+    `errors` holds the messages of unreadable images by index.
     """
 
     embeddings: NDArray[Any]
@@ -37,7 +38,7 @@ class Extraction:
     errors: dict[int, str]
 
     def complete(self) -> NDArray[Any]:
-        """All of them; raises `ImageError` when an image could not be read."""
+        """The embeddings of all records; raises `ImageError` when an image could not be read."""
         if self.errors:
             raise ImageError(f"{len(self.errors)} image(s) cannot be read, first: {next(iter(self.errors.values()))}")
         return self.embeddings
@@ -51,12 +52,12 @@ def extract(
     output: str = "embedding",
     progress: Progress = lambda n: None,
 ) -> Extraction:
-    """What a graph gives for each record at `output`, from `image`; copies are computed once.
+    """Run a graph from `image` to `output` for each record; byte-identical images are computed once.
 
-    What was computed before a stop stays in the cache.
+    The cache keeps partial results of an interrupted run.
     """
-    dtype, shape = graphs.kind_of(graph, output)
-    graph_digest = graphs.digest(graph)
+    dtype, shape = kind_of(graph, output)
+    graph_digest = digest(graph)
     contents: dict[int, str] = {}
     errors: dict[int, str] = {}
     for i, record in enumerate(records):
@@ -71,12 +72,12 @@ def extract(
     fresh: dict[str, NDArray[Any]] = {}
     if todo:
         runner = GraphRunner(graph.SerializeToString(), [output])
-        for content, (_, answer) in zip(todo, runner.map(todo.values()), strict=True):
+        for content, (_, found) in zip(todo, runner.map(todo.values()), strict=True):
             progress(1)
-            if isinstance(answer, ImageError):
-                broken[content] = str(answer)
+            if isinstance(found, ImageError):
+                broken[content] = str(found)
                 continue
-            fresh[content] = vectors[content] = answer[output].ravel()
+            fresh[content] = vectors[content] = found[output].ravel()
             if cache and len(fresh) >= 256:
                 cache.put(graph_digest, fresh)
                 fresh = {}
@@ -90,12 +91,12 @@ def extract(
 
 
 def feature_maps(records: Sequence[Record], graph: onnx.ModelProto, scratch: Path | None = None) -> NDArray[np.float16]:
-    """The feature maps (n, c, h, w) of a graph from `image` to `feature_map`, from the cache where they are known.
+    """The feature maps (n, c, h, w) of a graph from `image` to `feature_map`, through the cache.
 
-    A large set lies in the file `scratch`, where one is named, so that memory stays flat. Raises `ImageError` for an
+    A large set is memory-mapped to the file `scratch`, where one is named. Raises `ImageError` for an
     unreadable image, `ConfigError` for values beyond 16 bits.
     """
-    dtype, shape = graphs.kind_of(graph, "feature_map")
+    dtype, shape = kind_of(graph, "feature_map")
     maps = large_array((len(records), *shape), dtype, scratch)
     cache = FeatureCache(default_cache_dir())
     with track("feature maps", len(records)) as progress:

@@ -1,7 +1,7 @@
-"""A graph's weights in 16 bits, turned back into 32 where they are used: half the room, the same computation. No torch.
+"""Store a graph's weights in 16 bits and cast them to 32 where they are used: half the size, the same computation.
 
-Rounding to 16 bits moves a weight by at most one part in 2,000. Only large tensors on the way from pixels to embedding are
-rounded, since nothing else takes much room; batch norm keeps its 32 bits, because its statistics are estimated anew.
+Rounding to 16 bits changes a weight by at most one part in 2,000. Only large tensors between pixels and embedding are
+rounded; batch norm keeps 32 bits, because its statistics are re-estimated.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from hemalens.errors import BundleError
-from hemalens.graphs import build as graphs
-from hemalens.graphs.batch_norm import KIND as BATCH_NORM
+from hemalens.graphs.batch_norm import OP_TYPE
+from hemalens.graphs.build import cut
 
 FEWEST = 256
-"""A tensor of fewer numbers is not worth a node of its own."""
+"""Smallest number of values of a tensor that is rounded."""
 SUFFIX = "_half"
 
 
 def has_half_weights(graph: onnx.ModelProto) -> bool:
-    """Whether any weight of a graph is kept in 16 bits."""
+    """Whether any weight of a graph is stored in 16 bits."""
     return any(tensor.data_type == TensorProto.FLOAT16 for tensor in graph.graph.initializer)
 
 
@@ -40,18 +40,18 @@ def with_half_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), half))
             casts.append(helper.make_node("Cast", [half], [whole], to=TensorProto.FLOAT))
     if not casts:
-        raise BundleError("the graph has no weights to keep in 16 bits", expected=f"tensors of {FEWEST} numbers or more")
+        raise BundleError("the graph has no weights to store in 16 bits", expected=f"tensors of {FEWEST} numbers or more")
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in inner.node]
     del inner.node[:]
-    # each before whatever uses it
+    # each cast before its uses
     inner.node.extend([*casts, *nodes])
     return model
 
 
 def _roundable(model: onnx.ModelProto) -> frozenset[str]:
-    """Names of the large 32-bit weights that lead to the embedding, that batch norm does not use and 16 bits can hold."""
-    encoder = graphs.cut(model, ["image"], ["embedding"]).graph
-    kept = {name for node in model.graph.node if node.op_type == BATCH_NORM for name in node.input}
+    """Names of the large 32-bit weights below the embedding, outside batch norm, that 16 bits can hold."""
+    encoder = cut(model, ["image"], ["embedding"]).graph
+    kept = {name for node in model.graph.node if node.op_type == OP_TYPE for name in node.input}
     used = {name for node in encoder.node for name in node.input} - kept
     return frozenset(
         tensor.name

@@ -1,4 +1,4 @@
-"""Run a graph over many images with ONNX Runtime: one thread a core, answers in input order, memory bounded."""
+"""Run a graph over many images with ONNX Runtime: one thread per core, outputs in input order, bounded memory."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def n_cores() -> int:
 
 
 def session_of(graph: bytes) -> onnxruntime.InferenceSession:
-    """A session of one thread. Several images at once use the cores better than several threads on one image."""
+    """A session of one thread; several images at once use the cores better than several threads on one image."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # images come in many sizes: planned and pooled memory would be kept for each size seen
+    # images have many sizes: memory patterns would be kept for each of them
     options.enable_mem_pattern = False
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
@@ -49,7 +49,7 @@ class GraphRunner:
         values = self._session.run(list(self.outputs), {"image": image[None]})
         return {name: np.asarray(value)[0] for name, value in zip(self.outputs, values, strict=True)}
 
-    def _answer(self, record: Record) -> Outputs | ImageError:
+    def _outputs_of(self, record: Record) -> Outputs | ImageError:
         try:
             return self.run(record.read())
         except ImageError as error:
@@ -58,13 +58,13 @@ class GraphRunner:
     def map(self, records: Iterable[Record]) -> Iterator[tuple[Record, Outputs | ImageError]]:
         """Each record with its outputs, or with the `ImageError` of an unreadable image, in input order.
 
-        At most four records a worker are under way, however slowly the caller takes them.
+        At most four records per worker are in flight.
         """
         waiting: deque[tuple[Record, Future[Outputs | ImageError]]] = deque()
         with ThreadPoolExecutor(self.n_workers) as pool:
             try:
                 for record in records:
-                    waiting.append((record, pool.submit(self._answer, record)))
+                    waiting.append((record, pool.submit(self._outputs_of, record)))
                     if len(waiting) >= 4 * self.n_workers:
                         first, future = waiting.popleft()
                         yield first, future.result()

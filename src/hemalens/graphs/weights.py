@@ -1,4 +1,4 @@
-"""The weights of a trained network, read back from its bundle's graph. No torch."""
+"""Read the weights of a trained network back from its bundle's graph."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from hemalens.errors import BundleError
-from hemalens.graphs.batch_norm import KIND as BATCH_NORM
+from hemalens.graphs.batch_norm import OP_TYPE
 from hemalens.graphs.fp16 import SUFFIX
 
 Weights = dict[str, NDArray[np.float32]]
 OF_NETWORK = re.compile(r"(?:\d+_)*module\.(?:averaged|network)\.(?P<name>.+)")
-"""How the exporter names the tensors of a training module's network, whether the one that learned or its average."""
+"""Names that the exporter gives to the tensors of a training module's network, or of its average."""
 PARTS = ("weight", "bias", "running_mean", "running_var")
 """Tensors of a batch norm, in the order of its inputs."""
 
 
 def network_weights(graph: onnx.ModelProto) -> Weights:
-    """The tensors of the network behind a graph, in 32 bits, by the names they had in it.
+    """The tensors of the network behind a graph, in 32 bits, by their names in torch.
 
-    Batch norms give the statistics that the graph uses, also where they were estimated anew. Of other layers, equal tensors
-    are kept once by the exporter, under the name of one of them.
+    Batch norms have the statistics of the graph, also where these were re-estimated. The exporter stores equal tensors of
+    other layers once, under one of their names.
     """
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     found = {}
@@ -33,16 +33,16 @@ def network_weights(graph: onnx.ModelProto) -> Weights:
         if named := OF_NETWORK.fullmatch(name.removesuffix(SUFFIX)):
             found[named["name"]] = value.astype(np.float32)
     for node in graph.graph.node:
-        if node.op_type == BATCH_NORM and (layer := _layer_of(node)):
+        if node.op_type == OP_TYPE and (layer := _layer_of(node)):
             for part, name in zip(PARTS, node.input[1:], strict=True):
                 value, own = values[name].astype(np.float32), f"{layer}.{part}"
-                # what carries no name of the network was estimated anew
+                # a tensor without a name of the network was re-estimated
                 found[own] = found.get(own, value) if OF_NETWORK.fullmatch(name) else value
     return found
 
 
 def _layer_of(node: onnx.NodeProto) -> str | None:
-    """The name of a batch norm: that of most of its tensors, since some may be another layer's, being equal."""
+    """The name of a batch norm, by the majority of its tensors: some may be shared with another layer."""
     matches = [(part, OF_NETWORK.fullmatch(name)) for part, name in zip(PARTS, node.input[1:], strict=True)]
     names = [named["name"].rpartition(".") for part, named in matches if named and named["name"].endswith(part)]
     layers = Counter(layer for layer, _, _ in names)
@@ -50,11 +50,11 @@ def _layer_of(node: onnx.NodeProto) -> str | None:
 
 
 def head_weights(graph: onnx.ModelProto) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weight (f, d) and bias (f,) of the linear head on the embedding; raises `BundleError` where there is no such head."""
+    """Weight (f, d) and bias (f,) of the linear head on the embedding; raises `BundleError` where there is none."""
     uses = [node for node in graph.graph.node if "embedding" in node.input]
     values = {tensor.name: tensor for tensor in graph.graph.initializer}
     if len(uses) != 1 or uses[0].op_type != "Gemm" or not set(uses[0].input[1:]) <= set(values):
-        raise BundleError("the bundle has no linear head of its own", remedy="Take the bundle that it was made from.")
+        raise BundleError("the bundle has no linear head of its own", remedy="Use the bundle that it was made from.")
     weight, bias = (numpy_helper.to_array(values[name]).astype(np.float32) for name in uses[0].input[1:])
     transposed = any(attribute.name == "transB" and attribute.i for attribute in uses[0].attribute)
     return (weight if transposed else weight.T), bias

@@ -1,12 +1,12 @@
-"""The centred crop: a square around the cell whose side goes by the nucleus, so that cells look alike in scale.
+"""The centred crop: a square around the cell, scaled by the nucleus, so that cells of all laboratories have one scale.
 
-Magnification and the size of the cut-out differ between laboratories, the size of the nuclei of one cell type hardly does,
-and a nucleus is found in every stain without weights. Its measure is the spread of its lobes (`nucleus.spread`). On 656
-cells of JTSC, CellaVision-100, Acevedo-20 and BCCD the cell's diameter, in nuclei so measured, varied least within a cell
-type of one set (by a factor of 1.28 from the 10th to the 90th percentile; 1.31 by the lobes' box, 1.31 by their area), and
-its median differed between sets as little as with the box (standard deviation 6 %; box 5 %, area 8 %). The box changes
-besides when a cell is turned, and the area is small for a lobed nucleus, so that a neutrophil would be shown closer than a
-lymphocyte. The cells were outlined by hand in the first two sets and by `segment_cell` in the others.
+Magnification and crop size differ between laboratories; the size of the nuclei of one cell type hardly does, and a nucleus
+is found in every stain without weights. Its diameter is the spread of its lobes (`nucleus.spread`).
+
+The spread was chosen over the bounding box and the area on 656 cells of JTSC, CellaVision-100, Acevedo-20 and BCCD. Cell
+diameters in units of the spread varied least within a cell type of one set: by a factor of 1.28 from the 10th to the 90th
+percentile (box 1.31, area 1.31). Their medians differed between sets by a standard deviation of 6 % (box 5 %, area 8 %).
+The box depends on rotation, and the area is small for a lobed nucleus.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hemalens.imaging.segmentation import CellImage, check_mask_fits, resized
 
 
 class CentredCropConfig(StrictConfig):
-    """How a cell is shown in the middle of its surroundings.
+    """The window of a centred crop.
 
     `extent` is the side of the square window in diameters of the nucleus. The crop keeps the window's pixels, so that its
     side gives the size of the nucleus in the image. `size_px` is null in every manifest.
@@ -37,16 +37,15 @@ class CentredCropConfig(StrictConfig):
 
 _DEFAULT = CentredCropConfig()
 SMALLEST_PX, LARGEST_PX = 16, 2048
-"""Limits on the side of a crop that has as many pixels as the window."""
+"""Limits on the side of a crop that keeps the window's pixels."""
 
 
 def centred_crop(image: NDArray[np.uint8], nucleus: Mask, config: CentredCropConfig = _DEFAULT) -> CellImage:
-    """Show the square around `nucleus`, bool (H, W), in `image`, uint8 (H, W, 3), at a scale set by the nucleus.
+    """Crop the square around `nucleus`, bool (H, W), from `image`, uint8 (H, W, 3), at a scale set by the nucleus.
 
-    The window lies around the nucleus's centre, to a fraction of a pixel, and is resized bicubic. What of it lies outside
-    the image has the median colour of the image's rim. "touches border" says that the border may cut the nucleus off, and
-    with it the scale is in doubt; an empty mask gives the whole image, as a square. Raises `ImageError` where the mask has
-    another size than the image.
+    The window is centred on the nucleus with sub-pixel precision and resized bicubic; outside the image it has the median
+    colour of the image's rim. "touches border": the border may cut the nucleus off, and the scale is uncertain. An empty
+    mask returns the whole image as a square. Raises `ImageError` where mask and image differ in size.
     """
     check_mask_fits(image, nucleus)
     if not nucleus.any():
@@ -70,7 +69,7 @@ def _whole_pixels(side: float) -> int:
 
 
 def _window(image: NDArray[np.uint8], start: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """The pixels from (row, column) `start` on, (*shape, 3), in the rim's colour where there is no image."""
+    """The pixels from (row, column) `start` on, (*shape, 3), in the rim's colour outside the image."""
     within, inside = [], []
     for first, length, limit in zip(start, shape, image.shape[:2], strict=True):
         low, high = max(first, 0), min(first + length, limit)

@@ -1,4 +1,4 @@
-"""What a cell's mask makes possible: the cell alone, the background alone, the cell moved elsewhere. Pure functions.
+"""Compose images by a cell's mask: the cell alone, the background alone, the cell on another background.
 
 Images are uint8 (H, W, 3); a mask here is the share of the cell in each pixel, float (H, W) in [0, 1].
 """
@@ -15,7 +15,7 @@ Image = NDArray[np.uint8]
 Share = NDArray[np.float32]
 
 _LEVELS = (2, 4, 8, 16, 32, 64)
-"""Widths, in px, over which the surroundings are averaged to fill a hole: the narrowest that still sees some."""
+"""Widths, in px, over which the background is averaged to fill a hole; the narrowest with enough pixels is used."""
 
 
 def cell_alone(image: Image, share: Share, gray: int) -> Image:
@@ -24,12 +24,12 @@ def cell_alone(image: Image, share: Share, gray: int) -> Image:
 
 
 def shows_background(share: Share) -> bool:
-    """Whether anything is left of the image without the cell and the pixels that touch it."""
+    """Whether the image has pixels besides the cell and those that touch it."""
     return bool(_background(share).any())
 
 
 def without_cell(image: Image, share: Share) -> Image:
-    """The image's background: where the cell was, its surroundings go on smoothly; unchanged where there are none."""
+    """The image's background, smoothly inpainted where the cell was; unchanged where the cell fills the image."""
     seen = _background(share).astype(np.float32)
     if not seen.any():
         return image
@@ -47,7 +47,7 @@ def without_cell(image: Image, share: Share) -> Image:
 
 
 def moved_cell(image: Image, share: Share, background: Image, rng: np.random.Generator) -> Image:
-    """The cell of `image` turned by any angle, mirrored or not, and set anywhere on `background` of the same size.
+    """The cell of `image` rotated by any angle, flipped or not, and pasted anywhere on `background` of the same size.
 
     It stays inside the image as far as its size allows. Source: random translation, rotation and flip of a cell that
     was cut out by its mask (Kong, "White Blood Cell Classification based on Transfer Learning").
@@ -55,7 +55,7 @@ def moved_cell(image: Image, share: Share, background: Image, rng: np.random.Gen
     height, width = share.shape
     angle, mirrored = rng.uniform(0, 2 * np.pi), rng.random() < 0.5
     across, down = rng.random(), rng.random()
-    # of a cell so small that it covers no pixel by half, where it covers most
+    # a cell so small that it covers no pixel by half counts where it covers most
     rows, columns = np.nonzero(share > share.max() / 2)
     if len(rows) == 0:
         return background
@@ -63,13 +63,13 @@ def moved_cell(image: Image, share: Share, background: Image, rng: np.random.Gen
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     if mirrored:
         turn = turn @ np.diag([1.0, -1.0])
-    # where the cell's pixels come to lie around its centre
+    # positions of the cell's pixels relative to its centre
     reach = (np.stack([rows, columns], axis=1) - centre) @ turn.T
     low, high = -reach.min(axis=0), np.array([height - 1, width - 1]) - reach.max(axis=0)
     target = np.where(low <= high, low + np.array([down, across]) * (high - low), (low + high) / 2)
     offset = centre - turn.T @ target
     alpha = ndimage.affine_transform(share, turn.T, offset=offset, order=1, output=np.float32)
-    # colours go along with their share, so that no background is carried over at the rim
+    # colours are weighted by their share, so that no background is copied at the rim
     layers = [
         ndimage.affine_transform(image[..., c] * share, turn.T, offset=offset, order=1, output=np.float32) for c in range(3)
     ]
@@ -77,23 +77,8 @@ def moved_cell(image: Image, share: Share, background: Image, rng: np.random.Gen
     return _whole(cell + (1 - alpha[..., None]) * background)
 
 
-def grown(share: Share, *, rim_px: float, edge_px: float) -> Share:
-    """1 on all pixels with anything of the cell and within `rim_px` of them, then falling to 0 over `edge_px` more.
-
-    For masks that may miss the cell's border; the cell keeps its pixels.
-    """
-    away = ndimage.distance_transform_edt(share <= 0)
-    soft: Share = np.clip(1 - (away - rim_px) / edge_px, 0, 1).astype(np.float32)
-    return soft
-
-
-def in_surroundings(image: Image, share: Share, surroundings: Image) -> Image:
-    """The cell of `image` where it is, in the surroundings of another image of the same size."""
-    return _mixed(image.astype(np.float32), share, surroundings.astype(np.float32))
-
-
 def _background(share: Share) -> NDArray[np.bool_]:
-    """Where nothing is of the cell, the pixels that touch it left out, (H, W)."""
+    """Pixels (H, W) outside the cell that do not touch it."""
     untouched: NDArray[np.bool_] = ndimage.maximum_filter(share, size=3) <= 0
     return untouched
 

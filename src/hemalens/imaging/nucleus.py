@@ -1,11 +1,11 @@
-"""Where the white cell's nucleus is, and how far it spreads: by stain, without weights.
+"""Find the white cell's nucleus by its stain, without trained weights, and measure its spread.
 
-An image is turned into the absorbance of each colour channel against the empty field, so that lamp, camera and a yellow
-or white background drop out. Chromatin absorbs red and green more than blue, haemoglobin blue and green but hardly any
-red; so the most chromatin-like region near the centre is the nucleus, with the lobes that lie close and are stained alike.
+The absorbance of each colour channel against the empty field removes lamp, camera and background colour. Chromatin
+absorbs red and green more than blue, haemoglobin blue and green but hardly any red. The nucleus is the most
+chromatin-like region near the centre, with lobes that are close and stained alike.
 
-Weights and thresholds were chosen on every fourth image of the two sets of Zheng et al. (Micron 107, 2018) and on drawn
-cells; the other images of those sets had no part in it.
+Weights and thresholds were chosen on every fourth image of the two sets of Zheng et al. (Micron 107, 2018) and on
+synthetic cells; the other images of those sets were not used.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Mask = NDArray[np.bool_]
 Plane = NDArray[np.float64]
 
 _WORK_PX = 120
-"""Longer side of the reduced copy that nucleus and outline are searched in."""
+"""Longer side of the reduced copy in which nucleus and outline are found."""
 _SMOOTHING_PX = 1.0
-"""Gaussian on the reduced copy: below the size of any nucleus, above sensor noise."""
+"""Gaussian on the reduced copy: smaller than any nucleus, larger than sensor noise."""
 
 # A chromatin signal is in natural absorbance units; gaps are in radii of a disk of the main region's area.
 CHROMATIN = np.array([1.0, 1.0, -1.0])
 """Weights of the absorbances of red, green and blue in the chromatin signal."""
 _MIN_CHROMATIN = 0.08
-"""Signal below which nothing is stained like a nucleus."""
+"""Smallest chromatin signal of a nucleus."""
 _MIN_NUCLEUS_SHARE = 0.001
 """Smallest share of the image that counts as a nucleus; a platelet in a wide field covers about 0.004."""
 _N_SPLITS = 2
@@ -41,9 +41,9 @@ _CENTRE_SIGMA = 0.15
 _LOBE_SHARE, _LOBE_STAIN, _LOBE_GAP = 0.1, 0.75, 1.2
 """Least area and least stain of a lobe as shares of the main region's, and its largest gap to that."""
 _NEIGHBOUR_GAP = 2.5
-"""Gap from which on a nucleus is a neighbour's."""
+"""Gap beyond which a nucleus belongs to a neighbour."""
 _FLAT = 1e-6
-"""Range of values that rounding alone can make."""
+"""Range of values within rounding errors."""
 EIGHT = np.ones((3, 3), bool)
 """Neighbourhood in which diagonal pixels touch."""
 
@@ -55,13 +55,13 @@ class Spread:
     row: float
     column: float
     diameter: float
-    """Of a disk whose pixels lie as far from its centre as those of the mask, root mean square."""
+    """Of a disk with the mask's root-mean-square distance from its centre."""
 
 
 def find_nucleus(image: NDArray[np.uint8]) -> Mask:
     """The nucleus of the white cell near the centre of a single-cell image, uint8 (H, W, 3) -> (H, W), with its lobes.
 
-    Deterministic, for any Romanowsky stain and scale. All False where nothing is stained like a nucleus.
+    Deterministic, for any Romanowsky stain and scale; all False where no nucleus is found.
     """
     height, width = image.shape[:2]
     seed, _ = central_nucleus(absorbance_of(reduced(image)[0]) @ CHROMATIN)
@@ -75,22 +75,22 @@ def find_nucleus(image: NDArray[np.uint8]) -> Mask:
 def spread(mask: Mask) -> Spread:
     """Centre and diameter of a mask (H, W) that is not empty, from the variances of its rows and columns.
 
-    Of a disk it is the diameter. Lobes apart count as wide as they lie, whichever way they are turned; the box around them
-    grows and shrinks with a turn, and their area is that of the chromatin alone, less the more a nucleus is lobed.
+    For a disk it is the diameter. Unlike the bounding box it does not depend on rotation, and unlike the area it includes
+    the gaps between lobes.
     """
     (row, down), (column, across) = (_moments(np.count_nonzero(mask, axis=axis)) for axis in (1, 0))
     return Spread(row, column, 2 * float(np.sqrt(2 * (down + across))))
 
 
 def _moments(counts: NDArray[np.intp]) -> tuple[float, float]:
-    """Mean and variance of a position that each index has `counts` times."""
+    """Mean and variance of the indices, weighted by `counts`."""
     place = np.arange(len(counts))
     mean = float(np.average(place, weights=counts))
     return mean, float(np.average((place - mean) ** 2, weights=counts))
 
 
 def reduced(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
-    """A copy of the image of at most 120 px on its longer side, and its scale; a smaller image as it is."""
+    """A copy of the image of at most 120 px on its longer side, and its scale; a smaller image is unchanged."""
     height, width = image.shape[:2]
     scale = min(1.0, _WORK_PX / max(height, width))
     if scale == 1:
@@ -121,7 +121,7 @@ def absorbance_of(image: NDArray[np.uint8]) -> Plane:
 def central_nucleus(chromatin: Plane) -> tuple[Mask, Mask]:
     """(the strongly stained region nearest the centre with its lobes, the other such regions), (h, w) each.
 
-    The first is empty where nothing is stained strongly.
+    The first is empty where no region is stained strongly.
     """
     nothing = np.zeros(chromatin.shape, bool)
     labels, n_labels = ndimage.label(chromatin > _chromatin_threshold(chromatin), EIGHT)
@@ -141,13 +141,13 @@ def central_nucleus(chromatin: Plane) -> tuple[Mask, Mask]:
     gap = ndimage.minimum(ndimage.distance_transform_edt(~main), labels, index)
     large = areas >= _LOBE_SHARE * areas[best]
     alike = ndimage.mean(chromatin, labels, index) > _LOBE_STAIN * chromatin[main].mean()
-    # what the border cuts off belongs to a neighbour
+    # a region at the border belongs to a neighbour
     cut = np.isin(index, np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     gap = gap / np.sqrt(areas[best] / np.pi)
     own = (gap < _LOBE_GAP) & large & alike & ~cut
     own[best] = True
-    foreign = (cut | (gap > _NEIGHBOUR_GAP)) & large & alike & ~own
-    return np.isin(labels, index[own]), np.isin(labels, index[foreign])
+    neighbours = (cut | (gap > _NEIGHBOUR_GAP)) & large & alike & ~own
+    return np.isin(labels, index[own]), np.isin(labels, index[neighbours])
 
 
 def _chromatin_threshold(chromatin: Plane) -> float:

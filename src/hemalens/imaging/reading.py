@@ -1,4 +1,4 @@
-"""Safe image reading, the one definition of preprocessing, and the colour of what surrounds a cell."""
+"""Safe image reading, the definition of preprocessing, and the background colour."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 MAX_PIXELS = 64_000_000
 """Largest accepted image, in pixels, read from the header before anything is decoded."""
 MIN_SIDE_PX = 8
-"""Smallest accepted side: no cell can be told from fewer pixels."""
+"""Smallest accepted side."""
 
 _ORIENTATION = 0x0112
-"""The EXIF and TIFF tag that says how an image has to be turned."""
+"""The EXIF and TIFF tag of the orientation."""
 _LYING = (5, 6, 7, 8)
-"""Its values that exchange rows and columns."""
+"""Its values that swap rows and columns."""
 _RIM_SHARE = 1 / 20
 """Width of the rim as a share of the shorter side: dark lines at the border of a photograph are thinner."""
 
@@ -48,11 +48,11 @@ def read_image(path: Path, box: Box | None = None) -> NDArray[np.uint8]:
 
 
 def _field(path: Path) -> NDArray[np.uint8]:
-    """A large image of which several parts are wanted, one after the other: each thread keeps the last one it decoded."""
+    """A large image that several boxes are cut from: each thread caches the last one it decoded."""
     try:
         state = path.stat()
     except OSError:
-        return np.asarray(_open_rgb(path))  # says what is wrong with it
+        return np.asarray(_open_rgb(path))  # raises the error
     key = (path, state.st_size, state.st_mtime_ns)
     if getattr(_last, "key", None) != key:
         _last.image, _last.key = np.asarray(_open_rgb(path)), key
@@ -79,7 +79,7 @@ def image_size(path: Path) -> tuple[int, int]:
     with _opened(path) as image:
         width, height = image.size
         try:
-            # PNG's own method decodes the whole image to look for EXIF behind its pixels; Pillow turns TIFF's size itself
+            # PNG's own method decodes the whole image to find EXIF behind its pixels; Pillow swaps TIFF's size itself
             turned = image.format != "TIFF" and Image.Image.getexif(image).get(_ORIENTATION) in _LYING
         except Exception as error:
             raise _damaged("image", path, error) from error
@@ -103,7 +103,7 @@ def _opened(path: Path) -> Image.Image:
         if os.path.getsize(path) == 0:
             raise ImageError(f"image {one_line(path)} is empty", expected="a JPEG, PNG, BMP or TIFF", got="0 bytes")
         with warnings.catch_warnings():
-            # Pillow only warns between its own limit and twice that; our limit is checked below
+            # Pillow warns between its limit and twice that; `MAX_PIXELS` is checked below
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path, formats=FORMATS)
     except ImageError:
@@ -155,7 +155,7 @@ def _several_pages(path: Path, n_pages: int) -> ImageError:
 
 
 def _damaged(kind: str, path: Path, error: Exception) -> ImageError:
-    """What a decoder says of damaged bytes: they raise TypeError, struct.error, zlib.error and more besides OSError."""
+    """The error for a decoder's exception: OSError, TypeError, struct.error, zlib.error and more."""
     return ImageError(f"{kind} {one_line(path)} is damaged or truncated", got=str(error) or type(error).__name__)
 
 
@@ -184,7 +184,7 @@ def _open_rgb(path: Path) -> Image.Image:
 
 
 def _is_misread(image: TiffImagePlugin.TiffImageFile, path: Path) -> bool:
-    """Whether Pillow would read wrong values without a word: 16-bit channels stored one plane after the other.
+    """Whether Pillow would silently read wrong values: 16-bit channels stored one plane after the other.
 
     Raises `ImageError` for 16-bit gray that counts from white to black, which Pillow does not turn around.
     """
@@ -234,7 +234,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
 
 
 class Preprocessing(StrictConfig):
-    """What turns an image into pixels: resize (aspect ignored), then (value - mean) / std on the 0-255 scale."""
+    """From an image to pixels: resize (aspect ignored), then (value - mean) / std on the 0-255 scale."""
 
     size_px: int = Field(default=224, ge=16, le=2048)
     mean: tuple[float, float, float] = (127.0, 127.0, 127.0)
@@ -250,7 +250,7 @@ def resize(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
 
 
 def rim_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The median of each channel over the image's rim, (3,): of most cells the background's colour."""
+    """The median of each channel over the image's rim, (3,), which is usually the background's colour."""
     width = max(1, round(min(image.shape[:2]) * _RIM_SHARE))
     rim = np.ones(image.shape[:2], bool)
     rim[width:-width, width:-width] = False

@@ -1,15 +1,14 @@
-"""Where the white cell is: stain-based segmentation without weights, mask agreement, and the masked cell image.
+"""Stain-based segmentation of the white cell without trained weights, mask agreement, and the masked cell image.
 
-The segmentation rests on what holds for every Romanowsky stain. First the nucleus is found (`nucleus`). What is near it
-but unlike what lies far from it is the cell: two colour histograms, learnt from the image itself, say so of each pixel.
-The outline is the closed curve around the nucleus that takes in most of what speaks for the cell and least of what speaks
-against it, along strong edges and without sharp bends.
+The segmentation works for every Romanowsky stain. It finds the nucleus (`nucleus`), and compares each pixel's colour with
+two histograms from the image itself, near the nucleus and far from it. The outline is the closed curve around the nucleus
+with the most evidence for the cell inside, along strong edges and without sharp bends.
 
-There is no deconvolution into stain vectors: the published matrices are those of haematoxylin and eosin in tissue, and
-a Romanowsky stain has no fixed vectors, since azure and eosin bind together and their ratio differs by laboratory.
+Stain deconvolution is not used: the published matrices are for haematoxylin and eosin in tissue, and a Romanowsky stain
+has no fixed vectors, since azure and eosin bind together and their ratio differs by laboratory.
 
-Weights and thresholds were chosen on every fourth image of the two sets of Zheng et al. (Micron 107, 2018) and on drawn
-cells; the other images of those sets had no part in it.
+Weights and thresholds were chosen on every fourth image of the two sets of Zheng et al. (Micron 107, 2018) and on
+synthetic cells; the other images of those sets were not used.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from hemalens.errors import ImageError, InputError
 from hemalens.imaging.nucleus import CHROMATIN, EIGHT, Mask, Plane, absorbance_of, central_nucleus, otsu, reduced, spread
 
 Outcome = Literal["cell", "touches border", "empty mask"]
-"""What was found: a whole cell, one that the image's border cuts off, or none."""
+"""Result of a segmentation: a whole cell, one that the image's border cuts off, or none."""
 
 # The nucleus within the cell.
 _NUCLEUS_SMOOTHING = 0.03
@@ -40,21 +39,21 @@ _SPECK_SHARE = 0.01
 
 # The evidence of a pixel. Distances are in radii of a disk that spreads as the nucleus does with its lobes.
 _NEAR, _FAR = 0.5, 1.3
-"""Distances from the nucleus below which the cell's colours and above which its surroundings' are learnt at first."""
+"""Distances from the nucleus for the first histograms: below, of the cell; above, of the background."""
 _CORNERS = 0.28
-"""Share of the image, the furthest, that is surroundings even of a cell that fills the image."""
+"""Share of the image, the furthest from the nucleus, that always counts as background."""
 _OUTER = 0.4
-"""Distance below which nothing is learnt as surroundings later."""
+"""Smallest distance of background pixels in later rounds."""
 _REACH, _REACH_WEIGHT = 0.8, 0.7
-"""Distance beyond which a pixel belongs to the cell less and less, and how fast."""
+"""Distance beyond which the evidence for the cell falls, and its slope."""
 _FAINT = 0.05
-"""Absorbance, as a share of the nucleus', that tells the cell from the empty field."""
+"""Absorbance, as a share of the nucleus's, that separates the cell from the empty field."""
 _FIELD_WEIGHT, _STAIN_WEIGHT, _HUE_WEIGHT, _STEEP = 2.0, 0.2, 0.1, 10.0
-"""Weights of emptiness, stain and hue before anything is learnt, and how steeply they set in."""
+"""Prior weights of emptiness, stain and hue, and their steepness."""
 _EXCLUDED = -3.0
-"""Evidence that no other outweighs."""
+"""Evidence of pixels that cannot be part of the cell."""
 _N_BINS, _BIN_SIGMA, _UNSEEN, _BIAS = 20, 0.6, 1e-4, 0.4
-"""Colour histograms: bins a channel, Gaussian over bins, share added to each, and the doubt taken off their ratio."""
+"""Colour histograms: bins per channel, Gaussian over bins, share added to each, and bias of their log ratio."""
 _N_ROUNDS = 2
 
 # The outline.
@@ -79,7 +78,7 @@ class CellMask:
 def segment_cell(image: NDArray[np.uint8]) -> CellMask:
     """Segment the one white cell near the centre of a single-cell image, uint8 (H, W, 3) RGB.
 
-    Deterministic, for any Romanowsky stain and scale. Where nothing is stained like a nucleus the mask is empty.
+    Deterministic, for any Romanowsky stain and scale. The mask is empty where no nucleus is found.
     """
     height, width = image.shape[:2]
     empty = CellMask(np.zeros((height, width), bool), None)
@@ -108,7 +107,7 @@ def _outline(absorbance: Plane, seed: Mask, others: Mask) -> tuple[Plane, Plane,
     if others.any():
         prior[ndimage.distance_transform_edt(~others) < distance] = _EXCLUDED
     bins = _colour_bins(absorbance)
-    # the corners of an image that the cell fills are none of it either
+    # corners count as background even where the cell fills the image
     far = min(_FAR, float(np.quantile(reach, 1 - _CORNERS)))
     inside, outside = reach < min(_NEAR, far), reach > far
     radii = np.zeros(_N_RAYS)
@@ -122,9 +121,9 @@ def _outline(absorbance: Plane, seed: Mask, others: Mask) -> tuple[Plane, Plane,
 
 
 def _stain_evidence(absorbance: Plane, seed: Mask) -> Plane:
-    """For the cell or against it, (h, w), before anything is learnt of the image's colours.
+    """Prior evidence for the cell, (h, w), without the image's colour histograms.
 
-    Stain of any kind speaks for it; a stain that takes more blue than red, as haemoglobin does, speaks against it.
+    Positive for stain of any kind, negative for a stain that absorbs more blue than red, as haemoglobin does.
     """
     red, blue = absorbance[..., 0], absorbance[..., 2]
     total = absorbance.sum(axis=2)
@@ -157,7 +156,7 @@ def _learnt_evidence(bins: NDArray[np.int64], inside: Mask, outside: Mask) -> Pl
 
 
 def _cheapest_curve(evidence: Plane, brightness: Plane, centre: Plane, extent: float) -> Plane:
-    """Radius on each ray (n_rays,) of the closed curve that gains most evidence and edge for least bending.
+    """Radius on each ray (n_rays,) of the closed curve with most evidence and edge, and least bending.
 
     `extent` is the nucleus' radius. Dynamic programming over two turns; the middle one is independent of the start.
     """
@@ -167,7 +166,7 @@ def _cheapest_curve(evidence: Plane, brightness: Plane, centre: Plane, extent: f
     at = np.stack([centre[0] + radius * np.sin(angle), centre[1] + radius * np.cos(angle)])
     inside = ndimage.map_coordinates(evidence, at, order=1, mode="constant", cval=-1.0)
     profile = ndimage.map_coordinates(brightness, at, order=1, mode="nearest")
-    # a pixel further out stands for a longer arc
+    # a pixel further out covers a longer arc
     gain = np.cumsum(inside * radius, axis=1) / extent
     contrast = max(float(np.ptp(brightness)), 1e-6)
     gain += _EDGE_WEIGHT * np.gradient(profile, axis=1).clip(0) / contrast
@@ -249,7 +248,7 @@ def _check_same_shape(mask: Mask, truth: Mask) -> None:
 class CellImageConfig(StrictConfig):
     """How a masked cell becomes an image of fixed size; the defaults are those of BC-SAM (Cai et al., ISBI 2024).
 
-    Without `crop` the cell keeps its place and size, and only what surrounds it is blanked.
+    Without `crop` the cell keeps its position and size, and only its background is blanked.
     """
 
     size_px: int = Field(default=128, ge=16, le=2048)
@@ -275,8 +274,8 @@ def cell_image(image: NDArray[np.uint8], mask: Mask, config: CellImageConfig = _
 
     The largest component of the mask counts (diagonal pixels touch; of equal ones the first in scan order), its holes
     are background. Its bounding box gets a margin on each side and is resized to a square, bicubic, aspect ignored.
-    A component at the image's border is treated alike and reported as such; an empty mask gives the whole image,
-    resized. Raises `ImageError` where the mask has another size than the image. Source: BC-SAM (Cai et al., ISBI
+    A component at the image's border is reported as such; an empty mask returns the whole image, resized. Raises
+    `ImageError` where mask and image differ in size. Source: BC-SAM (Cai et al., ISBI
     2024), whose published crop loses the last row and column of the bounding box; here they are kept.
     """
     check_mask_fits(image, mask)

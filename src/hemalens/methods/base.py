@@ -1,4 +1,4 @@
-"""What every method is: a strict configuration and a function from a dataset to a bundle."""
+"""The protocol of a method: a strict config and a function from a dataset to a bundle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hemalens.evaluation.results import PictureTable
 
 
 class Fit(Protocol):
-    """How a method learns."""
+    """The training function of a method."""
 
     def __call__(
         self,
@@ -28,22 +28,23 @@ class Fit(Protocol):
         rng: np.random.Generator,
         run_dir: Path,
     ) -> Bundle:
-        """Learn from `train`; `validation` serves early stopping and calibration, and is never reported.
+        """Train on `train` and write `run_dir`/bundle.
 
-        `auxiliary` holds unlabelled target images or sets of other tissue, by role. The bundle lands in
-        `run_dir`/bundle.
+        `validation` serves for early stopping and calibration, and is never reported. `auxiliary` holds further datasets
+        by role.
         """
 
 
 Show = Callable[[Bundle, CellDataset], PictureTable]
-"""Pictures of what a bundle of this method makes of some images, for a report."""
+"""Makes pictures for a report from a bundle of this method and some images."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuxiliaryRole:
-    """A part that further data play in a method: what it is, whether their labels are learned, whether it must be there.
+    """A role of further data in a method.
 
-    `only_cells`: its images show cells whatever their labels say; elsewhere images without a cell type are tissue.
+    `labelled`: whether training uses their labels. `required`: whether the method needs them. `only_cells`: all images
+    show cells; in other roles, images without a cell type are tissue.
     """
 
     name: str
@@ -55,9 +56,10 @@ class AuxiliaryRole:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method by name: what it is in one line, its configuration and its `fit`; `show` where there is something to see.
+    """A method: its name, a summary of one line, its config and its training function.
 
-    `publication`: where it was described first, empty for what is common in the field.
+    `show`: makes pictures for the report, None for no pictures. `publication`: the paper that describes the method, empty
+    for common practice.
     """
 
     name: str

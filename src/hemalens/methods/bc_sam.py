@@ -37,29 +37,27 @@ from hemalens.training.autoencoder import (
     CellPairs,
     autoencoder_bytes,
     check_domains,
-    draw,
     fit_autoencoder,
     latent_graph,
     latents,
     read_autoencoder,
+    reconstruct,
 )
 from hemalens.training.probe import Encoded, Probe, export_probe
 
 UNLABELLED = "unlabelled"
-"""The role of images, such as another laboratory's, from which the autoencoder learns without their labels."""
-
-
+"""Role of images, such as another laboratory's, that the autoencoder learns from without their labels."""
 N_SHOWN = 12
-"""Cells whose drawings a report shows."""
+"""Cells whose reconstructions a report shows."""
 
 
 class BCSamConfig(BackboneConfig):
-    """The published settings, but for the weights of Segment Anything, which no package brings.
+    """The published settings, except for the weights of Segment Anything, which no package contains.
 
-    `segmenter`: the folder of a trained one (`hemalens train bc_sam_segmenter`), or "classical". `features`: whose feature
-    maps are encoded, the segmenter's own as published, or those of a timm `backbone` with its `weights`. `head`: lr, rf,
-    svm_rbf, svm_poly, ann (best in the published table) or xgboost; `class_weights` "balanced" weighs each class
-    inverse to its size. `margin_px` and `background` shape the cell image.
+    `segmenter`: the folder of a trained one (`hemalens train bc_sam_segmenter`), or "classical". `features`: the encoded
+    feature maps, the segmenter's as published, or those of a timm `backbone` with its `weights`. `head`: a name in
+    `HEADS`; "ann" is best in the published table. `class_weights`: "balanced" weights each class inversely to its size.
+    `margin_px` and `background` shape the cell image.
     """
 
     features: Literal["segmenter", "timm"] = "segmenter"
@@ -76,7 +74,7 @@ class BCSamConfig(BackboneConfig):
 
     @property
     def cell_image(self) -> CellImageConfig:
-        """How the cell image is cut that the autoencoder learns to draw."""
+        """How the cell image is cut that the autoencoder reconstructs."""
         side = self.autoencoder.side_px
         return CellImageConfig(size_px=side, margin_px=self.margin_px, background=self.background)
 
@@ -93,13 +91,13 @@ def fit(
     """Train the autoencoder on `train` and the auxiliary set "unlabelled", then the head on the latents of `train`."""
     foreign = [role for role in auxiliary if role != UNLABELLED]
     if foreign:
-        raise ConfigError("bc_sam knows one kind of auxiliary data", expected=UNLABELLED, got=", ".join(foreign))
-    check_head(config.head)
+        raise ConfigError("bc_sam takes one kind of auxiliary data", expected=UNLABELLED, got=", ".join(foreign))
+    check_head(config.head, config.class_weights)
     more = [dataset.through(train.stages) for dataset in auxiliary.values()]
     records = [record for dataset in (train, *more) for record in dataset.records]
     check_domains([record.domain for record in records], config.autoencoder)
     maps_of, stage = feature_graph(config), cell_image_stage(config)
-    channels_of(kind_of(maps_of, "feature_map")[1])  # too small a map is said now, not after all are made
+    channels_of(kind_of(maps_of, "feature_map")[1])  # raises before all maps are computed, not after
     scratch = run_dir / "scratch"
     maps = feature_maps(records, maps_of, scratch / "maps.npy")
     pairs = CellPairs.whole(maps, cell_images(records, stage), [record.domain for record in records])
@@ -143,7 +141,7 @@ def feature_graph(config: BCSamConfig) -> onnx.ModelProto:
 
 
 def cell_image_stage(config: BCSamConfig) -> CellImageStage:
-    """What cuts the cells out that are to be drawn; raises `ConfigError` where no segmenter is named."""
+    """The stage that cuts out the cells to reconstruct; raises `ConfigError` where no segmenter is named."""
     if not config.segmenter:
         raise _no_segmenter()
     return CellImageStage(open_segmenter(config.segmenter), config.cell_image)
@@ -159,7 +157,7 @@ def _no_segmenter() -> ConfigError:
     return ConfigError(
         "bc_sam needs a segmenter",
         expected="the folder of a fine-tuned Segment Anything, from `hemalens train bc_sam_segmenter`",
-        remedy="Say --set segmenter=FOLDER; or, without SAM's weights, --set features=timm --set segmenter=classical.",
+        remedy="Use --set segmenter=FOLDER; or, without SAM's weights, --set features=timm --set segmenter=classical.",
     )
 
 
@@ -170,7 +168,7 @@ def _preprocessing(config: BCSamConfig) -> Preprocessing:
 def cell_images(records: Sequence[Record], stage: CellImageStage) -> NDArray[np.uint8]:
     """The cell images (n, side, side, 3) of records as they lie on disk; raises `ImageError` for an unreadable one.
 
-    They are kept by the file's content, so that a second run decodes no image.
+    They are cached by the file's content.
     """
     shape = (stage.config.size_px, stage.config.size_px, 3)
     cells = np.empty((len(records), *shape), np.uint8)
@@ -191,33 +189,35 @@ def cell_images(records: Sequence[Record], stage: CellImageStage) -> NDArray[np.
 
 
 def show(bundle: Bundle, dataset: CellDataset) -> PictureTable:
-    """What the autoencoder of a bundle draws of some cells, beside the cell images it was to draw."""
+    """Some cell images, and their reconstructions by the autoencoder of a bundle."""
     config = BCSamConfig.from_mapping(bundle.manifest.config)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, N_SHOWN).astype(int))
     records = [dataset.records[i] for i in chosen]
     maps = feature_maps(records, feature_graph(config))
     network = read_autoencoder(bundle.path / WEIGHTS, maps.shape[1:], config.autoencoder)
     cells = cell_images(records, cell_image_stage(config))
-    return drawings(records, cells, {"drawn from the latent": draw(network, maps)})
+    return reconstruction_table(records, cells, {"reconstructed from the latent": reconstruct(network, maps)})
 
 
-def drawings(
+def reconstruction_table(
     records: Sequence[Record],
     cells: NDArray[np.uint8],
-    drawn: Mapping[str, NDArray[np.uint8]],
+    reconstructed: Mapping[str, NDArray[np.uint8]],
     *,
-    note: str = "The cell image that is to be drawn, and what the autoencoder draws from the latent.",
+    note: str = "The cell image, and its reconstruction by the autoencoder from the latent.",
 ) -> PictureTable:
-    """Cell images (n, side, side, 3) beside one or more drawings of them."""
+    """Cell images (n, side, side, 3) and one or more reconstructions of each."""
     rows = [
         Picture(
             name=record.path.name,
             caption=", ".join(text for text in (record.domain, record.label) if text),
-            pictures=tuple(thumbnail(images[i]) for images in (cells, *drawn.values())),
+            pictures=tuple(thumbnail(images[i]) for images in (cells, *reconstructed.values())),
         )
         for i, record in enumerate(records)
     ]
-    return PictureTable(title="What the autoencoder draws", columns=("cell image", *drawn), rows=tuple(rows), note=note)
+    return PictureTable(
+        title="Reconstructions by the autoencoder", columns=("cell image", *reconstructed), rows=tuple(rows), note=note
+    )
 
 
 METHOD = Method(
@@ -228,7 +228,7 @@ METHOD = Method(
     show,
     roles=(
         AuxiliaryRole(
-            UNLABELLED, "images of another laboratory, seen without their labels", labelled=False, only_cells=True
+            UNLABELLED, "images of another laboratory, used without their labels", labelled=False, only_cells=True
         ),
     ),
     publication='Cai et al., "Towards cross-domain single blood cell image classification via '

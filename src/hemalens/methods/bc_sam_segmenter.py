@@ -26,7 +26,7 @@ from hemalens.training.trainer import Precision
 NAME = "bc_sam_segmenter"
 PIXEL_MEAN = (215.0322, 187.7592, 200.4668)
 PIXEL_STD = (41.3047, 56.9191, 21.9522)
-"""Of red, green and blue on 0-255, from the authors' code."""
+"""Mean and standard deviation of red, green and blue on 0-255, from the authors' code."""
 ADAMW = OptimiserConfig(
     learning_rate=1e-4,
     weight_decay=0.1,
@@ -45,9 +45,9 @@ class SegmenterConfig(StrictConfig):
     """The published settings.
 
     `weights`: the path of SAM's ViT-B (the official sam_vit_b_01ec64.pth, or transformers' facebook/sam-vit-base), or
-    "none" for a network trained from random weights. `architecture`: "vit_b", or "small", ours, for training from
-    scratch on a processor. `rank` of the adapters; 0 trains every parameter. `mask_fraction`: the share of the training
-    masks that is used. `epochs`: the paper's schedule runs over 150 epochs and takes the weights of epoch 85.
+    "none" for random weights. `architecture`: "vit_b", or "small", of this package, for training from scratch on a CPU.
+    `rank` of the adapters; 0 trains every parameter. `mask_fraction`: share of the training masks that is used. `epochs`:
+    the paper's schedule runs over 150 epochs and takes the weights of epoch 85.
     """
 
     architecture: Literal["vit_b", "small"] = "vit_b"
@@ -71,7 +71,7 @@ class SegmenterConfig(StrictConfig):
         """The network; raises `ConfigError` where no weights are named."""
         if not self.weights:
             raise ConfigError(
-                f"{NAME} needs the weights of Segment Anything, which no package brings",
+                f"{NAME} needs the weights of Segment Anything, which no package contains",
                 expected="weights=FILE, sam_vit_b_01ec64.pth or the folder of facebook/sam-vit-base",
                 remedy="Without them a small network can be trained from scratch: --set architecture=small "
                 "--set weights=none --set rank=0 --set optimiser.learning_rate=0.001.",
@@ -82,7 +82,7 @@ class SegmenterConfig(StrictConfig):
 
 
 def build(config: SegmenterConfig) -> SamSegmenter:
-    """The network as it is before training: adapters in, the rest of the encoder frozen; all open with rank 0."""
+    """The network before training: adapters added and the rest of the encoder frozen; with rank 0 all layers open."""
     network = build_sam(config.sam)
     if config.rank:
         add_lora(network, config.rank, seed=config.seed)
@@ -90,10 +90,10 @@ def build(config: SegmenterConfig) -> SamSegmenter:
 
 
 def fit_segmenter(train: CellDataset, *, config: SegmenterConfig, run_dir: Path) -> TrainedSegmenter:
-    """Train on all masks of `train`, write `run_dir`/segmenter; a stopped training goes on.
+    """Train on all masks of `train`, write `run_dir`/segmenter; an interrupted training resumes.
 
-    The folder holds the graph with the adapters merged into it, and what was trained: adapters, prompt encoder and mask
-    decoder, or with rank 0 the whole network.
+    The folder holds the graph with merged adapters, and the trained weights: adapters, prompt encoder and mask decoder, or
+    with rank 0 the whole network.
     """
     network = build(config)
     trained, total = count_parameters(network)

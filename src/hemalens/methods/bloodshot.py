@@ -1,7 +1,7 @@
-"""BloodShot: an embedder trained with an angular margin and rotation consistency, to be memorised from later (Laor 2022).
+"""BloodShot: an embedder trained with an angular margin and rotation consistency for few-shot learning (Laor 2022).
 
-The embedder is an ordinary classifier of the generic dataset, and its bundle is tested as such. In a new laboratory the
-classifier is put aside, and the embeddings of a few labelled cells take its place: `hemalens adapt`, the protocol k-shot.
+The embedder is a classifier of the generic dataset, and its bundle is tested as one. In a new laboratory, embeddings of a
+few labelled cells replace the classifier: `hemalens adapt`, or the protocol k-shot.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hemalens.methods.base import Method
 from hemalens.models.backbone import create_backbone, preprocessing_of
 from hemalens.training.augmentation import AugmentationConfig, border_colours
 from hemalens.training.classifier import CellClassifier
-from hemalens.training.fit import TrainingConfig, check_parts, fit_network, follow_quickly
+from hemalens.training.fit import TrainingConfig, TrainingData, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.losses import AAMSoftmax, rotate_each, rotation_consistency
 from hemalens.training.module import OptimiserConfig
 
@@ -38,9 +38,9 @@ ADAM = OptimiserConfig(
 class BloodShotConfig(TrainingConfig):
     """The published settings: EfficientNet-B0 from random weights, Adam, 6 epochs, last weights, no augmentation.
 
-    `loss`: the three of the paper's first table; label smoothing concerns "softmax" only. `consistency_weight` is its
-    lambda. `normalisation`: "unit" divides by 255, "backbone" does what pretrained weights expect. `rotation_fill`: what a
-    rotated copy shows in its corners, "black" as published or the image's "border" colour, which leaves no mark.
+    `loss`: the three of the paper's first table; label smoothing applies to "softmax" only. `consistency_weight`: the
+    paper's lambda. `normalisation`: "unit" divides by 255, "backbone" is what pretrained weights expect. `rotation_fill`:
+    colour of the corners of a rotated copy, "black" as published or the image's "border" colour, which leaves no edge.
     """
 
     backbone: str = "efficientnet_b0"
@@ -69,25 +69,17 @@ def fit(
     rng: np.random.Generator,
     run_dir: Path,
 ) -> Bundle:
-    """Train the embedder and its classifier; `validation` serves calibration, and the history that one may look at."""
+    """Train the embedder and its classifier; `validation` serves for calibration and the history."""
     held = check_parts("bloodshot", validation, auxiliary)
     if config.class_weights == "balanced" and config.loss != "softmax":
-        raise ConfigError("the angular losses know no class weights", remedy="Say --set sampling=balanced instead.")
+        raise ConfigError("the angular losses have no class weights", remedy="Use --set sampling=balanced instead.")
     preprocessing = preprocessing_of(config)
     if config.normalisation == "unit":
         preprocessing = Preprocessing(size_px=preprocessing.size_px, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
     network = create_backbone(config)
-    follow_quickly(network)
+    set_batch_norm_momentum(network)
     module = EmbedderModule(network, preprocessing, len(train.classes), config, seed=int(rng.integers(2**31)))
-    return fit_network(
-        module,
-        method="bloodshot",
-        train_part=train,
-        validation=held,
-        config=config,
-        preprocessing=preprocessing,
-        run_dir=run_dir,
-    )
+    return fit_network(module, TrainingData(train, held), method="bloodshot", config=config, run_dir=run_dir)
 
 
 class EmbedderModule(CellClassifier):
@@ -119,13 +111,13 @@ class EmbedderModule(CellClassifier):
         if self.config.loss == "aam":
             aam: Tensor = self.head.loss(self.embed(pixels), targets)
             return aam
-        # one pass for both: two would leave batch norm with averages of neither
+        # one pass for both, so that batch norm sees one distribution
         embeddings, rotated = self.embed(torch.cat([pixels, self.rotated(pixels)])).chunk(2)
         loss: Tensor = self.head.loss(embeddings, targets)
         return loss + self.config.consistency_weight * rotation_consistency(embeddings, rotated)
 
     def rotated(self, pixels: Tensor) -> Tensor:
-        """Each image turned by an angle uniform on the circle."""
+        """Each image rotated by an angle uniform on the circle."""
         angles = torch.rand(len(pixels), device=pixels.device) * 2 * torch.pi
         black = -(self.mean / self.std).reshape(1, 3)
         fill = border_colours(pixels) if self.config.rotation_fill == "border" else black

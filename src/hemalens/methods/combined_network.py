@@ -1,4 +1,4 @@
-"""White-cell study of Mo: an encoder of kidney tissue, frozen, beside a ResNet-18 of lymph-node tissue, partly open."""
+"""White-cell study of Mo: a frozen encoder of kidney tissue and a partly open ResNet-18 of lymph-node tissue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hemalens.models.combined import CombinedNetwork
 from hemalens.models.freezing import open_last_stages
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.cluster_labels import ClusteringConfig, clusters_of
-from hemalens.training.fit import Before, TrainingConfig, check_parts, fit_network, follow_quickly
+from hemalens.training.fit import TrainingConfig, TrainingData, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.masks import MaskUse
 from hemalens.training.pretraining import PretrainingConfig, pretrained
 from hemalens.training.reconstruction import ReconstructionConfig, reconstruction_encoder
@@ -28,16 +28,16 @@ from hemalens.training.reconstruction import ReconstructionConfig, reconstructio
 CAM16, PRCC = "cam16", "prcc"
 ROLES = (
     AuxiliaryRole(CAM16, "labelled images of other tissue; published: CAM16", labelled=True, required=True),
-    AuxiliaryRole(PRCC, "images seen without labels; published: pRCC regions", labelled=False, required=True),
+    AuxiliaryRole(PRCC, "unlabelled images; published: pRCC regions", labelled=False, required=True),
 )
 
 
 class CombinedNetworkConfig(TrainingConfig):
     """The published settings: ImageNet ResNet-18, trained on CAM16 with its first convolution and block frozen, then its
-    last two residual blocks open; beside it an autoencoder of pRCC, frozen; 512 + 512 numbers and a new head; 30 epochs.
+    last two residual blocks open; a frozen autoencoder of pRCC; a new head on 512 + 512 features; 30 epochs.
 
-    `prcc`: "autoencoder", or "clusters", a classifier of pseudo-labels, which the paper tried and dropped. `open_stages`:
-    of two residual blocks each. Images that have a mask show the cell alone, with `masks.masked_inputs`.
+    `prcc`: "autoencoder", or "clusters", a classifier of pseudo-labels, which the paper dropped. `open_stages`: of two
+    residual blocks each. With `masks.masked_inputs`, images that have a mask show the cell alone.
     """
 
     backbone: str = "resnet18"
@@ -76,7 +76,7 @@ def fit(
     rng: np.random.Generator,
     run_dir: Path,
 ) -> Bundle:
-    """Train both encoders on their tissue where the cache has none, then what is open of them on `train`."""
+    """Train both encoders on their tissue, or take them from the cache; then train the open layers on `train`."""
     held = check_parts("combined_network", validation, auxiliary, [CAM16, PRCC])
     missing = [role for role in (CAM16, PRCC) if role not in auxiliary]
     if missing:
@@ -87,13 +87,10 @@ def fit(
     module = CombinedModule(network, preprocessing, optimiser=config.optimiser, epochs=config.epochs, seed=seed)
     return fit_network(
         module,
+        TrainingData(train, held, pretraining=(auxiliary[CAM16],), unlabelled=(auxiliary[PRCC],)),
         method="combined_network",
-        train_part=train,
-        validation=held,
         config=config,
-        preprocessing=preprocessing,
         run_dir=run_dir,
-        before=Before(labelled=(auxiliary[CAM16],), unlabelled=(auxiliary[PRCC],)),
     )
 
 
@@ -105,11 +102,11 @@ def combined_network(
     n_classes: int,
     seed: int,
 ) -> CombinedNetwork:
-    """The network as the training finds it: both encoders trained, all but the last stages of the second frozen."""
+    """The network at the start of training: both encoders trained, all but the last stages of the second frozen."""
     frozen, size = frozen_encoder(config, auxiliary[PRCC], preprocessing)
     first = pretrained(auxiliary[CAM16], config, config.pretraining)
     network = create_backbone(config.model_copy(update={"weights": str(first.path)}))
-    follow_quickly(network)
+    set_batch_norm_momentum(network)
     open_last_stages(network, config.open_stages)
     return CombinedNetwork(frozen, size, network, n_classes=n_classes, seed=seed)
 
@@ -117,7 +114,7 @@ def combined_network(
 def frozen_encoder(
     config: CombinedNetworkConfig, unlabelled: CellDataset, preprocessing: Preprocessing
 ) -> tuple[nn.Module, int]:
-    """The encoder that learned without labels, and the length of its embedding."""
+    """The encoder trained without labels, and the length of its embedding."""
     if config.prcc == "autoencoder":
         network = reconstruction_encoder(unlabelled, preprocessing, config.autoencoder)
         return network.encoder, config.autoencoder.latent_size
@@ -129,7 +126,7 @@ def frozen_encoder(
 
 METHOD = Method(
     "combined_network",
-    "a frozen encoder of unlabelled tissue beside a partly open one of labelled tissue",
+    "a frozen encoder of unlabelled tissue and a partly open one of labelled tissue",
     CombinedNetworkConfig,
     fit,
     roles=ROLES,

@@ -28,16 +28,15 @@ from hemalens.graphs.additions import without_additions
 from hemalens.graphs.weights import head_weights, network_weights
 from hemalens.methods.robust import GEOMETRY, RobustConfig, RobustModule
 from hemalens.models.backbone import create_backbone
-from hemalens.models.norms import set_norm
 from hemalens.models.outline import OutlineNetwork, WithOutline, without_batch_norm
 from hemalens.training.augmentation import Augmentation, AugmentationConfig
 from hemalens.training.data import EpochSampler, PixelDataset, resized_images
-from hemalens.training.fit import ModuleAnswers, follow_quickly, logits_of
+from hemalens.training.fit import ModulePredictions, logits_of, set_batch_norm_momentum
 from hemalens.training.laboratory_augmentation import LaboratoryAugmentation, LaboratoryConfig
 from hemalens.training.masks import without_background
 from hemalens.training.module import OptimiserConfig
 from hemalens.training.subclass_labels import FineLabels
-from hemalens.training.trainer import Course, Precision, train
+from hemalens.training.trainer import Precision, Schedule, train
 
 METHOD = "robust"
 """The method whose networks can be fine-tuned."""
@@ -101,11 +100,10 @@ class TrainedOn:
 
     def check(self, cells: CellDataset) -> None:
         """Raise `BundleError` if the rebuilt network does not predict as the bundle does."""
-        preprocessing, temperature = self.base.manifest.preprocessing, self.base.manifest.temperature
         module = module_of(self.base, self.config, seed=0)
-        answers = ModuleAnswers(module.eval(), cells, preprocessing, self.scratch, temperature)
+        predictions = ModulePredictions(module.eval(), cells, self.scratch, self.base.manifest.temperature)
         try:
-            check_parity(without_additions(self.base.graph).SerializeToString(), cells.records, answers.probabilities)
+            check_parity(without_additions(self.base.graph).SerializeToString(), cells.records, predictions.probabilities)
         except ParityError as error:
             raise BundleError(
                 "the bundle's graph holds more than its network, which alone can be fine-tuned",
@@ -117,7 +115,7 @@ class TrainedOn:
         """Fine-tune a fresh copy of the network on `cells`, whose classes are the bundle's."""
         config, preprocessing = self.config, self.base.manifest.preprocessing
         module = module_of(self.base, config, seed=seed)
-        shown = without_background(module.labels.taught(cells), _settings(self.base).masks, preprocessing)
+        shown = without_background(module.labels.relabelled(cells), _settings(self.base).masks, preprocessing)
         pixels = resized_images(shown, preprocessing, self.scratch / f"cells_{seed}.npy")
         augment = v2.Compose([Augmentation(config.augmentation), LaboratoryAugmentation(config.laboratory)])
         weights = balanced_weights(module.classes_of(shown.targets))
@@ -128,7 +126,7 @@ class TrainedOn:
             sampler=EpochSampler(len(shown), seed=seed, weights=weights, n_draws=n_draws),
         )
         run_dir = self.scratch / f"run_{seed}"
-        train(module, training, None, run_dir=run_dir, course=Course(precision=config.precision))
+        train(module, training, None, run_dir=run_dir, schedule=Schedule(precision=config.precision))
         shutil.rmtree(run_dir, ignore_errors=True)  # checkpoints of minutes are not resumed
         module.after_training()
         return module
@@ -143,17 +141,18 @@ class TrainedOn:
 def module_of(base: Bundle, config: FewCellsConfig, *, seed: int) -> RobustModule:
     """Rebuild the trainable module of a bundle; raises `BundleError` for a bundle of another method."""
     settings, manifest = _settings(base), base.manifest
-    labels = FineLabels.told(manifest.labels, [(entry.code, entry.of) for entry in manifest.fine])
+    labels = FineLabels.from_finer(manifest.labels, [(entry.code, entry.of) for entry in manifest.fine])
     n_outputs = len(labels.outputs)
     network: Any = create_backbone(settings.model_copy(update={"weights": "none", "seed": seed}), n_classes=n_outputs)
-    follow_quickly(network)
-    set_norm(network, settings.norm)
+    set_batch_norm_momentum(network)
     if settings.outline:
         outlined = without_batch_norm(OutlineNetwork(n_classes=n_outputs, weights="none", seed=seed))
         network = WithOutline(network, outlined, manifest.preprocessing)
     _load(network, base)
-    asked = {"epochs": 1, "optimiser": config.optimiser, "weight_average": config.weight_average}
-    return RobustModule(network, manifest.preprocessing, config=settings.model_copy(update=asked), labels=labels, seed=seed)
+    changed = {"epochs": 1, "optimiser": config.optimiser, "weight_average": config.weight_average}
+    return RobustModule(
+        network, manifest.preprocessing, config=settings.model_copy(update=changed), labels=labels, seed=seed
+    )
 
 
 def _settings(base: Bundle) -> RobustConfig:

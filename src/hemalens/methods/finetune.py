@@ -1,4 +1,4 @@
-"""Fine-tune any timm backbone, whole or in part, from its own weights or from a pretraining on other labelled images."""
+"""Fine-tune a timm backbone, whole or in part, with optional pretraining on other labelled images."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from hemalens.methods.base import AuxiliaryRole, Method
 from hemalens.models.backbone import BackboneConfig, create_backbone, preprocessing_of
 from hemalens.models.freezing import freeze_first_blocks, open_last_stages, start_head_near_zero
 from hemalens.training.classifier import CellClassifier
-from hemalens.training.fit import Before, TrainingConfig, check_parts, fit_network, follow_quickly
+from hemalens.training.fit import TrainingConfig, TrainingData, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.masks import without_background
 from hemalens.training.pretraining import PretrainingConfig, pretrained
 
 PRETRAINING = "pretraining"
+PRETRAINING_ROLE = AuxiliaryRole(PRETRAINING, "labelled images to train on first", labelled=True)
 
 
 class FinetuneConfig(TrainingConfig):
     """A backbone and how it is trained on.
 
-    `open_stages`: how many of the last stages learn (the head always does); None opens all. `frozen_blocks`: how many of
-    the first blocks keep their weights, the stem with them; one of the two. `image_size_px`: 128 is a third of the work
-    of 224, for a processor without a GPU; None takes what timm states for the backbone. `pretraining`: how the network is
-    trained first on the auxiliary set of that role, where there is one; its head is then replaced.
+    `open_stages`: number of last stages that learn, the head always with them; None opens all. `frozen_blocks`: number
+    of first blocks that keep their weights, the stem with them. Set at most one of the two. `image_size_px`: 128 takes a
+    third of the time of 224 on a CPU; None takes timm's size for the backbone. `pretraining`: how the network is trained
+    first on the auxiliary set of that role, where there is one; its head is then replaced.
     """
 
     image_size_px: int | None = Field(default=128, ge=16, le=2048)
@@ -61,37 +62,34 @@ def fit_as(
     rng: np.random.Generator,
     run_dir: Path,
 ) -> Bundle:
-    """`fit` under another method's name, which stands in the bundle."""
+    """`fit` for a method of another name, which the bundle stores."""
     held = check_parts(method, validation, auxiliary, [PRETRAINING])
     seed = int(rng.integers(2**31))
     preprocessing = preprocessing_of(config)
-    without_background(train, config.masks, preprocessing)  # where that cannot be, it is told before a pretraining
+    without_background(train, config.masks, preprocessing)  # raises before hours of pretraining, not after
     network = starting_network(config, auxiliary.get(PRETRAINING), n_classes=len(train.classes), seed=seed)
     module = CellClassifier(network, preprocessing, optimiser=config.optimiser, epochs=config.epochs, seed=seed)
     return fit_network(
         module,
+        TrainingData(train, held, pretraining=tuple(auxiliary.values())),
         method=method,
-        train_part=train,
-        validation=held,
         config=config,
-        preprocessing=preprocessing,
         run_dir=run_dir,
-        before=Before(labelled=tuple(auxiliary.values())),
     )
 
 
 def starting_network(config: FinetuneConfig, first: CellDataset | None, *, n_classes: int, seed: int) -> nn.Module:
-    """The network as the training finds it: pretrained on `first` where that is given, with a new head, partly frozen."""
+    """The network at the start of training: pretrained on `first` where given, with a new head, partly frozen."""
     if config.open_stages is not None and config.frozen_blocks:
-        raise ConfigError("open_stages and frozen_blocks both say what learns", remedy="Set one of them.")
+        raise ConfigError("open_stages and frozen_blocks both choose the layers that learn", remedy="Set one of them.")
     start: BackboneConfig = config
     if first is not None:
         if all(record.cell_type is not None for record in first.records):
-            # cells are shown as those that follow; of tissue there is no cell to find
+            # cells look as in the training that follows; tissue shows no single cell to find
             first = without_background(first, config.masks, preprocessing_of(config))
         start = config.model_copy(update={"weights": str(pretrained(first, config, config.pretraining).path)})
     network = create_backbone(start, n_classes=n_classes)
-    follow_quickly(network)
+    set_batch_norm_momentum(network)
     start_head_near_zero(network, seed)
     open_last_stages(network, config.open_stages)
     freeze_first_blocks(network, config.frozen_blocks)
@@ -103,5 +101,5 @@ METHOD = Method(
     "any timm backbone, trained whole or in part, pretrained on other labelled images or not",
     FinetuneConfig,
     fit,
-    roles=(AuxiliaryRole(PRETRAINING, "labelled images to train on first", labelled=True),),
+    roles=(PRETRAINING_ROLE,),
 )

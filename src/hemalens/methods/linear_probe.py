@@ -1,4 +1,4 @@
-"""Frozen backbone, cached embeddings, a classical head on top."""
+"""A classical head on the cached embeddings of a frozen backbone."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from hemalens.training.probe import Encoded, Probe, export_probe
 
 
 class LinearProbeConfig(BackboneConfig):
-    """A backbone and a head: lr, rf, svm_rbf, svm_poly, ann or xgboost.
+    """A backbone and a head.
 
-    `class_weights`: "balanced" weighs each class inverse to its size, as drawing all equally often would.
+    `head`: a name in `HEADS`. `class_weights`: "balanced" weights each class inversely to its size.
     """
 
     head: str = "lr"
@@ -42,7 +42,7 @@ def fit(
     """Embed the images once, fit the head, calibrate it on `validation`, write the bundle."""
     if auxiliary:
         raise ConfigError("linear_probe takes no auxiliary data", got=", ".join(auxiliary))
-    check_head(config.head)
+    check_head(config.head, config.class_weights)
     encoder = frozen_graph(BackboneConfig(**config.model_dump(exclude={"head", "class_weights"})), default_cache_dir())
     cache = FeatureCache(default_cache_dir())
     n_images = len(train) + (len(validation) if validation else 0)

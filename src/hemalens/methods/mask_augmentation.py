@@ -1,4 +1,4 @@
-"""White-cell study of Kong: ResNet-18, pretrained on other tissue, with new images of cells cut out by their masks."""
+"""White-cell study of Kong: ResNet-18, pretrained on other tissue, with copies of cells cut out by their masks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hemalens.training.masks import MaskUse
 
 
 class MaskAugmentationConfig(FinetuneConfig):
-    """The published settings: ResNet-18 from random weights, all of it trained; five new images of each cell with a mask.
+    """The published settings: ResNet-18 from random weights, all layers trained; five copies of each cell with a mask.
 
-    With an auxiliary set "pretraining" (published: CAM16) it is trained on that first. `masks.copies=0` leaves the new
-    images out, `masks.background` says what surrounds them: "mixed" is published. Optimiser, epochs and input size are
-    not published: those of `finetune`, and the 224 px of the ResNet-18 the paper draws.
+    An auxiliary set "pretraining" (published: CAM16) is trained on first. `masks.copies=0` makes no copies;
+    `masks.background` chooses what surrounds them, "mixed" as published. Optimiser, epochs and input size are not
+    published: those of `finetune`, and 224 px as in the paper's figure of the ResNet-18.
     """
 
     backbone: str = "resnet18"

@@ -11,8 +11,7 @@ from pydantic import Field
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.base import CellDataset
 from hemalens.methods.base import Method
-from hemalens.methods.finetune import METHOD as FINETUNE
-from hemalens.methods.finetune import FinetuneConfig, fit_as
+from hemalens.methods.finetune import PRETRAINING_ROLE, FinetuneConfig, fit_as
 from hemalens.training.module import OptimiserConfig
 
 ADAM = OptimiserConfig(
@@ -24,10 +23,10 @@ class MobileVitConfig(FinetuneConfig):
     """The published settings: MobileViT from random weights, batches of 128, learning rate 1e-3, cross-entropy, 200 epochs,
     an imbalanced-dataset sampler (every class drawn equally often) with augmentation.
 
-    The variant is not published; `mobilevit_xs` at 256 px has 1.94 M parameters and 1.82 GFLOPs, nearest to the published
-    1.998 M and 1.799 G. Others: mobilevit_xxs, mobilevit_s, mobilevitv2_050 and so on. Optimiser, schedule and augmentation
-    are not published either: Adam at a constant rate, and this program's augmentation. The last epoch is kept. Short of
-    memory: `batch_size=32` with `accumulate=4`.
+    The paper does not name the variant; `mobilevit_xs` at 256 px has 1.94 M parameters and 1.82 GFLOPs, nearest to the
+    published 1.998 M and 1.799 G. Alternatives: mobilevit_xxs, mobilevit_s, mobilevitv2_050. Optimiser, schedule and
+    augmentation are not published: Adam at a constant rate, and the augmentation of `finetune`. The last epoch is kept.
+    With little memory use `batch_size=32` and `accumulate=4`.
     """
 
     backbone: str = "mobilevit_xs"
@@ -48,7 +47,7 @@ def fit(
     rng: np.random.Generator,
     run_dir: Path,
 ) -> Bundle:
-    """Train for all epochs; `validation` serves calibration, and the history that one may look at."""
+    """Train for all epochs; `validation` serves for calibration and the history."""
     return fit_as("mobilevit", train, validation, auxiliary, config=config, rng=rng, run_dir=run_dir)
 
 
@@ -57,7 +56,7 @@ METHOD = Method(
     "MobileViT from random weights, classes drawn equally often",
     MobileVitConfig,
     fit,
-    roles=FINETUNE.roles,
+    roles=(PRETRAINING_ROLE,),
     publication='Wang, Shang and Zhang, "A Study of the Classification Method of Bone Marrow '
     'Blood Cells Based on MobileVit", ASRJETS',
 )

@@ -1,11 +1,11 @@
-"""Fine-tuning hardened against another laboratory: its stain, light, microscope and camera; each piece is a switch."""
+"""Fine-tuning that is robust to another laboratory's stain, light, microscope and camera."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import hemalens.models._torchvision  # noqa: F401
 
@@ -18,45 +18,43 @@ from torchvision.transforms import v2
 
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.base import CellDataset
+from hemalens.errors import BundleError
 from hemalens.imaging.reading import Preprocessing
 from hemalens.methods.base import Method
-from hemalens.methods.finetune import METHOD as FINETUNE
-from hemalens.methods.finetune import PRETRAINING, FinetuneConfig, starting_network
+from hemalens.methods.finetune import PRETRAINING, PRETRAINING_ROLE, FinetuneConfig, starting_network
 from hemalens.models.backbone import preprocessing_of
 from hemalens.models.freezing import freeze
-from hemalens.models.norms import Norm, set_norm
 from hemalens.models.outline import OutlineNetwork, WithOutline, without_batch_norm
 from hemalens.models.test_time_augmentation import Views, mean_over_views
-from hemalens.models.white_balance import against_field
+from hemalens.models.white_balance import white_balanced
 from hemalens.training.augmentation import Augmentation, AugmentationConfig
-from hemalens.training.background_swap import check_exchange
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.ema import average_into
-from hemalens.training.fit import Before, Lesson, check_parts, fit_network, follow_quickly
+from hemalens.training.fit import TrainingData, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.laboratory_augmentation import LaboratoryAugmentation, LaboratoryConfig
 from hemalens.training.masks import without_background
 from hemalens.training.subclass_labels import FineLabels, admitted_cross_entropy
 
 GEOMETRY = AugmentationConfig(zoom=0.3, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
-"""Mirrored, turned, 0.77 to 1.3 times the size; colours are the laboratory's matter."""
+"""Flips, rotations and a zoom of 0.77 to 1.3; `LaboratoryConfig` changes the colours."""
+EMA_DECAY = 0.99
+"""Decay a step of the moving average of the weights."""
+REMOVED_SETTINGS: Mapping[str, object] = {"norm": "batch", "weight_average": EMA_DECAY, "background": 0.0}
+"""Settings that manifests of schema 1 may hold, each with the only value that this method still has."""
 
 
 class RobustConfig(FinetuneConfig):
-    """`finetune`, and what each switch adds; with `laboratory.*` at 0, norm "batch", `weight_average` 0, `views` 1,
-    `white_balance`, `fine_labels` and `outline` off it is `finetune` with this augmentation.
+    """`finetune` with stronger augmentation, averaged weights, test-time augmentation and an outline network.
 
-    `laboratory`: images as other laboratories would have taken them, after `augmentation` has moved the cell.
-    `white_balance`: the network sees each channel against its empty field, computed in the graph. `norm`:
-    "batch", "group" (no averages of training images; pretrained weights fit less) or "frozen" (pretrained averages stay).
-    `weight_average`: decay a step of the moving average of the weights, which is what validation and bundle use; 0 for
-    none. `views`: an answer is the mean of the logits over so many of an image's mirrored and turned views; it takes
-    `views` times the work. `fine_labels`: finer cell types than the classes are learned where `min_fine_images` or more
-    images show them, and their probabilities summed up. `outline`: a second, small network sees nothing but the outline of
-    the nucleus; it has a loss of its own, and the answer is the mean of both networks' logits. `background`: the share of
-    the images that get the surroundings of another training image, of whatever class, each time they are shown; the cell is
-    found by `masks.segmenter`, the classical one where none is named.
+    `laboratory`: augmentation that imitates other laboratories, applied after `augmentation`. `white_balance`: divide
+    each channel by the brightness of the empty field, inside the graph. `views`: flipped and turned copies of an image
+    whose logits are averaged; prediction takes `views` times the work. `fine_labels`: learn the finer cell types that
+    `min_fine_images` or more training images show, and sum their probabilities to the classes. `outline`: add a second,
+    small network that sees the outline of the nucleus alone; it has a loss of its own, and both networks' logits are
+    averaged.
 
-    All epochs are run and the last is kept: validation images of the same laboratory choose nothing for another one.
+    An exponential moving average of the weights is validated and exported. Training runs all epochs and keeps the last:
+    validation images of the training laboratory cannot choose an epoch for another one.
     """
 
     epochs: int = Field(default=15, ge=1)
@@ -66,27 +64,51 @@ class RobustConfig(FinetuneConfig):
     augmentation: AugmentationConfig = GEOMETRY
     laboratory: LaboratoryConfig = LaboratoryConfig()
     white_balance: bool = True
-    norm: Norm = "batch"
-    weight_average: float = Field(default=0.99, ge=0, lt=1)
     views: Views = 4
     fine_labels: bool = True
     min_fine_images: int = Field(default=20, ge=1)
     outline: bool = True
-    background: float = Field(default=0.0, ge=0, le=1)
+
+    @classmethod
+    def of_manifest(cls, settings: Mapping[str, Any]) -> Self:
+        """The config that a bundle's manifest holds, without `REMOVED_SETTINGS`.
+
+        Raises `BundleError` for a removed setting with another value, `ConfigError` for unknown ones.
+        """
+        for name, value in REMOVED_SETTINGS.items():
+            if settings.get(name, value) != value:
+                raise BundleError(
+                    f"this bundle was trained with {name}={settings[name]}, which `robust` does not support",
+                    expected=f"{name}={value}",
+                    remedy="Train the bundle again without that setting.",
+                )
+        kept = {name: value for name, value in settings.items() if name not in REMOVED_SETTINGS}
+        # a manifest without `white_balance` is of a network that has none
+        return cls.from_mapping({"white_balance": False, **kept}, source="manifest")
 
 
 class RobustModule(CellClassifier):
-    """A classifier that answers with averaged weights, over several views, and sums finer types up to classes."""
+    """A classifier that predicts with averaged weights over several views, and sums finer types to classes.
+
+    `decay`: of the moving average of the weights, 0 for none.
+    """
 
     def __init__(
-        self, network: Any, preprocessing: Preprocessing, *, config: RobustConfig, labels: FineLabels, seed: int
+        self,
+        network: Any,
+        preprocessing: Preprocessing,
+        *,
+        config: RobustConfig,
+        labels: FineLabels,
+        seed: int,
+        decay: float = EMA_DECAY,
     ) -> None:
         super().__init__(network, preprocessing, optimiser=config.optimiser, epochs=config.epochs, seed=seed)
         self.views: Views = config.views
         self.white_balance = config.white_balance
-        self.decay = config.weight_average
+        self.decay = decay
         self.labels = labels
-        self.averaged: Any = freeze(copy.deepcopy(self.network)) if self.decay else None
+        self.averaged: Any = freeze(copy.deepcopy(self.network)) if decay else None
         self.n_averaged: Tensor
         self.admitted: Tensor
         self.register_buffer("n_averaged", torch.zeros((), dtype=torch.int64))
@@ -94,23 +116,23 @@ class RobustModule(CellClassifier):
 
     @property
     def served(self) -> Any:
-        """The network that learns, in training; elsewhere the averaged one, where there is one."""
+        """The network that learns while training, the averaged one otherwise."""
         return self.network if self.training or self.averaged is None else self.averaged
 
     def weights(self) -> dict[str, Tensor]:
-        """Those of the network that answers; a further training learns the outlines anew."""
-        answering = self.network if self.averaged is None else self.averaged
-        state: dict[str, Tensor] = (answering.network if isinstance(answering, WithOutline) else answering).state_dict()
+        """Weights of the network that predicts, without the outline network: further training starts that anew."""
+        predicting = self.network if self.averaged is None else self.averaged
+        state: dict[str, Tensor] = (predicting.network if isinstance(predicting, WithOutline) else predicting).state_dict()
         return state
 
     def after_training(self) -> None:
-        """Take the batch norms out of the outline network, so that they cannot follow a new laboratory's images."""
+        """Fold the batch norms of the outline network, so that adaptation leaves it unchanged."""
         if isinstance(self.served, WithOutline):
             self.served.outlined = without_batch_norm(self.served.outlined)
 
     def classes_of(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The class of each lesson (n,)."""
-        classes: NDArray[np.int64] = self.labels.class_of_lesson[targets]
+        """Index of the class of each training target (n,)."""
+        classes: NDArray[np.int64] = self.labels.class_of_target[targets]
         return classes
 
     def embed(self, pixels: Tensor) -> Tensor:
@@ -118,18 +140,18 @@ class RobustModule(CellClassifier):
 
         The head is linear: the logits of a mean embedding are the mean of the views' logits.
         """
-        return mean_over_views(super().embed, self.seen(pixels), 1 if self.training else self.views)
+        return mean_over_views(super().embed, self.network_input(pixels), 1 if self.training else self.views)
 
-    def seen(self, pixels: Tensor) -> Tensor:
-        """Pixels (n, 3, size, size) as the network sees them: against the empty field, where that is asked for."""
+    def network_input(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (n, 3, size, size), white-balanced where the config says so."""
         if not self.white_balance:
             return pixels
-        light = against_field((pixels * self.std + self.mean) / 255)
+        light = white_balanced((pixels * self.std + self.mean) / 255)
         return ((light * 255 - self.mean) / self.std).to(memory_format=torch.channels_last)
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Embedding (n, d) -> logits of the classes (n, k)."""
-        return self.labels.rolled_up(super().classify(embedding))
+        return self.labels.class_logits(super().classify(embedding))
 
     @property
     def finer(self) -> tuple[tuple[str, str], ...]:
@@ -141,9 +163,9 @@ class RobustModule(CellClassifier):
         return self.labels.within_classes(super().classify(embedding))
 
     def loss(self, pixels: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy over the outputs, targets (n,) being lessons; label smoothing and class weights as configured.
+        """Cross-entropy over the outputs; targets (n,) index `FineLabels.targets`.
 
-        With outlines the sum of both networks' losses.
+        With an outline network, the sum of both networks' losses.
         """
         embedding, served = self.embed(pixels), self.served
         if isinstance(served, WithOutline):
@@ -152,25 +174,25 @@ class RobustModule(CellClassifier):
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         weights = logits.new_ones(len(self.labels.classes)) if self.class_weights is None else self.class_weights.to(logits)
-        of_output, of_lesson = (
-            torch.from_numpy(of).to(targets.device) for of in (self.labels.class_of_output, self.labels.class_of_lesson)
+        of_output, of_target = (
+            torch.from_numpy(of).to(targets.device) for of in (self.labels.class_of_output, self.labels.class_of_target)
         )
         return admitted_cross_entropy(
             logits,
             self.admitted[targets],
             smoothing=self.optimiser.label_smoothing,
             output_weights=weights[of_output],
-            image_weights=weights[of_lesson[targets]],
+            image_weights=weights[of_target[targets]],
         )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        """Keep the logits of one view for the epoch's scores: the others would cost as much as the training."""
+        """Keep the logits of one view for the epoch's scores: all views would cost as much as the training."""
         images, targets = batch
-        logits = self.classify(super().embed(self.seen(self.pixels(images))))
+        logits = self.classify(super().embed(self.network_input(self.pixels(images))))
         self._validation.append((logits.float().cpu(), targets.cpu()))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        """Take a step into the average; batches whose gradients only add up take none."""
+        """Update the average after each optimiser step; accumulated batches make none."""
         if self.averaged is not None and self.trainer.global_step > int(self.n_averaged):
             self.n_averaged += 1
             average_into(self.averaged, self.network, step=int(self.n_averaged), decay=self.decay)
@@ -189,37 +211,30 @@ def fit(
     held = check_parts("robust", validation, auxiliary, [PRETRAINING])
     seed = int(rng.integers(2**31))
     preprocessing = preprocessing_of(config)
-    without_background(train, config.masks, preprocessing)  # where that cannot be, it is told before a pretraining
-    check_exchange(train, config.background, config.masks)
+    without_background(train, config.masks, preprocessing)  # raises before hours of pretraining, not after
     labels = FineLabels.none(train.classes)
     if config.fine_labels:
         labels = FineLabels.of(train, min_images=config.min_fine_images)
     network = starting_network(config, auxiliary.get(PRETRAINING), n_classes=len(labels.outputs), seed=seed)
-    set_norm(network, config.norm)
     if config.outline:
-        known = "none" if config.weights == "none" else "package"
-        outlined = OutlineNetwork(n_classes=len(labels.outputs), weights=known, seed=seed)
-        follow_quickly(outlined)
+        weights = "none" if config.weights == "none" else "package"
+        outlined = OutlineNetwork(n_classes=len(labels.outputs), weights=weights, seed=seed)
+        set_batch_norm_momentum(outlined)
         network = WithOutline(network, outlined, preprocessing)
-    module = RobustModule(network, preprocessing, config=config, labels=labels, seed=seed)
-    augment = v2.Compose([Augmentation(config.augmentation), LaboratoryAugmentation(config.laboratory)])
     return fit_network(
-        module,
+        RobustModule(network, preprocessing, config=config, labels=labels, seed=seed),
+        TrainingData(train, held, relabelled=labels.relabelled(train), pretraining=tuple(auxiliary.values())),
         method="robust",
-        train_part=train,
-        validation=held,
         config=config,
-        preprocessing=preprocessing,
         run_dir=run_dir,
-        before=Before(labelled=tuple(auxiliary.values())),
-        lesson=Lesson(labels.taught(train), augment, config.background),
+        augment=v2.Compose([Augmentation(config.augmentation), LaboratoryAugmentation(config.laboratory)]),
     )
 
 
 METHOD = Method(
     "robust",
-    "fine-tuning with images as other laboratories take them, averaged weights and several views",
+    "fine-tuning with laboratory augmentation, averaged weights and test-time augmentation",
     RobustConfig,
     fit,
-    roles=FINETUNE.roles,
+    roles=(PRETRAINING_ROLE,),
 )

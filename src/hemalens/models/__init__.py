@@ -1,6 +1,6 @@
 """Networks in torch: timm backbones, SAM with LoRA, autoencoders, and their export to ONNX.
 
-Begin with `backbone`; `sam` and `lora` are the segmenter's. `freezing` says which parts learn, `test_time_augmentation`
-averages views, `white_balance` divides by the background, `export` traces a module into a graph.
+Begin with `backbone`; `sam` and `lora` are the segmenter's. `freezing` chooses the layers that learn,
+`test_time_augmentation` averages views, `white_balance` divides by the empty field, `export` traces a module into a graph.
 Imports `evaluation` and the rooms below.
 """

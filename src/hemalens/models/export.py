@@ -1,4 +1,4 @@
-"""From a torch module to an ONNX graph."""
+"""Export a torch module to an ONNX graph."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class LastMap(torch.nn.Module):
         return feature_map.permute(0, 3, 1, 2) if getattr(self.network, "output_fmt", "") == "NHWC" else feature_map
 
     def shape(self, preprocessing: Preprocessing) -> tuple[int, ...]:
-        """(c, h, w) at this input size; raises `ConfigError` for a network that keeps no map, such as a ViT."""
+        """(c, h, w) at this input size; raises `ConfigError` for a network without a feature map, such as a ViT."""
         size = preprocessing.size_px
         with torch.inference_mode():
             found = tuple(self.eval()(torch.zeros(1, 3, size, size)).shape[1:])
         if len(found) != 3:
             raise ConfigError(
-                "this backbone keeps no feature map", expected="channels, height, width", got=f"an output of shape {found}"
+                "this backbone has no feature map", expected="channels, height, width", got=f"an output of shape {found}"
             )
         return found
 
@@ -51,9 +51,9 @@ def to_onnx(
 
     With `feature_map`, a shape (c, h, w), the module takes `full_map` (n, c, h, w) instead of pixels.
 
-    Batch norm stays apart from the convolution before it, so that its statistics can be estimated anew on other images;
-    ONNX Runtime joins the two when it opens the graph. The TorchScript exporter: ten times faster than the newer one on
-    these networks, and it needs no further package.
+    Batch norm is not folded into the convolution before it, so that its statistics can be re-estimated on other images;
+    ONNX Runtime folds it when it opens the graph. Uses the TorchScript exporter, which is ten times faster than the
+    dynamo one on these networks and needs no further package.
     """
     pixels = (3, preprocessing.size_px, preprocessing.size_px)
     source, shape = ("pixels", pixels) if feature_map is None else ("full_map", feature_map)
@@ -63,7 +63,7 @@ def to_onnx(
     module.eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
-        # the exporter warns of its own age and of every traced shape
+        # the exporter warns of its deprecation and of every traced shape
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
@@ -73,7 +73,7 @@ def to_onnx(
             output_names=outputs,
             dynamic_axes=axes,
             opset_version=OPSET,
-            # the module is in evaluation mode: preserving that differs only in what is folded
+            # PRESERVE keeps evaluation mode, and differs from EVAL only in what is folded
             training=torch.onnx.TrainingMode.PRESERVE if _has_batch_norm(module) else torch.onnx.TrainingMode.EVAL,
             dynamo=False,
         )
@@ -89,7 +89,7 @@ def _has_batch_norm(module: torch.nn.Module) -> bool:
 
 
 def _name_directly(graph: onnx.GraphProto) -> None:
-    """Take out the Identity nodes behind which equal weights are kept once: each use then names the weight itself."""
+    """Remove Identity nodes that alias equal weights, so that each use names the weight itself."""
     kept = {tensor.name for tensor in graph.initializer}
     given = {value.name for value in graph.output}
     aliases = [node for node in graph.node if node.op_type == "Identity" and node.input[0] in kept]

@@ -1,4 +1,4 @@
-"""Which parts of a timm network learn, and how a new head begins."""
+"""Freeze parts of a timm network, and initialise a new head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hemalens.errors import ConfigError
 
 
 def start_head_near_zero(network: nn.Module, seed: int) -> None:
-    """Give the head small weights: timm starts a narrow one with logits of several units."""
+    """Initialise the head with small weights; timm's initial logits of a narrow head are several units."""
     timm_network: Any = network
     head = timm_network.get_classifier()
     generator = torch.Generator().manual_seed(seed)
@@ -22,7 +22,7 @@ def start_head_near_zero(network: nn.Module, seed: int) -> None:
 
 
 def open_last_stages(network: nn.Module, n_stages: int | None) -> None:
-    """Let only the last `n_stages` of timm's coarse layer groups learn, and the head; None opens all.
+    """Train only the last `n_stages` of timm's coarse layer groups, and the head; None opens all.
 
     A stage of a ResNet-18 is two residual blocks. Raises `ConfigError` when the network has fewer stages.
     """
@@ -39,7 +39,7 @@ def open_last_stages(network: nn.Module, n_stages: int | None) -> None:
 
 
 def freeze_first_blocks(network: nn.Module, n_blocks: int) -> None:
-    """Keep the first `n_blocks` of timm's fine layer groups as they are, and the stem before them; 0 freezes nothing.
+    """Freeze the first `n_blocks` of timm's fine layer groups, and the stem; 0 freezes nothing.
 
     A block of a ResNet-18 is one residual block, its stem the first convolution with its norm. Raises `ConfigError` when
     nothing but the head would learn.
@@ -57,7 +57,7 @@ def freeze_first_blocks(network: nn.Module, n_blocks: int) -> None:
 
 
 def freeze(network: nn.Module) -> nn.Module:
-    """Keep all of a network as it is; the trainer then leaves it in evaluation mode, its batch-norm averages included."""
+    """Freeze all of a network; training then keeps it in evaluation mode, batch-norm statistics included."""
     for parameter in network.parameters():
         parameter.requires_grad = False
     return network.eval()

@@ -13,7 +13,7 @@ from hemalens.errors import ConfigError, WeightsError
 from hemalens.models.sam import SamSegmenter
 
 TRAINED_PARTS = ("prompt_encoder.", "mask_decoder.")
-"""What is trained directly beside the adapters."""
+"""Parts that are trained besides the adapters."""
 
 
 class QueryValueLoRA(nn.Module):
@@ -43,7 +43,7 @@ class QueryValueLoRA(nn.Module):
         return fused + torch.cat([query, torch.zeros_like(query), value], dim=-1)
 
     def merged(self) -> nn.Linear:
-        """The linear layer itself, with W + BA in the place of W."""
+        """The linear layer itself, with W replaced by W + BA."""
         width = self.linear.in_features
         with torch.no_grad():
             self.linear.weight[:width] += self.query_up @ self.query_down
@@ -52,10 +52,10 @@ class QueryValueLoRA(nn.Module):
 
 
 def add_lora(model: SamSegmenter, rank: int = 4, *, seed: int = 0) -> None:
-    """Put adapters on every block of the image encoder, and freeze the rest of the encoder, its neck included.
+    """Add adapters to every block of the image encoder, and freeze the rest of the encoder, its neck included.
 
-    Prompt encoder and mask decoder stay as they are, open to training but for the fixed frequencies of the position
-    code; without prompts only the "no mask" embedding of the former has a gradient. Raises `ConfigError` for a rank
+    Prompt encoder and mask decoder stay open to training, except for the fixed frequencies of the position code; without
+    prompts only the "no mask" embedding of the prompt encoder has a gradient. Raises `ConfigError` for a rank
     outside 1 .. width and for a model that has adapters.
     """
     if _adapters(model):
@@ -71,7 +71,7 @@ def add_lora(model: SamSegmenter, rank: int = 4, *, seed: int = 0) -> None:
 
 
 def merge_lora(model: SamSegmenter) -> None:
-    """Put W + BA in the place of W and take the adapters away; the encoder stays frozen.
+    """Replace W by W + BA and remove the adapters; the encoder stays frozen.
 
     Raises `ConfigError` for a model without adapters.
     """
@@ -93,21 +93,21 @@ def trainable_state(model: SamSegmenter) -> dict[str, Tensor]:
 
 
 def load_trainable_state(model: SamSegmenter, state: Mapping[str, Tensor]) -> None:
-    """Put back what `trainable_state` gave, into a model with adapters of the same rank.
+    """Load the result of `trainable_state` into a model with adapters of the same rank.
 
-    Raises `ConfigError` for a model without adapters, `WeightsError` when a tensor is missing, foreign or of another
-    shape; then nothing has changed.
+    Raises `ConfigError` for a model without adapters, `WeightsError` when a tensor is missing, unknown or of another
+    shape; the model is then unchanged.
     """
     _require_adapters(model)
     own = model.state_dict()
     names = _trained_names(model)
     wrong = [name for name in names if name not in state or state[name].shape != own[name].shape]
-    foreign = sorted(set(state) - set(names))
-    if wrong or foreign:
+    unknown = sorted(set(state) - set(names))
+    if wrong or unknown:
         raise WeightsError(
             "the trained tensors do not fit this model",
             expected=f"{len(names)} tensors: adapters of the same rank, prompt encoder, mask decoder",
-            got=f"{len(wrong)} missing or of another shape, {len(foreign)} foreign, first: {(wrong + foreign)[0]}",
+            got=f"{len(wrong)} missing or of another shape, {len(unknown)} unknown, first: {(wrong + unknown)[0]}",
         )
     model.load_state_dict({**own, **state}, strict=True)
 

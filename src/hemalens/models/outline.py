@@ -1,4 +1,4 @@
-"""A network that sees the outline of the nucleus and nothing else: the one thing that no stain and no camera changes."""
+"""A network that sees the outline of the nucleus alone, which stain and camera do not change."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from hemalens.models.white_balance import field_of, mean_of_largest, smoothed
 CHROMATIN = (1.0, 1.0, -1.0)
 """Weights of the absorbances of red, green and blue in the chromatin signal, as in `nucleus`."""
 NUCLEUS = 0.1
-"""Share of the most chromatin-like pixels that stands for the nucleus."""
+"""Share of the most chromatin-like pixels that are taken as the nucleus."""
 DARKEST, PALEST = 0.02, 0.05
-"""Least light, as a share of full scale, and least chromatin signal of a nucleus: below them noise would be blown up."""
+"""Lower limits of light, as a share of full scale, and of the nucleus's chromatin signal; they bound the noise."""
 EDGE, STEEPNESS = 0.5, 12.0
-"""The share of the nucleus's signal at which its edge lies, and how sharp that is."""
+"""Share of the nucleus's signal at its edge, and steepness of the logistic function."""
 SIZE_PX = 64
 """Side of the outlines that the network sees."""
 N_STAGES = 5
-"""Stages of the packaged backbone that it keeps: its map is then 4 x 4, and the weights 0.7 million."""
+"""Stages of the packaged backbone that are used: a map of 4 x 4 and 0.7 million weights."""
 
 PAIRS = {
     "DepthwiseSeparableConv": (("conv_dw", "bn1"), ("conv_pw", "bn2")),
     "InvertedResidual": (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
 }
-"""Which convolution each batch norm of timm's blocks stands behind."""
+"""(convolution, its batch norm) in timm's blocks."""
 
 
 def outline(light: Tensor) -> Tensor:
-    """Images (n, 3, h, w) in [0, 1] -> how much of each pixel is nucleus, (n, 1, h, w) in [0, 1].
+    """Images (n, 3, h, w) in [0, 1] -> soft mask of the nucleus, (n, 1, h, w) in [0, 1].
 
-    The chromatin signal, red + green - blue of the natural absorbance against the empty field, over that of the image's
-    nucleus, through a logistic function. Means of the largest tenth of the pixels stand for field and nucleus, so that
-    nothing has to be found first, and a graph can compute it.
+    A logistic function of the chromatin signal, red + green - blue of the natural absorbance against the empty field, in
+    units of the nucleus's. Field and nucleus are means of the largest tenth of the pixels, which an ONNX graph can compute
+    without segmentation.
     """
     n, n_pixels = light.shape[0], int(light.shape[2]) * int(light.shape[3])
     smooth = smoothed(light)
@@ -80,9 +80,9 @@ class OutlineNetwork(nn.Module):
 
 
 class WithOutline(nn.Module):
-    """A timm network and an outline network side by side: embeddings one behind the other, logits averaged.
+    """A timm network and an outline network: embeddings concatenated, logits averaged.
 
-    Each has a head of its own and learns for itself: trained as one, the colours would leave the outline nothing to do.
+    Each has its own head and loss: with a joint loss the outline network would hardly learn.
     `mean` and `std` are those of the normalised pixels, on the scale of 0 to 255.
     """
 
@@ -101,7 +101,7 @@ class WithOutline(nn.Module):
         return torch.cat([own, self.outlined.embed((pixels * self.std + self.mean) / 255)], dim=1)
 
     def forward_head(self, embedding: Tensor, *, pre_logits: bool) -> Tensor:
-        """The embedding (n, d) as it is, or its logits (n, k)."""
+        """The embedding (n, d) itself, or its logits (n, k)."""
         return embedding if pre_logits else self._classified(embedding)
 
     def get_classifier(self) -> Callable[[Tensor], Tensor]:
@@ -122,9 +122,9 @@ class WithOutline(nn.Module):
 
 
 def without_batch_norm(network: OutlineNetwork) -> OutlineNetwork:
-    """A copy that computes the same, its batch norms, where it has them still, taken up by the convolutions before them.
+    """A copy with all batch norms folded into the convolutions before them.
 
-    Outlines look alike in all laboratories, so nothing of it is to follow a new laboratory's images.
+    Outlines look alike in all laboratories, so batch-norm re-estimation must not change this network.
     """
     folded = copy.deepcopy(network).eval()
     if not isinstance(folded.norm, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""A convolutional autoencoder on pixels: its encoder gives a texture a short latent, without any label."""
+"""A convolutional autoencoder on pixels, whose encoder embeds textures without labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hemalens.errors import ConfigError
 
 LATENT_SIZE = 512
 HALVINGS = 5
-"""Convolutions of stride 2: what is drawn must have a side that is a multiple of 32."""
+"""Convolutions of stride 2: the side of an image must be a multiple of 32."""
 
 
 class PixelEncoder(nn.Module):
@@ -60,7 +60,7 @@ class PixelDecoder(nn.Module):
 
 
 class PixelAutoencoder(nn.Module):
-    """Encoder and decoder; called with pixels it gives the drawn image."""
+    """Encoder and decoder; called with pixels it returns the reconstructed image."""
 
     def __init__(self, size_px: int, *, latent_size: int = LATENT_SIZE, width: int = 32) -> None:
         super().__init__()
@@ -81,6 +81,6 @@ def _map_side(size_px: int) -> int:
     step: int = 2**HALVINGS
     if size_px % step:
         raise ConfigError(
-            "the autoencoder draws images of certain sizes only", expected=f"a multiple of {step} px", got=f"{size_px} px"
+            "the autoencoder takes images of certain sizes only", expected=f"a multiple of {step} px", got=f"{size_px} px"
         )
     return int(size_px // step)

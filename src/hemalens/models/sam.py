@@ -1,7 +1,7 @@
 """Segment Anything (Kirillov et al. 2023) on single-cell images: transformers' network at any input size, two masks.
 
 BC-SAM's form: SAM's image encoder at 224 px instead of 1024, no prompts, and a mask decoder with one token for the
-background and one for the cell. SAM's weights are in no package: they are read from a file the user names.
+background and one for the cell. No package contains SAM's weights: the user names their file.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from hemalens.config import StrictConfig
 from hemalens.errors import ConfigError, WeightsError, one_line, require_extra
 
 CHANNELS = ("background", "cell")
-"""What the two mask channels are of, in their order."""
+"""The two mask channels, in their order."""
 
 
 @dataclass(frozen=True)
 class SamArchitecture:
-    """The sizes of a SAM network; the defaults are the published ViT-B, but for the input size.
+    """The sizes of a SAM network; the defaults are the published ViT-B, except for the input size.
 
-    `image_size_px` is the size it is used at here unless another one is asked for: BC-SAM's 224 in the place of 1024.
+    `image_size_px`: the default input size, BC-SAM's 224 instead of 1024.
     """
 
     name: str = "vit_b"
@@ -75,7 +75,7 @@ REINITIALISED = (
     "mask_decoder.output_hypernetworks_mlps.",
     "mask_decoder.iou_prediction_head.",
 )
-"""What of SAM's decoder is of one piece with its 3+1 masks, and starts anew for two channels."""
+"""Parts of SAM's decoder that belong to its 3+1 masks; they are initialised again for two channels."""
 
 
 # the numbered steps of the official file's plain sequences
@@ -106,7 +106,7 @@ class SamConfig(StrictConfig):
 
     `weights`: the path of the official file (`sam_vit_b_01ec64.pth`) or of transformers' (`facebook/sam-vit-base`: its
     model.safetensors or pytorch_model.bin, or the folder that holds one), or "none" for random weights by `seed`. The
-    parts that start anew are random by `seed` in any case. `image_size_px`: None is the architecture's own size.
+    parts in `REINITIALISED` are random by `seed` in any case. `image_size_px`: None is the architecture's own size.
     """
 
     architecture: Literal["vit_b", "small"] = "vit_b"
@@ -173,7 +173,7 @@ def position_code(frequencies: Tensor, grid: int) -> Tensor:
 
 
 def decode_masks(decoder: Any, embedding: Tensor, positions: Tensor) -> Tensor:
-    """Logits (n, m, 4g, 4g) of all m mask tokens of a `SamMaskDecoder`, which itself keeps one or all but one back.
+    """Logits (n, m, 4g, 4g) of all m mask tokens of a `SamMaskDecoder`, which itself returns one, or all but one.
 
     `embedding` (n, c, g, g) is the image's plus the prompts' dense one, `positions` (1, c, g, g); no sparse prompts.
     """
@@ -195,9 +195,9 @@ def decode_masks(decoder: Any, embedding: Tensor, positions: Tensor) -> Tensor:
 
 
 def build_sam(config: SamConfig, *, architecture: SamArchitecture | None = None) -> SamSegmenter:
-    """A segmenter in evaluation mode with `config.weights`; `architecture` stands in for the one that `config` names.
+    """A segmenter in evaluation mode with `config.weights`; `architecture` overrides that of `config`.
 
-    Raises `ConfigError` for a size that is no multiple of the patch, `WeightsError` when the weights cannot be had or
+    Raises `ConfigError` for a size that is no multiple of the patch, `WeightsError` when the weights cannot be read or
     are of another architecture.
     """
     architecture = architecture or ARCHITECTURES[config.architecture]
@@ -269,7 +269,7 @@ def _initialise(model: SamSegmenter) -> None:
 def build_original(config: SamConfig, *, architecture: SamArchitecture | None = None) -> Any:
     """transformers' own `SamModel` with SAM's 3+1 masks, every tensor from `config.weights`; in evaluation mode.
 
-    To compare with, and to prompt. Raises as `build_sam`, and `ConfigError` for weights="none".
+    For comparison, and for prompts. Raises as `build_sam`, and `ConfigError` for weights="none".
     """
     if config.weights == "none":
         raise ConfigError("SAM's own masks need SAM's weights", expected="a weights file", got="weights='none'")
@@ -283,9 +283,9 @@ def build_original(config: SamConfig, *, architecture: SamArchitecture | None = 
 
 
 def load_sam_weights(model: SamSegmenter, state: Mapping[str, Tensor], *, source: object) -> None:
-    """Fill a segmenter with all that `read_sam_weights` gave but `REINITIALISED`, whose parts keep the values they have.
+    """Load the result of `read_sam_weights` into a segmenter, except for the parts in `REINITIALISED`.
 
-    Raises `WeightsError`, naming `source`, when a tensor is missing, foreign, or of another shape.
+    Raises `WeightsError`, naming `source`, when a tensor is missing, unknown, or of another shape.
     """
     own = model.state_dict()
     taken = {name: tensor for name, tensor in state.items() if not name.startswith(REINITIALISED)}
@@ -310,7 +310,7 @@ def read_sam_weights(path: Path, architecture: SamArchitecture, image_size_px: i
     for layer, side in itertools.product(architecture.global_layers, "hw"):
         name = f"vision_encoder.layers.{layer}.attn.rel_pos_{side}"
         relative = state.pop(name, torch.empty(0, 0)).t()[None]  # (1, head width, 2g - 1)
-        # of another length they are a window's: left out, to be found missing
+        # another length is a window's: leave it out, so that it is reported as missing
         if relative.shape[-1] == 2 * positions.shape[-1] - 1:
             state[name] = _resized(relative, (2 * grid - 1,), "linear")[0].t()
     return {name: tensor.contiguous() for name, tensor in state.items()}
@@ -343,12 +343,12 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {str(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     except Exception as error:
-        # the two readers raise a dozen kinds between them for a damaged or foreign file
+        # the two readers raise many kinds of errors for a damaged or unknown file
         raise WeightsError(
             f"cannot read the weights in {one_line(path)}",
             expected="a whole state dict, .pth, .bin or .safetensors",
             got=f"{type(error).__name__}: {str(error)[:120]}",
-            remedy="A damaged or truncated file must be fetched again.",
+            remedy="Download the file again.",
         ) from error
 
 
@@ -390,10 +390,10 @@ def _check_architecture(state: Mapping[str, Tensor], path: Path, architecture: S
 def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: object, network: str) -> None:
     wanted = {name: tensor for name, tensor in wanted.items() if name != SHARED_FREQUENCIES}
     wrong = [name for name, tensor in wanted.items() if name not in state or state[name].shape != tensor.shape]
-    foreign = [name for name in state if name not in wanted]
-    if wrong or foreign:
+    unknown = [name for name in state if name not in wanted]
+    if wrong or unknown:
         raise WeightsError(
             f"the weights in {one_line(source)} do not fit SAM's {network}",
             expected=f"{len(wanted)} tensors of that network",
-            got=f"{len(wrong)} missing or of another shape, {len(foreign)} foreign, first: {(wrong + foreign)[0]}",
+            got=f"{len(wrong)} missing or of another shape, {len(unknown)} unknown, first: {(wrong + unknown)[0]}",
         )

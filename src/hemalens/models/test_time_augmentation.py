@@ -1,4 +1,4 @@
-"""One image seen in several ways: mirrored and turned, the answers averaged."""
+"""Test-time augmentation: average the embedding over flipped and rotated views."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Views = Literal[1, 2, 4, 8]
 def views_of(pixels: Tensor, n_views: Views) -> Tensor:
     """Square images (n, c, s, s) under the first `n_views` of the square's symmetries: (n_views * n, c, s, s).
 
-    1: as they are; 2: and mirrored left-right; 4: and both mirrored up-down; 8: and all four transposed, which adds the
-    quarter turns. Each set is a group: under its own members an average over it does not change.
+    1: the image; 2: and flipped left-right; 4: and both flipped up-down; 8: and all four transposed, which adds quarter
+    turns. Each set is a group, so that the average is invariant under its members.
     """
     seen = pixels
     for change in (_mirrored, _upside_down, _transposed)[: N_VIEWS.index(n_views)]:
@@ -40,7 +40,7 @@ def _transposed(images: Tensor) -> Tensor:
 
 
 def mean_over_views(encode: Callable[[Tensor], Tensor], pixels: Tensor, n_views: Views) -> Tensor:
-    """Mean of encode(view) over the views, (n, d): one pass over all of them, with one set of weights."""
+    """Mean of encode(view) over the views, (n, d), in one pass."""
     if n_views == 1:
         return encode(pixels)
     # a view of a given shape would leave the length of the embedding open in a traced graph

@@ -149,9 +149,9 @@ def _standing_sentence(standing: Standing) -> str:
             f"the best of {standing.n_methods} methods is {name}, with the highest {reached}: better than every other one "
             f"by the test, {corrected}"
         )
-    elif standing.not_bundle_and_images:
+    elif standing.not_told_apart:
         said = (
-            f"the data do not tell {name}, with the highest {reached}, apart from {_few(standing.not_bundle_and_images)} "
+            f"the data do not tell {name}, with the highest {reached}, apart from {_few(standing.not_told_apart)} "
             f"({corrected}), of {standing.n_methods} methods"
         )
     else:

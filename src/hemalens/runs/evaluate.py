@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.datasets.leaks import refuse_leaks
-from hemalens.evaluation.evaluate import evaluate_with_answers
+from hemalens.evaluation.evaluate import evaluate_with_predictions
 from hemalens.evaluation.occlusion import N_SHOWN, occlusion_table
 from hemalens.evaluation.results import MethodCard, Report
 from hemalens.evaluation.trust_check import trust_check
@@ -65,7 +65,7 @@ def evaluate(
     report_inputs(say, [given])
     dataset, card = given.dataset, given.card
     refuse_leaks(bundle.seen, dataset)
-    evaluation, (answered,) = evaluate_with_answers(
+    evaluation, (answered,) = evaluate_with_predictions(
         [bundle],
         [dataset],
         target=dataset,

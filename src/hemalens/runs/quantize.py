@@ -25,7 +25,7 @@ from hemalens.datasets.splits import Unreadable, seeded
 from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line
 from hemalens.files import claim_folder
 from hemalens.graphs.fp16 import has_half_weights, with_half_weights
-from hemalens.graphs.int8 import QuantisationConfig, is_quantised, quantise
+from hemalens.graphs.int8 import CALIBRATION, QuantisationConfig, is_quantised, quantise
 from hemalens.graphs.runtime import GraphRunner, Outputs
 from hemalens.progress import Say, track
 from hemalens.runs.inputs import open_inputs, report_inputs
@@ -105,8 +105,8 @@ def _written(out: Path, base: Bundle, content: bytes, images: CellDataset, *, co
     compared = _compare(base, content, images)
     quantisation = Quantisation(
         precision="int8" if config else "fp16",
-        method=config.method if config else "rounding",
-        settings=config.model_dump(mode="json", exclude={"method"}) if config else {},
+        method=CALIBRATION if config else "rounding",
+        settings=config.model_dump(mode="json") if config else {},
         base_model_sha256=base.manifest.files[MODEL].sha256,
         n_images=len(images),
         fingerprint=images.fingerprint,

@@ -1,7 +1,7 @@
-"""Published studies, run again: the published numbers beside ours.
+"""Reproductions of published studies, with the published numbers.
 
 Begin with `STUDIES`, the table, and `base.Study`. One module or folder a study; roles, citation and published numbers are
-TOML in `published/`; `catalogue` lists what each study needs and which of it is there.
+TOML in `published/`; `catalogue` lists the data that each study needs, and finds them in a folder.
 Imports `benchmark`, `runs` and the rooms below.
 """
 
@@ -26,7 +26,7 @@ STUDIES: Mapping[str, str] = {
 
 
 def describe_study(name: str) -> Description:
-    """What is told of a study, without loading it; raises `InputError` with near matches for an unknown one."""
+    """The description of a study, without loading it; raises `InputError` with near matches for an unknown one."""
     _module(name)
     return describe(name.replace("-", "_"))
 

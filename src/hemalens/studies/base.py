@@ -1,13 +1,13 @@
-"""What every study is: which data it needs, its settings, and a run that gives a report with the published numbers.
+"""The contract of a study: its roles of data, and a run that gives a report with the published numbers.
 
-What is told of a study without running it lies in its TOML file, so that telling loads no training library.
+The description of a study is in its TOML file, so that listing studies loads no training library.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PublishedData:
-    """The data that played a role in the paper: title, size, reader, and what its folder is called (globs)."""
+    """The data of a role in the paper: title, size, reader, and globs of its folder's name."""
 
     title: str
     n_images: int
@@ -31,7 +31,7 @@ class PublishedData:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A part that data plays in a study: what it is, whether it must be there, whether several datasets may play it."""
+    """A role of data in a study: what it is, whether it is required, and whether several datasets may have it."""
 
     name: str
     what: str
@@ -40,25 +40,36 @@ class Role:
     repeatable: bool = False
 
     @classmethod
-    def of(cls, name: str, told: Mapping[str, Any]) -> Role:
-        """A role as a study's file tells it."""
-        data = {**told["published"], "paths": tuple(told["published"]["paths"])}
-        return cls(name, **{**told, "published": PublishedData(**data)})
+    def of(cls, name: str, entry: Mapping[str, Any]) -> Role:
+        """A role from its entry in a study's file."""
+        data = {**entry["published"], "paths": tuple(entry["published"]["paths"])}
+        return cls(name, **{**entry, "published": PublishedData(**data)})
 
-    def takes(self, n: int) -> bool:
-        """Whether so many datasets may play it."""
+    def allows(self, n: int) -> bool:
+        """Whether `n` datasets may have it."""
         return (n > 0 or not self.required) and (n < 2 or self.repeatable)
 
     @property
-    def number(self) -> str:
-        """How many datasets may play it, in words."""
+    def allowed(self) -> str:
+        """The allowed number of datasets, in words."""
         if self.repeatable:
             return "1 or more" if self.required else "any number"
         return "1" if self.required else "at most 1"
 
 
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The options of a run: output folder, settings key=value, seed, whether to overwrite, and progress messages."""
+
+    out: Path
+    settings: Sequence[str]
+    seed: int
+    overwrite: bool
+    say: Say
+
+
 class Run(Protocol):
-    """How a study is run."""
+    """The function that runs a study."""
 
     def __call__(
         self,
@@ -75,15 +86,15 @@ class Run(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What is told of a study: its name, what it compares, whose work it is, its main published figure, its roles.
+    """The description of a study: name, summary, citation, main published result and roles of data.
 
-    `needs` are settings without which it does not run, each with what it stands for.
+    `needs` are settings that a run requires, each with its meaning.
     """
 
     name: str
     summary: str
     citation: str
-    headline: str
+    main_result: str
     roles: tuple[Role, ...]
     needs: Mapping[str, str]
 
@@ -95,11 +106,11 @@ class Description:
                 raise InputError(f"the study {self.name} has no role {name!r}", remedy=near_matches(name, known))
         for role in self.roles:
             n = len(data.get(role.name, ()))
-            if not role.takes(n):
+            if not role.allows(n):
                 what = f"{role.what} (published: {role.published.title})"
                 raise InputError(
-                    f"the study {self.name} takes another number of {role.name}: {what}",
-                    expected=role.number,
+                    f"the study {self.name} needs another number of datasets in the role {role.name}, {what}",
+                    expected=role.allowed,
                     got=str(n),
                     remedy=f"Say --data {role.name}=SPEC.",
                 )
@@ -113,20 +124,21 @@ class Study(Description):
 
     @classmethod
     def of(cls, name: str, run: Run) -> Study:
-        """The study told of in the file `name`.toml, run by `run`."""
-        told = describe(name)
-        return cls(told.name, told.summary, told.citation, told.headline, told.roles, told.needs, run)
+        """The study that the file `name`.toml describes, run by `run`."""
+        description = describe(name)
+        values = {field.name: getattr(description, field.name) for field in fields(description)}
+        return cls(**values, run=run)
 
 
 def published(name: str) -> dict[str, Any]:
-    """What is told of a study and its published numbers, from its TOML file."""
+    """The TOML file of a study: its description and its published numbers."""
     return tomllib.loads(resources.files(__package__).joinpath("published", f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def describe(name: str) -> Description:
-    """What is told of a study, from its TOML file; a study's name has hyphens where its file's has underscores."""
-    told = published(name)
-    roles = tuple(Role.of(role, each) for role, each in told["roles"].items())
+    """The description of a study from its TOML file; its name has hyphens where the file's name has underscores."""
+    entry = published(name)
+    roles = tuple(Role.of(role, each) for role, each in entry["roles"].items())
     return Description(
-        name.replace("_", "-"), told["summary"], told["citation"], told["headline"], roles, told.get("needs", {})
+        name.replace("_", "-"), entry["summary"], entry["citation"], entry["main_result"], roles, entry.get("needs", {})
     )

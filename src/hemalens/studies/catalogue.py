@@ -1,4 +1,4 @@
-"""The published studies at a glance: the data each needs, what of it is there, and its main published figure."""
+"""The list of studies: the data that each needs, which of them a folder holds, and the main published result."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hemalens.studies.base import Description, Role
 from hemalens.taxonomy import AS_LABELLED
 
 DEPTH = 2
-"""How many folders deep data are looked for: DATA/matek19/AML-Cytomorphology_LMU."""
+"""Depth of the search for data: DATA/matek19/AML-Cytomorphology_LMU."""
 UNSOUGHT = {"prcc", "bloodmnist"}
-"""Readers that are not tried on folders of any name: one takes every folder of images, the other unpacks what it opens."""
+"""Readers that the search leaves out: one opens every folder of images, the other unpacks files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Data that its reader has opened: what to say for it, how many images; whether they were drawn, not photographed."""
+    """Data that a reader has opened: name, number of images, and whether they are synthetic."""
 
     spec: str
     n_images: int
@@ -30,9 +30,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class RoleData:
-    """A role, the published data and how many images these are, what may play it, and why their reader refused data of
-    the right name.
-    """
+    """A role, its published data and their number of images, the data found for it, and errors of data with its name."""
 
     name: str
     what: str
@@ -46,14 +44,12 @@ class RoleData:
 
 @dataclass(frozen=True, slots=True)
 class StudyEntry:
-    """A study with its roles and the settings that it needs; `command` runs it on what was found, "" where a role that
-    must be played is not.
-    """
+    """A study with its roles and required settings; `command` runs it on the data found, "" where a role lacks data."""
 
     name: str
     summary: str
     citation: str
-    headline: str
+    main_result: str
     roles: tuple[RoleData, ...]
     needs: Mapping[str, str]
     command: str = ""
@@ -61,7 +57,7 @@ class StudyEntry:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """All studies, the folder that was searched (None: none was), and what else of known layouts lies there."""
+    """All studies, the folder that was searched (None: no search), and other data of known layouts in it."""
 
     root: str | None
     studies: tuple[StudyEntry, ...]
@@ -70,14 +66,14 @@ class Index:
 
 @dataclass
 class _Search:
-    """Opens data once, whichever roles ask for it."""
+    """Opens data once for all roles."""
 
     root: Path | None
     given: Mapping[str, Sequence[str]]
     opened: dict[str, Found | str] = field(default_factory=dict)
 
     def open(self, spec: str) -> Found | str:
-        """The data, or why they cannot be opened."""
+        """The data, or the error that opening them raised."""
         if spec not in self.opened:
             try:
                 dataset = open_dataset(spec, labels=AS_LABELLED)
@@ -87,14 +83,14 @@ class _Search:
         return self.opened[spec]
 
     def specs(self, role: Role) -> list[str]:
-        """What was named for the role, or the folders below the root with a name of its published data."""
+        """The data given for the role, or the folders below the root with a name of its published data."""
         if self.given or self.root is None:
             return list(self.given.get(role.name, ()))
         folders = [folder for glob in role.published.paths for folder in _named(self.root, glob)]
         return [f"{role.published.reader}:{folder}" for folder in folders]
 
     def role(self, role: Role) -> RoleData:
-        """The role with what may play it."""
+        """The role with the data found for it."""
         results = [self.open(spec) for spec in self.specs(role)]
         return RoleData(
             role.name,
@@ -107,14 +103,14 @@ class _Search:
             refused=tuple(result for result in results if isinstance(result, str)),
         )
 
-    def study(self, told: Description) -> StudyEntry:
-        """The study with what may play its roles."""
-        roles = tuple(self.role(role) for role in told.roles)
-        command = _command(told, roles)
-        return StudyEntry(told.name, told.summary, told.citation, told.headline, roles, told.needs, command)
+    def study(self, study: Description) -> StudyEntry:
+        """The study with the data found for its roles."""
+        roles = tuple(self.role(role) for role in study.roles)
+        command = _command(study, roles)
+        return StudyEntry(study.name, study.summary, study.citation, study.main_result, roles, study.needs, command)
 
     def others(self) -> Iterator[Found]:
-        """What else lies below the root in a layout that a reader of published data knows."""
+        """Data below the root in the layout of any reader of published data."""
         if self.root is None:
             return
         for name, reader in READERS.items():
@@ -131,44 +127,44 @@ class _Search:
 
 
 def study_index(root: Path | None = None, given: Mapping[str, Sequence[str]] | None = None) -> Index:
-    """All studies with the data they need, as far as they lie in the folder `root` or are `given` by role.
+    """All studies with the data they need, found in the folder `root` or `given` by role.
 
-    Published data are known by the name of their folder, and count when their reader opens them; nothing else is taken for
-    them. Raises `InputError` for a folder that is not there, a role that no study has, or both ways at once.
+    Published data are found by the name of their folder, and count when their reader opens them. Raises `InputError` for a
+    folder that does not exist, a role that no study has, or `root` and `given` at once.
     """
     named = dict(given or {})
     if root is not None and named:
-        raise InputError("data are either named or looked for in a folder", remedy="Say --data ROLE=SPEC or --root DIR.")
+        raise InputError("data are given both by role and by folder", remedy="Use either --data ROLE=SPEC or --root DIR.")
     if root is not None and not root.is_dir():
         raise InputError(f"there is no folder {one_line(root)}", expected="the folder that holds the data")
-    told = [describe_study(name) for name in STUDIES]
-    known = {role.name for each in told for role in each.roles}
+    described = [describe_study(name) for name in STUDIES]
+    known = {role.name for each in described for role in each.roles}
     for name in named:
         if name not in known:
             raise InputError(f"no study has a role {name!r}", remedy=near_matches(name, known))
     search = _Search(root, named)
-    studies = tuple(search.study(each) for each in told)
+    studies = tuple(search.study(each) for each in described)
     shown = {found.spec for entry in studies for role in entry.roles for found in role.found}
     others = tuple(found for found in search.others() if not _holds(found.spec, shown))
     return Index(None if root is None else str(root), studies, others)
 
 
 def _holds(spec: str, shown: set[str]) -> bool:
-    """Whether the data are among those shown, or hold one of them."""
+    """Whether the data are among those shown, or contain one of them."""
     reader, _, folder = spec.partition(":")
     pairs = [other.partition(":") for other in shown]
     return any(name == reader and Path(path).is_relative_to(folder) for name, _, path in pairs)
 
 
-def _command(told: Description, roles: Sequence[RoleData]) -> str:
-    """The command that runs the study on what was found; "" where it cannot run."""
+def _command(study: Description, roles: Sequence[RoleData]) -> str:
+    """The command that runs the study on the data found; "" where it cannot run."""
     if any(role.required and not role.found for role in roles):
         return ""
-    words = ["hemalens", "study", told.name]
+    words = ["hemalens", "study", study.name]
     for role in roles:
         words += [word for found in role.found[:1] for word in ("--data", f"{role.name}={found.spec}")]
-    words += [word for setting in told.needs for word in ("--set", setting)]
-    return shlex.join([*words, "--out", f"runs/{told.name}"])
+    words += [word for setting in study.needs for word in ("--set", setting)]
+    return shlex.join([*words, "--out", f"runs/{study.name}"])
 
 
 def _folders(root: Path) -> list[Path]:
@@ -183,7 +179,7 @@ def _folders(root: Path) -> list[Path]:
 def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
-    except OSError:  # a folder that may not be read holds nothing for us
+    except OSError:  # an unreadable folder counts as empty
         return []
 
 

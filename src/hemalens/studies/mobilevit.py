@@ -1,4 +1,4 @@
-"""MobileViT on bone-marrow cells: a small vision transformer beside four convolutional networks, all from random weights.
+"""MobileViT on bone-marrow cells: a small vision transformer and four convolutional networks, from random weights.
 
 Published: `--data cells=matek19:AML-Cytomorphology_LMU`.
 """
@@ -44,8 +44,9 @@ SIZE_PX = {"mobilevit_xs": 256}
 class MobileVitStudyConfig(StrictConfig):
     """The published protocol: the same split and the same settings for all networks, a tenth of the images for the test.
 
-    `n_images`: how many of them are taken, 0 for all. The paper says 6,033 of 18,365 and not which; here small classes
-    are taken whole, and of the larger ones the same number, drawn. `rows`: networks by timm's names, empty for the five.
+    `n_images`: how many images are used, 0 for all. The paper uses 6,033 of 18,365 and does not list them; here small
+    classes are whole, and larger ones have the same number, drawn at random. `rows`: networks by
+    timm's names, empty for the five.
     """
 
     labels: str = "fab_eight"
@@ -82,7 +83,7 @@ def run(
         "seed": seed,
     }
     start_run(out, request, overwrite=overwrite, say=say)
-    report_inputs(say, [cells], f"{len(learn)} images to learn from, {len(validation)} for validation, {len(test)} for the test")
+    report_inputs(say, [cells], f"{len(learn)} training images, {len(validation)} for validation, {len(test)} for the test")
     evaluations: list[Evaluation] = []
     counts: dict[str, Counted] = {}
     for name, each in configs.items():
@@ -122,16 +123,16 @@ def _cells(spec: str, config: MobileVitStudyConfig, seed: int) -> Inputs:
     if n == 0 or n >= len(given.dataset):
         if n > len(given.dataset):
             raise InputError(
-                f"{given.dataset.name} has fewer images than the study takes",
+                f"{given.dataset.name} has fewer images than the study uses",
                 expected=f"{n}",
                 got=str(len(given.dataset)),
                 remedy="Say --set n_images=NUMBER with a smaller one, or 0 for all.",
             )
         return given
     drawn = capped(given.dataset, n, seeded(seed, "images"))
-    left = {"images beyond those the study draws": len(given.dataset) - len(drawn)}
+    dropped = {"images that the study leaves out": len(given.dataset) - len(drawn)}
     card = given.card.model_copy(
-        update={"n_images": len(drawn), "class_counts": drawn.class_counts, "dropped": {**given.card.dropped, **left}}
+        update={"n_images": len(drawn), "class_counts": drawn.class_counts, "dropped": {**given.card.dropped, **dropped}}
     )
     shown = ", ".join(f"{label} {count}" for label, count in drawn.class_counts.items())
     return replace(given, dataset=drawn, card=card, notes=(*given.notes, f"{drawn.name}: {n} images drawn: {shown}"))
@@ -146,12 +147,12 @@ def _parts(cells: CellDataset, config: MobileVitStudyConfig, seed: int) -> tuple
 
 def accuracy_table(evaluations: Mapping[str, Evaluation], *, comparable: bool) -> ComparisonTable:
     """Accuracies; the published ones only where the cells are Matek-19's."""
-    told = published("mobilevit")["rows"]
+    reference = published("mobilevit")["rows"]
     rows = [
         (
             ROWS.get(name, name),
             found.scores.accuracy.value,
-            told.get(name, {}).get("accuracy") if comparable else None,
+            reference.get(name, {}).get("accuracy") if comparable else None,
             found.scores.balanced_accuracy.value,
         )
         for name, found in evaluations.items()
@@ -163,16 +164,16 @@ def accuracy_table(evaluations: Mapping[str, Evaluation], *, comparable: bool) -
 
 
 def size_table(counts: Mapping[str, Counted]) -> ComparisonTable:
-    """Work and size, the published figures beside ours."""
-    told = published("mobilevit")["rows"]
+    """FLOPs and parameters, with the published figures."""
+    reference = published("mobilevit")["rows"]
     rows = []
     for name, counted in counts.items():
-        there = told.get(name, {})
+        there = reference.get(name, {})
         flops, parameters = f"{counted.layer_flops / 1e9:.3f}", f"{counted.parameters / 1e6:.3f}"
         row = (counted.input_px, flops, there.get("gflops"), parameters, there.get("parameters_m"))
         rows.append((ROWS.get(name, name), *row))
     note = (
-        "FLOPs are twice the multiply-adds of convolutions and linear layers, as the published ones seem to be; attention, "
+        "FLOPs are twice the multiply-adds of convolutions and linear layers, apparently as in the paper; attention, "
         "norms and activations are left out. Parameters, in millions, with a head of these classes."
     )
     columns = ("network", "px", "GFLOPs", "published", "parameters", "published")

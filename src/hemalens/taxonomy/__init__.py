@@ -1,7 +1,7 @@
-"""Cell types and their codes, what each dataset's labels mean, and the named label maps.
+"""Cell types with their codes, and label maps from cell types to the classes of a model.
 
-Begin with `cell_types`, `label_map` and `source_labels`; the data lies in the three TOML files beside.
-Imports `errors` alone.
+Begin with `cell_types` and `label_map`; `find_cell_type` looks a user's word up. The tables are `cell_types.toml` and
+`label_maps.toml`. The labels of a dataset are in its reader. Imports `errors` alone.
 """
 
 from __future__ import annotations
@@ -25,18 +25,17 @@ __all__ = [
     "find_cell_type",
     "label_map",
     "label_map_names",
-    "source_labels",
 ]
 
 AS_LABELLED = "as_labelled"
-"""The label map that leaves every source label as it is: one class for each."""
+"""The label map that keeps every source label as a class."""
 
 
 @dataclass(frozen=True, slots=True)
 class CellType:
     """A cell type: its code, ICSH name, parent's code, LOINC code of its count, and other spellings.
 
-    `scarce`: hardly any blood has more than two of it in a hundred leukocytes.
+    `scarce` types are at most two in a hundred leukocytes of nearly all blood.
     """
 
     code: str
@@ -47,7 +46,7 @@ class CellType:
     scarce: bool = False
 
     def lineage(self) -> tuple[str, ...]:
-        """Codes from this type up to its root, this one first."""
+        """The codes from this type up to its root."""
         codes = [self.code]
         while (parent := cell_types()[codes[-1]].parent) is not None:
             codes.append(parent)
@@ -56,9 +55,9 @@ class CellType:
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """A label that stands for no class, and why.
+    """The reason why a label or cell type is in no class.
 
-    `own_class`: it is a class of its own where labels stay as they are, such as a kind of tissue.
+    `own_class` labels, such as a kind of tissue, are classes under the map `as_labelled`.
     """
 
     reason: str
@@ -75,7 +74,7 @@ class LabelMap:
     assignments: Mapping[str, str | Excluded]
 
     def __getitem__(self, cell_type: str) -> str | Excluded:
-        """The class of a cell type, or why it is left out; raises `LabelError` for an unknown code."""
+        """The class of a cell type, or `Excluded`; raises `LabelError` for an unknown code."""
         try:
             return self.assignments[cell_type]
         except KeyError:
@@ -100,29 +99,14 @@ def cell_types() -> Mapping[str, CellType]:
 
 
 @cache
-def source_labels(dataset: str) -> Mapping[str, str | Excluded]:
-    """What each label of a dataset means: a cell type code or `Excluded`. Empty for a dataset with labels of its own."""
-    known = cell_types()
-    meanings: dict[str, str | Excluded] = {}
-    for label, meaning in _load("source_labels.toml").get(dataset, {}).items():
-        if isinstance(meaning, dict):
-            meanings[label] = Excluded(meaning["excluded"], meaning.get("own_class", False))
-        elif meaning in known:
-            meanings[label] = meaning
-        else:
-            raise LabelError(f"label {label!r} of {dataset} has the unknown cell type {meaning!r}")
-    return MappingProxyType(meanings)
-
-
-@cache
 def label_map_names() -> tuple[str, ...]:
-    """The named label maps, `as_labelled` included."""
+    """The names of all label maps, `as_labelled` included."""
     return (*_load("label_maps.toml"), AS_LABELLED)
 
 
 @cache
 def label_map(name: str) -> LabelMap:
-    """A named label map; raises `LabelError` with near matches for an unknown name."""
+    """The label map of a name; raises `LabelError` with near matches for an unknown one."""
     maps = _load("label_maps.toml")
     if name not in maps:
         raise LabelError(f"unknown label map {name!r}", remedy=near_matches(name, label_map_names()))
@@ -135,11 +119,11 @@ def label_map(name: str) -> LabelMap:
     for target, types in targets:
         for code in types:
             if code in assignments or code not in cell_types():
-                raise LabelError(f"label map {name}: cell type {code!r} is unknown or stands twice")
+                raise LabelError(f"label map {name}: cell type {code!r} is unknown or listed twice")
             assignments[code] = target
     missing = sorted(set(cell_types()) - set(assignments))
     if missing:
-        raise LabelError(f"label map {name} is not total: it says nothing of {', '.join(missing)}")
+        raise LabelError(f"label map {name} is not total: it lacks {', '.join(missing)}")
     return LabelMap(name, entry["description"], tuple(entry["classes"]), MappingProxyType(assignments))
 
 
@@ -154,14 +138,14 @@ def _spellings() -> Mapping[str, str]:
         for spelling in (cell_type.code, cell_type.name, *cell_type.aliases):
             folded = _folded(spelling)
             if spellings.setdefault(folded, cell_type.code) != cell_type.code:
-                raise LabelError(f"the spelling {spelling!r} stands for two cell types")
+                raise LabelError(f"the spelling {spelling!r} names two cell types")
     return MappingProxyType(spellings)
 
 
 def find_cell_type(text: str) -> str:
-    """The code of the cell type a user's label names: its code, name or an alias; case and a plural s are ignored.
+    """The code of a cell type by its code, name or alias; case and a plural s are ignored.
 
-    Raises `LabelError` with near matches when none fits.
+    Raises `LabelError` with near matches for an unknown label.
     """
     folded = _folded(text)
     for candidate in (folded, folded.removesuffix("s")):

@@ -16,10 +16,10 @@ from hemalens.config import StrictConfig
 
 
 class AugmentationConfig(StrictConfig):
-    """What may happen to a training image.
+    """Random changes of a training image.
 
-    `flip`: mirrored left-right and up-down, each with p = 0.5. `rotation_deg`: angle uniform in +- this many degrees,
-    the corners filled with the image's border colour, so that a rotation leaves no mark. `zoom`: the cell's size times a
+    `flip`: flipped left-right and up-down, each with p = 0.5. `rotation_deg`: angle uniform in +- this many degrees,
+    the corners filled with the image's border colour. `zoom`: the cell's size times a
     factor between 1 / (1 + zoom) and 1 + zoom, uniform in its logarithm. `brightness`, `contrast` and
     `saturation`: factor uniform in 1 +- this. `hue`: shift uniform in +- this share of the colour circle.
     """
@@ -34,7 +34,7 @@ class AugmentationConfig(StrictConfig):
 
     @classmethod
     def none(cls) -> AugmentationConfig:
-        """Images as they are."""
+        """No augmentation."""
         return cls(flip=False, rotation_deg=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
 
 
@@ -55,7 +55,7 @@ class Augmentation:
         if turn or zoom:
             angle = float(torch.empty(1).uniform_(-turn, turn)) if turn else 0.0
             size = math.exp(float(torch.empty(1).uniform_(-zoom, zoom))) if zoom else 1.0
-            # zeros from outside are the colour itself, once it is taken off; torchvision's own fill darkens the seam
+            # with the border colour subtracted, zeros fill correctly; torchvision's own fill darkens the seam
             colour = border_colours(image[None].float())[0, :, None, None]
             moved = v2.functional.affine(
                 image - colour,

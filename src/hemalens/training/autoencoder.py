@@ -1,4 +1,4 @@
-"""Training of the cross-domain autoencoder: feature maps in, cell images out, the domains' latents drawn together."""
+"""Train the cross-domain autoencoder of BC-SAM: feature maps in, cell images out, latents aligned between domains."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hemalens.models.export import to_onnx
 from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.losses import Kernel, maximum_mean_discrepancy, structural_similarity
 from hemalens.training.module import Learner, OptimiserConfig
-from hemalens.training.trainer import Course, Precision, train
+from hemalens.training.trainer import Precision, Schedule, train
 
 ADAMW = OptimiserConfig(
     learning_rate=5e-4, weight_decay=0.05, warmup_steps=500, schedule="cosine", label_smoothing=0.0, gradient_clip=None
@@ -37,15 +37,15 @@ LATENT_PARITY = 1e-3
 
 
 Discrepancy = Literal["none", "linear", "rbf"]
-"""Whether, and by which kernel, the domains are drawn together."""
+"""Kernel of the MMD between domains, or none."""
 
 
 class AutoencoderConfig(StrictConfig):
     """The published autoencoder and its training.
 
     Loss: 1 - SSIM + `mmd_weight` * MMD between domains; `mmd`: "linear" as published, a "rbf" mixture, or "none".
-    `decoder_width` scales the decoder's channels and `side_px` is the side of what it draws: 1.0 and 128 as published; less
-    is for a processor without a GPU.
+    `decoder_width` scales the decoder's channels and `side_px` is the side of the reconstruction: 1.0 and 128 as
+    published, less for training on a CPU.
     """
 
     latent_size: int = Field(default=LATENT_SIZE, ge=1)
@@ -62,9 +62,9 @@ class AutoencoderConfig(StrictConfig):
 
 @dataclass(frozen=True, slots=True)
 class CellPairs:
-    """Feature maps (m, c, h, w) and the cell images uint8 (m, side, side, 3) to be drawn from them.
+    """Feature maps (m, c, h, w) and the cell images uint8 (m, side, side, 3) to reconstruct from them.
 
-    `rows` (n,) are those that are meant, each of the domain in `domains` (n,).
+    `rows` (n,) index both arrays, `domains` (n,) names the domain of each row.
     """
 
     maps: NDArray[np.float16]
@@ -78,7 +78,7 @@ class CellPairs:
         return cls(maps, cells, tuple(domains), np.arange(len(maps)))
 
     def part(self, indices: Sequence[int] | NDArray[np.int64]) -> CellPairs:
-        """Those at `indices`; the arrays, which may be large, are shared."""
+        """The pairs at `indices`; shares the arrays, which may be large."""
         domains = tuple(self.domains[i] for i in indices)
         return CellPairs(self.maps, self.cells, domains, self.rows[np.asarray(indices, np.int64)])
 
@@ -93,13 +93,13 @@ class DomainBatches(Sampler[list[int]]):
     """Batches in which every domain is present, each epoch's from (seed, epoch) alone.
 
     Every image is drawn at least once an epoch. A batch has each domain's share of the whole; a domain with fewer images
-    than there are batches is gone through again.
+    than there are batches is repeated.
     """
 
     def __init__(self, domain_ids: NDArray[np.int64], batch_size: int, *, seed: int) -> None:
         self.members = [np.flatnonzero(domain_ids == domain) for domain in np.unique(domain_ids)]
         if len(domain_ids) < 2:
-            raise SplitError("an autoencoder learns from batches", expected="two images or more", got=str(len(domain_ids)))
+            raise SplitError("an autoencoder needs batches", expected="two images or more", got=str(len(domain_ids)))
         if batch_size < 2 * len(self.members):
             raise ConfigError(
                 "the batches are too small for every domain to be in each",
@@ -170,7 +170,7 @@ class AutoencoderModule(Learner):
 
 
 def check_domains(domains: Sequence[str], config: AutoencoderConfig) -> None:
-    """Raise `ConfigError` where the discrepancy needs a second domain."""
+    """Raise `ConfigError` where the MMD needs a second domain."""
     names = sorted(set(domains))
     if config.mmd != "none" and len(names) < 2:
         raise ConfigError(
@@ -182,7 +182,7 @@ def check_domains(domains: Sequence[str], config: AutoencoderConfig) -> None:
 
 
 def fit_autoencoder(pairs: CellPairs, config: AutoencoderConfig, run_dir: Path) -> CellAutoencoder:
-    """Train an autoencoder on all pairs, without any label; a stopped training in `run_dir` goes on.
+    """Train an autoencoder on all pairs, without labels; an interrupted training in `run_dir` resumes.
 
     Raises `ConfigError` for a single domain, a feature map or a batch too small, or a warm-up longer than the training.
     """
@@ -195,16 +195,16 @@ def fit_autoencoder(pairs: CellPairs, config: AutoencoderConfig, run_dir: Path) 
         torch.manual_seed(config.seed)
         network = _network(pairs.maps.shape[1:], config)
     module = AutoencoderModule(network, config)
-    # whole batches come from the dataset: the loader is not to put single images together
+    # the dataset returns whole batches
     loader = DataLoader(
         _Batches(pairs), batch_size=None, sampler=DomainBatches(pairs.domain_ids, config.batch_size, seed=config.seed)
     )
-    train(module, loader, None, run_dir=run_dir, course=Course(precision=config.precision))
+    train(module, loader, None, run_dir=run_dir, schedule=Schedule(precision=config.precision))
     return network.eval()
 
 
-def draw(network: CellAutoencoder, maps: NDArray[np.float16]) -> NDArray[np.uint8]:
-    """What the autoencoder draws for feature maps (n, c, h, w): uint8 (n, side, side, 3)."""
+def reconstruct(network: CellAutoencoder, maps: NDArray[np.float16]) -> NDArray[np.uint8]:
+    """Reconstructed cell images, uint8 (n, side, side, 3), of feature maps (n, c, h, w)."""
     with torch.inference_mode():
         _, drawn = network(torch.from_numpy(maps.astype(np.float32)))
     images: NDArray[np.uint8] = (drawn.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()

@@ -43,7 +43,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"the checkpoint {one_line(path)} is damaged", got=str(error), remedy="Start anew with --overwrite."
+                f"the checkpoint {one_line(path)} is damaged", got=str(error), remedy="Start again with --overwrite."
             ) from error
         checkpoint: dict[str, Any] = _unpack(state, tensors)
         return checkpoint
@@ -59,7 +59,7 @@ def tensor_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
 
 
 def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """JSON in which a tensor, tuple or dict is a list that begins with its kind."""
+    """JSON-serialisable form: a tensor, list, tuple or dict becomes a list that begins with its kind."""
     if isinstance(value, torch.Tensor):
         name = f"t{len(tensors)}"
         # a copy: safetensors refuses tensors that share memory

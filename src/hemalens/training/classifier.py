@@ -18,8 +18,8 @@ from hemalens.training.module import Learner, OptimiserConfig
 class CellClassifier(Learner):
     """Trains a timm network with a head on uint8 batches (n, 3, size, size).
 
-    A method with another head or loss overrides `embed`, `classify` or `loss`; one that answers with other weights than
-    those that learn, `served`.
+    A method with another head or loss overrides `embed`, `classify` or `loss`; one that predicts with other weights than
+    those it trains overrides `served`.
     """
 
     score = "val_balanced_accuracy"
@@ -28,6 +28,7 @@ class CellClassifier(Learner):
         self, network: nn.Module, preprocessing: Preprocessing, *, optimiser: OptimiserConfig, epochs: int, seed: int
     ) -> None:
         super().__init__(optimiser=optimiser, epochs=epochs, seed=seed)
+        self.preprocessing = preprocessing
         self.network: Any = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mean: Tensor
         self.std: Tensor
@@ -37,13 +38,13 @@ class CellClassifier(Learner):
         self._validation: list[tuple[Tensor, Tensor]] = []
 
     def weigh_classes(self, targets: NDArray[np.int64]) -> None:
-        """Weigh the loss of each class inverse to its number of `targets`; the mean weight of an image is 1."""
+        """Weight the loss of each class inversely to its number of `targets`; the mean weight of an image is 1."""
         counts = np.bincount(targets)
         self.class_weights = torch.tensor(len(targets) / (len(counts) * counts), dtype=torch.float32)
 
     @property
     def served(self) -> Any:
-        """The network that answers."""
+        """The network that predicts."""
         return self.network
 
     def weights(self) -> dict[str, Tensor]:
@@ -51,10 +52,10 @@ class CellClassifier(Learner):
         return {name.removeprefix("network."): tensor for name, tensor in self.state_dict().items()}
 
     def after_training(self) -> None:
-        """What is left to do once all is learned, before calibration and export: nothing."""
+        """Called after the last epoch, before calibration and export; does nothing here."""
 
     def classes_of(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The class of each target (n,) that the network learns: the target itself."""
+        """Index of the class of each training target (n,); here the target itself."""
         return targets
 
     def pixels(self, images: Tensor) -> Tensor:
@@ -74,15 +75,15 @@ class CellClassifier(Learner):
 
     @property
     def finer(self) -> tuple[tuple[str, str], ...]:
-        """(finer type, its class) of each column of `fine`; empty for a network that tells classes apart and no more."""
+        """(finer type, its class) of each column of `fine`; empty where the network predicts classes only."""
         return ()
 
     def fine(self, embedding: Tensor) -> Tensor:
-        """Embedding (n, d) -> probability of each finer type given its class, (n, f); here there is none, (n, 0)."""
+        """Embedding (n, d) -> probability of each finer type given its class, (n, f); here (n, 0)."""
         return embedding.new_zeros(len(embedding), 0)
 
     def loss(self, pixels: Tensor, targets: Tensor) -> Tensor:
-        """What training minimises on one batch: cross-entropy with label smoothing, classes weighed where asked for."""
+        """Loss of one batch: cross-entropy with label smoothing and, where configured, class weights."""
         logits = self.classify(self.embed(pixels))
         weight = None if self.class_weights is None else self.class_weights.to(logits)
         smoothing = self.optimiser.label_smoothing

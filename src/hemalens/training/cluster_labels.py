@@ -1,4 +1,4 @@
-"""Labels for images that have none: frozen features, principal components, k-means; one cluster, one label."""
+"""Pseudo-labels of unlabelled images by clustering: frozen features, principal components, k-means."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from hemalens.models.backbone import BackboneConfig, frozen_graph
 from hemalens.progress import track
 
 UNLABELLED = "unlabelled"
-"""The label of an image whose source says nothing of it."""
+"""Source label of an image without one."""
 
 
 class ClusteringConfig(BackboneConfig):
     """The published settings: 4096 features of an ImageNet VGG16, 100 principal components, two clusters.
 
-    A region's features are the mean over its tiles of `tile_px`; None takes it whole, shrunk to the input size, as
-    published. With no more images than components there is one component less than images.
+    A region's features are the mean over its tiles of `tile_px`; None resizes the whole region to the input size, as
+    published. The number of components is at most the number of images less one.
     """
 
     backbone: str = "vgg16"
@@ -39,9 +39,9 @@ class ClusteringConfig(BackboneConfig):
 
 
 class Agreement(StrictConfig):
-    """How far clusters follow labels that were not used: share of images after the best matching, and adjusted Rand index.
+    """Agreement of clusters with held-back labels: accuracy after the best matching, and adjusted Rand index.
 
-    `majority_rate` is the share that a single cluster would reach.
+    `majority_rate` is the accuracy of a single cluster.
     """
 
     accuracy: float
@@ -51,7 +51,7 @@ class Agreement(StrictConfig):
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """Images with a cluster each as label, tiles of regions where they were cut; sizes count the regions."""
+    """Images, or tiles of regions, labelled by cluster; `sizes` counts the regions of each cluster."""
 
     dataset: CellDataset
     sizes: dict[str, int]
@@ -62,7 +62,7 @@ class Clusters:
 
 
 def clusters_of(dataset: CellDataset, config: ClusteringConfig) -> Clusters:
-    """Cluster the images of `dataset`; where most of them have labels, say how far the clusters follow these.
+    """Cluster the images of `dataset`, and measure the agreement with labels where there are some.
 
     Raises `DatasetError` for fewer images than clusters, `ImageError` for an unreadable one.
     """

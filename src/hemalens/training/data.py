@@ -1,4 +1,4 @@
-"""Resized training images, decoded once by the very graph that serves later, and how epochs draw from them."""
+"""Resized training images, decoded once by the graph that also serves, and the sampler of each epoch."""
 
 from __future__ import annotations
 
@@ -21,48 +21,38 @@ from hemalens.progress import track
 
 
 def resized_images(dataset: CellDataset, preprocessing: Preprocessing, scratch: Path) -> NDArray[np.uint8]:
-    """All images of a dataset, resized as the bundle's graph does: uint8 (n, 3, size, size).
+    """All images of a dataset, resized as in the bundle's graph: uint8 (n, 3, size, size).
 
-    A large set lies in the file `scratch`. Raises `ImageError` for the first unreadable image.
+    A large set is memory-mapped to the file `scratch`. Raises `ImageError` for the first unreadable image.
     """
     size = preprocessing.size_px
     pixels: NDArray[np.uint8] = large_array((len(dataset), 3, size, size), np.uint8, scratch)
     runner = GraphRunner(resize_graph(preprocessing).SerializeToString(), ["resized"])
     with track("reading images", len(dataset)) as progress:
-        for i, (_, answer) in enumerate(runner.map(dataset.records)):
-            if isinstance(answer, ImageError):
-                raise answer
-            pixels[i] = answer["resized"]
+        for i, (_, outputs) in enumerate(runner.map(dataset.records)):
+            if isinstance(outputs, ImageError):
+                raise outputs
+            pixels[i] = outputs["resized"]
             progress(1)
     return pixels
 
 
 class PixelDataset(Dataset[tuple[Tensor, int]]):
-    """Resized images with their targets; indexed by (index, seed), so that an augmentation depends on nothing else.
-
-    `exchange` changes an image (3, size, size) before `augment`, given its index and its seed too.
-    """
+    """Resized images with their targets; indexed by (index, seed), so that an augmentation depends on nothing else."""
 
     def __init__(
-        self,
-        pixels: NDArray[np.uint8],
-        targets: NDArray[np.int64],
-        augment: Callable[[Tensor], Tensor] | None,
-        *,
-        exchange: Callable[[NDArray[np.uint8], int, int], NDArray[np.uint8]] | None = None,
+        self, pixels: NDArray[np.uint8], targets: NDArray[np.int64], augment: Callable[[Tensor], Tensor] | None
     ) -> None:
         self.pixels = pixels
         self.targets = targets
         self.augment = augment
-        self.exchange = exchange
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         index, seed = key
-        shown = self.pixels[index]
-        image = torch.from_numpy((self.exchange(shown, index, seed) if self.exchange else shown).copy())
+        image = torch.from_numpy(self.pixels[index].copy())
         if self.augment is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
@@ -70,7 +60,7 @@ class PixelDataset(Dataset[tuple[Tensor, int]]):
         return image, int(self.targets[index])
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[tuple[Tensor, int]]:
-        """A batch at once, on one thread: on images this small, several threads only wait for one another."""
+        """A batch at once, on one thread: several threads are slower on images this small."""
         n_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -80,11 +70,11 @@ class PixelDataset(Dataset[tuple[Tensor, int]]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Draws (index, seed) pairs, each epoch's from (seed, epoch) alone: a resumed run continues as it would have.
+    """Draws (index, seed) pairs, each epoch's from (seed, epoch) alone, so that a resumed run repeats them.
 
     With `weights` (n,) indices are drawn with replacement in these proportions, otherwise each once, in random order;
-    with `shuffle` off, each once in order. `n_draws`: how many an epoch, other than n; without weights the images are
-    gone through again, or not all of them are seen.
+    with `shuffle` off, each once in order. `n_draws`: draws an epoch, None for n; without weights, more draws repeat
+    images and fewer leave some out.
     """
 
     def __init__(

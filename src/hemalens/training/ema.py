@@ -1,4 +1,4 @@
-"""An exponential moving average of a network's weights, kept beside the network that learns."""
+"""Exponential moving average of a network's weights."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import nn
 def average_into(average: nn.Module, network: nn.Module, *, step: int, decay: float) -> None:
     """Move `average` towards `network` after its `step`-th step: a += (w - a) (1 - decay) / (1 - decay^step).
 
-    Steps count from 1. That is the average with its start taken out (Kingma and Ba, Adam, 2015, section 3): after the
-    first step it is the network, early on the plain mean of all steps, and the weights before training never count. The
-    averages of batch norms are averaged too, whole numbers copied.
+    Steps count from 1. The denominator corrects the bias of the start (Kingma and Ba, Adam, 2015, section 3): after the
+    first step the average is the network, early on the mean of all steps; weights before training do not count. Running
+    statistics of batch norms are averaged too, integers copied.
     """
     share = (1 - decay) / (1 - decay**step)
     own = average.state_dict()

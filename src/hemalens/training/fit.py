@@ -1,4 +1,4 @@
-"""From a network to a bundle: resized images, epochs, calibration, export. The one road of every trained method."""
+"""Train a network, calibrate it and export it as a bundle: the path shared by all trained methods."""
 
 from __future__ import annotations
 
@@ -24,17 +24,15 @@ from hemalens.datasets.base import CellDataset, Record
 from hemalens.datasets.splits import balanced_weights
 from hemalens.errors import ConfigError
 from hemalens.graphs.build import join, normalise_graph, resize_graph
-from hemalens.imaging.reading import Preprocessing
 from hemalens.models.backbone import BackboneConfig, weights_file
 from hemalens.models.export import to_onnx
 from hemalens.training.augmentation import Augmentation, AugmentationConfig
-from hemalens.training.background_swap import exchanged
 from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.data import EpochSampler, PixelDataset, resized_images
 from hemalens.training.masks import MaskUse, training_images, without_background
 from hemalens.training.module import OptimiserConfig
-from hemalens.training.trainer import Course, Precision, train
+from hemalens.training.trainer import Precision, Schedule, train
 
 BATCH_NORM_MOMENTUM = 0.1
 """Share of each batch in the running statistics (torch's own default)."""
@@ -44,12 +42,12 @@ class TrainingConfig(BackboneConfig):
     """A backbone and how it is trained.
 
     `sampling`: "balanced" draws every class equally often, "none" each image once an epoch. `class_weights`: "balanced"
-    weighs the loss of each class inverse to its size instead; one of the two. `accumulate`: batches whose gradients are
-    added up before a step, for batches larger than memory allows. `patience`: epochs without a
-    better validation score before training stops and the best epoch is kept; None runs all epochs and keeps the last.
-    `images_per_epoch`: how many images are drawn an epoch, None as many as there are; a fixed number gives trainings on
-    few and on many images the same number of steps. `masks`: what the masks of training images are used for.
-    `n_loader_workers`: 0 loads in the training process; the result does not depend on it.
+    weights the loss of each class inversely to its size; set at most one of the two. `accumulate`: batches whose
+    gradients are added before a step, for batches larger than memory allows. `patience`: epochs without a better
+    validation score before training stops and keeps the best epoch; None runs all epochs and keeps the last.
+    `images_per_epoch`: images drawn an epoch, None for as many as there are; a fixed number gives small and large
+    training sets the same number of steps. `masks`: how the masks of training images are used. `n_loader_workers`: 0
+    loads in the training process; the result does not depend on it.
     """
 
     epochs: int = Field(default=10, ge=1)
@@ -69,80 +67,74 @@ class TrainingConfig(BackboneConfig):
 def check_parts(
     method: str, validation: CellDataset | None, auxiliary: Mapping[str, CellDataset], roles: Collection[str] = ()
 ) -> CellDataset:
-    """The validation part; raises `ConfigError` without one, or with auxiliary data that the method cannot use."""
+    """Return the validation part; raises `ConfigError` without one, or for auxiliary roles the method does not have."""
     if validation is None:
-        raise ConfigError(f"{method} takes a validation part, for the choice of the epoch and calibration")
+        raise ConfigError(f"{method} needs a validation part, to choose the epoch and to calibrate")
     foreign = [role for role in auxiliary if role not in roles]
     if foreign:
         known = f"the roles {', '.join(roles)}" if roles else "no auxiliary data"
-        raise ConfigError(f"{method} has no use for auxiliary data of the role {foreign[0]!r}", expected=known)
+        raise ConfigError(f"{method} cannot use auxiliary data of the role {foreign[0]!r}", expected=known)
     return validation
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
-    """What a network has learned from before its training: with labels, and without."""
+class TrainingData:
+    """The images behind a bundle.
 
-    labelled: tuple[CellDataset, ...] = ()
-    unlabelled: tuple[CellDataset, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """What training images teach where it is not the plain thing.
-
-    `shown`: the training part under the labels that the network learns, None for its own; `module.classes_of` says which
-    class each of these belongs to. `augment`: what happens to an image uint8 (3, H, W), None for the configured
-    augmentation. `background`: the share of the images, each time they are shown, whose surroundings are another's.
+    `relabelled`: the training part under the labels that the network learns, where these differ from its classes;
+    `module.classes_of` maps them back. `pretraining` and `unlabelled`: sets the network has learned from before, with and
+    without their labels.
     """
 
-    shown: CellDataset | None = None
-    augment: Callable[[Tensor], Tensor] | None = None
-    background: float = 0.0
+    train: CellDataset
+    validation: CellDataset
+    relabelled: CellDataset | None = None
+    pretraining: tuple[CellDataset, ...] = ()
+    unlabelled: tuple[CellDataset, ...] = ()
 
 
 def fit_network(
     module: CellClassifier,
+    data: TrainingData,
     *,
     method: str,
-    train_part: CellDataset,
-    validation: CellDataset,
     config: TrainingConfig,
-    preprocessing: Preprocessing,
     run_dir: Path,
-    before: Before = Before(),
-    lesson: Lesson = Lesson(),
+    augment: Callable[[Tensor], Tensor] | None = None,
 ) -> Bundle:
-    """Train `module`, calibrate it on `validation`, write `run_dir`/bundle; a stopped run goes on."""
+    """Train `module`, calibrate it on the validation part, write `run_dir`/bundle; an interrupted run resumes.
+
+    `augment` changes a training image uint8 (3, H, W); None for the configured augmentation.
+    """
     if config.class_weights == "balanced" and config.sampling == "balanced":
         raise ConfigError("sampling and class_weights both balance the classes", remedy="Set one of them to none.")
-    scratch = run_dir / "scratch"
-    shown = without_background(lesson.shown or train_part, config.masks, preprocessing)
-    train_part, validation = (without_background(part, config.masks, preprocessing) for part in (train_part, validation))
+    preprocessing, scratch = module.preprocessing, run_dir / "scratch"
+    shown, train_part, validation = (
+        without_background(part, config.masks, preprocessing)
+        for part in (data.relabelled or data.train, data.train, data.validation)
+    )
     held = resized_images(validation, preprocessing, scratch / "validation.npy")
     pixels, targets = training_images(shown, preprocessing, config.masks, seed=module.seed, run_dir=run_dir)
-    exchange = exchanged(shown, pixels, lesson.background, use=config.masks, run_dir=run_dir)
-    augment = lesson.augment or Augmentation(config.augmentation)
-    learned = PixelDataset(pixels, targets, augment, exchange=exchange)
+    learned = PixelDataset(pixels, targets, augment or Augmentation(config.augmentation))
     training, checking = _loaders(module, learned, PixelDataset(held, validation.targets, None), config)
-    course = Course(patience=config.patience, precision=config.precision, accumulate=config.accumulate)
-    train(module, training, checking, run_dir=run_dir, course=course)
+    schedule = Schedule(patience=config.patience, precision=config.precision, accumulate=config.accumulate)
+    train(module, training, checking, run_dir=run_dir, schedule=schedule)
     module.after_training()
     temperature = fit_temperature(logits_of(module, held), validation.targets)
-    answers = ModuleAnswers(module, train_part, preprocessing, scratch, temperature)
+    predictions = ModulePredictions(module, train_part, scratch, temperature)
     trained = Trained(
         method=method,
         config=config,
         train=train_part,
         validation=validation,
-        graph=graph_of(module, preprocessing),
+        graph=graph_of(module),
         preprocessing=preprocessing,
         temperature=temperature,
         frozen_backbone=False,
-        reference=answers.probabilities,
-        fine=FineTypes(fine_entries(module.finer), answers.fine) if module.finer else None,
-        auxiliary=before.unlabelled,
-        pretraining=before.labelled,
+        reference=predictions.probabilities,
+        fine=FineTypes(fine_entries(module.finer), predictions.fine) if module.finer else None,
+        auxiliary=data.unlabelled,
+        pretraining=data.pretraining,
         inherited=_images_behind(config.weights),
     )
     bundle = export_bundle(trained, run_dir / "bundle", extra_files={WEIGHTS: tensor_bytes(module.weights())})
@@ -153,7 +145,7 @@ def fit_network(
 def _loaders(
     module: CellClassifier, learned: PixelDataset, held: PixelDataset, config: TrainingConfig
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """What loads the images of training and of validation; classes are evened out here or in the module's loss."""
+    """Loaders of the training and validation images; balances the classes by sampling or in the module's loss."""
     classes = module.classes_of(learned.targets)
     if config.class_weights == "balanced":
         module.weigh_classes(classes)
@@ -172,15 +164,14 @@ def _loaders(
 
 
 @dataclass(frozen=True, slots=True)
-class ModuleAnswers:
-    """What a trained module itself makes of records of `dataset`, without the graph: what the graph is compared with.
+class ModulePredictions:
+    """Predictions of a trained module in torch for records of `dataset`: the reference for the exported graph.
 
     `temperature` calibrates; `scratch` is a folder for resized images.
     """
 
     module: CellClassifier
     dataset: CellDataset
-    preprocessing: Preprocessing
     scratch: Path
     temperature: float
 
@@ -197,18 +188,19 @@ class ModuleAnswers:
 
     def _resized(self, records: list[Record]) -> NDArray[np.uint8]:
         chosen = replace(self.dataset, records=tuple(records))
-        return resized_images(chosen, self.preprocessing, self.scratch / "parity.npy")
+        return resized_images(chosen, self.module.preprocessing, self.scratch / "parity.npy")
 
 
-def graph_of(module: CellClassifier, preprocessing: Preprocessing) -> onnx.ModelProto:
+def graph_of(module: CellClassifier) -> onnx.ModelProto:
     """A trained module as a graph from `image` to `embedding`, `raw_logits` and, where it has any, finer types."""
+    preprocessing = module.preprocessing
     outputs = ["embedding", "raw_logits", *([FINE] if module.finer else [])]
     network = to_onnx(_Outputs(module).eval(), preprocessing, outputs)
     return join(resize_graph(preprocessing), normalise_graph(preprocessing), network)
 
 
 class _Outputs(nn.Module):
-    """A trained module that gives its embedding beside its logits, and behind them its finer types where it has any."""
+    """A trained module with its embedding, logits and, where it has any, finer types as outputs."""
 
     def __init__(self, module: CellClassifier) -> None:
         super().__init__()
@@ -221,7 +213,7 @@ class _Outputs(nn.Module):
 
 
 def _images_behind(weights: str) -> frozenset[str]:
-    """Contents of the images that a bundle named as `weights` has learned from; none for weights from elsewhere."""
+    """Digests of the images that the bundle named as `weights` was trained on; empty for other weights."""
     file = weights_file(weights)
     if file is None or not (file.parent / MANIFEST).is_file():
         return frozenset()
@@ -229,8 +221,8 @@ def _images_behind(weights: str) -> frozenset[str]:
     return bundle.seen | bundle.seen_unlabelled
 
 
-def follow_quickly(network: nn.Module) -> None:
-    """Let batch-norm averages follow within tens of steps.
+def set_batch_norm_momentum(network: nn.Module) -> None:
+    """Set the momentum of all batch norms so that running statistics follow within tens of steps.
 
     timm's `tf_` networks average batch statistics over hundreds of steps, as long ImageNet runs do.
     """

@@ -1,4 +1,4 @@
-"""Training images as another laboratory would have taken them: its stain, light, optics and camera."""
+"""Augmentation that imitates another laboratory: its stain, light, optics and camera."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.functional import conv2d, interpolate, pad
 from hemalens.config import StrictConfig
 
 JPEG_BEST = 95
-"""Highest quality that is drawn; above it the coding leaves no mark."""
+"""Highest JPEG quality that is drawn; artefacts are invisible above it."""
 SRGB_TO_XYZ = torch.tensor(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )
@@ -26,7 +26,7 @@ DELTA = 6 / 29
 HAZE_LIGHT = (0.4, 0.95)
 """Range of the red, green and blue of a haze, as a share of full scale."""
 LEAST_LIGHT, LARGEST_ABSORBANCE = 0.01, 5.0
-"""Below this share of full scale there is no more absorbance to tell; above it nothing is to be seen."""
+"""Limits of light, as a share of full scale, and of absorbance."""
 TIGHTEST = (0.5, 1.05)
 """Least and largest side of a tight crop, as a share of the image's."""
 OFF_MIDDLE = 0.08
@@ -34,7 +34,7 @@ OFF_MIDDLE = 0.08
 
 
 class LaboratoryConfig(StrictConfig):
-    """How far another laboratory may lie from the images that were taken; 0 switches a step off.
+    """Strengths of the laboratory augmentation; 0 switches a step off.
 
     A strength s of a factor means: between 1 / (1 + s) and 1 + s, uniform in its logarithm; of a shift: uniform in +- s.
 
@@ -48,8 +48,8 @@ class LaboratoryConfig(StrictConfig):
     a factor of 1 to 1 + s and enlarged again. Camera: `noise` and `shot_noise`, largest standard deviation as a share of
     full scale, the same everywhere and growing with the root of the light. Each step of optics and noise meets a share
     `step_share` of the images. `jpeg`: share of the images that are coded at a quality from `jpeg_quality_min` to 95.
-    `tight`: share of the images that come as a detector's crop would: what lies outside a rectangle about the middle, of
-    half to all of the image's width and height, has the median colour of the rectangle's rim, as in a centred window.
+    `tight`: share of the images that look like a detector's crop: a rectangle about the middle, of half to all of the
+    image's width and height, on the median colour of the rectangle's rim.
     """
 
     lightness_gain: float = Field(default=0.35, ge=0, le=2)
@@ -74,7 +74,7 @@ class LaboratoryConfig(StrictConfig):
 
     @classmethod
     def none(cls) -> LaboratoryConfig:
-        """Images as they are."""
+        """No augmentation."""
         kept = ("step_share", "jpeg_quality_min")
         return cls(**{name: 0 for name in cls.model_fields if name not in kept})  # type: ignore[arg-type]
 
@@ -153,7 +153,7 @@ def srgb_to_lab(rgb: Tensor) -> Tensor:
 
 
 def lab_to_srgb(lab: Tensor) -> Tensor:
-    """CIE LAB to sRGB, both (3, ...); what no screen can show is cut off at 0 and 1. The inverse of `srgb_to_lab`."""
+    """CIE LAB to sRGB, both (3, ...), clipped to [0, 1]. The inverse of `srgb_to_lab`."""
     y = (lab[0] + 16) / 116
     f = torch.stack([y + lab[1] / 500, y, y - lab[2] / 200])
     t = torch.where(f > DELTA, f * f * f, 3 * DELTA**2 * (f - 4 / 29))
@@ -181,7 +181,7 @@ def restained(image: Tensor, gains: Three, shifts: Three, *, turn_rad: float) ->
 def dyes_mixed(image: Tensor, matrix: Tensor) -> Tensor:
     """An image (3, H, W) in [0, 1] whose natural absorbances of R, G and B are mixed by `matrix` (3, 3).
 
-    As where the dyes have other colours, or the camera other filters (Lambert and Beer: absorbances of dyes add up).
+    Imitates dyes of other colours, or other camera filters (Lambert and Beer: absorbances of dyes add up).
     """
     absorbance = -image.clamp(LEAST_LIGHT, 1).log()
     return torch.exp(-torch.tensordot(matrix, absorbance, dims=1).clamp(0, LARGEST_ABSORBANCE))
@@ -201,7 +201,7 @@ def lit(image: Tensor, gains: Tensor, *, slope: float, direction_rad: float, vig
 
 
 def blurred(image: Tensor, sd_px: float) -> Tensor:
-    """An image (3, H, W) under a Gaussian of this standard deviation; beyond its edges it goes on as it ends."""
+    """An image (3, H, W) blurred by a Gaussian of this standard deviation, with replicated edges."""
     radius = math.ceil(3 * sd_px)
     if radius == 0:
         return image
@@ -213,7 +213,7 @@ def blurred(image: Tensor, sd_px: float) -> Tensor:
 
 
 def coarser(image: Tensor, factor: float) -> Tensor:
-    """An image (3, H, W) shrunk by `factor` and enlarged again, as one taken with fewer pixels."""
+    """An image (3, H, W) shrunk by `factor` and enlarged again, as from a camera of lower resolution."""
     height, width = image.shape[1:]
     small = (max(1, round(height / factor)), max(1, round(width / factor)))
     shrunk = interpolate(image[None], small, mode="bilinear", antialias=True)
@@ -223,7 +223,7 @@ def coarser(image: Tensor, factor: float) -> Tensor:
 def with_noise(image: Tensor, sd: float, shot_sd: float) -> Tensor:
     """An image (3, H, W) in [0, 1] plus Gaussian noise of variance sd^2 + shot_sd^2 * image.
 
-    The second part stands for the counting of photons, a Poisson variable of many counts.
+    The second part is shot noise, a Poisson variable of many photons.
     """
     spread = (sd**2 + shot_sd**2 * image.clamp(min=0)).sqrt()
     return image + spread * torch.randn_like(image)
@@ -238,7 +238,7 @@ def compressed(image: Tensor, quality: int) -> Tensor:
 
 
 def tight_crop(image: Tensor, rows: slice, columns: slice) -> Tensor:
-    """An image (3, H, W) that shows nothing outside these rows and columns but the median colour of their rim."""
+    """An image (3, H, W) with the median colour of the rim outside these rows and columns."""
     inside = image[:, rows, columns]
     rim = torch.cat([inside[:, 0], inside[:, -1], inside[:, :, 0], inside[:, :, -1]], dim=1)
     cropped = rim.median(dim=1).values[:, None, None].expand_as(image).clone()
@@ -247,12 +247,12 @@ def tight_crop(image: Tensor, rows: slice, columns: slice) -> Tensor:
 
 
 def _shift(strength: float) -> float:
-    """Uniform in +- strength; nothing is drawn where that is 0."""
+    """Uniform in +- strength; draws nothing for 0."""
     return float(torch.empty(()).uniform_(-strength, strength)) if strength else 0.0
 
 
 def _amount(largest: float) -> float:
-    """Uniform between 0 and the largest; nothing is drawn where that is 0."""
+    """Uniform between 0 and `largest`; draws nothing for 0."""
     return float(torch.empty(()).uniform_(0, largest)) if largest else 0.0
 
 
@@ -262,5 +262,5 @@ def _factor(strength: float) -> float:
 
 
 def _happens(share: float) -> bool:
-    """True for this share of the draws; nothing is drawn where that is 0."""
+    """True with probability `share`; draws nothing for 0."""
     return bool(share) and float(torch.rand(())) < share

@@ -1,4 +1,4 @@
-"""Losses as pure functions on batches: of classifiers, of masks, of reconstructions and between domains."""
+"""Losses as pure functions on batches: for classifiers, masks, reconstructions and between domains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def aam_softmax(embeddings: Tensor, centres: Tensor, targets: Tensor, *, margin_
 
     -log(exp(s cos(t_y + m)) / (exp(s cos(t_y + m)) + sum over j != y of exp(s cos t_j))), t_j the angle between an
     embedding (n, d) and the centre of class j, one row of `centres` (k, d); neither needs unit length. Beyond t_y = pi - m,
-    where cos(t_y + m) would rise again, cos(t_y) - m sin(m) stands in its place. Computed by pytorch-metric-learning,
+    where cos(t_y + m) would rise again, it is replaced by cos(t_y) - m sin(m). Computed by pytorch-metric-learning,
     which takes the margin in degrees; in single precision also under autocast.
     """
     from pytorch_metric_learning.losses import ArcFaceLoss
@@ -34,7 +34,7 @@ def aam_softmax(embeddings: Tensor, centres: Tensor, targets: Tensor, *, margin_
 
 
 def cosine_logits(embeddings: Tensor, centres: Tensor, *, scale: float) -> Tensor:
-    """(n, k): `scale` times the cosine between embeddings (n, d) and centres (k, d); the answer of an AAM-softmax head.
+    """(n, k): `scale` times the cosine between embeddings (n, d) and centres (k, d); the logits of an AAM-softmax head.
 
     In single precision also under autocast.
     """
@@ -106,7 +106,7 @@ RBF_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def maximum_mean_discrepancy(latents: Tensor, domains: Tensor, *, kernel: Kernel = "linear") -> Tensor:
-    """Squared distance between the distributions of the latents (n, d) of each two domains (n,), the mean over pairs.
+    """Squared distance between the distributions of the latents (n, d) of each pair of domains (n,), the mean over pairs.
 
     "linear" is BC-SAM's: the squared distance of the two means. "rbf" is a mixture of Gaussian kernels (Gretton et al.
     2012, equation 5, the biased estimate, never negative). Raises `SplitError` for a batch of one domain, where it would
@@ -147,12 +147,12 @@ def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def mask_loss(logits: Tensor, masks: Tensor, *, ce_weight: float = 0.2, dice_weight: float = 0.8) -> Tensor:
-    """What mask fine-tuning minimises: cross-entropy and Dice, weighted as in BC-SAM."""
+    """Loss of mask fine-tuning: cross-entropy and Dice, weighted as in BC-SAM."""
     return ce_weight * nn.functional.cross_entropy(logits, masks) + dice_weight * dice_loss(logits, masks)
 
 
 class AAMSoftmax(nn.Module):
-    """AAM-softmax with one learned centre a class; called with embeddings it answers with their logits (n, k)."""
+    """AAM-softmax with one learned centre a class; called with embeddings it returns their logits (n, k)."""
 
     def __init__(self, n_classes: int, embedding_size: int, *, margin_rad: float = 0.5, scale: float = 64.0) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the masks of training images are used for: showing the cell alone, and new images of cells that were cut out."""
+"""Use the masks of training images: blank the background, or paste copies of cells on other backgrounds."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from hemalens.progress import track
 from hemalens.training.data import resized_images
 
 MASKS_FILE = "masks.json"
-"""In a run's folder: how many masks there were and what was made of them."""
+"""File in a run's folder that counts the masks and the new images."""
 Background = Literal["mixed", "pasted", "removed"]
 
 
 class MaskUse(StrictConfig):
     """How the masks of training images are used.
 
-    `masked_inputs`: an image that has a mask shows nothing outside it, the others are shown whole. `copies`: new images
-    of every cell that has a mask, turned, mirrored and moved at random; 5 as published. `background` of these: "mixed",
-    plain gray beside images that keep their background (published); "pasted", the background of a training image
-    that has a mask, so that no image is without one; "removed", plain gray in every image of training, validation and
-    prediction. `segmenter`: whose masks, "" for those that come with the images, "classical", or the folder of a trained
-    one: then every image has a mask. `gray`: the plain background, 0 black to 255 white.
+    `masked_inputs`: blank the background of images that have a mask; the others stay whole. `copies`: new images of every
+    cell that has a mask, rotated, flipped and moved at random; 5 as published. `background` of the copies: "mixed", plain
+    gray, while other images keep theirs (published); "pasted", the background of a training image that has a mask;
+    "removed", plain gray in every image of training, validation and prediction. `segmenter`: source of the masks, "" for
+    the dataset's own, "classical", or the folder of a trained one, which gives every image a mask. `gray`: the plain
+    background, 0 black to 255 white.
     """
 
     masked_inputs: bool = False
@@ -53,20 +53,20 @@ class MaskUse(StrictConfig):
 
     @property
     def used(self) -> bool:
-        """Whether any mask is looked at."""
+        """Whether any mask is used."""
         return self.masked_inputs or self.copies > 0 or self.background == "removed"
 
 
 def without_background(dataset: CellDataset, use: MaskUse, preprocessing: Preprocessing) -> CellDataset:
-    """The dataset as `use` shows it everywhere: with "removed", each image through the stage that blanks its background.
+    """The dataset, with "removed" through the stage that blanks the background of every image.
 
-    Raises `ConfigError` where no segmenter is named for that, or the cells are cut out already.
+    Raises `ConfigError` where "removed" has no segmenter, or the cells are cut out already.
     """
     if use.background != "removed":
         return dataset
     if not use.segmenter:
         raise ConfigError(
-            "a background that is removed everywhere needs masks of all images, also of those predicted later",
+            "masks.background=removed needs masks of all images, also of those to predict",
             expected="masks.segmenter=classical, or the folder of a trained segmenter",
             got="the masks that come with some of the images",
         )
@@ -79,9 +79,9 @@ def without_background(dataset: CellDataset, use: MaskUse, preprocessing: Prepro
 def training_images(
     train: CellDataset, preprocessing: Preprocessing, use: MaskUse, *, seed: int, run_dir: Path
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The images a network learns from, uint8 (m, 3, size, size), and their targets (m,): as they are, then the new ones.
+    """Training images uint8 (m, 3, size, size) and targets (m,): those of the dataset, then the copies.
 
-    What was made of the masks is counted in `run_dir`/masks.json. Raises `ImageError` for an unreadable image, or a mask
+    Writes counts to `run_dir`/masks.json. Raises `ImageError` for an unreadable image, or a mask
     of another size than its image or without a cell, `ConfigError` where no image has a background to paste.
     """
     scratch = run_dir / "scratch"
@@ -89,7 +89,7 @@ def training_images(
     if not use.used:
         return pixels, train.targets
     segmenter = open_segmenter(use.segmenter) if use.segmenter else None
-    shares = dict(cell_shares(train, preprocessing.size_px, lambda record: _mask(record, segmenter, use)))
+    shares = dict(_cell_shares(train, preprocessing.size_px, lambda record: _mask(record, segmenter, use)))
     whole = (3, preprocessing.size_px, preprocessing.size_px)
     made: NDArray[np.uint8] = large_array((len(shares) * use.copies, *whole), np.uint8, scratch / "copies.npy")
     sources = np.repeat(np.fromiter(shares, np.int64, len(shares)), use.copies)
@@ -110,15 +110,15 @@ def training_images(
     return together, np.concatenate([train.targets, train.targets[sources]])
 
 
-def cell_shares(
+def _cell_shares(
     train: CellDataset, size_px: int, mask_of: Callable[[Record], NDArray[np.bool_] | None]
 ) -> Iterator[tuple[int, Share]]:
-    """Of each image that has a mask its position, and the share of the cell in every resized pixel (size, size)."""
+    """Position of each image that has a mask, and the share of the cell in every resized pixel (size, size)."""
     with track("reading masks", len(train)) as progress:
         for i, record in enumerate(train.records):
             mask = mask_of(record)
             progress(1)
-            # a segmenter that finds no cell says so by an empty mask
+            # an empty mask: the segmenter found no cell
             if mask is not None and mask.any():
                 share = Image.fromarray(mask.astype(np.float32)).resize((size_px, size_px), Image.Resampling.BOX)
                 yield i, np.asarray(share, np.float32)
@@ -128,33 +128,31 @@ def _mask(record: Record, segmenter: Segmenter | None, use: MaskUse) -> NDArray[
     if record.before and use.background != "removed" and (segmenter or record.mask_path):
         raise ConfigError(
             "a mask belongs to the whole image, and the cells are cut out already",
-            remedy="Leave --cell-image out, or say --set masks.copies=0 --set masks.masked_inputs=false.",
+            remedy="Leave --cell-image out, or use --set masks.copies=0 --set masks.masked_inputs=false.",
         )
     if segmenter is not None:
         return largest_component(kept_mask(record, segmenter))
     if record.mask_path is None:
         return None
-    # tissue may fill its image; of a cell that does there is nothing to cut out
+    # tissue may fill its image; a cell that does cannot be cut out
     return read_cell_mask(record, record.unstaged().read(), may_fill=not use.copies)
 
 
 class _Backgrounds:
-    """What new images are set on: one gray value, or images that have a mask, their own cell taken out."""
+    """Backgrounds of the copies: one gray value, or images that have a mask, with their cell removed."""
 
     def __init__(self, pixels: NDArray[np.uint8], shares: dict[int, Share], use: MaskUse) -> None:
         self.gray = plain((*pixels.shape[2:], 3), use.gray)
         self.ready: list[NDArray[np.uint8]] = []
         if use.background == "pasted" and use.copies:
-            # a cell that fills its image would come along as its own background
+            # a cell that fills its image leaves no background
             open_ = {i: share for i, share in shares.items() if shows_background(share)}
             if shares and not open_:
-                raise ConfigError(
-                    "no training image shows anything beside its cell", remedy="Say --set masks.background=mixed."
-                )
+                raise ConfigError("no training image shows any background", remedy="Use --set masks.background=mixed.")
             self.ready = [without_cell(_upright(pixels[i]), share) for i, share in open_.items()]
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """One of them, (size, size, 3)."""
+        """A random background, (size, size, 3)."""
         return self.ready[int(rng.integers(len(self.ready)))] if self.ready else self.gray
 
 

@@ -1,4 +1,4 @@
-"""What every training shares: the optimiser, the course of the learning rate, and draws that a resumed run repeats."""
+"""The Lightning module that every training shares: optimiser, learning-rate schedule, reproducible draws."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hemalens.errors import ConfigError
 
 
 class OptimiserConfig(StrictConfig):
-    """AdamW (without weight decay: Adam), and how the learning rate runs.
+    """AdamW (without weight decay: Adam) and the learning-rate schedule.
 
-    It rises linearly over `warmup_epochs`, or over `warmup_steps` batches where that is given; then it falls to zero
-    along a cosine, or stays. `schedule_epochs`: the epoch at which the cosine would be over; None is the last.
-    `cosine_from`: whether the cosine is counted from the end of the warm-up, or from the first step.
-    `gradient_clip` is the largest allowed norm of the gradient, None for no limit.
+    The rate rises linearly over `warmup_epochs`, or over `warmup_steps` batches where given; then it falls to zero along
+    a cosine, or stays constant. `schedule_epochs`: the epoch at which the cosine ends; None is the last. `cosine_from`:
+    the cosine starts after the warm-up, or at the first step. `gradient_clip`: largest norm of the gradient, None for no
+    limit.
     """
 
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -36,9 +36,9 @@ class OptimiserConfig(StrictConfig):
 
 
 class Learner(lightning.LightningModule):
-    """A module that trains for `epochs` epochs under an `OptimiserConfig`, the same again from the same seed.
+    """A module that trains for `epochs` epochs under an `OptimiserConfig`, reproducibly for a seed.
 
-    `score` names the validation score that early stopping watches, higher is better; None where nothing is validated.
+    `score` names the validation score for early stopping, higher is better; None where nothing is validated.
     """
 
     score: ClassVar[str | None] = None
@@ -50,17 +50,17 @@ class Learner(lightning.LightningModule):
         self.seed = seed
 
     def on_train_epoch_start(self) -> None:
-        """What learns is in training mode, what is frozen in evaluation mode."""
-        self.train()  # the trainer leaves each part in the mode it finds it in, and backbones come in evaluation mode
+        """Set training mode, and evaluation mode for frozen parts."""
+        self.train()  # the trainer leaves modes unchanged, and backbones come in evaluation mode
         for module in self.modules():
             own = list(module.parameters(recurse=False))
             if own and not any(parameter.requires_grad for parameter in own):
                 module.eval()
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        """Random draws in the network and the loss depend on the epoch alone."""
+        """Seed the draws in the network and the loss by the epoch."""
         if batch_index == 0:
-            # not when the epoch begins: loaders draw then, in a resumed run before that hook and otherwise after it
+            # loaders draw when the epoch begins, in a resumed run before that hook and otherwise after it
             torch.manual_seed(self.seed + self.current_epoch)
 
     def configure_optimizers(self) -> Any:
@@ -73,7 +73,7 @@ class Learner(lightning.LightningModule):
         adamw = torch.optim.AdamW(groups, lr=self.optimiser.learning_rate)
         n_steps = int(self.trainer.estimated_stepping_batches)
         n_warmup = self._warmup_steps(n_steps)
-        # the last epoch of the schedule may lie beyond the last one that is run
+        # the schedule may end after the last epoch
         n_schedule = round(n_steps * (self.optimiser.schedule_epochs or self.epochs) / self.epochs)
         start = 0 if self.optimiser.cosine_from == "start" else max(1, n_warmup)
         if self.optimiser.schedule == "cosine":

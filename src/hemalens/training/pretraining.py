@@ -1,4 +1,4 @@
-"""Pretraining on other labelled images: the head is replaced, and the network is trained on from there."""
+"""Pretrain a network on other labelled images; the training that follows replaces the head."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hemalens.models.backbone import BackboneConfig, create_backbone, preprocess
 from hemalens.models.freezing import freeze_first_blocks, start_head_near_zero
 from hemalens.training.augmentation import AugmentationConfig
 from hemalens.training.classifier import CellClassifier
-from hemalens.training.fit import TrainingConfig, fit_network, follow_quickly
+from hemalens.training.fit import TrainingConfig, TrainingData, fit_network, set_batch_norm_momentum
 from hemalens.training.masks import MaskUse
 from hemalens.training.module import OptimiserConfig
 
@@ -27,10 +27,10 @@ VALIDATION_FRACTION = 0.15
 
 
 class PretrainingConfig(StrictConfig):
-    """How a network is trained on another labelled set first; fields as in the training that follows.
+    """How a network is pretrained on another labelled set; fields as in the training that follows.
 
-    `frozen_blocks`: how many of the first residual blocks keep their first weights, the stem with them. `masked_inputs`:
-    images that have a mask show nothing outside it.
+    `frozen_blocks`: number of first residual blocks that keep their weights, the stem with them. `masked_inputs`: images
+    that have a mask show nothing outside it.
     """
 
     epochs: int = Field(default=20, ge=1)
@@ -45,16 +45,17 @@ class PretrainingConfig(StrictConfig):
     augmentation: AugmentationConfig = AugmentationConfig()
 
     def training(self, network: TrainingConfig) -> TrainingConfig:
-        """The training of `network`, its first weights, input size and precision, under these settings."""
+        """These settings with the backbone, first weights, input size and precision of `network`."""
         own = {name: getattr(self, name) for name in type(self).model_fields if name in TrainingConfig.model_fields}
         named = {name: getattr(network, name) for name in (*BackboneConfig.model_fields, "precision")}
         return TrainingConfig(**(named | own), masks=MaskUse(masked_inputs=self.masked_inputs))
 
 
 def pretrained(dataset: CellDataset, network: TrainingConfig, config: PretrainingConfig) -> Bundle:
-    """A classifier of `dataset`, trained once and kept in the cache by all that shapes it.
+    """A classifier of `dataset`, from the cache where it is trained already.
 
-    A part of the set, 15 %, chooses the epoch. Raises `SplitError` for a class of fewer than two independent images.
+    The cache key holds data, settings and versions. 15 % of the set choose the epoch. Raises `SplitError` for a class of
+    fewer than two independent images.
     """
     check_classes(dataset, purpose="pretraining")
     training = config.training(network)
@@ -74,19 +75,11 @@ def pretrained(dataset: CellDataset, network: TrainingConfig, config: Pretrainin
         pass  # not trained yet, or not to its end
     learn, validation = hold_out(dataset, VALIDATION_FRACTION, seeded(config.seed, "pretraining"))
     timm_network = create_backbone(training, n_classes=len(dataset.classes))
-    follow_quickly(timm_network)
+    set_batch_norm_momentum(timm_network)
     start_head_near_zero(timm_network, config.seed)
     freeze_first_blocks(timm_network, config.frozen_blocks)
     preprocessing = preprocessing_of(training)
     module = CellClassifier(timm_network, preprocessing, optimiser=config.optimiser, epochs=config.epochs, seed=config.seed)
-    bundle = fit_network(
-        module,
-        method="pretraining",
-        train_part=learn,
-        validation=validation,
-        config=training,
-        preprocessing=preprocessing,
-        run_dir=folder,
-    )
+    bundle = fit_network(module, TrainingData(learn, validation), method="pretraining", config=training, run_dir=folder)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return bundle

@@ -1,4 +1,4 @@
-"""A classical head on embeddings that a graph computes, and the bundle of both."""
+"""Train a classical head on the embeddings of an encoder's graph and export both as a bundle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hemalens.bundle.bundle import Bundle
 from hemalens.bundle.export import Trained, export_bundle
 from hemalens.cache import FeatureCache
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
-from hemalens.classifiers.heads import ClassWeights, Head, head_graph, head_logits, make_head, sample_weight_of
+from hemalens.classifiers.heads import ClassWeights, Head, make_head
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.datasets.splits import balanced_weights
@@ -34,23 +34,23 @@ def fit_head(
     seed: int,
     class_weights: ClassWeights = "none",
 ) -> Head:
-    """A head fitted on the embeddings (n, d) of a dataset; raises `SplitError` when it cannot learn from so few images.
+    """A head fitted on the embeddings (n, d) of a dataset; raises `SplitError` for too few images.
 
-    `class_weights` "balanced": an image weighs inverse to the number of images of its class, 1 on average. Drawing images
-    several times instead would put copies of one image on both sides of the inner folds of some heads.
+    `class_weights` "balanced": an image weighs inversely to the number of images of its class, 1 on average. Repeated
+    images instead of weights would put copies on both sides of the inner folds of some heads.
     """
     head = make_head(name, seed=seed)
     weights = len(dataset) * balanced_weights(dataset.targets) if class_weights == "balanced" else None
     try:
-        # these matrix products are too small to share: one thread is twice as fast as two, more so on a busy machine
+        # on matrix products this small one thread is twice as fast as two, more so on a busy machine
         with threadpool_limits(1, user_api="blas"):
-            head.fit(embeddings, dataset.targets, **sample_weight_of(head, weights))
+            head.fit(embeddings, dataset.targets, weights)
     except ValueError as error:
-        # heads with inner folds or a validation part of their own need some images of each class
+        # heads with inner folds or a validation part need several images of each class
         raise SplitError(
             f"the head {name!r} cannot learn from {len(dataset)} images of {len(dataset.classes)} classes",
             got=str(error),
-            remedy="Add images, or take another head, as in --set head=lr.",
+            remedy="Add images, or use another head, as in --set head=lr.",
         ) from error
     return head
 
@@ -65,7 +65,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a head is put on: the method it belongs to, and the graph from image to embedding."""
+    """The encoder below a head, the graph from image to embedding, and the method that both belong to."""
 
     method: str
     config: StrictConfig
@@ -90,21 +90,19 @@ def export_probe(
     head = fit_head(probe.head, train.embeddings, train.dataset, seed=seed, class_weights=probe.class_weights)
     temperature = 1.0
     if validation is not None:
-        temperature = fit_temperature(head_logits(head, validation.embeddings), validation.dataset.targets)
+        temperature = fit_temperature(head.logits(validation.embeddings), validation.dataset.targets)
 
     def reference(records: list[Record]) -> NDArray[np.float64]:
         cache = FeatureCache(default_cache_dir()) if probe.frozen_backbone else None
-        logits = head_logits(head, extract(records, probe.encoder, cache=cache).complete())
+        logits = head.logits(extract(records, probe.encoder, cache=cache).complete())
         return np.exp(log_softmax(logits / temperature))
 
-    size, n_classes = train.embeddings.shape[1], len(train.dataset.classes)
-    graph = join(probe.encoder, head_graph(head, n_features=size, n_classes=n_classes), keep=("embedding",))
     trained = Trained(
         method=probe.method,
         config=probe.config,
         train=train.dataset,
         validation=validation.dataset if validation else None,
-        graph=graph,
+        graph=join(probe.encoder, head.graph(), keep=("embedding",)),
         preprocessing=probe.preprocessing,
         temperature=temperature,
         frozen_backbone=probe.frozen_backbone,

@@ -1,4 +1,4 @@
-"""Training of the pixel autoencoder: images in, the same images out; kept in the cache by all that shapes it."""
+"""Train the pixel autoencoder on images without labels; the cache keeps it by data, settings and versions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.data import EpochSampler, PixelDataset, resized_images
 from hemalens.training.losses import structural_similarity
 from hemalens.training.module import Learner, OptimiserConfig
-from hemalens.training.trainer import Course, Precision, train
+from hemalens.training.trainer import Precision, Schedule, train
 
 ADAM = OptimiserConfig(
     learning_rate=1e-3, weight_decay=0.0, warmup_epochs=0.0, schedule="constant", label_smoothing=0.0, gradient_clip=None
@@ -35,9 +35,8 @@ ADAM = OptimiserConfig(
 class ReconstructionConfig(StrictConfig):
     """A convolutional autoencoder and its training; the published study states the latent, 512, and the loss, MSE.
 
-    `loss`: "mse", or "ssim", which is 1 - SSIM. `tile_px`: side of the squares that regions are cut into, so that what is
-    small in them is not shrunk away; None takes each image whole. `width`: channels of the first convolution.
-    `images_per_epoch` as in every training.
+    `loss`: "mse", or "ssim", which is 1 - SSIM. `tile_px`: side of the tiles that regions are cut into, so that small
+    structures stay visible; None takes each image whole. `width`: channels of the first convolution.
     """
 
     latent_size: int = Field(default=LATENT_SIZE, ge=1)
@@ -53,7 +52,7 @@ class ReconstructionConfig(StrictConfig):
 
 
 class ReconstructionModule(Learner):
-    """An autoencoder on uint8 batches (n, 3, size, size); what it draws is in [0, 1]."""
+    """An autoencoder on uint8 batches (n, 3, size, size); reconstructions are in [0, 1]."""
 
     def __init__(self, network: PixelAutoencoder, preprocessing: Preprocessing, config: ReconstructionConfig) -> None:
         super().__init__(optimiser=config.optimiser, epochs=config.epochs, seed=config.seed)
@@ -79,9 +78,9 @@ class ReconstructionModule(Learner):
 def reconstruction_encoder(
     dataset: CellDataset, preprocessing: Preprocessing, config: ReconstructionConfig
 ) -> PixelAutoencoder:
-    """An autoencoder of the images of `dataset`, whatever their labels: trained once, kept in the cache.
+    """An autoencoder of the images of `dataset`, trained without labels, from the cache where it is trained already.
 
-    It takes pixels as `preprocessing` gives them. Raises `ConfigError` for a size that is no multiple of 32, and
+    It takes normalised pixels of `preprocessing`. Raises `ConfigError` for a size that is no multiple of 32, and
     `DatasetError` for fewer than two images or tiles.
     """
     size = preprocessing.size_px
@@ -125,7 +124,7 @@ def _train(module: ReconstructionModule, dataset: CellDataset, preprocessing: Pr
         sampler=sampler,
         drop_last=len(sampler) % config.batch_size == 1,
     )
-    train(module, loader, None, run_dir=folder, course=Course(precision=config.precision))
+    train(module, loader, None, run_dir=folder, schedule=Schedule(precision=config.precision))
 
 
 def _load(network: PixelAutoencoder, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fine-tuning of Segment Anything on masks of single cells, and its way into a graph."""
+"""Fine-tune Segment Anything on masks of single cells and export it to ONNX."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hemalens.progress import track
 from hemalens.training.data import EpochSampler, resized_images
 from hemalens.training.losses import mask_loss, rotate_each
 from hemalens.training.module import Learner, OptimiserConfig
-from hemalens.training.trainer import Course, Precision, train
+from hemalens.training.trainer import Precision, Schedule, train
 
 ROTATION_DEG = 20.0
 """Largest angle of the published rotation."""
@@ -54,7 +54,7 @@ class MaskAugmentation:
 
 
 class MaskDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Resized images (n, 3, S, S) with their masks (n, S, S), given out with the mask at the side of the network's answer.
+    """Resized images (n, 3, S, S) with their masks (n, S, S), the mask resized to the network's output.
 
     Indexed by (index, seed), so that an augmentation depends on nothing else.
     """
@@ -114,7 +114,7 @@ class SegmenterModule(Learner):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """Cross-entropy and Dice of the low-resolution answer."""
+        """Cross-entropy and Dice of the low-resolution masks."""
         images, masks = batch
         logits = self.network((images.float() - self.mean) / self.std)
         loss = mask_loss(logits.float(), masks, ce_weight=self.weights[0], dice_weight=self.weights[1])
@@ -138,7 +138,7 @@ class SegmenterTraining(StrictConfig):
 def fit_masks(
     network: SamSegmenter, dataset: CellDataset, preprocessing: Preprocessing, how: SegmenterTraining, run_dir: Path
 ) -> None:
-    """Train what is open of a network on all masks of a dataset; a stopped training in `run_dir` goes on."""
+    """Train the open layers of a network on all masks of a dataset; an interrupted training in `run_dir` resumes."""
     size = preprocessing.size_px
     masks = resized_masks(dataset, size)
     pixels = resized_images(dataset, preprocessing, run_dir / "scratch" / "train.npy")
@@ -156,11 +156,11 @@ def fit_masks(
         seed=how.seed,
         weights=(how.ce_weight, how.dice_weight),
     )
-    train(module, loader, None, run_dir=run_dir, course=Course(precision=how.precision))
+    train(module, loader, None, run_dir=run_dir, schedule=Schedule(precision=how.precision))
 
 
 class _MapAndMask(nn.Module):
-    """A segmenter that gives its feature map beside the cell's probability."""
+    """A segmenter with its feature map and the cell's probability as outputs."""
 
     def __init__(self, network: SamSegmenter) -> None:
         super().__init__()
@@ -174,8 +174,8 @@ class _MapAndMask(nn.Module):
 def segmenter_graph(network: SamSegmenter, preprocessing: Preprocessing) -> onnx.ModelProto:
     """image uint8 (n, h, w, 3) -> full_map (n, c, g, g), the feature before the neck, and cell_probability (n, 4g, 4g)."""
     network.eval()
-    answers = to_onnx(_MapAndMask(network), preprocessing, ["full_map", "cell_probability"])
-    return join(resize_graph(preprocessing), normalise_graph(preprocessing), answers)
+    outputs = to_onnx(_MapAndMask(network), preprocessing, ["full_map", "cell_probability"])
+    return join(resize_graph(preprocessing), normalise_graph(preprocessing), outputs)
 
 
 def check_masks(graph: onnx.ModelProto, network: SamSegmenter, images: Iterator[NDArray[np.uint8]]) -> float:

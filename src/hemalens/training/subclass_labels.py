@@ -1,4 +1,4 @@
-"""Finer cell types than the label map asks for: learned in training, summed up to its classes in every answer."""
+"""Train on finer cell types than the label map has, and sum their probabilities to its classes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from hemalens.taxonomy import cell_types
 
 @dataclass(frozen=True, slots=True)
 class FineLabels:
-    """What a network tells apart, class by class: `outputs` are its logits' names, (f,), in the order of `classes`, (k,).
+    """The outputs of a network, class by class: `outputs`, (f,), names its logits in the order of `classes`, (k,).
 
-    `sizes`, (k,), says how many outputs each class has. A class of one output is that output.
+    `sizes`, (k,), is the number of outputs of each class. A class without finer types is its own output.
     """
 
     classes: tuple[str, ...]
@@ -34,13 +34,13 @@ class FineLabels:
 
     @classmethod
     def of(cls, train: CellDataset, *, min_images: int) -> FineLabels:
-        """The finest cell types of `train` that have `min_images` or more; a class with fewer than two of them is whole."""
+        """The finest cell types of `train` with `min_images` or more images; a class needs two of them to be split."""
         counts = Counter((record.label, record.cell_type) for record in train.records)
         outputs: list[str] = []
         sizes = []
         for label in train.classes:
             common = [code for (of, code), n in counts.items() if of == label and code is not None and n >= min_images]
-            # what has a finer type beside it says only that it is one of several
+            # a type with a finer one among the outputs is no output of its own
             above = {code for known in common for code in _lineage(known)[1:]}
             finest = sorted(set(common) - above)
             outputs += finest if len(finest) > 1 else [label]
@@ -48,8 +48,8 @@ class FineLabels:
         return cls(train.classes, tuple(outputs), tuple(sizes))
 
     @classmethod
-    def told(cls, classes: tuple[str, ...], finer: Sequence[tuple[str, str]]) -> FineLabels:
-        """Those whose `finer` these are."""
+    def from_finer(cls, classes: tuple[str, ...], finer: Sequence[tuple[str, str]]) -> FineLabels:
+        """The inverse of `finer`: labels from the (output, class) pairs that a bundle stores."""
         if not finer:
             return cls.none(classes)
         counts = Counter(of for _, of in finer)
@@ -69,28 +69,28 @@ class FineLabels:
         return tuple(zip(self.outputs, of_class, strict=True))
 
     @property
-    def lessons(self) -> tuple[str, ...]:
-        """What a training image can teach, (t,): one of the outputs, then for each class "any ...", one of its outputs."""
+    def target_names(self) -> tuple[str, ...]:
+        """Training targets, (t,): the outputs, then for each class "any <class>" where the finer type is unknown."""
         return (*self.outputs, *(f"any {label}" for label in self.classes))
 
     @property
-    def class_of_lesson(self) -> NDArray[np.int64]:
-        """Position in `classes` of each lesson, (t,)."""
+    def class_of_target(self) -> NDArray[np.int64]:
+        """Position in `classes` of each target, (t,)."""
         return np.concatenate([self.class_of_output, np.arange(len(self.classes))])
 
     def admitted(self) -> Tensor:
-        """Which outputs are right for which lesson, bool (t, f)."""
+        """The outputs that are correct for each target, bool (t, f)."""
         of_class = torch.from_numpy(self.class_of_output) == torch.arange(len(self.classes))[:, None]
         return torch.cat([torch.eye(len(self.outputs), dtype=torch.bool), of_class])
 
-    def taught(self, dataset: CellDataset) -> CellDataset:
-        """The same images, each under the lesson it teaches: its cell type, the next coarser output, or its class."""
-        records = tuple(replace(record, label=self._lesson(record)) for record in dataset.records)
-        shown = replace(dataset, records=records, classes=self.lessons)
+    def relabelled(self, dataset: CellDataset) -> CellDataset:
+        """The same images under their targets: the cell type, the next coarser output, or any output of the class."""
+        records = tuple(replace(record, label=self._target(record)) for record in dataset.records)
+        shown = replace(dataset, records=records, classes=self.target_names)
         shown.__dict__["contents"] = dataset.contents
         return shown
 
-    def _lesson(self, record: Record) -> str | None:
+    def _target(self, record: Record) -> str | None:
         if record.label is None:
             return None
         i = self.classes.index(record.label)
@@ -99,25 +99,23 @@ class FineLabels:
             return own[0]
         return next((code for code in _lineage(record.cell_type) if code in own), f"any {record.label}")
 
-    def rolled_up(self, logits: Tensor) -> Tensor:
-        """Logits of outputs (n, f) -> of classes (n, k): the log of the class's summed probabilities, but for a constant of
-        each image that no softmax sees.
-        """
+    def class_logits(self, logits: Tensor) -> Tensor:
+        """Logits of outputs (n, f) -> logits of classes (n, k), whose softmax sums the outputs' probabilities."""
         if len(self.outputs) == len(self.classes):
             return logits
         parts = logits.split(self.sizes, dim=1)
         return torch.cat([p if p.shape[1] == 1 else p.logsumexp(dim=1, keepdim=True) for p in parts], dim=1)
 
     def within_classes(self, logits: Tensor) -> Tensor:
-        """Logits of outputs (n, f) -> probability of each output given its class, (n, f): 1 in sum over each class.
+        """Logits of outputs (n, f) -> probability of each output given its class, (n, f); they sum to 1 over each class.
 
-        What weighs the classes anew, as a temperature or another prior does, leaves them as they are.
+        A temperature or prior over the classes leaves them unchanged.
         """
         return torch.cat([softmax(part, dim=1) for part in logits.split(self.sizes, dim=1)], dim=1)
 
 
 def _lineage(code: str | None) -> tuple[str, ...]:
-    """The type and all above it, the nearest first; of labels of one's own only itself."""
+    """The type and its ancestors, nearest first; a label outside the taxonomy has none."""
     if code is None:
         return ()
     return cell_types()[code].lineage() if code in cell_types() else (code,)
@@ -126,11 +124,11 @@ def _lineage(code: str | None) -> tuple[str, ...]:
 def admitted_cross_entropy(
     logits: Tensor, admitted: Tensor, *, smoothing: float, output_weights: Tensor, image_weights: Tensor
 ) -> Tensor:
-    """Cross-entropy where several outputs may be right: -log of their summed probability, a mean weighed by image.
+    """Cross-entropy where several outputs may be correct: -log of their summed probability, averaged with image weights.
 
     `logits` (n, f), `admitted` bool (n, f), `output_weights` (f,), `image_weights` (n,). Label smoothing as torch's: a
-    share `smoothing` of the loss is the mean over all outputs of -log p. With one right output each it is
-    `torch.nn.functional.cross_entropy`.
+    share `smoothing` of the loss is the mean over all outputs of -log p. With one correct output each it
+    equals `torch.nn.functional.cross_entropy`.
     """
     log_p = log_softmax(logits.float(), dim=1)
     right = log_p.masked_fill(~admitted, -torch.inf).logsumexp(dim=1)

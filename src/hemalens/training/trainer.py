@@ -1,4 +1,4 @@
-"""The trainer: device, precision, progress, early stopping, and checkpoints that a killed run resumes from."""
+"""The training loop: device, precision, progress, early stopping, and checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ BEST: dict[str, Any] = {"mode": "max", "enable_version_counter": False}
 
 
 def has_bf16() -> bool:
-    """Whether the device training will run on multiplies bfloat16 in hardware."""
+    """Whether the training device multiplies bfloat16 in hardware."""
     return _in_hardware("avx512_bf16", "amx_bf16", "bf16")
 
 
 def gains_from_bf16() -> bool:
-    """Whether training is faster in bfloat16 there.
+    """Whether training is faster in bfloat16 on the training device.
 
-    With AVX-512's alone, which multiplies no tiles of it, networks of depthwise convolutions are slower than in 32 bits.
+    With AVX-512 alone, without tile multiplication, depthwise convolutions are slower than in 32 bits.
     """
     return _in_hardware("amx_bf16", "bf16")
 
@@ -57,8 +57,8 @@ def _cpu_flag(*names: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """How a training runs: when it stops early, at which precision, over how many batches a step's gradients add up."""
+class Schedule:
+    """Early stopping, precision and gradient accumulation of a training."""
 
     patience: int | None = None
     precision: Precision = "auto"
@@ -74,7 +74,7 @@ class _History(Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         row = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-        # an epoch that a kill undid before its checkpoint was written stands there already
+        # an epoch whose checkpoint was not written is listed already
         kept = [line for line in lines if json.loads(line)["epoch"] < trainer.current_epoch]
         write_text(self.path, "\n".join([*kept, json.dumps({"epoch": trainer.current_epoch, **row})]) + "\n")
 
@@ -97,7 +97,7 @@ class _Bar(Callback):
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Lightning advises on loggers, workers and steps; the run's own report says what matters."""
+    """Silence Lightning's advice on loggers, workers and steps."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -117,20 +117,20 @@ def train(
     validation: DataLoader[Any] | None,
     *,
     run_dir: Path,
-    course: Course,
+    schedule: Schedule,
 ) -> None:
-    """Train until the epochs are over, or the score has not risen for the course's patience; keep the best epoch.
+    """Train for all epochs, or until the score has not risen for `schedule.patience` epochs; keep the best epoch.
 
-    Without patience, or where nothing is validated, all epochs are run and the last one's weights are kept. Checkpoints
-    lie in `run_dir`/checkpoints; a run that was killed continues after its last whole epoch.
+    Without patience, or where nothing is validated, all epochs run and the last weights are kept. Checkpoints lie in
+    `run_dir`/checkpoints; an interrupted run resumes after its last whole epoch.
     """
     checkpoints = run_dir / "checkpoints"
     finished = checkpoints / "finished"
-    # early stopping is over once it has stopped: a run that failed after it is not trained further
+    # a run that failed after early stopping is not trained further
     if not finished.is_file():
-        _fit(module, training, validation, run_dir=run_dir, course=course)
+        _fit(module, training, validation, run_dir=run_dir, schedule=schedule)
         write_text(finished, "")
-    kept = "last" if course.patience is None or module.score is None else "best"
+    kept = "last" if schedule.patience is None or module.score is None else "best"
     state = SafetensorsCheckpointIO().load_checkpoint(checkpoints / f"{kept}.ckpt")
     module.load_state_dict(state["state_dict"])
     module.cpu().eval()
@@ -142,15 +142,15 @@ def _fit(
     validation: DataLoader[Any] | None,
     *,
     run_dir: Path,
-    course: Course,
+    schedule: Schedule,
 ) -> None:
     checkpoints, score = run_dir / "checkpoints", module.score
     checkpoints.mkdir(parents=True, exist_ok=True)
     best = [] if score is None else [ModelCheckpoint(checkpoints, filename="best", monitor=score, **BEST)]
     last = ModelCheckpoint(checkpoints, filename="last", save_top_k=1, enable_version_counter=False, every_n_epochs=1)
-    stopping = [EarlyStopping(score, mode="max", patience=course.patience)] if course.patience and score else []
+    stopping = [EarlyStopping(score, mode="max", patience=schedule.patience)] if schedule.patience and score else []
     history = _History(run_dir / "history.jsonl")
-    chosen = ("bf16" if gains_from_bf16() else "fp32") if course.precision == "auto" else course.precision
+    chosen = ("bf16" if gains_from_bf16() else "fp32") if schedule.precision == "auto" else schedule.precision
     with _quiet_lightning(), track("training", module.epochs * len(training)) as advance:
         trainer = lightning.Trainer(
             max_epochs=module.epochs,
@@ -163,13 +163,13 @@ def _fit(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            accumulate_grad_batches=course.accumulate,
+            accumulate_grad_batches=schedule.accumulate,
             gradient_clip_val=module.optimiser.gradient_clip,
             default_root_dir=run_dir,
         )
         resume = checkpoints / "last.ckpt"
         if resume.is_file():
-            # workers begin to load before the trainer tells the sampler its epoch
+            # workers begin to load before the trainer sets the sampler's epoch
             sampler: Any = training.sampler
             sampler.set_epoch(SafetensorsCheckpointIO().load_checkpoint(resume)["epoch"] + 1)
         try:

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 import trained
 from command import Command
 from hemalens.benchmark.efficiency import networks as module
-from hemalens.benchmark.efficiency.measure import efficiency
+from hemalens.benchmark.efficiency.config import NetworksConfig
+from hemalens.benchmark.efficiency.measure import measure_networks
 from hemalens.benchmark.efficiency.timing import alternate
 from hemalens.bundle.bundle import SEEN_UNLABELLED, Bundle, open_bundle, seen_images, write_bundle
 from hemalens.bundle.stages import CLASSICAL, CellImageConfig, CellImageEntry
@@ -63,6 +65,17 @@ def _with(bundle: Bundle, path: Path, *, files: dict[str, bytes] | None = None, 
     return write_bundle(path, bundle.manifest.model_copy(update=changes), kept).path
 
 
+def _measure(
+    *bundles: Path,
+    out: Path,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+    **settings: Any,
+) -> Report:
+    config = NetworksConfig.from_mapping({"bundles": bundles, **settings})
+    return measure_networks(config, out=out, overwrite=overwrite, say=say)
+
+
 def _check_times(row: Efficiency, n_rounds: int) -> None:
     assert row.timings
     for timing in row.timings:
@@ -81,14 +94,14 @@ def test_backbones_and_a_bundle_with_its_scores(
     fitted = trained.fitted(tmp_path_factory, "finetune")
     target = f"synthetic:{trained.cells(tmp_path_factory) / 'lab_b'}"
     out = tmp_path / "run"
-    report = efficiency(
-        ["test_resnet@32", "test_vit", "test_resnet@32"],
-        [fitted.bundle.path],
+    report = _measure(
+        fitted.bundle.path,
+        backbones=["test_resnet@32", "test_vit", "test_resnet@32"],
         out=out,
-        target_spec=target,
-        n_classes=4,
-        n_rounds=2,
-        n_threads=1,
+        target=target,
+        classes=4,
+        rounds=2,
+        threads=1,
     )
     small, vit, bundle = report.efficiency
     assert [(row.name, row.kind, row.input_px) for row in report.efficiency] == [
@@ -126,12 +139,14 @@ def test_backbones_and_a_bundle_with_its_scores(
 def test_bundles_of_one_method_and_one_test_are_bundle_and_images(labs: Path, tmp_path: Path) -> None:
     copy = _with(open_bundle(labs / "near"), tmp_path / "other" / "near")
     said: list[str] = []
-    report = efficiency(
-        (),
-        [labs / "near", labs / "far" / "bundle", copy, labs / "near"],
+    report = _measure(
+        labs / "near",
+        labs / "far" / "bundle",
+        copy,
+        labs / "near",
         out=tmp_path / "run",
-        target_spec=f"folder:{labs / 'away'}",
-        n_rounds=1,
+        target=f"folder:{labs / 'away'}",
+        rounds=1,
         say=said.append,
     )
     assert [row.name for row in report.efficiency] == [
@@ -157,9 +172,7 @@ def test_classes_tested_are_part_of_the_test(labs: Path, tmp_path: Path) -> None
         trained.colour_bundle(tmp_path / f"two {i}", part.under([c for c in home.classes if part.class_counts.get(c)])).path
         for i, part in enumerate(two)
     ]
-    report = efficiency(
-        (), [labs / "near", *paths], out=tmp_path / "run", target_spec=f"folder:{labs / 'away'}", n_rounds=1
-    )
+    report = _measure(labs / "near", *paths, out=tmp_path / "run", target=f"folder:{labs / 'away'}", rounds=1)
     assert [row.tested_on for row in report.efficiency] == [
         "away, 3 cell types",
         "away, 2 cell types",
@@ -170,12 +183,12 @@ def test_classes_tested_are_part_of_the_test(labs: Path, tmp_path: Path) -> None
 @pytest.mark.usefixtures("undrawn", "quick")
 def test_images_that_any_bundle_has_seen_are_left_out(labs: Path, tmp_path: Path, quick: None) -> None:
     home = f"folder:{labs / 'home'}"
-    report = efficiency((), [labs / "near"], out=tmp_path / "run", target_spec=home, drop_seen=True, n_rounds=1)
+    report = _measure(labs / "near", out=tmp_path / "run", target=home, drop_seen=True, rounds=1)
     (row,), (card,) = report.efficiency, report.data
     assert (row.n_images, card.n_images, card.dropped["seen in training"]) == (12, 12, 12)
     both = [labs / "near", labs / "far" / "bundle"]
     with pytest.raises(DatasetError, match="shares too few classes"):
-        efficiency((), both, out=tmp_path / "both", target_spec=home, drop_seen=True, n_rounds=1)
+        _measure(*both, out=tmp_path / "both", target=home, drop_seen=True, rounds=1)
 
 
 def test_what_was_seen_or_comes_before_the_graph_is_told(labs: Path, tmp_path: Path) -> None:
@@ -183,7 +196,7 @@ def test_what_was_seen_or_comes_before_the_graph_is_told(labs: Path, tmp_path: P
     away = open_dataset(f"folder:{labs / 'away'}")
     seen = _with(near, tmp_path / "seen", files={SEEN_UNLABELLED: seen_images(away.contents)})
     cut = _with(near, tmp_path / "cut", before_graph=(CellImageEntry(segmenter=CLASSICAL, config=CellImageConfig()),))
-    report = efficiency((), [seen, cut], out=tmp_path / "run", target_spec=f"folder:{labs / 'away'}", n_rounds=1)
+    report = _measure(seen, cut, out=tmp_path / "run", target=f"folder:{labs / 'away'}", rounds=1)
     assert report.efficiency[0].name == "nearest_colour (seen), transductive"
     assert "Cutting the cell out beforehand is neither counted nor timed: nearest_colour (cut)." in report.summary
 
@@ -193,7 +206,7 @@ def test_bf16_is_timed_where_it_is_multiplied_and_otherwise_told(tmp_path: Path,
     sentence = "bf16 is not timed: the processor does not multiply it."
     for able in (True, False):
         monkeypatch.setattr("hemalens.training.trainer.has_bf16", lambda able=able: able)
-        report = efficiency(["test_resnet@32"], out=tmp_path / str(able), n_rounds=1, n_threads=1)
+        report = _measure(backbones=["test_resnet@32"], out=tmp_path / str(able), rounds=1, threads=1)
         precisions = [timing.precision for timing in report.efficiency[0].timings if timing.device == "cpu"]
         assert precisions == (["fp32", "bf16"] if able else ["fp32"])
         assert (sentence in report.summary) is not able
@@ -206,7 +219,7 @@ def test_a_killed_run_begins_anew_and_a_finished_one_is_refused(
     out, said = tmp_path / "run", list[str]()
 
     def run(n_rounds: int = 1, **more: Any) -> Report:
-        return efficiency((), [labs / "near"], out=out, n_rounds=n_rounds, n_threads=1, say=said.append, **more)
+        return _measure(labs / "near", out=out, rounds=n_rounds, threads=1, say=said.append, **more)
 
     def killed(*given: Any) -> list[tuple[Estimate, Estimate]]:
         raise KilledError
@@ -240,7 +253,7 @@ def test_a_killed_run_begins_anew_and_a_finished_one_is_refused(
 )
 def test_bad_backbones_are_refused(backbones: list[str], error: type[Exception], message: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=message):
-        efficiency(backbones, out=tmp_path / "run")
+        _measure(backbones=backbones, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -252,7 +265,7 @@ def test_a_size_that_only_the_network_itself_refuses(tmp_path: Path, monkeypatch
     with pytest.raises(
         ConfigError, match="'test_resnet' does not take images of 16 px; got the window is larger than the map"
     ):
-        efficiency(["test_resnet@16"], out=tmp_path / "run")
+        _measure(backbones=["test_resnet@16"], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -260,16 +273,16 @@ def test_bad_bundles_targets_and_numbers_are_refused(labs: Path, tmp_path: Path)
     out, away = tmp_path / "run", f"folder:{labs / 'away'}"
     (tmp_path / "empty").mkdir()
     with pytest.raises(BundleError, match=r"'.*empty' is no bundle; expected a manifest.json in it"):
-        efficiency((), [tmp_path / "empty"], out=out)
+        _measure(tmp_path / "empty", out=out)
     with pytest.raises(BundleError, match="there is no bundle folder"):
-        efficiency((), [tmp_path / "gone"], out=out)
+        _measure(tmp_path / "gone", out=out)
     with pytest.raises(InputError, match=r"only a bundle can be tested on a target.*Leave --target out"):
-        efficiency(["test_resnet@32"], out=out, target_spec=away)
+        _measure(backbones=["test_resnet@32"], out=out, target=away)
     with pytest.raises(SplitError, match="were trained on"):
-        efficiency((), [labs / "near"], out=out, target_spec=f"folder:{labs / 'home'}")
-    for name in ("n_rounds", "n_threads", "n_classes"):
-        with pytest.raises(InputError, match=f"{name} must be one or more; got 0"):
-            efficiency((), [labs / "near"], out=out, **{name: 0})  # type: ignore[arg-type]
+        _measure(labs / "near", out=out, target=f"folder:{labs / 'home'}")
+    for name in ("rounds", "threads", "classes"):
+        with pytest.raises(InputError, match=f"key '{name}'.*greater than or equal to 1"):
+            _measure(labs / "near", out=out, **{name: 0})
     assert not out.exists()
 
 
@@ -281,7 +294,7 @@ def test_a_bundle_that_cannot_be_counted_is_named(labs: Path, tmp_path: Path) ->
     node.domain = "elsewhere"
     path = _with(near, tmp_path / "foreign", files={"model.onnx": graph.SerializeToString()})
     with pytest.raises(BundleError, match=r"cannot be counted, in '.*foreign'; expected .*; got elsewhere Sub"):
-        efficiency((), [path], out=tmp_path / "run")
+        _measure(path, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -309,7 +322,7 @@ def test_the_command_prints_tables_and_json(labs: Path, tmp_path: Path, command:
     [
         (
             ("--protocol", "efficiency", "--bundle", "x", "--methods", "finetune", "--source", "folder:x"),
-            "--bundle goes without methods",
+            "--bundle is for benchmarks without methods",
         ),
         (("--protocol", "efficiency", "--bundle", "x", "--folds", "5"), "--folds has no use in the protocol efficiency"),
         (("--protocol", "efficiency", "--bundle", "x", "--target", "folder:a", "--target", "folder:b"), "takes one target"),

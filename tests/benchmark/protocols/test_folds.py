@@ -245,7 +245,7 @@ def test_classes_that_are_not_tested_are_named_with_the_reason(run: tuple[Fits, 
     more = evaluate(fits.bundles[:1], [away], target=away, source_name="lab_a", seed=0, min_per_class=4)
     assert more.left_out == {
         "monocyte": "not in the target",
-        "eosinophil": "3 image(s) in the target, at least 4 asked for",
+        "eosinophil": "3 image(s) in the target, at least 4 requested",
     }
     assert more.n_images == away.class_counts["neutrophil"] + away.class_counts["lymphocyte"]
     assert len(more.confusion) == 2
@@ -284,7 +284,10 @@ def test_per_class_numbers_of_one_model_on_one_set(run: tuple[Fits, list], away:
     assert result.scatter is not None
     assert result.scatter.n_total == len(away)
     assert result.scores.accuracy.std is None
-    assert all(math.isfinite(v) for v in (result.scores.ece or 0.0, result.scores.nll or 0.0))
+    assert result.scores.ece is not None
+    assert 0 <= result.scores.ece <= 1
+    assert result.scores.nll is not None
+    assert 0 < result.scores.nll < math.inf
 
 
 def test_unreadable_images_are_listed_and_not_counted(run: tuple[Fits, list], away: CellDataset, tmp_path: Path) -> None:

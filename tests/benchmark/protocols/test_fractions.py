@@ -15,24 +15,25 @@ import onnxruntime
 import pytest
 
 import trained
+from bench import changed
 from hemalens.benchmark.protocols.fractions import (
     PUBLISHED_FRACTIONS,
     FixedParts,
-    FractionPlan,
     FractionRun,
+    FractionsProtocol,
     balanced_accuracy_gain,
     fraction_runs,
 )
 from hemalens.bundle.bundle import SEEN_UNLABELLED, Bundle, seen_images
 from hemalens.datasets import CellDataset, Record, open_dataset
 from hemalens.errors import DatasetError, SplitError
-from hemalens.evaluation.metrics import Answers
+from hemalens.evaluation.metrics import Predictions
 from hemalens.evaluation.results import Estimate, FractionScores
 
 HOME = {"neutrophil": (160, 110, 110), "lymphocyte": (110, 110, 160), "monocyte": (110, 160, 110)}
 AWAY = {"neutrophil": (150, 125, 105), "lymphocyte": (120, 115, 150), "basophil": (90, 90, 90)}
 SIZES = {"neutrophil": 40, "lymphocyte": 28, "monocyte": 20}
-PLAN = FractionPlan(fractions=(0.1, 1.0, 0.3), n_seeds=3, seed=4)
+PLAN = FractionsProtocol(fractions=(0.1, 1.0, 0.3), seeds=3)
 
 
 class Fits:
@@ -85,8 +86,8 @@ def run(parts: FixedParts, tmp_path_factory: pytest.TempPathFactory) -> tuple[Fi
     return fits, _run(fits, parts, PLAN, tmp_path_factory.mktemp("run"))
 
 
-def _run(fits: Any, parts: FixedParts, plan: FractionPlan, run_dir: Path) -> list[FractionRun]:
-    return fraction_runs(fits, parts, plan, method="nearest", source="home", run_dir=run_dir)
+def _run(fits: Any, parts: FixedParts, plan: FractionsProtocol, run_dir: Path, seed: int = 4) -> list[FractionRun]:
+    return fraction_runs(fits, parts, plan, method="nearest", source="home", run_dir=run_dir, seed=seed)
 
 
 def _contents(cells: CellDataset) -> set[str]:
@@ -128,7 +129,7 @@ def test_every_fraction_and_seed_is_tested_on_the_same_images(
     labels = parts.train.classes
     for result, test in zip(run[1], parts.tests, strict=True):
         truth = [labels.index(str(r.label)) for r in test.records if r.label in labels]
-        models = [answers for fraction in PLAN.fractions for answers in result.answers[fraction]]
+        models = [answers for fraction in PLAN.fractions for answers in result.predictions[fraction]]
         assert len(models) == 9
         for answers in models:
             assert answers.target.tolist() == truth
@@ -161,19 +162,20 @@ def test_each_training_has_a_folder_and_a_generator_of_its_own(run: tuple[Fits, 
 def test_draws_and_trainings_follow_the_plan_s_seed_and_not_what_else_is_asked(
     run: tuple[Fits, list[FractionRun]], parts: FixedParts, tmp_path: Path
 ) -> None:
-    def drawn(plan: FractionPlan, name: str) -> tuple[list[int], list[set[str]], list[set[str]]]:
+    fewer = changed(PLAN, fractions=(0.3, 0.1), seeds=2)
+
+    def drawn(name: str, seed: int = 4) -> tuple[list[int], list[set[str]], list[set[str]]]:
         fits = Fits()
-        _run(fits, replace(parts, tests=parts.tests[:1]), plan, tmp_path / name)
+        _run(fits, replace(parts, tests=parts.tests[:1]), fewer, tmp_path / name, seed)
         of_first = [_contents(fits.of(0.3, draw)) for draw in range(2)]
         return fits.numbers, of_first, [_contents(fits.of(0.1, 0))]
 
     first, _ = run
-    fewer = replace(PLAN, fractions=(0.3, 0.1), n_seeds=2)
-    numbers, of_middle, of_small = drawn(fewer, "fewer")
+    numbers, of_middle, of_small = drawn("fewer")
     assert set(numbers) < set(first.numbers)
     assert of_middle == [_contents(first.of(0.3, draw)) for draw in range(2)]
     assert of_small == [_contents(first.of(0.1, 0))]
-    other_numbers, other, _ = drawn(replace(fewer, seed=5), "other")
+    other_numbers, other, _ = drawn("other", 5)
     assert not set(other_numbers) & set(first.numbers)
     assert other != of_middle
 
@@ -182,7 +184,7 @@ def test_given_subsets_take_the_place_of_drawn_ones(parts: FixedParts, tmp_path:
     first_of = {c: [i for i, r in enumerate(parts.train.records) if r.label == c] for c in parts.train.classes}
     given = parts.train.subset(sorted(i for members in first_of.values() for i in members[:3]))
     fits = Fits()
-    plan = FractionPlan(fractions=(1.0, 0.5, 0.25), n_seeds=2)
+    plan = FractionsProtocol(fractions=(1.0, 0.5, 0.25), seeds=2)
     results = _run(fits, replace(parts, given={0.5: given}), plan, tmp_path)
     assert [fits.of(0.5, draw) for draw in range(2)] == [given, given]
     assert fits.of(0.25, 0).class_counts == {"neutrophil": 5, "lymphocyte": 3, "monocyte": 2}
@@ -192,8 +194,8 @@ def test_given_subsets_take_the_place_of_drawn_ones(parts: FixedParts, tmp_path:
 
 
 def test_the_published_plan_is_four_fractions_three_times() -> None:
-    plan = FractionPlan()
-    assert (plan.fractions, plan.n_seeds) == ((1.0, 0.5, 0.1, 0.01), 3)
+    plan = FractionsProtocol()
+    assert (plan.fractions, plan.seeds) == ((1.0, 0.5, 0.1, 0.01), 3)
     assert plan.fractions == PUBLISHED_FRACTIONS
     assert (plan.selection, plan.strict) == ("validation", False)
 
@@ -203,7 +205,7 @@ def test_the_published_plan_is_four_fractions_three_times() -> None:
 
 def test_published_selection_hands_over_exactly_the_test_images_and_says_so(parts: FixedParts, tmp_path: Path) -> None:
     fits = Fits()
-    plan = FractionPlan(fractions=(1.0, 0.5), n_seeds=2, selection="published-selection")
+    plan = FractionsProtocol(fractions=(1.0, 0.5), seeds=2, selection="published-selection")
     (result,) = _run(fits, replace(parts, tests=parts.tests[:1]), plan, tmp_path)
     assert [held for _, held, _ in fits.given] == [parts.tests[0]] * 4
     for train, _, _ in fits.given:
@@ -215,7 +217,7 @@ def test_published_selection_takes_one_test_set(parts: FixedParts, tmp_path: Pat
     fits = Fits()
     message = "published-selection chooses the epoch on the test images; expected one test set; got 2"
     with pytest.raises(SplitError, match=message):
-        _run(fits, parts, replace(PLAN, selection="published-selection"), tmp_path)
+        _run(fits, parts, changed(PLAN, selection="published-selection"), tmp_path)
     assert fits.given == []
 
 
@@ -259,7 +261,7 @@ def test_scores_are_means_and_spreads_of_the_bundles_answers(
     spreads = []
     for scores in curve.fractions:
         said = [_said(fits.bundle_of(scores.fraction, draw), records) for draw in range(3)]
-        for answers, expected in zip(results[which].answers[scores.fraction], said, strict=True):
+        for answers, expected in zip(results[which].predictions[scores.fraction], said, strict=True):
             assert [parts.train.classes[i] for i in answers.predicted] == expected
         models = [_expected(truth, answers) for answers in said]
         assert _estimates(scores).keys() == models[0].keys()
@@ -299,17 +301,17 @@ def test_the_curve_says_what_was_done(run: tuple[Fits, list[FractionRun]], parts
 def test_groups_of_the_test_are_resampled_whole(parts: FixedParts, tmp_path: Path) -> None:
     test = parts.tests[0]
     grouped = replace(test, records=tuple(replace(r, group=f"patient {i // 5}") for i, r in enumerate(test.records)))
-    plan = FractionPlan(fractions=(1.0,), n_seeds=1)
+    plan = FractionsProtocol(fractions=(1.0,), seeds=1)
     (whole,) = _run(Fits(), replace(parts, tests=(grouped,)), plan, tmp_path / "grouped")
     (single,) = _run(Fits(), replace(parts, tests=(test,)), plan, tmp_path / "single")
     assert "groups (1,000 repeats)" in whole.curve.intervals
-    assert whole.answers[1.0][0].unit.tolist() == [i // 5 for i in range(len(test))]
+    assert whole.predictions[1.0][0].unit.tolist() == [i // 5 for i in range(len(test))]
     assert whole.curve.fractions[0].accuracy.value == single.curve.fractions[0].accuracy.value
     assert whole.curve.fractions[0].accuracy.low != single.curve.fractions[0].accuracy.low
 
 
 def test_one_seed_has_no_spread(parts: FixedParts, tmp_path: Path) -> None:
-    (result, _) = _run(Fits(), parts, FractionPlan(fractions=(0.3,), n_seeds=1), tmp_path)
+    (result, _) = _run(Fits(), parts, FractionsProtocol(fractions=(0.3,), seeds=1), tmp_path)
     (scores,) = result.curve.fractions
     assert {estimate.std for estimate in _estimates(scores).values()} == {None}
     assert scores.accuracy.low is not None
@@ -323,7 +325,7 @@ def test_images_of_an_unreadable_field_are_listed_and_not_counted(parts: FixedPa
     broken.write_bytes(test.records[0].path.read_bytes()[:200])
     boxes = tuple(replace(test.records[0], path=broken, box=(0, 0, 10 + i, 10)) for i in range(2))
     more = replace(test, records=(*test.records, *boxes))
-    plan = FractionPlan(fractions=(1.0,), n_seeds=2)
+    plan = FractionsProtocol(fractions=(1.0,), seeds=2)
     (found,) = _run(Fits(), replace(parts, tests=(more,)), plan, tmp_path / "more")
     (whole,) = _run(Fits(), replace(parts, tests=(test,)), plan, tmp_path / "whole")
     assert list(found.curve.unreadable) == [str(broken)]
@@ -338,14 +340,14 @@ def test_images_seen_without_their_labels_make_the_test_transductive(parts: Fixe
             (bundle.path / SEEN_UNLABELLED).write_bytes(seen_images(parts.tests[1].contents[:1]))
             return bundle
 
-    home, away = _run(Transductive(), parts, FractionPlan(fractions=(1.0,), n_seeds=1), tmp_path)
+    home, away = _run(Transductive(), parts, FractionsProtocol(fractions=(1.0,), seeds=1), tmp_path)
     assert (home.curve.transductive, away.curve.transductive) == (False, True)
 
 
 # ------------------------------------------------------------------------------------------------------------- gains
 
 
-def _balanced(answers: Answers) -> float:
+def _balanced(answers: Predictions) -> float:
     right = answers.target == answers.predicted
     return statistics.mean(float(right[answers.target == c].mean()) for c in np.unique(answers.target))
 
@@ -353,7 +355,7 @@ def _balanced(answers: Answers) -> float:
 def _answering(run: FractionRun, predicted: Sequence[Sequence[int]], target: Sequence[int]) -> FractionRun:
     """A run whose models answer so."""
     truth, unit = np.array(target), np.arange(len(target))
-    return replace(run, answers={1.0: [Answers(truth, np.array(p), unit) for p in predicted]})
+    return replace(run, predictions={1.0: [Predictions(truth, np.array(p), unit) for p in predicted]})
 
 
 def test_a_run_gains_nothing_over_itself(run: tuple[Fits, list[FractionRun]]) -> None:
@@ -366,9 +368,9 @@ def test_a_run_gains_nothing_over_itself(run: tuple[Fits, list[FractionRun]]) ->
 def test_gains_are_differences_seed_by_seed(run: tuple[Fits, list[FractionRun]], parts: FixedParts, tmp_path: Path) -> None:
     """Against the same method trained on other draws."""
     ours = run[1][0]
-    theirs, _ = _run(Fits(), parts, replace(PLAN, seed=9), tmp_path)
+    theirs, _ = _run(Fits(), parts, PLAN, tmp_path, seed=9)
     for fraction in (0.1, 0.3):
-        pairs = zip(ours.answers[fraction], theirs.answers[fraction], strict=True)
+        pairs = zip(ours.predictions[fraction], theirs.predictions[fraction], strict=True)
         expected = [_balanced(a) - _balanced(b) for a, b in pairs]
         gain = balanced_accuracy_gain(ours, theirs, fraction, seed=0)
         back = balanced_accuracy_gain(theirs, ours, fraction, seed=0)
@@ -428,16 +430,15 @@ def test_a_model_that_has_seen_a_test_image_elsewhere_is_not_scored(parts: Fixed
 def test_fractions_that_cannot_be_drawn_are_refused_before_training(parts: FixedParts, tmp_path: Path) -> None:
     fits = Fits()
     with pytest.raises(SplitError, match=r"0\.01 of class 'neutrophil' is no image; expected at least 100 images; got 20"):
-        _run(fits, parts, FractionPlan(strict=True), tmp_path)
+        _run(fits, parts, FractionsProtocol(strict=True), tmp_path)
     for fraction in (0.0, 1.01, float("nan")):
         with pytest.raises(SplitError, match=f"fraction is out of range; .*got {fraction}"):
-            _run(fits, parts, FractionPlan(fractions=(1.0, fraction)), tmp_path)
-    for nothing in (FractionPlan(fractions=()), FractionPlan(n_seeds=0)):
-        with pytest.raises(SplitError, match=r"has nothing to train; .*got \d fraction\(s\), \d seed\(s\)"):
-            _run(fits, parts, nothing, tmp_path)
+            _run(fits, parts, FractionsProtocol(fractions=(1.0, fraction)), tmp_path)
+    with pytest.raises(SplitError, match="has nothing to train"):
+        _run(fits, parts, FractionsProtocol(fractions=()), tmp_path)
     assert fits.given == []
     # and without strict each class keeps an image
-    _run(fits, parts, FractionPlan(fractions=(0.01,), n_seeds=1), tmp_path)
+    _run(fits, parts, FractionsProtocol(fractions=(0.01,), seeds=1), tmp_path)
     assert fits.of(0.01, 0).class_counts == dict.fromkeys(parts.train.classes, 1)
 
 

@@ -17,15 +17,9 @@ from sklearn.preprocessing import StandardScaler
 
 import trained
 from hemalens.benchmark.protocols import k_shot as module
-from hemalens.benchmark.protocols.k_shot import (
-    PUBLISHED_SHOTS,
-    Embedded,
-    KShotPlan,
-    check_k_shot,
-    embed,
-    k_shot,
-    supervised_reference,
-)
+from hemalens.benchmark.protocols.data import NewLaboratory
+from hemalens.benchmark.protocols.k_shot import PUBLISHED_SHOTS, KShotProtocol
+from hemalens.benchmark.protocols.laboratory import Embedded, EmbeddedLaboratory, embed, supervised_reference
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import CellDataset, Record
 from hemalens.datasets.episodes import draw_episodes
@@ -61,23 +55,26 @@ def _embedded(
     return Embedded(CellDataset(name, records, classes, "as_labelled", "-", "-"), embeddings)
 
 
-def _plan(**changes: Any) -> KShotPlan:
-    return KShotPlan(**{"shots": (2,), "n_repeats": 6, **changes})
+def _plan(**changes: Any) -> KShotProtocol:
+    return KShotProtocol(**{"shots": (2,), "repeats": 6, **changes})
 
 
-def _score(target: Embedded, plan: KShotPlan, pool: Embedded | None = None, **more: Any) -> KShot:
-    return k_shot(target, pool, plan, method="m", source="lab_a", **more)
+def _score(target: Embedded, plan: KShotProtocol, pool: Embedded | None = None, **more: Any) -> KShot:
+    seed = more.pop("seed", 0)
+    return plan.score(EmbeddedLaboratory(target, pool, **more), method="m", source="lab_a", seed=seed)
 
 
-def _answers(target: Embedded, pool: Embedded | None, plan: KShotPlan, k: int) -> list[tuple[list[int], list[int]]]:
+def _answers(
+    target: Embedded, pool: Embedded | None, plan: KShotProtocol, k: int, *, seed: int = 0
+) -> list[tuple[list[int], list[int]]]:
     """(true, predicted) of each drawing, by the nearest class mean."""
     source = pool or target
     given = pool.dataset if pool else None
-    asked = {"n_repeats": plan.n_repeats, "seed": plan.seed, "replacement": plan.replacement}
+    asked = {"n_repeats": plan.repeats, "seed": seed, "replacement": plan.replacement}
     found = []
     for episode in draw_episodes(target.dataset, given, k_shot=k, **asked):
         tested = np.flatnonzero(episode.query)
-        centre = target.embeddings[tested].mean(axis=0) if plan.classifier.transductive else np.zeros(4)
+        centre = target.embeddings[tested].mean(axis=0) if plan.few_shot.transductive else np.zeros(4)
         means = []
         for c in range(len(target.dataset.classes)):
             members = [source.embeddings[i] for i in episode.support if source.dataset.targets[i] == c]
@@ -124,11 +121,11 @@ def test_scores_are_means_and_spreads_over_the_drawings(
 ) -> None:
     target = _embedded(12, 7, 9)
     pool = _embedded(5, 6, 8, seed=1, name="support") if with_pool else None
-    plan = _plan(shots=(1, 4), n_repeats=5, replacement=replacement, classifier=classifier, seed=3)
-    result = _score(target, plan, pool)
+    plan = _plan(shots=(1, 4), repeats=5, replacement=replacement, few_shot=classifier)
+    result = _score(target, plan, pool, seed=3)
     assert [shots.k for shots in result.shots] == [1, 4]
     for shots in result.shots:
-        answers = _answers(target, pool, plan, shots.k)
+        answers = _answers(target, pool, plan, shots.k, seed=3)
         expected = {
             "accuracy": [_accuracy(*a) for a in answers],
             "balanced accuracy": [_balanced(*a) for a in answers],
@@ -146,12 +143,12 @@ def test_scores_are_means_and_spreads_over_the_drawings(
 
 def test_more_labelled_images_help_and_the_plan_s_seed_decides() -> None:
     target = _embedded(30, 30)
-    one, many = _score(target, _plan(shots=(1, 20), n_repeats=20)).shots
+    one, many = _score(target, _plan(shots=(1, 20), repeats=20)).shots
     assert one.accuracy.value is not None
     assert many.accuracy.value is not None
     assert many.accuracy.value > one.accuracy.value + 0.03
-    again, other = (_score(target, _plan(n_repeats=5, seed=seed)) for seed in (0, 1))
-    assert again == _score(target, _plan(n_repeats=5))
+    again, other = (_score(target, _plan(repeats=5), seed=seed) for seed in (0, 1))
+    assert again == _score(target, _plan(repeats=5))
     assert again.shots != other.shots
 
 
@@ -169,7 +166,7 @@ def test_a_result_says_what_was_done() -> None:
     assert own.scatter is not None
     assert own.scatter.n_total == 12
     line = Supervised(what="all labels", accuracy=Estimate(value=1.0), balanced_accuracy=Estimate(value=1.0))
-    apart = _score(target, _plan(replacement=False, classifier=CENTRED), pool, supervised=line)
+    apart = _score(target, _plan(replacement=False, few_shot=CENTRED), pool, supervised=line)
     assert (apart.support, apart.replacement, apart.transductive) == ("support", False, True)
     assert apart.classifier == "class means, cosine, centred on the target"
     assert apart.supervised == line
@@ -186,7 +183,7 @@ def test_only_what_is_tested_moves_the_centre(monkeypatch: pytest.MonkeyPatch) -
         return fit(self, X, y, unlabelled)
 
     monkeypatch.setattr("hemalens.classifiers.few_shot.PrototypeClassifier.fit", spy)
-    plan = _plan(classifier=CENTRED, n_repeats=3)
+    plan = _plan(few_shot=CENTRED, repeats=3)
     _score(target, plan)
     episodes = draw_episodes(target.dataset, None, k_shot=2, n_repeats=3, seed=0, replacement=True)
     assert len(given) == 3
@@ -195,7 +192,7 @@ def test_only_what_is_tested_moves_the_centre(monkeypatch: pytest.MonkeyPatch) -
         np.testing.assert_array_equal(y, [0, 0, 1, 1])
         np.testing.assert_array_equal(unlabelled, target.embeddings[episode.query])
     given.clear()
-    _score(target, _plan(n_repeats=2))
+    _score(target, _plan(repeats=2))
     assert [unlabelled for _, _, unlabelled in given] == [None, None]
 
 
@@ -211,7 +208,7 @@ def test_the_interval_holds_the_mean_however_small_a_class_is(sizes: tuple[int, 
     index, rng = target.dataset.targets, np.random.default_rng(seed)
     alike = (index == len(sizes) - 1) & (rng.random(len(index)) < 0.7)
     target.embeddings[alike] = 1 + np.eye(4)[0] + rng.normal(0, 0.8, (int(alike.sum()), 4))
-    plan = _plan(shots=(min(sizes) - 1,), n_repeats=60, replacement=False)
+    plan = _plan(shots=(min(sizes) - 1,), repeats=60, replacement=False)
     (shots,) = _score(target, plan).shots
     for name, estimate in _estimates(shots).items():
         assert estimate.low is not None, name
@@ -232,7 +229,7 @@ def test_a_class_whose_only_group_another_class_fills_gives_no_warning_and_no_ga
     }
     records = tuple(dataclasses.replace(record, group=group_of.get(i)) for i, record in enumerate(target.dataset.records))
     mixed = Embedded(dataclasses.replace(target.dataset, records=records), target.embeddings)
-    (shots,) = _score(mixed, _plan(shots=(1,), n_repeats=2), pool).shots
+    (shots,) = _score(mixed, _plan(shots=(1,), repeats=2), pool).shots
     for name, estimate in _estimates(shots).items():
         assert estimate.low is not None, name
         assert np.isfinite([estimate.low, estimate.high]).all(), name
@@ -246,15 +243,15 @@ def _width(result: KShot) -> float:
 
 
 def test_the_interval_shrinks_with_more_images_and_with_more_drawings() -> None:
-    few, many = (_score(_embedded(n, n), _plan(n_repeats=20)) for n in (15, 240))
+    few, many = (_score(_embedded(n, n), _plan(repeats=20)) for n in (15, 240))
     assert _width(many) < 0.6 * _width(few)
-    rough, fine = (_score(_embedded(150, 150), _plan(shots=(1,), n_repeats=n)) for n in (4, 80))
+    rough, fine = (_score(_embedded(150, 150), _plan(shots=(1,), repeats=n)) for n in (4, 80))
     assert _width(fine) < 0.6 * _width(rough)
 
 
 def test_the_interval_has_the_width_of_two_independent_sources_of_chance() -> None:
     """Near chance and without groups, images add p (1 - p) / n; drawings add var / n_repeats to the variance of a mean."""
-    target, plan = _embedded(100, 100, spread=2.0), _plan(shots=(1,), n_repeats=40)
+    target, plan = _embedded(100, 100, spread=2.0), _plan(shots=(1,), repeats=40)
     (shots,) = _score(target, plan).shots
     values = np.array([_accuracy(*a) for a in _answers(target, None, plan, 1)])
     # the shared part: how often an image is answered right, over the drawings
@@ -331,7 +328,6 @@ def test_a_small_class_makes_fewer_folds_and_a_single_image_or_group_none() -> N
         ({"shots": (0, 1)}, r"got \[0, 1\]"),
         ({"shots": (5, -1)}, r"got \[5, -1\]"),
         ({"shots": (1, 5, 1)}, r"got \[1, 5, 1\]"),
-        ({"n_repeats": 1}, "too few repeats; expected at least 2, for a spread; got 1"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -340,21 +336,21 @@ def test_a_plan_that_makes_no_sense_is_refused(changes: dict[str, Any], message:
 
 
 def test_the_default_plan_is_the_published_one() -> None:
-    plan = KShotPlan()
+    plan = KShotProtocol()
     assert plan.shots == PUBLISHED_SHOTS == (1, 2, 3, 5, 10, 15, 20, 30, 50)
-    assert (plan.n_repeats, plan.replacement, plan.classifier) == (100, True, FewShotConfig())
+    assert (plan.repeats, plan.replacement, plan.few_shot) == (100, True, FewShotConfig())
 
 
 def test_what_would_fail_later_is_found_by_the_check() -> None:
     target, pool = _embedded(9, 4).dataset, _embedded(5, 5, seed=1, name="support").dataset
-    check_k_shot(target, None, _plan(shots=(1, 3)))
-    check_k_shot(target, pool, _plan(shots=(1, 5)))
+    _plan(shots=(1, 3)).check([NewLaboratory(target, None)], seed=0)
+    _plan(shots=(1, 5)).check([NewLaboratory(target, pool)], seed=0)
     for given, k, name in ((None, 4, "lab_b"), (pool, 6, "support")):
         with pytest.raises(SplitError, match=f"k = {k} is larger than class 'class [01]' of {name} allows"):
-            check_k_shot(target, given, _plan(shots=(1, k)))
+            _plan(shots=(1, k)).check([NewLaboratory(target, given)], seed=0)
     overlapping = dataclasses.replace(pool, records=(*pool.records[:-1], target.records[0]))
     with pytest.raises(SplitError, match=r"support support and test lab_b overlap in 1 image\(s\).*\(same image\)"):
-        check_k_shot(target, overlapping, _plan())
+        _plan().check([NewLaboratory(target, overlapping)], seed=0)
     embedded = Embedded(overlapping, np.ones((10, 4)))
     with pytest.raises(SplitError, match="overlap in 1 image"):
         _score(Embedded(target, np.ones((13, 4))), _plan(), embedded)

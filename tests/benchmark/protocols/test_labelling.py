@@ -12,8 +12,9 @@ from onnx import helper, numpy_helper
 from hemalens.adaptation.active_learning import Pool
 from hemalens.adaptation.source_head import BaseHead
 from hemalens.benchmark.protocols import labelling as module
-from hemalens.benchmark.protocols.k_shot import Embedded
-from hemalens.benchmark.protocols.labelling import LabellingPlan, check_budgets, labelling, split_target
+from hemalens.benchmark.protocols.data import NewLaboratory
+from hemalens.benchmark.protocols.labelling import LabellingProtocol
+from hemalens.benchmark.protocols.laboratory import Embedded, EmbeddedLaboratory, split_target
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import ConfigError, SplitError
@@ -50,7 +51,7 @@ def _embedded(n_each: int = 14, spread: float = 0.6) -> Embedded:
     return Embedded(dataset, embeddings, head=_head(weight, ("other", "class 1", "class 0", "class 2")))
 
 
-PLAN = LabellingPlan(budgets=(6, 12), strategies=("random", "even"), n_repeats=3)
+PLAN = LabellingProtocol(budgets=(6, 12), strategies=("random", "even"), repeats=3)
 
 
 def test_a_head_is_arranged_for_the_classes_of_a_laboratory() -> None:
@@ -61,7 +62,7 @@ def test_a_head_is_arranged_for_the_classes_of_a_laboratory() -> None:
 
 def test_curves_start_at_the_base_and_labels_help() -> None:
     target = _embedded()
-    found = labelling(target, PLAN, method="m", source="lab_a")
+    found = PLAN.score(EmbeddedLaboratory(target), method="m", source="lab_a", seed=0)
     assert [result.variant for result in found] == ["random", "even"]
     for result in found:
         assert [shots.k for shots in result.shots] == [0, 6, 12]
@@ -96,7 +97,7 @@ def test_no_tested_cell_is_ever_bought_and_no_other_label_is_seen(monkeypatch: p
 
     monkeypatch.setattr(module, "choose", spy)
     monkeypatch.setattr("hemalens.classifiers.few_shot.PrototypeClassifier.fit", spy_fit)
-    labelling(target, PLAN, method="m", source="lab_a")
+    PLAN.score(EmbeddedLaboratory(target), method="m", source="lab_a", seed=0)
     n_rest = {int((~split_target(target.dataset, 0.4, 0, "labelling", r)).sum()) for r in range(3)}
     assert set(sizes) == n_rest
     assert set(seen) <= {6, 12}
@@ -104,17 +105,17 @@ def test_no_tested_cell_is_ever_bought_and_no_other_label_is_seen(monkeypatch: p
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(SplitError, match="too few images to label 80"):
-        check_budgets(_embedded().dataset, LabellingPlan())
+        LabellingProtocol().check([NewLaboratory(_embedded().dataset, None)], seed=0)
     with pytest.raises(ConfigError, match="unknown strategy 'best'"):
-        LabellingPlan(strategies=("best",))
-    with pytest.raises(ConfigError, match="starts from what the model knows"):
-        LabellingPlan(classifier=FewShotConfig())
+        LabellingProtocol(strategies=("best",))
+    with pytest.raises(ConfigError, match="starts from the bundle's head"):
+        LabellingProtocol(few_shot=FewShotConfig())
     with pytest.raises(SplitError, match="cannot use these budgets"):
-        LabellingPlan(budgets=(0, 8))
+        LabellingProtocol(budgets=(0, 8))
 
 
 def test_the_report_tells_the_strategies_apart() -> None:
-    found = labelling(_embedded(), PLAN, method="m", source="lab_a")
+    found = PLAN.score(EmbeddedLaboratory(_embedded()), method="m", source="lab_a", seed=0)
     (target,) = told.targets(found)
     assert [line.name for line in target.lines] == ["random", "even"]
     assert told.section(target).heading == "Which cells to label: away"

@@ -16,8 +16,8 @@ from hemalens.adaptation.options import AdaptOptions
 from hemalens.adaptation.unlabelled import adapted_to
 from hemalens.adaptation.unlabelled_config import UnlabelledConfig
 from hemalens.benchmark.protocols import unlabelled as module
-from hemalens.benchmark.protocols.targets import NewLaboratory, open_laboratories
-from hemalens.benchmark.protocols.unlabelled import UnlabelledCurves, UnlabelledPlan
+from hemalens.benchmark.protocols.data import NewLaboratory, open_laboratories
+from hemalens.benchmark.protocols.unlabelled import UnlabelledProtocol
 from hemalens.bundle.bundle import MODEL, SEEN, Bundle, write_bundle
 from hemalens.bundle.nucleus_size import sizes_of
 from hemalens.bundle.stages import CentredCropStage
@@ -31,7 +31,7 @@ from trained import Colour, colour_cells
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
 AWAY: Mapping[str, Colour] = {"monocyte": (120, 150, 90), "lymphocyte": (110, 110, 160), "neutrophil": (150, 130, 90)}
 """Two of three types are mixed up there; listed in another order."""
-PLAN = UnlabelledPlan(numbers=(16, 8), pieces=("class_bias", "class_bias+neighbours"), n_repeats=3, seed=4)
+PLAN = UnlabelledProtocol(images=(16, 8), pieces=("class_bias", "class_bias+neighbours"), repeats=3)
 SETTINGS = {
     "size": ["batch_norm=false", "class_bias=false"],
     "size+class_bias": ["batch_norm=false"],
@@ -87,13 +87,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[UnlabelledConfig, CellD
 def tested(monkeypatch: pytest.MonkeyPatch) -> list[list[frozenset[Path]]]:
     """The images that each call for scores tests, by repeat."""
     seen: list[list[frozenset[Path]]] = []
-    scores = module.scores
+    query_scores = module.query_scores
 
     def spy(k: int, target: CellDataset, episodes: Any, answers: Any, **more: Any) -> Any:
         seen.append([frozenset(r.path for r, q in zip(target.records, e.query, strict=True) if q) for e in episodes])
-        return scores(k, target, episodes, answers, **more)
+        return query_scores(k, target, episodes, answers, **more)
 
-    monkeypatch.setattr(module, "scores", spy)
+    monkeypatch.setattr(module, "query_scores", spy)
     return seen
 
 
@@ -108,7 +108,7 @@ def test_images_are_drawn_beside_the_tested_ones_and_more_hold_the_fewer(
     drawn: list[tuple[UnlabelledConfig, CellDataset]],
     tested: list[list[frozenset[Path]]],
 ) -> None:
-    found = UnlabelledCurves(PLAN).run(bundle, laboratory, source="home", seed=0)
+    found = PLAN.run(bundle, laboratory, source="home", seed=4)
     assert [(curve.variant, curve.against, curve.transductive) for curve in found] == [
         ("class_bias", "unlabelled", False),
         ("class_bias+neighbours", "unlabelled", False),
@@ -132,8 +132,8 @@ def test_the_scores_are_those_of_bundles_adapted_to_what_was_drawn(
     tested: list[list[frozenset[Path]]],
     tmp_path: Path,
 ) -> None:
-    plan = UnlabelledPlan(numbers=(12,), pieces=("size", "size+class_bias"), n_repeats=2, seed=4)
-    found = UnlabelledCurves(plan).run(sized, sized_laboratory, source="home", seed=0)
+    plan = UnlabelledProtocol(images=(12,), pieces=("size", "size+class_bias"), repeats=2)
+    found = plan.run(sized, sized_laboratory, source="home", seed=0)
     right = []
     for i, (config, images) in enumerate(drawn):
         folder = tmp_path / f"drawn {i}"
@@ -160,8 +160,8 @@ def test_batch_norm_follows_and_the_embedding_is_computed_anew(
 ) -> None:
     network = trained.fitted(tmp_path_factory, "finetune").bundle
     lab = NewLaboratory(trained.laboratory(tmp_path_factory, "lab_b"), None)
-    plan = UnlabelledPlan(numbers=(8,), pieces=("batch_norm", "batch_norm+class_bias"), strength=0.5, n_repeats=2)
-    found = UnlabelledCurves(plan).run(network, lab, source="lab_a", seed=0)
+    plan = UnlabelledProtocol(images=(8,), pieces=("batch_norm", "batch_norm+class_bias"), strength=0.5, repeats=2)
+    found = plan.run(network, lab, source="lab_a", seed=0)
     assert [config.pieces for config, _ in drawn[::2]] == [("batch_norm",), ("batch_norm", "class_bias")]
     assert {config.strength for config, _ in drawn} == {0.5}
     assert [[shots.k for shots in curve.shots] for curve in found] == [[0, 8]] * 2
@@ -169,48 +169,47 @@ def test_batch_norm_follows_and_the_embedding_is_computed_anew(
 
 
 def test_the_same_seed_gives_the_same_curves(bundle: Bundle, laboratory: NewLaboratory) -> None:
-    first, again = (UnlabelledCurves(PLAN).run(bundle, laboratory, source="home", seed=0) for _ in range(2))
+    first, again = (PLAN.run(bundle, laboratory, source="home", seed=4) for _ in range(2))
     assert first == again
 
 
 def test_numbers_that_the_laboratory_does_not_have_are_left_out(bundle: Bundle, laboratory: NewLaboratory) -> None:
-    plan = UnlabelledPlan(numbers=(8, 500), pieces=("class_bias",), n_repeats=2)
-    curves = UnlabelledCurves(plan)
-    curves.check([laboratory])
-    (found,) = curves.run(bundle, laboratory, source="home", seed=0)
+    plan = UnlabelledProtocol(images=(8, 500), pieces=("class_bias",), repeats=2)
+    plan.check([laboratory], seed=0)
+    (found,) = plan.run(bundle, laboratory, source="home", seed=0)
     assert [shots.k for shots in found.shots] == [0, 8]
     with pytest.raises(SplitError, match="away has too few images; expected 500 or more"):
-        UnlabelledCurves(UnlabelledPlan(numbers=(500,), n_repeats=2)).check([laboratory])
+        UnlabelledProtocol(images=(500,), repeats=2).check([laboratory], seed=0)
 
 
 def test_a_piece_that_the_bundle_does_not_have_is_refused(bundle: Bundle, laboratory: NewLaboratory) -> None:
     for piece, lacking in {"batch_norm": "no batch norm", "size": "no nucleus sizes"}.items():
-        plan = UnlabelledPlan(numbers=(8,), pieces=("class_bias", piece), n_repeats=2)
+        plan = UnlabelledProtocol(images=(8,), pieces=("class_bias", piece), repeats=2)
         with pytest.raises(BundleError, match=lacking):
-            UnlabelledCurves(plan).run(bundle, laboratory, source="home", seed=0)
+            plan.run(bundle, laboratory, source="home", seed=0)
 
 
-@pytest.mark.parametrize("asked", [{"numbers": ()}, {"numbers": (7,)}, {"numbers": (8, 8)}, {"pieces": ()}])
+@pytest.mark.parametrize("asked", [{"images": ()}, {"images": (7,)}, {"images": (8, 8)}])
 def test_a_plan_that_cannot_be_is_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(SplitError, match="cannot use these numbers of images"):
-        UnlabelledPlan(**asked)
+        UnlabelledProtocol(**asked)
 
 
 @pytest.mark.parametrize("piece", ["colour", "prior", "standardise"])
 def test_an_unknown_piece_is_refused(piece: str) -> None:
     with pytest.raises(ConfigError, match=f"unknown piece '{piece}'.*batch_norm, size, class_bias, neighbours"):
-        UnlabelledPlan(pieces=(f"size+{piece}",))
+        UnlabelledProtocol(pieces=(f"size+{piece}",))
 
 
 def test_pieces_are_joined_by_a_plus() -> None:
-    plan = UnlabelledPlan(strength=0.8)
+    plan = UnlabelledProtocol(strength=0.8)
     assert plan.config("batch_norm + size").pieces == ("batch_norm", "size")
     assert plan.config("batch_norm+size").strength == 0.8
     assert "strength" not in plan.config("size").model_fields_set, "of batch norm alone"
 
 
 def test_the_last_of_the_pieces_that_are_compared_are_those_of_adapting() -> None:
-    plan, usual = UnlabelledPlan(), UnlabelledConfig()
+    plan, usual = UnlabelledProtocol(), UnlabelledConfig()
     found = [plan.config(words) for words in plan.pieces]
     assert [config.pieces for config in found] == [("batch_norm",), ("size", "class_bias"), usual.pieces]
     assert found[0].strength == found[-1].strength == usual.strength == 0.5
@@ -218,7 +217,7 @@ def test_the_last_of_the_pieces_that_are_compared_are_those_of_adapting() -> Non
 
 def test_what_the_scores_depend_on_is_in_the_request() -> None:
     requests = [
-        UnlabelledCurves(UnlabelledPlan(**asked)).request()
-        for asked in ({}, {"numbers": (8,)}, {"strength": 0.8}, {"n_repeats": 3}, {"test_fraction": 0.5}, {"seed": 1})
+        UnlabelledProtocol(**asked).request()
+        for asked in ({}, {"images": (8,)}, {"strength": 0.8}, {"repeats": 3}, {"test_fraction": 0.5})
     ]
     assert all(a != b for i, a in enumerate(requests) for b in requests[:i])

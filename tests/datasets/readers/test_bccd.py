@@ -19,8 +19,8 @@ from hemalens.taxonomy import AS_LABELLED
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """One root with both views, as the set is distributed."""
-    bccd.write_crops(tmp_path / "set", n_per_class=3)
-    bccd.write_fields(tmp_path / "set", n_per_class=2)
+    bccd.write_bccd(tmp_path / "set", n_per_class=3)
+    bccd.write_bccd_fields(tmp_path / "set", n_per_class=2)
     return tmp_path / "set"
 
 
@@ -75,7 +75,7 @@ def test_boxes_of_one_field_differ_in_content_and_equal_boxes_of_copies_do_not(r
 
 
 def test_boxes_without_area_are_left_out_and_noted(root: Path) -> None:
-    bccd.write_annotation(
+    bccd.annotate(
         _annotation(root),
         [("RBC", (10, 10, 10, 40)), ("RBC", (10, 40, 30, 40)), ("WBC", (9, 9, 5, 40)), ("WBC", (5, 5, 40, 40))],
     )
@@ -85,7 +85,7 @@ def test_boxes_without_area_are_left_out_and_noted(root: Path) -> None:
 
 
 def test_box_over_the_edge_is_cut_and_box_outside_is_an_image_error(root: Path) -> None:
-    bccd.write_annotation(_annotation(root), [("WBC", (600, 440, 700, 500)), ("WBC", (640, 0, 700, 50))])
+    bccd.annotate(_annotation(root), [("WBC", (600, 440, 700, 500)), ("WBC", (640, 0, 700, 50))])
     over, outside = open_dataset(f"bccd_fields:{root}").records[:2]
     assert over.read().shape == (40, 40, 3)
     with pytest.raises(ImageError, match=r"box \(640, 0, 700, 50\) lies outside image .*; got 640x480 px"):
@@ -119,7 +119,7 @@ def test_missing_annotation_is_an_error_that_names_it(root: Path) -> None:
 
 
 def test_unknown_object_name_is_a_label_error(root: Path) -> None:
-    bccd.write_annotation(_annotation(root), [("WBCs", (5, 5, 40, 40))])
+    bccd.annotate(_annotation(root), [("WBCs", (5, 5, 40, 40))])
     with pytest.raises(LabelError, match=r"has the label 'WBCs', which BCCD fields does not use. did you mean 'WBC'"):
         open_dataset(f"bccd_fields:{root}")
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from fakes import cam16, wbc_subsets
-from hemalens.datasets import CellDataset, open_dataset
+from hemalens.datasets import READERS, CellDataset, open_dataset
 from hemalens.datasets.readers.cam16 import PAIRED
 from hemalens.datasets.synthetic.tissue import drawn_tissue
 from hemalens.errors import DatasetError
-from hemalens.taxonomy import AS_LABELLED, source_labels
+from hemalens.taxonomy import AS_LABELLED
 
 N = 2
 
@@ -38,7 +38,7 @@ def _error(root: Path) -> str:
 
 
 def test_the_classes_are_those_of_the_taxonomy() -> None:
-    assert PAIRED.classes == tuple(source_labels("cam16")) == tuple(cam16.KINDS)
+    assert PAIRED.classes == tuple(READERS["cam16"].labels) == tuple(cam16.KINDS)
 
 
 def test_the_set_is_its_three_parts_together(top: Path) -> None:

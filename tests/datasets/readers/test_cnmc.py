@@ -236,7 +236,7 @@ def test_a_label_against_the_subject_is_noted(root: Path) -> None:
     (folder / "UID_11_1_1_all.bmp").rename(folder / "UID_H11_1_1_all.bmp")
     notes = _open(root).notes
     assert len(notes) == 1
-    assert notes[0].startswith("1 image(s) have a label that their subject's number speaks against")
+    assert notes[0].startswith("1 image(s) have a label that contradicts their subject's number")
 
 
 def test_images_are_cells_on_black_of_the_distributed_size(tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_no_table_and_two_tables_are_errors_that_say_where_it_belongs(root: Path
         path.unlink()
     for part in ("", PRELIMINARY):
         text = _error(root / part)
-        assert f"expected {TABLE} in the folder or beside it; got none. Copy it there" in text
+        assert f"expected {TABLE} in the folder or next to it; got none" in text
 
 
 @given(content=st.binary(max_size=60))

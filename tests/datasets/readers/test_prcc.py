@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from fakes import cam16, prcc
-from hemalens.datasets import CellDataset, open_dataset
+from hemalens.datasets import READERS, CellDataset, open_dataset
 from hemalens.datasets.readers.prcc import LAYOUT, TYPES, UNLABELLED
 from hemalens.errors import DatasetError
-from hemalens.taxonomy import AS_LABELLED, source_labels
+from hemalens.taxonomy import AS_LABELLED
 
 N = 2
 
@@ -42,7 +42,7 @@ def _error(root: Path) -> str:
 
 
 def test_the_labels_are_those_of_the_taxonomy() -> None:
-    assert (UNLABELLED, *TYPES) == tuple(source_labels("prcc"))
+    assert (UNLABELLED, *TYPES) == tuple(READERS["prcc"].labels)
 
 
 def test_flat_regions_are_unlabelled_and_come_by_name(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,8 +122,8 @@ def test_empty_folders_are_errors_that_say_so(flat: Path, typed: Path) -> None:
 def test_flat_regions_beside_type_folders_are_an_error(typed: Path) -> None:
     Image.new("RGB", (24, 24)).save(typed / "region.png")
     assert _error(typed) == (
-        f"'{typed}' holds regions with and without a type; expected {LAYOUT}; got type1 and type2, and 1 image(s) beside "
-        "them. Move the folders type1 and type2 into a folder of their own, and give that or the other."
+        f"'{typed}' holds regions with and without a type; expected {LAYOUT}; got type1 and type2, and 1 image(s) "
+        "without a type. Move the folders type1 and type2 into a folder of their own, and give that or the other."
     )
 
 

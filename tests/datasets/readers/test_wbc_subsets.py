@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import wbc_subsets
-from hemalens.datasets import CellDataset, open_dataset
+from hemalens.datasets import READERS, CellDataset, open_dataset
 from hemalens.datasets.readers.wbc_subsets import PAIRED
 from hemalens.errors import DatasetError
-from hemalens.taxonomy import source_labels
 
 N = 4
 CLASSES = tuple(wbc_subsets.KINDS)
@@ -39,7 +38,7 @@ def _error(root: Path) -> str:
 
 
 def test_the_classes_are_those_of_the_taxonomy() -> None:
-    assert PAIRED.classes == tuple(source_labels("wbc_subsets")) == CLASSES
+    assert PAIRED.classes == tuple(READERS["wbc_subsets"].labels) == CLASSES
 
 
 def test_a_subset_is_train_and_val_together(root: Path) -> None:

@@ -1,4 +1,5 @@
 """The protocol `efficiency`: parameters, multiply-adds, latency, throughput and memory of networks and bundles.
 
-Begin with `measure`. `networks` makes what is measured, `timing` times it in rounds, each network in its own process.
+Begin with `measure`. `config` holds the settings, `networks` what is measured, `timing` runs it in rounds in which
+networks take turns, and measures peak memory in a process of its own.
 """

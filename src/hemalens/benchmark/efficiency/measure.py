@@ -1,11 +1,12 @@
-"""What networks cost, side by side: counted, timed in one run, and scored where there are labelled images."""
+"""The cost of networks: counted, timed in one run, and scored where there are labelled images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hemalens.benchmark.efficiency.config import EfficiencyConfig, NetworksConfig
 from hemalens.benchmark.efficiency.networks import (
     Backbone,
     Network,
@@ -20,88 +21,66 @@ from hemalens.errors import InputError
 from hemalens.evaluation import formatting
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import DataCard, Efficiency, Evaluation, Report, Timing
-from hemalens.graphs.runtime import n_cores
 from hemalens.progress import Say
 from hemalens.report.compose import make_report
 from hemalens.runs.folders import finish_run, start_run
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 
-N_CLASSES = 8
 
+def measure_networks(config: NetworksConfig, *, out: Path, overwrite: bool = False, say: Say = lambda text: None) -> Report:
+    """Count and time backbones and bundles, test the bundles on labelled images, and write a report into `out`.
 
-def efficiency(
-    backbones: Sequence[str] = (),
-    bundle_paths: Sequence[Path] = (),
-    *,
-    out: Path,
-    target_spec: str | None = None,
-    n_classes: int = N_CLASSES,
-    n_rounds: int = 5,
-    n_threads: int | None = None,
-    min_per_class: int = 1,
-    drop_seen: bool = False,
-    seed: int = 0,
-    overwrite: bool = False,
-    say: Say = lambda text: None,
-) -> Report:
-    """Count and time timm backbones (NAME or NAME@PX, random weights, a head of `n_classes`) and bundles; report in `out`.
-
-    Times come from `n_rounds` rounds in which all networks take turns, on `n_threads` threads (None: all cores). The
-    bundles are tested on the labelled images of `target_spec`, where it is given, each under its own label map;
-    `drop_seen` leaves out what any of them has seen. Raises
-    `SplitError` for an image that a bundle has seen, `ConfigError` for a backbone or an input size that timm does not have,
-    `BundleError` for a folder that is no bundle. A stopped run begins anew, since all is timed together.
+    Raises `SplitError` for an image that a bundle has seen, `ConfigError` for a backbone or an input size that timm does
+    not have, `BundleError` for a folder that is no bundle. A stopped run begins anew: all networks are timed together.
     """
-    networks: list[Network] = [*named_backbones(backbones, n_classes, seed), *saved_models(bundle_paths)]
-    _check(networks, target_spec, n_rounds=n_rounds, n_threads=n_threads, n_classes=n_classes)
-    tests = _open_tests(networks, target_spec, drop_seen=drop_seen)
+    networks: list[Network] = [
+        *named_backbones(config.backbones, config.classes, config.seed),
+        *saved_models([Path(path) for path in config.bundles]),
+    ]
+    _check(networks, config.target)
+    tests = _open_tests(networks, config.target, drop_seen=config.drop_seen)
     report_inputs(say, tests.values())
     counted = [network.count() for network in networks]
-    threads = n_threads or n_cores()
+    n_threads = config.n_threads
     request = {
         "job": "efficiency",
-        "networks": [network.asked for network in networks],
+        "networks": [network.request for network in networks],
         "target": sorted({test.dataset.fingerprint for test in tests.values()}),
-        "n_rounds": n_rounds,
-        "n_threads": threads,
-        "min_per_class": min_per_class,
-        "seed": seed,
+        "n_rounds": config.rounds,
+        "n_threads": n_threads,
+        "min_per_class": config.min_per_class,
+        "seed": config.seed,
     }
     if start_run(out, request, overwrite=overwrite):
         say("the stopped run begins anew: all networks are timed together")
-    evaluations = _evaluate(networks, tests, seed=seed, min_per_class=min_per_class)
-    how = f"{formatting.counted(n_rounds, 'round')}, {formatting.counted(threads, 'thread')}"
+    evaluations = _evaluate(networks, tests, seed=config.seed, min_per_class=config.min_per_class)
+    how = f"{formatting.counted(config.rounds, 'round')}, {formatting.counted(n_threads, 'thread')}"
     say(f"timing {formatting.counted(len(networks), 'network')}: {how}")
-    rows = _rows(networks, counted, time_networks(networks, n_rounds, threads), evaluations)
+    rows = _rows(networks, counted, time_networks(networks, config.rounds, n_threads), evaluations)
     report = make_report(
-        f"What {formatting.counted(len(networks), 'network')} cost",
+        f"Cost of {formatting.counted(len(networks), 'network')}",
         f"efficiency, all networks taking turns: {how}",
         efficiency=rows,
         evaluations=list(evaluations.values()),
         verdicts=_remarks(networks, rows),
         data=_cards(tests),
         methods={network.name: network.settings for network in networks},
-        seed=seed,
+        seed=config.seed,
     )
     return finish_run(out, report)
 
 
 def measure_bundles(
-    named: Mapping[str, tuple[Path, Evaluation | None]],
-    *,
-    n_rounds: int,
-    n_threads: int | None,
-    say: Callable[[str], None] = lambda text: None,
+    named: Mapping[str, tuple[Path, Evaluation | None]], config: EfficiencyConfig, *, say: Say = lambda text: None
 ) -> list[Efficiency]:
-    """Count and time bundles under names of the caller's, each beside an evaluation of its method."""
+    """Count and time bundles under the given names, each with an evaluation of its method."""
     if not named:
         return []
     networks = [SavedModel(name, open_bundle(path)) for name, (path, _) in named.items()]
-    threads = n_threads or n_cores()
-    say(f"timing {formatting.counted(len(networks), 'model')}: {formatting.counted(n_rounds, 'round')}")
+    say(f"timing {formatting.counted(len(networks), 'model')}: {formatting.counted(config.rounds, 'round')}")
     evaluations = {name: evaluation for name, (_, evaluation) in named.items() if evaluation is not None}
     counted = [network.count() for network in networks]
-    return _rows(networks, counted, time_networks(networks, n_rounds, threads), evaluations)
+    return _rows(networks, counted, time_networks(networks, config.rounds, config.n_threads), evaluations)
 
 
 def _rows(
@@ -116,17 +95,14 @@ def _rows(
     ]
 
 
-def _check(networks: Sequence[Network], target_spec: str | None, **numbers: int | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise InputError(f"{name} must be one or more", got=str(number))
+def _check(networks: Sequence[Network], target_spec: str | None) -> None:
     if not networks:
         raise InputError(
             "no network is named", expected="backbones or bundles", remedy="Say --backbone NAME or --bundle DIR."
         )
     if target_spec is not None and not any(isinstance(network, SavedModel) for network in networks):
         raise InputError(
-            "only a bundle can be tested on a target: a backbone of random weights knows no classes",
+            "only a bundle can be tested on a target: a backbone has random weights",
             remedy="Leave --target out, or name a --bundle.",
         )
 
@@ -137,7 +113,7 @@ def _check(networks: Sequence[Network], target_spec: str | None, **numbers: int 
 def _open_tests(networks: Sequence[Network], spec: str | None, *, drop_seen: bool) -> dict[str, Inputs]:
     """The target under the label map of each bundle, by the bundle's name; raises `SplitError` for a leak.
 
-    `drop_seen`: all are tested without the images that any of them has seen.
+    With `drop_seen` all are tested without the images that any of them has seen.
     """
     tests: dict[str, Inputs] = {}
     seen = {content for network in networks if isinstance(network, SavedModel) for content in network.bundle.seen}
@@ -180,7 +156,7 @@ def _evaluate(
 
 
 def _scores(network: Network, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """What a row says of its bundle's evaluation; scores over other classes are those of another test."""
+    """The fields of a row that come from its bundle's evaluation; scores over other classes belong to another test."""
     evaluation = evaluations.get(network.name)
     if evaluation is None:
         return {}
@@ -210,7 +186,7 @@ def _cards(tests: dict[str, Inputs]) -> list[DataCard]:
 
 
 def _remarks(networks: Sequence[Network], rows: Sequence[Efficiency]) -> list[str]:
-    """What the table cannot show: ways that were not timed, work that is not counted."""
+    """What the table does not show: precisions that were not timed, work that is not counted."""
     remarks = []
     in_torch = [timing for row in rows for timing in row.timings if timing.runtime == "torch"]
     if in_torch and not any(timing.precision == "bf16" for timing in in_torch):

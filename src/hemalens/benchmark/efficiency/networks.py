@@ -1,4 +1,4 @@
-"""Networks whose costs are measured: timm backbones of random weights, and saved bundles."""
+"""Networks that are measured: timm backbones with random weights, and saved bundles."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """One way to run a network: with what, where, and how precisely; `alone` is what a process of its own is told."""
+class Setup:
+    """One way to run a network: runtime, device and precision. `alone` describes it to a process of its own."""
 
     runtime: Literal["torch", "onnxruntime"]
     device: str
@@ -33,7 +33,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A timm network of random weights at an input size."""
+    """A timm network with random weights at an input size."""
 
     name: str
     config: BackboneConfig
@@ -42,12 +42,12 @@ class Backbone:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """Its settings in a report."""
         return {**self.config.model_dump(mode="json"), "n_classes": self.n_classes}
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """What a run's request says of it."""
+    def request(self) -> dict[str, Any]:
+        """Its part of a run's request."""
         return self.settings
 
     def count(self) -> Efficiency:
@@ -73,8 +73,8 @@ class Backbone:
             weights_mb=weights_bytes(network) / 1e6,
         )
 
-    def ways(self, n_threads: int) -> Iterator[Way]:
-        """fp32 on the processor, and on a GPU where there is one; bf16 where the better of the two multiplies it."""
+    def setups(self, n_threads: int) -> Iterator[Setup]:
+        """fp32 on the CPU, and on a GPU where there is one; bf16 on the last of them, where it has hardware support."""
         import torch
 
         from hemalens.models.cost import random_network, runner
@@ -91,7 +91,7 @@ class Backbone:
                 alone = {"backbone": self.config.backbone, "n_classes": self.n_classes, "precision": precision}
                 alone |= {"input_px": self.input_px, "n_threads": n_threads}
                 shown = "cpu" if device == "cpu" else torch.cuda.get_device_name()
-                yield Way("torch", shown, precision, run, alone if device == "cpu" else None)
+                yield Setup("torch", shown, precision, run, alone if device == "cpu" else None)
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,12 @@ class SavedModel:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """Its settings in a report."""
         return {"method": self.bundle.manifest.method, **self.bundle.manifest.config}
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """What a run's request says of it."""
+    def request(self) -> dict[str, Any]:
+        """Its part of a run's request."""
         return {"name": self.name, "sha256": self.bundle.manifest.files[MODEL].sha256}
 
     @property
@@ -140,11 +140,11 @@ class SavedModel:
             weights_mb=self.bundle.manifest.files[MODEL].n_bytes / 1e6,
         )
 
-    def ways(self, n_threads: int) -> Iterator[Way]:
-        """On the processor, as precise as the graph is."""
+    def setups(self, n_threads: int) -> Iterator[Setup]:
+        """On the CPU, in the precision of the graph."""
         run = graph_runner(self.bundle.graph_bytes, self.input_px, n_threads)
         alone = {"graph": str((self.bundle.path / MODEL).resolve()), "input_px": self.input_px, "n_threads": n_threads}
-        yield Way("onnxruntime", "cpu", self.counted.precision, run, alone)
+        yield Setup("onnxruntime", "cpu", self.counted.precision, run, alone)
 
 
 Network = Backbone | SavedModel
@@ -182,29 +182,29 @@ def saved_models(paths: Sequence[Path]) -> list[SavedModel]:
 
 
 def time_networks(networks: Sequence[Network], n_rounds: int, n_threads: int) -> list[list[Timing]]:
-    """The times of every network, each in all its ways."""
+    """The times of every network in all its setups."""
     with _torch_threads(n_threads, needed=any(isinstance(network, Backbone) for network in networks)):
-        ways = [list(network.ways(n_threads)) for network in networks]
-        flat = [way for each in ways for way in each]
-        times = iter(alternate([way.run for way in flat], n_rounds))
-    return [[_timing(way, n_threads, *next(times)) for way in each] for each in ways]
+        setups = [list(network.setups(n_threads)) for network in networks]
+        flat = [setup for each in setups for setup in each]
+        times = iter(alternate([setup.run for setup in flat], n_rounds))
+    return [[_timing(setup, n_threads, *next(times)) for setup in each] for each in setups]
 
 
-def _timing(way: Way, n_threads: int, latency: Any, rate: Any) -> Timing:
+def _timing(setup: Setup, n_threads: int, latency: Any, rate: Any) -> Timing:
     return Timing(
-        runtime=way.runtime,
-        device=way.device,
-        precision=way.precision,
+        runtime=setup.runtime,
+        device=setup.device,
+        precision=setup.precision,
         n_threads=n_threads,
         latency_ms=latency,
         images_per_s=rate,
-        peak_memory_mb=None if way.alone is None else peak_memory_mb(way.alone),
+        peak_memory_mb=None if setup.alone is None else peak_memory_mb(setup.alone),
     )
 
 
 @contextmanager
 def _torch_threads(n_threads: int, *, needed: bool) -> Iterator[None]:
-    """torch on so many threads; it is not imported unless it is needed."""
+    """torch with `n_threads` threads; torch is not imported unless it is needed."""
     if not needed:
         yield
         return

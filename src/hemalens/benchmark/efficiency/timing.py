@@ -1,4 +1,4 @@
-"""Networks timed side by side, in rounds that take turns; and the peak memory of each in a process of its own."""
+"""Latency and throughput in rounds in which networks take turns; peak memory of each in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Run = Callable[[int], None]
 Clock = Callable[[], float]
 N_BATCH = 32
 SHORTEST_S = 0.25
-"""Calls are repeated for so long, so that a short one is not lost in the clock."""
+"""Calls are repeated for this long, so that the clock resolves short ones."""
 N_SINGLE = 3
 STATUS = Path("/proc/self/status")
 _ALONE = "from hemalens.benchmark.efficiency.timing import run_alone; run_alone()"
@@ -45,7 +45,7 @@ def alternate(
             run(N_BATCH)
         for _ in range(n_rounds):
             for i, run in enumerate(runs):
-                # what ran before has emptied the processor's caches
+                # the network before has emptied the processor's caches
                 run(1)
                 latencies[i].append(1000 * _seconds(run, 1, N_SINGLE, shortest_s, clock))
                 rates[i].append(N_BATCH / _seconds(run, N_BATCH, 1, shortest_s, clock))
@@ -82,7 +82,7 @@ def graph_runner(graph: bytes, input_px: int, n_threads: int) -> Run:
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        # ONNX Runtime has a class of its own for each kind of foreign graph
+        # ONNX Runtime has one error class for each kind of invalid graph
         raise BundleError("a graph cannot be run", got=str(error)[:120]) from error
     batches: dict[int, np.ndarray] = {}
 
@@ -96,7 +96,7 @@ def graph_runner(graph: bytes, input_px: int, n_threads: int) -> Run:
 
 
 def peak_memory_mb(what: Mapping[str, Any]) -> float | None:
-    """Peak memory, 10^6 bytes, of a new process that runs one image, then a batch of 32; None where no system tells it.
+    """Peak memory, 10^6 bytes, of a new process that runs one image, then a batch of 32; None where it is not reported.
 
     `what` is a graph (`graph`: its file) or a backbone (`backbone`, `n_classes`, `precision`), with `input_px` and
     `n_threads`. Raises `HemalensError` when the process fails.
@@ -114,7 +114,7 @@ def peak_memory_mb(what: Mapping[str, Any]) -> float | None:
 
 
 def run_alone() -> None:
-    """The process of `peak_memory_mb`: runs what its argument says and prints its own peak."""
+    """The process of `peak_memory_mb`: runs the network of its argument and prints its own peak."""
     what = json.loads(sys.argv[1])
     run = _backbone_runner(what) if "backbone" in what else _file_runner(what)
     run(1)

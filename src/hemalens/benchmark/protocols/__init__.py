@@ -1,6 +1,29 @@
 """Protocols: how a source and its targets are split, and what is scored.
 
-One file a protocol, `k_shot`, `fractions`, `labelling` and `folds` as pure functions over embeddings and splits;
-`finetuning`, `unlabelled`, `labelling_curve`, `fraction_parts` open the data and the bundles for them.
-`targets` holds what the protocols on a new laboratory share.
+`PROTOCOLS` is the table, one module a protocol. `base` is their contract, `data` opens the datasets, `laboratory` is the
+base of the protocols on a new laboratory. To add one: a `ProtocolConfig` in a module of its own, a line in `PROTOCOLS`, and
+a field of its name in `BenchmarkConfig` where it has settings.
 """
+
+from __future__ import annotations
+
+from hemalens.benchmark.protocols.base import ProtocolConfig
+from hemalens.benchmark.protocols.finetuning import FinetuningProtocol
+from hemalens.benchmark.protocols.folds import CrossDomainProtocol, KFoldProtocol
+from hemalens.benchmark.protocols.fractions import FractionsProtocol
+from hemalens.benchmark.protocols.k_shot import KShotProtocol
+from hemalens.benchmark.protocols.labelling import LabellingProtocol
+from hemalens.benchmark.protocols.unlabelled import UnlabelledProtocol
+
+__all__ = ["PROTOCOLS", "ProtocolConfig"]
+
+PROTOCOLS: dict[str, type[ProtocolConfig]] = {
+    "k-fold": KFoldProtocol,
+    "cross-domain": CrossDomainProtocol,
+    "k-shot": KShotProtocol,
+    "finetuning": FinetuningProtocol,
+    "labelling": LabellingProtocol,
+    "unlabelled": UnlabelledProtocol,
+    "fractions": FractionsProtocol,
+}
+"""The protocols that train, by name."""

@@ -1,37 +1,42 @@
-"""Protocols: which part is learned from and which is tested. They take a method as a callable and know nothing of it."""
+"""The protocols k-fold and cross-domain: folds of the source, whose models are also tested on every target."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
+from hemalens.benchmark.protocols.base import FitFold, Outcome, ProtocolConfig, Task, relative_path
+from hemalens.benchmark.protocols.data import BenchmarkData
 from hemalens.bundle.bundle import Bundle
-from hemalens.datasets.base import CellDataset
+from hemalens.datasets import CellDataset
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.splits import check_classes, hold_out, k_fold, seeded
-from hemalens.evaluation.evaluate import evaluate
+from hemalens.evaluation.evaluate import evaluate, evaluate_with_predictions, plan_test
 from hemalens.evaluation.results import Evaluation
+from hemalens.runs.inputs import Inputs
 
-FitFold = Callable[[CellDataset, CellDataset, np.random.Generator, Path], Bundle]
-"""(train, validation, generator, run folder) -> bundle."""
 VALIDATION_FRACTION = 0.15
-"""Share of what is learned from that is kept for early stopping and calibration."""
+"""Fraction of the training images that is kept for early stopping and calibration."""
+N_EMBEDDED = 300
+"""Embeddings of a test that are kept for a joint figure."""
 
 
 def fit_whole(
     fit: FitFold, source: CellDataset, *, seed: int, run_dir: Path, validation_fraction: float = VALIDATION_FRACTION
 ) -> Bundle:
-    """One model from all of the source, but for a validation part."""
+    """One model from all of the source, except for a validation part."""
     rest, validation = hold_out(source, validation_fraction, seeded(seed, "validation"))
     return fit(rest, validation, seeded(seed, "fit"), run_dir)
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """A part of the source to learn from, and the rest, to test on."""
+    """A training part of the source, and the rest, to test on."""
 
     train: CellDataset
     test: CellDataset
@@ -41,7 +46,7 @@ def split_folds(source: CellDataset, targets: Sequence[CellDataset], *, n_folds:
     """Stratified folds of the source; groups and copies stay together.
 
     Raises `SplitError`, before hours of work, when a target holds an image of the source, or a training part would not give
-    a validation part. `source` and `targets` must be clean (`sampling.clean`).
+    a validation part. `source` and `targets` must be clean (`splits.clean`).
     """
     contents = set(source.contents)
     for target in targets:
@@ -93,3 +98,85 @@ def cross_domain(
             )
         )
     return results
+
+
+class KFoldProtocol(ProtocolConfig):
+    """Stratified folds of the source; each is tested by the model of the others."""
+
+    folds: int = Field(default=5, ge=2)
+
+    def open(self, name: str, source: Inputs, targets: Sequence[str], data: BenchmarkData) -> Task:
+        """The task; targets are not tested."""
+        return self._task(name, source, [], data)
+
+    def _task(self, name: str, source: Inputs, targets: Sequence[Inputs], data: BenchmarkData) -> Task:
+        datasets = tuple(target.dataset for target in targets)
+        folds = split_folds(source.dataset, datasets, n_folds=self.folds, seed=data.seed)
+        return FoldsTask(
+            protocol=name,
+            description=f"{self.folds} folds" + (", each fold's model on every target whole" if targets else ""),
+            source=source,
+            seed=data.seed,
+            tested=datasets,
+            cards=tuple(target.card for target in targets),
+            notes=tuple(note for target in targets for note in target.notes),
+            folds=folds,
+            min_per_class=data.min_per_class,
+        )
+
+
+class CrossDomainProtocol(KFoldProtocol):
+    """k-fold on the source; each fold's model is also tested on every target whole."""
+
+    needs_target: ClassVar[bool] = True
+    takes_target: ClassVar[bool] = True
+
+    def open(self, name: str, source: Inputs, targets: Sequence[str], data: BenchmarkData) -> Task:
+        """The task; small classes of a target stay in its dataset, and are left out of the test."""
+        return self._task(name, source, data.targets(targets, min_per_class=1), data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldsTask(Task):
+    """k-fold on the source (test 0); each fold's model also on every target (tests 1, 2, ...)."""
+
+    folds: Sequence[Fold]
+    min_per_class: int
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """The source, then every target."""
+        return (self.source.dataset.name, *(dataset.name for dataset in self.tested))
+
+    def check(self) -> None:
+        """Raise `DatasetError`, before anything is trained, for a target that shares too few classes."""
+        for target in self.tested:
+            plan_test(self.source.dataset.classes, target, min_per_class=self.min_per_class)
+
+    def request(self, i: int) -> dict[str, Any]:
+        """The target's images, and how they are tested."""
+        target = self.tested[i - 1].fingerprint if i else None
+        return {"protocol": "folds", "target": target, "n_folds": len(self.folds), "min_per_class": self.min_per_class}
+
+    def run(self, i: int, fit: FitFold, run_dir: Path) -> Outcome:
+        """The folds' models on the source's own folds (0), or all of them on target `i` - 1."""
+        source = self.source.dataset
+        bundles = fit_folds(fit, self.folds, seed=self.seed, run_dir=run_dir)
+        target = self.tested[i - 1] if i else source
+        found, predictions = evaluate_with_predictions(
+            bundles,
+            [target] * len(bundles) if i else [fold.test for fold in self.folds],
+            target=target,
+            source_name=source.name,
+            seed=self.seed,
+            min_per_class=self.min_per_class if i else 1,
+        )
+        first = predictions[0]
+        chosen = np.sort(np.random.default_rng(self.seed).permutation(len(first.records))[:N_EMBEDDED])
+        best = first.probabilities.argmax(axis=1)
+        return Outcome(
+            evaluations=(found,),
+            model=relative_path(bundles[0], run_dir),
+            points=tuple((str(first.records[n].label), found.classes[best[n]]) for n in chosen),
+            embeddings=first.embeddings[chosen].astype(np.float16),
+        )

@@ -2,38 +2,67 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from hemalens.benchmark.protocols.folds import FitFold
+from hemalens.benchmark.protocols.base import FitFold, Outcome, ProtocolConfig, Task, relative_path
+from hemalens.benchmark.protocols.data import BenchmarkData
+from hemalens.benchmark.protocols.folds import VALIDATION_FRACTION
+from hemalens.benchmark.protocols.laboratory import unit_name
 from hemalens.bundle.bundle import Bundle
-from hemalens.datasets.base import CellDataset
+from hemalens.datasets import CellDataset
 from hemalens.datasets.leaks import refuse_leaks
-from hemalens.datasets.splits import nested_fractions, seeded, units
+from hemalens.datasets.splits import check_classes, hold_out, nested_fractions, seeded, units
 from hemalens.errors import SplitError
 from hemalens.evaluation import metrics
-from hemalens.evaluation.evaluate import TestPlan, answer, plan_test
+from hemalens.evaluation.evaluate import TestPlan, plan_test, predict_dataset
 from hemalens.evaluation.results import Estimate, FractionCurve, FractionScores, Selection
+from hemalens.runs.inputs import Inputs
 
 PUBLISHED_FRACTIONS = (1.0, 0.5, 0.1, 0.01)
+TEST_FRACTION = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class FractionPlan:
-    """Which fractions, how often each is drawn and trained, and on which images the epoch is chosen.
+class FractionsProtocol(ProtocolConfig):
+    """Each of `fractions` of the training part, drawn and trained `seeds` times.
 
-    `strict`: a fraction that leaves a class without an image is an error; otherwise the class keeps one.
+    `selection` names the images that choose the epoch. `strict`: a fraction that leaves a class without an image is an
+    error; otherwise the class keeps one.
     """
 
-    fractions: tuple[float, ...] = PUBLISHED_FRACTIONS
-    n_seeds: int = 3
+    takes_target: ClassVar[bool] = True
+
+    fractions: tuple[float, ...] = Field(default=PUBLISHED_FRACTIONS, strict=False)
+    seeds: int = Field(default=3, ge=1)
     selection: Selection = "validation"
     strict: bool = False
-    seed: int = 0
+
+    def open(self, name: str, source: Inputs, targets: Sequence[str], data: BenchmarkData) -> Task:
+        """The task: one validation part, one test part and every target, the same for all fractions."""
+        opened = data.targets(targets, min_per_class=data.min_per_class)
+        datasets = tuple(target.dataset for target in opened)
+        parts = fixed_parts(source.dataset, datasets, seed=data.seed)
+        shown = ", ".join(f"{100 * fraction:g} %" for fraction in self.fractions)
+        return FractionsTask(
+            protocol=name,
+            description=f"{shown} of {len(parts.train)} training images, {self.seeds} seeds",
+            source=source,
+            seed=data.seed,
+            tested=datasets,
+            cards=tuple(target.card for target in opened),
+            notes=tuple(note for target in opened for note in target.notes),
+            config=self,
+            parts=parts,
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,86 +78,126 @@ class FixedParts:
     tests: tuple[CellDataset, ...]
     given: Mapping[float, CellDataset] = field(default_factory=dict)
 
-    def check(self, plan: FractionPlan) -> None:
+    def check(self, config: FractionsProtocol, *, seed: int) -> None:
         """Raise `SplitError` before anything is trained: overlaps, nothing to do, or a fraction that cannot be drawn."""
-        if not plan.fractions or plan.n_seeds < 1:
+        if not config.fractions:
             raise SplitError(
                 "the protocol fractions has nothing to train",
-                expected="a fraction and a seed, or more",
-                got=f"{len(plan.fractions)} fraction(s), {plan.n_seeds} seed(s)",
+                expected="one or more fractions",
             )
         learned = {content for part in (self.train, *self.given.values()) for content in part.contents}
         refuse_leaks(learned, self.validation)
-        if plan.selection == "validation":
+        if config.selection == "validation":
             learned |= set(self.validation.contents)
         for test in self.tests:
             refuse_leaks(learned, test)
-        if plan.selection == "published-selection" and len(self.tests) != 1:
+        if config.selection == "published-selection" and len(self.tests) != 1:
             raise SplitError(
                 "published-selection chooses the epoch on the test images",
                 expected="one test set",
                 got=str(len(self.tests)),
             )
-        self.learning(plan, 0)
+        self.training(config, 0, seed=seed)
 
-    def learning(self, plan: FractionPlan, draw: int) -> dict[float, CellDataset]:
+    def training(self, config: FractionsProtocol, draw: int, *, seed: int) -> dict[float, CellDataset]:
         """The training part of each fraction in one draw, largest first; smaller ones lie inside larger ones."""
-        wanted = sorted(set(plan.fractions), reverse=True)
-        drawn = nested_fractions(self.train, wanted, seeded(plan.seed, "fractions", str(draw)), strict=plan.strict)
-        return {fraction: self.given.get(fraction, drawn[fraction]) for fraction in wanted}
+        fractions = sorted(set(config.fractions), reverse=True)
+        drawn = nested_fractions(self.train, fractions, seeded(seed, "fractions", str(draw)), strict=config.strict)
+        return {fraction: self.given.get(fraction, drawn[fraction]) for fraction in fractions}
+
+
+def fixed_parts(source: CellDataset, targets: Sequence[CellDataset] = (), *, seed: int) -> FixedParts:
+    """A fifth of the source for the test, 15 % of the rest for validation, the remainder for training; targets whole."""
+    check_classes(source, n_units=3, purpose="training, validation and test")
+    rest, test = hold_out(source, TEST_FRACTION, seeded(seed, "test"))
+    train, validation = hold_out(rest, VALIDATION_FRACTION, seeded(seed, "validation"))
+    return FixedParts(train, validation, (replace(test, name=f"{source.name}, test part"), *targets))
+
+
+def halved(train: CellDataset, held: CellDataset, *, seed: int) -> FixedParts:
+    """All of `train` for training; one half of `held` for validation, the other for the test."""
+    held = held.under(train.classes)
+    validation, test = hold_out(held, 0.5, seeded(seed, "validation"))
+    return FixedParts(train, validation, (replace(test, name=f"{held.name}, test half"),))
+
+
+def tested_whole(train: CellDataset, held: CellDataset) -> FixedParts:
+    """All of `train` for training, all of `held` for the test, which also chooses the epoch (published-selection)."""
+    held = held.under(train.classes)
+    return FixedParts(train, held, (held,))
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def without_checkpoints(fit: FitFold) -> FitFold:
+    """The same fit, which deletes its checkpoints once the bundle is written: a curve is dozens of models."""
+
+    def fit_and_delete(train: CellDataset, validation: CellDataset, rng: np.random.Generator, run_dir: Path) -> Bundle:
+        bundle = fit(train, validation, rng, run_dir)
+        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+        return bundle
+
+    return fit_and_delete
 
 
 @dataclass(frozen=True, slots=True)
 class FractionRun:
-    """A method's curve on one test set, and what its models answered there: for each fraction one entry a seed."""
+    """A method's curve on one test set, and its models' predictions there: for each fraction one entry a seed."""
 
     curve: FractionCurve
-    answers: Mapping[float, Sequence[metrics.Answers]]
+    predictions: Mapping[float, Sequence[metrics.Predictions]]
     n_labels: int
 
 
 def fraction_runs(
-    fit: FitFold, parts: FixedParts, plan: FractionPlan, *, method: str, source: str, run_dir: Path
+    fit: FitFold,
+    parts: FixedParts,
+    config: FractionsProtocol,
+    *,
+    method: str,
+    source: str,
+    run_dir: Path,
+    seed: int,
 ) -> list[FractionRun]:
-    """Train on every fraction `n_seeds` times, and test each model on every test set; a run for each set.
+    """Train on every fraction `seeds` times, and test each model on every test set; a run for each set.
 
-    With the plan's "published-selection" the test images choose the epoch. Raises `SplitError` as `FixedParts.check` does.
+    With "published-selection" the test images choose the epoch. Raises `SplitError` as `FixedParts.check` does.
     """
-    parts.check(plan)
-    held = parts.validation if plan.selection == "validation" else parts.tests[0]
+    parts.check(config, seed=seed)
+    held = parts.validation if config.selection == "validation" else parts.tests[0]
     plans: dict[int, TestPlan] = {}
-    found: dict[tuple[int, float], list[metrics.Answers]] = {}
+    found: dict[tuple[int, float], list[metrics.Predictions]] = {}
     unreadable: list[dict[str, str]] = [{} for _ in parts.tests]
     learned: dict[float, list[CellDataset]] = {}
     transductive = [False] * len(parts.tests)
-    for draw in range(plan.n_seeds):
-        for fraction, part in parts.learning(plan, draw).items():
+    for draw in range(config.seeds):
+        for fraction, part in parts.training(config, draw, seed=seed).items():
             run = run_dir / f"{fraction:g}" / f"seed_{draw}"
-            bundle = fit(part, held, seeded(plan.seed, "fit", f"{fraction:g}", str(draw)), run)
+            bundle = fit(part, held, seeded(seed, "fit", f"{fraction:g}", str(draw)), run)
             learned.setdefault(fraction, []).append(part)
             for i, test in enumerate(parts.tests):
                 plans[i] = plan_test(bundle.manifest.labels, test)
-                if plan.selection == "validation":
+                if config.selection == "validation":
                     refuse_leaks(bundle.seen, test)
                 transductive[i] |= not bundle.seen_unlabelled.isdisjoint(test.contents)
-                found.setdefault((i, fraction), []).append(_answered(bundle, test, plans[i], unreadable[i]))
+                found.setdefault((i, fraction), []).append(_predict(bundle, test, plans[i], unreadable[i]))
     curves = [
         FractionCurve(
             name=f"{method}: {source} -> {test.name}",
             method=method,
             source=source,
             target=test.name,
-            selection=plan.selection,
+            selection=config.selection,
             transductive=transductive[i],
-            n_images=len(found[i, plan.fractions[0]][0].target),
-            n_validation=0 if plan.selection == "published-selection" else len(held),
+            n_images=len(found[i, config.fractions[0]][0].target),
+            n_validation=0 if config.selection == "published-selection" else len(held),
             classes=plans[i].tested,
             left_out=plans[i].left_out,
             unreadable=unreadable[i],
-            fractions=tuple(_scores(f, learned[f], found[i, f], plans[i], plan.seed) for f in learned),
+            fractions=tuple(_scores(f, learned[f], found[i, f], plans[i], seed) for f in learned),
             intervals="95 %: bootstrap of the mean over the seeds (draws of the fraction and trainings) and, within their "
-            f"classes, over the tested {'groups' if any(r.group is not None for r in test.records) else 'images'} "
-            "(1,000 repeats)",
+            f"classes, over the tested {unit_name(test)} (1,000 repeats)",
         )
         for i, test in enumerate(parts.tests)
     ]
@@ -138,9 +207,9 @@ def fraction_runs(
 def balanced_accuracy_gain(run: FractionRun, reference: FractionRun, fraction: float, *, seed: int) -> Estimate:
     """Balanced accuracy of `run` less that of `reference` at a fraction: mean over seeds, paired by seed and test image.
 
-    Both must have answered the same images, with the same seeds; the interval resamples both.
+    Both were tested on the same images, with the same seeds; the interval resamples both.
     """
-    ours, theirs = run.answers[fraction], reference.answers[fraction]
+    ours, theirs = run.predictions[fraction], reference.predictions[fraction]
     resampled = metrics.resampled_confusions([*ours, *theirs], run.n_labels, rng=np.random.default_rng(seed))
     counts = [metrics.confusion(m.target, m.predicted, run.n_labels) for m in (*ours, *theirs)]
     values = np.asarray(metrics.balanced_accuracy(np.stack(counts)), float)
@@ -153,17 +222,17 @@ def balanced_accuracy_gain(run: FractionRun, reference: FractionRun, fraction: f
     return Estimate(value=float(gains.mean()), low=low, high=high, std=std)
 
 
-def _answered(bundle: Bundle, test: CellDataset, plan: TestPlan, unreadable: dict[str, str]) -> metrics.Answers:
+def _predict(bundle: Bundle, test: CellDataset, plan: TestPlan, unreadable: dict[str, str]) -> metrics.Predictions:
     tested = test.only_classes(plan.tested)
     unit = units(tested)
-    said = answer(bundle, tested)
-    unreadable.update(said.unreadable)
-    truth = np.array([plan.labels.index(str(record.label)) for record in said.records], np.int64)
-    return metrics.Answers(truth, said.probabilities.argmax(axis=1).astype(np.int64), unit[said.index])
+    found = predict_dataset(bundle, tested)
+    unreadable.update(found.unreadable)
+    truth = np.array([plan.labels.index(str(record.label)) for record in found.records], np.int64)
+    return metrics.Predictions(truth, found.probabilities.argmax(axis=1).astype(np.int64), unit[found.index])
 
 
 def _scores(
-    fraction: float, learned: Sequence[CellDataset], models: Sequence[metrics.Answers], plan: TestPlan, seed: int
+    fraction: float, learned: Sequence[CellDataset], models: Sequence[metrics.Predictions], plan: TestPlan, seed: int
 ) -> FractionScores:
     k = len(plan.labels)
     counts = np.stack([metrics.confusion(m.target, m.predicted, k) for m in models])
@@ -194,3 +263,40 @@ def _scores(
         macro_f1=estimate(metrics.macro_f1),
         recall={label: recall_of(label) for label in plan.tested},
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FractionsTask(Task):
+    """The source in fractions; all test sets share their models, so they are one test."""
+
+    config: FractionsProtocol
+    parts: FixedParts
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """One test of all test sets."""
+        return (", ".join(test.name for test in self.parts.tests),)
+
+    def check(self) -> None:
+        """Raise `SplitError` or `DatasetError` before anything is trained."""
+        self.parts.check(self.config, seed=self.seed)
+        for test in self.parts.tests:
+            plan_test(self.parts.train.classes, test)
+
+    def request(self, i: int) -> dict[str, Any]:
+        """The targets' images and the protocol's settings."""
+        targets = [dataset.fingerprint for dataset in self.tested]
+        return {"protocol": "fractions", "targets": targets, "settings": self.config.model_dump(mode="json")}
+
+    def run(self, i: int, fit: FitFold, run_dir: Path) -> Outcome:
+        """All fractions on all test sets."""
+        models: list[str] = []
+
+        def fit_and_note(train: CellDataset, validation: CellDataset, rng: np.random.Generator, folder: Path) -> Bundle:
+            bundle = without_checkpoints(fit)(train, validation, rng, folder)
+            models.append(relative_path(bundle, run_dir))
+            return bundle
+
+        name = self.source.dataset.name
+        runs = fraction_runs(fit_and_note, self.parts, self.config, method="", source=name, run_dir=run_dir, seed=self.seed)
+        return Outcome(fractions=tuple(run.curve for run in runs), model=models[0])

@@ -1,23 +1,32 @@
-"""The protocol unlabelled: how few images without labels suffice, tested on other images of the same laboratory."""
+"""The protocol unlabelled: how few unlabelled images suffice to adapt, tested on other images (inductive)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from hemalens.adaptation.adapt_unlabelled import FEWEST, refuse_lacking
-from hemalens.adaptation.encoders import digests_of, open_embedders
+from hemalens.adaptation.encoders import open_embedders
 from hemalens.adaptation.source_head import BaseHead
-from hemalens.adaptation.unlabelled import Adapted, adapted_to, embeddings_beside
+from hemalens.adaptation.unlabelled import adapted_to, embeddings_beside
 from hemalens.adaptation.unlabelled_config import PIECES, UnlabelledConfig
-from hemalens.benchmark.protocols.k_shot import Embedded, embed, scores
-from hemalens.benchmark.protocols.labelling import curve, split_target
-from hemalens.benchmark.protocols.targets import NewLaboratory
+from hemalens.benchmark.protocols.base import Counts, Words
+from hemalens.benchmark.protocols.data import NewLaboratory
+from hemalens.benchmark.protocols.laboratory import (
+    Embedded,
+    Labels,
+    LaboratoryProtocol,
+    check_counts,
+    class_indices,
+    embed,
+    query_scores,
+    split_target,
+)
 from hemalens.bundle.bundle import Bundle
 from hemalens.cache import FeatureCache
 from hemalens.classifiers.few_shot import FewShotConfig
@@ -25,174 +34,143 @@ from hemalens.datasets import CellDataset
 from hemalens.datasets.episodes import Episode
 from hemalens.datasets.splits import seeded
 from hemalens.errors import ConfigError, SplitError
-from hemalens.evaluation.results import KShot
+from hemalens.evaluation.results import Against, KShot
 from hemalens.files import default_cache_dir
 from hemalens.graphs.features import extract
 from hemalens.progress import track
 
-NUMBERS = (8, 16, 32, 64, 128)
 COMPARED = ("batch_norm", "size+class_bias", "batch_norm+size+class_bias")
-"""Pieces that are compared where none is named; together they are what `adapt --unlabelled` does."""
-Answers = NDArray[np.int64]
+"""Components that are compared by default; together they are those of `adapt --unlabelled`."""
 
 
-@dataclass(frozen=True, slots=True)
-class UnlabelledPlan:
-    """How many images without labels, which pieces follow them, and how often it is repeated.
+class UnlabelledProtocol(LaboratoryProtocol):
+    """For each of `pieces`, adaptation to each number of unlabelled `images`.
 
-    In each repeat a part of the target, `test_fraction`, is only tested, and the images without labels are drawn from the
-    rest: the test is inductive. `beside` names what helps to find neighbours, as in `adapt_unlabelled`.
+    Components that are used together are joined by a plus: `batch_norm+size`. Each of `repeats` tests a part of the target,
+    `test_fraction`; the unlabelled images are drawn from the rest. `beside` helps to find nearest neighbours.
     """
 
-    numbers: tuple[int, ...] = NUMBERS
-    pieces: tuple[str, ...] = COMPARED
-    strength: float = 0.5
-    n_repeats: int = 10
-    test_fraction: float = 0.4
-    beside: tuple[str, ...] = ()
-    seed: int = 0
+    against: ClassVar[Against] = "unlabelled"
 
-    def __post_init__(self) -> None:
-        if not self.pieces or not self.numbers or min(self.numbers) < FEWEST or len(set(self.numbers)) < len(self.numbers):
-            raise SplitError(
-                "cannot use these numbers of images",
-                expected=f"different ones from {FEWEST} on",
-                got=str(list(self.numbers)),
-            )
+    images: Counts = (8, 16, 32, 64, 128)
+    pieces: Words = COMPARED
+    strength: float = Field(default=0.5, gt=0, le=1)
+    repeats: int = Field(default=10, ge=2)
+    test_fraction: float = Field(default=0.4, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> UnlabelledProtocol:
+        check_counts(self.images, "numbers of images", at_least=FEWEST)
+        if not self.pieces:
+            raise ConfigError("no piece is named", expected=f"one or more of {', '.join(PIECES)}")
         for words in self.pieces:
             self.config(words)
+        return self
 
     def config(self, words: str) -> UnlabelledConfig:
-        """The configuration of pieces joined by a plus; raises `ConfigError` for an unknown one."""
-        wanted = [word.strip() for word in words.split("+")]
-        unknown = [word for word in wanted if word not in PIECES]
+        """The configuration of components joined by a plus; raises `ConfigError` for an unknown one."""
+        named = [word.strip() for word in words.split("+")]
+        unknown = [word for word in named if word not in PIECES]
         if unknown:
             raise ConfigError(f"unknown piece {unknown[0]!r}", expected=f"{', '.join(PIECES)}, or some with + between them")
-        more = {"strength": self.strength} if "batch_norm" in wanted else {}
-        return UnlabelledConfig.from_mapping({**{piece: piece in wanted for piece in PIECES}, **more}, source=words)
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """How a target is looked at: which images are tested (n,), `others` (n, d) what stands beside makes of all, and whether
-    the encoder is another one than the bundle's, so that images are embedded `anew`.
-    """
-
-    test: NDArray[np.bool_]
-    others: NDArray[np.float32]
-    anew: bool
-
-
-@dataclass(frozen=True, slots=True)
-class UnlabelledCurves:
-    """Scores against the number of images without labels, for each piece that follows them."""
-
-    plan: UnlabelledPlan
+        strength = {"strength": self.strength} if "batch_norm" in named else {}
+        return UnlabelledConfig.from_mapping({**{piece: piece in named for piece in PIECES}, **strength}, source=words)
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         """The protocol in words."""
-        plan = self.plan
-        beside = f", beside {', '.join(plan.beside)}" if plan.beside else ""
+        beside = f", with {', '.join(self.beside)}" if self.beside else ""
         return (
-            f"{', '.join(map(str, plan.numbers))} images without labels, {', '.join(plan.pieces)}{beside}, strength "
-            f"{plan.strength:g}, {plan.n_repeats} repeats, tested on other images (inductive)"
+            f"{', '.join(map(str, self.images))} images without labels, {', '.join(self.pieces)}{beside}, strength "
+            f"{self.strength:g}, {self.repeats} repeats, tested on other images (inductive)"
         )
 
-    @property
-    def beside(self) -> tuple[str, ...]:
-        """What stands beside the bundle."""
-        return self.plan.beside
-
-    def check(self, laboratories: Sequence[NewLaboratory]) -> None:
-        """Raise `SplitError` before anything is trained."""
+    def check(self, laboratories: Sequence[NewLaboratory], *, seed: int) -> None:
+        """Raise `SplitError` where the rest of a target has fewer images than the smallest number."""
         for laboratory in laboratories:
             target = laboratory.target
-            n_free = len(target) - int(self._held(target)[0].sum())
-            if n_free < min(self.plan.numbers):
+            n_free = len(target) - int(self._tested(target, seed=seed)[0].sum())
+            if n_free < min(self.images):
                 raise SplitError(
-                    f"{target.name} has too few images", expected=f"{min(self.plan.numbers)} or more", got=str(n_free)
+                    f"{target.name} has too few images", expected=f"{min(self.images)} or more", got=str(n_free)
                 )
 
-    def request(self) -> dict[str, Any]:
-        """All that the scores depend on."""
-        return {"plan": asdict(self.plan), "beside": digests_of(self.plan.beside)}
-
     def run(self, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
-        """A curve for each piece; numbers that the target does not have are left out."""
-        plan = self.plan
-        for words in plan.pieces:
-            refuse_lacking(bundle, plan.config(words))
-        embedders = open_embedders(bundle, plan.beside, FewShotConfig())
+        """A curve for each entry of `pieces`; numbers of images that the target does not have are left out."""
+        for words in self.pieces:
+            refuse_lacking(bundle, self.config(words))
+        embedders = open_embedders(bundle, self.beside, FewShotConfig())
         beside = [one.encoder for one in embedders.each[1:]]
         target = embed(embedders.each[0].encoder, laboratory.target)
         others = embeddings_beside(beside, target.dataset.records, FeatureCache(default_cache_dir()))
-        held = self._held(target.dataset)
-        numbers = [n for n in sorted(plan.numbers) if n <= min(int((~test).sum()) for test in held)]
-        episodes = [Episode(np.zeros(0, np.int64), test) for test in held]
-        alone = places_of(bundle, target.dataset)[
-            BaseHead.of(bundle).logits(target.embeddings, bundle.manifest.labels).argmax(axis=1)
-        ]
-        before = np.tile(alone, (plan.n_repeats, 1))
+        tested = self._tested(target.dataset, seed=seed)
+        numbers = [n for n in sorted(self.images) if n <= min(int((~test).sum()) for test in tested)]
+        episodes = [Episode(np.zeros(0, np.int64), test) for test in tested]
+        logits = BaseHead.of(bundle).logits(target.embeddings, bundle.manifest.labels)
+        before = np.tile(class_indices(bundle, target.dataset)[logits.argmax(axis=1)], (self.repeats, 1))
         found = []
-        with track("unlabelled", len(plan.pieces) * len(numbers) * plan.n_repeats) as progress:
-            for words in plan.pieces:
-                shots = [scores(0, target.dataset, episodes, before, seed=plan.seed)]
+        with track("unlabelled", len(self.pieces) * len(numbers) * self.repeats) as progress:
+            for words in self.pieces:
+                config = self.config(words)
+                shots = [query_scores(0, target.dataset, episodes, before, seed=seed)]
                 for n in numbers:
                     rows = []
-                    for repeat, test in enumerate(held):
-                        drawn = self._drawn(test, n, repeat)
-                        adapted = self._adapted(bundle, target.dataset.subset(drawn), words, beside)
-                        seen = Seen(test, others, plan.config(words).batch_norm)
-                        rows.append(self._answers(bundle, target, adapted, seen))
+                    for repeat, test in enumerate(tested):
+                        images = target.dataset.subset(_drawn(test, n, repeat, seed=seed))
+                        rows.append(
+                            _predict(bundle, target, images, config, test=test, beside=beside, others=others, seed=seed)
+                        )
                         progress(1)
-                    shots.append(scores(n, target.dataset, episodes, np.stack(rows), seed=plan.seed))
-                about = f"{plan.test_fraction:.0%} of {target.dataset.name} are tested, images are drawn from the rest"
+                    shots.append(query_scores(n, target.dataset, episodes, np.stack(rows), seed=seed))
                 found.append(
-                    curve(
+                    self.curve(
                         target,
                         shots,
                         method=bundle.manifest.method,
                         source=source,
-                        support=about,
-                        classifier=f"the model's own head; strength {plan.strength:g}",
+                        support=f"{self.test_fraction:.0%} of {target.dataset.name} are tested, images are drawn from the "
+                        "rest",
+                        classifier=f"the model's own head; strength {self.strength:g}",
                         variant=words,
-                        against="unlabelled",
                     )
                 )
         return found
 
-    def _held(self, target: CellDataset) -> list[NDArray[np.bool_]]:
-        plan = self.plan
-        return [split_target(target, plan.test_fraction, plan.seed, "unlabelled", r) for r in range(plan.n_repeats)]
-
-    def _drawn(self, test: NDArray[np.bool_], n: int, repeat: int) -> NDArray[np.int64]:
-        """Indices of `n` images without labels, (n,): the first of one order, so that more images hold the fewer."""
-        order = seeded(self.plan.seed, "unlabelled", "drawn", str(repeat)).permutation(np.flatnonzero(~test))
-        return order[:n].astype(np.int64)
-
-    def _adapted(self, bundle: Bundle, images: CellDataset, words: str, beside: Sequence[onnx.ModelProto]) -> Adapted:
-        """The bundle after these images."""
-        config = self.plan.config(words)
-        # the encoder changes with batch norm only
-        cache = None if config.batch_norm else FeatureCache(default_cache_dir())
-        return adapted_to(bundle, images, config, self.plan.seed, cache=cache, beside=beside)
-
-    def _answers(self, bundle: Bundle, target: Embedded, adapted: Adapted, seen: Seen) -> Answers:
-        """Answers (n,) of what was adapted; those of images that are not tested mean nothing."""
-        dataset = target.dataset
-        answers, at = np.zeros(len(dataset), np.int64), np.flatnonzero(seen.test)
-        records = [dataset.records[i] for i in at]
-        embeddings = target.embeddings[at].astype(np.float32)
-        if seen.anew:
-            embeddings = extract(records, adapted.encoder, cache=None).complete()
-        found = adapted.probabilities(embeddings, adapted.log_diameters(records), seen.others[at])
-        answers[at] = places_of(bundle, dataset)[found.argmax(axis=1)]
-        return answers
+    def _tested(self, target: CellDataset, *, seed: int) -> list[NDArray[np.bool_]]:
+        """The images that each repeat tests, (n,) each."""
+        return [split_target(target, self.test_fraction, seed, "unlabelled", repeat) for repeat in range(self.repeats)]
 
 
-def places_of(bundle: Bundle, dataset: CellDataset) -> Answers:
-    """Index of each of the bundle's labels among the target's classes, others behind, (K,)."""
-    labels = bundle.manifest.labels
-    order = (*dataset.classes, *(label for label in labels if label not in dataset.classes))
-    return np.array([order.index(label) for label in labels], np.int64)
+def _drawn(test: NDArray[np.bool_], n: int, repeat: int, *, seed: int) -> Labels:
+    """Indices of `n` unlabelled images, (n,): the first of one order, so that larger draws hold the smaller ones."""
+    order = seeded(seed, "unlabelled", "drawn", str(repeat)).permutation(np.flatnonzero(~test))
+    return order[:n].astype(np.int64)
+
+
+def _predict(
+    bundle: Bundle,
+    target: Embedded,
+    images: CellDataset,
+    config: UnlabelledConfig,
+    *,
+    test: NDArray[np.bool_],
+    beside: Sequence[onnx.ModelProto],
+    others: NDArray[np.float32],
+    seed: int,
+) -> Labels:
+    """Predictions (n,) of the bundle adapted to `images`, for the images of `test`; 0 for the rest.
+
+    `others` (n, d) are the embeddings of all images by the encoders `beside`.
+    """
+    dataset, at = target.dataset, np.flatnonzero(test)
+    # batch norm changes the encoder, and with it the embeddings
+    cache = None if config.batch_norm else FeatureCache(default_cache_dir())
+    adapted = adapted_to(bundle, images, config, seed, cache=cache, beside=beside)
+    records = [dataset.records[i] for i in at]
+    embeddings = target.embeddings[at].astype(np.float32)
+    if config.batch_norm:
+        embeddings = extract(records, adapted.encoder, cache=None).complete()
+    probabilities = adapted.probabilities(embeddings, adapted.log_diameters(records), others[at])
+    predicted = np.zeros(len(dataset), np.int64)
+    predicted[at] = class_indices(bundle, dataset)[probabilities.argmax(axis=1)]
+    return predicted

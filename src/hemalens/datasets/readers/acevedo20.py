@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hemalens.datasets.base import Listing, Reader, Record, note_ignored, root_holding, wrong_layout
+from hemalens.datasets.base import Labels, Listing, Reader, Record, note_ignored, root_holding, wrong_layout
 from hemalens.errors import DatasetError, one_line
+from hemalens.taxonomy import Excluded
 
 TITLE = "Acevedo-20"
 LAYOUT = "PBC_dataset_normal_DIB/<folder>/<PREFIX>_<number>.jpg with the folders basophil ... platelet"
@@ -18,6 +19,22 @@ PREFIXES = {
     "monocyte": ("MO",),
     "neutrophil": ("BNE", "SNE", "NEUTROPHIL", ".DS"),
     "platelet": ("PLATELET",),
+}
+LABELS: Labels = {
+    "BA": "basophil",
+    "EO": "eosinophil",
+    "ERB": "erythroblast",
+    "PMY": "promyelocyte",
+    "MY": "myelocyte",
+    "MMY": "metamyelocyte",
+    "IG": "immature_granulocyte",
+    "BNE": "band_neutrophil",
+    "SNE": "segmented_neutrophil",
+    "NEUTROPHIL": "neutrophil",
+    "MO": "monocyte",
+    "LY": "lymphocyte",
+    "PLATELET": "platelet",
+    ".DS": Excluded("stray file of the original distribution (.DS_169665.jpg)"),
 }
 
 
@@ -49,9 +66,11 @@ def _read(root: Path) -> Listing:
 READER = Reader(
     name="acevedo20",
     title=TITLE,
+    size="17,092 images",
     licence="CC BY 4.0",
     citation="Acevedo et al., A dataset of microscopic peripheral blood cell images, Data in Brief 30 (2020), "
     "Mendeley Data snkd93bnjr",
     layout=LAYOUT,
+    labels=LABELS,
     read=_read,
 )

@@ -5,15 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from hemalens.datasets.base import Listing, Reader, Record, note_ignored, wrong_layout
+from hemalens.datasets.base import Labels, Listing, Reader, Record, note_ignored, wrong_layout
 from hemalens.errors import DatasetError, one_line
 from hemalens.imaging.reading import Box
-from hemalens.taxonomy import source_labels
 
 CROPS_LAYOUT = "BCCD_cropped/<Class>/<field>_<number>.jpg with the classes Neutrophil ... Basophil"
 FIELDS_LAYOUT = "BCCD/JPEGImages/<field>.jpg and BCCD/Annotations/<field>.xml (Pascal VOC boxes)"
 LICENCE = "MIT"
 CITATION = "Shenggan, BCCD_Dataset"
+CROP_LABELS: Labels = {
+    "Neutrophil": "neutrophil",
+    "Eosinophil": "eosinophil",
+    "Lymphocyte": "lymphocyte",
+    "Monocyte": "monocyte",
+    "Basophil": "basophil",
+}
+FIELD_LABELS: Labels = {"WBC": "leukocyte", "RBC": "erythrocyte", "Platelets": "platelet"}
 
 
 def _read_crops(root: Path) -> Listing:
@@ -23,7 +30,7 @@ def _read_crops(root: Path) -> Listing:
     records: list[Record] = []
     ignored: list[Path] = [p for p in sorted(top.iterdir()) if not p.is_dir()]
     notes: list[str] = []
-    for label in source_labels("bccd"):
+    for label in CROP_LABELS:
         if not (top / label).is_dir():
             notes.append(f"the folder {label!r} is missing")
             continue
@@ -33,8 +40,8 @@ def _read_crops(root: Path) -> Listing:
                 continue
             # crops of one field share its stain, focus and patient: they stay together
             records.append(Record(path, label, domain="bccd", group=path.stem.rpartition("_")[0] or None))
-    foreign = [p for p in sorted(top.iterdir()) if p.is_dir() and p.name not in source_labels("bccd")]
-    if not records or foreign:
+    unknown = [p for p in sorted(top.iterdir()) if p.is_dir() and p.name not in CROP_LABELS]
+    if not records or unknown:
         raise wrong_layout(top, "BCCD crops", CROPS_LAYOUT)
     return Listing(records, notes + note_ignored(ignored))
 
@@ -70,5 +77,23 @@ def _boxes(path: Path) -> list[tuple[str, Box]]:
         ) from error
 
 
-CROPS = Reader("bccd", "BCCD crops", LICENCE, CITATION, CROPS_LAYOUT, _read_crops)
-FIELDS = Reader("bccd_fields", "BCCD fields", LICENCE, CITATION, FIELDS_LAYOUT, _read_fields)
+CROPS = Reader(
+    name="bccd",
+    title="BCCD crops",
+    size="351 images",
+    licence=LICENCE,
+    citation=CITATION,
+    layout=CROPS_LAYOUT,
+    labels=CROP_LABELS,
+    read=_read_crops,
+)
+FIELDS = Reader(
+    name="bccd_fields",
+    title="BCCD fields",
+    size="364 fields",
+    licence=LICENCE,
+    citation=CITATION,
+    layout=FIELDS_LAYOUT,
+    labels=FIELD_LABELS,
+    read=_read_fields,
+)

@@ -1,4 +1,4 @@
-"""BloodMNIST: MedMNIST's arrays, unpacked once into the cache folder as one image file each."""
+"""BloodMNIST: MedMNIST's arrays, unpacked once into one image file each in the cache folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemalens.datasets.base import Listing, Reader, Record, wrong_layout
+from hemalens.datasets.base import Download, Labels, Listing, Reader, Record, wrong_layout
 from hemalens.errors import DatasetError, OutputError, near_matches, one_line
 from hemalens.files import atomic_dir, default_cache_dir, sha256_file, sha256_text, walk_files
 from hemalens.progress import track
@@ -21,17 +21,18 @@ TITLE = "BloodMNIST"
 SIDES_PX = {"bloodmnist.npz": 28, "bloodmnist_64.npz": 64, "bloodmnist_128.npz": 128, "bloodmnist_224.npz": 224}
 PARTS = ("train", "val", "test")
 KEYS = tuple(f"{part}_{kind}" for part in PARTS for kind in ("images", "labels"))
-# in the order of the numbers that stand for them
-LABELS = (
-    "basophil",
-    "eosinophil",
-    "erythroblast",
-    "immature granulocytes",
-    "lymphocyte",
-    "monocyte",
-    "neutrophil",
-    "platelet",
-)
+LABELS: Labels = {
+    "basophil": "basophil",
+    "eosinophil": "eosinophil",
+    "erythroblast": "erythroblast",
+    "immature granulocytes": "immature_granulocyte",
+    "lymphocyte": "lymphocyte",
+    "monocyte": "monocyte",
+    "neutrophil": "neutrophil",
+    "platelet": "platelet",
+}
+NAMES = tuple(LABELS)
+"""The labels in the order of their numbers in the arrays."""
 LAYOUT = (
     "bloodmnist.npz (28 px) or bloodmnist_<64, 128 or 224>.npz, or a folder that holds one of them; "
     "FILE.npz/train, /val or /test is one part"
@@ -39,8 +40,8 @@ LAYOUT = (
 MARKER = "unpacked.json"
 FETCH = "Download the file again: hemalens data download bloodmnist."
 ORIGIN = (
-    "its images are Acevedo-20's, cut to their centre and resized: a model trained on one of the two sets and tested on "
-    "the other is tested on training images, and as the bytes differ no check finds them"
+    "its images are Acevedo-20's, centre-cropped and resized: never train on one of the two sets and test on the other; "
+    "no check finds these copies, because their bytes differ"
 )
 
 
@@ -65,7 +66,7 @@ def _read(root: Path) -> Listing:
 
 
 def _located(root: Path) -> tuple[Path, tuple[str, ...]]:
-    """The file that `root` names, and which of its parts."""
+    """The file and the parts that `root` names."""
     if root.is_dir():
         held = [name for name in SIDES_PX if (root / name).is_file()]
         if len(held) > 1:
@@ -87,7 +88,7 @@ def _located(root: Path) -> tuple[Path, tuple[str, ...]]:
             f"{one_line(npz)} is not named as a file of {TITLE}",
             expected=", ".join(SIDES_PX),
             got=one_line(npz.name),
-            remedy="Give it its published name back: only the name tells the sets of MedMNIST apart.",
+            remedy="Rename it to its published name, which identifies the set of MedMNIST.",
         )
     if not whole and root.name not in PARTS:
         raise DatasetError(
@@ -106,7 +107,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _unpacked(folder: Path, side_px: int) -> list[Path] | None:
-    """The images of a part as they were written, None where they are not there or not all as they were."""
+    """The unpacked images of a part; None where they are missing or changed."""
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         images = _images(folder)
@@ -117,7 +118,7 @@ def _unpacked(folder: Path, side_px: int) -> list[Path] | None:
 
 
 def _marker(digests: dict[str, str], side_px: int) -> dict[str, Any]:
-    """What the marker says of files, given their digests by name: the digests, so that no changed file passes."""
+    """The marker's content: number, size and digest of the files, from their digests by name."""
     rows = sorted(f"{name}:{digest}" for name, digest in digests.items())
     return {"n_images": len(rows), "side_px": side_px, "digest": sha256_text(*rows)}
 
@@ -130,7 +131,7 @@ def _unpack(npz: Path, part: str, folder: Path) -> None:
                 (temporary / label).mkdir()
             digests: dict[str, str] = {}
             for i, (image, label_index) in enumerate(zip(images, labels, strict=True)):
-                name, content = f"{LABELS[label_index]}/{i:06d}.png", _png(image)
+                name, content = f"{NAMES[label_index]}/{i:06d}.png", _png(image)
                 (temporary / name).write_bytes(content)
                 digests[name] = hashlib.sha256(content).hexdigest()
                 progress(1)
@@ -148,7 +149,7 @@ def _unpack(npz: Path, part: str, folder: Path) -> None:
 def _png(image: NDArray[np.uint8]) -> bytes:
     """A PNG of RGB (H, W, 3), not compressed (ISO/IEC 15948).
 
-    An image is known by its file's bytes, also on another machine, and those of compressing differ between libraries.
+    Images are identified by their file's bytes. Compression would make these differ between zlib versions.
     """
     height, width, _ = image.shape
     # each line begins with its filter, 0 for none
@@ -175,7 +176,7 @@ def _stored(raw: bytes) -> bytes:
 
 
 def _arrays(npz: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """Images (n, side, side, 3) and indices into `LABELS` (n,) of a part, held in memory: 1.8 GB for train at 224 px."""
+    """Images (n, side, side, 3) and indices into `NAMES` (n,) of a part, held in memory: 1.8 GB for train at 224 px."""
     try:
         # numpy would leave a damaged file open
         with open(npz, "rb") as file:
@@ -210,7 +211,7 @@ def _check_images(npz: Path, part: str, images: Any) -> None:
             f"the array {part}_images of {one_line(npz)} holds no images of {TITLE}",
             expected=f"uint8 of shape (n, {side}, {side}, 3)",
             got=_described(images),
-            remedy="Give the file its published name, which tells the size, or download it again.",
+            remedy="Give the file its published name, which states the size, or download it again.",
         )
 
 
@@ -224,11 +225,11 @@ def _checked_labels(npz: Path, part: str, labels: Any, n_images: int) -> NDArray
             remedy=FETCH,
         )
     values = labels[:, 0]
-    outside = np.unique(values[(values < 0) | (values >= len(LABELS))])
+    outside = np.unique(values[(values < 0) | (values >= len(NAMES))])
     if len(outside):
         raise DatasetError(
             f"{what} has labels that {TITLE} does not have",
-            expected=f"0 ({LABELS[0]}) to {len(LABELS) - 1} ({LABELS[-1]})",
+            expected=f"0 ({NAMES[0]}) to {len(NAMES) - 1} ({NAMES[-1]})",
             got=", ".join(str(value) for value in outside[:3]) + (" ..." if len(outside) > 3 else ""),
             remedy=FETCH,
         )
@@ -248,12 +249,25 @@ def _damaged(npz: Path, error: Exception) -> DatasetError:
     )
 
 
+def _download(name: str, md5: str) -> Download:
+    return Download(name, f"https://zenodo.org/records/10519652/files/{name}?download=1", md5)
+
+
 READER = Reader(
     name="bloodmnist",
     title=TITLE,
+    size="17,092 images",
     licence="CC BY 4.0",
     citation="Yang et al., MedMNIST v2: a large-scale lightweight benchmark for 2D and 3D biomedical image classification, "
     "Scientific Data 10 (2023); images of Acevedo et al., Data in Brief 30 (2020)",
     layout=LAYOUT,
+    labels=LABELS,
     read=_read,
+    # addresses and checksums as the package medmnist 3.0.2 states them (info.py)
+    downloads={
+        28: _download("bloodmnist.npz", "7053d0359d879ad8a5505303e11de1dc"),
+        64: _download("bloodmnist_64.npz", "2b94928a2ae4916078ca51e05b6b800b"),
+        128: _download("bloodmnist_128.npz", "adace1e0ed228fccda1f39692059dd4c"),
+        224: _download("bloodmnist_224.npz", "b718ff6835fcbdb22ba9eacccd7b2601"),
+    },
 )

@@ -1,28 +1,32 @@
 """Patches of Camelyon-16: lymph-node tissue with and without tumour, 384 px, some of the training part with a mask.
 
-The set is `train`, `val` and `test`, each with `data` and perhaps `mask`, each with a folder `normal` and a folder
-`tumor` that hold images. An image without a mask is an ordinary record, and the notes count them; a mask without its
-image is left out and noted; two masks for one image are an error (see `paired_masks`). No patient is known.
+`train`, `val` and `test` each hold `data` and perhaps `mask`, each with the folders `normal` and `tumor`. Masks are
+optional and paired by file name (see `paired_masks`). Patients are unknown, so images have no group.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hemalens.datasets.base import Listing, Reader
+from hemalens.datasets.base import Labels, Listing, Reader
 from hemalens.datasets.readers.paired_masks import PairedSet, read_paired
+from hemalens.taxonomy import Excluded
 
 FOLDER = "CAM16_100cls_10mask"
 LAYOUT = (
     f"{FOLDER}/train/data/<normal or tumor>/<image>, masks of the same file name in {FOLDER}/train/mask/<normal or tumor>/"
     ", val/data/ and test/data/ likewise; or train, val or test alone"
 )
+LABELS: Labels = {
+    "normal": Excluded("lymph-node tissue without tumour, not a cell", own_class=True),
+    "tumor": Excluded("lymph-node tissue with tumour, not a cell", own_class=True),
+}
 PAIRED = PairedSet(
     title="the Camelyon-16 patches",
     layout=LAYOUT,
     domain="cam16",
     parts=("train", "val", "test"),
-    classes=("normal", "tumor"),
+    classes=tuple(LABELS),
     name_of=lambda folder: "cam16",
     every_class=True,
 )
@@ -40,5 +44,6 @@ READER = Reader(
     citation="patches of Ehteshami Bejnordi et al., Diagnostic assessment of deep learning algorithms for detection of "
     "lymph node metastases in women with breast cancer, JAMA 318 (2017)",
     layout=LAYOUT,
+    labels=LABELS,
     read=_read,
 )

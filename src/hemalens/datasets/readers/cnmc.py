@@ -7,13 +7,13 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from hemalens.datasets.base import Found, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
+from hemalens.datasets.base import Found, Labels, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
 from hemalens.errors import DatasetError, one_line
 
 TITLE = "C-NMC 2019"
 FOLDS = ("fold_0", "fold_1", "fold_2")
 SUFFIXES = (".bmp",)
-LABELS = ("all", "hem")
+LABELS: Labels = {"all": "lymphoblast", "hem": "lymphoid_precursor"}
 TABLE = "C-NMC_test_prelim_phase_data_labels.csv"
 HEADER = ["Patient_ID", "new_names", "labels"]
 # the folder's own name, then the one that redistributions give it
@@ -34,7 +34,7 @@ def _read(root: Path) -> Listing:
     if not root.is_dir():
         raise wrong_layout(root, TITLE, LAYOUT)
     own = root.resolve().name
-    # its images are numbered as those of the preliminary test, whose table would mislabel them
+    # its images have the numbers of the preliminary test, whose table would mislabel them
     if own == FINAL[0]:
         raise DatasetError(
             f"{one_line(root)} is the final test of {TITLE}, which has no labels",
@@ -91,7 +91,7 @@ def _read_folds(folder: Path, found: Found) -> None:
 
 def _read_fold(fold: Path, found: Found) -> None:
     folder = _entered(fold, found)
-    found.ignored += _others(folder, LABELS)
+    found.ignored += _others(folder, LABELS.keys())
     for label in LABELS:
         place = f"{fold.resolve().name}/{label}"
         if not (folder / label).is_dir():
@@ -155,16 +155,16 @@ def _read_preliminary(folder: Path, found: Found) -> None:
 
 
 def _table(folder: Path, images: Path) -> Path:
-    """The one table of labels: in the folder, beside it, or beside its images."""
+    """The one table of labels: in the folder, next to it, or next to its images."""
     places = [images, folder]
-    # beside a folder of any other name, the table need not be this folder's
+    # next to a folder of another name, the table may belong to another folder
     if folder.resolve().name in PRELIMINARY:
         places += [folder.absolute().parent, folder.resolve().parent]
     tables = {path.resolve(): path for path in (place / TABLE for place in places) if path.is_file()}
     if len(tables) != 1:
         raise DatasetError(
             f"{one_line(folder)} needs one table of labels",
-            expected=f"{TABLE} in the folder or beside it",
+            expected=f"{TABLE} in the folder or next to it",
             got=" and ".join(one_line(path) for path in tables.values()) or "none",
             remedy="Keep one." if tables else "Copy it there from the distribution.",
         )
@@ -239,7 +239,7 @@ def _subject_notes(records: list[Record]) -> list[str]:
     against = sum((record.source_label == "hem") != (record.group or "").startswith("H") for record in records)
     if not against:
         return []
-    return [f"{against} image(s) have a label that their subject's number speaks against (H marks the healthy, hem)"]
+    return [f"{against} image(s) have a label that contradicts their subject's number (H marks healthy subjects, hem)"]
 
 
 def _left_out(ignored: list[Path]) -> list[str]:
@@ -261,7 +261,7 @@ def _part(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _inner(folder: Path) -> Path:
-    """The folder itself, or the one of the same name that unpacking has put into it."""
+    """The folder itself, or the folder of the same name in it, which some archives make."""
     inner = folder / folder.resolve().name
     return inner if inner.is_dir() else folder
 
@@ -284,9 +284,11 @@ def _some(names: list[str]) -> str:
 READER = Reader(
     name="cnmc",
     title=TITLE,
+    size="10,661 training and 1,867 preliminary test images",
     licence="CC BY 3.0",
     citation="Gupta & Gupta, ALL Challenge dataset of ISBI 2019 (C-NMC 2019), The Cancer Imaging Archive (2019), "
     "doi:10.7937/tcia.2019.dc64i46r",
     layout=LAYOUT,
+    labels=LABELS,
     read=_read,
 )

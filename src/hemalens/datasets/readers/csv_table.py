@@ -80,5 +80,4 @@ READER = Reader(
     citation="the user's own images",
     layout=LAYOUT,
     read=_read,
-    own_labels=True,
 )

@@ -3,11 +3,10 @@
 The rules of the pairing:
 
 - A mask belongs to the image of its class that has its file name, else to the one of its stem: `a.png` to `a.jpg`.
-- An image without a mask is an ordinary record; the notes count them.
-- A mask without its image is left out; the notes count them and name the first.
-- Two masks for one image (one stem, two suffixes), or one for two images, is an error.
-- Hidden files, files that are no images and folders of no meaning are left out and noted; a folder beside those of the
-  classes is an error.
+- Images may lack a mask; the notes count them.
+- Masks without an image are left out; the notes count them and name the first.
+- Two masks for one image (one stem, two suffixes), or one mask for two images, are an error.
+- Hidden files and other files are left out and noted; an unknown class folder is an error.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ DATA, MASK = "data", "mask"
 
 @dataclass(frozen=True, slots=True)
 class PairedSet:
-    """What one such set is like: its words, its parts in order, its classes in order, and what a file name says.
+    """Description of one such set, with its parts and classes in order.
 
-    `name_of` gives the name of a set from its resolved folder, `group_of` the group of an image or None.
-    With `every_class`, a class of a part that has no image is an error, otherwise a note.
+    `name_of` returns the name of a set from its resolved folder, `group_of` the group of an image or None.
+    With `every_class`, a class without an image in a part is an error, otherwise a note.
     """
 
     title: str
@@ -50,8 +49,8 @@ class _Found(Found):
 def read_paired(folder: Path, paired: PairedSet) -> Listing:
     """List the set in `folder`, its parts together, or the one part that `folder` is.
 
-    The listing is named after what was read: the set where all of its parts are there, else the set and the part.
-    Raises `DatasetError` for another layout, a part without an image, and masks that do not tell their image.
+    The listing is named after the set, and after the part where parts are missing. Raises `DatasetError` for another
+    layout, a part without an image, and masks that match several images.
     """
     present = [part for part in paired.parts if (folder / part).is_dir()]
     found = _Found()
@@ -76,8 +75,7 @@ def read_paired(folder: Path, paired: PairedSet) -> Listing:
 def pair_masks(images: Sequence[Path], masks: Sequence[Path]) -> tuple[dict[Path, Path], list[Path]]:
     """The mask of each image that has one, and the masks that have no image, both in the order given.
 
-    The images are those of one folder, the masks those of another. Raises `DatasetError` where a stem does not tell
-    which mask belongs to which image.
+    The images are those of one folder, the masks those of another. Raises `DatasetError` where a stem is ambiguous.
     """
     masks_of, images_of = _by_stem(masks), _by_stem(images)
     pairs: dict[Path, Path] = {}
@@ -156,7 +154,7 @@ def _files_by_class(folder: Path, paired: PairedSet, found: _Found) -> dict[str,
 
 
 def _check_classes(data: Path, images: dict[str, list[Path]], paired: PairedSet, found: _Found) -> None:
-    """Raise for a part without an image and, where every class must be there, for a class without one; else note it."""
+    """Raise for a part without an image; raise for, or note, a class without one."""
     if not any(images.values()):
         raise DatasetError(
             f"{one_line(data)} holds no image",

@@ -1,20 +1,35 @@
 """Regions of papillary renal cell carcinoma, 2000 px: in one flat folder without labels, or in a folder a type.
 
-The flat images have the source label "unlabelled"; who knows the types keeps them in `type1` and `type2` instead. Both
-ways at once are an error, for the same region could be there twice. No patient is known, and there are no masks.
+Flat images have the source label "unlabelled"; labelled ones are in the folders `type1` and `type2`. Both layouts at once
+are an error, because a region could be there twice. There are no patients and no masks.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hemalens.datasets.base import SYNTHETIC_MARKER, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
+from hemalens.datasets.base import (
+    SYNTHETIC_MARKER,
+    Labels,
+    Listing,
+    Reader,
+    Record,
+    is_image_file,
+    note_ignored,
+    wrong_layout,
+)
 from hemalens.errors import DatasetError, one_line
+from hemalens.taxonomy import Excluded
 
 TITLE = "the pRCC regions"
 FOLDER = "pRCC_nolabel"
 TYPES = ("type1", "type2")
 UNLABELLED = "unlabelled"
+LABELS: Labels = {
+    UNLABELLED: Excluded("kidney tissue of no stated type, not a cell", own_class=True),
+    "type1": Excluded("kidney tissue of type 1, not a cell", own_class=True),
+    "type2": Excluded("kidney tissue of type 2, not a cell", own_class=True),
+}
 LAYOUT = f"{FOLDER}/<image>, all in one folder; or type1/<image> and type2/<image>"
 
 
@@ -37,7 +52,7 @@ def _read(root: Path) -> Listing:
     entries = sorted(path for path in root.iterdir() if path.name not in typed)
     images = [path for path in entries if is_image_file(path)]
     if typed and images:
-        raise _mixed(root, typed, f"{len(images)} image(s) beside them")
+        raise _mixed(root, typed, f"{len(images)} image(s) without a type")
     if any(path.is_dir() and not path.name.startswith(".") for path in entries):
         raise wrong_layout(root, TITLE, LAYOUT)
     ignored = [path for path in entries if path not in images]
@@ -70,11 +85,11 @@ def _records(folder: Path, images: list[Path], label: str) -> list[Record]:
     return [Record(path, label, domain="prcc") for path in images]
 
 
-def _mixed(root: Path, typed: list[str], beside: str) -> DatasetError:
+def _mixed(root: Path, typed: list[str], others: str) -> DatasetError:
     return DatasetError(
         f"{one_line(root)} holds regions with and without a type",
         expected=LAYOUT,
-        got=f"{' and '.join(typed)}, and {beside}",
+        got=f"{' and '.join(typed)}, and {others}",
         remedy="Move the folders type1 and type2 into a folder of their own, and give that or the other.",
     )
 
@@ -86,5 +101,6 @@ READER = Reader(
     citation="Gao et al., Instance-based vision transformer for subtyping of papillary renal cell carcinoma in "
     "histopathological image, MICCAI (2021)",
     layout=LAYOUT,
+    labels=LABELS,
     read=_read,
 )

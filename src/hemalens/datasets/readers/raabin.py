@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hemalens.datasets.base import Found, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
-from hemalens.taxonomy import source_labels
+from hemalens.datasets.base import Found, Labels, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
 
 TITLE = "Raabin-WBC (double-labelled crops)"
 PARTS = ("Train", "TestA", "TestB")
@@ -14,6 +13,13 @@ SUFFIXES = (".jpg", ".jpeg")
 LAYOUT = (
     "Train|TestA|TestB/<Class>/<smear>_<field>_<number>.jpg with the classes Basophil ... Neutrophil, or one part of it"
 )
+LABELS: Labels = {
+    "Basophil": "basophil",
+    "Eosinophil": "eosinophil",
+    "Lymphocyte": "lymphocyte",
+    "Monocyte": "monocyte",
+    "Neutrophil": "neutrophil",
+}
 # as in 95-8-10-1_527_1
 NAME = re.compile(r"([0-9]+(?:-[0-9]+)+)_[0-9]+_[0-9]+")
 
@@ -40,23 +46,23 @@ def _read(root: Path) -> Listing:
 
 
 def _read_part(folder: Path, part: str, found: Found) -> None:
-    labels = source_labels("raabin")
-    found.ignored += [path for path in sorted(folder.iterdir()) if path.name not in labels or not path.is_dir()]
-    missing = [label for label in labels if not (folder / label).is_dir()]
+    found.ignored += [path for path in sorted(folder.iterdir()) if path.name not in LABELS or not path.is_dir()]
+    missing = [label for label in LABELS if not (folder / label).is_dir()]
     if missing:
         found.notes.append(f"{part} has no folder {', '.join(map(repr, missing))}")
-    for label in labels:
+    for label in LABELS:
         if label in missing:
             continue
         entries = sorted((folder / label).iterdir())
         images = [path for path in entries if is_image_file(path, SUFFIXES)]
         found.ignored += [path for path in entries if not is_image_file(path, SUFFIXES)]
-        found.records += [Record(path, label, domain="raabin", group=_smear(path)) for path in images]
+        found.records += [Record(path, label, domain="raabin", group=smear_of(path)) for path in images]
         if not images:
             found.notes.append(f"the folder '{part}/{label}' holds no image")
 
 
-def _smear(path: Path) -> str | None:
+def smear_of(path: Path) -> str | None:
+    """The smear in the name of an image of Raabin-WBC, None in any other name."""
     match = NAME.fullmatch(path.stem)
     return match[1] if match else None
 
@@ -72,7 +78,7 @@ def _ungrouped(records: list[Record]) -> list[str]:
 
 
 def _shared_smears(root: Path, records: list[Record]) -> list[str]:
-    """A note when the published parts share smears: each part opened alone, nothing would tell."""
+    """A note on smears in more than one published part."""
     parts: dict[str, set[str]] = {}
     for record in records:
         if record.group is not None:
@@ -84,9 +90,11 @@ def _shared_smears(root: Path, records: list[Record]) -> list[str]:
 READER = Reader(
     name="raabin",
     title=TITLE,
+    size="10,175 training images, 4,339 in TestA, 2,119 in TestB",
     licence="free for research with citation",
     citation="Kouzehkanan et al., A large dataset of white blood cells containing cell locations and types, along with "
     "segmented nuclei and cytoplasm, Scientific Reports 12 (2022)",
     layout=LAYOUT,
+    labels=LABELS,
     read=_read,
 )

@@ -1,20 +1,19 @@
 """WBC_100, WBC_50, WBC_10 and WBC_1: the training images of Raabin-WBC and parts of them, some with a mask.
 
-Each subset is `train` and `val`, each with `data` and perhaps `mask`; the smaller ones repeat images of WBC_100, so only
-one of the four is opened at a time. An image without a mask is an ordinary record, and the notes count them; a mask
-without its image is left out and noted; two masks for one image are an error (see `paired_masks`).
+Each subset has `train` and `val`, each with `data` and perhaps `mask`. Masks are optional and paired by file name (see
+`paired_masks`). The smaller subsets repeat images of WBC_100, so you open one of the four at a time.
 
-An image that still has its name of Raabin-WBC, as in `95-8-10-1_527_1.jpg`, belongs to the smear that its first part
-names; any other image has no group. The notes count the images without one, and the smears that train and val share.
+An image with its name of Raabin-WBC, such as `95-8-10-1_527_1.jpg`, belongs to the smear that its first part names. Other
+images have no group. The notes count these images, and the smears that train and val share.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hemalens.datasets.base import Listing, Reader, Record
+from hemalens.datasets.base import Labels, Listing, Reader, Record
 from hemalens.datasets.readers.paired_masks import PairedSet, read_paired
-from hemalens.datasets.readers.raabin import NAME as RAABIN_NAME
+from hemalens.datasets.readers.raabin import smear_of
 from hemalens.errors import DatasetError, one_line
 
 TITLE = "the WBC subsets"
@@ -24,10 +23,13 @@ LAYOUT = (
     "WBC_100/val/data/<class>/<image> (or WBC_50, WBC_10, WBC_1); or train or val alone"
 )
 
-
-def _smear(path: Path) -> str | None:
-    match = RAABIN_NAME.fullmatch(path.stem)
-    return match[1] if match else None
+LABELS: Labels = {
+    "Basophil": "basophil",
+    "Eosinophil": "eosinophil",
+    "Lymphocyte": "lymphocyte",
+    "Monocyte": "monocyte",
+    "Neutrophil": "neutrophil",
+}
 
 
 def _name_of(folder: Path) -> str:
@@ -39,9 +41,9 @@ PAIRED = PairedSet(
     layout=LAYOUT,
     domain="wbc_subsets",
     parts=("train", "val"),
-    classes=("Basophil", "Eosinophil", "Lymphocyte", "Monocyte", "Neutrophil"),
+    classes=tuple(LABELS),
     name_of=_name_of,
-    group_of=_smear,
+    group_of=smear_of,
 )
 
 
@@ -77,5 +79,6 @@ READER = Reader(
     citation="subsets of Kouzehkanan et al., A large dataset of white blood cells containing cell locations and types, "
     "along with segmented nuclei and cytoplasm, Scientific Reports 12 (2022)",
     layout=LAYOUT,
+    labels=LABELS,
     read=_read,
 )

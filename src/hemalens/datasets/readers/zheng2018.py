@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-from hemalens.datasets.base import Listing, Reader, Record, wrong_layout
+from hemalens.datasets.base import Labels, Listing, Reader, Record, wrong_layout
 from hemalens.errors import DatasetError, one_line
 
 CITATION = (
@@ -14,10 +14,21 @@ CITATION = (
 )
 LICENCE = "third-party pictures, research use only"
 
+LABELS: Labels = {"1": "neutrophil", "2": "lymphocyte", "3": "monocyte", "4": "eosinophil", "5": "basophil"}
 
-def _reader(number: int, name: str, title: str) -> Reader:
+
+def _reader(number: int, name: str, title: str, size: str) -> Reader:
     layout = f"'Dataset {number}/NNN.bmp' with masks NNN.png, and 'Class Labels of Dataset {number}.csv'"
-    return Reader(name, title, LICENCE, CITATION, layout, _read_set(number, name, title, layout))
+    return Reader(
+        name=name,
+        title=title,
+        size=size,
+        licence=LICENCE,
+        citation=CITATION,
+        layout=layout,
+        labels=LABELS,
+        read=_read_set(number, name, title, layout),
+    )
 
 
 def _read_set(number: int, name: str, title: str, layout: str) -> Callable[[Path], Listing]:
@@ -61,5 +72,5 @@ def _read_labels(table: Path) -> dict[int, str]:
     return labels
 
 
-JTSC = _reader(1, "jtsc", "JTSC (Zheng-2018, Dataset 1)")
-CELLAVISION100 = _reader(2, "cellavision100", "CellaVision-100 (Zheng-2018, Dataset 2)")
+JTSC = _reader(1, "jtsc", "JTSC (Zheng-2018, Dataset 1)", "300 images")
+CELLAVISION100 = _reader(2, "cellavision100", "CellaVision-100 (Zheng-2018, Dataset 2)", "100 images")

@@ -1,4 +1,4 @@
-"""Synthetic cells: drawn, not photographed; the embedded default for trying the program out."""
+"""Synthetic cells, drawn for tests and for trying the program out."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def synthesize(
     cell_types: Sequence[str] = CELL_TYPES,
     progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Draw `n_per_class` cells of each type in each laboratory, with masks, into `folder` (whole or not at all).
+    """Draw `n_per_class` cells of each type in each laboratory, with masks, into `folder`, atomically.
 
     Raises `ConfigError` for an unknown laboratory or cell type, `OutputError` where `folder` cannot be written.
-    `progress` is called after each image. The same seed draws the same cells, whatever else is asked for.
+    `progress` is called after each image. The same seed draws the same cells, whatever the other arguments are.
     """
     for names, known in ((laboratories, tuple(LABORATORIES)), (cell_types, CELL_TYPES)):
         for name in names:
@@ -80,6 +80,7 @@ READER = Reader(
     licence="Apache-2.0",
     citation="drawn by hemalens",
     layout=LAYOUT,
+    labels={name: name for name in CELL_TYPES},
     read=_read,
     synthetic=True,
 )

@@ -1,7 +1,6 @@
 """Drawn tissue in the colours of haematoxylin and eosin: two kinds that differ in their nuclei, in a field of stroma.
 
-It stands in for the CAM16 patches and the pRCC regions where these are missing, in the same layouts, and says that it is
-drawn.
+It replaces the CAM16 patches and the pRCC regions where these are missing, in the same layouts, and is marked as synthetic.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a report is drawn from: every number, with its interval, as plain data that goes to `report.json` and back."""
+"""The schema of `report.json`: every number of a report, with its interval, as plain data."""
 
 from hemalens.evaluation.results.base import Estimate
 from hemalens.evaluation.results.comparisons import Comparison

@@ -1,4 +1,4 @@
-"""What all parts of a report share."""
+"""The base class of all parts of a report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Part(BaseModel):
 
 
 class Estimate(Part):
-    """A value with its 95 % interval; None where it cannot be had (no images). `std` is over folds or repeats, n - 1."""
+    """A value with its 95 % interval; None without images. `std` is over folds or repeats, n - 1."""
 
     value: float | None
     low: float | None = None

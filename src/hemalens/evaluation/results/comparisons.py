@@ -10,10 +10,10 @@ from hemalens.evaluation.results.base import Estimate, Part
 
 
 class Comparison(Part):
-    """Whether two methods, trained on one source and tested on the same images of one target, can be told apart.
+    """A paired comparison of two methods, trained on one source and tested on the same images of one target.
 
-    `first_only` and `second_only` count the images that one method alone answered rightly; where several models answered an
-    image, it counts by their share. `n_units`: groups, or the images where there are none. `p_accuracy` is of `test`;
+    `first_only` and `second_only` count the images that one method alone predicts correctly; an image with predictions of
+    several models counts by fractions. `n_units`: groups, or images where there are none. `p_accuracy` is that of `test`;
     `difference` is the balanced accuracy of the first less that of the second, with `p_difference`. The `_holm` values are
     corrected for all comparisons on this source and target (Holm 1979). `better` names a method only where
     `p_difference_holm` is below 0.05. Transductive: tested images were seen in training, without their labels.

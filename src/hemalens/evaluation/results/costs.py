@@ -1,4 +1,4 @@
-"""What a network costs: counts, weights on disk, times."""
+"""The cost of a network: counts, weights on disk, times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hemalens.evaluation.results.base import Estimate, Part
 
 
 class Timing(Part):
-    """How fast a network runs: `latency_ms` of one image, `images_per_s` in batches of 32; medians with 95 % of the rounds.
+    """Speed of a network: `latency_ms` of one image, `images_per_s` in batches of 32; medians with 95 % of the rounds.
 
     `device` is "cpu" or a GPU's name. `peak_memory_mb`: of a process of its own, in megabytes (10^6 bytes).
     """
@@ -23,7 +23,7 @@ class Timing(Part):
 
 
 class Efficiency(Part):
-    """What a network costs, and what it scores: counts for one image of `input_px`, weights on disk, times.
+    """Cost and scores of a network: counts for one image of `input_px`, weights on disk, times.
 
     `flops` are twice the multiply-adds `macs` of convolutions and matrix products. The scores are those of a bundle on the
     images of `tested_on`, None where nothing was tested.

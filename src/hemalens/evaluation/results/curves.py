@@ -24,7 +24,7 @@ class Shots(Part):
 
 
 class Supervised(Part):
-    """What all labels of the new laboratory together give on the same embeddings: the line to reach."""
+    """Scores with all labels of the new laboratory on the same embeddings, as the reference."""
 
     what: str
     accuracy: Estimate
@@ -32,14 +32,14 @@ class Supervised(Part):
 
 
 Against = Literal["shots", "labelled", "unlabelled"]
-"""What a score stands against: labelled images of each class, labelled images in all, images without labels."""
+"""What k counts: labelled images a class, labelled images in all, or unlabelled images."""
 
 
 class KShot(Part):
-    """An embedder on a new laboratory of which `k` images a class are known, for several k.
+    """Scores of an embedder on a new laboratory with `k` known images, for several k.
 
-    `support` says where the known images come from; `transductive` that the tested images were looked at, unlabelled.
-    `against` says what k counts, 0 being the model before; `variant` how the images were chosen, or what follows them.
+    `support` names the source of the known images; `transductive`: tested images were seen without their labels. `against`
+    names what k counts, 0 being the model before adaptation; `variant` is the strategy or the components of adaptation.
     """
 
     name: str
@@ -82,13 +82,13 @@ class FractionScores(Part):
 
 
 Selection = Literal["validation", "published-selection"]
-"""On which images the epoch of a training is chosen; "published-selection": on those that are then reported."""
+"""The images that choose the epoch of a training; "published-selection": the test images."""
 
 
 class FractionCurve(Part):
     """A method trained on several fractions of the same training part, always tested on the same images.
 
-    `selection` "published-selection" means that the epoch was chosen on the tested images: the scores flatter.
+    `selection` "published-selection" means that the epoch was chosen on the tested images, and the scores are optimistic.
     """
 
     name: str

@@ -13,7 +13,7 @@ from hemalens.evaluation.results.trust import TrustCheck
 class Scores(Part):
     """The scores of one evaluation, or their means over folds; all in [0, 1] but the NLL.
 
-    `balanced_accuracy_restricted` is the balanced accuracy when the model may choose among the tested classes only.
+    `balanced_accuracy_restricted` is the balanced accuracy when predictions are restricted to the tested classes.
     """
 
     accuracy: Estimate
@@ -26,7 +26,7 @@ class Scores(Part):
 
 
 class ClassScores(Part):
-    """Precision and recall of one class with exact binomial limits; `n` true images, `n_answered` answers."""
+    """Precision and recall of one class with exact binomial limits; `n` true images, `n_answered` predictions."""
 
     label: str
     n: int
@@ -37,7 +37,7 @@ class ClassScores(Part):
 
 
 class ReliabilityBin(Part):
-    """One bin over the best probability."""
+    """One bin over the highest probability."""
 
     low: float
     high: float
@@ -76,7 +76,7 @@ class Scatter(Part):
 
 
 class NamedScatter(Part):
-    """The cells of a source and of its targets in one plane, as one model that was trained on the source embeds them."""
+    """The cells of a source and of its targets in one plane, embedded by one model of the source."""
 
     method: str
     source: str
@@ -85,7 +85,7 @@ class NamedScatter(Part):
 
 
 class WrongCell(Part):
-    """A cell the model got wrong: what it is, what it was called, how confidently; a JPEG thumbnail as base64."""
+    """A wrong prediction: true label, predicted label and probability; a JPEG thumbnail as base64."""
 
     name: str
     label: str
@@ -95,11 +95,11 @@ class WrongCell(Part):
 
 
 class ImageAnswers(Part):
-    """What every model answered on every tested image, so that methods can be compared image by image.
+    """Predictions of every model for every tested image, for paired comparisons of methods.
 
-    `truth` and `answers` are places in the evaluation's `classes`; `answers` has a row for each model, with -1 where the
-    image was not put to it (the other folds of k-fold). `images` are the first 16 hex digits of the contents' ids, `units`
-    number the groups, or the images where there are none.
+    `truth` and `answers` are indices of the evaluation's `classes`. `answers` has a row for each model, with -1 where the
+    model was not tested on the image (the other folds of k-fold). `images` are the first 16 hex digits of the contents'
+    ids, `units` number the groups, or the images where there are none.
     """
 
     images: tuple[str, ...]
@@ -135,4 +135,4 @@ class Evaluation(Part):
     answers: ImageAnswers | None = None
     trust: TrustCheck | None = None
     intervals: str
-    """How the intervals were made, in words."""
+    """The method of the intervals, in words."""

@@ -1,4 +1,4 @@
-"""What a study or a job puts beside the scores: tables and pictures."""
+"""Tables and pictures of a report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PICTURE = re.compile(r"(?:/9j/|iVBORw0KGgo)[A-Za-z0-9+/]*={0,2}")
 
 
 class ComparisonTable(Part):
-    """A table of a study, ours beside the published numbers; a cell is a text or a number, None where there is none."""
+    """A table of a study, with the published numbers; a cell is a text, a number, or None."""
 
     title: str
     columns: tuple[str, ...]
@@ -29,7 +29,7 @@ class ComparisonTable(Part):
 
 
 class Picture(Part):
-    """One cell in several pictures, such as the image and the image with an outline, and what is to be said of it.
+    """One cell in several pictures, such as the image and the image with an outline, with a caption.
 
     `pictures` are JPEG or PNG files as base64, without the head of a data URI; an empty text where there is none.
     """
@@ -46,7 +46,7 @@ class Picture(Part):
 
 
 class PictureTable(Part):
-    """Pictures of several cells, a row each; `columns` say what every picture of a row shows."""
+    """Pictures of several cells, a row each; `columns` are the titles of the pictures."""
 
     title: str
     columns: tuple[str, ...] = Field(min_length=1)

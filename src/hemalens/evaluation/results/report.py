@@ -29,13 +29,14 @@ class DataCard(Part):
     fingerprint: str
     synthetic: bool
     audit: dict[str, str] = Field(default_factory=dict)
-    """What the audit of the files found, by the name of each check; empty where none was made."""
+    """The results of the audit of the files, by the name of each check; empty without an audit."""
 
 
 class MethodCard(Part):
-    """What a method of a report is: in one line, after which publication, and what it has learned from.
+    """A method of a report: what it is, its publication, and its training data.
 
-    `name` is what the report calls it, `method` the program. `learned_from` has a line for each set, with its part.
+    `name` is its name in the report, `method` that in the program. `learned_from` has a line for each dataset, with its
+    role.
     """
 
     name: str
@@ -46,7 +47,7 @@ class MethodCard(Part):
 
 
 class Failure(Part):
-    """A part of a benchmark that ended with an error; the others went on."""
+    """A part of a benchmark that failed."""
 
     method: str
     protocol: str
@@ -56,7 +57,7 @@ class Failure(Part):
 
 
 class Report(Part):
-    """Everything a report shows. `summary` are whole sentences in plain words; `evaluations` in the order of the table."""
+    """Everything a report shows. `summary` are whole sentences; `evaluations` are in the order of the table."""
 
     kind: Literal["hemalens-report"] = "hemalens-report"
     schema_version: Literal[1] = 1

@@ -1,4 +1,4 @@
-"""What a model could have said of its own reliability on test images, beside how right it was."""
+"""The label-free reliability reports of a model on test images, against its true accuracy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hemalens.evaluation.results.base import Estimate, Part
 
 
 class AccuracyEstimate(Part):
-    """An accuracy in [0, 1] estimated without labels, and what the estimate takes for granted."""
+    """An accuracy in [0, 1] estimated without labels, and the assumption of the estimate."""
 
     name: str
     value: float
@@ -14,13 +14,13 @@ class AccuracyEstimate(Part):
 
 
 class TrustCheck(Part):
-    """What a bundle tells of test images without their labels, next to what the labels say.
+    """The domain-shift and reliability report of a bundle on test images, against their labels.
 
     `verdict` on the domain shift with its `score` in [0, 1] and `p_value`, from `n_compared` test images and `n_home`
-    held-out home images. `atypical`: share of images with a typicality below 0.05. `strangeness`: AUC of test against home
-    images by their out-of-distribution score. `accuracy` is the true one, `home_accuracy` that on the held-out home images,
-    None where the bundle keeps none. `coverage` in [0, 1] is the share of prediction sets that hold the true label, against
-    `coverage_stated`, with exact binomial limits; `set_size` their mean number of labels.
+    held-out images of the training data. `atypical`: fraction of images with a typicality below 0.05. `strangeness`: AUC of
+    test against held-out images by their out-of-distribution score. `accuracy` is the true one, `home_accuracy` that on the
+    held-out images, None where the bundle keeps none. `coverage` in [0, 1] is the fraction of prediction sets
+    that hold the true label, against `coverage_stated`, with exact binomial limits; `set_size` is their mean size.
     """
 
     verdict: str

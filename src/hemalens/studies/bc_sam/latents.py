@@ -1,4 +1,4 @@
-"""What the BC-SAM study classifies: the latents of autoencoders, trained on everything or on training folds alone."""
+"""The latents that the BC-SAM study classifies, of autoencoders trained on all images or on training folds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DISCREPANCY_WORDS: dict[Discrepancy, str] = {"none": "no MMD", "linear": "linear
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One laboratory of the two: its images, where they lie among all images of the study, and its folds.
+    """One of the two laboratories: its images, the first row of them among all images, and its folds.
 
     `folds` are (training, test) positions within the dataset, `units` (n,) the unit of each image.
     """
@@ -61,13 +61,13 @@ class Side:
 
     @property
     def rows(self) -> slice:
-        """Where its images lie among all."""
+        """Its rows among all images."""
         return slice(self.start, self.start + len(self.dataset))
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the table: the pooled features themselves, or the latents of an autoencoder with one discrepancy.
+    """One row of the table: the pooled features, or the latents of an autoencoder with one discrepancy.
 
     `embeddings`, one array (n_all, d) a fold, over all images of the study; the same array where the folds share it.
     """
@@ -76,12 +76,12 @@ class Row:
     protocol: Protocol | None
     embeddings: tuple[NDArray[np.float32], ...]
     autoencoder: CellAutoencoder | None = field(default=None, repr=False)
-    """The first fold's, for its drawings."""
+    """That of the first fold, for its reconstructions."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """Feature maps and cell images of all images, and the two sides they come from."""
+    """Feature maps and cell images of both sides."""
 
     sides: tuple[Side, Side]
     graph: onnx.ModelProto
@@ -90,8 +90,8 @@ class Material:
     cells: NDArray[np.uint8]
 
     @classmethod
-    def prepare(cls, sides: tuple[Side, Side], config: BCSamConfig, scratch: Path) -> Material:
-        """Compute them, or take them from the cache."""
+    def open_inputs(cls, sides: tuple[Side, Side], config: BCSamConfig, scratch: Path) -> Material:
+        """Compute them, or read them from the cache."""
         records = [record for side in sides for record in side.dataset.records]
         graph, stage = feature_graph(config), cell_image_stage(config)
         maps = feature_maps(records, graph, scratch)
@@ -105,7 +105,7 @@ class Material:
 
     @cached_property
     def pairs(self) -> CellPairs:
-        """All images, for the training of an autoencoder; their domains are the readers' own."""
+        """All images, for the training of an autoencoder, with the domains of their records."""
         domains = [record.domain for side in self.sides for record in side.dataset.records]
         return CellPairs.whole(self.maps, self.cells, domains)
 
@@ -132,7 +132,7 @@ class Material:
         return Row(words, protocol, tuple(found), first)
 
     def _autoencoder(self, rows: NDArray[np.int64], config: AutoencoderConfig, run_dir: Path) -> CellAutoencoder:
-        """Trained on these images; a network of the same images, features, cell images and settings is taken as it is."""
+        """Trained on these images, or read from the cache under the same images, features, cell images and settings."""
         contents = [c for side in self.sides for c in side.dataset.contents]
         key = sha256_text(
             graphs.digest(self.graph),

@@ -1,4 +1,4 @@
-"""The BC-SAM study: two laboratories, each learned from and tested in both, with and without a cross-domain autoencoder.
+"""The BC-SAM study: models of two laboratories, each tested in both, with and without a cross-domain autoencoder.
 
 Published: first = Matek-19, second = Acevedo-20, as `--data first=matek19:M --data second=acevedo20:A`, with
 `--set features.segmenter=FOLDER` of a Segment Anything tuned by `hemalens train bc_sam_segmenter`.
@@ -34,7 +34,7 @@ from hemalens.runs.inputs import Inputs, open_inputs
 from hemalens.studies.base import Study
 from hemalens.studies.bc_sam.latents import DISCREPANCY_WORDS, Material, Protocol, Row, Side
 from hemalens.studies.bc_sam.scores import Cell, Direction, find_gains
-from hemalens.studies.bc_sam.tables import accuracy_table, balanced_table, drawn, gain_table, verdict
+from hemalens.studies.bc_sam.tables import accuracy_table, balanced_table, gain_table, reconstructions, verdict
 from hemalens.training.autoencoder import Discrepancy
 
 POOLED = "features"
@@ -44,7 +44,7 @@ RESNEXT_DEFAULTS: dict[str, Any] = {"backbone": "resnext50_32x4d", "weights": "n
 
 
 class BCSamStudyConfig(StrictConfig):
-    """The published protocol and ours beside it.
+    """The published protocol, and ours.
 
     Settings `features.KEY=VALUE` go to the method bc_sam, `resnext.KEY=VALUE` to the fine-tuned ResNeXt-50.
     `protocols` and `discrepancies`: which autoencoders; published is transductive with the linear MMD alone. `resnext`:
@@ -75,7 +75,7 @@ def run(
     """Train the autoencoders and the heads, test them in both laboratories; the same call resumes."""
     STUDY.check_roles(data)
     config, features, resnext = _configs(settings)
-    cell_image_stage(features)  # a missing segmenter is said before the folder is taken
+    cell_image_stage(features)  # a missing segmenter is reported before the folder is claimed
     opened = [
         open_inputs(data[role], labels=config.labels, role=role, min_per_class=config.min_per_class)
         for role in ("first", "second")
@@ -106,7 +106,7 @@ def run(
             *([gain_table(gains, sides)] if gains else []),
         ],
         verdicts=[verdict(gains)] if gains else [],
-        pictures=drawn(found.material, found.rows),
+        pictures=reconstructions(found.material, found.rows),
         data=[each.card for each in opened],
         methods=methods,
         seed=seed,
@@ -118,8 +118,8 @@ def run(
 
 def _is_shown(cell: Cell, config: BCSamStudyConfig) -> bool:
     """Whether the report shows it in full: features, published autoencoder and baseline; the tables hold all."""
-    published = cell.row == DISCREPANCY_WORDS["linear"] and cell.protocol == "transductive"
-    return cell.head == RESNEXT_HEAD or (cell.head == config.shown_head and (cell.row == POOLED or published))
+    as_published = cell.row == DISCREPANCY_WORDS["linear"] and cell.protocol == "transductive"
+    return cell.head == RESNEXT_HEAD or (cell.head == config.shown_head and (cell.row == POOLED or as_published))
 
 
 def _configs(settings: Sequence[str]) -> tuple[BCSamStudyConfig, BCSamConfig, FinetuneConfig]:
@@ -154,13 +154,13 @@ class _Found:
     rows: list[Row]
     cells: list[Cell]
     plain: list[Cell]
-    """The pooled features under the names of the protocols, tested as each of them tests."""
+    """The pooled features, tested under each of the protocols."""
 
 
 def _run(
     sides: tuple[Side, Side], config: BCSamStudyConfig, features: BCSamConfig, *, out: Path, seed: int, say: Say
 ) -> _Found:
-    material = Material.prepare(sides, features, out / "scratch" / "maps.npy")
+    material = Material.open_inputs(sides, features, out / "scratch" / "maps.npy")
     pooled = Row(POOLED, None, (material.pooled,) * config.n_folds)
     rows = [pooled] if config.pooled else []
     for protocol in config.protocols:
@@ -177,12 +177,12 @@ def _run(
         for head in config.heads:
             say(f"{row.name}{', ' + row.protocol if row.protocol else ''}: {head}")
             for direction in directions:
-                said = direction.probabilities(row, head, seed=seed)
-                cells += direction.cells(row, head, said, parts=row.protocol == "inductive", seed=seed)
+                found = direction.probabilities(row, head, seed=seed)
+                cells += direction.cells(row, head, found, parts=row.protocol == "inductive", seed=seed)
                 if row is pooled:
                     for protocol in config.protocols:
                         named = replace(row, protocol=protocol)
-                        plain += direction.cells(named, head, said, parts=protocol == "inductive", seed=seed)
+                        plain += direction.cells(named, head, found, parts=protocol == "inductive", seed=seed)
     return _Found(material, rows, cells, plain)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemalens.evaluation import metrics
-from hemalens.evaluation.evaluate import Answered, TestPlan, plan_test, score
+from hemalens.evaluation.evaluate import DatasetPredictions, TestPlan, plan_test, score
 from hemalens.evaluation.results import Estimate, Evaluation
 from hemalens.studies.bc_sam.latents import Protocol, Row, Side
 from hemalens.training.probe import fit_head
@@ -25,16 +25,21 @@ class Cell:
     source: str
     target: str
     evaluation: Evaluation
-    answers: tuple[metrics.Answers, ...]
-    """What each fold's model said, for paired comparisons."""
+    predictions: tuple[metrics.Predictions, ...]
+    """Those of each fold's model, for paired comparisons."""
+
+    @property
+    def task(self) -> tuple[Protocol | None, str, str, str]:
+        """What must be the same in a comparison: protocol, head, source and target."""
+        return self.protocol, self.head, self.source, self.target
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class FoldProbabilities:
     """Probabilities (n, k) of one fold's model for all images of the source and of the target."""
 
-    at_home: NDArray[np.float32]
-    abroad: NDArray[np.float32]
+    source: NDArray[np.float32]
+    target: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +48,8 @@ class Direction:
 
     source: Side
     target: Side
-    at_home: TestPlan
-    abroad: TestPlan
+    source_plan: TestPlan
+    target_plan: TestPlan
 
     @classmethod
     def of(cls, source: Side, target: Side, min_per_class: int) -> Direction:
@@ -57,33 +62,42 @@ class Direction:
             plan_test(labels, target.dataset, min_per_class=min_per_class),
         )
 
-    def probabilities(self, row: Row, head: str, *, seed: int) -> list[Said]:
-        """What the head, fitted on each training fold of the source, says of every image of either side."""
-        said = []
+    def probabilities(self, row: Row, head: str, *, seed: int) -> list[FoldProbabilities]:
+        """Probabilities of the head, fitted on each training fold of the source, for all images of both sides."""
+        found = []
         for (train, _), embeddings in zip(self.source.folds, row.embeddings, strict=True):
             here, there = embeddings[self.source.rows], embeddings[self.target.rows]
             model = fit_head(head, here[train], self.source.dataset.subset(train), seed=seed)
-            said.append(Said(model.predict_proba(here).astype(np.float32), model.predict_proba(there).astype(np.float32)))
-        return said
+            source, target = (model.predict_proba(side).astype(np.float32) for side in (here, there))
+            found.append(FoldProbabilities(source, target))
+        return found
 
-    def cells(self, row: Row, head: str, said: Sequence[Said], *, parts: bool, seed: int) -> list[Cell]:
-        """[at home, abroad] from `probabilities`. With `parts` each fold's model is tested on one fold of the target only.
+    def cells(
+        self, row: Row, head: str, probabilities: Sequence[FoldProbabilities], *, parts: bool, seed: int
+    ) -> list[Cell]:
+        """[source, target] from `probabilities`. With `parts` each fold's model is tested on one fold of the target only.
 
         An autoencoder that has seen the target's training folds must be tested so.
         """
-        home, away = [], []
+        of_source, of_target = [], []
         for fold, ((_, test), embeddings) in enumerate(zip(self.source.folds, row.embeddings, strict=True)):
             tested = self.target.folds[fold][1] if parts else np.arange(len(self.target.dataset))
-            home.append(_answered(self.source, said[fold].at_home, embeddings[self.source.rows], test, self.at_home))
-            away.append(_answered(self.target, said[fold].abroad, embeddings[self.target.rows], tested, self.abroad))
+            found = probabilities[fold]
+            of_source.append(_tested(self.source, found.source, embeddings[self.source.rows], test, self.source_plan))
+            of_target.append(_tested(self.target, found.target, embeddings[self.target.rows], tested, self.target_plan))
         return [
-            self._cell(row, head, side, plan, answers=answers, seed=seed)
-            for side, plan, answers in ((self.source, self.at_home, home), (self.target, self.abroad, away))
+            self._cell(row, head, side, plan, predictions=predictions, seed=seed)
+            for side, plan, predictions in (
+                (self.source, self.source_plan, of_source),
+                (self.target, self.target_plan, of_target),
+            )
         ]
 
-    def _cell(self, row: Row, head: str, side: Side, plan: TestPlan, *, answers: list[Answered], seed: int) -> Cell:
+    def _cell(
+        self, row: Row, head: str, side: Side, plan: TestPlan, *, predictions: list[DatasetPredictions], seed: int
+    ) -> Cell:
         evaluation = score(
-            answers,
+            predictions,
             plan,
             target=side.dataset,
             method=f"{row.name}, {head}",
@@ -92,25 +106,26 @@ class Direction:
             transductive=row.protocol == "transductive",
         )
         kept = [
-            metrics.Answers(
-                np.array([plan.labels.index(str(record.label)) for record in answered.records], np.int64),
-                answered.probabilities.argmax(axis=1).astype(np.int64),
-                side.units[answered.index],
+            metrics.Predictions(
+                np.array([plan.labels.index(str(record.label)) for record in fold.records], np.int64),
+                fold.probabilities.argmax(axis=1).astype(np.int64),
+                side.units[fold.index],
             )
-            for answered in answers
+            for fold in predictions
         ]
         return Cell(row.name, row.protocol, head, self.source.key, side.key, evaluation, tuple(kept))
 
 
-def _answered(
+def _tested(
     side: Side,
     probabilities: NDArray[np.float32],
     embeddings: NDArray[np.float32],
     chosen: NDArray[np.int64],
     plan: TestPlan,
-) -> Answered:
+) -> DatasetPredictions:
+    """The predictions for the chosen images of the tested classes."""
     kept = np.array([i for i in chosen if side.dataset.records[i].label in plan.tested], np.int64)
-    return Answered(
+    return DatasetPredictions(
         records=tuple(side.dataset.records[i] for i in kept),
         index=kept,
         probabilities=probabilities[kept],
@@ -122,13 +137,13 @@ def _answered(
 def difference(cell: Cell, other: Cell, *, seed: int) -> Estimate:
     """Balanced accuracy of `cell` minus that of `other`, on the same test images, with a paired 95 % interval."""
     n_classes = len(cell.evaluation.classes)
-    both = [*cell.answers, *other.answers]
+    both = [*cell.predictions, *other.predictions]
     counts = np.stack([metrics.confusion(a.target, a.predicted, n_classes) for a in both])
     resampled = metrics.resampled_confusions(both, n_classes, rng=np.random.default_rng(seed))
-    value = _mean_difference(metrics.balanced_accuracy(counts)[:, None], len(cell.answers))
+    value = _mean_difference(metrics.balanced_accuracy(counts)[:, None], len(cell.predictions))
     if resampled is None:
         return Estimate(value=None)
-    low, high = np.nanpercentile(_mean_difference(metrics.balanced_accuracy(resampled), len(cell.answers)), [2.5, 97.5])
+    low, high = np.nanpercentile(_mean_difference(metrics.balanced_accuracy(resampled), len(cell.predictions)), [2.5, 97.5])
     return Estimate(value=float(value[0]), low=float(low), high=float(high))
 
 
@@ -154,13 +169,8 @@ def find_gains(cells: Sequence[Cell], plain: Sequence[Cell], *, seed: int) -> li
     """The difference of every row of latents from the features tested in the same way; nothing without the latter."""
     gains = []
     for cell in cells:
-        same = {"protocol": cell.protocol, "head": cell.head, "source": cell.source, "target": cell.target}
-        other = find(plain, **same) if cell.protocol else None
+        other = next((each for each in plain if each.task == cell.task), None) if cell.protocol else None
         if other is not None:
-            gains.append(Gain(row=cell.row, **same, difference=difference(cell, other, seed=seed)))  # type: ignore[arg-type]
+            gain = difference(cell, other, seed=seed)
+            gains.append(Gain(cell.row, cell.protocol, cell.head, cell.source, cell.target, gain))
     return gains
-
-
-def find(cells: Sequence[Cell], **wanted: object) -> Cell | None:
-    """The first cell with these values, if there is one."""
-    return next((c for c in cells if all(getattr(c, name) == value for name, value in wanted.items())), None)

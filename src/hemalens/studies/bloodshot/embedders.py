@@ -1,4 +1,4 @@
-"""The embedders that the BloodShot study compares: which rows, on which parts of the generic dataset."""
+"""The embedders of the BloodShot study, and the parts of the generic dataset."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ JOINED: dict[str, tuple[str, ...]] = {
     "frozen + augmented": (FROZEN, AUGMENTED_ROW),
     "all from ImageNet": (FROZEN, *(f"{loss}, ImageNet" for loss in LOSSES), AUGMENTED_ROW),
 }
-"""Embedders side by side: each embedding at unit length, one behind the other."""
+"""Concatenated embedders: each embedding at unit length."""
 PUBLISHED = tuple(f"{loss}, random" for loss in LOSSES)
 
 
@@ -69,7 +69,7 @@ def three_parts(generic: CellDataset, seed: int) -> tuple[CellDataset, CellDatas
 def fit_embedder(
     row: str, config: BloodShotConfig, learn: CellDataset, validation: CellDataset, *, out: Path, seed: int
 ) -> Bundle:
-    """Train one row in its folder below `out`; what is finished there is taken as it is."""
+    """Train one row in its folder below `out`; a finished bundle there is reused."""
     folder = out / "fits" / row.replace(", ", "_").replace("+", "_").lower()
     method = find_method("bloodshot")
     return fit_or_resume(folder, method, learn, validation=validation, config=config, rng=seeded(seed, "fit"))

@@ -1,4 +1,4 @@
-"""The BloodShot study: three losses for the embedder, a few memorised cells, the rest classified (Laor 2022).
+"""The BloodShot study: three losses for the embedder, k-shot classification of a new laboratory (Laor 2022).
 
 Published: generic = Matek-19, novel = C-NMC's preliminary test set, support = its fold 0, as
 `--data generic=matek19:M --data novel=cnmc:C/<preliminary test> --data support=cnmc:C/<training>/fold_0`.
@@ -7,23 +7,16 @@ Published: generic = Matek-19, novel = C-NMC's preliminary test set, support = i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import onnx
 from pydantic import Field
 
-from hemalens.benchmark.protocols.k_shot import PUBLISHED_SHOTS, KShotPlan
-from hemalens.benchmark.protocols.targets import (
-    EmbeddedLaboratory,
-    NewLaboratory,
-    check_laboratories,
-    embed_laboratory,
-    open_laboratories,
-    possible_shots,
-    side_by_side,
-)
+from hemalens.benchmark.protocols.data import NewLaboratory, open_laboratories
+from hemalens.benchmark.protocols.k_shot import PUBLISHED_SHOTS, KShotProtocol
+from hemalens.benchmark.protocols.laboratory import EmbeddedLaboratory, concatenate, embed_laboratory
 from hemalens.bundle.bundle import Bundle
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.config import StrictConfig
@@ -59,9 +52,9 @@ class BloodShotStudyConfig(StrictConfig):
     """The published protocol; settings `embedder.KEY=VALUE` go to the embedders of the three losses, `augmented.KEY=VALUE`
     to the augmented one.
 
-    `rows`: the paper's three embedders, or ours beside them (from ImageNet weights, with augmentation, and frozen).
+    `rows`: the paper's three embedders, or also ours (from ImageNet weights, with augmentation, and frozen).
     `table_shots` and `table_repeats`: the paper's first table; `sweep_shots` and `sweep_repeats`: its third figure.
-    `leave_out`: source labels of the generic set that are not learned. `*_labels`: label maps.
+    `leave_out`: source labels of the generic set that are left out. `*_labels`: label maps.
     """
 
     rows: Literal["published", "all"] = "all"
@@ -87,7 +80,7 @@ def run(
     overwrite: bool = False,
     say: Say = lambda text: None,
 ) -> Report:
-    """Train the embedders, test them at home and with a few memorised cells abroad; the same call resumes."""
+    """Train the embedders, test them on the generic set and k-shot on the novel sets; the same call resumes."""
     STUDY.check_roles(data)
     config = BloodShotStudyConfig.load(None, [s for s in settings if not s.startswith(OWN_SETTINGS)])
     rows = PUBLISHED if config.rows == "published" else tuple(ROWS)
@@ -114,21 +107,21 @@ def run(
     for row, embedder in embedders.items():
         say(f"embedder {row}: {len(learn)} training images, {embedder.epochs} epochs")
         bundle = fit_embedder(row, embedder, learn, validation, out=out, seed=seed)
-        evaluations.append(_at_home(row, bundle, test, seed))
+        evaluations.append(_evaluate(row, bundle, test, seed))
         encoders[row] = cut(bundle.graph, ["image"], ["embedding"])
     if config.rows == "all":
         encoders[FROZEN] = frozen_graph(BackboneConfig(), default_cache_dir())
-    abroad = _abroad(encoders, laboratories, plans, generic.name, say)
+    novel = _score_novel(encoders, laboratories, plans, generic.name, say)
     report = make_report(
         f"BloodShot: from {generic.name} to {', '.join(lab.target.name for lab in laboratories)}",
         "study bloodshot: embedders trained on 70 % of the generic set (10 % validation, 20 % test), then "
         f"{config.table_repeats} drawings of {config.table_shots} images a class, {config.sweep_repeats} for the other k",
         evaluations=evaluations,
-        k_shot=abroad.results,
+        k_shot=novel.results,
         tables=[
-            *ten_shot_table(abroad.table, config.table_shots),
+            *ten_shot_table(novel.table, config.table_shots),
             *generic_table(evaluations, generic.label_map),
-            *options_table(abroad.options, config.table_shots),
+            *options_table(novel.options, config.table_shots),
         ],
         data=[*cards, *(card for laboratory in laboratories for card in laboratory.cards)],
         methods=shown,
@@ -137,7 +130,7 @@ def run(
     return finish_run(out, report)
 
 
-def _at_home(row: str, bundle: Bundle, test: CellDataset, seed: int) -> Evaluation:
+def _evaluate(row: str, bundle: Bundle, test: CellDataset, seed: int) -> Evaluation:
     found = evaluate([bundle], [test], target=test, source_name=f"{test.name} (70%)", seed=seed)
     return found.model_copy(update={"method": row, "name": f"{row}: {test.name}, test part"})
 
@@ -161,78 +154,81 @@ def _generic(spec: str, config: BloodShotStudyConfig) -> tuple[CellDataset, list
 
 
 @dataclass(frozen=True, slots=True)
-class _Plans:
-    table: KShotPlan
-    sweep: KShotPlan
+class _Plan:
+    """The k-shot protocols of one laboratory: of the first table, and of the sweep over k."""
+
+    table: KShotProtocol
+    sweep: KShotProtocol
+    seed: int
 
 
 def _plans(
     laboratories: Sequence[NewLaboratory], config: BloodShotStudyConfig, seed: int, generic: CellDataset, say: Say
-) -> list[_Plans]:
-    """Each laboratory's plans; k that its classes do not allow are left out, and said."""
+) -> list[_Plan]:
+    """The plan of each laboratory; k that its classes do not allow are left out, with a note."""
     plans = []
+    table = KShotProtocol(
+        shots=(config.table_shots,),
+        repeats=config.table_repeats,
+        replacement=config.replacement,
+        few_shot=config.classifier,
+    )
+    all_shots = table.model_copy(update={"shots": config.sweep_shots, "repeats": config.sweep_repeats})
     for laboratory in laboratories:
-        table = KShotPlan(
-            shots=(config.table_shots,),
-            n_repeats=config.table_repeats,
-            replacement=config.replacement,
-            classifier=config.classifier,
-            seed=seed,
-        )
-        check_laboratories([laboratory], table, generic)
-        sweep, without = possible_shots(
-            laboratory, replace(table, shots=config.sweep_shots, n_repeats=config.sweep_repeats)
-        )
+        laboratory.refuse_source(generic)
+        table.check([laboratory], seed=seed)
+        sweep, without = all_shots.possible(laboratory, seed=seed)
         if without:
             smallest = min(laboratory.target.class_counts.items(), key=lambda entry: entry[1])
             say(f"{laboratory.target.name}: no k = {', '.join(map(str, without))}: {smallest[1]} images of {smallest[0]}")
-        plans.append(_Plans(table, sweep))
+        plans.append(_Plan(table, sweep, seed))
     return plans
 
 
 @dataclass(frozen=True, slots=True)
-class _Abroad:
-    """What the embedders do in the new laboratories: the first table, the sweep with the table's k, and the options."""
+class _Novel:
+    """The scores on the novel sets: of the first table, of the sweep with the table's k, and of the classifier options."""
 
     table: list[KShot]
     results: list[KShot]
     options: dict[str, list[KShot]]
 
 
-def _abroad(
+def _score_novel(
     encoders: Mapping[str, onnx.ModelProto],
     laboratories: Sequence[NewLaboratory],
-    plans: Sequence[_Plans],
+    plans: Sequence[_Plan],
     source: str,
     say: Say,
-) -> _Abroad:
+) -> _Novel:
     table: list[KShot] = []
     results: list[KShot] = []
     options: dict[str, list[KShot]] = {name: [] for name in OPTIONS}
     for laboratory, plan in zip(laboratories, plans, strict=True):
         parts: dict[str, EmbeddedLaboratory] = {}
         for row, encoder in encoders.items():
-            parts[row] = embed_laboratory(laboratory, encoder, seed=plan.table.seed)
+            parts[row] = embed_laboratory(laboratory, encoder, seed=plan.seed)
         for row, joined in JOINED.items():
             if set(joined) <= set(parts):
-                parts[row] = side_by_side([parts[name] for name in joined], seed=plan.table.seed)
+                parts[row] = concatenate([parts[name] for name in joined], seed=plan.seed)
         for row, seen in parts.items():
-            say(f"{row}: a few labelled cells of {laboratory.target.name}")
-            first = seen.score(plan.table, method=row, source=source)
+            say(f"{row}: k-shot on {laboratory.target.name}")
+            first = plan.table.score(seen, method=row, source=source, seed=plan.seed)
             table.append(first)
             results.append(_with_table(seen, plan, first))
             for name, option in OPTIONS.items():
-                changed = replace(plan.table, classifier=option)
-                options[name].append(seen.score(changed, method=row, source=source))
-    return _Abroad(table, results, options)
+                changed = plan.table.model_copy(update={"few_shot": option})
+                options[name].append(changed.score(seen, method=row, source=source, seed=plan.seed))
+    return _Novel(table, results, options)
 
 
-def _with_table(seen: EmbeddedLaboratory, plan: _Plans, first: KShot) -> KShot:
-    """The sweep over k, the table's own k with all its drawings."""
+def _with_table(seen: EmbeddedLaboratory, plan: _Plan, first: KShot) -> KShot:
+    """The sweep over k, in which the table's own k has all its drawings."""
     others = tuple(k for k in plan.sweep.shots if k not in plan.table.shots)
     if not others:
         return first
-    rest = seen.score(replace(plan.sweep, shots=others), method=first.method, source=first.source)
+    sweep = plan.sweep.model_copy(update={"shots": others})
+    rest = sweep.score(seen, method=first.method, source=first.source, seed=plan.seed)
     return first.model_copy(update={"shots": tuple(sorted((*rest.shots, *first.shots), key=lambda shots: shots.k))})
 
 

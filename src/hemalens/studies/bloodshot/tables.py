@@ -1,4 +1,4 @@
-"""The tables of the BloodShot study, ours beside the published."""
+"""The tables of the BloodShot study, with the published numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONS: Mapping[str, FewShotConfig] = {
     "logistic regression": FewShotConfig(rule="logistic_regression"),
     "logistic regression, unit length, c = 10": FewShotConfig(rule="logistic_regression", normalise=True, c=10.0),
 }
-"""Ways to classify by a few labelled embeddings, each measured on every embedder."""
+"""Settings of the few-shot classifier, each measured on every embedder."""
 CNMC_CLASSES = ("all", "hem")
 
 
@@ -33,7 +33,7 @@ def ten_shot_table(results: Sequence[KShot], k_shot: int) -> list[ComparisonTabl
         rows = []
         for result in here:
             shots = result.shots[0]
-            told = published("bloodshot")["ten_shot"].get(result.method, {})
+            reference = published("bloodshot")["ten_shot"].get(result.method, {})
             row: list[str | int | float | None] = [
                 result.method,
                 _mean_std(shots.balanced_accuracy),
@@ -42,16 +42,16 @@ def ten_shot_table(results: Sequence[KShot], k_shot: int) -> list[ComparisonTabl
                 *(_mean_std(shots.f1[c]) for c in result.classes),
             ]
             if comparable:
-                row += [_pair(told.get(name)) for name in ("accuracy", "f1_all", "f1_hem")]
+                row += [_pair(reference.get(name)) for name in ("accuracy", "f1_all", "f1_hem")]
             rows.append(tuple(row))
         rate = here[0].shots[0].majority_rate
         note = (
             f"Mean ± standard deviation over {here[0].shots[0].n_repeats} drawings of {k_shot} images a class from "
-            f"{here[0].support}; {here[0].classifier}. Always answering the most frequent class: accuracy {rate:.3f}, "
+            f"{here[0].support}; {here[0].classifier}. Always predicting the most frequent class: accuracy {rate:.3f}, "
             f"balanced accuracy {1 / len(here[0].classes):.3f}."
         )
         if not comparable:
-            note += " The published numbers are for another novel set, C-NMC, and are not set beside these."
+            note += " The published numbers are for another novel set, C-NMC, and are left out."
         tables.append(
             ComparisonTable(
                 title=f"{k_shot} labelled images a class, {target}", columns=tuple(columns), rows=tuple(rows), note=note
@@ -61,19 +61,19 @@ def ten_shot_table(results: Sequence[KShot], k_shot: int) -> list[ComparisonTabl
 
 
 def generic_table(evaluations: Sequence[Evaluation], label_map: str) -> list[ComparisonTable]:
-    """The paper's second table: precision and recall at home; the published columns where the labels are Matek-19's."""
-    told = published("bloodshot")["generic"]
+    """The paper's second table: precision and recall on the generic set; published columns where it is Matek-19."""
+    reference = published("bloodshot")["generic"]
     ours = next((e for e in evaluations if e.method == "aam+consistency, random"), None)
     if ours is None:
         return []
-    comparable = label_map == "as_labelled" and {c.label for c in ours.per_class} <= set(told)
+    comparable = label_map == "as_labelled" and {c.label for c in ours.per_class} <= set(reference)
     columns = ["class", "images", "precision", "recall"]
     columns += ["published precision", "published recall", "published images"] if comparable else []
     rows = []
     for scores in ours.per_class:
         row: list[str | int | float | None] = [scores.label, scores.n, scores.precision.value, scores.recall.value]
         if comparable:
-            precision, recall, n = told[scores.label]
+            precision, recall, n = reference[scores.label]
             row += [precision, recall, n]
         rows.append(tuple(row))
     majority = ours.scores.majority_rate
@@ -81,13 +81,13 @@ def generic_table(evaluations: Sequence[Evaluation], label_map: str) -> list[Com
         f"Accuracy {_value(ours.scores.accuracy.value)}, balanced accuracy {_value(ours.scores.balanced_accuracy.value)}, "
     )
     note += f"majority rate {_value(majority)}."
-    note += "" if comparable else " The published numbers are for Matek-19, and are not set beside these."
-    title = f"At home: the test part of {ours.target}, {ours.method}"
+    note += "" if comparable else " The published numbers are for Matek-19, and are left out."
+    title = f"Generic set: the test part of {ours.target}, {ours.method}"
     return [ComparisonTable(title=title, columns=tuple(columns), rows=tuple(rows), note=note)]
 
 
 def options_table(options: Mapping[str, Sequence[KShot]], k_shot: int) -> list[ComparisonTable]:
-    """The balanced accuracy of every embedder under every way to classify by a few labelled embeddings."""
+    """The balanced accuracy of every embedder under every setting of the few-shot classifier."""
     tables = []
     first = next(iter(options.values()))
     for target in dict.fromkeys(result.target for result in first):
@@ -99,11 +99,11 @@ def options_table(options: Mapping[str, Sequence[KShot]], k_shot: int) -> list[C
                 )
         tables.append(
             ComparisonTable(
-                title=f"Balanced accuracy with {k_shot} labelled images a class by the way to classify, {target}",
+                title=f"Balanced accuracy with {k_shot} labelled images a class, by few-shot classifier, {target}",
                 columns=("embedder", *options),
                 rows=tuple(rows),
                 note=f"Mean ± standard deviation over {first[0].shots[0].n_repeats} drawings, the same for every cell of "
-                "the table. A transductive way looks at the tested images, without their labels, before it classifies.",
+                "the table. A transductive classifier uses the tested images, without their labels.",
             )
         )
     return tables
@@ -121,5 +121,5 @@ def _interval(estimate: Estimate) -> str:
     return "n/a" if estimate.low is None else f"{estimate.low:.3f}–{estimate.high:.3f}"
 
 
-def _pair(told: Sequence[float] | None) -> str | None:
-    return None if told is None else f"{told[0]:.3f} ± {told[1]:.3f}"
+def _pair(values: Sequence[float] | None) -> str | None:
+    return None if values is None else f"{values[0]:.3f} ± {values[1]:.3f}"

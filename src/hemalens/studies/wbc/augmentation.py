@@ -14,7 +14,7 @@ from hemalens.methods.finetune import PRETRAINING
 from hemalens.progress import Say
 from hemalens.report.compose import make_report
 from hemalens.runs.folders import finish_run
-from hemalens.studies.base import Study, published
+from hemalens.studies.base import RunOptions, Study, published
 from hemalens.studies.wbc.common import Row, open_study, run_rows
 from hemalens.studies.wbc.tables import gains_table, published_table
 
@@ -59,13 +59,12 @@ def run(
     say: Say = lambda text: None,
 ) -> Report:
     """Train every row on every fraction, test all on the same images; the same call resumes."""
-    asked: dict[str, Any] = {"settings": settings, "seed": seed, "overwrite": overwrite, "say": say}
-    study = open_study(STUDY, ROWS, "finetune", data, out=out, **asked)
+    study = open_study(STUDY, ROWS, "finetune", data, RunOptions(out, settings, seed, overwrite, say))
     cells = study.cells
     runs = run_rows(study, out=out, say=say)
     report = make_report(
         f"White cells with few labels: {cells.name}",
-        f"study wbc-augmentation: {len(cells.parts.train)} training images in fractions, {study.plan.n_seeds} seed(s)",
+        f"study wbc-augmentation: {len(cells.parts.train)} training images in fractions, {study.protocol.seeds} seed(s)",
         fractions=[found.curve for found in runs.values()],
         tables=[
             published_table(runs, published("wbc_augmentation")["accuracy"], comparable=cells.published),

@@ -1,4 +1,4 @@
-"""White cells with few labels, study of Mo (2023): an autoencoder of kidney tissue beside a classifier of lymph nodes.
+"""White cells with few labels, study of Mo (2023): encoders from kidney and lymph-node tissue, combined.
 
 Published: `--data wbc=wbc_subsets:WBC_100/train --data held=wbc_subsets:WBC_100/val --data cam16=cam16:CAM16_.../train
 --data cam16_test=cam16:CAM16_.../test --data prcc=prcc:pRCC_nolabel`.
@@ -20,8 +20,8 @@ from hemalens.progress import Say
 from hemalens.report.compose import make_report
 from hemalens.runs.folders import finish_run
 from hemalens.runs.inputs import open_inputs
-from hemalens.studies.base import Study, published
-from hemalens.studies.wbc.common import Opened, Row, open_study, run_rows
+from hemalens.studies.base import RunOptions, Study, published
+from hemalens.studies.wbc.common import OpenStudy, Row, open_study, run_rows
 from hemalens.studies.wbc.tables import gains_table, published_table
 from hemalens.training.cluster_labels import Clusters, clusters_of
 from hemalens.training.pretraining import pretrained
@@ -53,8 +53,7 @@ def run(
     say: Say = lambda text: None,
 ) -> Report:
     """Train both encoders, then every row on every fraction; test all on the same images; the same call resumes."""
-    asked: dict[str, Any] = {"settings": settings, "seed": seed, "overwrite": overwrite, "say": say}
-    study = open_study(STUDY, ROWS, "combined_network", data, out=out, **asked)
+    study = open_study(STUDY, ROWS, "combined_network", data, RunOptions(out, settings, seed, overwrite, say))
     cells = study.cells
     tissue = _Tissue()
     for key in ("combined", "clusters"):
@@ -63,7 +62,7 @@ def run(
     runs = run_rows(study, out=out, say=say)
     report = make_report(
         f"White cells and other tissue: {cells.name}",
-        f"study wbc-combined: {len(cells.parts.train)} training images in fractions, {study.plan.n_seeds} seed(s)",
+        f"study wbc-combined: {len(cells.parts.train)} training images in fractions, {study.protocol.seeds} seed(s)",
         evaluations=tissue.evaluations,
         fractions=[found.curve for found in runs.values()],
         tables=[
@@ -80,14 +79,14 @@ def run(
 
 @dataclass(slots=True)
 class _Tissue:
-    """What the encoders do on their own tissue: the CAM16 classifier, and the clusters of pRCC."""
+    """The encoders on their own tissue: the CAM16 classifier, and the clusters of pRCC."""
 
     evaluations: list[Evaluation] = field(default_factory=list)
     tables: list[ComparisonTable] = field(default_factory=list)
     cards: list[DataCard] = field(default_factory=list)
 
-    def add(self, key: str, study: Opened, test_specs: Sequence[str], *, seed: int, say: Say) -> None:
-        """Train, test and describe what the row `key` needs; the encoders themselves are kept in the cache."""
+    def add(self, key: str, study: OpenStudy, test_specs: Sequence[str], *, seed: int, say: Say) -> None:
+        """Train and test the encoders of the row `key`; they stay in the cache."""
         _, config = study.rows[key]
         assert isinstance(config, CombinedNetworkConfig)
         if key == "clusters":
@@ -102,8 +101,8 @@ class _Tissue:
         found = evaluate([bundle], [test.dataset], target=test.dataset, source_name=train.name, seed=seed)
         self.evaluations.append(found)
         self.cards.append(test.card)
-        told = published("wbc_combined")["cam16"] / 100 if _is_published(spec, test.dataset, "cam16:") else None
-        self.tables.append(_accuracy_table("Classifier of the labelled tissue", found, told))
+        reference = published("wbc_combined")["cam16"] / 100 if _is_published(spec, test.dataset, "cam16:") else None
+        self.tables.append(_accuracy_table("Classifier of the labelled tissue", found, reference))
 
     def _cluster(self, config: CombinedNetworkConfig, regions: CellDataset, *, seed: int, say: Say) -> None:
         say(f"clusters of {regions.name}: {len(regions)} images")
@@ -116,12 +115,12 @@ class _Tissue:
 
 
 def clusters_table(clusters: Clusters, classified: Evaluation) -> ComparisonTable:
-    """Sizes of the clusters, their agreement with type labels where there are any, and how well they are learned."""
-    told = published("wbc_combined")
+    """Sizes of the clusters, their agreement with type labels where there are any, and the accuracy of their classifier."""
+    reference = published("wbc_combined")
     real = clusters.dataset.name.startswith("prcc") and not clusters.dataset.synthetic
     sizes = list(clusters.sizes.values())
     rows: list[tuple[str | int | float | None, ...]] = [
-        (f"regions in cluster {i + 1}", n, told["prcc_cluster_sizes"][i] if real and i < 2 else None)
+        (f"regions in cluster {i + 1}", n, reference["prcc_cluster_sizes"][i] if real and i < 2 else None)
         for i, n in enumerate(sizes)
     ]
     agreement = clusters.agreement
@@ -132,7 +131,7 @@ def clusters_table(clusters: Clusters, classified: Evaluation) -> ComparisonTabl
         (
             "accuracy of a classifier of the clusters, held-out regions",
             classified.scores.accuracy.value,
-            told["prcc_classifier"] / 100 if real else None,
+            reference["prcc_classifier"] / 100 if real else None,
         ),
     ]
     return ComparisonTable(
@@ -140,18 +139,18 @@ def clusters_table(clusters: Clusters, classified: Evaluation) -> ComparisonTabl
         columns=("", "ours", "published"),
         rows=tuple(rows),
         note=f"{clusters.n_components} principal components keep {clusters.explained:.0%} of the features' variance. A "
-        "classifier of clusters is right about the clusters; that says nothing of the types."
-        + ("" if agreement else " No type labels are known here, so the agreement cannot be told."),
+        "classifier of the clusters is no evidence about the types."
+        + ("" if agreement else " Without type labels the agreement is unknown."),
     )
 
 
-def _accuracy_table(title: str, found: Evaluation, told: float | None) -> ComparisonTable:
+def _accuracy_table(title: str, found: Evaluation, reference: float | None) -> ComparisonTable:
     accuracy = found.scores.accuracy
     interval = "n/a" if accuracy.low is None else f"{accuracy.low:.3f}–{accuracy.high:.3f}"
     return ComparisonTable(
         title=title,
         columns=("tested on", "images", "accuracy", "95 %", "majority rate", "published accuracy"),
-        rows=((found.target, found.n_images, accuracy.value, interval, found.scores.majority_rate, told),),
+        rows=((found.target, found.n_images, accuracy.value, interval, found.scores.majority_rate, reference),),
         note="Published: the best epoch on the test images; ours chooses the epoch on a part held out of training.",
     )
 

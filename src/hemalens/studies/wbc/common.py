@@ -1,4 +1,4 @@
-"""What the two white-cell studies share: the parts, the masks that stand in for missing ones, rows over fractions."""
+"""Shared by the two white-cell studies: the fixed parts, masks by a segmenter, and rows over fractions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,18 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from hemalens.benchmark.protocols.fraction_parts import fixed_parts, halved, tested_whole, tidy
-from hemalens.benchmark.protocols.fractions import PUBLISHED_FRACTIONS, FixedParts, FractionPlan, FractionRun, fraction_runs
+from hemalens.benchmark.protocols.base import FitFold
+from hemalens.benchmark.protocols.fractions import (
+    PUBLISHED_FRACTIONS,
+    FixedParts,
+    FractionRun,
+    FractionsProtocol,
+    fixed_parts,
+    fraction_runs,
+    halved,
+    tested_whole,
+    without_checkpoints,
+)
 from hemalens.bundle.bundle import Bundle
 from hemalens.bundle.segmenter import open_segmenter, segmenter_source
 from hemalens.bundle.stages import kept_mask
@@ -29,7 +40,7 @@ from hemalens.progress import Say
 from hemalens.runs.auxiliary import mask_note, open_auxiliary, refuse_learned
 from hemalens.runs.folders import fit_or_resume, method_request, start_run
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
-from hemalens.studies.base import Study
+from hemalens.studies.base import RunOptions, Study
 
 FIT, RESNET = "fit.", "resnet."
 """Prefixes of settings that go to the methods of all rows that have such a key, and of the rows with a ResNet-18."""
@@ -39,11 +50,11 @@ WHITE_CELLS = ("wbc", "held", *SUBSETS)
 
 
 class WbcStudyConfig(StrictConfig):
-    """What both studies keep the same for all rows.
+    """Settings of both studies, the same for all rows.
 
-    `selection`: "validation", or "published-selection": the epoch is chosen on the test images, as in one of the papers;
-    all of `held` is then the test. `mask_segmenter`: where the white cells come without masks, those of this segmenter
-    stand in for them, for `mask_fraction` of each class; "" for none. `rows` are the rows' short names, empty for all.
+    `selection`: "validation", or "published-selection": the epoch is chosen on the test images, as in one of the papers,
+    and all of `held` is the test. `mask_segmenter` gives masks to white cells that have none, for `mask_fraction` of each
+    class; "" for none. `rows` are the rows' short names, empty for all.
     """
 
     labels: str = "five_class"
@@ -60,14 +71,15 @@ class WbcStudyConfig(StrictConfig):
         """With the digest of a trained segmenter's manifest."""
         return super().file_digests() | segmenter_source("mask_segmenter", self.mask_segmenter)
 
-    def plan(self, seed: int) -> FractionPlan:
-        """The plan of the protocol fractions."""
-        return FractionPlan(self.fractions, self.n_seeds, self.selection, self.strict, seed)
+    @property
+    def protocol(self) -> FractionsProtocol:
+        """The protocol fractions."""
+        return FractionsProtocol(fractions=self.fractions, seeds=self.n_seeds, selection=self.selection, strict=self.strict)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of a study: its name in full, its method, its settings beyond the method's own, the further data it takes."""
+    """A row of a study: its full name, its method, its settings, and the roles of its auxiliary data."""
 
     name: str
     method: str
@@ -76,8 +88,9 @@ class Row:
     resnet: bool = True
 
     def own(self, settings: Sequence[str]) -> list[str]:
-        """Those of the settings that it takes, without their prefix: `fit.KEY=VALUE`, and `resnet.KEY=VALUE` where it is a
-        ResNet-18, each where its method has such a key. A row without training takes none.
+        """Its share of the settings, without their prefix, where its method has such a key.
+
+        These are `fit.KEY=VALUE`, and `resnet.KEY=VALUE` for a ResNet-18. A row without training has none.
         """
         if self.method == "linear_probe":
             return []
@@ -86,7 +99,7 @@ class Row:
         return [s for s in given if _key(s) in find_method(self.method).config.model_fields]
 
     def config(self, settings: Sequence[str]) -> StrictConfig:
-        """Its configuration, with its own settings and these over them."""
+        """Its configuration; the given settings override its own."""
         return find_method(self.method).config.load(None, self.own(settings), base=dict(self.settings))
 
 
@@ -95,17 +108,17 @@ def _key(setting: str) -> str:
 
 
 def configured(rows: Mapping[str, Row], settings: Sequence[str]) -> dict[str, tuple[Row, StrictConfig]]:
-    """Each row with its configuration; raises `ConfigError` for a setting of a prefix that none of the rows takes."""
+    """Each row with its configuration; raises `ConfigError` for a prefixed setting that no row uses."""
     for setting in settings:
         if setting.startswith((FIT, RESNET)) and not any(row.own([setting]) for row in rows.values()):
             known = sorted({key for row in rows.values() for key in find_method(row.method).config.model_fields})
             remedy = near_matches(_key(setting.partition(".")[2]), known)
-            raise ConfigError(f"no row of the study takes the setting {setting!r}", remedy=remedy)
+            raise ConfigError(f"no row of the study uses the setting {setting!r}", remedy=remedy)
     return {key: (row, row.config(settings)) for key, row in rows.items()}
 
 
 def chosen_rows(rows: Mapping[str, Row], named: Sequence[str]) -> dict[str, Row]:
-    """The rows of these short names, all for none; raises `InputError` for an unknown one."""
+    """The rows of these short names, or all; raises `InputError` for an unknown one."""
     for name in named:
         if name not in rows:
             raise InputError(f"the study has no row {name!r}", expected=f"some of {', '.join(rows)}")
@@ -121,31 +134,31 @@ class WhiteCells:
     cards: tuple[DataCard, ...]
     notes: tuple[str, ...]
     published: bool
-    """Whether these are the published sets, so that published numbers may stand beside ours."""
+    """Whether these are the published sets, so that published numbers are comparable."""
 
 
 def open_white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig, *, out: Path, seed: int) -> WhiteCells:
-    """Open the roles wbc, held and the subsets; give the training part masks where it has none and a segmenter is named."""
-    wanted: dict[str, Any] = {"labels": config.labels, "min_per_class": config.min_per_class}
+    """Open the roles wbc, held and the subsets; a training part without masks gets those of a named segmenter."""
+    read = partial(open_inputs, labels=config.labels, min_per_class=config.min_per_class)
     spec = data["wbc"][0]
-    wbc = open_inputs(spec, role="wbc", **wanted)
+    wbc = read(spec, role="wbc")
     opened = [wbc]
     if "held" in data:
-        held = open_inputs(data["held"][0], role="held", **wanted)
+        held = read(data["held"][0], role="held")
         opened.append(held)
-        flatters = config.selection == "published-selection"
-        parts = tested_whole(wbc.dataset, held.dataset) if flatters else halved(wbc.dataset, held.dataset, seed=seed)
+        whole = config.selection == "published-selection"
+        parts = tested_whole(wbc.dataset, held.dataset) if whole else halved(wbc.dataset, held.dataset, seed=seed)
     else:
         parts = fixed_parts(wbc.dataset, seed=seed)
     given: dict[float, Inputs] = {}
     for role, share in SUBSETS.items():
         if role in data:
-            given[share] = open_inputs(data[role][0], role=role, **wanted)
+            given[share] = read(data[role][0], role=role)
     notes = [note for each in (*opened, *given.values()) for note in each.notes]
     train = parts.train
     if config.mask_segmenter and not any(record.mask_path for record in train.records):
-        train, n_masks = with_stand_in_masks(train, config, folder=out / "masks", seed=seed)
-        notes.append(f"{train.name}: {n_masks} masks of the segmenter {config.mask_segmenter} stand in for those it lacks")
+        train, n_masks = with_segmenter_masks(train, config, folder=out / "masks", seed=seed)
+        notes.append(f"{train.name}: {n_masks} masks by the segmenter {config.mask_segmenter}")
         given = {f: replace(part, dataset=_masked_alike(part.dataset, train)) for f, part in given.items()}
     parts = replace(parts, train=train, given={f: part.dataset.under(train.classes) for f, part in given.items()})
     cards = tuple(each.card for each in (*opened, *given.values()))
@@ -159,7 +172,7 @@ def _masked_alike(part: CellDataset, train: CellDataset) -> CellDataset:
     return replace(part, records=tuple(replace(record, mask_path=masks.get(content)) for content, record in pairs))
 
 
-def with_stand_in_masks(train: CellDataset, config: WbcStudyConfig, *, folder: Path, seed: int) -> tuple[CellDataset, int]:
+def with_segmenter_masks(train: CellDataset, config: WbcStudyConfig, *, folder: Path, seed: int) -> tuple[CellDataset, int]:
     """The same images, floor(n * mask_fraction) of each class with a segmenter's mask, and how many have one.
 
     The masks are written into `folder`; an image in which no cell is found gets none.
@@ -186,18 +199,18 @@ def with_stand_in_masks(train: CellDataset, config: WbcStudyConfig, *, folder: P
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A study that may begin: its rows with their configurations, the white cells, the further data by role."""
+class OpenStudy:
+    """A study with its data opened: its rows with their configurations, the white cells, the auxiliary data by role."""
 
-    config: WbcStudyConfig
     rows: Mapping[str, tuple[Row, StrictConfig]]
-    plan: FractionPlan
+    protocol: FractionsProtocol
+    seed: int
     cells: WhiteCells
     more: Mapping[str, Inputs]
 
     @property
     def auxiliary(self) -> dict[str, CellDataset]:
-        """The further datasets by role."""
+        """The auxiliary datasets by role."""
         return {role: each.dataset for role, each in self.more.items()}
 
     @property
@@ -207,7 +220,7 @@ class Opened:
 
     @property
     def methods(self) -> dict[str, dict[str, Any]]:
-        """What a report says of each row's settings."""
+        """The settings of each row, for the report."""
         return {row.name: config.model_dump(mode="json") for row, config in self.rows.values()}
 
 
@@ -216,18 +229,13 @@ def open_study(
     rows: Mapping[str, Row],
     method: str,
     data: Mapping[str, Sequence[str]],
-    *,
-    out: Path,
-    settings: Sequence[str],
-    seed: int,
-    overwrite: bool,
-    say: Say,
-) -> Opened:
-    """Read the settings, open all data, take `out` for the run; `method` is the one whose roles the further data play."""
+    options: RunOptions,
+) -> OpenStudy:
+    """Read the settings, open all data and claim `out`; `method` has the roles of the auxiliary data."""
     study.check_roles(data)
-    config = WbcStudyConfig.load(None, [s for s in settings if not s.startswith((FIT, RESNET))])
-    chosen = configured(chosen_rows(rows, config.rows), settings)
-    plan = config.plan(seed)
+    config = WbcStudyConfig.load(None, [s for s in options.settings if not s.startswith((FIT, RESNET))])
+    chosen = configured(chosen_rows(rows, config.rows), options.settings)
+    protocol, seed = config.protocol, options.seed
     user = find_method(method)
     specs = [(role.name, spec) for role in user.roles for spec in data.get(role.name, ())]
     more = open_auxiliary([user], specs, labels=config.labels)
@@ -244,33 +252,39 @@ def open_study(
         "auxiliary": {role: each.dataset.fingerprint for role, each in more.items()},
         "seed": seed,
     }
-    start_run(out, request, overwrite=overwrite, say=say)
-    cells = open_white_cells(data, config, out=out, seed=seed)
-    cells.parts.check(plan)
+    start_run(options.out, request, overwrite=options.overwrite, say=options.say)
+    cells = open_white_cells(data, config, out=options.out, seed=seed)
+    cells.parts.check(protocol, seed=seed)
     refuse_learned([user], {r: each.dataset for r, each in more.items()}, [cells.parts.validation, *cells.parts.tests])
     about_masks = [mask_note(own, cells.parts.train) for _, own in chosen.values()]
-    report_inputs(say, more.values(), *cells.notes, *about_masks)
-    return Opened(config, chosen, plan, cells, more)
+    report_inputs(options.say, more.values(), *cells.notes, *about_masks)
+    return OpenStudy(chosen, protocol, seed, cells, more)
 
 
 def _white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig) -> list[CellDataset]:
     return [open_dataset(spec, labels=config.labels) for role in WHITE_CELLS for spec in data.get(role, ())]
 
 
-def run_rows(study: Opened, *, out: Path, say: Say) -> dict[str, FractionRun]:
-    """Every row over every fraction and seed, each fit in a folder below `out`/fits; what is finished is taken as it is."""
+def run_rows(study: OpenStudy, *, out: Path, say: Say) -> dict[str, FractionRun]:
+    """Every row over every fraction and seed, each fit in a folder below `out`/fits; finished fits are reused."""
     found = {}
-    cells, plan, auxiliary = study.cells, study.plan, study.auxiliary
+    cells, protocol, auxiliary = study.cells, study.protocol, study.auxiliary
     for key, (row, config) in study.rows.items():
-        say(f"{row.name}: {len(plan.fractions)} fractions, {plan.n_seeds} seed(s)")
+        say(f"{row.name}: {len(protocol.fractions)} fractions, {protocol.seeds} seed(s)")
         fit = _fit(row, config, {role: auxiliary[role] for role in row.auxiliary}, say)
         (found[key],) = fraction_runs(
-            tidy(fit), cells.parts, plan, method=row.name, source=cells.name, run_dir=out / "fits" / key
+            without_checkpoints(fit),
+            cells.parts,
+            protocol,
+            method=row.name,
+            source=cells.name,
+            run_dir=out / "fits" / key,
+            seed=study.seed,
         )
     return found
 
 
-def _fit(row: Row, config: StrictConfig, auxiliary: Mapping[str, CellDataset], say: Say) -> Any:
+def _fit(row: Row, config: StrictConfig, auxiliary: Mapping[str, CellDataset], say: Say) -> FitFold:
     method = find_method(row.method)
 
     def fit(train: CellDataset, validation: CellDataset, rng: np.random.Generator, run_dir: Path) -> Bundle:

@@ -1,4 +1,4 @@
-"""The tables of the two white-cell studies, ours beside the published."""
+"""The tables of the two white-cell studies, with the published numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Cell = str | int | float | None
 def published_table(
     runs: Mapping[str, FractionRun], published: Mapping[str, Mapping[str, float]], *, comparable: bool
 ) -> ComparisonTable:
-    """Accuracy of each row at each fraction, the published number beside it where the data are the published ones."""
+    """Accuracy of each row at each fraction, with the published number where the data are the published ones."""
     shares = _shares(runs)
     columns = ["method"]
     for share in shares:
@@ -24,19 +24,19 @@ def published_table(
         for share in shares:
             cells.append(_mean_std(_at(run, share).accuracy))
             if comparable:
-                told = published.get(key, {}).get(f"{share:g}")
-                cells.append(None if told is None else f"{told / 100:.4f}")
+                reference = published.get(key, {}).get(f"{share:g}")
+                cells.append(None if reference is None else f"{reference / 100:.4f}")
         rows.append(tuple(cells))
     first = next(iter(runs.values())).curve
     rate = first.fractions[0].majority_rate
     note = (
         f"Mean ± standard deviation over {first.fractions[0].n_seeds} seed(s) on {first.n_images} tested images. Always "
-        f"answering the most frequent class: {rate:.3f}."
+        f"predicting the most frequent class: {rate:.3f}."
     )
     if comparable:
         note += " Published: one training, the best epoch on the images that are reported."
     else:
-        note += " The published numbers are for WBC_100 and its subsets, and are not set beside these."
+        note += " The published numbers are for WBC_100 and its subsets, and are left out."
     return ComparisonTable(title="Accuracy by the share of the labels", columns=tuple(columns), rows=tuple(rows), note=note)
 
 
@@ -57,7 +57,7 @@ def gains_table(runs: Mapping[str, FractionRun], reference: str, *, seed: int) -
             columns=("method", *(_percent(share) for share in shares)),
             rows=tuple(rows),
             note="Mean over the seeds with its 95 % interval, paired by seed and by tested image; both are resampled. An "
-            "interval that holds 0 does not tell the two apart.",
+            "interval that holds 0 shows no difference.",
         )
     ]
 

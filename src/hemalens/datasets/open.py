@@ -1,0 +1,108 @@
+"""Open a dataset by its name: records from its reader, labels under a label map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hemalens.datasets.base import CellDataset, Reader, Record, Source
+from hemalens.datasets.readers import READERS
+from hemalens.errors import DatasetError, LabelError, near_matches, one_line
+from hemalens.taxonomy import AS_LABELLED, Excluded, LabelMap, find_cell_type, label_map
+
+Keep = Callable[[str], bool]
+"""Whether a cell type, or an unknown word, becomes a class of its own where the label map leaves it out."""
+
+
+def open_dataset(spec: str, *, labels: str = "five_class", keep: Keep = lambda label: False) -> CellDataset:
+    """Open the data named by `spec`, "reader:path", under the label map `labels`.
+
+    Raises `DatasetError` for an unknown reader or a folder of another layout, `LabelError` for an unknown label map or
+    a label the taxonomy does not know.
+    """
+    name, separator, path = spec.partition(":")
+    if not separator or not path:
+        raise DatasetError(
+            f"cannot read the dataset name {spec!r}", expected="reader:path, as in folder:my_cells", remedy=_hint(spec)
+        )
+    if name not in READERS:
+        raise DatasetError(f"unknown dataset {name!r}", remedy=near_matches(name, READERS))
+    reader = READERS[name]
+    chosen = None if labels == AS_LABELLED else label_map(labels)
+    try:
+        root = Path(path).expanduser()
+    except RuntimeError as error:
+        raise DatasetError(f"cannot find the folder {one_line(path)}", got=str(error)) from error
+    listing = reader.read(root)
+    records = tuple(_labelled(record, reader, chosen, keep) for record in listing.records)
+    present = {record.label for record in records if record.label is not None}
+    mapped = chosen.classes if chosen else ()
+    order = (*mapped, *sorted(present - set(mapped)))
+    return CellDataset(
+        name=listing.name or name,
+        records=records,
+        classes=tuple(c for c in order if c in present),
+        label_map=labels,
+        licence=reader.licence,
+        citation=reader.citation,
+        synthetic=reader.synthetic or listing.synthetic,
+        notes=tuple(listing.notes),
+    )
+
+
+def together(datasets: Sequence[CellDataset]) -> CellDataset:
+    """Concatenate datasets under one label map; classes are in the order of the first one's label map, others follow."""
+    first = datasets[0]
+    if len(datasets) == 1:
+        return first
+    present = {label for dataset in datasets for label in dataset.classes}
+    order = first.classes if first.label_map == AS_LABELLED else label_map(first.label_map).classes
+    joined = CellDataset(
+        name=" + ".join(dataset.name for dataset in datasets),
+        records=tuple(replace(record, source=i) for i, dataset in enumerate(datasets) for record in dataset.records),
+        classes=(*(c for c in order if c in present), *sorted(present - set(order))),
+        label_map=first.label_map,
+        licence="; ".join(dict.fromkeys(dataset.licence for dataset in datasets)),
+        citation="; ".join(dict.fromkeys(dataset.citation for dataset in datasets)),
+        synthetic=any(dataset.synthetic for dataset in datasets),
+        notes=tuple(f"{dataset.name}: {note}" for dataset in datasets for note in dataset.notes),
+        sources=tuple(Source(d.name, d.licence, d.citation, d.synthetic) for d in datasets),
+    )
+    joined.__dict__["contents"] = tuple(content for dataset in datasets for content in dataset.contents)
+    return joined
+
+
+def _hint(spec: str) -> str:
+    return f"For one folder a class: folder:{spec}" if Path(spec).is_dir() else near_matches(spec, READERS)
+
+
+def _labelled(record: Record, reader: Reader, chosen: LabelMap | None, keep: Keep) -> Record:
+    meaning = _meaning(record, reader, required=chosen is not None and not keep(record.source_label))
+    if isinstance(meaning, Excluded):
+        own_class = chosen is None and meaning.own_class
+        return replace(record, label=record.source_label) if own_class else replace(record, excluded=meaning.reason)
+    if chosen is None or meaning is None:
+        return replace(record, cell_type=meaning, label=record.source_label)
+    target = chosen[meaning]
+    if isinstance(target, Excluded) and keep(meaning):
+        return replace(record, cell_type=meaning, label=meaning)
+    if isinstance(target, Excluded):
+        return replace(record, cell_type=meaning, excluded=target.reason)
+    return replace(record, cell_type=meaning, label=target)
+
+
+def _meaning(record: Record, reader: Reader, *, required: bool) -> str | Excluded | None:
+    if reader.labels is not None:
+        if record.source_label not in reader.labels:
+            raise LabelError(
+                f"{one_line(record.path)} has the label {record.source_label!r}, which {reader.title} does not use",
+                remedy=near_matches(record.source_label, reader.labels),
+            )
+        return reader.labels[record.source_label]
+    try:
+        return find_cell_type(record.source_label)
+    except LabelError:
+        if required:
+            raise
+        return None
