@@ -369,7 +369,7 @@ def test_it_is_made_smaller(by_size: Bundle, away: str, tmp_path: Path) -> None:
 
 
 def test_int8_comes_before_the_sizes(by_size: Bundle, away: str, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"int8 cannot take along.*smaller, then adapt that"):
+    with pytest.raises(BundleError, match="int8 does not support"):
         quantize(by_size.path, away, out=tmp_path / "int8", precision="int8", options=QuantizeOptions(n_images=8))
 
 

@@ -98,7 +98,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "file longer": (
         lambda f: (f / "model").write_bytes(b"the model, and more"),
-        r"'model' of the tool '.*' is damaged; expected 9 bytes with sha256 [0-9a-f]{12}\.\.\.; got 19 bytes. Copy it",
+        r"'model' of the tool '.*' is damaged; expected 9 bytes with sha256 [0-9a-f]{12}\.\.\.; got 19 bytes",
     ),
     "file changed": (lambda f: (f / "model").write_bytes(b"the Model"), r"is damaged; expected 9 bytes .*; got 9 bytes"),
     "file outside": (

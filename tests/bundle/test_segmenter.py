@@ -93,7 +93,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "graph gone": (lambda f: (f / SEGMENTER).unlink(), "'segmenter.onnx' of the segmenter '.*' is missing. Copy the whole"),
     "graph cut off": (
         lambda f: (f / SEGMENTER).write_bytes(b"half"),
-        "'segmenter.onnx' of the segmenter '.*' is damaged; .*; got 4 bytes. Copy it again",
+        "'segmenter.onnx' of the segmenter '.*' is damaged; .*; got 4 bytes",
     ),
     "graph not named": (lambda f: _edit(f, files={}), "the manifest of '.*' names no segmenter.onnx"),
     "no manifest": (lambda f: (f / MANIFEST).unlink(), "'.*' is no segmenter; expected a manifest.json in it"),

@@ -13,9 +13,9 @@ from hemalens.errors import ConfigError, ImageError
 from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
 from hemalens.imaging.nucleus import find_nucleus, spread
 from hemalens.imaging.reading import rim_colour
+from hemalens.imaging.segmentation import CellImage
 
 FIELD, CYTOPLASM, CHROMATIN = (238, 226, 214), (196, 172, 216), (84, 38, 128)
-SMALL = CentredCropConfig(size_px=64)
 
 
 def _disk(shape: tuple[int, int], row: float, column: float, radius: float) -> NDArray[np.bool_]:
@@ -39,6 +39,11 @@ def _cell(
     return np.asarray(smooth), _disk(shape, row, column, radius)
 
 
+def _small(made: CellImage) -> NDArray[np.uint8]:
+    """The crop at 64 pixels a side."""
+    return np.asarray(Image.fromarray(made.pixels).resize((64, 64), Image.Resampling.BICUBIC))
+
+
 def _difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
     """Mean difference of two images in gray levels."""
     return float(np.abs(first.astype(float) - second.astype(float)).mean())
@@ -53,12 +58,14 @@ def test_the_nucleus_is_in_the_middle_and_fills_its_share_of_the_window(
     extent: float, row: float, column: float, radius: float
 ) -> None:
     image, nucleus = _cell(row, column, radius)
-    made = centred_crop(image, nucleus, CentredCropConfig(extent=extent, size_px=160))
-    assert made.pixels.shape == (160, 160, 3)
+    made = centred_crop(image, nucleus, CentredCropConfig(extent=extent))
+    side = made.pixels.shape[0]
+    assert made.pixels.shape == (side, side, 3)
     assert made.outcome == "cell"
     found = spread(made.pixels[..., 1] < 100)
-    assert found.diameter == pytest.approx(160 / extent, rel=0.03)
-    assert (found.row, found.column) == (pytest.approx(79.5, abs=1.5), pytest.approx(79.5, abs=1.5))
+    assert found.diameter == pytest.approx(side / extent, rel=0.03)
+    middle = (side - 1) / 2
+    assert (found.row, found.column) == (pytest.approx(middle, abs=1.5), pytest.approx(middle, abs=1.5))
 
 
 def test_a_window_on_whole_pixels_is_cut_out_by_hand() -> None:
@@ -67,7 +74,7 @@ def test_a_window_on_whole_pixels_is_cut_out_by_hand() -> None:
     nucleus = np.zeros((60, 70), bool)
     nucleus[np.ix_([24, 32], [30, 38])] = True
     assert spread(nucleus).diameter == pytest.approx(16)
-    made = centred_crop(image, nucleus, CentredCropConfig(size_px=32))
+    made = centred_crop(image, nucleus)
     # the centre (28, 34) is the middle of a pixel: the window reaches from half a pixel to half a pixel
     whole = Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC, box=(18.5, 12.5, 50.5, 44.5))
     np.testing.assert_array_equal(made.pixels, np.asarray(whole))
@@ -81,12 +88,13 @@ def test_a_window_on_whole_pixels_is_cut_out_by_hand() -> None:
     seed=st.integers(0, 99),
 )
 @settings(max_examples=60)
-def test_any_nucleus_gives_a_crop_of_the_size_asked_for(row: int, column: int, size: int, extent: float, seed: int) -> None:
+def test_any_nucleus_gives_a_square_crop(row: int, column: int, size: int, extent: float, seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     nucleus = np.zeros((40, 50), bool)
     nucleus[row : row + size, column : column + size] = True
-    made = centred_crop(image, nucleus, CentredCropConfig(extent=extent, size_px=24))
-    assert (made.pixels.shape, made.pixels.dtype) == ((24, 24, 3), np.uint8)
+    made = centred_crop(image, nucleus, CentredCropConfig(extent=extent))
+    side = made.pixels.shape[0]
+    assert (made.pixels.shape, made.pixels.dtype) == ((side, side, 3), np.uint8)
     cut = row == 0 or column == 0 or row + size >= 40 or column + size >= 50
     assert made.outcome == ("touches border" if cut else "cell")
 
@@ -106,7 +114,6 @@ def test_the_crop_leaves_its_image_alone() -> None:
 def test_the_side_is_that_of_the_window_and_tells_the_diameter(extent: float, radius: float) -> None:
     image, nucleus = _cell(100, 120, radius)
     made = centred_crop(image, nucleus, CentredCropConfig(extent=extent))
-    assert CentredCropConfig(extent=extent).size_px is None
     side = round(extent * spread(nucleus).diameter)
     assert made.pixels.shape == (side, side, 3)
     assert side == pytest.approx(extent * 2 * radius, abs=0.5 + 0.02 * extent * 2 * radius)
@@ -165,7 +172,7 @@ def test_the_same_cell_at_another_scale_gives_nearly_the_same_crop(factor: float
     image, _ = _cell(96, 126, 24)
     size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
     scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    first, second = (centred_crop(each, find_nucleus(each), SMALL).pixels for each in (image, scaled))
+    first, second = (_small(centred_crop(each, find_nucleus(each))) for each in (image, scaled))
     assert _difference(first, second) < 4
     assert _difference(first, np.full_like(first, FIELD)) > 30, "there is much to differ in"
 
@@ -173,7 +180,7 @@ def test_the_same_cell_at_another_scale_gives_nearly_the_same_crop(factor: float
 @pytest.mark.parametrize("side", [100, 140, 200, 360])
 def test_a_narrow_and_a_wide_field_around_the_same_cell_give_nearly_the_same_crop(side: int) -> None:
     first, second = (
-        centred_crop(image, find_nucleus(image), SMALL).pixels
+        _small(centred_crop(image, find_nucleus(image)))
         for image, _ in (_cell(60, 60, 20, (120, 120)), _cell(side / 2, side / 2, 20, (side, side)))
     )
     assert _difference(first, second) < 4
@@ -183,7 +190,7 @@ def test_a_narrow_and_a_wide_field_around_the_same_cell_give_nearly_the_same_cro
 @settings(max_examples=15)
 def test_a_moved_cell_gives_nearly_the_same_crop(down: float, right: float) -> None:
     still, moved = (_cell(100 + a, 120 + b, 24)[0] for a, b in ((0.0, 0.0), (down, right)))
-    first, second = (centred_crop(each, find_nucleus(each), SMALL).pixels for each in (still, moved))
+    first, second = (_small(centred_crop(each, find_nucleus(each))) for each in (still, moved))
     assert _difference(first, second) < 4
 
 
@@ -194,10 +201,10 @@ def test_what_lies_outside_the_image_has_the_colour_of_its_rim() -> None:
     image, nucleus = _cell(50, 22, 20, (100, 100))
     image = image.copy()
     image[0], image[:, 0] = 0, 255
-    made = centred_crop(image, nucleus, SMALL)
+    made = centred_crop(image, nucleus)
     assert rim_colour(image).tolist() == list(FIELD), "a line at the border is not the rim"
-    # the window begins at column 22 - 40 and a pixel of the crop is 80 / 64 px wide
-    outside = made.pixels[:, : int(18 / 80 * 64) - 2]
+    # the window of 80 px begins at column 22 - 40
+    outside = made.pixels[:, : 18 - 2]
     np.testing.assert_array_equal(outside, np.broadcast_to(FIELD, outside.shape))
     assert made.outcome == "cell", "the window may leave the image as long as the nucleus does not"
 
@@ -205,24 +212,14 @@ def test_what_lies_outside_the_image_has_the_colour_of_its_rim() -> None:
 @pytest.mark.parametrize(("row", "column"), [(5, 60), (114, 60), (60, 5), (60, 134)])
 def test_a_nucleus_that_the_border_cuts_is_said(row: float, column: float) -> None:
     image, nucleus = _cell(row, column, 12, (120, 140))
-    made = centred_crop(image, nucleus, SMALL)
-    assert made.outcome == "touches border"
-    assert made.pixels.shape == (64, 64, 3)
+    assert centred_crop(image, nucleus).outcome == "touches border"
 
 
 def test_a_nucleus_as_large_as_the_image_is_shown_whole_in_the_middle() -> None:
     image = np.full((40, 40, 3), CHROMATIN, np.uint8)
-    made = centred_crop(image, np.ones((40, 40), bool), CentredCropConfig(extent=4.0, size_px=64))
+    made = centred_crop(image, np.ones((40, 40), bool), CentredCropConfig(extent=4.0))
     assert made.outcome == "touches border"
-    np.testing.assert_array_equal(made.pixels, np.broadcast_to(CHROMATIN, (64, 64, 3)))
-
-
-def test_an_image_without_a_nucleus_is_shown_whole() -> None:
-    image = np.random.default_rng(0).integers(200, 256, (30, 50, 3), dtype=np.uint8)
-    made = centred_crop(image, np.zeros((30, 50), bool), SMALL)
-    assert made.outcome == "empty mask"
-    expected = Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(made.pixels, np.asarray(expected))
+    np.testing.assert_array_equal(made.pixels, np.broadcast_to(CHROMATIN, made.pixels.shape))
 
 
 def test_a_mask_of_another_size_is_refused() -> None:
@@ -237,9 +234,7 @@ def test_a_mask_of_another_size_is_refused() -> None:
         ({"extent": 4.1}, "extent"),
         ({"extent": float("nan")}, "extent"),
         ({"extent": "2"}, "extent"),
-        ({"size_px": 15}, "size_px"),
-        ({"size_px": 2049}, "size_px"),
-        ({"size_px": 160.5}, "size_px"),
+        ({"size_px": 160}, "size_px"),
         ({"margin_px": 3}, "margin_px"),
     ],
 )

@@ -414,7 +414,7 @@ def test_a_run_with_another_segmenter_is_another_run(
 
 
 def _centred(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return centred_crop(image, find_nucleus(image), CentredCropConfig(extent=2.0, size_px=None)).pixels
+    return centred_crop(image, find_nucleus(image), CentredCropConfig(extent=2.0)).pixels
 
 
 @pytest.fixture(scope="module")

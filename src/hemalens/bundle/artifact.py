@@ -1,4 +1,4 @@
-"""Folders of a manifest and files with their digests: written whole or not at all, checked when opened, no pickle."""
+"""Artifacts: folders of a manifest and files with digests, written atomically and checked when opened; no pickle."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ PACKAGES = (
     "lightning",
     "skl2onnx",
 )
-"""What shapes an artifact."""
+"""Packages whose versions a manifest records."""
 
 
 class Part(BaseModel):
-    """Base of everything in a manifest: frozen, unknown keys refused."""
+    """Base of all parts of a manifest: frozen, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,7 +45,7 @@ Role = Literal["train", "validation", "pretraining", "auxiliary", "support", "ca
 
 
 class DataEntry(Part):
-    """One dataset a model has seen: in which role, its fingerprint, counts, licence, and what was dropped from it."""
+    """A dataset that a model has seen: role, fingerprint, counts, licence, and what was dropped."""
 
     role: Role
     name: str
@@ -72,19 +72,19 @@ class DataEntry(Part):
 
     @classmethod
     def each(cls, dataset: CellDataset, role: Role) -> tuple[DataEntry, ...]:
-        """An entry for each of the sets that a dataset was put together from, each with its own licence."""
+        """An entry for each source of a dataset, each with its own licence."""
         return tuple(cls.of(part, role) for part in dataset.by_source())
 
 
 class FileEntry(Part):
-    """Size and digest of one file of the bundle."""
+    """Size and digest of a file."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     n_bytes: int = Field(ge=0)
 
 
 class ArtifactManifest(Part):
-    """What every folder says of itself, a bundle or a segmenter."""
+    """The part of a manifest that bundles and segmenters share."""
 
     kind: str
     schema_version: Literal[1] = 1
@@ -99,7 +99,7 @@ class ArtifactManifest(Part):
 
     @property
     def synthetic(self) -> bool:
-        """Whether any training image was drawn, not photographed."""
+        """Whether any training image is synthetic."""
         return any(entry.synthetic for entry in self.data if entry.role in ("train", "support"))
 
 
@@ -107,7 +107,7 @@ M = TypeVar("M", bound=ArtifactManifest)
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what shapes an artifact, as far as it is installed."""
+    """Versions of the installed packages that a manifest records."""
     return dict(_library_versions())
 
 
@@ -121,7 +121,7 @@ def _library_versions() -> dict[str, str]:
 
 
 def write_artifact(path: Path, manifest: ArtifactManifest, files: dict[str, bytes]) -> None:
-    """Write a folder whole or not at all; raises `OutputError` when it cannot be written."""
+    """Write a folder atomically; raises `OutputError` when it cannot be written."""
     with atomic_dir(path) as folder:
         entries = {}
         for name, content in files.items():
@@ -132,9 +132,9 @@ def write_artifact(path: Path, manifest: ArtifactManifest, files: dict[str, byte
 
 
 def open_artifact(path: Path, model: type[M], *, needs: str) -> M:
-    """The manifest of a folder, after checking schema, sizes and digests; `needs` is the file it cannot be without.
+    """The manifest of a folder, after checking schema, sizes and digests; the file `needs` is required.
 
-    Raises `BundleError` for anything amiss.
+    Raises `BundleError` for a missing or damaged folder, and for another kind.
     """
     kind = str(model.model_fields["kind"].default).removeprefix("hemalens-")
     if not path.is_dir():
@@ -153,7 +153,7 @@ def open_artifact(path: Path, model: type[M], *, needs: str) -> M:
                 f"{one_line(name)} of the {kind} {one_line(path)} is damaged",
                 expected=f"{entry.n_bytes} bytes with sha256 {entry.sha256[:12]}...",
                 got=f"{file.stat().st_size} bytes",
-                remedy="Copy it again from where it came.",
+                remedy="Copy the folder again.",
             )
     return manifest
 

@@ -241,7 +241,7 @@ class Bundle:
         try:
             return onnx.load_model_from_string(self.graph_bytes)
         except Exception as error:
-            # protobuf's own error classes differ between its backends
+            # protobuf's error classes differ between its backends
             raise BundleError(f"the graph in {one_line(self.path)} cannot be parsed", got=str(error)[:120]) from error
 
     def monitor(self, *, coverage: float | None = COVERAGE, seed: int = 0) -> Monitor:
@@ -304,7 +304,7 @@ def _class_entry(code: str) -> ClassEntry:
 
 
 def write_bundle(path: Path, manifest: Manifest, files: dict[str, bytes]) -> Bundle:
-    """Write a bundle whole or not at all, and open it again; `files` must hold the graph.
+    """Write a bundle atomically, and open it; `files` must hold the graph.
 
     Raises `OutputError` when it cannot be written.
     """
@@ -313,7 +313,7 @@ def write_bundle(path: Path, manifest: Manifest, files: dict[str, bytes]) -> Bun
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Open a bundle folder after checking schema, sizes and digests; raises `BundleError` for anything amiss."""
+    """Open a bundle folder after checking schema, sizes and digests; raises `BundleError`."""
     manifest = open_artifact(path, Manifest, needs=MODEL)
     for entry in manifest.before_graph:
         for name in entry.needs:

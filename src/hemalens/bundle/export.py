@@ -1,4 +1,4 @@
-"""From a trained model to a bundle: one graph, one manifest, and a parity check on real images before it counts."""
+"""Export a trained model to a bundle, after a parity check on training images."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from hemalens.graphs.runtime import GraphRunner
 from hemalens.imaging.reading import Preprocessing
 
 PARITY = 1e-3
-"""Largest allowed difference of a probability between the bundle and the trained model."""
+"""Largest allowed difference of a probability from the trained model."""
 N_PARITY_IMAGES = 8
 
 Reference = Callable[[list[Record]], NDArray[np.floating[Any]]]
-"""The trained model's own probabilities (n, k) for records, computed without the graph."""
+"""The trained model's probabilities (n, k) of records, computed without the graph."""
 
 
 @dataclass(frozen=True, slots=True)
 class FineTypes:
-    """The finer types behind a graph's output `FINE`, and the trained model's own probabilities of them, (n, f)."""
+    """The subtypes of a graph's output `FINE`, and the trained model's probabilities of them, (n, f)."""
 
     entries: tuple[FineEntry, ...]
     reference: Reference
@@ -55,10 +55,10 @@ class FineTypes:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A trained model on its way into a bundle.
+    """A trained model to export.
 
-    `graph` maps image to embedding and raw_logits, and with `fine` to the finer types' probabilities; `reference` gives the
-    trained model's own probabilities (n, k), calibrated, for records, computed without the graph.
+    `graph` maps image to embedding and raw_logits, and with `fine` to the probabilities of subtypes. `reference` computes
+    the calibrated probabilities (n, k) of records without the graph.
     """
 
     method: str
@@ -72,15 +72,15 @@ class Trained:
     reference: Reference
     fine: FineTypes | None = None
     auxiliary: tuple[CellDataset, ...] = ()
-    """Images it has seen without their labels."""
+    """Images used without their labels."""
     pretraining: tuple[CellDataset, ...] = ()
-    """Images it has learned from, with their labels, before `train`."""
+    """Labelled images of the pretraining."""
     inherited: frozenset[str] = frozenset()
-    """Contents of further images that its first weights had learned from."""
+    """Content digests of the images that its initial weights were trained on."""
 
 
 def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes] | None = None) -> Bundle:
-    """Join the graph, compare it with the trained model on real training images, and write the bundle.
+    """Join the graph, compare it with the trained model on training images, and write the bundle.
 
     Raises `ParityError` when a probability differs by more than 1e-3.
     """
@@ -125,17 +125,16 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
 
 
 def bundle_stages(dataset: CellDataset) -> tuple[Stage, ...]:
-    """What the images of a training set went through, as a bundle must repeat it."""
+    """The stages of a training set, which the bundle repeats."""
     return tuple(stage for stage in dataset.stages if isinstance(stage, Stage))
 
 
 def check_parity(
     graph: bytes, records: Sequence[Record], reference: Reference, *, fine: Reference | None = None
 ) -> tuple[float, int]:
-    """(largest difference of a probability on some of the records, length of the embedding).
+    """Largest difference of a probability on some of the records, and the length of the embedding.
 
-    `fine` gives the probabilities of finer types, where the graph tells them. Raises `ParityError` when a probability
-    differs by more than 1e-3.
+    `fine` computes the probabilities of subtypes. Raises `ParityError` when a probability differs by more than 1e-3.
     """
     chosen = list(records[:: max(1, len(records) // N_PARITY_IMAGES)][:N_PARITY_IMAGES])
     wanted = {"probabilities": reference, **({FINE: fine} if fine else {})}
@@ -145,7 +144,7 @@ def check_parity(
             raise answer
         served.append(answer)
     apart = [np.abs(np.stack([a[name] for a in served]) - expected(chosen)).max() for name, expected in wanted.items()]
-    # a value that is no number counts as different
+    # NaN counts as different
     difference = float(np.max(apart))
     if not difference <= PARITY:
         raise ParityError(

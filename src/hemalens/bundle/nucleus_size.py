@@ -1,8 +1,8 @@
-"""How large nuclei are beside the typical one of their laboratory: what a crop at the nucleus's own scale hides. No torch.
+"""Nucleus sizes relative to the laboratory's median, which a centred crop hides. No torch.
 
-A centred crop shows every nucleus equally large, because magnification differs between laboratories. Within one it does
-not, and a lymphocyte's nucleus is smaller there than a monocyte's. The side of a crop that has as many pixels as its window
-tells the nucleus's diameter in the image; over the laboratory's median it needs no magnification.
+A centred crop shows every nucleus equally large, because magnification differs between laboratories. Within one laboratory
+sizes differ by cell type. The side of the crop gives the nucleus's diameter in pixels; over the laboratory's median it is
+independent of magnification.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from hemalens.progress import track
 
 Floats = NDArray[np.floating[Any]]
 DEGREES = 4
-"""Degrees of freedom of the Student distribution of sizes: a nucleus taken for larger than it is proves little."""
+"""Degrees of freedom of the Student distribution of sizes: its heavy tails tolerate wrong diameters."""
 FEWEST = 8
-"""With fewer cells of a type its nuclei are taken to lie as those of all types do, which says little."""
+"""Fewest cells for a distribution of a class's own; below, that of all classes is used."""
 LEAST_SPREAD = 0.02
 WIDENINGS = np.exp(np.linspace(0, 1.2, 25))
-"""How much wider than at home sizes may lie in a new laboratory; beyond three times they tell next to nothing."""
+"""Candidate factors on the scales in a target laboratory, 1 to 3.3."""
 
 
 class NucleusSize(Part):
-    """The nuclei of one class: centre and scale of a Student distribution with 4 degrees of freedom of the natural log of
-    their diameter over the median one of their laboratory.
+    """Sizes of one class's nuclei: a Student distribution with 4 degrees of freedom.
+
+    `centre` and `scale` are of the natural log of the diameter over the laboratory's median.
     """
 
     centre: float
@@ -41,13 +42,13 @@ class NucleusSize(Part):
 
 
 def extent_of(stages: Sequence[Stage]) -> float | None:
-    """The window's side in diameters of the nucleus, where what `stages` show still tells the diameter; otherwise None."""
+    """The window's side in nucleus diameters, where the crop's side gives the diameter; otherwise None."""
     last = stages[-1] if stages else None
-    return last.config.extent if isinstance(last, CentredCropStage) and last.config.size_px is None else None
+    return last.config.extent if isinstance(last, CentredCropStage) else None
 
 
 def log_diameters(records: Sequence[Record], extent: float) -> NDArray[np.float64]:
-    """Natural log of the nucleus's diameter in pixels of each image (n,), from the side of its crop.
+    """Natural log (n,) of the nucleus's diameter in pixels, from the side of each crop.
 
     Raises `ImageError` for an image that cannot be read.
     """
@@ -60,10 +61,9 @@ def log_diameters(records: Sequence[Record], extent: float) -> NDArray[np.float6
 
 
 def sizes_of(dataset: CellDataset, stages: Sequence[Stage]) -> tuple[NucleusSize, ...]:
-    """The nuclei of each class in label order, by labelled images that went through `stages`; each set has its own median.
+    """Nucleus sizes of each class in label order, from labelled images after `stages`; each source has its own median.
 
-    A class with fewer than 8 images gets the sizes of all images. None where the stages hide the size, or where there are
-    fewer than 8 images in all.
+    A class of fewer than 8 images gets the sizes of all images. Empty where the stages hide the size, or below 8 images.
     """
     extent = extent_of(stages)
     if extent is None or len(dataset) < FEWEST:
@@ -86,10 +86,9 @@ def log_likelihoods(beside: Floats, sizes: Sequence[NucleusSize], widening: floa
 
 
 def widening_of(logits: Floats, beside: Floats, sizes: Sequence[NucleusSize]) -> float:
-    """How much wider than at home sizes lie in a laboratory, at least 1: the likeliest value, types known by `logits`
-    (n, k).
+    """Most likely factor, at least 1, on the scales of sizes in a target laboratory, with classes by `logits` (n, k).
 
-    Where crops of several magnifications are mixed, size tells little, and this makes it count for little.
+    A large factor gives sizes little weight, as where crops of several magnifications are mixed.
     """
     known = log_softmax(np.asarray(logits, np.float64), axis=1)
     fits = [logsumexp(known + log_likelihoods(beside, sizes, w), axis=1).sum() for w in WIDENINGS]

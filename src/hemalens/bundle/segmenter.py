@@ -1,4 +1,4 @@
-"""Segmenters by name: the classical one, or a trained one in a folder of its own."""
+"""Segmenters by name: the classical one, or the folder of a trained one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from hemalens.imaging.segmentation import CellImageConfig
 
 
 class SegmenterManifest(ArtifactManifest):
-    """All that a trained segmenter says of itself.
+    """The manifest of a trained segmenter.
 
-    `from_scratch`: no published weights were under it. `n_masks`: how many masks it learned from.
+    `from_scratch`: trained without published weights. `n_masks`: number of training masks.
     """
 
     kind: Literal["hemalens-segmenter"] = "hemalens-segmenter"
@@ -59,25 +59,25 @@ class TrainedSegmenter:
         try:
             return onnx.load_model(self.path / SEGMENTER)
         except Exception as error:
-            # protobuf's own error classes differ between its backends
+            # protobuf's error classes differ between its backends
             raise BundleError(f"the graph in {one_line(self.path)} cannot be parsed", got=str(error)[:120]) from error
 
 
 def write_segmenter(path: Path, manifest: SegmenterManifest, files: dict[str, bytes]) -> TrainedSegmenter:
-    """Write a segmenter whole or not at all, and open it again; raises `OutputError`."""
+    """Write a segmenter atomically, and open it; raises `OutputError`."""
     write_artifact(path, manifest, files)
     return open_trained_segmenter(path)
 
 
 def open_trained_segmenter(path: Path) -> TrainedSegmenter:
-    """Open a segmenter folder after checking schema, sizes and digests; raises `BundleError` for anything amiss."""
+    """Open a segmenter folder after checking schema, sizes and digests; raises `BundleError`."""
     return TrainedSegmenter(path, open_artifact(path, SegmenterManifest, needs=SEGMENTER))
 
 
 def open_segmenter(name: str, *, known: tuple[str, ...] = (CLASSICAL,)) -> Segmenter:
     """The segmenter "classical", or the trained one in the folder `name`; raises `InputError` or `BundleError`.
 
-    `known` are the names that the error offers.
+    The error lists the names `known`.
     """
     if name == CLASSICAL:
         return ClassicalSegmenter()
@@ -91,15 +91,15 @@ def open_segmenter(name: str, *, known: tuple[str, ...] = (CLASSICAL,)) -> Segme
 
 
 def segmenter_source(key: str, name: str) -> dict[str, str]:
-    """What a configuration's key names, as a digest: the manifest of a trained segmenter; nothing for the others."""
+    """The digest of the trained segmenter that a configuration's `key` names; empty for others."""
     manifest = Path(name) / MANIFEST
     return {key: sha256_file(manifest)} if name not in ("", CLASSICAL) and manifest.is_file() else {}
 
 
 def cell_image_stages(name: str | None) -> tuple[Stage, ...]:
-    """The stage that cuts cells out with the segmenter `name`, or around the nucleus where it is "centred".
+    """The stage that cuts cells out with the segmenter `name`, or around the nucleus for "centred"; empty for None.
 
-    None for None. Raises `InputError` or `BundleError`.
+    Raises `InputError` or `BundleError`.
     """
     if name is None:
         return ()

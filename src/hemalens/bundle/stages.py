@@ -1,4 +1,4 @@
-"""What happens to an image before a graph sees it: finding its white cell, and cutting it out."""
+"""Stages of an image before the graph: segment its white cell and cut it out."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ CLASSICAL = "classical"
 """The segmenter by colour, without weights."""
 SEGMENTER = "segmenter.onnx"
 CLASSICAL_VERSION = "2"
-"""Changes whenever the masks of the classical segmenter could, since kept cell images depend on it."""
+"""Part of the cache key: change it with the masks of the classical segmenter."""
 CENTRED = "centred"
-"""The crop around the nucleus, which needs no segmenter."""
+"""The crop around the nucleus, without a segmenter."""
 CENTRED_VERSION = "2"
-"""Changes whenever a centred crop could, with the search for the nucleus too, since kept ones depend on it."""
+"""Part of the cache key: change it with the crop or the search for the nucleus."""
 
 
 class Segmenter(Protocol):
-    """Finds the white cell of an image."""
+    """Segments the white cell of an image."""
 
     name: str
 
     @property
     def digest(self) -> str:
-        """What it is, as a digest."""
+        """Digest of the segmenter."""
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Image (H, W, 3) -> the cell's mask (H, W), nucleus included."""
+        """Mask (H, W) of the cell in an image (H, W, 3), nucleus included."""
 
 
 class ClassicalSegmenter:
-    """By colour: `segmentation.segment_cell`."""
+    """Segments by colour, as `segmentation.segment_cell`."""
 
     name = CLASSICAL
     digest = sha256_text(CLASSICAL, CLASSICAL_VERSION)
@@ -66,7 +66,7 @@ class ClassicalSegmenter:
 
 
 class GraphSegmenter:
-    """By a trained graph: image uint8 (n, h, w, 3) -> cell_probability (n, side, side), brought to the image's size."""
+    """Segments by a trained graph: image uint8 (n, h, w, 3) -> cell_probability (n, side, side), resized to the image."""
 
     def __init__(self, name: str, graph: onnx.ModelProto) -> None:
         self.name = name
@@ -74,7 +74,7 @@ class GraphSegmenter:
 
     @cached_property
     def digest(self) -> str:
-        """What the graph computes, as a digest."""
+        """Digest of the graph."""
         return graphs.digest(self._mask_graph)
 
     @cached_property
@@ -95,12 +95,12 @@ class GraphSegmenter:
 
 
 def kept_mask(record: Record, segmenter: Segmenter) -> NDArray[np.bool_]:
-    """The segmenter's mask (H, W) of a record's image as it lies on disk; otherwise `shown_mask`."""
+    """The mask (H, W) of a record's image on disk, otherwise as `shown_mask`."""
     return shown_mask(record.unstaged(), segmenter)
 
 
 def shown_mask(record: Record, segmenter: Segmenter) -> NDArray[np.bool_]:
-    """The segmenter's mask (H, W) of a record's image as its stages show it, made once and kept in the cache.
+    """The mask (H, W) of a record's image after its stages, kept in the cache.
 
     Raises `ImageError`.
     """
@@ -108,7 +108,7 @@ def shown_mask(record: Record, segmenter: Segmenter) -> NDArray[np.bool_]:
     known = cache.get(key, [content], np.uint8).get(content)
     if known is None:
         mask = segmenter(record.read())
-        # one file holds masks of all sizes: the two sides stand before the bits
+        # one file holds masks of all sizes: height and width precede the bits
         known = np.concatenate([np.array(mask.shape, "<u4").view(np.uint8), np.packbits(mask)])
         cache.put(key, {content: known})
     height, width = (int(side) for side in known[:8].view("<u4"))
@@ -124,7 +124,7 @@ class CellImageEntry(Part):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Files of the bundle that it cannot be without."""
+        """Files of the bundle that the stage requires."""
         return () if self.segmenter == CLASSICAL else (self.segmenter,)
 
 
@@ -136,22 +136,22 @@ class CentredCropEntry(Part):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Files of the bundle that it cannot be without: none."""
+        """Files of the bundle that the stage requires: none."""
         return ()
 
 
 StageEntry = Annotated[CellImageEntry | CentredCropEntry, Field(discriminator="kind")]
-"""A stage in a manifest, told by its `kind`."""
+"""A stage in a manifest, by its `kind`."""
 
 
 class Stage(ABC):
-    """Shows the one cell of an image, as a square.
+    """Cuts the cell out of an image, as a square.
 
-    What it shows is made once for an image and kept in the cache, unless `keep` is off. `seen` counts what came out.
+    Results are kept in the cache unless `keep` is off. `seen` counts the outcomes.
     """
 
     name: str
-    """What finds the cell, as a person calls it."""
+    """Name of the segmenter."""
 
     def __init__(self, digest: str, *, keep: bool) -> None:
         self.digest = digest
@@ -162,18 +162,18 @@ class Stage(ABC):
 
     @abstractmethod
     def cut(self, image: NDArray[np.uint8]) -> CellImage:
-        """The cell image and how it came out, made anew; image (H, W, 3)."""
+        """The cell image and its outcome, computed anew; image (H, W, 3)."""
 
     @abstractmethod
     def once(self) -> Self:
-        """The same without the cache, for images that come by once and in any number."""
+        """The same stage without the cache, for images that are read once."""
 
     @abstractmethod
     def entry(self) -> StageEntry:
-        """What a manifest says of it."""
+        """Its entry in a manifest."""
 
     def files(self) -> dict[str, bytes]:
-        """What a bundle has to bring along for it."""
+        """Files that a bundle stores for it."""
         return {}
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -184,7 +184,7 @@ class Stage(ABC):
         return made.pixels
 
     def make(self, image: NDArray[np.uint8]) -> CellImage:
-        """The cell image and how it came out, from the cache where it is known."""
+        """The cell image and its outcome, from the cache where it is known."""
         if not self.keep:
             return self.cut(image)
         cache = FeatureCache(default_cache_dir())
@@ -201,7 +201,7 @@ class Stage(ABC):
 
 
 class CellImageStage(Stage):
-    """Shows the white cell alone: largest part of the mask, cut to its box, the rest gray (BC-SAM, section 2.2.1)."""
+    """The white cell alone: largest part of the mask, cut to its box, the rest gray (BC-SAM, section 2.2.1)."""
 
     def __init__(self, segmenter: Segmenter, config: CellImageConfig, *, keep: bool = True) -> None:
         digest = sha256_text("cell image", segmenter.digest, config.model_dump_json())
@@ -215,11 +215,11 @@ class CellImageStage(Stage):
         return cell_image(image, self.segmenter(image), self.config)
 
     def once(self) -> CellImageStage:
-        """The same without the cache."""
+        """The same stage without the cache."""
         return CellImageStage(self.segmenter, self.config, keep=False)
 
     def entry(self) -> StageEntry:
-        """What a manifest says of it."""
+        """Its entry in a manifest."""
         return CellImageEntry(segmenter=SEGMENTER if self.files() else CLASSICAL, config=self.config)
 
     def files(self) -> dict[str, bytes]:
@@ -228,7 +228,7 @@ class CellImageStage(Stage):
 
 
 class CentredCropStage(Stage):
-    """Shows the white cell in its surroundings, in the middle and at a scale set by its nucleus (`centred_crop`)."""
+    """The white cell in its surroundings, centred and scaled by its nucleus (`centred_crop`)."""
 
     name = CENTRED
 
@@ -242,11 +242,11 @@ class CentredCropStage(Stage):
         return centred_crop(image, find_nucleus(image), self.config)
 
     def once(self) -> CentredCropStage:
-        """The same without the cache."""
+        """The same stage without the cache."""
         return CentredCropStage(self.config, keep=False)
 
     def entry(self) -> StageEntry:
-        """What a manifest says of it."""
+        """Its entry in a manifest."""
         return CentredCropEntry(config=self.config)
 
 
@@ -260,11 +260,11 @@ def stage_of(entry: StageEntry, folder: Path) -> Stage:
 
 
 def count_outcomes(dataset: CellDataset, stage: Stage) -> dict[Outcome, int]:
-    """How the cell images of a dataset come out; unreadable images are not counted."""
+    """Outcomes of the cell images of a dataset; unreadable images are not counted."""
     found: Counter[Outcome] = Counter()
     with track("cutting cells out", len(dataset)) as progress:
         for record in dataset.records:
-            # an unreadable image shows as such where it is tested or trained on
+            # unreadable images are reported where they are tested or trained on
             with suppress(ImageError):
                 found[stage.make(record.unstaged().read()).outcome] += 1
             progress(1)

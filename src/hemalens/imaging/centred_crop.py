@@ -27,12 +27,12 @@ from hemalens.imaging.segmentation import CellImage, check_mask_fits, resized
 class CentredCropConfig(StrictConfig):
     """The window of a centred crop.
 
-    `extent`: side of the square window in diameters of the nucleus. `size_px`: side of the crop; None keeps the window's
-    pixels, so that the side gives the size of the nucleus in the image.
+    `extent` is the side of the square window in diameters of the nucleus. The crop keeps the window's pixels, so that its
+    side gives the size of the nucleus in the image. `size_px` is null in every manifest.
     """
 
     extent: float = Field(default=2.0, ge=1.0, le=4.0)
-    size_px: int | None = Field(default=None, ge=16, le=2048)
+    size_px: None = None
 
 
 _DEFAULT = CentredCropConfig()
@@ -49,7 +49,7 @@ def centred_crop(image: NDArray[np.uint8], nucleus: Mask, config: CentredCropCon
     """
     check_mask_fits(image, nucleus)
     if not nucleus.any():
-        return CellImage(resized(image, config.size_px or _whole_pixels(max(image.shape[:2]))), "empty mask")
+        return CellImage(resized(image, _whole_pixels(max(image.shape[:2]))), "empty mask")
     found = spread(nucleus)
     side = config.extent * max(found.diameter, 1.0)
     # pixel i reaches from i to i + 1
@@ -58,7 +58,7 @@ def centred_crop(image: NDArray[np.uint8], nucleus: Mask, config: CentredCropCon
     y, x = math.floor(top) - 1, math.floor(left) - 1
     around = _window(image, (y, x), (math.ceil(top + side) + 1 - y, math.ceil(left + side) + 1 - x))
     box = (left - x, top - y, left - x + side, top - y + side)
-    size_px = config.size_px or _whole_pixels(side)
+    size_px = _whole_pixels(side)
     shown = Image.fromarray(around).resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
     touches = bool(nucleus[[0, -1]].any() or nucleus[:, [0, -1]].any())
     return CellImage(np.asarray(shown), "touches border" if touches else "cell")

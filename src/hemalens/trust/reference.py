@@ -245,7 +245,7 @@ def reference_bytes(reference: ReferenceStatistics) -> bytes:
 
 
 def read_reference(content: bytes, *, n_features: int, n_classes: int) -> ReferenceStatistics:
-    """The content of `REFERENCE_FILE` for a bundle of d features and k classes; raises `BundleError` for anything amiss."""
+    """Read the content of `REFERENCE_FILE`; raises `BundleError` where it does not fit the bundle."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
