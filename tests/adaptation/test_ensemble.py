@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import trained
 from hemalens.adaptation.encoders import open_embedders
-from hemalens.adaptation.ensemble import RULE, KeptClassifier, mean_answer
+from hemalens.adaptation.ensemble import RULE, EnsembleClassifier, mean_log_probabilities
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import open_dataset
 from trained import colour_cells
@@ -25,7 +25,7 @@ def test_the_mean_answer_is_the_geometric_mean_of_the_probabilities(seed: int, n
     rng = np.random.default_rng(seed)
     own, kept = rng.normal(size=(2, n, k)) * 5
     own[0] = -np.inf
-    found = mean_answer(own, kept)
+    found = mean_log_probabilities(own, kept)
     assert np.isneginf(found[0]).all()
     for row, a, b in list(zip(found, own, kept, strict=True))[1:]:
         p, q = (np.exp(z) / np.exp(z).sum() for z in (a, b))
@@ -43,7 +43,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_each_cell_is_answered_by_a_classifier_that_has_not_seen_it(base: Bundle, tmp_path: Path) -> None:
     away = colour_cells(tmp_path / "away", AWAY, 4, seed=1, noise=40)
     cells = open_dataset(f"folder:{away}").under(base.manifest.labels)
-    kept = KeptClassifier.on(open_embedders(base, [], RULE), cells)
+    kept = EnsembleClassifier.on(open_embedders(base, [], RULE), cells)
     left_out = kept.left_out()
     rows = np.arange(len(cells))
     for i in (0, 5, 11):

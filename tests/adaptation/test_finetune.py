@@ -16,7 +16,7 @@ import trained
 from bench import changed
 from command import Command
 from hemalens.adaptation.adapt import adapt
-from hemalens.adaptation.ensemble import KeptClassifier
+from hemalens.adaptation.ensemble import EnsembleClassifier
 from hemalens.adaptation.finetune import left_out
 from hemalens.adaptation.options import AdaptOptions
 from hemalens.benchmark.protocols.finetuning import FinetuningProtocol
@@ -29,7 +29,7 @@ from hemalens.errors import BundleError, ConfigError, LabelError, SplitError
 from hemalens.graphs import build as graphs
 from hemalens.graphs.runtime import run_rows
 from hemalens.inference.predictor import Predictor, list_images
-from hemalens.methods.few_shot_finetune import FewCellsConfig, TrainedOn
+from hemalens.methods.few_shot_finetune import FewShotFinetuneConfig, FineTuner
 from hemalens.report import read_report
 from hemalens.report.k_shot import targets
 from hemalens.runs.folders import RunOptions
@@ -199,9 +199,9 @@ def test_images_seen_without_labels_stay_known(base: Bundle, abroad: Path, suppo
 
 @dataclass
 class _Recorded:
-    """Stands for `TrainedOn`: remembers what each training was shown, and answers with its number."""
+    """Stands for `FineTuner`: remembers what each training was shown, and answers with its number."""
 
-    config: FewCellsConfig
+    config: FewShotFinetuneConfig
     shown: list[set[str]] = field(default_factory=list)
 
     def learn(self, cells: CellDataset, *, seed: int) -> int:
@@ -216,7 +216,7 @@ class _Recorded:
 @pytest.mark.parametrize("folds", [0, 2, 3, 5])
 def test_no_image_is_answered_by_a_training_that_saw_it(support: Path, folds: int) -> None:
     cells = open_dataset(f"folder:{support}").under(("neutrophil", "eosinophil", "basophil", "lymphocyte", "monocyte"))
-    way = _Recorded(FewCellsConfig(folds=folds))
+    way = _Recorded(FewShotFinetuneConfig(folds=folds))
     logits = left_out(way, cells, seed=0)  # type: ignore[arg-type]
     assert len(way.shown) == min(folds, 3), "no more folds than cells of a type"
     for content, row in zip(cells.contents, logits, strict=True):
@@ -233,18 +233,18 @@ def test_network_and_classifier_learn_the_same_drawing(
     base: Bundle, abroad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learned: list[list[str]] = []
-    classifier, network = KeptClassifier.learn, TrainedOn.learn
+    classifier, network = EnsembleClassifier.learn, FineTuner.learn
 
-    def classifier_learns(self: KeptClassifier, rows: Any = None) -> Any:
+    def classifier_learns(self: EnsembleClassifier, rows: Any = None) -> Any:
         learned.append([self.cells.contents[row] for row in rows])
         return classifier(self, rows)
 
-    def network_learns(self: TrainedOn, cells: CellDataset, *, seed: int) -> Any:
+    def network_learns(self: FineTuner, cells: CellDataset, *, seed: int) -> Any:
         learned.append(list(cells.contents))
         return network(self, cells, seed=seed)
 
-    monkeypatch.setattr(KeptClassifier, "learn", classifier_learns)
-    monkeypatch.setattr(TrainedOn, "learn", network_learns)
+    monkeypatch.setattr(EnsembleClassifier, "learn", classifier_learns)
+    monkeypatch.setattr(FineTuner, "learn", network_learns)
     plan = FinetuningProtocol(shots=(2,), repeats=2, training=tuple(SHORT))
     benchmark_bundle(base.path, [f"synthetic:{abroad}"], {"finetuning": plan}, out=tmp_path / "out")
     assert [len(drawn) for drawn in learned] == [8] * 4

@@ -23,7 +23,7 @@ from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import BundleError, ConfigError
 from hemalens.graphs import build as graphs
 from hemalens.graphs.runtime import GraphRunner
-from hemalens.methods.few_shot_finetune import FewCellsConfig, TrainedOn, module_of
+from hemalens.methods.few_shot_finetune import FewShotFinetuneConfig, FineTuner, module_of
 from hemalens.methods.robust import METHOD, RobustModule
 from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
@@ -45,8 +45,8 @@ def abroad(tmp_path_factory: pytest.TempPathFactory, plain: Fitted) -> CellDatas
     return trained.laboratory(tmp_path_factory, "lab_b").under(plain.bundle.manifest.labels)
 
 
-def _way(base: Bundle, scratch: Path, **changes: Any) -> TrainedOn:
-    return TrainedOn(base, FewCellsConfig.from_mapping({**FEW, **changes}), scratch)
+def _way(base: Bundle, scratch: Path, **changes: Any) -> FineTuner:
+    return FineTuner(base, FewShotFinetuneConfig.from_mapping({**FEW, **changes}), scratch)
 
 
 def _fit(plain: Fitted, run_dir: Path, **changes: Any) -> Bundle:
@@ -117,14 +117,14 @@ def test_batch_norm_that_followed_a_laboratory_and_weights_in_16_bits_are_taken_
 
 def test_the_default_model_s_network_is_built_from_its_manifest() -> None:
     default = open_bundle(default_model_path())
-    module = module_of(default, FewCellsConfig(), seed=0)
+    module = module_of(default, FewShotFinetuneConfig(), seed=0)
     assert (module.white_balance, module.views, module.labels.classes) == (True, 4, default.manifest.labels)
 
 
 def test_a_manifest_without_white_balance_is_of_a_network_without_it(plain: Fitted) -> None:
     config = {key: value for key, value in plain.bundle.manifest.config.items() if key != "white_balance"}
     old = replace(plain.bundle, manifest=plain.bundle.manifest.model_copy(update={"config": config}))
-    assert not module_of(old, FewCellsConfig(), seed=0).white_balance
+    assert not module_of(old, FewShotFinetuneConfig(), seed=0).white_balance
 
 
 def test_nothing_is_left_of_a_training_but_its_images(plain: Fitted, abroad: CellDataset, tmp_path: Path) -> None:
@@ -201,4 +201,4 @@ def test_every_class_is_drawn_equally_often(
 @pytest.mark.parametrize(("key", "value"), [("folds", 1), ("folds", -1), ("steps", 0), ("weight_average", 1.0)])
 def test_a_setting_out_of_range_is_an_error(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=key.rstrip("s")):
-        FewCellsConfig.from_mapping({key: value})
+        FewShotFinetuneConfig.from_mapping({key: value})

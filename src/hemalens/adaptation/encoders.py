@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hemalens.adaptation.source_head import BaseHead
+from hemalens.adaptation.source_head import SourceHead
 from hemalens.bundle.bundle import MODEL, Bundle, open_bundle
 from hemalens.cache import FeatureCache
 from hemalens.classifiers.few_shot import FewShotConfig
@@ -57,7 +57,7 @@ class Embedders:
 
     each: tuple[Embedder, ...]
     encoder: onnx.ModelProto
-    head: BaseHead | None
+    head: SourceHead | None
 
     @property
     def bundles(self) -> list[Bundle]:
@@ -106,7 +106,7 @@ def open_embedders(base: Bundle, beside: Sequence[str | Path], config: FewShotCo
     graph = base.graph
     for one in each[1:]:
         graph = graphs.with_beside(graph, one.encoder)
-    head = BaseHead(graphs.cut(graph, ["embedding"], ["logits"]), base.manifest.labels)
+    head = SourceHead(graphs.cut(graph, ["embedding"], ["logits"]), base.manifest.labels)
     return Embedders(each, graphs.cut(graph, ["image"], ["embedding"]), head)
 
 

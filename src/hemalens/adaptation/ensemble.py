@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import compose
 
 from hemalens.adaptation.encoders import Embedders
-from hemalens.adaptation.source_head import BaseHead
+from hemalens.adaptation.source_head import SourceHead
 from hemalens.bundle.bundle import FINE
 from hemalens.classifiers.calibration import log_softmax
 from hemalens.classifiers.few_shot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
@@ -36,7 +36,7 @@ def refuse_without_classifier(beside: Sequence[str | Path], classifier: bool) ->
         raise ConfigError("--beside needs classifier=true", remedy="Leave out --beside or classifier=false.")
 
 
-def mean_answer(own: Logits, kept: Logits) -> NDArray[np.float64]:
+def mean_log_probabilities(own: Logits, kept: Logits) -> NDArray[np.float64]:
     """Mean log probabilities (n, k) of two models; minus infinity in rows that either model lacks."""
     finite = np.isfinite(own).all(axis=1) & np.isfinite(kept).all(axis=1)
     found = np.full(own.shape, -np.inf)
@@ -45,7 +45,7 @@ def mean_answer(own: Logits, kept: Logits) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptClassifier:
+class EnsembleClassifier:
     """A few-shot classifier on `cells`, with their embeddings (n, d) and the logits (n, k) of the bundle's head."""
 
     embedders: Embedders
@@ -54,7 +54,7 @@ class KeptClassifier:
     before: NDArray[np.float64]
 
     @classmethod
-    def on(cls, embedders: Embedders, cells: CellDataset) -> KeptClassifier:
+    def on(cls, embedders: Embedders, cells: CellDataset) -> EnsembleClassifier:
         """Embed the cells by encoders that were opened for `RULE`."""
         embeddings = embedders.embed(cells)
         return cls(embedders, cells, embeddings, _head_of(embedders).logits(embeddings, cells.classes))
@@ -97,7 +97,7 @@ class KeptClassifier:
         )
 
 
-def _head_of(embedders: Embedders) -> BaseHead:
+def _head_of(embedders: Embedders) -> SourceHead:
     if embedders.head is None:
         raise ValueError("the encoders were opened without the bundle's head")
     return embedders.head

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hemalens.adaptation.encoders import open_embedders
 from hemalens.adaptation.ensemble import RULE as CLASSIFIER
-from hemalens.adaptation.ensemble import KeptClassifier, mean_answer, refuse_without_classifier
+from hemalens.adaptation.ensemble import EnsembleClassifier, mean_log_probabilities, refuse_without_classifier
 from hemalens.adaptation.few_labels import expected_accuracy, note_seen, open_support
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.bundle.artifact import WEIGHTS, DataEntry, library_versions
@@ -29,7 +29,7 @@ from hemalens.runs.folders import RunOptions
 from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, reference_bytes
 
 if TYPE_CHECKING:
-    from hemalens.methods.few_shot_finetune import FewCellsConfig, TrainedOn
+    from hemalens.methods.few_shot_finetune import FewShotFinetuneConfig, FineTuner
     from hemalens.training.fit import ModulePredictions
 
 RULE = "finetune"
@@ -47,15 +47,15 @@ def adapt_finetuned(
 ) -> Bundle:
     """Fine-tune the network of a bundle of `robust` on the labelled cells of `support_spec`.
 
-    `options.settings` are those of `FewCellsConfig`. Unless `classifier=false`, the result is an ensemble with a few-shot
-    classifier on the old bundle and `options.beside`. The classes stay those of the bundle. Raises
+    `options.settings` are those of `FewShotFinetuneConfig`. Unless `classifier=false`, the result is an ensemble with
+    a few-shot classifier on the old bundle and `options.beside`. The classes stay those of the bundle. Raises
     `LabelError` for unknown labels, `SplitError` for a support of one class, and `BundleError` for a bundle whose network
     cannot be rebuilt.
     """
     require_extra("torch", "train", "fine-tuning")
-    from hemalens.methods.few_shot_finetune import FewCellsConfig, TrainedOn
+    from hemalens.methods.few_shot_finetune import FewShotFinetuneConfig, FineTuner
 
-    config = FewCellsConfig.load(None, options.settings)
+    config = FewShotFinetuneConfig.load(None, options.settings)
     refuse_without_classifier(options.beside, config.classifier)
     claim_folder(run.out, FILES, "a bundle", overwrite=run.overwrite)
     base = open_bundle(bundle_path)
@@ -64,16 +64,16 @@ def adapt_finetuned(
     support = open_support(base, support_spec, options, new=None, absent=absent, say=say)
     note_seen(embedders.bundles, support, say)
     with tempfile.TemporaryDirectory(prefix="hemalens_") as scratch:
-        tuner = TrainedOn(base, config, Path(scratch))
+        tuner = FineTuner(base, config, Path(scratch))
         tuner.check(support)
         logits = left_out(tuner, support, seed=run.seed)
-        classifier = KeptClassifier.on(embedders, support) if config.classifier else None
+        classifier = EnsembleClassifier.on(embedders, support) if config.classifier else None
         if classifier is not None:
-            logits = mean_answer(logits, classifier.left_out())
+            logits = mean_log_probabilities(logits, classifier.left_out())
         return _fine_tune(tuner, support, logits, classifier, run)
 
 
-def left_out(tuner: TrainedOn, support: CellDataset, *, seed: int) -> Logits:
+def left_out(tuner: FineTuner, support: CellDataset, *, seed: int) -> Logits:
     """Cross-validated logits (n, k) of the support; minus infinity if a class is too small for two folds."""
     found = np.full((len(support), len(support.classes)), -np.inf)
     present = support.under(tuple(c for c in support.classes if support.class_counts[c]))
@@ -91,7 +91,7 @@ def left_out(tuner: TrainedOn, support: CellDataset, *, seed: int) -> Logits:
 
 
 def _fine_tune(
-    tuner: TrainedOn, support: CellDataset, logits: Logits, classifier: KeptClassifier | None, run: RunOptions
+    tuner: FineTuner, support: CellDataset, logits: Logits, classifier: EnsembleClassifier | None, run: RunOptions
 ) -> Bundle:
     """Fine-tune on all of the support, calibrate on the cross-validated logits, and write the bundle."""
     from hemalens.training.checkpoints import tensor_bytes
@@ -131,24 +131,28 @@ def _fine_tune(
     return base.derive(run.out, manifest, content, others=_others(classifier), seen=support.contents, files=files)
 
 
-def _others(classifier: KeptClassifier | None) -> list[Bundle]:
+def _others(classifier: EnsembleClassifier | None) -> list[Bundle]:
     """The further bundles of the few-shot classifier."""
     return classifier.embedders.bundles[1:] if classifier else []
 
 
-def _mean_of(network: ModulePredictions, classifier: KeptClassifier, logits: NDArray[Any], temperature: float) -> Reference:
+def _mean_of(
+    network: ModulePredictions, classifier: EnsembleClassifier, logits: NDArray[Any], temperature: float
+) -> Reference:
     """Reference probabilities of the mean of network and classifier logits (n, k)."""
     place = {id(record): i for i, record in enumerate(classifier.cells.records)}
 
     def reference(records: list[Record]) -> NDArray[np.float64]:
         own = np.log(np.maximum(network.probabilities(records), np.finfo(np.float32).tiny))
-        mean = mean_answer(own, logits[[place[id(record)] for record in records]])
+        mean = mean_log_probabilities(own, logits[[place[id(record)] for record in records]])
         return np.exp(log_softmax(mean / temperature))
 
     return reference
 
 
-def _expected(support: CellDataset, config: FewCellsConfig, logits: Logits, scored: NDArray[np.bool_]) -> ExpectedAccuracy:
+def _expected(
+    support: CellDataset, config: FewShotFinetuneConfig, logits: Logits, scored: NDArray[np.bool_]
+) -> ExpectedAccuracy:
     expected = expected_accuracy(support, logits, scored, how="cross-validated over {n} support images")
     if not config.folds:
         return expected.model_copy(update={"verdict": "no expected accuracy without cross-validation (folds=0)"})
@@ -158,9 +162,9 @@ def _expected(support: CellDataset, config: FewCellsConfig, logits: Logits, scor
 def _manifest(
     base: Bundle,
     support: CellDataset,
-    config: FewCellsConfig,
+    config: FewShotFinetuneConfig,
     expected: ExpectedAccuracy,
-    classifier: KeptClassifier | None,
+    classifier: EnsembleClassifier | None,
 ) -> Manifest:
     """The bundle's manifest, updated."""
     adaptation = Adaptation(

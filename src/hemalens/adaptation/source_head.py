@@ -17,14 +17,14 @@ from hemalens.graphs.runtime import run_rows
 
 
 @dataclass(frozen=True, slots=True)
-class BaseHead:
+class SourceHead:
     """The head of a bundle: a graph from `embedding` (n, d) to calibrated `logits` (n, K) of `labels` (K,)."""
 
     graph: onnx.ModelProto
     labels: tuple[str, ...]
 
     @classmethod
-    def of(cls, bundle: Bundle) -> BaseHead:
+    def of(cls, bundle: Bundle) -> SourceHead:
         """The head of an opened bundle."""
         return cls(graphs.cut(bundle.graph, ["embedding"], ["logits"]), bundle.manifest.labels)
 

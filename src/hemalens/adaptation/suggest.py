@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from scipy.special import softmax
 
 from hemalens.adaptation.active_learning import WHY, Pool, check_strategy, choose
-from hemalens.adaptation.source_head import BaseHead
+from hemalens.adaptation.source_head import SourceHead
 from hemalens.bundle.bundle import open_bundle
 from hemalens.cache import FeatureCache
 from hemalens.datasets import READERS, Record
@@ -80,7 +80,7 @@ def suggest(
     readable = [records[i] for i in found.readable]
     contents = np.unique([record.content_id() for record in readable], return_inverse=True)[1]
     labels = bundle.manifest.labels
-    probabilities = softmax(BaseHead.of(bundle).logits(found.embeddings, labels), axis=1)
+    probabilities = softmax(SourceHead.of(bundle).logits(found.embeddings, labels), axis=1)
     pool = Pool(found.embeddings.astype(np.float64), probabilities, found.readable >= len(given), contents)
     chosen = choose(strategy, pool, n, seeded(run.seed, "suggest"))
     if len(chosen) < n:

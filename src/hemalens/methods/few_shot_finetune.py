@@ -60,7 +60,7 @@ SAME_LABORATORY = LaboratoryConfig(
 """Augmentation within one laboratory (day, smear, camera setting): weaker than between laboratories."""
 
 
-class FewCellsConfig(StrictConfig):
+class FewShotFinetuneConfig(StrictConfig):
     """Settings of fine-tuning on a few labelled cells.
 
     `steps` batches of `batch_size` images with balanced classes. `weight_average`: decay of the moving average of the
@@ -88,14 +88,14 @@ class FewCellsConfig(StrictConfig):
 
 
 @dataclass(frozen=True, slots=True)
-class TrainedOn:
+class FineTuner:
     """A bundle to fine-tune, the settings, and a folder for temporary files.
 
     Nucleus sizes and a class bias of the bundle are no part of the network.
     """
 
     base: Bundle
-    config: FewCellsConfig
+    config: FewShotFinetuneConfig
     scratch: Path
 
     def check(self, cells: CellDataset) -> None:
@@ -138,7 +138,7 @@ class TrainedOn:
         return logits_of(module, resized_images(shown, preprocessing, self.scratch / "logits.npy"))
 
 
-def module_of(base: Bundle, config: FewCellsConfig, *, seed: int) -> RobustModule:
+def module_of(base: Bundle, config: FewShotFinetuneConfig, *, seed: int) -> RobustModule:
     """Rebuild the trainable module of a bundle; raises `BundleError` for a bundle of another method."""
     settings, manifest = _settings(base), base.manifest
     labels = FineLabels.from_finer(manifest.labels, [(entry.code, entry.of) for entry in manifest.fine])

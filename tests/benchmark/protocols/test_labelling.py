@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from hemalens.adaptation.active_learning import Pool
-from hemalens.adaptation.source_head import BaseHead
+from hemalens.adaptation.source_head import SourceHead
 from hemalens.benchmark.protocols import labelling as module
 from hemalens.benchmark.protocols.data import NewLaboratory
 from hemalens.benchmark.protocols.labelling import LabellingProtocol
@@ -30,12 +30,12 @@ def _content_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Record, "content_id", lambda self: self.path.stem)
 
 
-def _head(weight: Any, labels: tuple[str, ...]) -> BaseHead:
+def _head(weight: Any, labels: tuple[str, ...]) -> SourceHead:
     """embedding @ weight as logits."""
     node = helper.make_node("MatMul", ["embedding", "weight"], ["logits"])
     d, k = weight.shape
     ends = [graphs.float_value("embedding", ["n", d])], [graphs.float_value("logits", ["n", k])]
-    return BaseHead(
+    return SourceHead(
         graphs.make_model([node], *ends, [numpy_helper.from_array(weight.astype(np.float32), "weight")]), labels
     )
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from hemalens.adaptation.encoders import open_embedders
-from hemalens.adaptation.ensemble import RULE, KeptClassifier, mean_answer, refuse_without_classifier
+from hemalens.adaptation.ensemble import RULE, EnsembleClassifier, mean_log_probabilities, refuse_without_classifier
 from hemalens.benchmark.protocols.base import Counts, Words
 from hemalens.benchmark.protocols.data import NewLaboratory
 from hemalens.benchmark.protocols.laboratory import (
@@ -30,13 +30,13 @@ from hemalens.evaluation.results import KShot
 from hemalens.progress import track
 
 if TYPE_CHECKING:
-    from hemalens.methods.few_shot_finetune import FewCellsConfig
+    from hemalens.methods.few_shot_finetune import FewShotFinetuneConfig
 
 
 class FinetuningProtocol(LaboratoryProtocol):
     """For each k of `shots`, `repeats` fine-tunings on k images a class; the other images are tested.
 
-    `training` are settings key=value of `FewCellsConfig`. The drawings are those of k-shot without replacement.
+    `training` are settings key=value of `FewShotFinetuneConfig`. The drawings are those of k-shot without replacement.
     """
 
     shots: Counts = (1, 10)
@@ -64,7 +64,7 @@ class FinetuningProtocol(LaboratoryProtocol):
 
     def run(self, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
         """One curve: the bundle fine-tuned from its own weights for each drawing."""
-        from hemalens.methods.few_shot_finetune import TrainedOn
+        from hemalens.methods.few_shot_finetune import FineTuner
 
         config, indices = self._training(), class_indices(bundle, laboratory.target)
         embedders = open_embedders(bundle, self.beside, RULE)
@@ -73,9 +73,9 @@ class FinetuningProtocol(LaboratoryProtocol):
         shots = []
         n_trainings = len(self.shots) * self.repeats
         with tempfile.TemporaryDirectory(prefix="hemalens_") as scratch, track("finetuning", n_trainings) as progress:
-            network = TrainedOn(bundle, config, Path(scratch))
+            network = FineTuner(bundle, config, Path(scratch))
             network.check(cells)
-            kept = KeptClassifier.on(embedders, cells) if config.classifier else None
+            kept = EnsembleClassifier.on(embedders, cells) if config.classifier else None
             for k in self.shots:
                 episodes = self._episodes(target.dataset, k, seed=seed)
                 predicted: NDArray[np.int64] = np.zeros((len(episodes), len(cells)), np.int64)
@@ -84,7 +84,7 @@ class FinetuningProtocol(LaboratoryProtocol):
                     module = network.learn(cells.subset(episode.support), seed=seed + 1000 * k + i)
                     logits: NDArray[np.floating[Any]] = network.logits(module, cells)
                     if kept is not None:
-                        logits = mean_answer(logits, kept.logits(kept.learn(episode.support)))
+                        logits = mean_log_probabilities(logits, kept.logits(kept.learn(episode.support)))
                     predicted[i] = indices[logits.argmax(axis=1)]
                     progress(1)
                 shots.append(query_scores(k, target.dataset, episodes, predicted, seed=seed))
@@ -103,8 +103,8 @@ class FinetuningProtocol(LaboratoryProtocol):
     def _episodes(self, target: CellDataset, k: int, *, seed: int) -> list[Episode]:
         return draw_episodes(target, None, k_shot=k, n_repeats=self.repeats, seed=seed, replacement=False)
 
-    def _training(self) -> FewCellsConfig:
+    def _training(self) -> FewShotFinetuneConfig:
         require_extra("torch", "train", "fine-tuning")
-        from hemalens.methods.few_shot_finetune import FewCellsConfig
+        from hemalens.methods.few_shot_finetune import FewShotFinetuneConfig
 
-        return FewCellsConfig.load(None, self.training)
+        return FewShotFinetuneConfig.load(None, self.training)

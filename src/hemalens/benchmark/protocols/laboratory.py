@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from hemalens.adaptation.encoders import bundles_of, digests_of
-from hemalens.adaptation.source_head import BaseHead
+from hemalens.adaptation.source_head import SourceHead
 from hemalens.benchmark.protocols.base import FitFold, Outcome, ProtocolConfig, Task, Words, relative_path
 from hemalens.benchmark.protocols.data import BenchmarkData, NewLaboratory
 from hemalens.benchmark.protocols.folds import fit_whole
@@ -55,7 +55,7 @@ class Embedded:
     dataset: CellDataset
     embeddings: NDArray[np.float64]
     unreadable: dict[str, str] = field(default_factory=dict)
-    head: BaseHead | None = None
+    head: SourceHead | None = None
     parts: tuple[int, ...] = ()
 
 
@@ -89,7 +89,7 @@ def embed_laboratory(
     encoder: onnx.ModelProto,
     *,
     seed: int,
-    head: BaseHead | None = None,
+    head: SourceHead | None = None,
     parts: tuple[int, ...] = (),
 ) -> EmbeddedLaboratory:
     """Run an encoder (image -> embedding) over a laboratory's images; `head` and `parts` as in `Embedded`."""

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from hemalens.adaptation.adapt_unlabelled import FEWEST, refuse_lacking
 from hemalens.adaptation.encoders import open_embedders
-from hemalens.adaptation.source_head import BaseHead
+from hemalens.adaptation.source_head import SourceHead
 from hemalens.adaptation.unlabelled import adapted_to, embeddings_beside
 from hemalens.adaptation.unlabelled_config import PIECES, UnlabelledConfig
 from hemalens.benchmark.protocols.base import Counts, Words
@@ -106,7 +106,7 @@ class UnlabelledProtocol(LaboratoryProtocol):
         tested = self._tested(target.dataset, seed=seed)
         numbers = [n for n in sorted(self.images) if n <= min(int((~test).sum()) for test in tested)]
         episodes = [Episode(np.zeros(0, np.int64), test) for test in tested]
-        logits = BaseHead.of(bundle).logits(target.embeddings, bundle.manifest.labels)
+        logits = SourceHead.of(bundle).logits(target.embeddings, bundle.manifest.labels)
         before = np.tile(class_indices(bundle, target.dataset)[logits.argmax(axis=1)], (self.repeats, 1))
         found = []
         with track("unlabelled", len(self.pieces) * len(numbers) * self.repeats) as progress:
