@@ -15,7 +15,8 @@ class AdaptOptions:
 
     `beside`: further bundles, or the word imagenet, whose embeddings are concatenated with the bundle's. `few_shot`:
     settings key=value of `FewShotConfig`. `settings`: settings key=value of `UnlabelledConfig`, or of
-    `FewShotFinetuneConfig` with fine-tuning. `allow_new`: labels that the bundle does not know become new classes. `drop_unreadable`: leave out
+    `FewShotFinetuneConfig` with fine-tuning. `allow_new`: labels that the bundle does not know become new classes.
+    `drop_unreadable`: leave out
     unreadable images of the support, and count them.
     """
 
