@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hemalens.adaptation.adapt import adapt
     from hemalens.adaptation.options import AdaptOptions
-    from hemalens.adaptation.suggest import suggest
+    from hemalens.adaptation.suggest import SuggestOptions, suggest
     from hemalens.benchmark.run import benchmark
     from hemalens.bundle.bundle import Bundle, open_bundle
     from hemalens.bundle.default_model import default_model_path
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from hemalens.inference.predict import predict
     from hemalens.inference.predictor import Prediction, Predictor
     from hemalens.runs.evaluate import EvaluateOptions, evaluate
-    from hemalens.runs.folders import RunOptions
     from hemalens.runs.quantize import QuantizeOptions, quantize
     from hemalens.runs.segment import segment
     from hemalens.runs.train import TrainOptions, train
@@ -34,7 +33,7 @@ _PLACES = {
     "Predictor": "hemalens.inference.predictor",
     "QuantizeOptions": "hemalens.runs.quantize",
     "Record": "hemalens.datasets",
-    "RunOptions": "hemalens.runs.folders",
+    "SuggestOptions": "hemalens.adaptation.suggest",
     "TrainOptions": "hemalens.runs.train",
     "adapt": "hemalens.adaptation.adapt",
     "benchmark": "hemalens.benchmark.run",
@@ -59,7 +58,7 @@ __all__ = [
     "Predictor",
     "QuantizeOptions",
     "Record",
-    "RunOptions",
+    "SuggestOptions",
     "TrainOptions",
     "__version__",
     "adapt",

@@ -11,7 +11,7 @@ import pytest
 
 import trained
 from command import Command
-from hemalens import AdaptOptions, RunOptions, adapt
+from hemalens import AdaptOptions, adapt
 from hemalens.bundle.bundle import MODEL
 from hemalens.datasets import open_dataset
 from hemalens.errors import ConfigError, InputError
@@ -34,19 +34,14 @@ def test_with_both_kinds_of_data_the_unlabelled_images_come_first(tmp_path: Path
     support = colour_cells(tmp_path / "support", AWAY, 5, seed=5)
     both = adapt(
         colours.path,
-        run=RunOptions(tmp_path / "both"),
+        out=tmp_path / "both",
         unlabelled=str(away),
         support=f"folder:{support}",
         options=AdaptOptions(few_shot=["normalise=true"], settings=BIAS),
     )
-    first = adapt(
-        colours.path, run=RunOptions(tmp_path / "first"), unlabelled=str(away), options=AdaptOptions(settings=BIAS)
-    )
+    first = adapt(colours.path, out=tmp_path / "first", unlabelled=str(away), options=AdaptOptions(settings=BIAS))
     second = adapt(
-        first.path,
-        run=RunOptions(tmp_path / "second"),
-        support=f"folder:{support}",
-        options=AdaptOptions(few_shot=["normalise=true"]),
+        first.path, out=tmp_path / "second", support=f"folder:{support}", options=AdaptOptions(few_shot=["normalise=true"])
     )
     assert (both.path / MODEL).read_bytes() == (second.path / MODEL).read_bytes()
     manifest = both.manifest
@@ -74,7 +69,7 @@ def test_an_option_without_a_use_is_refused(
     data: dict[str, Any], options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        adapt(tmp_path / "bundle", run=RunOptions(tmp_path / "out"), options=AdaptOptions(**options), **data)
+        adapt(tmp_path / "bundle", out=tmp_path / "out", options=AdaptOptions(**options), **data)
 
 
 @pytest.mark.parametrize("setting", ["prior=true", "standardise=true", "class_balance=true", "pseudo_labels=true"])
@@ -82,7 +77,7 @@ def test_an_option_without_a_use_is_refused(
 def test_an_unknown_step_is_refused_before_any_work(setting: str, support: str | None, tmp_path: Path) -> None:
     options = AdaptOptions(settings=[setting])
     with pytest.raises(ConfigError, match="unknown key"):
-        adapt(tmp_path / "b", run=RunOptions(tmp_path / "out"), unlabelled="y", support=support, options=options)
+        adapt(tmp_path / "b", out=tmp_path / "out", unlabelled="y", support=support, options=options)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -22,7 +22,6 @@ from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import BundleError
 from hemalens.inference.predictor import Predictor
-from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 from hemalens.runs.train import TrainOptions
 
@@ -79,17 +78,14 @@ def away(cells: Path) -> str:
 @pytest.fixture(scope="module")
 def sized(base: Bundle, away: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Adapted as it is by default."""
-    return adapt(base.path, run=RunOptions(tmp_path_factory.mktemp("sized") / "bundle"), unlabelled=away)
+    return adapt(base.path, out=tmp_path_factory.mktemp("sized") / "bundle", unlabelled=away)
 
 
 @pytest.fixture(scope="module")
 def by_size(base: Bundle, away: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Adapted by the size of the nuclei alone."""
     return adapt(
-        base.path,
-        run=RunOptions(tmp_path_factory.mktemp("by size") / "bundle"),
-        unlabelled=away,
-        options=AdaptOptions(settings=SIZE),
+        base.path, out=tmp_path_factory.mktemp("by size") / "bundle", unlabelled=away, options=AdaptOptions(settings=SIZE)
     )
 
 
@@ -185,9 +181,7 @@ def test_sizes_are_weighed_by_student_s_density_on_logits_as_soft_as_they_were_t
 
 
 def test_the_bias_comes_behind_the_sizes(base: Bundle, by_size: Bundle, away: str, tmp_path: Path) -> None:
-    made = adapt(
-        base.path, run=RunOptions(tmp_path / "made"), unlabelled=away, options=AdaptOptions(settings=["batch_norm=false"])
-    )
+    made = adapt(base.path, out=tmp_path / "made", unlabelled=away, options=AdaptOptions(settings=["batch_norm=false"]))
     assert made.manifest.unlabelled is not None
     assert made.manifest.unlabelled.bias is not None
     weighed = _answered(by_size, open_dataset(away))[0] * np.exp(made.manifest.unlabelled.bias)
@@ -209,12 +203,7 @@ def test_a_laboratory_at_another_magnification_is_answered_alike(
     scaled = open_dataset(f"folder:{folder}")
     assert [r.path.name for r in scaled.records] == [r.path.name for r in dataset.records]
     made = [
-        adapt(
-            base.path,
-            run=RunOptions(tmp_path / str(i)),
-            unlabelled=spec,
-            options=AdaptOptions(settings=["batch_norm=false"]),
-        )
+        adapt(base.path, out=tmp_path / str(i), unlabelled=spec, options=AdaptOptions(settings=["batch_norm=false"]))
         for i, spec in enumerate((away, str(folder)))
     ]
     typical = [bundle.manifest.unlabelled.typical_nucleus_px for bundle in made if bundle.manifest.unlabelled]
@@ -234,7 +223,7 @@ def test_a_bundle_that_does_not_know_sizes_leaves_them_out_by_default_and_says_s
     whole: Bundle, away: str, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    made = adapt(whole.path, run=RunOptions(tmp_path / "made"), unlabelled=away, say=said.append)
+    made = adapt(whole.path, out=tmp_path / "made", unlabelled=away, say=said.append)
     assert said[0].startswith(UNKNOWN)
     how = made.manifest.unlabelled
     assert how is not None
@@ -242,11 +231,7 @@ def test_a_bundle_that_does_not_know_sizes_leaves_them_out_by_default_and_says_s
     assert made.manifest.embedding_size == whole.manifest.embedding_size
     said.clear()
     adapt(
-        whole.path,
-        run=RunOptions(tmp_path / "silent"),
-        unlabelled=away,
-        options=AdaptOptions(settings=["size=false"]),
-        say=said.append,
+        whole.path, out=tmp_path / "silent", unlabelled=away, options=AdaptOptions(settings=["size=false"]), say=said.append
     )
     assert not any("size" in line for line in said)
 
@@ -266,9 +251,9 @@ def test_a_bundle_that_does_not_know_sizes_is_refused_where_they_are_asked_for(
 def test_sizes_count_once(sized: Bundle, away: str, tmp_path: Path) -> None:
     """By default they are left out the second time, and what the first time made of them stays."""
     with pytest.raises(BundleError, match=COUNTED):
-        adapt(sized.path, run=RunOptions(tmp_path / "no"), unlabelled=away, options=AdaptOptions(settings=["size=true"]))
+        adapt(sized.path, out=tmp_path / "no", unlabelled=away, options=AdaptOptions(settings=["size=true"]))
     said: list[str] = []
-    again = adapt(sized.path, run=RunOptions(tmp_path / "again"), unlabelled=away, say=said.append)
+    again = adapt(sized.path, out=tmp_path / "again", unlabelled=away, say=said.append)
     assert said[0].startswith(COUNTED)
     assert again.manifest.embedding_size == sized.manifest.embedding_size
     assert again.manifest.parity <= 1e-3
@@ -281,13 +266,11 @@ def test_a_bundle_that_counts_sizes_is_adapted_further_and_goes_on_knowing_it(
     by_size: Bundle, away: str, tmp_path: Path, piece: str
 ) -> None:
     settings = trained.settings({"batch_norm": False, "class_bias": False} | {piece: True})
-    twice = adapt(
-        by_size.path, run=RunOptions(tmp_path / "twice"), unlabelled=away, options=AdaptOptions(settings=settings)
-    )
+    twice = adapt(by_size.path, out=tmp_path / "twice", unlabelled=away, options=AdaptOptions(settings=settings))
     assert twice.manifest.parity <= 1e-3
     assert twice.manifest.embedding_size == by_size.manifest.embedding_size
     with pytest.raises(BundleError, match=COUNTED):
-        adapt(twice.path, run=RunOptions(tmp_path / "no"), unlabelled=away, options=AdaptOptions(settings=["size=true"]))
+        adapt(twice.path, out=tmp_path / "no", unlabelled=away, options=AdaptOptions(settings=["size=true"]))
 
 
 # ------------------------------------------------------------------------------------------------------ what comes then
@@ -295,9 +278,7 @@ def test_a_bundle_that_counts_sizes_is_adapted_further_and_goes_on_knowing_it(
 
 def test_a_few_labelled_cells_teach_it_on(sized: Bundle, away: str, tmp_path: Path) -> None:
     for rule in ("base", "prototype"):
-        made = adapt(
-            sized.path, run=RunOptions(tmp_path / rule), support=away, options=AdaptOptions(few_shot=[f"rule={rule}"])
-        )
+        made = adapt(sized.path, out=tmp_path / rule, support=away, options=AdaptOptions(few_shot=[f"rule={rule}"]))
         assert made.manifest.parity <= 1e-3
         assert made.manifest.embedding_size == sized.manifest.embedding_size
         how, before = made.manifest.unlabelled, sized.manifest.unlabelled
@@ -306,35 +287,31 @@ def test_a_few_labelled_cells_teach_it_on(sized: Bundle, away: str, tmp_path: Pa
         assert how.typical_nucleus_px == before.typical_nucleus_px
         assert how.bias == (before.bias if rule == "base" else None), "a new classifier has no bias"
         with pytest.raises(BundleError, match=COUNTED):
-            adapt(made.path, run=RunOptions(tmp_path / "no"), unlabelled=away, options=AdaptOptions(settings=["size=true"]))
+            adapt(made.path, out=tmp_path / "no", unlabelled=away, options=AdaptOptions(settings=["size=true"]))
         answers, dataset = _answered(made, open_dataset(away))[0].argmax(axis=1), open_dataset(away)
         assert (answers == dataset.targets).mean() > 0.8
 
 
 def test_images_and_labelled_cells_at_once(base: Bundle, by_size: Bundle, away: str, tmp_path: Path) -> None:
-    both = adapt(
-        base.path, run=RunOptions(tmp_path / "both"), unlabelled=away, support=away, options=AdaptOptions(settings=SIZE)
-    )
+    both = adapt(base.path, out=tmp_path / "both", unlabelled=away, support=away, options=AdaptOptions(settings=SIZE))
     assert both.manifest.unlabelled == by_size.manifest.unlabelled
-    assert both.graph_bytes == adapt(by_size.path, run=RunOptions(tmp_path / "second"), support=away).graph_bytes
+    assert both.graph_bytes == adapt(by_size.path, out=tmp_path / "second", support=away).graph_bytes
 
 
 def test_labelled_cells_first_leave_the_sizes_known_while_the_classes_stay(
     base: Bundle, away: str, cells: Path, tmp_path: Path
 ) -> None:
-    learned = adapt(base.path, run=RunOptions(tmp_path / "learned"), support=away)
+    learned = adapt(base.path, out=tmp_path / "learned", support=away)
     assert learned.manifest.nucleus_sizes == base.manifest.nucleus_sizes
     made = adapt(
         learned.path,
-        run=RunOptions(tmp_path / "made"),
+        out=tmp_path / "made",
         unlabelled=away,
         options=AdaptOptions(settings=["batch_norm=false", "size=true"]),
     )
     assert made.manifest.parity <= 1e-3
     some = f"folder:{_only(cells / 'away' / 'lab_a' / 'images', tmp_path / 'some', ('neutrophil', 'monocyte'))}"
-    fewer = adapt(
-        base.path, run=RunOptions(tmp_path / "fewer"), support=some, options=AdaptOptions(few_shot=["rule=prototype"])
-    )
+    fewer = adapt(base.path, out=tmp_path / "fewer", support=some, options=AdaptOptions(few_shot=["rule=prototype"]))
     assert fewer.manifest.nucleus_sizes == ()
 
 
@@ -377,10 +354,7 @@ def test_int8_comes_before_the_sizes(by_size: Bundle, away: str, tmp_path: Path)
 def test_a_smaller_bundle_knows_the_sizes_too(base: Bundle, away: str, tmp_path: Path, precision: Any) -> None:
     small = quantize(base.path, away, out=tmp_path / precision, precision=precision, options=QuantizeOptions(n_images=8))
     made = adapt(
-        small.path,
-        run=RunOptions(tmp_path / "made"),
-        unlabelled=away,
-        options=AdaptOptions(settings=["batch_norm=false", "size=true"]),
+        small.path, out=tmp_path / "made", unlabelled=away, options=AdaptOptions(settings=["batch_norm=false", "size=true"])
     )
     assert made.manifest.parity <= 1e-3
     assert made.manifest.embedding_size == base.manifest.embedding_size + 1

@@ -19,7 +19,6 @@ from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError, ConfigError, InputError
 from hemalens.inference.predictor import Predictor, list_images
-from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import quantize
 from trained import Colour, colour_cells
 
@@ -46,7 +45,7 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def leaning(base: Bundle, away: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return adapt(
         base.path,
-        run=RunOptions(tmp_path_factory.mktemp("leaning") / "bundle"),
+        out=tmp_path_factory.mktemp("leaning") / "bundle",
         unlabelled=str(away),
         options=AdaptOptions(settings=LEANING),
     )
@@ -88,7 +87,7 @@ def test_the_bundle_answers_as_the_formula_and_says_so(base: Bundle, leaning: Bu
 def test_what_stands_beside_makes_neighbours_the_default(base: Bundle, away: Path, tmp_path: Path) -> None:
     made = adapt(
         base.path,
-        run=RunOptions(tmp_path / "made"),
+        out=tmp_path / "made",
         unlabelled=str(away),
         options=AdaptOptions(beside=["imagenet", base.path], settings=ALONE),
     )
@@ -101,16 +100,16 @@ def test_what_stands_beside_makes_neighbours_the_default(base: Bundle, away: Pat
     with pytest.raises(ConfigError, match="--beside needs neighbours=true"):
         adapt(
             base.path,
-            run=RunOptions(tmp_path / "no"),
+            out=tmp_path / "no",
             unlabelled=str(away),
             options=AdaptOptions(beside=[base.path], settings=[ALONE[0], "neighbours=false"]),
         )
     # labelled cells go on from there, each part counting alike
-    taught = adapt(made.path, run=RunOptions(tmp_path / "taught"), support=f"folder:{away}")
+    taught = adapt(made.path, out=tmp_path / "taught", support=f"folder:{away}")
     assert taught.manifest.embedding_parts == (3, 3, 3)
     both = adapt(
         base.path,
-        run=RunOptions(tmp_path / "both"),
+        out=tmp_path / "both",
         unlabelled=str(away),
         support=f"folder:{away}",
         options=AdaptOptions(beside=["imagenet", base.path], settings=ALONE),
@@ -120,19 +119,12 @@ def test_what_stands_beside_makes_neighbours_the_default(base: Bundle, away: Pat
 
 def test_it_counts_one_laboratory_of_enough_images(base: Bundle, leaning: Bundle, away: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="has neighbours from an earlier adaptation"):
-        adapt(
-            leaning.path, run=RunOptions(tmp_path / "twice"), unlabelled=str(away), options=AdaptOptions(settings=ALONE[:1])
-        )
+        adapt(leaning.path, out=tmp_path / "twice", unlabelled=str(away), options=AdaptOptions(settings=ALONE[:1]))
     few = colour_cells(tmp_path / "few", AWAY, 8, seed=3)
     with pytest.raises(InputError, match="'few' has too few images to adapt to; expected at least 32 different"):
-        adapt(base.path, run=RunOptions(tmp_path / "no"), unlabelled=str(few), options=AdaptOptions(settings=LEANING))
+        adapt(base.path, out=tmp_path / "no", unlabelled=str(few), options=AdaptOptions(settings=LEANING))
     with pytest.raises(ConfigError, match="neighbour_weight needs neighbours"):
-        adapt(
-            base.path,
-            run=RunOptions(tmp_path / "no"),
-            unlabelled=str(away),
-            options=AdaptOptions(settings=["neighbour_weight=2"]),
-        )
+        adapt(base.path, out=tmp_path / "no", unlabelled=str(away), options=AdaptOptions(settings=["neighbour_weight=2"]))
     with pytest.raises(BundleError, match="int8"):
         quantize(leaning.path, f"folder:{away}", out=tmp_path / "no")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few"]
@@ -142,7 +134,7 @@ def test_the_graph_holds_no_more_images_than_it_should(
     base: Bundle, away: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hemalens.adaptation.unlabelled.MAX_IMAGES", 33)
-    made = adapt(base.path, run=RunOptions(tmp_path / "made"), unlabelled=str(away), options=AdaptOptions(settings=LEANING))
+    made = adapt(base.path, out=tmp_path / "made", unlabelled=str(away), options=AdaptOptions(settings=LEANING))
     (kept,) = [t for t in made.graph.graph.initializer if t.name.startswith("neighbour_points")]
     assert list(kept.dims) == [3, 33]
     assert made.manifest.unlabelled is not None

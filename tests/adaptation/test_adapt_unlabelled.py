@@ -26,7 +26,6 @@ from hemalens.errors import BundleError, DatasetError, InputError, OutputError
 from hemalens.graphs.batch_norm import OP_TYPE, has_batch_norm
 from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.inference.predictor import Predictor, list_images
-from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 from networks import conv_bundle
 from trained import Colour, colour_cells
@@ -68,7 +67,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
 def renormed(network: Bundle, drawn: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return adapt(
         network.path,
-        run=RunOptions(tmp_path_factory.mktemp("bn") / "bundle"),
+        out=tmp_path_factory.mktemp("bn") / "bundle",
         unlabelled=drawn,
         options=AdaptOptions(settings=BATCH_NORM),
     )
@@ -121,16 +120,9 @@ def test_batch_norm_follows_the_images_and_nothing_else_changes(network: Bundle,
 
 def test_the_seed_draws_the_batches(network: Bundle, renormed: Bundle, drawn: str, tmp_path: Path) -> None:
     """Images of one class lie together; batches in that order would make every class the mean."""
-    again = adapt(
-        network.path, run=RunOptions(tmp_path / "again"), unlabelled=drawn, options=AdaptOptions(settings=BATCH_NORM)
-    )
+    again = adapt(network.path, out=tmp_path / "again", unlabelled=drawn, options=AdaptOptions(settings=BATCH_NORM))
     assert (again.path / MODEL).read_bytes() == (renormed.path / MODEL).read_bytes()
-    other = adapt(
-        network.path,
-        run=RunOptions(tmp_path / "other", seed=1),
-        unlabelled=drawn,
-        options=AdaptOptions(settings=BATCH_NORM),
-    )
+    other = adapt(network.path, out=tmp_path / "other", seed=1, unlabelled=drawn, options=AdaptOptions(settings=BATCH_NORM))
     assert (other.path / MODEL).read_bytes() != (renormed.path / MODEL).read_bytes()
     apart = np.abs(_answered(other, drawn)[0] - _answered(renormed, drawn)[0]).max()
     assert 0 < apart < 0.3
@@ -139,16 +131,14 @@ def test_the_seed_draws_the_batches(network: Bundle, renormed: Bundle, drawn: st
 def test_a_quantised_bundle_keeps_the_adaptation_and_has_no_batch_norm_to_adapt(
     network: Bundle, drawn: str, tmp_path: Path
 ) -> None:
-    made = adapt(network.path, run=RunOptions(tmp_path / "out"), unlabelled=drawn, options=AdaptOptions(settings=BIAS))
+    made = adapt(network.path, out=tmp_path / "out", unlabelled=drawn, options=AdaptOptions(settings=BIAS))
     assert 0 <= made.manifest.parity <= 1e-3
     np.testing.assert_allclose(_answered(made, drawn)[0].sum(axis=1), 1, atol=1e-5)
     small = quantize(made.path, drawn, out=tmp_path / "small", options=QuantizeOptions(n_images=8))
     assert small.manifest.unlabelled == made.manifest.unlabelled
     with pytest.raises(BundleError, match="no batch norm"):
-        adapt(small.path, run=RunOptions(tmp_path / "no"), unlabelled=drawn)
-    assert adapt(
-        small.path, run=RunOptions(tmp_path / "yes"), unlabelled=drawn, options=AdaptOptions(settings=BIAS)
-    ).seen_unlabelled
+        adapt(small.path, out=tmp_path / "no", unlabelled=drawn)
+    assert adapt(small.path, out=tmp_path / "yes", unlabelled=drawn, options=AdaptOptions(settings=BIAS)).seen_unlabelled
 
 
 # --------------------------------------------------------------------------------------------------------- the bundle
@@ -188,7 +178,7 @@ def test_the_manifest_says_how_it_came_to_be(network: Bundle, renormed: Bundle, 
 def test_a_test_on_those_images_is_transductive_and_on_others_it_is_not(
     colours: Bundle, away: Path, tmp_path: Path, hemalens: Command
 ) -> None:
-    bundle = adapt(colours.path, run=RunOptions(tmp_path / "b"), unlabelled=str(away), options=AdaptOptions(settings=BIAS))
+    bundle = adapt(colours.path, out=tmp_path / "b", unlabelled=str(away), options=AdaptOptions(settings=BIAS))
     fresh = colour_cells(tmp_path / "fresh", AWAY, 4, seed=9, noise=15)
     for folder, transductive in ((away, True), (fresh, False)):
         report = evaluate(bundle.path, f"folder:{folder}", out=tmp_path / f"{transductive}", n_occluded=0)
@@ -204,7 +194,7 @@ def test_labels_are_not_read(colours: Bundle, away: Path, tmp_path: Path) -> Non
     for i, path in enumerate(list_images(away)):
         shutil.copy(path, heap / f"{i:03d}.png")
     made = [
-        adapt(colours.path, run=RunOptions(tmp_path / f"out {i}"), unlabelled=spec, options=AdaptOptions(settings=BIAS))
+        adapt(colours.path, out=tmp_path / f"out {i}", unlabelled=spec, options=AdaptOptions(settings=BIAS))
         for i, spec in enumerate((str(away), f"folder:{away}", f"folder:{heap}"))
     ]
     for other in made[1:]:
@@ -219,11 +209,7 @@ def test_copies_and_unreadable_images_are_counted_and_left_out(colours: Bundle, 
     (folder / "empty.png").write_bytes(b"")
     (folder / "half.png").write_bytes(whole.read_bytes()[:-300])
     bundle = adapt(
-        colours.path,
-        run=RunOptions(tmp_path / "out"),
-        unlabelled=str(folder),
-        options=AdaptOptions(settings=BIAS),
-        say=said.append,
+        colours.path, out=tmp_path / "out", unlabelled=str(folder), options=AdaptOptions(settings=BIAS), say=said.append
     )
     assert bundle.manifest.unlabelled is not None
     assert (bundle.manifest.unlabelled.n_images, bundle.manifest.unlabelled.n_unreadable) == (40, 2)
@@ -239,32 +225,15 @@ def test_few_images_and_images_of_the_training_are_told_and_fewer_than_eight_ref
 ) -> None:
     few = colour_cells(tmp_path / "few", AWAY, 3, seed=4)
     said: list[str] = []
-    adapt(
-        colours.path,
-        run=RunOptions(tmp_path / "nine"),
-        unlabelled=str(few),
-        options=AdaptOptions(settings=BIAS),
-        say=said.append,
-    )
+    adapt(colours.path, out=tmp_path / "nine", unlabelled=str(few), options=AdaptOptions(settings=BIAS), say=said.append)
     assert any("9 images are few" in line for line in said)
     for path in list_images(few)[:2]:
         path.write_bytes(b"")
     with pytest.raises(InputError, match=r"'few' has too few images to adapt to; expected at least 8 different.*got 7"):
-        adapt(
-            colours.path,
-            run=RunOptions(tmp_path / "seven"),
-            unlabelled=str(few),
-            options=AdaptOptions(settings=BIAS),
-        )
+        adapt(colours.path, out=tmp_path / "seven", unlabelled=str(few), options=AdaptOptions(settings=BIAS))
     home = colour_cells(tmp_path / "home", HOME, 10, seed=0, noise=15)
     said.clear()
-    adapt(
-        colours.path,
-        run=RunOptions(tmp_path / "own"),
-        unlabelled=str(home),
-        options=AdaptOptions(settings=BIAS),
-        say=said.append,
-    )
+    adapt(colours.path, out=tmp_path / "own", unlabelled=str(home), options=AdaptOptions(settings=BIAS), say=said.append)
     assert any("30 image(s) are training images" in line for line in said)
 
 
@@ -273,7 +242,7 @@ def test_the_bundle_s_stages_come_first(tmp_path: Path) -> None:
     cells = open_dataset(f"folder:{colour_cells(tmp_path / 'home', HOME, 5, seed=0)}").through((stage,))
     base = conv_bundle(tmp_path / "base", cells)
     fresh = colour_cells(tmp_path / "fresh", AWAY, 4, seed=1)
-    bundle = adapt(base.path, run=RunOptions(tmp_path / "out"), unlabelled=str(fresh), options=AdaptOptions(settings=BIAS))
+    bundle = adapt(base.path, out=tmp_path / "out", unlabelled=str(fresh), options=AdaptOptions(settings=BIAS))
     assert bundle.manifest.before_graph == base.manifest.before_graph
     assert bundle.seen_unlabelled == _digests(fresh)
 
@@ -295,26 +264,16 @@ def test_what_is_no_data_or_would_overwrite_is_refused(colours: Bundle, away: Pa
     out = tmp_path / "out"
     for spec, message in (("foldr:x", "unknown dataset 'foldr'"), ("nothing", "cannot read the dataset name")):
         with pytest.raises(DatasetError, match=message):
-            adapt(colours.path, run=RunOptions(out), unlabelled=spec, options=AdaptOptions(settings=BIAS))
+            adapt(colours.path, out=out, unlabelled=spec, options=AdaptOptions(settings=BIAS))
     with pytest.raises(DatasetError, match="there is no image or folder"):
-        adapt(
-            colours.path,
-            run=RunOptions(out),
-            unlabelled=f"folder:{tmp_path / 'gone'}",
-            options=AdaptOptions(settings=BIAS),
-        )
+        adapt(colours.path, out=out, unlabelled=f"folder:{tmp_path / 'gone'}", options=AdaptOptions(settings=BIAS))
     assert _names(tmp_path) == set()
-    adapt(colours.path, run=RunOptions(out), unlabelled=str(away), options=AdaptOptions(settings=BIAS))
+    adapt(colours.path, out=out, unlabelled=str(away), options=AdaptOptions(settings=BIAS))
     with pytest.raises(OutputError, match="exists already"):
-        adapt(colours.path, run=RunOptions(out), unlabelled=str(away), options=AdaptOptions(settings=BIAS))
-    adapt(out, run=RunOptions(out, overwrite=True), unlabelled=str(away), options=AdaptOptions(settings=BIAS))
+        adapt(colours.path, out=out, unlabelled=str(away), options=AdaptOptions(settings=BIAS))
+    adapt(out, out=out, overwrite=True, unlabelled=str(away), options=AdaptOptions(settings=BIAS))
     with pytest.raises(OutputError, match="holds something else than a bundle"):
-        adapt(
-            colours.path,
-            run=RunOptions(away, overwrite=True),
-            unlabelled=str(away),
-            options=AdaptOptions(settings=BIAS),
-        )
+        adapt(colours.path, out=away, overwrite=True, unlabelled=str(away), options=AdaptOptions(settings=BIAS))
 
 
 # ---------------------------------------------------------------------------------------------------------------- CLI
@@ -350,10 +309,9 @@ sys.meta_path.insert(0, Blocker())
 from pathlib import Path
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
-from hemalens.runs.folders import RunOptions
 base, images, out = sys.argv[1:]
 for name, settings in (("first", ()), ("second", ["class_bias=false"])):
-    made = adapt(Path(base), run=RunOptions(Path(out) / name), unlabelled=images, options=AdaptOptions(settings=settings))
+    made = adapt(Path(base), out=Path(out) / name, unlabelled=images, options=AdaptOptions(settings=settings))
     print(made.manifest.unlabelled.n_images)
 """
 

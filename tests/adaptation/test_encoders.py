@@ -24,7 +24,6 @@ from hemalens.errors import SplitError
 from hemalens.graphs import build as graphs
 from hemalens.inference.predictor import Predictor, list_images
 from hemalens.report import JSON_NAME, read_report
-from hemalens.runs.folders import RunOptions
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -102,9 +101,7 @@ def test_the_imagenet_network_is_the_packaged_one_as_it_is(base: Bundle) -> None
 def test_the_word_imagenet_adapts_with_and_without_images_before(
     base: Bundle, away: Path, small_imagenet: None, tmp_path: Path
 ) -> None:
-    made = adapt(
-        base.path, run=RunOptions(tmp_path / "one"), support=f"folder:{away}", options=AdaptOptions(beside=[IMAGENET])
-    )
+    made = adapt(base.path, out=tmp_path / "one", support=f"folder:{away}", options=AdaptOptions(beside=[IMAGENET]))
     assert made.manifest.adaptation is not None
     assert made.manifest.adaptation.beside == ("imagenet",)
     assert len(made.manifest.adaptation.base_model_sha256) == 2
@@ -115,7 +112,7 @@ def test_the_word_imagenet_adapts_with_and_without_images_before(
     settings = ["batch_norm=false", "size=false"]
     both = adapt(
         base.path,
-        run=RunOptions(tmp_path / "two"),
+        out=tmp_path / "two",
         unlabelled=str(away),
         support=f"folder:{away}",
         options=AdaptOptions(beside=[IMAGENET], settings=settings),
@@ -145,10 +142,7 @@ def test_k_shot_with_another_beside_is_what_adapting_gives(base: Bundle, other: 
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(record.path.read_bytes())
         made = adapt(
-            base.path,
-            run=RunOptions(tmp_path / f"bundle_{i}"),
-            support=f"folder:{support}",
-            options=AdaptOptions(beside=[other.path]),
+            base.path, out=tmp_path / f"bundle_{i}", support=f"folder:{support}", options=AdaptOptions(beside=[other.path])
         )
         asked = [cells.records[row] for row in np.flatnonzero(episode.query)]
         answers = [p.label for p in Predictor(made).predict([record.path for record in asked])]

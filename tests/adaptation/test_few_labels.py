@@ -30,7 +30,6 @@ from hemalens.datasets import open_dataset
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import ConfigError, ImageError, InputError, LabelError, OutputError, SplitError
 from hemalens.inference.predictor import Predictor, list_images
-from hemalens.runs.folders import RunOptions
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -59,7 +58,7 @@ def support(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapted(base: Bundle, support: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return adapt(base.path, run=RunOptions(tmp_path_factory.mktemp("adapted") / "bundle"), support=f"folder:{support}")
+    return adapt(base.path, out=tmp_path_factory.mktemp("adapted") / "bundle", support=f"folder:{support}")
 
 
 @pytest.fixture
@@ -151,7 +150,7 @@ def test_the_manifest_says_how_it_was_adapted(base: Bundle, adapted: Bundle, sup
 
 def test_the_expected_accuracy_is_that_of_leaving_each_image_out(base: Bundle, tmp_path: Path) -> None:
     folder = colour_cells(tmp_path / "noisy", AWAY, {"monocyte": 7, "lymphocyte": 9, "neutrophil": 12}, seed=3, noise=35)
-    manifest = adapt(base.path, run=RunOptions(tmp_path / "out"), support=f"folder:{folder}").manifest
+    manifest = adapt(base.path, out=tmp_path / "out", support=f"folder:{folder}").manifest
     assert manifest.adaptation is not None
     expected = manifest.adaptation.expected
     colours, labels = _cells(folder)
@@ -187,14 +186,14 @@ def test_a_support_large_and_plain_enough_tells(base: Bundle, adapted: Bundle) -
 
 def test_a_small_support_says_that_it_tells_nothing(base: Bundle, tmp_path: Path) -> None:
     few = colour_cells(tmp_path / "few", AWAY, {"monocyte": 1, "lymphocyte": 3, "neutrophil": 2}, seed=4)
-    manifest = adapt(base.path, run=RunOptions(tmp_path / "few bundle"), support=f"folder:{few}").manifest
+    manifest = adapt(base.path, out=tmp_path / "few bundle", support=f"folder:{few}").manifest
     assert manifest.adaptation is not None
     expected = manifest.adaptation.expected
     assert (expected.n, expected.tells) == (5, False)
     for reason in ("one image (or group) of monocyte", "interval is wider", "majority rate (0.60)"):
         assert reason in expected.verdict
     lone = colour_cells(tmp_path / "lone", AWAY, 1, seed=5)
-    manifest = adapt(base.path, run=RunOptions(tmp_path / "lone bundle"), support=f"folder:{lone}").manifest
+    manifest = adapt(base.path, out=tmp_path / "lone bundle", support=f"folder:{lone}").manifest
     assert manifest.adaptation is not None
     nothing = manifest.adaptation.expected
     assert (nothing.n, nothing.accuracy, nothing.low, nothing.high, nothing.tells) == (0, None, None, None, False)
@@ -211,7 +210,7 @@ def test_images_of_one_patient_do_not_vouch_for_each_other(base: Bundle, tmp_pat
         for i, path in enumerate(list_images(folder)):
             patient = "one" if path.parent.name == "monocyte" else f"{path.parent.name} {i % 2}"
             table.writerow([path.relative_to(tmp_path), path.parent.name, patient])
-    manifest = adapt(base.path, run=RunOptions(tmp_path / "out"), support=f"csv:{tmp_path / 'cells.csv'}").manifest
+    manifest = adapt(base.path, out=tmp_path / "out", support=f"csv:{tmp_path / 'cells.csv'}").manifest
     assert manifest.adaptation is not None
     assert manifest.adaptation.expected.n == 8
     assert "one image (or group) of monocyte" in manifest.adaptation.expected.verdict
@@ -231,9 +230,7 @@ def test_images_of_one_patient_do_not_vouch_for_each_other(base: Bundle, tmp_pat
 def test_every_way_to_classify_gives_a_bundle_that_serves_it(
     base: Bundle, support: Path, tmp_path: Path, settings: list[str]
 ) -> None:
-    bundle = adapt(
-        base.path, run=RunOptions(tmp_path / "out"), support=f"folder:{support}", options=AdaptOptions(few_shot=settings)
-    )
+    bundle = adapt(base.path, out=tmp_path / "out", support=f"folder:{support}", options=AdaptOptions(few_shot=settings))
     fresh = colour_cells(tmp_path / "fresh", AWAY, 5, seed=7)
     answers = _answers(bundle, fresh)
     assert np.mean([a == path.parent.name for a, path in zip(answers, list_images(fresh), strict=True)]) > 0.9
@@ -255,8 +252,7 @@ from pathlib import Path
 base, support, bundle, images = sys.argv[1:]
 from hemalens import predict
 from hemalens.adaptation.adapt import adapt
-from hemalens.runs.folders import RunOptions
-adapt(Path(base), run=RunOptions(Path(bundle)), support=f"folder:{support}")
+adapt(Path(base), out=Path(bundle), support=f"folder:{support}")
 found = predict(Path(bundle), images, out=Path(bundle).parent / "answers.csv")
 print(json.dumps(found.by_label))
 """
@@ -287,7 +283,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def enlarged(base: Bundle, odd: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return adapt(
         base.path,
-        run=RunOptions(tmp_path_factory.mktemp("enlarged") / "bundle"),
+        out=tmp_path_factory.mktemp("enlarged") / "bundle",
         support=f"folder:{odd}",
         options=AdaptOptions(allow_new=True),
     )
@@ -299,7 +295,7 @@ def test_new_classes_are_learned_only_when_asked_for(base: Bundle, odd: Path, tm
         match=r"label\(s\) unknown to the bundle: 'blast' \(4\), 'my odd cell' \(4\); expected neutrophil, lymphocyte, "
         "monocyte.*--allow-new",
     ):
-        adapt(base.path, run=RunOptions(tmp_path / "out"), support=f"folder:{odd}")
+        adapt(base.path, out=tmp_path / "out", support=f"folder:{odd}")
     assert _names(tmp_path) == set()
 
 
@@ -318,7 +314,7 @@ def test_new_classes_stand_behind_the_known_ones(enlarged: Bundle, odd: Path) ->
 def test_a_user_s_word_for_a_known_class_is_that_class(base: Bundle, tmp_path: Path) -> None:
     words = {"Segmented neutrophils": HOME["neutrophil"], "Lymphocyte": HOME["lymphocyte"]}
     folder = colour_cells(tmp_path / "words", words, 3, seed=10)
-    assert adapt(base.path, run=RunOptions(tmp_path / "out"), support=f"folder:{folder}").manifest.labels == (
+    assert adapt(base.path, out=tmp_path / "out", support=f"folder:{folder}").manifest.labels == (
         "neutrophil",
         "lymphocyte",
     )
@@ -327,11 +323,11 @@ def test_a_user_s_word_for_a_known_class_is_that_class(base: Bundle, tmp_path: P
 def test_a_published_set_s_other_cells_are_left_out_as_everywhere(base: Bundle, tmp_path: Path) -> None:
     synthesize(tmp_path / "drawn", n_per_class=2, laboratories=("lab_b",), cell_types=("neutrophil", "lymphocyte", "blast"))
     spec, said = f"synthetic:{tmp_path / 'drawn' / 'lab_b'}", []
-    bundle = adapt(base.path, run=RunOptions(tmp_path / "without"), support=spec, say=said.append)
+    bundle = adapt(base.path, out=tmp_path / "without", support=spec, say=said.append)
     assert bundle.manifest.labels == ("neutrophil", "lymphocyte")
     assert any("2 image(s) outside five_class: " in text for text in said)
     assert bundle.manifest.synthetic
-    bundle = adapt(base.path, run=RunOptions(tmp_path / "with"), support=spec, options=AdaptOptions(allow_new=True))
+    bundle = adapt(base.path, out=tmp_path / "with", support=spec, options=AdaptOptions(allow_new=True))
     assert bundle.manifest.labels == ("neutrophil", "lymphocyte", "blast")
 
 
@@ -339,7 +335,7 @@ def test_classes_that_are_not_in_the_support_are_told(base: Bundle, support: Pat
     shutil.copytree(support, tmp_path / "two")
     shutil.rmtree(tmp_path / "two" / "lymphocyte")
     said: list[str] = []
-    bundle = adapt(base.path, run=RunOptions(tmp_path / "out"), support=f"folder:{tmp_path / 'two'}", say=said.append)
+    bundle = adapt(base.path, out=tmp_path / "out", support=f"folder:{tmp_path / 'two'}", say=said.append)
     assert bundle.manifest.labels == ("neutrophil", "monocyte")
     assert any("no labelled cell of lymphocyte; the adapted bundle cannot predict" in text for text in said)
     assert set(_answers(bundle, support)) <= {"neutrophil", "monocyte"}
@@ -349,7 +345,7 @@ def test_where_nothing_is_asked_what_the_bundle_knew_stays(base: Bundle, support
     shutil.copytree(support, tmp_path / "two")
     shutil.rmtree(tmp_path / "two" / "lymphocyte")
     said: list[str] = []
-    bundle = run(base.path, run=RunOptions(tmp_path / "out"), support=f"folder:{tmp_path / 'two'}", say=said.append)
+    bundle = run(base.path, out=tmp_path / "out", support=f"folder:{tmp_path / 'two'}", say=said.append)
     manifest = bundle.manifest
     assert manifest.labels == base.manifest.labels
     assert manifest.adaptation is not None
@@ -360,7 +356,7 @@ def test_where_nothing_is_asked_what_the_bundle_knew_stays(base: Bundle, support
         np.mean([a == path.parent.name for a, path in zip(_answers(bundle, support), list_images(support), strict=True)])
         > 0.6
     )
-    more = run(base.path, run=RunOptions(tmp_path / "more"), support=f"folder:{odd}", options=AdaptOptions(allow_new=True))
+    more = run(base.path, out=tmp_path / "more", support=f"folder:{odd}", options=AdaptOptions(allow_new=True))
     assert more.manifest.labels == (*base.manifest.labels, "blast", "my odd cell")
     assert _answers(more, odd).count("my odd cell") >= 3
 
@@ -370,10 +366,7 @@ def test_beside_others_the_first_bundle_s_head_stays(base: Bundle, enlarged: Bun
     shutil.copytree(support, tmp_path / "two")
     shutil.rmtree(tmp_path / "two" / "lymphocyte")
     bundle = run(
-        base.path,
-        run=RunOptions(tmp_path / "out"),
-        support=f"folder:{tmp_path / 'two'}",
-        options=AdaptOptions(beside=[enlarged.path]),
+        base.path, out=tmp_path / "out", support=f"folder:{tmp_path / 'two'}", options=AdaptOptions(beside=[enlarged.path])
     )
     manifest = bundle.manifest
     assert manifest.labels == base.manifest.labels
@@ -390,7 +383,7 @@ def test_beside_others_the_first_bundle_s_head_stays(base: Bundle, enlarged: Bun
     for rule, out in (("base", "again"), ("prototype", "anew")):
         again = run(
             bundle.path,
-            run=RunOptions(tmp_path / out),
+            out=tmp_path / out,
             support=f"folder:{support}",
             options=AdaptOptions(beside=[base.path], few_shot=[f"rule={rule}"]),
         )
@@ -425,7 +418,7 @@ def test_an_adapted_bundle_is_adapted_again(enlarged: Bundle, base: Bundle, odd:
     third = {name: colour[::-1] for name, colour in ODD.items() if name != "monocyte"}
     folder = colour_cells(tmp_path / "third", third, 4, seed=12)
     said: list[str] = []
-    again = adapt(enlarged.path, run=RunOptions(tmp_path / "out"), support=f"folder:{folder}", say=said.append)
+    again = adapt(enlarged.path, out=tmp_path / "out", support=f"folder:{folder}", say=said.append)
     manifest = again.manifest
     assert manifest.labels == ("neutrophil", "lymphocyte", "blast", "my odd cell"), "known since the first time"
     assert manifest.adaptation is not None
@@ -445,7 +438,7 @@ def test_an_adapted_bundle_is_adapted_again(enlarged: Bundle, base: Bundle, odd:
 def test_a_bundle_that_keeps_its_head_is_adapted_again_and_again(base: Bundle, support: Path, tmp_path: Path) -> None:
     made = base
     for i in range(3):
-        made = run(made.path, run=RunOptions(tmp_path / f"{i}"), support=f"folder:{support}")
+        made = run(made.path, out=tmp_path / f"{i}", support=f"folder:{support}")
     assert made.manifest.labels == base.manifest.labels
     assert (
         np.mean([a == path.parent.name for a, path in zip(_answers(made, support), list_images(support), strict=True)])
@@ -458,16 +451,10 @@ def test_two_embedders_side_by_side_are_as_one(
 ) -> None:
     """Both embed alike here: the same answers as of one embedder at unit length."""
     both = adapt(
-        base.path,
-        run=RunOptions(tmp_path / "both"),
-        support=f"folder:{support}",
-        options=AdaptOptions(beside=[enlarged.path]),
+        base.path, out=tmp_path / "both", support=f"folder:{support}", options=AdaptOptions(beside=[enlarged.path])
     )
     alone = adapt(
-        base.path,
-        run=RunOptions(tmp_path / "alone"),
-        support=f"folder:{support}",
-        options=AdaptOptions(few_shot=["normalise=true"]),
+        base.path, out=tmp_path / "alone", support=f"folder:{support}", options=AdaptOptions(few_shot=["normalise=true"])
     )
     fresh = list_images(colour_cells(tmp_path / "fresh", AWAY, 4, seed=13))
     found, expected = (list(Predictor(b, embeddings=True).predict(fresh)) for b in (both, alone))
@@ -485,10 +472,7 @@ def test_two_embedders_side_by_side_are_as_one(
     assert [entry.role for entry in manifest.data] == ["train", "train", "support", "support"]
     assert both.seen == base.seen | _digests(odd) | _digests(support)
     again = adapt(
-        both.path,
-        run=RunOptions(tmp_path / "again"),
-        support=f"folder:{odd}",
-        options=AdaptOptions(beside=[base.path], allow_new=True),
+        both.path, out=tmp_path / "again", support=f"folder:{odd}", options=AdaptOptions(beside=[base.path], allow_new=True)
     )
     assert again.manifest.embedding_size == 9
     assert len(set(_answers(again, odd))) == 5
@@ -497,12 +481,8 @@ def test_two_embedders_side_by_side_are_as_one(
 def test_a_class_learned_before_keeps_its_place_before_a_newer_one(base: Bundle, odd: Path, tmp_path: Path) -> None:
     first = shutil.copytree(odd, tmp_path / "first")
     shutil.rmtree(first / "Blasts")
-    once = adapt(
-        base.path, run=RunOptions(tmp_path / "once"), support=f"folder:{first}", options=AdaptOptions(allow_new=True)
-    )
-    twice = adapt(
-        once.path, run=RunOptions(tmp_path / "twice"), support=f"folder:{odd}", options=AdaptOptions(allow_new=True)
-    )
+    once = adapt(base.path, out=tmp_path / "once", support=f"folder:{first}", options=AdaptOptions(allow_new=True))
+    twice = adapt(once.path, out=tmp_path / "twice", support=f"folder:{odd}", options=AdaptOptions(allow_new=True))
     assert twice.manifest.labels == (*once.manifest.labels, "blast") == (*base.manifest.labels, "my odd cell", "blast")
     assert twice.manifest.adaptation is not None
     assert twice.manifest.adaptation.new_classes == ("blast",)
@@ -516,7 +496,7 @@ def test_images_that_any_of_the_embedders_learned_from_are_told(
     said: list[str] = []
     adapt(
         base.path,
-        run=RunOptions(tmp_path / "out"),
+        out=tmp_path / "out",
         support=f"folder:{odd}",
         options=AdaptOptions(beside=[enlarged.path], allow_new=True),
         say=said.append,
@@ -528,10 +508,10 @@ def test_images_of_the_training_data_make_the_expected_accuracy_too_good_and_it_
     base: Bundle, adapted: Bundle, support: Path, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    adapt(adapted.path, run=RunOptions(tmp_path / "out"), support=f"folder:{support}", say=said.append)
+    adapt(adapted.path, out=tmp_path / "out", support=f"folder:{support}", say=said.append)
     assert any("30 support image(s) are training images" in text for text in said)
     said.clear()
-    adapt(base.path, run=RunOptions(tmp_path / "other"), support=f"folder:{support}", say=said.append)
+    adapt(base.path, out=tmp_path / "other", support=f"folder:{support}", say=said.append)
     assert not any("training images" in text for text in said)
 
 
@@ -541,7 +521,7 @@ def test_images_of_the_training_data_make_the_expected_accuracy_too_good_and_it_
 def test_a_support_of_one_class_is_refused(base: Bundle, support: Path, tmp_path: Path) -> None:
     shutil.copytree(support / "monocyte", tmp_path / "one" / "monocyte")
     with pytest.raises(SplitError, match=r"one class only; expected labelled cells of two classes.*got monocyte \(10\)"):
-        adapt(base.path, run=RunOptions(tmp_path / "out"), support=f"folder:{tmp_path / 'one'}")
+        adapt(base.path, out=tmp_path / "out", support=f"folder:{tmp_path / 'one'}")
     assert _names(tmp_path) == {"one"}
 
 
@@ -550,19 +530,15 @@ def test_unreadable_support_images_are_refused_or_dropped(base: Bundle, support:
     whole = next((support / "monocyte").iterdir()).read_bytes()
     (folder / "monocyte" / "empty.png").write_bytes(b"")
     with pytest.raises(ImageError, match=r"1 of 31 images cannot be read, first: .*empty\.png.*--drop-unreadable"):
-        adapt(base.path, run=RunOptions(out), support=f"folder:{folder}")
+        adapt(base.path, out=out, support=f"folder:{folder}")
     # the header is whole, the pixels are not
     (folder / "monocyte" / "empty.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ImageError, match=r"1 image\(s\) cannot be read, first: .*empty\.png"):
-        adapt(base.path, run=RunOptions(out), support=f"folder:{folder}")
+        adapt(base.path, out=out, support=f"folder:{folder}")
     assert _names(tmp_path) == {"broken"}
     said: list[str] = []
     bundle = adapt(
-        base.path,
-        run=RunOptions(out),
-        support=f"folder:{folder}",
-        options=AdaptOptions(drop_unreadable=True),
-        say=said.append,
+        base.path, out=out, support=f"folder:{folder}", options=AdaptOptions(drop_unreadable=True), say=said.append
     )
     assert bundle.manifest.data[-1].class_counts["monocyte"] == 10
     assert any("1 unreadable" in text for text in said)
@@ -572,20 +548,20 @@ def test_an_output_that_exists_is_refused_and_only_a_bundle_is_replaced(
     base: Bundle, support: Path, tmp_path: Path
 ) -> None:
     spec, out = f"folder:{support}", tmp_path / "out"
-    adapt(base.path, run=RunOptions(out), support=spec)
+    adapt(base.path, out=out, support=spec)
     before = open_bundle(out).manifest
     with pytest.raises(OutputError, match=r"'.*out' exists already.*--overwrite"):
-        adapt(base.path, run=RunOptions(out), support=spec, options=AdaptOptions(few_shot=["normalise=true"]))
+        adapt(base.path, out=out, support=spec, options=AdaptOptions(few_shot=["normalise=true"]))
     assert open_bundle(out).manifest == before
-    adapt(base.path, run=RunOptions(out, overwrite=True), support=spec, options=AdaptOptions(few_shot=["normalise=true"]))
+    adapt(base.path, out=out, overwrite=True, support=spec, options=AdaptOptions(few_shot=["normalise=true"]))
     assert open_bundle(out).manifest != before
     # a bundle may be adapted in its own place
-    adapt(out, run=RunOptions(out, overwrite=True), support=spec)
+    adapt(out, out=out, overwrite=True, support=spec)
     assert len(open_bundle(out).manifest.data) == 3
     mine = shutil.copytree(support, tmp_path / "mine")
     for place in (mine, mine / "monocyte", list_images(mine)[0]):
         with pytest.raises(OutputError, match=r"holds something else than a bundle. Choose another --out"):
-            adapt(base.path, run=RunOptions(place, overwrite=True), support=spec)
+            adapt(base.path, out=place, overwrite=True, support=spec)
     assert _digests(mine) == _digests(support)
 
 
@@ -602,10 +578,7 @@ def test_a_bad_setting_is_refused_before_anything_is_read(tmp_path: Path, settin
     kind, message = BAD_SETTINGS[setting]
     with pytest.raises(kind, match=message):
         adapt(
-            tmp_path / "no bundle",
-            run=RunOptions(tmp_path / "out"),
-            support="folder:nothing",
-            options=AdaptOptions(few_shot=[setting]),
+            tmp_path / "no bundle", out=tmp_path / "out", support="folder:nothing", options=AdaptOptions(few_shot=[setting])
         )
     ended = hemalens(
         "adapt", tmp_path / "no bundle", "--support", "folder:x", "--out", tmp_path / "o", "--few-shot", setting

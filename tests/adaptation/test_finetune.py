@@ -32,7 +32,6 @@ from hemalens.inference.predictor import Predictor, list_images
 from hemalens.methods.few_shot_finetune import FewShotFinetuneConfig, FineTuner
 from hemalens.report import read_report
 from hemalens.report.k_shot import targets
-from hemalens.runs.folders import RunOptions
 from hemalens.trust.reference import read_reference
 
 SHORT = ["steps=2", "batch_size=4", "precision=fp32", "folds=2"]
@@ -64,18 +63,14 @@ def support(abroad: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finetuned(base: Bundle, support: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("finetuned") / "bundle"
-    return adapt(
-        base.path, run=RunOptions(out), support=f"folder:{support}", finetune=True, options=AdaptOptions(settings=SHORT)
-    )
+    return adapt(base.path, out=out, support=f"folder:{support}", options=AdaptOptions(settings=SHORT, finetune=True))
 
 
 @pytest.fixture(scope="module")
 def alone(base: Bundle, support: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The network that was trained on, without the classifier beside it."""
     out = tmp_path_factory.mktemp("alone") / "bundle"
-    return adapt(
-        base.path, run=RunOptions(out), support=f"folder:{support}", finetune=True, options=AdaptOptions(settings=ALONE)
-    )
+    return adapt(base.path, out=out, support=f"folder:{support}", options=AdaptOptions(settings=ALONE, finetune=True))
 
 
 def _probabilities(bundle: Bundle, folder: Path) -> Any:
@@ -111,10 +106,9 @@ def test_it_answers_otherwise_than_its_base_and_can_be_trained_on_again(
     assert not np.allclose(_probabilities(base, support), _probabilities(alone, support), atol=1e-4)
     again = adapt(
         alone.path,
-        run=RunOptions(tmp_path / "again"),
+        out=tmp_path / "again",
         support=f"folder:{support}",
-        finetune=True,
-        options=AdaptOptions(settings=[*ALONE, "folds=0"]),
+        options=AdaptOptions(settings=[*ALONE, "folds=0"], finetune=True),
     )
     assert again.manifest.adaptation is not None
     assert again.manifest.adaptation.expected.verdict.endswith("(folds=0)")
@@ -123,10 +117,9 @@ def test_it_answers_otherwise_than_its_base_and_can_be_trained_on_again(
     with pytest.raises(BundleError, match=r"no linear head of its own. Take the bundle that it was made from"):
         adapt(
             finetuned.path,
-            run=RunOptions(tmp_path / "no"),
+            out=tmp_path / "no",
             support=f"folder:{support}",
-            finetune=True,
-            options=AdaptOptions(settings=SHORT),
+            options=AdaptOptions(settings=SHORT, finetune=True),
         )
 
 
@@ -140,7 +133,7 @@ def test_the_answer_is_the_mean_of_the_network_s_and_the_classifier_s(
     base: Bundle, finetuned: Bundle, alone: Bundle, support: Path, tmp_path: Path
 ) -> None:
     """Both made by commands of their own."""
-    classifier = adapt(base.path, run=RunOptions(tmp_path / "classifier"), support=f"folder:{support}")
+    classifier = adapt(base.path, out=tmp_path / "classifier", support=f"folder:{support}")
     mean = (_logs(alone, support) + _logs(classifier, support)) / 2
     powers = np.exp(mean / finetuned.manifest.temperature)
     np.testing.assert_allclose(
@@ -159,10 +152,9 @@ def test_the_answer_is_the_mean_of_the_network_s_and_the_classifier_s(
 def test_what_stands_beside_is_for_the_classifier(base: Bundle, support: Path, tmp_path: Path) -> None:
     wider = adapt(
         base.path,
-        run=RunOptions(tmp_path / "wider"),
+        out=tmp_path / "wider",
         support=f"folder:{support}",
-        finetune=True,
-        options=AdaptOptions(beside=[base.path], settings=[*SHORT, "folds=0"]),
+        options=AdaptOptions(beside=[base.path], settings=[*SHORT, "folds=0"], finetune=True),
     )
     assert wider.manifest.embedding_size == 3 * base.manifest.embedding_size
     assert wider.manifest.adaptation is not None
@@ -172,21 +164,19 @@ def test_what_stands_beside_is_for_the_classifier(base: Bundle, support: Path, t
     with pytest.raises(ConfigError, match="classifier=true"):
         adapt(
             base.path,
-            run=RunOptions(tmp_path / "no"),
+            out=tmp_path / "no",
             support=f"folder:{support}",
-            finetune=True,
-            options=AdaptOptions(beside=[base.path], settings=ALONE),
+            options=AdaptOptions(beside=[base.path], settings=ALONE, finetune=True),
         )
 
 
 def test_images_seen_without_labels_stay_known(base: Bundle, abroad: Path, support: Path, tmp_path: Path) -> None:
-    followed = adapt(base.path, run=RunOptions(tmp_path / "followed"), unlabelled=str(abroad / "images"))
+    followed = adapt(base.path, out=tmp_path / "followed", unlabelled=str(abroad / "images"))
     both = adapt(
         followed.path,
-        run=RunOptions(tmp_path / "both"),
+        out=tmp_path / "both",
         support=f"folder:{support}",
-        finetune=True,
-        options=AdaptOptions(settings=[*SHORT, "folds=0"]),
+        options=AdaptOptions(settings=[*SHORT, "folds=0"], finetune=True),
     )
     assert both.seen_unlabelled == followed.seen_unlabelled
     assert both.manifest.unlabelled == followed.manifest.unlabelled
@@ -296,10 +286,9 @@ def test_a_label_that_the_bundle_does_not_know_is_refused(base: Bundle, support:
     with pytest.raises(LabelError, match=r"unknown to the bundle: 'my odd cell' \(3\).* Leave them out, or adapt without"):
         adapt(
             base.path,
-            run=RunOptions(tmp_path / "out"),
+            out=tmp_path / "out",
             support=f"folder:{tmp_path / 'odd'}",
-            finetune=True,
-            options=AdaptOptions(settings=SHORT),
+            options=AdaptOptions(settings=SHORT, finetune=True),
         )
     assert not (tmp_path / "out").exists()
 

@@ -13,12 +13,11 @@ from PIL import Image
 import trained
 from command import Command
 from hemalens.adaptation.adapt import adapt
-from hemalens.adaptation.suggest import suggest
+from hemalens.adaptation.suggest import SuggestOptions, suggest
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import open_dataset
 from hemalens.errors import ConfigError, DatasetError, InputError, OutputError
 from hemalens.inference.predictor import list_images
-from hemalens.runs.folders import RunOptions
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -50,7 +49,11 @@ def _rows(file: Path) -> list[dict[str, str]]:
 def test_the_list_with_its_labels_filled_in_is_a_support(base: Bundle, cells: Path, tmp_path: Path, strategy: str) -> None:
     out, said = tmp_path / "to_label.csv", []
     found = suggest(
-        base.path, str(cells), run=RunOptions(out), n=6, strategy=strategy, sheet=tmp_path / "s.png", say=said.append
+        base.path,
+        str(cells),
+        out=out,
+        say=said.append,
+        options=SuggestOptions(n=6, strategy=strategy, sheet=tmp_path / "s.png"),
     )
     rows = _rows(out)
     assert list(rows[0]) == ["path", "label", "rank", "guess", "probability", "why"]
@@ -69,10 +72,10 @@ def test_the_list_with_its_labels_filled_in_is_a_support(base: Bundle, cells: Pa
         table = csv.DictWriter(handle, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
-    assert (
-        adapt(base.path, run=RunOptions(tmp_path / "adapted"), support=f"csv:{out}").manifest.labels == base.manifest.labels
+    assert adapt(base.path, out=tmp_path / "adapted", support=f"csv:{out}").manifest.labels == base.manifest.labels
+    rest = suggest(
+        base.path, str(cells), out=tmp_path / "next.csv", say=said.append, options=SuggestOptions(n=99, labelled=out)
     )
-    rest = suggest(base.path, str(cells), run=RunOptions(tmp_path / "next.csv"), n=99, labelled=out, say=said.append)
     assert not {each.path for each in rest} & {row["path"] for row in rows}
     assert len(rest) == 6, "twelve different images, six of them labelled"
     assert "only 6 image(s) are left to label" in said
@@ -80,12 +83,12 @@ def test_the_list_with_its_labels_filled_in_is_a_support(base: Bundle, cells: Pa
 
 def test_what_cannot_be_is_refused(base: Bundle, cells: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown strategy 'typicl'"):
-        suggest(base.path, str(cells), run=RunOptions(tmp_path / "a.csv"), strategy="typicl")
+        suggest(base.path, str(cells), out=tmp_path / "a.csv", options=SuggestOptions(strategy="typicl"))
     with pytest.raises(OutputError, match=r"ends in \.csv"):
-        suggest(base.path, str(cells), run=RunOptions(tmp_path / "a.txt"))
+        suggest(base.path, str(cells), out=tmp_path / "a.txt")
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(InputError, match="a folder above the images"):
-        suggest(base.path, str(cells), run=RunOptions(tmp_path / "elsewhere" / "a.csv"), n=3)
+        suggest(base.path, str(cells), out=tmp_path / "elsewhere" / "a.csv", options=SuggestOptions(n=3))
 
 
 def test_the_command_says_what_to_do_next(

@@ -34,7 +34,6 @@ from hemalens.graphs.batch_norm import OP_TYPE
 from hemalens.graphs.runtime import session_of
 from hemalens.imaging.reading import Preprocessing
 from hemalens.inference.predictor import list_images
-from hemalens.runs.folders import RunOptions
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -143,16 +142,10 @@ def test_the_bias_comes_last_and_alone_changes_the_answers(
     without = base
     if others != NOTHING:
         without = adapt(
-            base.path,
-            run=RunOptions(tmp_path / "without"),
-            unlabelled=str(skewed),
-            options=AdaptOptions(settings=[*ALONE, *others]),
+            base.path, out=tmp_path / "without", unlabelled=str(skewed), options=AdaptOptions(settings=[*ALONE, *others])
         )
     made = adapt(
-        base.path,
-        run=RunOptions(tmp_path / "made"),
-        unlabelled=str(skewed),
-        options=AdaptOptions(settings=["size=false", *others]),
+        base.path, out=tmp_path / "made", unlabelled=str(skewed), options=AdaptOptions(settings=["size=false", *others])
     )
     (logits, before, *same, _), (_, after, *kept, _) = (_given(b, skewed, *names) for b in (without, made))
     how = made.manifest.unlabelled
@@ -168,8 +161,8 @@ def test_the_bias_comes_last_and_alone_changes_the_answers(
 
 
 def test_a_bundle_with_a_bias_is_adapted_again(base: Bundle, skewed: Path, tmp_path: Path) -> None:
-    once = adapt(base.path, run=RunOptions(tmp_path / "once"), unlabelled=str(skewed))
-    twice = adapt(once.path, run=RunOptions(tmp_path / "twice"), unlabelled=str(skewed))
+    once = adapt(base.path, out=tmp_path / "once", unlabelled=str(skewed))
+    twice = adapt(once.path, out=tmp_path / "twice", unlabelled=str(skewed))
     assert twice.manifest.parity <= 1e-3
     names = [{value.name for value in bundle.graph.graph.output} for bundle in (base, twice)]
     assert names[0] == names[1]
@@ -192,7 +185,7 @@ def test_basophils_are_taken_to_be_scarce_once(
 ) -> None:
     settings = ["size=false", *NOTHING, *([] if scarce is None else [f"scarce={scarce}"])]
     alike, made = (
-        adapt(bundle.path, run=RunOptions(tmp_path / name), unlabelled=str(skewed), options=AdaptOptions(settings=settings))
+        adapt(bundle.path, out=tmp_path / name, unlabelled=str(skewed), options=AdaptOptions(settings=settings))
         for name, bundle in (("alike", base), ("made", with_basophils))
     )
     assert alike.manifest.unlabelled is not None
@@ -204,7 +197,7 @@ def test_basophils_are_taken_to_be_scarce_once(
     for share in (scarce or 0.5, 0.125):
         again = adapt(
             made.path,
-            run=RunOptions(tmp_path / f"again_{share}"),
+            out=tmp_path / f"again_{share}",
             unlabelled=str(skewed),
             options=AdaptOptions(settings=["size=false", *NOTHING, f"scarce={share}"]),
         )

@@ -23,7 +23,6 @@ from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import open_dataset
 from hemalens.errors import InputError, OutputError, SplitError
 from hemalens.report import read_report
-from hemalens.runs.folders import RunOptions
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -83,9 +82,7 @@ def test_a_test_on_images_that_were_looked_at_is_called_transductive(
 ) -> None:
     """By the bundle, or by one that stands beside it."""
     settings = ["batch_norm=false", "size=false"]
-    followed = adapt(
-        bundle.path, run=RunOptions(tmp_path / "made"), unlabelled=labs[0], options=AdaptOptions(settings=settings)
-    )
+    followed = adapt(bundle.path, out=tmp_path / "made", unlabelled=labs[0], options=AdaptOptions(settings=settings))
     plan = KShotProtocol(shots=(2,), repeats=2, replacement=False, few_shot=FewShotConfig(rule="base"))
     asked = {
         "alone": (bundle.path, plan),

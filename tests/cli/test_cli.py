@@ -315,7 +315,7 @@ def test_the_public_names_are_these() -> None:
         "Predictor",
         "QuantizeOptions",
         "Record",
-        "RunOptions",
+        "SuggestOptions",
         "TrainOptions",
         "__version__",
         "adapt",

@@ -21,7 +21,6 @@ from hemalens.bundle.reference import reference_files
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError
 from hemalens.report import read_report
-from hemalens.runs.folders import RunOptions
 from hemalens.trust.domain_shift import DETECTED, NO_REFERENCE, NOT_DETECTED
 from hemalens.trust.reference import REFERENCE_FILE
 from trained import Colour, colour_cells
@@ -206,7 +205,7 @@ def test_the_report_without_reference_statistics(plain: Bundle, foreign: Path, t
 
 
 def test_an_adapted_bundle_is_calibrated_on_its_cells_left_out(bundle: Bundle, foreign: Path, tmp_path: Path) -> None:
-    adapted = adapt(bundle.path, run=RunOptions(tmp_path / "adapted"), support=f"folder:{foreign}")
+    adapted = adapt(bundle.path, out=tmp_path / "adapted", support=f"folder:{foreign}")
     reference = adapted.reference
     assert reference is not None
     assert len(reference.targets) == 45
@@ -222,10 +221,7 @@ def test_an_adapted_bundle_is_calibrated_on_its_cells_left_out(bundle: Bundle, f
 
 def test_several_embeddings_side_by_side_have_sets_but_no_typicality(bundle: Bundle, foreign: Path, tmp_path: Path) -> None:
     reference = adapt(
-        bundle.path,
-        run=RunOptions(tmp_path / "adapted"),
-        support=f"folder:{foreign}",
-        options=AdaptOptions(beside=[bundle.path]),
+        bundle.path, out=tmp_path / "adapted", support=f"folder:{foreign}", options=AdaptOptions(beside=[bundle.path])
     ).reference
     assert reference is not None
     assert reference.geometry is None
@@ -235,9 +231,7 @@ def test_a_bundle_that_followed_unlabelled_images_has_nothing_to_judge_by(
     bundle: Bundle, foreign: Path, tmp_path: Path
 ) -> None:
     settings = ["batch_norm=false", "size=false"]
-    made = adapt(
-        bundle.path, run=RunOptions(tmp_path / "followed"), unlabelled=str(foreign), options=AdaptOptions(settings=settings)
-    )
+    made = adapt(bundle.path, out=tmp_path / "followed", unlabelled=str(foreign), options=AdaptOptions(settings=settings))
     assert made.reference is None
     found = predict(made.path, str(foreign), out=tmp_path / "a.csv")
     assert found.trust.shift.verdict == NO_REFERENCE
@@ -249,7 +243,7 @@ def test_unlabelled_then_labelled_adaptation_has_sets_but_no_typicality(
 ) -> None:
     reference = adapt(
         bundle.path,
-        run=RunOptions(tmp_path / "both"),
+        out=tmp_path / "both",
         unlabelled=str(foreign),
         support=f"folder:{foreign}",
         options=AdaptOptions(settings=["batch_norm=false", "size=false"]),
@@ -261,7 +255,7 @@ def test_unlabelled_then_labelled_adaptation_has_sets_but_no_typicality(
 def test_a_type_without_a_labelled_cell_keeps_its_class_mean(bundle: Bundle, tmp_path: Path) -> None:
     two = {name: OTHER[name] for name in ("neutrophil", "lymphocyte")}
     few = colour_cells(tmp_path / "few", two, {"neutrophil": 12, "lymphocyte": 1}, seed=4, noise=8)
-    adapted = adapt(bundle.path, run=RunOptions(tmp_path / "adapted"), support=f"folder:{few}")
+    adapted = adapt(bundle.path, out=tmp_path / "adapted", support=f"folder:{few}")
     assert adapted.manifest.labels == bundle.manifest.labels
     reference = adapted.reference
     assert reference is not None

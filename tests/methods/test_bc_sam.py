@@ -35,7 +35,6 @@ from hemalens.methods.bc_sam import METHOD, BCSamConfig, cell_images, feature_gr
 from hemalens.models.autoencoder import CellAutoencoder
 from hemalens.models.backbone import BackboneConfig, create_backbone
 from hemalens.runs.evaluate import evaluate as evaluate_job
-from hemalens.runs.folders import RunOptions
 from hemalens.runs.train import TrainOptions
 
 SMALL_AUTOENCODER = (
@@ -262,7 +261,7 @@ def test_the_report_of_a_saved_bundle_says_transductive(
 def test_an_adapted_bundle_has_still_seen_what_its_base_saw(
     across: Bundle, fresh: str, lab_b: CellDataset, tmp_path: Path
 ) -> None:
-    adapted = adapt(across.path, run=RunOptions(tmp_path / "adapted"), support=fresh)
+    adapted = adapt(across.path, out=tmp_path / "adapted", support=fresh)
     assert adapted.seen_unlabelled == across.seen_unlabelled
     assert _tested(adapted, lab_b).transductive
 

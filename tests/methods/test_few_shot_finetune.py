@@ -25,7 +25,6 @@ from hemalens.graphs import build as graphs
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.methods.few_shot_finetune import FewShotFinetuneConfig, FineTuner, module_of
 from hemalens.methods.robust import METHOD, RobustModule
-from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 from hemalens.training.laboratory_augmentation import LaboratoryConfig
 from trained import Fitted, colour_cells
@@ -93,18 +92,12 @@ def test_batch_norm_that_followed_a_laboratory_and_weights_in_16_bits_are_taken_
     images = trained.cells(tmp_path_factory) / "lab_b" / "images"
     settings = ["size=false", "class_bias=false"]
     followed = adapt(
-        plain.bundle.path,
-        run=RunOptions(tmp_path / "followed"),
-        unlabelled=str(images),
-        options=AdaptOptions(settings=settings),
+        plain.bundle.path, out=tmp_path / "followed", unlabelled=str(images), options=AdaptOptions(settings=settings)
     )
     _way(followed, tmp_path).check(abroad)
     # what a bias adds is not the network's, which is taken up without it
     biased = adapt(
-        plain.bundle.path,
-        run=RunOptions(tmp_path / "biased"),
-        unlabelled=str(images),
-        options=AdaptOptions(settings=["size=false"]),
+        plain.bundle.path, out=tmp_path / "biased", unlabelled=str(images), options=AdaptOptions(settings=["size=false"])
     )
     assert biased.manifest.unlabelled is not None
     assert biased.manifest.unlabelled.bias is not None
@@ -146,7 +139,7 @@ def test_what_is_more_than_the_network_is_refused(
     with pytest.raises(BundleError, match="holds more than its network"):
         _way(moved, tmp_path).check(abroad)
     for name, options in {"alone": AdaptOptions(), "beside": AdaptOptions(beside=[plain.bundle.path])}.items():
-        few = adapt(plain.bundle.path, run=RunOptions(tmp_path / name), support=f"folder:{images}", options=options)
+        few = adapt(plain.bundle.path, out=tmp_path / name, support=f"folder:{images}", options=options)
         with pytest.raises(BundleError, match="no linear head of its own"):
             _way(few, tmp_path).check(abroad)
     other = trained.fitted(tmp_path_factory, "finetune").bundle

@@ -35,7 +35,6 @@ from hemalens.methods import find_method
 from hemalens.methods.robust import METHOD, RobustConfig, RobustModule
 from hemalens.models.backbone import preprocessing_of
 from hemalens.models.outline import OutlineNetwork, WithOutline
-from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.classifier import CellClassifier
@@ -480,9 +479,7 @@ def test_only_the_colours_follow_a_new_laboratory(
     assert len(norms(outlined)) == len(norms(unbroken.bundle)), "none but those of the network of colours"
     spec = f"synthetic:{trained.cells(tmp_path_factory) / 'lab_b'}"
     settings = ["size=false", "class_bias=false", "batch_size=8"]
-    followed = adapt(
-        outlined.path, run=RunOptions(tmp_path / "followed"), unlabelled=spec, options=AdaptOptions(settings=settings)
-    )
+    followed = adapt(outlined.path, out=tmp_path / "followed", unlabelled=spec, options=AdaptOptions(settings=settings))
     width = _two_networks(outlined)[1].head.in_features
     before, after = (_run(bundle, _images(unbroken), "embedding")[0] for bundle in (outlined, followed))
     np.testing.assert_allclose(after[:, -width:], before[:, -width:], atol=1e-5)
@@ -494,9 +491,7 @@ def test_a_bundle_with_outlines_is_adapted_to_labelled_cells(
 ) -> None:
     spec = f"synthetic:{trained.cells(tmp_path_factory) / 'lab_b'}"
     for rule in ("base", "prototype"):
-        made = adapt(
-            outlined.path, run=RunOptions(tmp_path / rule), support=spec, options=AdaptOptions(few_shot=[f"rule={rule}"])
-        )
+        made = adapt(outlined.path, out=tmp_path / rule, support=spec, options=AdaptOptions(few_shot=[f"rule={rule}"]))
         assert made.manifest.parity <= 1e-3
         assert all(p.error is None for p in Predictor(made).predict(unbroken.validation.records))
 

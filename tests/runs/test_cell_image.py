@@ -35,7 +35,6 @@ from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.inference.predictor import list_images
 from hemalens.methods import METHODS, find_method
 from hemalens.report import read_report
-from hemalens.runs.folders import RunOptions
 from hemalens.runs.train import TrainOptions
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -224,10 +223,7 @@ def test_an_adapted_bundle_cuts_the_cells_out_as_its_base_does(
     """Classes by the mean latent of the support's cell images, compared by the cosine."""
     base = open_bundle(runs(method) / "bundle")
     adapted = adapt(
-        base.path,
-        run=RunOptions(tmp_path / "adapted"),
-        support=f"folder:{away}",
-        options=AdaptOptions(few_shot=["rule=prototype"]),
+        base.path, out=tmp_path / "adapted", support=f"folder:{away}", options=AdaptOptions(few_shot=["rule=prototype"])
     )
     assert adapted.manifest.before_graph == base.manifest.before_graph
     stage, paths = _by_hand(), list_images(home / "lymphocyte")
@@ -371,16 +367,13 @@ def test_bundles_that_want_other_images_do_not_stand_side_by_side(
     with pytest.raises(ConfigError, match="prepare their images differently"):
         adapt(
             cut,
-            run=RunOptions(tmp_path / "adapted"),
+            out=tmp_path / "adapted",
             support=f"folder:{away}",
             options=AdaptOptions(beside=[tmp_path / "whole" / "bundle"]),
         )
     assert not (tmp_path / "adapted").exists()
     joined = adapt(
-        cut,
-        run=RunOptions(tmp_path / "joined"),
-        support=f"folder:{away}",
-        options=AdaptOptions(beside=[runs("finetune") / "bundle"]),
+        cut, out=tmp_path / "joined", support=f"folder:{away}", options=AdaptOptions(beside=[runs("finetune") / "bundle"])
     )
     assert joined.manifest.before_graph == open_bundle(cut).manifest.before_graph
 
@@ -445,7 +438,7 @@ def test_a_bundle_trained_on_centred_crops_crops_wherever_it_is_used(
     assert found.cell_images == dict(outcomes)
     (evaluation,) = evaluate(bundle.path, f"folder:{away}", out=tmp_path / "report").evaluations
     assert evaluation.confusion == _confusion(bundle, open_dataset(f"folder:{away}"), _centred)
-    adapted = adapt(bundle.path, run=RunOptions(tmp_path / "adapted"), support=f"folder:{away}")
+    adapted = adapt(bundle.path, out=tmp_path / "adapted", support=f"folder:{away}")
     assert adapted.manifest.before_graph == bundle.manifest.before_graph
     _, answers = _predicted(adapted.path, away, tmp_path / "adapted.csv")
     np.testing.assert_allclose(answers, _answers(adapted, list_images(away), _centred), atol=2e-6)
@@ -463,7 +456,7 @@ def test_a_benchmark_crops_too_and_an_adapted_bundle_stands_beside_no_other(
     with pytest.raises(ConfigError, match="prepare their images differently"):
         adapt(
             centred[0] / "bundle",
-            run=RunOptions(tmp_path / "adapted"),
+            out=tmp_path / "adapted",
             support=f"folder:{away}",
             options=AdaptOptions(beside=[runs("linear_probe") / "bundle"]),
         )
@@ -494,7 +487,7 @@ def test_a_trained_segmenter_goes_along_in_the_bundle(
     assert bundle.stages[0].digest == stage.digest, "what is kept of its cell images is found again"
     _, said = _predicted(bundle.path, home / "monocyte", tmp_path / "answers.csv")
     np.testing.assert_allclose(said, _answers(bundle, list_images(home / "monocyte"), stage), atol=2e-6)
-    adapted = adapt(bundle.path, run=RunOptions(tmp_path / "adapted"), support=f"folder:{away}")
+    adapted = adapt(bundle.path, out=tmp_path / "adapted", support=f"folder:{away}")
     shutil.rmtree(tmp_path / "run")
     _, said = _predicted(adapted.path, home / "monocyte", tmp_path / "adapted.csv")
     np.testing.assert_allclose(said, _answers(adapted, list_images(home / "monocyte"), stage), atol=2e-6)

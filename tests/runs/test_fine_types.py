@@ -24,7 +24,6 @@ from hemalens.graphs.runtime import GraphRunner
 from hemalens.inference.predict import predict
 from hemalens.inference.predictor import Predictor, list_images
 from hemalens.methods.robust import METHOD
-from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 
 TYPES = ("band_neutrophil", "segmented_neutrophil")
@@ -117,10 +116,7 @@ def test_a_bundle_without_finer_types_has_no_such_columns(
 def test_adapting_without_labels_keeps_the_finer_types(bundle: Bundle, abroad: Path, tmp_path: Path) -> None:
     pieces = ["size=false", "batch_size=8"]
     made = adapt(
-        bundle.path,
-        run=RunOptions(tmp_path / "adapted"),
-        unlabelled=f"synthetic:{abroad}",
-        options=AdaptOptions(settings=pieces),
+        bundle.path, out=tmp_path / "adapted", unlabelled=f"synthetic:{abroad}", options=AdaptOptions(settings=pieces)
     )
     assert made.manifest.fine == bundle.manifest.fine
     assert set(_outputs(made)) == set(_outputs(bundle))
@@ -130,10 +126,7 @@ def test_adapting_without_labels_keeps_the_finer_types(bundle: Bundle, abroad: P
 def test_a_class_bias_leaves_the_shares_within_classes(bundle: Bundle, abroad: Path, tmp_path: Path) -> None:
     bias = ["batch_norm=false", "size=false"]
     made = adapt(
-        bundle.path,
-        run=RunOptions(tmp_path / "adapted"),
-        unlabelled=f"synthetic:{abroad}",
-        options=AdaptOptions(settings=bias),
+        bundle.path, out=tmp_path / "adapted", unlabelled=f"synthetic:{abroad}", options=AdaptOptions(settings=bias)
     )
     before, after = _answers(bundle, abroad), _answers(made, abroad)
     np.testing.assert_allclose(after[FINE], before[FINE], atol=1e-5)
@@ -141,7 +134,7 @@ def test_a_class_bias_leaves_the_shares_within_classes(bundle: Bundle, abroad: P
 
 
 def test_adapting_by_labels_drops_them(bundle: Bundle, abroad: Path, tmp_path: Path) -> None:
-    made = adapt(bundle.path, run=RunOptions(tmp_path / "adapted"), support=f"synthetic:{abroad}")
+    made = adapt(bundle.path, out=tmp_path / "adapted", support=f"synthetic:{abroad}")
     assert made.manifest.fine == ()
     assert FINE not in _outputs(made)
     assert next(Predictor(made).predict(list_images(abroad / "images")[:1])).fine_label is None

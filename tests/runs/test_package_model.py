@@ -14,7 +14,6 @@ from hemalens.bundle.artifact import MANIFEST, WEIGHTS
 from hemalens.bundle.bundle import CARD, Bundle, open_bundle
 from hemalens.errors import BundleError, InputError, OutputError
 from hemalens.runs.evaluate import evaluate
-from hemalens.runs.folders import RunOptions
 from hemalens.runs.package_model import package_model
 from networks import conv_bundle
 
@@ -46,7 +45,7 @@ def test_it_has_a_card_and_no_weights_for_training(bundle: Bundle, report: Path,
     assert (made.path / CARD).read_text(encoding="utf-8").startswith("# Model card: random_filters")
     assert made.manifest.model_copy(update={"files": {}}) == bundle.manifest.model_copy(update={"files": {}})
     assert made.graph_bytes == bundle.graph_bytes
-    adapted = adapt(made.path, run=RunOptions(tmp_path / "adapted"), support=abroad)
+    adapted = adapt(made.path, out=tmp_path / "adapted", support=abroad)
     assert CARD not in adapted.manifest.files, "its figures are those of another model"
 
 

@@ -25,7 +25,6 @@ from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import BundleError, DatasetError, ImageError, InputError, OutputError, SplitError
 from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.inference.predictor import Predictor, list_images
-from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, drawn_evenly, quantize
 from networks import conv_bundle
 from trained import Colour, colour_cells
@@ -216,9 +215,7 @@ def test_an_adapted_bundle_and_two_side_by_side_are_quantised(base: Bundle, cali
     second = conv_bundle(tmp_path / "second", open_dataset(spec), seed=1)
     fresh = colour_cells(tmp_path / "fresh", COLOURS, 2, seed=4, noise=20)
     for name, beside in (("alone", []), ("both", [second.path])):
-        adapted = adapt(
-            base.path, run=RunOptions(tmp_path / f"adapted {name}"), support=spec, options=AdaptOptions(beside=beside)
-        )
+        adapted = adapt(base.path, out=tmp_path / f"adapted {name}", support=spec, options=AdaptOptions(beside=beside))
         made = quantize(adapted.path, spec, out=tmp_path / name)
         assert made.manifest.adaptation == adapted.manifest.adaptation
         assert [entry.role for entry in made.manifest.data][-2:] == ["support", "calibration"]
@@ -227,7 +224,7 @@ def test_an_adapted_bundle_and_two_side_by_side_are_quantised(base: Bundle, cali
 
 
 def test_an_int8_bundle_is_adapted(small: Bundle, calibration: Path, fresh: Path, tmp_path: Path) -> None:
-    made = adapt(small.path, run=RunOptions(tmp_path / "adapted"), support=f"folder:{calibration}")
+    made = adapt(small.path, out=tmp_path / "adapted", support=f"folder:{calibration}")
     assert made.seen_unlabelled == small.seen_unlabelled
     labels = [p.label for p in Predictor(made).predict(list_images(fresh))]
     assert labels == [path.parent.name for path in list_images(fresh)]

@@ -19,7 +19,6 @@ from hemalens.bundle.bundle import FINE, MODEL, SEEN_UNLABELLED, Bundle, open_bu
 from hemalens.errors import BundleError, ConfigError
 from hemalens.graphs.batch_norm import OP_TYPE
 from hemalens.inference.predictor import Predictor, list_images
-from hemalens.runs.folders import RunOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 
 
@@ -77,10 +76,7 @@ def test_batch_norm_keeps_its_32_bits_and_follows_another_laboratory(half: Bundl
     assert _of_batch_norm(half.graph) == {TensorProto.FLOAT}
     settings = ["size=false"]
     made = adapt(
-        half.path,
-        run=RunOptions(tmp_path / "adapted"),
-        unlabelled=f"synthetic:{abroad}",
-        options=AdaptOptions(settings=settings),
+        half.path, out=tmp_path / "adapted", unlabelled=f"synthetic:{abroad}", options=AdaptOptions(settings=settings)
     )
     assert made.manifest.parity <= 1e-3
     assert np.abs(_probabilities(made, abroad) - _probabilities(half, abroad)).max() > 1e-3
@@ -88,7 +84,7 @@ def test_batch_norm_keeps_its_32_bits_and_follows_another_laboratory(half: Bundl
 
 
 def test_a_few_cells_adapt_it(half: Bundle, abroad: Path, tmp_path: Path) -> None:
-    made = adapt(half.path, run=RunOptions(tmp_path / "adapted"), support=f"synthetic:{abroad}")
+    made = adapt(half.path, out=tmp_path / "adapted", support=f"synthetic:{abroad}")
     assert made.manifest.parity <= 1e-3
     assert FINE not in [value.name for value in made.graph.graph.output]
 

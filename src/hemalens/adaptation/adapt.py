@@ -20,23 +20,25 @@ from hemalens.runs.folders import RunOptions
 def adapt(
     bundle: Path,
     *,
-    run: RunOptions,
+    out: Path,
     support: str | None = None,
     unlabelled: str | None = None,
-    finetune: bool = False,
     options: AdaptOptions = DEFAULTS,
+    seed: int = 0,
+    overwrite: bool = False,
     say: Say = lambda text: None,
 ) -> Bundle:
-    """Adapt the bundle in the folder `bundle` to a new laboratory, and write the adapted bundle to `run.out`.
+    """Adapt the bundle in the folder `bundle` to a new laboratory, and write the adapted bundle to `out`.
 
-    `support` names labelled cells, as in "folder:my_cells"; they fit a new classifier, or all weights with `finetune`.
-    `unlabelled` names a dataset or a folder of images. With both, the bundle is adapted to the images first. Raises
+    `support` names labelled cells, as in "folder:my_cells"; they fit a new classifier, or all weights with
+    `options.finetune`. `unlabelled` names a dataset or a folder of images. With both, the bundle is adapted to the images first. Raises
     `InputError` for options that the given data have no use for.
     """
-    _check(support, unlabelled, finetune, options)
+    _check(support, unlabelled, options)
+    run = RunOptions(out, seed, overwrite)
     if support is None:
         return adapt_unlabelled(bundle, str(unlabelled), run=run, options=options, say=say)
-    if finetune:
+    if options.finetune:
         return adapt_finetuned(bundle, support, run=run, options=options, say=say)
     if unlabelled is None:
         return adapt_few_labels(bundle, support, run=run, options=options, say=say)
@@ -50,19 +52,19 @@ def adapt(
         return adapt_few_labels(between, support, run=run, options=replace(options, beside=()), say=say)
 
 
-def _check(support: str | None, unlabelled: str | None, finetune: bool, options: AdaptOptions) -> None:
+def _check(support: str | None, unlabelled: str | None, options: AdaptOptions) -> None:
     """Raise `InputError` if there is nothing to adapt to, or an option has no use."""
     if support is None and unlabelled is None:
         raise InputError("there is nothing to adapt to", expected="--support SPEC, --unlabelled SPEC or both")
     of_classifier = {"--few-shot": options.few_shot, "--allow-new": options.allow_new}
     given = [name for name, value in of_classifier.items() if value]
-    if support is None and (given or finetune):
+    if support is None and (given or options.finetune):
         raise InputError(f"{(given or ['--finetune'])[0]} needs --support")
-    if finetune and (unlabelled is not None or given):
+    if options.finetune and (unlabelled is not None or given):
         other = "--unlabelled" if unlabelled is not None else given[0]
         raise InputError(
             f"--finetune and {other} do not go together",
             remedy="Adapt to the unlabelled images first, then --finetune that bundle." if unlabelled else None,
         )
-    if options.settings and unlabelled is None and not finetune:
+    if options.settings and unlabelled is None and not options.finetune:
         raise InputError("--set needs --unlabelled or --finetune", remedy="For labelled cells, use --few-shot KEY=VALUE.")

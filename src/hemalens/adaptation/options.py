@@ -16,8 +16,8 @@ class AdaptOptions:
     `beside`: further bundles, or the word imagenet, whose embeddings are concatenated with the bundle's. `few_shot`:
     settings key=value of `FewShotConfig`. `settings`: settings key=value of `UnlabelledConfig`, or of
     `FewShotFinetuneConfig` with fine-tuning. `allow_new`: labels that the bundle does not know become new classes.
-    `drop_unreadable`: leave out
-    unreadable images of the support, and count them.
+    `drop_unreadable`: leave out unreadable images of the support, and count them. `finetune`: train all weights on the
+    labelled cells.
     """
 
     beside: Sequence[str | Path] = ()
@@ -25,6 +25,7 @@ class AdaptOptions:
     settings: Sequence[str] = ()
     allow_new: bool = False
     drop_unreadable: bool = False
+    finetune: bool = False
 
     @property
     def unreadable(self) -> Unreadable:

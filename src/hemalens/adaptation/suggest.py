@@ -23,7 +23,6 @@ from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
 from hemalens.inference.predict import open_images
 from hemalens.progress import Say, track
-from hemalens.runs.folders import RunOptions
 
 DEFAULT_STRATEGY = "typical"
 """The strategy for very few labels (Hacohen et al. 2022)."""
@@ -42,33 +41,47 @@ class Suggestion:
     why: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuggestOptions:
+    """Which cells are suggested: `n` of them, by the `strategy`.
+
+    `labelled` is a CSV path,label of cells that have a label: none of them is chosen. `sheet` (.png) shows the cells.
+    """
+
+    n: int = 20
+    strategy: str = DEFAULT_STRATEGY
+    labelled: Path | None = None
+    sheet: Path | None = None
+
+
+DEFAULTS = SuggestOptions()
+
+
 def suggest(
     bundle_path: Path,
     source: str,
     *,
-    run: RunOptions,
-    n: int = 20,
-    strategy: str = DEFAULT_STRATEGY,
-    labelled: Path | None = None,
-    sheet: Path | None = None,
+    out: Path,
+    options: SuggestOptions = DEFAULTS,
+    seed: int = 0,
+    overwrite: bool = False,
     say: Say = lambda text: None,
 ) -> list[Suggestion]:
-    """Choose `n` images of a folder or dataset to label next, and list them in the CSV `run.out`, best first.
+    """Choose images of a folder or dataset to label next, and list them in the CSV `out`, best first.
 
     Fill in the column `label` and adapt with `--support csv:FILE`; the file must be in a folder above the images.
-    `labelled` is such a file of cells that have a label: none of them is chosen. `sheet` (.png) shows the cells. Unreadable
-    images are left out and counted. Raises `InputError` if no image is left, `ConfigError` for an unknown strategy and
-    `OutputError` for a file that cannot be written.
+    Unreadable images are left out and counted. Raises `InputError` if no image is left, `ConfigError` for an unknown
+    strategy and `OutputError` for a file that cannot be written.
     """
-    check_strategy(strategy)
-    out = run.out
+    check_strategy(options.strategy)
+    sheet = options.sheet
     if out.suffix != ".csv" or (sheet is not None and sheet.suffix != ".png"):
         raise OutputError("cannot write the suggestions", expected="an --out that ends in .csv and a --sheet in .png")
     for file in (out, *([sheet] if sheet else [])):
-        claim_output(file, overwrite=run.overwrite)
+        claim_output(file, overwrite=overwrite)
     bundle = open_bundle(bundle_path)
     given = [Record(r.path, "", r.domain, box=r.box, before=bundle.stages) for r in open_images(source)]
-    known = READERS["csv"].read(labelled).records if labelled else []
+    known = READERS["csv"].read(options.labelled).records if options.labelled else []
     records = [*given, *(Record(r.path, "", r.domain, before=bundle.stages) for r in known)]
     encoder = graphs.cut(bundle.graph, ["image"], ["embedding"])
     with track("embedding", len(records)) as progress:
@@ -82,8 +95,8 @@ def suggest(
     labels = bundle.manifest.labels
     probabilities = softmax(SourceHead.of(bundle).logits(found.embeddings, labels), axis=1)
     pool = Pool(found.embeddings.astype(np.float64), probabilities, found.readable >= len(given), contents)
-    chosen = choose(strategy, pool, n, seeded(run.seed, "suggest"))
-    if len(chosen) < n:
+    chosen = choose(options.strategy, pool, options.n, seeded(seed, "suggest"))
+    if len(chosen) < options.n:
         say(f"only {len(chosen)} image(s) are left to label")
     suggestions = [
         Suggestion(
@@ -91,7 +104,7 @@ def suggest(
             rank,
             labels[int(probabilities[i].argmax())],
             float(probabilities[i].max()),
-            WHY[strategy],
+            WHY[options.strategy],
         )
         for rank, i in enumerate(chosen, start=1)
     ]

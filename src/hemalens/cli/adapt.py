@@ -84,16 +84,16 @@ def adapt(
     """
     from hemalens.adaptation.adapt import adapt as run
     from hemalens.adaptation.options import AdaptOptions
-    from hemalens.runs.folders import RunOptions
 
     talk = Talk(quiet, as_json)
     manifest = run(
         bundle_or_default(bundle, talk),
-        run=RunOptions(out, seed, overwrite),
+        out=out,
+        seed=seed,
+        overwrite=overwrite,
         support=support,
         unlabelled=unlabelled,
-        finetune=finetune,
-        options=AdaptOptions(beside or (), few_shot or (), settings or (), allow_new, drop_unreadable),
+        options=AdaptOptions(beside or (), few_shot or (), settings or (), allow_new, drop_unreadable, finetune),
         say=talk.say,
     ).manifest
     lines = [

@@ -17,7 +17,7 @@ from hemalens.inference.predict import PredictionSummary, predict
 from hemalens.progress import Say, track
 from hemalens.report.compose import Results, make_report
 from hemalens.runs.evaluate import EvaluateOptions, evaluate
-from hemalens.runs.folders import RunOptions, finish_run, start_run
+from hemalens.runs.folders import finish_run, start_run
 from hemalens.runs.train import TrainOptions, train
 from hemalens.taxonomy import AS_LABELLED
 
@@ -59,7 +59,8 @@ def quickstart(
     support = write_support(data, target, n_support, seed)
     adapted = adapt(
         out / "train" / "bundle",
-        run=RunOptions(out / "adapted", overwrite=True),
+        out=out / "adapted",
+        overwrite=True,
         support=f"csv:{support}",
         options=AdaptOptions(few_shot=("rule=prototype",)),
     )

@@ -40,19 +40,18 @@ def suggest(
 
     hemalens suggest cells/images --strategy even --sheet cells/to_label.png --out cells/to_label.csv
     """
+    from hemalens.adaptation.suggest import SuggestOptions
     from hemalens.adaptation.suggest import suggest as run
-    from hemalens.runs.folders import RunOptions
 
     talk = Talk(quiet, as_json)
     named, source = bundle_and_images(bundle, images, usage=SHAPE)
     found = run(
         bundle_or_default(named, talk),
         source,
-        run=RunOptions(out, seed, overwrite),
-        n=n,
-        strategy=strategy,
-        labelled=labelled,
-        sheet=sheet,
+        out=out,
+        seed=seed,
+        overwrite=overwrite,
+        options=SuggestOptions(n=n, strategy=strategy, labelled=labelled, sheet=sheet),
         say=talk.say,
     )
     lines = [f"{each.rank:3}  {each.path}: {each.guess} {each.probability:.2f}, {each.why}" for each in found]

@@ -74,8 +74,8 @@ def _intended(manifest: Manifest) -> str:
     return (
         f"Classifies images of single blood cells from stained smears into {names}. It predicts one of these classes for "
         "any image. It is not a medical device: a morphologist reviews every cell, and nobody is diagnosed or treated by "
-        "its predictions. Before use in a laboratory that is not in the tables below, test it there (`hemalens evaluate`) on "
-        "labelled cells."
+        "its predictions. Before use in a laboratory that is not in the tables below, test it there (`hemalens evaluate`) "
+        "on labelled cells."
     )
 
 

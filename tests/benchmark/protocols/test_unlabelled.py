@@ -25,7 +25,6 @@ from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import BundleError, ConfigError, SplitError
 from hemalens.imaging.centred_crop import CentredCropConfig
 from hemalens.inference.predictor import Predictor
-from hemalens.runs.folders import RunOptions
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -142,10 +141,7 @@ def test_the_scores_are_those_of_bundles_adapted_to_what_was_drawn(
             shutil.copy(record.path, folder)
         settings = SETTINGS["+".join(config.pieces)]
         adapted = adapt(
-            sized.path,
-            run=RunOptions(tmp_path / f"{i}", seed=4),
-            unlabelled=str(folder),
-            options=AdaptOptions(settings=settings),
+            sized.path, out=tmp_path / f"{i}", seed=4, unlabelled=str(folder), options=AdaptOptions(settings=settings)
         )
         right.append(_right(adapted, tested[0][i % 2]))
     for curve, expected in zip(found, (right[:2], right[2:]), strict=True):
