@@ -57,10 +57,10 @@ UNUSED = {
     "nothing": ({}, {}, "nothing to adapt to"),
     "new classes": ({"unlabelled": "x"}, {"allow_new": True}, "--allow-new needs --support"),
     "few-shot": ({"unlabelled": "x"}, {"few_shot": ["rule=base"]}, "--few-shot needs --support"),
-    "fine-tuning": ({"unlabelled": "x", "finetune": True}, {}, "--finetune needs --support"),
+    "fine-tuning": ({"unlabelled": "x"}, {"finetune": True}, "--finetune needs --support"),
     "settings": ({"support": "x"}, {"settings": ["size=false"]}, "--set needs"),
-    "both": ({"support": "x", "unlabelled": "y", "finetune": True}, {}, "--unlabelled do not go together"),
-    "rule": ({"support": "x", "finetune": True}, {"few_shot": ["rule=base"]}, "--few-shot do not go together"),
+    "both": ({"support": "x", "unlabelled": "y"}, {"finetune": True}, "--unlabelled do not go together"),
+    "rule": ({"support": "x"}, {"few_shot": ["rule=base"], "finetune": True}, "--few-shot do not go together"),
 }
 
 

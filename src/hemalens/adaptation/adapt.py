@@ -31,8 +31,8 @@ def adapt(
     """Adapt the bundle in the folder `bundle` to a new laboratory, and write the adapted bundle to `out`.
 
     `support` names labelled cells, as in "folder:my_cells"; they fit a new classifier, or all weights with
-    `options.finetune`. `unlabelled` names a dataset or a folder of images. With both, the bundle is adapted to the images first. Raises
-    `InputError` for options that the given data have no use for.
+    `options.finetune`. `unlabelled` names a dataset or a folder of images. With both, the bundle is adapted to the images
+    first. Raises `InputError` for options that the given data have no use for.
     """
     _check(support, unlabelled, options)
     run = RunOptions(out, seed, overwrite)
