@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -166,14 +165,14 @@ def segment(
 
 def _write_cells(
     records: Sequence[Record], segmenter: Segmenter, config: CellImageConfig, folder: Path
-) -> list[dict[str, Any]]:
+) -> list[dict[str, str]]:
     """Write the mask (0 and 255) and cell image of each record into `folder`, and return its row."""
     rows = []
     for part in (MASKS, CELLS):
         (folder / part).mkdir()
     with track("finding cells", len(records)) as progress:
         for number, record in enumerate(records):
-            row: dict[str, Any] = {**dict.fromkeys(COLUMNS, ""), "path": str(record.path)}
+            row: dict[str, str] = {**dict.fromkeys(COLUMNS, ""), "path": str(record.path)}
             try:
                 image = record.read()
                 truth = read_cell_mask(record, image) if record.mask_path is not None else None
