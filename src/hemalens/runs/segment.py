@@ -22,7 +22,7 @@ from hemalens.errors import ImageError, InputError
 from hemalens.evaluation.results import ComparisonTable, PictureTable, Report
 from hemalens.evaluation.segmentation import mask_table, outlines, score_masks, shown_records
 from hemalens.files import atomic_dir, claim_folder
-from hemalens.imaging.segmentation import CellImageConfig, Outcome, cell_image, dice, intersection_over_union
+from hemalens.imaging.segmentation import CellImageConfig, cell_image, dice, intersection_over_union
 from hemalens.inference.predict import open_images
 from hemalens.progress import Say, track
 from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
@@ -123,7 +123,7 @@ class Segmented:
     """Counts of a segmentation run: images, outcomes and unreadable images."""
 
     n_images: int
-    outcomes: dict[Outcome, int]
+    outcomes: dict[str, int]
     n_unreadable: int
     first_error: str | None
 
