@@ -139,10 +139,10 @@ def check_parity(
     chosen = list(records[:: max(1, len(records) // N_PARITY_IMAGES)][:N_PARITY_IMAGES])
     wanted = {"probabilities": reference, **({FINE: fine} if fine else {})}
     served = []
-    for _, answer in GraphRunner(graph, [*wanted, "embedding"]).map(chosen):
-        if isinstance(answer, ImageError):
-            raise answer
-        served.append(answer)
+    for _, outputs in GraphRunner(graph, [*wanted, "embedding"]).map(chosen):
+        if isinstance(outputs, ImageError):
+            raise outputs
+        served.append(outputs)
     apart = [np.abs(np.stack([a[name] for a in served]) - expected(chosen)).max() for name, expected in wanted.items()]
     # NaN counts as different
     difference = float(np.max(apart))

@@ -69,27 +69,27 @@ def sizes_of(dataset: CellDataset, stages: Sequence[Stage]) -> tuple[NucleusSize
     if extent is None or len(dataset) < FEWEST:
         return ()
     parts = [(log_diameters(part.records, extent), part.targets) for part in dataset.by_source()]
-    beside = np.concatenate([logs - np.median(logs) for logs, _ in parts])
+    relative = np.concatenate([logs - np.median(logs) for logs, _ in parts])
     targets = np.concatenate([targets for _, targets in parts])
     found = []
     for i in range(len(dataset.classes)):
-        own = beside[targets == i]
-        _, centre, scale = stats.t.fit(own if len(own) >= FEWEST else beside, fdf=DEGREES)
+        own = relative[targets == i]
+        _, centre, scale = stats.t.fit(own if len(own) >= FEWEST else relative, fdf=DEGREES)
         found.append(NucleusSize(centre=float(centre), scale=max(float(scale), LEAST_SPREAD)))
     return tuple(found)
 
 
-def log_likelihoods(beside: Floats, sizes: Sequence[NucleusSize], widening: float = 1.0) -> NDArray[np.float64]:
+def log_likelihoods(relative: Floats, sizes: Sequence[NucleusSize], widening: float = 1.0) -> NDArray[np.float64]:
     """Log density (n, k) of log diameters over the typical one (n,) in each class, all scales `widening` times as wide."""
-    columns = [stats.t.logpdf(beside, DEGREES, size.centre, size.scale * widening) for size in sizes]
+    columns = [stats.t.logpdf(relative, DEGREES, size.centre, size.scale * widening) for size in sizes]
     return np.stack(columns, axis=1)
 
 
-def widening_of(logits: Floats, beside: Floats, sizes: Sequence[NucleusSize]) -> float:
+def widening_of(logits: Floats, relative: Floats, sizes: Sequence[NucleusSize]) -> float:
     """Most likely factor, at least 1, on the scales of sizes in a target laboratory, with classes by `logits` (n, k).
 
     A large factor gives sizes little weight, as where crops of several magnifications are mixed.
     """
     known = log_softmax(np.asarray(logits, np.float64), axis=1)
-    fits = [logsumexp(known + log_likelihoods(beside, sizes, w), axis=1).sum() for w in WIDENINGS]
+    fits = [logsumexp(known + log_likelihoods(relative, sizes, w), axis=1).sum() for w in WIDENINGS]
     return float(WIDENINGS[int(np.argmax(fits))])

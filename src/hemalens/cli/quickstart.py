@@ -39,9 +39,7 @@ def quickstart(
     request = {"job": "quickstart", "n_per_class": N_PER_CLASS, "seed": seed}
     start_run(out, request, overwrite=overwrite)
     if not data.exists():
-        say(f"drawing {N_PER_CLASS} cells of {len(CELL_TYPES)} types for each of {len(LABORATORIES)} laboratories")
-        with track("drawing", N_PER_CLASS * len(CELL_TYPES) * len(LABORATORIES)) as progress:
-            synthesize(data, n_per_class=N_PER_CLASS, seed=seed, progress=lambda: progress(1))
+        _draw(data, seed, say)
     source, target = (f"synthetic:{data / name}" for name in ("lab_a", "lab_b"))
     say("training on lab_a")
     trained = train(
@@ -91,6 +89,13 @@ def quickstart(
     )
     finish_run(out, report)
     return report, predicted
+
+
+def _draw(data: Path, seed: int, say: Say) -> None:
+    """Draw the cells of both laboratories into `data`."""
+    say(f"drawing {N_PER_CLASS} cells of {len(CELL_TYPES)} types for each of {len(LABORATORIES)} laboratories")
+    with track("drawing", N_PER_CLASS * len(CELL_TYPES) * len(LABORATORIES)) as progress:
+        synthesize(data, n_per_class=N_PER_CLASS, seed=seed, progress=lambda: progress(1))
 
 
 def write_support(data: Path, laboratory: str, n_per_class: int, seed: int) -> Path:

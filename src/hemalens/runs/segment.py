@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,7 +22,7 @@ from hemalens.errors import ImageError, InputError
 from hemalens.evaluation.results import ComparisonTable, PictureTable, Report
 from hemalens.evaluation.segmentation import mask_table, outlines, score_masks, shown_records
 from hemalens.files import atomic_dir, claim_folder
-from hemalens.imaging.segmentation import CellImageConfig, Outcome, cell_image, dice, intersection_over_union
+from hemalens.imaging.segmentation import CellImageConfig, cell_image, dice, intersection_over_union
 from hemalens.inference.predict import open_images
 from hemalens.progress import Say, track
 from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
@@ -126,7 +125,7 @@ class Segmented:
     """Counts of a segmentation run: images, outcomes and unreadable images."""
 
     n_images: int
-    outcomes: dict[Outcome, int]
+    outcomes: dict[str, int]
     n_unreadable: int
     first_error: str | None
 
@@ -168,14 +167,14 @@ def segment(
 
 def _write_cells(
     records: Sequence[Record], segmenter: Segmenter, config: CellImageConfig, folder: Path
-) -> list[dict[str, Any]]:
+) -> list[dict[str, str]]:
     """Write the mask (0 and 255) and cell image of each record into `folder`, and return its row."""
     rows = []
     for part in (MASKS, CELLS):
         (folder / part).mkdir()
     with track("finding cells", len(records)) as progress:
         for number, record in enumerate(records):
-            row: dict[str, Any] = {**dict.fromkeys(COLUMNS, ""), "path": str(record.path)}
+            row: dict[str, str] = {**dict.fromkeys(COLUMNS, ""), "path": str(record.path)}
             try:
                 image = record.read()
                 truth = read_cell_mask(record, image) if record.mask_path is not None else None
