@@ -114,7 +114,7 @@ def test_it_answers_otherwise_than_its_base_and_can_be_trained_on_again(
     assert again.manifest.adaptation.expected.verdict.endswith("(folds=0)")
     assert again.reference is None
     assert again.manifest.temperature == alone.manifest.temperature
-    with pytest.raises(BundleError, match=r"no linear head of its own. Take the bundle that it was made from"):
+    with pytest.raises(BundleError, match="no linear head of its own"):
         adapt(
             finetuned.path,
             out=tmp_path / "no",

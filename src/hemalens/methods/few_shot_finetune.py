@@ -149,9 +149,13 @@ def module_of(base: Bundle, config: FewShotFinetuneConfig, *, seed: int) -> Robu
         outlined = without_batch_norm(OutlineNetwork(n_classes=n_outputs, weights="none", seed=seed))
         network = WithOutline(network, outlined, manifest.preprocessing)
     _load(network, base)
-    changed = {"epochs": 1, "optimiser": config.optimiser, "weight_average": config.weight_average}
     return RobustModule(
-        network, manifest.preprocessing, config=settings.model_copy(update=changed), labels=labels, seed=seed
+        network,
+        manifest.preprocessing,
+        config=settings.model_copy(update={"epochs": 1, "optimiser": config.optimiser}),
+        labels=labels,
+        seed=seed,
+        decay=config.weight_average,
     )
 
 
@@ -160,8 +164,7 @@ def _settings(base: Bundle) -> RobustConfig:
         raise BundleError(
             f"only networks of {METHOD} can be fine-tuned", expected=f"a bundle of {METHOD}", got=base.manifest.method
         )
-    # the configs of old bundles do not name white_balance, which they lack
-    return RobustConfig.model_validate({"white_balance": False, **base.manifest.config})
+    return RobustConfig.of_manifest(base.manifest.config)
 
 
 def _load(network: Any, base: Bundle) -> None:
