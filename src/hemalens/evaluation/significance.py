@@ -37,8 +37,8 @@ def compare(evaluations: Sequence[Evaluation], *, seed: int) -> tuple[Comparison
     Accuracy: exact sign flips of the units' differences in correct predictions. This is McNemar's exact test (1947) where
     each image is a unit and each method has one model. Balanced accuracy: the difference of the means over the models, with
     the 95 % percentile interval of a paired bootstrap over the units within their classes. Its p-value is the larger of
-    that of the bootstrap and that of sign flips of each unit's contribution: the bootstrap alone has almost no variance in a
-    class of two images. `holm` corrects both p-values for all pairs of a source and target.
+    that of the bootstrap and that of sign flips of each unit's contribution: the bootstrap alone has almost no variance in
+    a class of two images. `holm` corrects both p-values for all pairs of a source and target.
 
     The tests generalise to other test images, not to other trainings. `not_compared` lists the pairs that are left out.
     Raises `ReportError` for inconsistent predictions.
