@@ -39,7 +39,7 @@ from hemalens.runs.inputs import open_inputs
 from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, adapt_reference, reference_bytes
 
 DEFAULT_RULE = "rule=base"
-"""The few-shot classifier where none is named: the best of those measured (docs/few-labels.md)."""
+"""The few-shot classifier where none is named: the best of those measured (docs/reference/results/few-labels.md)."""
 MAX_INTERVAL = 0.3
 """Widest 95 % interval of the expected accuracy that counts as conclusive."""
 

@@ -176,7 +176,7 @@ class Manifest(ArtifactManifest):
 
     @property
     def calibrated_confidence(self) -> bool:
-        """Whether the mean confidence estimates the accuracy on the target data (docs/trust.md).
+        """Whether the mean confidence estimates the accuracy on the target data (docs/reference/results/domain-shift.md).
 
         True of unlabelled adaptation with nucleus sizes and a class bias at the training temperature.
         """

@@ -189,6 +189,10 @@ def benchmark(
     """Compare methods x protocols x sources x targets in one report, or measure the cost of networks.
 
     The same command resumes a stopped run. A setting of one method is METHOD.KEY=VALUE.
+
+    hemalens benchmark --methods linear_probe,finetune --source acevedo20:DATA --target folder:other_lab --out runs/compare
+
+    hemalens benchmark --bundle runs/robust/bundle --protocol k-shot --target folder:other_lab --out runs/k_shot
     """
     talk, given, named = Talk(quiet, as_json), given_options(context), list(protocol or ())
     trains = methods is not None or config is not None

@@ -32,7 +32,10 @@ def list_studies(
     root: Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Look for the data in this folder.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the studies: the data that each needs, which of them are found, and the main published result."""
+    """List the studies: the data that each needs, which of them are found, and the main published result.
+
+    hemalens study list --root DATA
+    """
     from hemalens.studies.catalogue import study_index
 
     index = study_index(root, _by_role(data))
@@ -131,7 +134,9 @@ def _help(study: Description) -> str:
         words = f"{', optional' if not role.required else ''}{', repeatable' if role.repeatable else ''}"
         roles.append(f"{role.name}{words}: {role.what}; published: {role.published.title}.")
     summary = study.summary[0].upper() + study.summary[1:]
-    return "\n\n".join([f"{summary}.", "The same command resumes a stopped run. Roles of the data:", *roles])
+    data = " ".join(f"--data {role.name}={role.published.reader}:DATA" for role in study.roles if role.required)
+    example = f"hemalens study {study.name} {data} --out runs/{study.name}"
+    return "\n\n".join([f"{summary}.", "The same command resumes a stopped run. Roles of the data:", *roles, example])
 
 
 for _name in STUDIES:

@@ -25,7 +25,7 @@ MOST_OF_CLASS = 250
 N_PERMUTATIONS = 199
 SHIFT_SCORE = 0.05
 """Smallest score of a detected shift: twice the largest of 596 draws of held-out images in other mixes of cell types, 0.024
-(docs/trust.md)."""
+(docs/reference/results/domain-shift.md)."""
 SHIFT_P = 0.01
 """Largest p-value of a detected shift."""
 
