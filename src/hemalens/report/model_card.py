@@ -72,10 +72,10 @@ def _where(test: Evaluation) -> str:
 def _intended(manifest: Manifest) -> str:
     names = listed([label(code) for code in manifest.labels])
     return (
-        f"Classifies images of single blood cells from stained smears into {names}. It predicts one of these classes for any "
-        "image. It is not a medical device: a morphologist reviews every cell, and nobody is diagnosed or treated by its "
-        "predictions. Before use in a laboratory that is not in the tables below, test it there (`hemalens evaluate`) on "
-        "labelled cells."
+        f"Classifies images of single blood cells from stained smears into {names}. It predicts one of these classes for "
+        "any image. It is not a medical device: a morphologist reviews every cell, and nobody is diagnosed or treated by "
+        "its predictions. Before use in a laboratory that is not in the tables below, test it there (`hemalens evaluate`) "
+        "on labelled cells."
     )
 
 
@@ -186,6 +186,6 @@ def _precision(how: Quantisation) -> str:
     finer = "" if how.fine_agreement is None else f", {how.fine_agreement:.1%} equal finer types"
     return (
         f"Precision: {how.precision} ({how.method}); on {count(how.n_images)} images {how.agreement:.1%} equal predictions"
-        f"{finer}; probabilities differ by {how.largest_difference:.2g} at most. Figures on training sets may be of the model "
-        "before this step."
+        f"{finer}; probabilities differ by {how.largest_difference:.2g} at most. Figures on training sets may be of the "
+        "model before this step."
     )

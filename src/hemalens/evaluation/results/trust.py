@@ -17,10 +17,10 @@ class TrustCheck(Part):
     """Label-free estimates of a bundle on test images, with the true values.
 
     `verdict` on the domain shift with its `score` in [0, 1] and `p_value`, from `n_compared` test images and `n_home`
-    held-out reference images. `atypical`: share of images with a typicality below 0.05. `strangeness`: AUC of test against reference
-    images by their out-of-distribution score. `accuracy` is the true one, `home_accuracy` that on the held-out reference images,
-    None where the bundle has none. `coverage` in [0, 1] is the share of prediction sets that hold the true label, against
-    `coverage_stated`, with exact binomial limits; `set_size` their mean number of labels.
+    held-out reference images. `atypical`: share of images with a typicality below 0.05. `strangeness`: AUC of test against
+    reference images by their out-of-distribution score. `accuracy` is the true one, `home_accuracy` that on the reference
+    images, None where the bundle has none. `coverage` in [0, 1] is the share of prediction sets that hold the true label,
+    against `coverage_stated`, with exact binomial limits; `set_size` their mean number of labels.
     """
 
     verdict: str
