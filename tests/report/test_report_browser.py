@@ -159,7 +159,7 @@ def test_text_can_be_read_by_day_and_by_night(opened: Any, scheme: str) -> None:
     assert len(contrasts) > 20
     assert {name: ratio for name, ratio in contrasts.items() if ratio < 4.5} == {}
     ink, paper = page.evaluate(
-        "[getComputedStyle(document.querySelector('.heat .end:not(.pale)')).fill,"
+        "[getComputedStyle(document.querySelector('#transfer svg text[style*=currentColor]')).fill,"
         " getComputedStyle(document.body).backgroundColor]"
     )
     assert (ink, paper) == (
@@ -185,7 +185,7 @@ def test_paper_is_white_and_holds_everything(opened: Any, tmp_path: Path) -> Non
 def test_screenshots(opened: Any, tmp_path: Path, size: tuple[int, int], scheme: str) -> None:
     page = opened(size, scheme)
     page.evaluate(OPEN_ALL.replace("'details'", "'#evaluation-2 details'"))
-    for part in ("domains", "embeddings", "evaluation-2"):
+    for part in ("transfer", "embeddings", "evaluation-2"):
         file = tmp_path / f"{part}-{size[0]}-{scheme}.png"
         page.locator(f"#{part}").screenshot(path=file)
         assert file.stat().st_size > 5_000

@@ -261,7 +261,8 @@ def class_scores(target: Target[T], words: Words) -> Table:
         )
 
     caption = f"{words.score} of each cell type on {target.name}: means over the {words.repeats}"
-    return by_method(target, caption, (words.column, *map(formatting.label, classes)), rows, heading="Cell types")
+    titles = (words.column, *map(formatting.label, classes))
+    return by_method(target, caption, titles, rows, heading="Cell types", stacked=True)
 
 
 def by_method(
@@ -271,11 +272,12 @@ def by_method(
     rows: Callable[[Line[T]], tuple[tuple[Cell, ...], ...]],
     *,
     heading: str,
+    stacked: bool = False,
 ) -> Table:
     """A table with the rows of each method below its name; the first title names the rows."""
     columns = tuple(Column(title, heads=i == 0) for i, title in enumerate(titles))
     groups = tuple(Group(Cell(line.name, tag=line.tag), rows(line)) for line in target.lines)
-    return Table(caption, columns, groups=groups, grouped_by="Method", heading=heading)
+    return Table(caption, columns, groups=groups, grouped_by="Method", stacked=stacked, heading=heading)
 
 
 def _shared(lines: Sequence[Line[T]], words: Callable[[T], str]) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ OVERVIEW_NOTE = (
 )
 TRANSDUCTIVE_NOTE = "Transductive: test images were seen in training, without their labels."
 NOT_DRAWN = "With this many evaluations, reliability is shown as a table, and embeddings once per method and source."
-N_POINTS_SHOWN = 20_000
+N_POINTS_SHOWN = 15_000
 N_ERRORS_SHOWN = 240
 """At most this many points and wrong cells on a page, divided among the evaluations, so that its file stays small."""
 FEWEST_POINTS, FEWEST_ERRORS = 200, 3

@@ -71,7 +71,7 @@ _STYLE = {
     "ytick.major.size": 3.0,
     "text.parse_math": False,
 }
-_PAGE_COLOURS = {INK: "currentColor", PAPER: "var(--paper, white)", MUTED: "var(--muted, gray)"} | {
+_PAGE_COLOURS = {INK: "currentColor", PAPER: "var(--paper)", MUTED: "var(--muted)"} | {
     colour: f"var(--line-{i})" for i, colour in enumerate(LINES, start=1)
 }
 _PAGE_COLOUR = re.compile("|".join(_PAGE_COLOURS))
@@ -80,8 +80,11 @@ _REFERENCE = re.compile(r'(url\(#|xlink:href="#)([^")]+)')
 _TAG = re.compile(r"<[^>]+>")
 _LONG_DECIMAL = re.compile(r"(\.\d\d)\d+")
 _DROPPED = re.compile(
-    r"\s*<metadata>.*?</metadata>|\s*<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->| font-family: '[^']*';", re.DOTALL
+    r"\s*<metadata>.*?</metadata>|\s*<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->| font-family: '[^']*';"
+    r'| transform="rotate\(-0 [^"]*"',
+    re.DOTALL,
 )
+_ALONE = re.compile(r"<g>(<text [^>]*>[^<]*</text>)</g>")
 _RUN = re.compile(r'<use ([^>]*) style="([^"]*)"/>(?:<use [^>]* style="\2"/>)+')
 _LONG_PLACE = re.compile(r'( [xy]="-?\d+\.\d)\d*')
 
@@ -208,6 +211,7 @@ def _tidied(body: str, name: str) -> str:
     body = _REFERENCE.sub(lambda match: match[1].removeprefix("xlink:") + ids[match[2]], body)
     body = _TAG.sub(lambda match: " ".join(_LONG_DECIMAL.sub(r"\1", match[0]).split()), body)
     body = _RUN.sub(_shared_style, re.sub(r">\s+<", "><", body.strip()))
+    body = _ALONE.sub(r"\1", body)
     return _PAGE_COLOUR.sub(lambda match: _PAGE_COLOURS[match[0]], body)
 
 

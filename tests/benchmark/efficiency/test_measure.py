@@ -131,7 +131,7 @@ def test_backbones_and_a_bundle_with_its_scores(
     assert [e.method for e in report.evaluations] == [bundle.name]
     assert report.protocol == "efficiency, all networks taking turns: 2 rounds, 1 thread"
     assert read_report(out / "report.json") == report
-    assert "What the networks cost" in (out / "report.html").read_text(encoding="utf-8")
+    assert "Size of every network" in (out / "report.html").read_text(encoding="utf-8")
     assert json.loads((out / "run.json").read_text())["finished"] is True
 
 

@@ -17,10 +17,10 @@ class TrustCheck(Part):
     """The domain-shift and reliability report of a bundle on test images, against their labels.
 
     `verdict` on the domain shift with its `score` in [0, 1] and `p_value`, from `n_compared` test images and `n_home`
-    held-out images of the training data. `atypical`: fraction of images with a typicality below 0.05. `strangeness`: AUC of
-    test against held-out images by their out-of-distribution score. `accuracy` is the true one, `home_accuracy` that on the
-    held-out images, None where the bundle keeps none. `coverage` in [0, 1] is the fraction of prediction sets
-    that hold the true label, against `coverage_stated`, with exact binomial limits; `set_size` is their mean size.
+    held-out reference images. `atypical`: share of images with a typicality below 0.05. `strangeness`: AUC of test against
+    reference images by their out-of-distribution score. `accuracy` is the true one, `home_accuracy` that on the reference
+    images, None where the bundle has none. `coverage` in [0, 1] is the share of prediction sets that hold the true label,
+    against `coverage_stated`, with exact binomial limits; `set_size` their mean number of labels.
     """
 
     verdict: str
