@@ -509,7 +509,9 @@ def test_a_role_that_a_method_needs_is_asked_for(
     needy = replace(trained.stub_method(), name="needy", roles=(replace(FIRST, required=True),))
     monkeypatch.setattr("hemalens.benchmark.config.find_method", lambda name: needy)
     ended = hemalens(*_call(labs, tmp_path / "run", method="needy"))
-    assert (ended.code, ended.error) == (2, "error: needy needs labelled images to begin with. Say --aux first=SPEC.")
+    assert ended.code == 2
+    assert "needs labelled images" in ended.error
+    assert "--aux first=SPEC" in ended.error
     assert not (tmp_path / "run").exists()
 
 

@@ -250,7 +250,7 @@ def test_a_small_class_of_the_pool_can_be_left_out_too(labs: Path, fits: list[st
         _run(labs, tmp_path / "run", **arguments)
     (result,) = _run(labs, tmp_path / "run", min_per_class=4, **arguments).k_shot
     assert result.classes == ("neutrophil", "monocyte")
-    assert result.left_out == {"lymphocyte": "support pool: 3 image(s), at least 4 asked for"}
+    assert result.left_out == {"lymphocyte": "support pool: 3 image(s), at least 4 required"}
     assert result.n_images == 13
 
 
