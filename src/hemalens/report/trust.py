@@ -62,11 +62,11 @@ def sentences(evaluation: Evaluation) -> tuple[str, ...]:
     if check.estimates:
         values = sorted(estimate.value for estimate in check.estimates)
         estimated = f"{values[0]:.3f}" + (f"{formatting.EN_DASH}{values[-1]:.3f}" if len(values) > 1 else "")
-        parts.append(f"accuracy estimated {estimated}, true {check.accuracy:.3f}")
+        parts.append(f"estimated accuracy {estimated}, true accuracy {check.accuracy:.3f}")
     if check.coverage.value is not None:
         stated = formatting.share(check.coverage_stated)
         parts.append(
-            f"prediction sets of {check.set_size:.2f} labels cover the true one in {check.coverage.value:.3f} "
-            f"({stated} stated)"
+            f"prediction sets ({check.set_size:.2f} labels on average) hold the true label for "
+            f"{100 * check.coverage.value:.1f} % of the cells (nominal {stated})"
         )
     return ("; ".join(parts) + ".",)
