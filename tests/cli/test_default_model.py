@@ -97,9 +97,7 @@ def test_where_the_package_has_none_one_line_says_so(command: tuple[str, ...], t
 
 
 @pytest.mark.usefixtures("packaged")
-def test_words_that_cannot_be_bundle_and_images_are_refused(
-    own: Bundle, abroad: Path, tmp_path: Path, hemalens: Command
-) -> None:
+def test_words_that_cannot_be_told_apart_are_refused(own: Bundle, abroad: Path, tmp_path: Path, hemalens: Command) -> None:
     for words, message in (
         ((), "no images given; expected hemalens predict [BUNDLE] IMAGES --out FILE"),
         ((own.path,), "is a bundle, and no images are given; expected hemalens predict [BUNDLE] IMAGES --out FILE"),

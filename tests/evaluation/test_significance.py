@@ -197,14 +197,14 @@ def test_one_image_of_a_rare_class_makes_no_method_better() -> None:
     assert (found.p_difference, found.p_accuracy, found.better) == (1.0, 1.0, None)
 
 
-def test_equal_answers_are_bundle_and_images_by_nothing() -> None:
+def test_equal_answers_are_told_apart_by_nothing() -> None:
     found = _pair(_method("A", 0.8, seed=0, n_models=2), _method("B", 0.8, seed=0, n_models=2))
     assert (found.p_accuracy, found.p_difference, found.better) == (1.0, 1.0, None)
     assert found.difference == Estimate(value=0.0, low=0.0, high=0.0)
 
 
 @pytest.mark.parametrize("n_models", [1, 3])
-def test_equal_methods_are_rarely_bundle_and_images(n_models: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_methods_are_rarely_told_apart(n_models: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the level 0.05, of 200 pairs no more than 5 % and three standard deviations; rare classes among them."""
     monkeypatch.setattr(comparisons, "N_REPEATS", 200)
     truth = np.repeat(np.arange(4), [60, 30, 6, 2])

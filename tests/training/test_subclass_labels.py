@@ -47,7 +47,7 @@ def _of(counts: dict[str, int] = COUNTS, name: str = "eight_class") -> FineLabel
     return FineLabels.of(_dataset(counts, name), min_images=20)
 
 
-def test_the_finest_types_with_enough_images_are_bundle_and_images_within_their_class() -> None:
+def test_the_finest_types_with_enough_images_are_told_apart_within_their_class() -> None:
     labels = _of()
     assert labels.classes == ("eosinophil", "immature_granulocyte", "lymphocyte", "neutrophil")
     expected = ("eosinophil", "myelocyte", "promyelocyte", "lymphocyte", "band_neutrophil", "segmented_neutrophil")

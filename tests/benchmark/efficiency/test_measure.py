@@ -42,7 +42,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls are not repeated, and no process is started for its memory: tests/jobs/test_timing.py does both."""
+    """Calls are not repeated, and no process is started for its memory: test_timing.py does both."""
     monkeypatch.setattr(module, "alternate", functools.partial(alternate, shortest_s=0))
     monkeypatch.setattr(module, "peak_memory_mb", lambda what: 123.4)
 
@@ -136,7 +136,7 @@ def test_backbones_and_a_bundle_with_its_scores(
 
 
 @pytest.mark.usefixtures("undrawn", "quick")
-def test_bundles_of_one_method_and_one_test_are_bundle_and_images(labs: Path, tmp_path: Path) -> None:
+def test_bundles_of_one_method_and_one_test_are_told_apart(labs: Path, tmp_path: Path) -> None:
     copy = _with(open_bundle(labs / "near"), tmp_path / "other" / "near")
     said: list[str] = []
     report = _measure(
