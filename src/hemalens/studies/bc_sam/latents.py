@@ -90,7 +90,7 @@ class Material:
     cells: NDArray[np.uint8]
 
     @classmethod
-    def open_inputs(cls, sides: tuple[Side, Side], config: BCSamConfig, scratch: Path) -> Material:
+    def prepare(cls, sides: tuple[Side, Side], config: BCSamConfig, scratch: Path) -> Material:
         """Compute them, or read them from the cache."""
         records = [record for side in sides for record in side.dataset.records]
         graph, stage = feature_graph(config), cell_image_stage(config)

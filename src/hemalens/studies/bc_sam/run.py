@@ -154,7 +154,7 @@ class _Found:
 def _run(
     sides: tuple[Side, Side], config: BCSamStudyConfig, features: BCSamConfig, *, out: Path, seed: int, say: Say
 ) -> _Found:
-    material = Material.open_inputs(sides, features, out / "scratch" / "maps.npy")
+    material = Material.prepare(sides, features, out / "scratch" / "maps.npy")
     pooled = Row(POOLED, None, (material.pooled,) * config.n_folds)
     rows = [pooled] if config.pooled else []
     for protocol in config.protocols:
