@@ -10,7 +10,7 @@ import typer
 
 from hemalens.cli.options import Json, Out, Overwrite, Quiet, Seed, Talk, bundle_and_images, bundle_or_default
 
-SHAPE = "hemalens suggest [BUNDLE] IMAGES --out FILE"
+USAGE = "hemalens suggest [BUNDLE] IMAGES --out FILE"
 
 
 def suggest(
@@ -44,7 +44,7 @@ def suggest(
     from hemalens.adaptation.suggest import suggest as run
 
     talk = Talk(quiet, as_json)
-    named, source = bundle_and_images(bundle, images, usage=SHAPE)
+    named, source = bundle_and_images(bundle, images, usage=USAGE)
     found = run(
         bundle_or_default(named, talk),
         source,
