@@ -103,10 +103,6 @@ def _embedded(bundle: Bundle, cells: CellDataset) -> np.ndarray:
     return np.stack([p.embedding for p in found if p.embedding is not None])
 
 
-def _served(bundle: Bundle, cells: CellDataset) -> np.ndarray:
-    return np.stack([p.probabilities for p in Predictor(bundle).predict(cells.records) if p.probabilities is not None])
-
-
 def _tested(bundle: Bundle, cells: CellDataset) -> Evaluation:
     return evaluate([bundle], [cells], target=cells, source_name="lab_a", seed=0)
 

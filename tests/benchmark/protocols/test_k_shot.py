@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -28,7 +27,6 @@ from hemalens.errors import DatasetError, SplitError
 from hemalens.evaluation.results import Estimate, KShot, Shots, Supervised
 from hemalens.graphs import build as graphs
 
-Floats = NDArray[np.float64]
 CENTRED = FewShotConfig(centre="target")
 
 
