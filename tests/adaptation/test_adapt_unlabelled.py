@@ -26,6 +26,7 @@ from hemalens.errors import BundleError, DatasetError, InputError, OutputError
 from hemalens.graphs.batch_norm import OP_TYPE, has_batch_norm
 from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.inference.predictor import Predictor, list_images
+from hemalens.runs.evaluate import EvaluateOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 from networks import conv_bundle
 from trained import Colour, colour_cells
@@ -181,7 +182,9 @@ def test_a_test_on_those_images_is_transductive_and_on_others_it_is_not(
     bundle = adapt(colours.path, out=tmp_path / "b", unlabelled=str(away), options=AdaptOptions(settings=BIAS))
     fresh = colour_cells(tmp_path / "fresh", AWAY, 4, seed=9, noise=15)
     for folder, transductive in ((away, True), (fresh, False)):
-        report = evaluate(bundle.path, f"folder:{folder}", out=tmp_path / f"{transductive}", n_occluded=0)
+        report = evaluate(
+            bundle.path, f"folder:{folder}", out=tmp_path / f"{transductive}", options=EvaluateOptions(n_occluded=0)
+        )
         assert report.evaluations[0].transductive == transductive
     said = hemalens("evaluate", bundle.path, "--data", f"folder:{away}", "--out", tmp_path / "shown")
     assert "(transductive)" in said.out.replace("\n", " ")

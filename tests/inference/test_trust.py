@@ -21,6 +21,7 @@ from hemalens.bundle.reference import reference_files
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError
 from hemalens.report import read_report
+from hemalens.runs.evaluate import EvaluateOptions
 from hemalens.trust.domain_shift import DETECTED, NO_REFERENCE, NOT_DETECTED
 from hemalens.trust.reference import REFERENCE_FILE
 from trained import Colour, colour_cells
@@ -177,7 +178,7 @@ def test_a_coverage_that_cannot_be_is_refused(
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_report_compares_estimates_with_the_labels(bundle: Bundle, foreign: Path, tmp_path: Path) -> None:
-    report = evaluate(bundle.path, f"folder:{foreign}", out=tmp_path / "report", n_occluded=0)
+    report = evaluate(bundle.path, f"folder:{foreign}", out=tmp_path / "report", options=EvaluateOptions(n_occluded=0))
     assert read_report(tmp_path / "report" / "report.json") == report
     check = report.evaluations[0].trust
     assert check is not None
@@ -195,7 +196,11 @@ def test_the_report_compares_estimates_with_the_labels(bundle: Bundle, foreign: 
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_report_without_reference_statistics(plain: Bundle, foreign: Path, tmp_path: Path) -> None:
-    check = evaluate(plain.path, f"folder:{foreign}", out=tmp_path / "report", n_occluded=0).evaluations[0].trust
+    check = (
+        evaluate(plain.path, f"folder:{foreign}", out=tmp_path / "report", options=EvaluateOptions(n_occluded=0))
+        .evaluations[0]
+        .trust
+    )
     assert check is not None
     assert check.verdict == NO_REFERENCE
     assert (check.coverage.value, check.estimates) == (None, ())

@@ -11,7 +11,7 @@ from hemalens.errors import ReportError
 from hemalens.evaluation.formatting import score
 from hemalens.evaluation.results import Report
 from hemalens.report.model_card import model_card
-from hemalens.runs.evaluate import evaluate
+from hemalens.runs.evaluate import EvaluateOptions, evaluate
 from trained import Colour, colour_bundle, colour_cells
 
 HOME: dict[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -30,7 +30,7 @@ def report(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = tmp_path_factory.mktemp("abroad")
     cells = colour_cells(folder / "abroad", ABROAD, 10, seed=1)
     with trained.undrawn():
-        return evaluate(bundle.path, f"folder:{cells}", out=folder / "report", n_occluded=0)
+        return evaluate(bundle.path, f"folder:{cells}", out=folder / "report", options=EvaluateOptions(n_occluded=0))
 
 
 def test_the_card_holds_the_figures_of_the_report_and_the_data_of_the_manifest(bundle: Bundle, report: Report) -> None:

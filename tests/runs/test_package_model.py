@@ -13,7 +13,7 @@ from hemalens.adaptation.adapt import adapt
 from hemalens.bundle.artifact import MANIFEST, WEIGHTS
 from hemalens.bundle.bundle import CARD, Bundle, open_bundle
 from hemalens.errors import BundleError, InputError, OutputError
-from hemalens.runs.evaluate import evaluate
+from hemalens.runs.evaluate import EvaluateOptions, evaluate
 from hemalens.runs.package_model import package_model
 from networks import conv_bundle
 
@@ -34,7 +34,7 @@ def abroad(tmp_path_factory: pytest.TempPathFactory) -> str:
 def report(bundle: Bundle, abroad: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("test") / "report"
     with trained.undrawn():
-        evaluate(bundle.path, abroad, out=out, n_occluded=0)
+        evaluate(bundle.path, abroad, out=out, options=EvaluateOptions(n_occluded=0))
     return out / "report.json"
 
 

@@ -19,6 +19,7 @@ from hemalens.bundle.bundle import FINE, MODEL, SEEN_UNLABELLED, Bundle, open_bu
 from hemalens.errors import BundleError, ConfigError
 from hemalens.graphs.batch_norm import OP_TYPE
 from hemalens.inference.predictor import Predictor, list_images
+from hemalens.runs.evaluate import EvaluateOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 
 
@@ -68,7 +69,7 @@ def test_the_images_changed_nothing_and_count_as_unseen(base: Bundle, half: Bund
     assert half.seen == base.seen
     assert SEEN_UNLABELLED not in half.manifest.files
     with trained.undrawn():
-        found = evaluate(half.path, f"synthetic:{abroad}", out=tmp_path / "report", n_occluded=0)
+        found = evaluate(half.path, f"synthetic:{abroad}", out=tmp_path / "report", options=EvaluateOptions(n_occluded=0))
     assert not found.evaluations[0].transductive
 
 

@@ -316,7 +316,9 @@ def test_evaluate_shows_as_many_cells_as_asked_for(
 ) -> None:
     said: list[str] = []
     for n in (3, 0):
-        report = evaluate(bundle.path, labs("lab_b"), out=tmp_path / f"{n}", n_occluded=n, say=said.append)
+        report = evaluate(
+            bundle.path, labs("lab_b"), out=tmp_path / f"{n}", options=EvaluateOptions(n_occluded=n), say=said.append
+        )
         assert [len(table.rows) for table in report.pictures] == ([n] if n else [])
     assert not any("too large" in text for text in said)
     monkeypatch.setattr("hemalens.evaluation.occlusion.affordable", lambda bundle, n: 0)

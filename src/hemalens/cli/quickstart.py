@@ -51,7 +51,14 @@ def quickstart(
         overwrite=True,
     )
     say("testing on lab_b, which the model has not seen")
-    tested = evaluate(out / "train" / "bundle", target, out=out / "lab_b", n_occluded=N_OCCLUDED, seed=seed, overwrite=True)
+    tested = evaluate(
+        out / "train" / "bundle",
+        target,
+        out=out / "lab_b",
+        options=EvaluateOptions(n_occluded=N_OCCLUDED),
+        seed=seed,
+        overwrite=True,
+    )
     n_support = min(N_SUPPORT, N_PER_CLASS // 2)
     say(f"adapting to lab_b with {n_support} labelled cells of each type, testing on the others")
     support = write_support(data, target, n_support, seed)
@@ -67,8 +74,7 @@ def quickstart(
         out / "adapted",
         target,
         out=out / "lab_b_adapted",
-        options=EvaluateOptions(drop_seen=True),
-        n_occluded=0,
+        options=EvaluateOptions(drop_seen=True, n_occluded=0),
         seed=seed,
         overwrite=True,
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -104,3 +104,24 @@ def runner(
             torch.cuda.synchronize()
 
     return run
+
+
+def devices() -> dict[str, str]:
+    """The devices of this machine, as torch names them, with the name of the processor: the CPU, and a GPU if any."""
+    return {"cpu": "cpu"} | ({"cuda": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+
+
+@contextmanager
+def threads(n_threads: int) -> Iterator[None]:
+    """Run torch with `n_threads` threads."""
+    before = torch.get_num_threads()
+    use_threads(n_threads)
+    try:
+        yield
+    finally:
+        use_threads(before)
+
+
+def use_threads(n_threads: int) -> None:
+    """Set the number of torch's threads in this process."""
+    torch.set_num_threads(n_threads)

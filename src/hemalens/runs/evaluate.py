@@ -20,13 +20,15 @@ from hemalens.runs.inputs import open_inputs, report_inputs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateOptions:
-    """Which images are tested.
+    """Which images are tested and shown.
 
     Classes of fewer than `min_per_class` images are left out. `drop_seen` leaves out images that the bundle was trained on.
+    The report shows occlusion maps of at most `n_occluded` cells.
     """
 
     min_per_class: int = 1
     drop_seen: bool = False
+    n_occluded: int = N_SHOWN
 
 
 DEFAULTS = EvaluateOptions()
@@ -38,15 +40,14 @@ def evaluate(
     *,
     out: Path,
     options: EvaluateOptions = DEFAULTS,
-    n_occluded: int = N_SHOWN,
     seed: int = 0,
     overwrite: bool = False,
     say: Say = lambda text: None,
 ) -> Report:
     """Test a bundle on a dataset under the bundle's own label map, and write a report into `out`.
 
-    The report lists unreadable images and shows occlusion maps of at most `n_occluded` cells. Raises `SplitError` for
-    images that the bundle has seen, unless the options drop them.
+    The report lists unreadable images. Raises `SplitError` for images that the bundle has seen, unless the options drop
+    them.
     """
     claim_folder(out, (JSON_NAME, MARKDOWN_NAME, HTML_NAME), "a report", overwrite=overwrite)
     bundle = open_bundle(bundle_path)
@@ -74,7 +75,7 @@ def evaluate(
         min_per_class=options.min_per_class,
     )
     evaluation = evaluation.model_copy(update={"trust": trust_check(bundle, answered, seed=seed)})
-    pictures = [occlusion_table(bundle, dataset, answered, n=n_occluded)] if n_occluded else []
+    pictures = [occlusion_table(bundle, dataset, answered, n=options.n_occluded)] if options.n_occluded else []
     if any(not table.rows for table in pictures):
         say("no occlusion maps: the network is too large, or its operations cannot be counted")
     report = make_report(

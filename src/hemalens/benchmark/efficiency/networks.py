@@ -75,22 +75,19 @@ class Backbone:
 
     def setups(self, n_threads: int) -> Iterator[Setup]:
         """fp32 on the CPU, and on a GPU where there is one; bf16 on the last of them, where it has hardware support."""
-        import torch
-
-        from hemalens.models.cost import random_network, runner
+        from hemalens.models.cost import devices, random_network, runner
         from hemalens.training.trainer import has_bf16
 
         network = random_network(self.config, n_classes=self.n_classes)
-        devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-        for device in devices:
+        found = devices()
+        for device, shown in found.items():
             precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32",)
-            if device == devices[-1] and has_bf16():
+            if device == list(found)[-1] and has_bf16():
                 precisions = ("fp32", "bf16")
             for precision in precisions:
                 run = runner(network, self.input_px, device=device, precision=precision)
                 alone = {"backbone": self.config.backbone, "n_classes": self.n_classes, "precision": precision}
                 alone |= {"input_px": self.input_px, "n_threads": n_threads}
-                shown = "cpu" if device == "cpu" else torch.cuda.get_device_name()
                 yield Setup("torch", shown, precision, run, alone if device == "cpu" else None)
 
 
@@ -208,11 +205,7 @@ def _torch_threads(n_threads: int, *, needed: bool) -> Iterator[None]:
     if not needed:
         yield
         return
-    import torch
+    from hemalens.models.cost import threads
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    try:
+    with threads(n_threads):
         yield
-    finally:
-        torch.set_num_threads(before)

@@ -134,11 +134,9 @@ def _file_runner(what: Mapping[str, Any]) -> Run:
 
 
 def _backbone_runner(what: Mapping[str, Any]) -> Run:
-    import torch
-
     from hemalens.models.backbone import BackboneConfig
-    from hemalens.models.cost import random_network, runner
+    from hemalens.models.cost import random_network, runner, use_threads
 
-    torch.set_num_threads(what["n_threads"])
+    use_threads(what["n_threads"])
     config = BackboneConfig(backbone=what["backbone"], weights="none", image_size_px=what["input_px"])
     return runner(random_network(config, n_classes=what["n_classes"]), what["input_px"], precision=what["precision"])
