@@ -13,12 +13,11 @@ import typer
 
 from documentation import DOCS, PAGES, REPOSITORY, name_of, prose
 from hemalens.cli.main import app
+from hemalens.studies import STUDIES, describe_study
 
 WORDS: dict[str, str] = tomllib.loads((DOCS / "words.toml").read_text(encoding="utf-8"))
 LONGEST_SENTENCE = 30
 TEXTS = (*PAGES, REPOSITORY / "CHANGELOG.md")
-QUOTED = re.compile(r"^\| \[.*$", re.M)
-"""Rows of the table of studies quote the program, whose words have tests of their own."""
 
 
 def _old_words(text: str) -> list[str]:
@@ -53,12 +52,19 @@ def test_the_list_finds_mannered_words_and_spares_ordinary_ones() -> None:
 
 @pytest.mark.parametrize("page", TEXTS, ids=name_of)
 def test_pages_use_plain_words(page: Path) -> None:
-    assert _old_words(QUOTED.sub("", prose(page)) if page.parent.name == "studies" else prose(page)) == []
+    assert _old_words(prose(page)) == []
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=name_of)
 def test_sentences_are_short(page: Path) -> None:
     assert [s for s in _sentences(page) if len(s.split()) > LONGEST_SENTENCE] == []
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_texts_of_a_study_use_plain_words(name: str) -> None:
+    study = describe_study(name)
+    texts = (study.summary, study.main_result, *study.needs.values(), *(role.what for role in study.roles))
+    assert [word for text in texts for word in _old_words(text)] == []
 
 
 @pytest.mark.parametrize("verb", sorted(COMMANDS))

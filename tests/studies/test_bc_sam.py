@@ -591,7 +591,7 @@ def test_bad_settings_are_told_first(data: Roles, tmp_path: Path, setting: str, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"second": []}, r"number of datasets in the role second.*Say --data second=SPEC"),
+        ({"second": []}, r"number of datasets in the role second.*Use --data second=SPEC"),
         ({"third": ["folder:a"]}, "no role 'third'"),
         ({"frist": ["folder:a"]}, r"no role 'frist'. did you mean 'first'"),
     ],

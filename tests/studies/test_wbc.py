@@ -515,7 +515,7 @@ def test_bad_settings_are_told_first(
         ("wbc-augmentation", {"wbc": []}, "number of datasets in the role wbc"),
         ("wbc-augmentation", {"prcc": ["prcc:x"]}, "the study wbc-augmentation has no role 'prcc'"),
         ("wbc-augmentation", {"hold": ["prcc:x"]}, r"no role 'hold'. did you mean 'held'"),
-        ("wbc-combined", {}, "number of datasets in the role cam16.*Say --data cam16=SPEC"),
+        ("wbc-combined", {}, "number of datasets in the role cam16.*Use --data cam16=SPEC"),
     ],
 )
 def test_roles_are_checked(white: Roles, tmp_path: Path, study: str, change: Roles, message: str) -> None:

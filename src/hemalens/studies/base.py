@@ -96,7 +96,7 @@ class Description:
                     f"the study {self.name} needs another number of datasets in the role {role.name}, {what}",
                     expected=role.allowed,
                     got=str(n),
-                    remedy=f"Say --data {role.name}=SPEC.",
+                    remedy=f"Use --data {role.name}=SPEC.",
                 )
 
 

@@ -118,7 +118,7 @@ def _cells(spec: str, config: MobileVitStudyConfig, seed: int) -> Inputs:
                 f"{given.dataset.name} has fewer images than the study uses",
                 expected=f"{n}",
                 got=str(len(given.dataset)),
-                remedy="Say --set n_images=NUMBER with a smaller one, or 0 for all.",
+                remedy="Use --set n_images=NUMBER with a smaller one, or 0 for all.",
             )
         return given
     drawn = capped(given.dataset, n, seeded(seed, "images"))

@@ -241,7 +241,7 @@ def open_study(
     for row, _ in chosen.values():
         for role in row.auxiliary:
             if role not in more:
-                raise InputError(f"the row {row.name!r} needs the role {role}", remedy=f"Say --data {role}=SPEC.")
+                raise InputError(f"the row {row.name!r} needs the role {role}", remedy=f"Use --data {role}=SPEC.")
     request = {
         "job": f"study {study.name}",
         "study": config.model_dump(mode="json"),
