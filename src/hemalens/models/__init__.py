@@ -2,5 +2,6 @@
 
 Begin with `backbone`; `sam` and `lora` are the segmenter's. `freezing` chooses the layers that learn,
 `test_time_augmentation` averages views, `white_balance` divides by the background, `export` traces a module into a graph.
+`outline` is the network of the nucleus' outline, `cost` counts parameters and multiply-adds.
 Imports `evaluation` and the rooms below.
 """
