@@ -128,7 +128,7 @@ def test_full_disk_at_any_step_leaves_the_old_file_and_nothing_else(
     path.write_text("old")
     owner = {"mkstemp": files.tempfile, "fsync": os, "replace": os, "write": Path}[step]
     monkeypatch.setattr(owner, "write_text" if step == "write" else step, _fail_with(number))
-    with pytest.raises(OutputError, match=r"the disk is full while writing .*Free space or choose another --out") as error:
+    with pytest.raises(OutputError, match=r"the disk is full while writing .*Free space") as error:
         write_text(path, "new")
     _check(error.value, path)
     monkeypatch.undo()

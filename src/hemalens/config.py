@@ -79,7 +79,9 @@ def read_toml(file: Path) -> dict[str, Any]:
         with open(file, "rb") as handle:
             return tomllib.load(handle)
     except OSError as error:
-        raise ConfigError(f"cannot read {one_line(file)}", got=error.strerror or str(error)) from error
+        raise ConfigError(
+            f"cannot read {one_line(file)}", got=error.strerror or str(error), remedy="Check the path and its permissions."
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{one_line(file)} is not valid TOML", got=str(error)) from error
 

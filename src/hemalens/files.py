@@ -48,13 +48,13 @@ def _as_output_error(error: OSError, path: Path) -> OutputError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
             f"the disk is full while writing {one_line(path)}",
-            remedy="Free space or choose another --out; no partial file remains.",
+            remedy="Free space or choose another disk; no partial file remains.",
         )
     return OutputError(
         f"cannot write {one_line(path)}",
         expected="a writable place",
         got=error.strerror or str(error),
-        remedy="Choose another --out or change the permissions.",
+        remedy="Choose another folder or change the permissions.",
     )
 
 
@@ -150,7 +150,7 @@ def claim_output(path: Path, *, overwrite: bool) -> None:
     if occupied and not overwrite:
         raise OutputError(
             f"{one_line(path)} exists already",
-            remedy="Choose another --out, or use --overwrite to replace it.",
+            remedy="Choose another file or folder, or replace it with --overwrite.",
         )
     parent = path
     while not parent.exists():
@@ -170,7 +170,7 @@ def claim_folder(path: Path, parts: Collection[str], what: str, *, overwrite: bo
     """
     if overwrite and path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= set(parts)):
         raise OutputError(
-            f"{one_line(path)} holds something else than {what}", remedy="Choose another --out; it is not overwritten."
+            f"{one_line(path)} holds something else than {what}", remedy="Choose another folder; it is not overwritten."
         )
     claim_output(path, overwrite=overwrite)
 

@@ -159,4 +159,4 @@ def test_the_command(base: Bundle, away: Path, tmp_path: Path, hemalens: Command
     assert "predictions are smoothed over the 5 nearest neighbours, found with" in ended.out
     assert "--beside imagenet" not in ended.out
     ended = hemalens("adapt", base.path, "--unlabelled", away, *settings[:2], "--out", tmp_path / "plain")
-    assert "--beside imagenet adds nearest-neighbour smoothing" in ended.out
+    assert "--beside imagenet for nearest-neighbour smoothing" in ended.out

@@ -560,7 +560,7 @@ def test_an_output_that_exists_is_refused_and_only_a_bundle_is_replaced(
     assert len(open_bundle(out).manifest.data) == 3
     mine = shutil.copytree(support, tmp_path / "mine")
     for place in (mine, mine / "monocyte", list_images(mine)[0]):
-        with pytest.raises(OutputError, match=r"holds something else than a bundle. Choose another --out"):
+        with pytest.raises(OutputError, match=r"holds something else than a bundle. Choose another folder"):
             adapt(base.path, out=place, overwrite=True, support=spec)
     assert _digests(mine) == _digests(support)
 

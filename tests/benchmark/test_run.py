@@ -382,11 +382,14 @@ def test_the_command_fails_when_something_failed_and_says_what(
 
 def test_a_benchmark_without_data_is_refused_on_one_line(tmp_path: Path, hemalens: Command) -> None:
     for arguments, message in (
-        (("--methods", "near"), "a benchmark needs sources. Say --source"),
-        (("--source", "folder:x"), "a benchmark needs methods. Say --methods"),
+        (("--methods", "near"), "a benchmark needs sources. Use --source"),
+        (("--source", "folder:x"), "a benchmark needs methods. Use --methods"),
         (("--config", tmp_path / "gone.yaml"), "cannot read"),
         (("--methods", "linear_probe", "--source", "folder:x", "--protocol", "kfold"), "unknown protocol 'kfold'"),
-        (("--methods", "linear_probe", "--source", "folder:x", "--classes", "3"), "--classes has no use in the protocol"),
+        (
+            ("--methods", "linear_probe", "--source", "folder:x", "--classes", "3"),
+            "--classes does not apply to the protocol",
+        ),
     ):
         ended = hemalens("benchmark", *arguments, "--out", tmp_path / "run")
         assert (ended.code, ended.out) == (2, "")

@@ -532,7 +532,7 @@ def test_clean_takes_out_conflicts_and_spare_copies_and_keeps_the_order(files: C
     assert cleaning.unreadable == ()
     assert cleaning.outside == {"no class": 1}
     assert cleaning.counts() == {"conflicting": 2, "copies": 1, "unreadable": 0}
-    assert str(cleaning) == "dropped 2 image(s) under two labels, 1 spare byte-identical copies, 0 unreadable"
+    assert str(cleaning) == "dropped 2 image(s) under two labels, 1 duplicate, 0 unreadable"
 
 
 def test_cleaning_twice_changes_nothing(files: CellDataset) -> None:

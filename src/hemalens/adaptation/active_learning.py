@@ -54,9 +54,7 @@ class Pool:
 def check_strategy(name: str) -> None:
     """Raise `ConfigError` for an unknown strategy."""
     if name not in STRATEGIES:
-        raise ConfigError(
-            f"unknown strategy {name!r}", expected=", ".join(STRATEGIES), remedy=near_matches(name, STRATEGIES)
-        )
+        raise ConfigError(f"unknown strategy {name!r}", remedy=near_matches(name, STRATEGIES))
 
 
 def choose(strategy: str, pool: Pool, n: int, rng: np.random.Generator) -> Indices:

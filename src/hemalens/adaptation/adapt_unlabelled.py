@@ -59,12 +59,12 @@ def adapt_unlabelled(
     base = open_bundle(bundle_path)
     refuse_lacking(base, config)
     embedders = open_embedders(base, options.beside, FewShotConfig())
-    if config.size and (reason := _without_sizes(base)):
-        say(f"{reason}: the step size is skipped")
-        config = config.model_copy(update={"size": False})
     given = _open_images(spec, FEW if config.neighbours else FEWEST)
     for note in given.notes(base):
         say(note)
+    if config.size and (reason := _without_sizes(base)):
+        say(f"nucleus size is not used: {reason}")
+        config = config.model_copy(update={"size": False})
     images = given.dataset.through(base.stages)
     adapted = adapted_to(base, images, config, run.seed, beside=[one.encoder for one in embedders.each[1:]])
     content = adapted.graph.SerializeToString()
@@ -98,7 +98,7 @@ def refuse_lacking(base: Bundle, config: UnlabelledConfig) -> None:
     if config.size and "size" in config.model_fields_set and (reason := _without_sizes(base)):
         raise BundleError(
             reason,
-            expected="one trained with --cell-image centred, without the step size so far",
+            expected="one trained with --cell-image centred, not yet adapted with nucleus sizes",
             got=one_line(base.path),
             remedy="Leave the step out: --set size=false.",
         )
@@ -109,7 +109,7 @@ def _without_sizes(base: Bundle) -> str:
     if base.manifest.unlabelled is not None and base.manifest.unlabelled.typical_nucleus_px is not None:
         return "the bundle uses nucleus sizes already"
     known = base.manifest.nucleus_sizes and extent_of(base.stages) is not None
-    return "" if known else "the bundle has no nucleus sizes of its types"
+    return "" if known else "the bundle was trained without nucleus sizes"
 
 
 def _manifest(embedders: Embedders, given: _Images, config: UnlabelledConfig, adapted: Adapted) -> Manifest:

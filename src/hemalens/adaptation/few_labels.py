@@ -214,7 +214,7 @@ def open_support(
             expected=", ".join(known),
             remedy="Leave them out, or adapt without --finetune."
             if new is None
-            else "To learn them as new classes, say --allow-new.",
+            else "To learn them as new classes, use --allow-new.",
         )
     present = (*(c for c in known if c in support.classes), *unknown)
     if len(present) < 2:
@@ -222,7 +222,7 @@ def open_support(
         raise SplitError("the support has one class only", expected="labelled cells of two classes or more", got=counts)
     lacking = [c for c in known if c not in present]
     if lacking:
-        say(f"no labelled cell of {', '.join(lacking)}; {absent or 'the adapted bundle cannot predict it'}")
+        say(f"no labelled cell of {', '.join(lacking)}; {absent or 'the adapted bundle cannot predict them'}")
     return support.under((*known, *unknown) if absent else present)
 
 

@@ -60,7 +60,7 @@ def adapt_finetuned(
     claim_folder(run.out, FILES, "a bundle", overwrite=run.overwrite)
     base = open_bundle(bundle_path)
     embedders = open_embedders(base, options.beside, CLASSIFIER)
-    absent = "after fine-tuning it is rarely predicted"
+    absent = "after fine-tuning they are rarely predicted"
     support = open_support(base, support_spec, options, new=None, absent=absent, say=say)
     note_seen(embedders.bundles, support, say)
     with tempfile.TemporaryDirectory(prefix="hemalens_") as scratch:

@@ -111,17 +111,17 @@ class BenchmarkConfig(StrictConfig):
         """Raise `InputError` for a benchmark without work, or with settings that nothing uses."""
         if not self.methods:
             raise InputError(
-                "no method is named", expected=f"one or more of {', '.join(METHODS)}", remedy="Say --methods A,B."
+                "no method is named", expected=f"one or more of {', '.join(METHODS)}", remedy="Use --methods A,B."
             )
         if not self.sources:
-            raise InputError("no source is named", remedy="Say --source SPEC.")
+            raise InputError("no source is named", remedy="Use --source SPEC.")
         if self.projection == "UMAP":
             require_extra("umap", "figures", "a UMAP")
         trained = self.trained_protocols()
         if not trained:
             raise InputError(
                 "the protocol efficiency times the models of another protocol, and none is named",
-                remedy="Add one, as in --protocol cross-domain; or say --backbone or --bundle instead of --methods.",
+                remedy="Add one, as in --protocol cross-domain; or use --backbone or --bundle instead of --methods.",
             )
         for name in trained:
             if PROTOCOLS[name].needs_target and not all(self.targets_of(source) for source in self.sources):
@@ -129,7 +129,7 @@ class BenchmarkConfig(StrictConfig):
         if self.targets and not any(PROTOCOLS[name].takes_target for name in trained):
             raise InputError(
                 f"the protocol {self.protocols[0]} takes no target",
-                remedy="Leave --target out, or say --protocol cross-domain or k-shot.",
+                remedy="Leave --target out, or use --protocol cross-domain or k-shot.",
             )
         for name in (*PROTOCOLS, EFFICIENCY):
             key = settings_key(name)
@@ -181,7 +181,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read {one_line(file)}", got=error.strerror or str(error)) from error
+        raise ConfigError(
+            f"cannot read {one_line(file)}", got=error.strerror or str(error), remedy="Check the path and its permissions."
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{one_line(file)} is not valid YAML", got=one_line(str(error))) from error
     if not isinstance(values, dict):

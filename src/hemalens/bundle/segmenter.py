@@ -21,7 +21,7 @@ from hemalens.bundle.stages import (
     Segmenter,
     Stage,
 )
-from hemalens.errors import BundleError, InputError, one_line
+from hemalens.errors import BundleError, InputError, near_matches, one_line
 from hemalens.files import sha256_file
 from hemalens.imaging.centred_crop import CentredCropConfig
 from hemalens.imaging.reading import Preprocessing
@@ -84,8 +84,8 @@ def open_segmenter(name: str, *, known: tuple[str, ...] = (CLASSICAL,)) -> Segme
     if not Path(name).is_dir():
         raise InputError(
             f"there is no segmenter {name!r}",
-            expected=f"{', '.join(known)}, or the folder of a trained one",
-            remedy="Train one with `hemalens train bc_sam_segmenter`.",
+            expected="a known name, or the folder of one trained with hemalens train bc_sam_segmenter",
+            remedy=near_matches(name, known),
         )
     return GraphSegmenter(name, open_trained_segmenter(Path(name)).graph)
 

@@ -16,7 +16,7 @@ def refuse_leaks(train_contents: Collection[str], target: CellDataset) -> None:
     shared = [r for content, r in zip(target.contents, target.records, strict=True) if content in train_contents]
     if shared:
         raise SplitError(
-            f"{len(shared)} image(s) of {target.name} were trained on, first: {shared[0].path.name!r}",
+            f"{len(shared)} image(s) of {target.name} were trained on, first: {'/'.join(shared[0].path.parts[-2:])!r}",
             expected="test images the model has not seen",
-            remedy="Remove them from one side.",
+            remedy="Test on other images; evaluate --drop-seen leaves these out.",
         )

@@ -40,8 +40,8 @@ class Cleaning:
 
     def __str__(self) -> str:
         return (
-            f"dropped {len(self.conflicting)} image(s) under two labels, {len(self.copies)} spare byte-identical "
-            f"copies, {len(self.unreadable)} unreadable"
+            f"dropped {len(self.conflicting)} image(s) under two labels, {len(self.copies)} "
+            f"duplicate{'s' * (len(self.copies) != 1)}, {len(self.unreadable)} unreadable"
         )
 
     def counts(self) -> dict[str, int]:

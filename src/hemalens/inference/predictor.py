@@ -157,7 +157,10 @@ def list_images(path: Path) -> list[Path]:
     A folder with an image's name is listed too, and becomes an unreadable row. Raises `DatasetError` when there is none.
     """
     if not path.exists():
-        raise DatasetError(f"there is no image or folder {one_line(path)}")
+        raise DatasetError(
+            f"there is no image or folder {one_line(path)}",
+            remedy="Check the path; a relative one starts at the current folder.",
+        )
     if path.is_file():
         return [path]
     folders = [entry for entry in path.rglob("*") if entry.is_dir() and is_image_name(entry)]

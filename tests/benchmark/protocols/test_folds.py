@@ -142,7 +142,7 @@ def test_an_image_of_the_source_in_a_target_is_refused_before_training(
     shutil.copy(home.records[5].path, copy)
     leaking = replace(away, records=(*away.records, replace(away.records[0], path=copy)))
     fits = Fits()
-    with pytest.raises(SplitError, match=r"1 image\(s\) of lab_b were trained on, first: 'under another name.png'"):
+    with pytest.raises(SplitError, match=r"1 image\(s\) of lab_b were trained on, first: '.*under another name.png'"):
         cross_domain(fits, home, [leaking], n_folds=N_FOLDS, seed=0, run_dir=tmp_path / "run")
     assert fits.given == []
     refuse_leaks(_contents(home), away)  # and nothing is refused without reason
@@ -155,7 +155,7 @@ def test_a_bundle_that_has_seen_a_test_image_is_not_scored(run: tuple[Fits, list
     fresh = [i for i, record in enumerate(home.records) if record.content_id() not in bundle.seen]
     for part in (train, held):
         leaking = replace(home, records=(*home.subset(fresh).records, part.records[0]))
-        message = rf"1 image\(s\) of lab_a were trained on, first: '{part.records[0].path.name}'"
+        message = rf"1 image\(s\) of lab_a were trained on, first: '.*{part.records[0].path.name}'"
         with pytest.raises(SplitError, match=message):
             evaluate([bundle], [leaking], target=home, source_name="lab_a", seed=0)
     clean_part = home.subset(fresh)

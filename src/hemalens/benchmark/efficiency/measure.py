@@ -96,7 +96,7 @@ def _rows(
 def _check(networks: Sequence[Network], target_spec: str | None) -> None:
     if not networks:
         raise InputError(
-            "no network is named", expected="backbones or bundles", remedy="Say --backbone NAME or --bundle DIR."
+            "no network is named", expected="backbones or bundles", remedy="Use --backbone NAME or --bundle DIR."
         )
     if target_spec is not None and not any(isinstance(network, SavedModel) for network in networks):
         raise InputError(

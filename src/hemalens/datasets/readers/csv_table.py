@@ -69,7 +69,9 @@ def _inside(folder: Path, name: str, where: str) -> Path:
     if not inside:
         raise DatasetError(f"{where}: {one_line(name)} lies outside the CSV's folder", expected="a path inside it")
     if not exists:
-        raise DatasetError(f"{where}: there is no file {one_line(path)}")
+        raise DatasetError(
+            f"{where}: there is no file {one_line(path)}", remedy="Correct the path; it starts at the CSV's folder."
+        )
     return path
 
 
