@@ -329,9 +329,9 @@ def test_a_table_of_right_and_wrong_cells(corner: Bundle, tmp_path: Path) -> Non
     p = _probability(PAPER)
     drop = _probability(30) - p
     assert [row.caption for row in table.rows] == [
-        f"right: dark, >0.99; with the boxed part covered: light, >0.99; full colour: a change by {drop:.2f}",
-        "right: light, >0.99; covering any one part lowers it by less than 0.05; full colour: a change by 0.10",
-        f"wrong: light called dark, >0.99; with the boxed part covered: light, >0.99; full colour: a change by {drop:.2f}",
+        f"right: dark, >0.99; with the boxed part covered: light, >0.99; colour scale: ±{drop:.2f}",
+        "right: light, >0.99; covering any one part lowers it by less than 0.05; colour scale: ±0.10",
+        f"wrong: true light, predicted dark, >0.99; with the boxed part covered: light, >0.99; colour scale: ±{drop:.2f}",
     ]
     image, drawn = (_picture(text) for text in table.rows[0].pictures)
     assert image.shape == (SIDE, SIDE, 3)

@@ -285,7 +285,7 @@ def _others() -> dict[str, tuple[Evaluation, str]]:
     return {
         "images": (
             make_answered("B", truth, row, images=other_names),
-            "they were tested on other images (80 and 80, of which 50 are the same)",
+            "they were not tested on the same images (80 and 80; 50 in common)",
         ),
         "truth": (make_answered("B", swapped, row), "the same images have other true cell types"),
         "units": (
@@ -310,7 +310,7 @@ def test_folds_of_other_images_are_told_and_not_compared() -> None:
     folds = k_fold_answers(answers)
     pair = [make_answered("A", TRUTH.tolist(), folds), make_answered("B", TRUTH.tolist(), folds[::-1])]
     assert compare(pair, seed=0) == ()
-    assert not_compared(pair)[0].reason == "their models were each tested on other images"
+    assert not_compared(pair)[0].reason == "their models were not tested on the same images"
 
 
 def test_answers_that_are_not_kept_and_names_given_twice_are_told() -> None:

@@ -161,7 +161,7 @@ def test_a_segmenter_that_is_not_there_is_named(parts: tuple[CellDataset, CellDa
     gone = tmp_path / "gone"
     with pytest.raises(BundleError, match=r"there is no segmenter folder '.*gone'"):
         _fit(*parts, tmp_path / "run", *TIMM, "autoencoder.mmd=none", "features=segmenter", f"segmenter={gone}")
-    with pytest.raises(InputError, match=r"there is no segmenter '.*gone'; expected classical, or the folder"):
+    with pytest.raises(InputError, match=r"there is no segmenter '.*gone'; .*known: classical"):
         _fit(*parts, tmp_path / "run", *TIMM, "autoencoder.mmd=none", f"segmenter={gone}")
 
 

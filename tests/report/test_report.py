@@ -201,7 +201,7 @@ def test_what_a_reader_needs_is_there(report: Report, html: str) -> None:
     markdown = render_markdown(report)
     for wanted in (
         "segmented neutrophil",
-        "basophil called blast, >0.99",
+        "true basophil, predicted blast, >0.99",
         "blast and promyelocyte: fewer than 5 images in the target",
         "truncated after 2,048 bytes",
         "drawn by hemalens",

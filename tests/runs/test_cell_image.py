@@ -250,7 +250,7 @@ def test_the_card_and_the_terminal_count_how_the_cells_came_out(runs: Runs, home
     (card,) = read_report(out / "report.json").data
     (note,) = (note for note in card.notes if note.startswith("cells cut out (classical): 32"))
     assert f"{counts['touches border']} touch the image's border" in note
-    assert f"{counts['empty mask']} image(s) without a cell" in note
+    assert f"no cell found in {counts['empty mask']} image(s)" in note
     assert f"home: {note}" in runs.said["linear_probe"]
 
 
@@ -379,7 +379,7 @@ def test_bundles_that_want_other_images_do_not_stand_side_by_side(
 
 
 def test_an_unknown_segmenter_is_told_first(home: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no segmenter 'clasical'.*`hemalens train bc_sam_segmenter`"):
+    with pytest.raises(InputError, match=r"there is no segmenter 'clasical'.*hemalens train bc_sam_segmenter"):
         benchmark(["linear_probe"], f"folder:{home}", protocol="k-fold", out=tmp_path / "b", cell_image="clasical")
     with pytest.raises(InputError, match="there is no segmenter 'clasical'"):
         train("linear_probe", f"folder:{home}", out=tmp_path / "run", options=TrainOptions(cell_image="clasical"))
@@ -432,7 +432,7 @@ def test_a_bundle_trained_on_centred_crops_crops_wherever_it_is_used(
     assert outcomes["empty mask"] >= 1
     (note,) = (text for text in said if text.startswith("home: cells cut out (centred): 32"))
     assert f"{outcomes['touches border']} touch the image's border" in note
-    assert f"{outcomes['empty mask']} image(s) without a cell" in note
+    assert f"no cell found in {outcomes['empty mask']} image(s)" in note
     found, answers = _predicted(bundle.path, home, tmp_path / "answers.csv")
     np.testing.assert_allclose(answers, _answers(bundle, list_images(home), _centred), atol=2e-6)
     assert found.cell_images == dict(outcomes)

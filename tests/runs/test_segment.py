@@ -430,7 +430,7 @@ def test_only_a_folder_of_its_own_kind_is_replaced(mixed: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("segmenter", "source", "error", "message"),
     [
-        ("clasical", "", InputError, r"there is no segmenter 'clasical'; expected classical, or the folder"),
+        ("clasical", "", InputError, r"there is no segmenter 'clasical'; .*did you mean 'classical'"),
         ("classical", "nowhere", DatasetError, r"there is no image or folder '.*nowhere'"),
         ("classical", "empty", DatasetError, "no image in"),
     ],

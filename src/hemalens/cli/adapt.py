@@ -78,8 +78,9 @@ def adapt(
 ) -> None:
     """Adapt a bundle to a new laboratory: ten labelled cells of each type, a few hundred unlabelled images, or both.
 
+    \b
+    Examples:
     hemalens adapt runs/robust/bundle --support csv:cells.csv --out runs/adapted
-
     hemalens adapt --unlabelled folder:images --beside imagenet --out runs/adapted
     """
     from hemalens.adaptation.adapt import adapt as run
@@ -123,7 +124,9 @@ def _describe_unlabelled(manifest: Manifest) -> list[str]:
         found = f", found with {', '.join(how.beside)}" if how.beside else ""
         lines.append(f"predictions are smoothed over the {how.neighbours} nearest neighbours{found}")
     elif how.settings.get("class_bias"):
-        lines.append("--beside imagenet adds nearest-neighbour smoothing: slower, mostly more accurate")
+        lines.append(
+            "optional: --beside imagenet for nearest-neighbour smoothing (slower; finds fewer cells of rare types)"
+        )
     return lines
 
 

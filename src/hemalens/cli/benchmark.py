@@ -190,8 +190,9 @@ def benchmark(
 
     The same command resumes a stopped run. A setting of one method is METHOD.KEY=VALUE.
 
+    \b
+    Examples:
     hemalens benchmark --methods linear_probe,finetune --source acevedo20:DATA --target folder:other_lab --out runs/compare
-
     hemalens benchmark --bundle runs/robust/bundle --protocol k-shot --target folder:other_lab --out runs/k_shot
     """
     talk, given, named = Talk(quiet, as_json), given_options(context), list(protocol or ())
@@ -281,12 +282,12 @@ def _check_options(given: dict[str, Any], protocols: Sequence[str], *, allowed: 
         users = protocols_using(option)
         if users and not set(users) & set(protocols):
             raise InputError(
-                f"{option} has no use in the protocol {named}",
-                remedy=f"Leave it out, or say --protocol {' or '.join(users)}.",
+                f"{option} does not apply to the protocol {named}",
+                remedy=f"Leave it out, or use --protocol {' or '.join(users)}.",
             )
         if allowed is not None and option not in allowed:
             raise InputError(
-                f"{option} has no use in the protocol {named} without --methods",
+                f"{option} does not apply to the protocol {named} without --methods",
                 remedy=f"Leave it out; allowed are {', '.join(sorted(allowed))}.",
             )
 
@@ -317,5 +318,5 @@ def _config(file: Path | None, given: dict[str, Any]) -> BenchmarkConfig:
         values["settings"] = [*([before] if isinstance(before, str) else before), *given["--set"]]
     for option, key in (("--methods", "methods"), ("--source", "sources")):
         if key not in values:
-            raise InputError(f"a benchmark needs {key}", remedy=f"Say {option}, or name them in a --config file.")
+            raise InputError(f"a benchmark needs {key}", remedy=f"Use {option}, or name them in a --config file.")
     return BenchmarkConfig.from_mapping(values, source=repr(str(file)) if file else "benchmark")

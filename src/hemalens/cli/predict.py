@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hemalens.cli.options import Json, Out, Overwrite, Quiet, Talk, bundle_and_images, bundle_or_default
 from hemalens.errors import InputError
+
+if TYPE_CHECKING:
+    from hemalens.imaging.segmentation import Outcome
 
 USAGE = "hemalens predict [BUNDLE] IMAGES --out FILE"
 
@@ -60,12 +64,19 @@ def predict(
     if abstain_below:
         lines.append(f"below {abstain_below:g}: {found.n_abstained}")
     if found.cell_images:
-        lines.append("cells cut out: " + ", ".join(f"{outcome} {n}" for outcome, n in found.cell_images.items()))
+        lines.append(_describe_cells(found.cell_images))
     lines.append(f"unreadable: {found.n_unreadable}" + (f", first: {found.first_error}" if found.first_error else ""))
     lines += found.trust.lines
     value = asdict(found)
     value["trust"]["lines"] = list(found.trust.lines)
     talk.result(value, lines)
+
+
+def _describe_cells(outcomes: Mapping[Outcome, int]) -> str:
+    """How many cells are found, and how many of them touch the border."""
+    n, cut = sum(outcomes.values()), outcomes.get("touches border", 0)
+    text = f"cells found: {n - outcomes.get('empty mask', 0)} of {n}"
+    return f"{text}; {cut} touch the image's border" if cut else text
 
 
 def _coverage(text: str) -> float | None:

@@ -34,6 +34,8 @@ def list_studies(
 ) -> None:
     """List the studies: the data that each needs, which of them are found, and the main published result.
 
+    \b
+    Example:
     hemalens study list --root DATA
     """
     from hemalens.studies.catalogue import study_index
@@ -78,7 +80,7 @@ def print_index(index: Index, *, searched: bool) -> None:
     for found in index.others:
         console.print(Text(f"also found: {found.spec} ({_images(found.n_images, synthetic=found.synthetic)})"))
     if not searched:
-        console.print("Say --root DIR to find these data in a folder.")
+        console.print("Use --root DIR to find these data in a folder.")
 
 
 def _needed(role: RoleData) -> str:

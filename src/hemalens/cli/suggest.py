@@ -36,8 +36,9 @@ def suggest(
 ) -> None:
     """List the cells to label next in a .csv above the images; fill in its labels and adapt with --support.
 
+    \b
+    Examples:
     hemalens suggest runs/robust/bundle cells/images --n 20 --out cells/to_label.csv
-
     hemalens suggest cells/images --strategy even --sheet cells/to_label.png --out cells/to_label.csv
     """
     from hemalens.adaptation.suggest import SuggestOptions
@@ -54,7 +55,9 @@ def suggest(
         options=SuggestOptions(n=n, strategy=strategy, labelled=labelled, sheet=sheet),
         say=talk.say,
     )
-    lines = [f"{each.rank:3}  {each.path}: {each.guess} {each.probability:.2f}, {each.why}" for each in found]
+    lines = [f"{each.rank:3}  {each.path}: {each.guess} {each.probability:.2f}" for each in found]
+    if found:
+        lines.insert(0, f"reason for each cell: {found[0].why}")
     adapted = "adapt" if named is None else f"adapt {named}"
     lines.append(f"fill in the column label of {out}, then: hemalens {adapted} --support csv:{out} --out NEW")
     talk.result([asdict(each) for each in found], lines)

@@ -275,7 +275,7 @@ def _row(name: str, label: str, image: NDArray[np.uint8], found: Occlusion, labe
         )
     else:
         caption.append(f"covering any one part lowers it by less than {_MIN_BOXED}")
-    caption.append(f"full colour: a change by {scale:.2f}")
+    caption.append(f"colour scale: ±{scale:.2f}")
     return Picture(
         name=name, caption="; ".join(caption), pictures=(thumbnail(image, _SHOWN_PX), thumbnail(drawn, _SHOWN_PX))
     )
@@ -283,7 +283,7 @@ def _row(name: str, label: str, image: NDArray[np.uint8], found: Occlusion, labe
 
 def _verdict(label: str, predicted: str, probability: float) -> str:
     right = label == predicted
-    name = formatting.label(label) if right else f"{formatting.label(label)} called {formatting.label(predicted)}"
+    name = formatting.label(label) if right else f"true {formatting.label(label)}, predicted {formatting.label(predicted)}"
     return f"{'right' if right else 'wrong'}: {name}, {formatting.probability(probability)}"
 
 
@@ -293,8 +293,8 @@ def _note(shortened: bool, *, cut_out: bool) -> str:
         "(occlusion sensitivity, Zeiler and Fergus 2014).",
         "Orange: covering this part lowers the probability of the predicted class; blue: covering it raises that "
         "probability; plain gray: no difference.",
-        "The text under each picture gives the change of probability that has full colour. The box is the patch whose "
-        "covering lowers the probability most.",
+        "The text under each picture gives the colour scale, the change of probability in full colour. The box is the "
+        "patch whose covering lowers the probability most.",
         "A sound prediction depends on the white cell, not on red cells or background.",
         f"The patch has {formatting.share(PATCH_SHARE)} of the image's side and the median colour of its rim, and moves by "
         "half of itself. A part that another one replaces shows no colour.",

@@ -303,7 +303,7 @@ def _incomparable(method: _Method, other: _Method) -> str:
     """The reason why two methods are not comparable, or an empty text."""
     if method.images != other.images:
         n, m, both = len(method.images), len(other.images), len({*method.images} & {*other.images})
-        return f"they were tested on other images ({n:,} and {m:,}, of which {both:,} are the same)"
+        return f"they were not tested on the same images ({n:,} and {m:,}; {both:,} in common)"
     if method.truth != other.truth:
         return "the same images have other true cell types"
     if method.units != other.units:
@@ -311,7 +311,7 @@ def _incomparable(method: _Method, other: _Method) -> str:
     if len(method.tested) != len(other.tested):
         return f"they have {len(method.tested)} and {len(other.tested)} models"
     if (method.tested != other.tested).any():
-        return "their models were each tested on other images"
+        return "their models were not tested on the same images"
     return ""
 
 

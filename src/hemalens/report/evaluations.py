@@ -181,11 +181,11 @@ def _wrong_cells(evaluation: Evaluation, n_shown: int) -> tuple[Gallery, ...]:
         Picture((("", cell.thumbnail),), _wrong_call(cell), formatting.visible(cell.name))
         for cell in evaluation.most_confident_errors[:n_shown]
     )
-    note = "The wrong predictions with the highest probability, which is printed behind each."
+    note = "The most confident wrong predictions, with their probability."
     return (Gallery(pictures, "Most confident errors", note),) if pictures else ()
 
 
 def _wrong_call(cell: WrongCell) -> str:
-    """The true and the predicted type with its probability: "neutrophil called monocyte, 0.98"."""
-    called = f"{formatting.label(cell.label)} called {formatting.label(cell.predicted)}"
-    return f"{called}, {formatting.probability(cell.probability)}"
+    """The true and the predicted type with its probability: "true monocyte, predicted neutrophil, 0.98"."""
+    types = f"true {formatting.label(cell.label)}, predicted {formatting.label(cell.predicted)}"
+    return f"{types}, {formatting.probability(cell.probability)}"

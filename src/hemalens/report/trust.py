@@ -31,7 +31,7 @@ def table(check: TrustCheck, *, where: str) -> Table:
     known = "" if check.home_accuracy is None else f"{score(check.home_accuracy)} on held-out training data"
     rows = [
         (Cell("Domain shift"), Cell(_verdict(check)), Cell(compared)),
-        (Cell("Domain-shift score"), Cell(score(check.score)), Cell(f"0 alike, 1 nothing shared{p_value}")),
+        (Cell("Domain-shift score"), Cell(score(check.score)), Cell(f"0 = same distribution, 1 = no overlap{p_value}")),
         (Cell("Atypical images"), Cell(score(check.atypical)), Cell("0.050 without shift")),
         (Cell("AUC of the out-of-distribution score"), Cell(score(check.strangeness)), Cell("0.500 without shift")),
         (Cell("True accuracy"), Cell(score(check.accuracy)), Cell(known)),
@@ -57,7 +57,7 @@ def sentences(evaluation: Evaluation) -> tuple[str, ...]:
     check = evaluation.trust
     if check is None:
         return ()
-    verdict = f"{formatting.visible(evaluation.target)}: domain shift {_verdict(check)} (without labels)"
+    verdict = f"{evaluation.method}, {evaluation.source} -> {evaluation.target}: domain shift {_verdict(check)}"
     parts = [verdict if check.score is None else f"{verdict}, score {check.score:.2f}"]
     if check.estimates:
         values = sorted(estimate.value for estimate in check.estimates)

@@ -86,5 +86,5 @@ def report_inputs(say: Say, opened: Iterable[Inputs], *more: str | None) -> None
 def _describe_cells(counts: Mapping[Outcome, int], stage: Stage) -> str:
     return (
         f"cells cut out ({stage.name}): {sum(counts.values())}; {counts.get('touches border', 0)} "
-        f"touch the image's border; {counts.get('empty mask', 0)} image(s) without a cell are used whole"
+        f"touch the image's border; no cell found in {counts.get('empty mask', 0)} image(s), which are not cropped"
     )

@@ -64,8 +64,8 @@ class BatchReport:
             found.append(estimate + ("; often too high under domain shift" if shift.verdict == DETECTED else ""))
         if shift.verdict == DETECTED:
             found.append(
-                "next: label 10 cells of each type and run `hemalens adapt BUNDLE --support folder:CELLS`, or "
-                "adapt without labels with `hemalens adapt BUNDLE --unlabelled folder:IMAGES`"
+                "next: label 10 cells of each type, then hemalens adapt BUNDLE --support folder:CELLS --out NEW; or, "
+                "without labels, hemalens adapt BUNDLE --unlabelled folder:IMAGES --out NEW"
             )
         return tuple(found)
 
