@@ -255,7 +255,7 @@ def test_sizes_count_once(sized: Bundle, away: str, tmp_path: Path) -> None:
         adapt(sized.path, out=tmp_path / "no", unlabelled=away, options=AdaptOptions(settings=["size=true"]))
     said: list[str] = []
     again = adapt(sized.path, out=tmp_path / "again", unlabelled=away, say=said.append)
-    assert said[0].startswith(COUNTED)
+    assert any(COUNTED in text for text in said)
     assert again.manifest.embedding_size == sized.manifest.embedding_size
     assert again.manifest.parity <= 1e-3
     sides = (_answered(bundle, open_dataset(away))[1][:, -1] for bundle in (sized, again))

@@ -98,7 +98,7 @@ def refuse_lacking(base: Bundle, config: UnlabelledConfig) -> None:
     if config.size and "size" in config.model_fields_set and (reason := _without_sizes(base)):
         raise BundleError(
             reason,
-            expected="one trained with --cell-image centred, not yet adapted with nucleus sizes",
+            expected="one trained with --cell-image centred and not yet adapted with nucleus sizes",
             got=one_line(base.path),
             remedy="Leave the step out: --set size=false.",
         )

@@ -179,7 +179,7 @@ def test_numbers_that_the_laboratory_does_not_have_are_left_out(bundle: Bundle, 
 
 
 def test_a_piece_that_the_bundle_does_not_have_is_refused(bundle: Bundle, laboratory: NewLaboratory) -> None:
-    for piece, lacking in {"batch_norm": "no batch norm", "size": "no nucleus sizes"}.items():
+    for piece, lacking in {"batch_norm": "no batch norm", "size": "without nucleus sizes"}.items():
         plan = UnlabelledProtocol(images=(8,), pieces=("class_bias", piece), repeats=2)
         with pytest.raises(BundleError, match=lacking):
             plan.run(bundle, laboratory, source="home", seed=0)
