@@ -338,7 +338,10 @@ def test_the_command_prints_tables_and_json(labs: Path, tmp_path: Path, command:
             ("--methods", "finetune", "--source", "folder:x", "--backbone", "resnet50", "--rounds", "5"),
             "--backbone does not apply to the protocol cross-domain. Leave it out, or use --protocol efficiency.",
         ),
-        (("--protocol", "k-fold", "--bundle", "x", "--methods", "finetune", "--source", "folder:x"), "--bundle does not apply"),
+        (
+            ("--protocol", "k-fold", "--bundle", "x", "--methods", "finetune", "--source", "folder:x"),
+            "--bundle does not apply",
+        ),
     ],
 )
 def test_options_of_the_other_protocols_are_refused_on_one_line(
