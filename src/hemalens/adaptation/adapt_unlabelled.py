@@ -65,6 +65,8 @@ def adapt_unlabelled(
     given = _open_images(spec, FEW if config.neighbours else FEWEST)
     for note in given.notes(base):
         say(note)
+    if not base.manifest.nucleus_sizes:
+        say("unlabelled adaptation was measured on bundles of robust --cell-image centred only: test the result")
     images = given.dataset.through(base.stages)
     adapted = adapted_to(base, images, config, run.seed, beside=[one.encoder for one in embedders.each[1:]])
     content = adapted.graph.SerializeToString()
