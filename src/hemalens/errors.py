@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 20
+"""Names that a hint lists; of more, it lists so many and their number."""
+
 
 class HemalensError(Exception):
     """Base of the package's errors.
@@ -79,7 +82,7 @@ class ParityError(HemalensError):
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:
-    """A hint with the known names closest to `name`, or with all of them when none is close."""
+    """A hint with the known names closest to `name`, or with all of them, or the first of many, when none is close."""
     known = list(known)
     folded = {k.casefold(): k for k in known}
     wanted = name.casefold()
@@ -89,7 +92,9 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     close = [folded[match] for match in dict.fromkeys(matches)][:3]
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
-    return "known: " + ", ".join(sorted(known))
+    names = sorted(known)
+    more = f", ... ({len(names)} in all)" if len(names) > MOST_NAMES else ""
+    return "known: " + ", ".join(names[:MOST_NAMES]) + more
 
 
 def one_line(name: object) -> str:

@@ -65,6 +65,8 @@ def adapt_unlabelled(
     if config.size and (reason := _without_sizes(base)):
         say(f"nucleus size is not used: {reason}")
         config = config.model_copy(update={"size": False})
+    if not base.manifest.nucleus_sizes:
+        say("unlabelled adaptation was measured on bundles of robust --cell-image centred only: test the result")
     images = given.dataset.through(base.stages)
     adapted = adapted_to(base, images, config, run.seed, beside=[one.encoder for one in embedders.each[1:]])
     content = adapted.graph.SerializeToString()

@@ -31,7 +31,7 @@ NOTE = (
 )
 IN_DOMAIN, NOT_TESTED, FAILED = "in-domain", "not tested", "failed"
 PALEST, DARKEST = 0.08, 0.92
-CELL_PX = (86.0, 70.0)
+CELL_PX = (98.0, 70.0)
 LINE_PX = 14.0
 LETTER_PX = 6.6
 LARGEST = 1.15
@@ -182,7 +182,7 @@ def _left_px(found: Matrices) -> float:
 
 def _top_px(found: Matrices) -> float:
     """Height of the names of the columns."""
-    return 24 + LINE_PX * max(1 + _wrapped(target, 13).count("\n") for target in found.targets)
+    return 24 + LINE_PX * max(1 + _wrapped(target, 14).count("\n") for target in found.targets)
 
 
 def _size_px(found: Matrices) -> tuple[float, float]:
@@ -211,7 +211,7 @@ def _figure(matrix: Matrix, found: Matrices, number: int) -> Drawing:
                     _frame(axes, (i, j), color=MUTED, linestyle=(0, (3, 3)), linewidth=0.7)
                     axes.text(j + 0.5, i + 0.5, matrix.empty(source, target), ha="center", va="center", color=MUTED)
         for j, target in enumerate(found.targets):
-            axes.text(j + 0.5, -6 / CELL_PX[1], _wrapped(target, 13), ha="center", va="bottom")
+            axes.text(j + 0.5, -6 / CELL_PX[1], _wrapped(target, 14), ha="center", va="bottom")
         row, column = "trained on \N{DOWNWARDS ARROW}", f"tested on {formatting.ARROW}"
         axes.text(-8 / CELL_PX[0], -6 / CELL_PX[1], row, ha="right", va="bottom", color=MUTED, fontsize=SMALL)
         axes.text(0.02, (4 - _top_px(found)) / CELL_PX[1], column, ha="left", va="top", color=MUTED, fontsize=SMALL)

@@ -74,6 +74,9 @@ def evaluate(
         seed=seed,
         min_per_class=options.min_per_class,
     )
+    if evaluation.unreadable:
+        name, error = next(iter(evaluation.unreadable.items()))
+        say(f"left out {len(evaluation.unreadable)} unreadable image(s), first: {name}: {error}")
     evaluation = evaluation.model_copy(update={"trust": trust_check(bundle, answered, seed=seed)})
     pictures = [occlusion_table(bundle, dataset, answered, n=options.n_occluded)] if options.n_occluded else []
     if any(not table.rows for table in pictures):

@@ -12,10 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
-Verdict = Literal["not detected", "detected", "unknown: too few images", "unknown: the bundle has no reference statistics"]
+Verdict = Literal[
+    "not detected",
+    "detected",
+    "unknown: too few images",
+    "unknown: too few reference images of the predicted types",
+    "unknown: the bundle has no reference statistics",
+]
 NOT_DETECTED: Verdict = "not detected"
 DETECTED: Verdict = "detected"
 TOO_FEW: Verdict = "unknown: too few images"
+TOO_FEW_REFERENCE: Verdict = "unknown: too few reference images of the predicted types"
 NO_REFERENCE: Verdict = "unknown: the bundle has no reference statistics"
 FEWEST = 20
 """Fewest images on either side, in classes that both sides have, for a verdict."""
@@ -66,7 +73,8 @@ def domain_shift(
             parts.append((held, fresh))
     n_reference, n_new = (sum(len(part[side]) for part in parts) for side in (0, 1))
     if min(n_new, n_reference) < FEWEST:
-        return Shift(TOO_FEW, n_compared=n_new, n_reference=n_reference)
+        verdict = TOO_FEW if len(new) < FEWEST else TOO_FEW_REFERENCE
+        return Shift(verdict, n_compared=n_new, n_reference=n_reference)
     distance, between = np.zeros(1 + N_PERMUTATIONS), np.zeros(1 + N_PERMUTATIONS)
     for held, fresh in parts:
         drawn = _at_most(held, MOST_OF_CLASS, rng), _at_most(fresh, MOST_OF_CLASS, rng)
