@@ -133,7 +133,7 @@ def test_it_counts_one_laboratory_of_enough_images(base: Bundle, leaning: Bundle
 def test_the_graph_holds_no_more_images_than_it_should(
     base: Bundle, away: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hemalens.adaptation.unlabelled.MAX_IMAGES", 33)
+    monkeypatch.setattr("hemalens.adaptation.unlabelled_steps.MAX_IMAGES", 33)
     made = adapt(base.path, out=tmp_path / "made", unlabelled=str(away), options=AdaptOptions(settings=LEANING))
     (kept,) = [t for t in made.graph.graph.initializer if t.name.startswith("neighbour_points")]
     assert list(kept.dims) == [3, 33]

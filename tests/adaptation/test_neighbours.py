@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from hemalens.adaptation.logit_adjustment import LogitAdjustment
+from hemalens.adaptation.class_bias import LogitAdjustment
 from hemalens.adaptation.neighbours import MAX_NEIGHBOURS, MIN_NEIGHBOURS, Neighbours, n_nearest_of
 from hemalens.bundle.bundle import FINE
 from hemalens.bundle.nucleus_size import NucleusSize

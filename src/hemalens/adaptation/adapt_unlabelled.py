@@ -10,8 +10,8 @@ import numpy as np
 
 from hemalens.adaptation.encoders import Embedders, open_embedders
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
-from hemalens.adaptation.unlabelled import Adapted, adapted_to
 from hemalens.adaptation.unlabelled_config import UnlabelledConfig
+from hemalens.adaptation.unlabelled_steps import Adapted, adapted_to
 from hemalens.bundle.artifact import DataEntry, library_versions
 from hemalens.bundle.bundle import (
     FILES,

@@ -13,8 +13,8 @@ import pytest
 import trained
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
-from hemalens.adaptation.unlabelled import adapted_to
 from hemalens.adaptation.unlabelled_config import UnlabelledConfig
+from hemalens.adaptation.unlabelled_steps import adapted_to
 from hemalens.benchmark.protocols import unlabelled as module
 from hemalens.benchmark.protocols.data import NewLaboratory, open_laboratories
 from hemalens.benchmark.protocols.unlabelled import UnlabelledProtocol

@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 from hemalens.adaptation.adapt_unlabelled import FEWEST, refuse_lacking
 from hemalens.adaptation.encoders import open_embedders
 from hemalens.adaptation.source_head import SourceHead
-from hemalens.adaptation.unlabelled import adapted_to, embeddings_beside
 from hemalens.adaptation.unlabelled_config import PIECES, UnlabelledConfig
+from hemalens.adaptation.unlabelled_steps import adapted_to, embeddings_beside
 from hemalens.benchmark.protocols.base import Counts, Words
 from hemalens.benchmark.protocols.data import NewLaboratory
 from hemalens.benchmark.protocols.laboratory import (

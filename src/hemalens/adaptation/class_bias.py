@@ -1,4 +1,4 @@
-"""Logit adjustment for a new laboratory: softer logits, likelihood of the nucleus size, and a class bias.
+"""Class bias and other logit adjustment for a new laboratory: softer logits, likelihood of the nucleus size, a bias.
 
 A head calibrated on its training laboratory is overconfident under domain shift. Its logits return to their training
 temperature where that is softer, so that the added terms have an effect.

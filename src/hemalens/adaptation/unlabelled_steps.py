@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from hemalens.adaptation.logit_adjustment import LogitAdjustment, class_bias
+from hemalens.adaptation.class_bias import LogitAdjustment, class_bias
 from hemalens.adaptation.neighbours import MAX_IMAGES, Neighbours
 from hemalens.adaptation.unlabelled_config import UnlabelledConfig, log_class_prior
 from hemalens.bundle.bundle import FINE, Bundle

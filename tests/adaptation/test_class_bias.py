@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from hemalens.adaptation.logit_adjustment import LogitAdjustment, class_bias
+from hemalens.adaptation.class_bias import LogitAdjustment, class_bias
 from hemalens.bundle.bundle import FINE
 from hemalens.bundle.nucleus_size import NucleusSize
 from hemalens.graphs import build as graphs

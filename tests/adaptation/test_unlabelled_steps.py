@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from command import Command
 from hemalens import open_bundle
 from hemalens.adaptation.adapt import adapt
-from hemalens.adaptation.logit_adjustment import class_bias
+from hemalens.adaptation.class_bias import class_bias
 from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.artifact import DataEntry
 from hemalens.bundle.bundle import (
