@@ -95,15 +95,8 @@ class GraphSegmenter:
 
 
 def kept_mask(record: Record, segmenter: Segmenter) -> NDArray[np.bool_]:
-    """The mask (H, W) of a record's image on disk, otherwise as `shown_mask`."""
-    return shown_mask(record.unstaged(), segmenter)
-
-
-def shown_mask(record: Record, segmenter: Segmenter) -> NDArray[np.bool_]:
-    """The mask (H, W) of a record's image after its stages, kept in the cache.
-
-    Raises `ImageError`.
-    """
+    """The mask (H, W) of a record's image as it lies on disk, kept in the cache; raises `ImageError`."""
+    record = record.unstaged()
     cache, key, content = FeatureCache(default_cache_dir()), sha256_text("mask", segmenter.digest), record.view_id()
     known = cache.get(key, [content], np.uint8).get(content)
     if known is None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 from scipy.optimize import brentq
-from scipy.special import softmax
 
 Floats = NDArray[np.floating[Any]]
 TEMPERATURES = (0.01, 100.0)
@@ -15,10 +15,8 @@ TEMPERATURES = (0.01, 100.0)
 
 
 def log_softmax(logits: Floats) -> NDArray[np.float64]:
-    """Logarithms of the softmax over the last axis."""
-    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
+    """Logarithms of the softmax over the last axis, in double precision."""
+    return np.asarray(special.log_softmax(np.asarray(logits, np.float64), axis=-1))
 
 
 def fit_temperature(logits: Floats, target: NDArray[np.int64]) -> float:
@@ -45,7 +43,7 @@ def temperature_of_certainty(logits: Floats, certainty: float) -> float:
     wide = np.asarray(logits, np.float64)
 
     def surplus(log_temperature: float) -> float:
-        return float(softmax(wide / np.exp(log_temperature), axis=1).max(axis=1).mean()) - certainty
+        return float(special.softmax(wide / np.exp(log_temperature), axis=1).max(axis=1).mean()) - certainty
 
     low, high = np.log(TEMPERATURES)
     if surplus(low) <= 0:

@@ -17,6 +17,9 @@ ADVANCED = "Advanced options"
 """The help panel of options with defaults that suit most users."""
 
 Bundle = Annotated[Path | None, typer.Argument(help="A bundle folder; by default the model that comes with hemalens.")]
+BundleOrImages = Annotated[
+    str | None, typer.Argument(metavar="BUNDLE", help="A bundle folder; by default the model that comes with hemalens.")
+]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Where the results go.")]
 Labels = Annotated[
     str,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hemalens.cli.options import Json, Out, Overwrite, Quiet, Talk, bundle_and_images, bundle_or_default
+from hemalens.cli.options import BundleOrImages, Json, Out, Overwrite, Quiet, Talk, bundle_and_images, bundle_or_default
 from hemalens.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,10 +19,7 @@ USAGE = "hemalens predict [BUNDLE] IMAGES --out FILE"
 
 def predict(
     *,
-    bundle: Annotated[
-        str | None,
-        typer.Argument(metavar="BUNDLE", help="A bundle folder; by default the model that comes with hemalens."),
-    ] = None,
+    bundle: BundleOrImages = None,
     images: Annotated[
         str | None,
         typer.Argument(metavar="IMAGES", help="An image, a folder of images, or a dataset as in jtsc:zheng2018."),

@@ -78,23 +78,25 @@ def quickstart(
         seed=seed,
         overwrite=True,
     )
-    after = [
-        e.model_copy(update={"method": f"{e.method}, adapted", "name": f"{e.name}, adapted"})
-        for e in tested_again.evaluations
-    ]
     say("predicting lab_b into predictions.csv")
     predicted = predict(out / "adapted", str(data / "lab_b" / "images"), out=out / "predictions.csv", overwrite=True)
-    report = make_report(
+    return finish_run(out, _report(trained, tested, tested_again, n_support, seed)), predicted
+
+
+def _report(trained: Report, tested: Report, adapted: Report, n_support: int, seed: int) -> Report:
+    """One report of the training, the test on lab_b, and the test of the adapted bundle."""
+    after = [
+        e.model_copy(update={"method": f"{e.method}, adapted", "name": f"{e.name}, adapted"}) for e in adapted.evaluations
+    ]
+    return make_report(
         "Quickstart: one laboratory's model in the next laboratory",
         "trained on lab_a, tested on a held-out part of it and on all of lab_b; then adapted to lab_b with "
         f"{n_support} labelled cells of each type and tested on the others",
         Results(evaluations=[*trained.evaluations, *tested.evaluations, *after], pictures=tested.pictures),
-        data=[*trained.data, *tested.data, *tested_again.data],
+        data=[*trained.data, *tested.data, *adapted.data],
         methods=trained.methods,
         seed=seed,
     )
-    finish_run(out, report)
-    return report, predicted
 
 
 def _draw(data: Path, seed: int, say: Say) -> None:

@@ -8,17 +8,24 @@ from typing import Annotated
 
 import typer
 
-from hemalens.cli.options import Json, Out, Overwrite, Quiet, Seed, Talk, bundle_and_images, bundle_or_default
+from hemalens.cli.options import (
+    BundleOrImages,
+    Json,
+    Out,
+    Overwrite,
+    Quiet,
+    Seed,
+    Talk,
+    bundle_and_images,
+    bundle_or_default,
+)
 
 USAGE = "hemalens suggest [BUNDLE] IMAGES --out FILE"
 
 
 def suggest(
     *,
-    bundle: Annotated[
-        str | None,
-        typer.Argument(metavar="BUNDLE", help="A bundle folder; without one, the model that comes with hemalens."),
-    ] = None,
+    bundle: BundleOrImages = None,
     images: Annotated[
         str | None, typer.Argument(metavar="IMAGES", help="A folder of images, or a dataset as in jtsc:zheng2018.")
     ] = None,

@@ -30,6 +30,36 @@ METHOD_NAMES = (
     "bc_sam_segmenter (trained on masks)."
 )
 
+TrainingData = Annotated[
+    list[str], typer.Option("--train", metavar="SPEC", help="Training data, as in folder:my_cells; repeatable.")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Backbone: package, hub, none, or a FILE.", rich_help_panel=ADVANCED),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Settings of the method, TOML.", rich_help_panel=ADVANCED)
+]
+Validation = Annotated[
+    str | None,
+    typer.Option(
+        "--val",
+        metavar="SPEC",
+        help="Validation data; by default split off.",
+        rich_help_panel=ADVANCED,
+    ),
+]
+TestFraction = Annotated[
+    float,
+    typer.Option(min=0, max=0.9, metavar="X", help="Part held out for the test.", rich_help_panel=ADVANCED),
+]
+ValidationFraction = Annotated[
+    float,
+    typer.Option(
+        min=0.01, max=0.9, metavar="X", help="Part of the remaining images for validation.", rich_help_panel=ADVANCED
+    ),
+]
+
 
 def quickstart(
     *,
@@ -58,37 +88,16 @@ def quickstart(
 def train(
     *,
     method: Annotated[str, typer.Argument(help=METHOD_NAMES)],
-    data: Annotated[
-        list[str], typer.Option("--train", metavar="SPEC", help="Training data, as in folder:my_cells; repeatable.")
-    ],
+    data: TrainingData,
     out: Out,
     labels: Labels = "five_class",
     cell_image: CellImage = None,
     settings: Set = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="Backbone: package, hub, none, or a FILE.", rich_help_panel=ADVANCED),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Settings of the method, TOML.", rich_help_panel=ADVANCED)
-    ] = None,
-    validation: Annotated[
-        str | None,
-        typer.Option(
-            "--val",
-            metavar="SPEC",
-            help="Validation data; by default split off.",
-            rich_help_panel=ADVANCED,
-        ),
-    ] = None,
-    test_fraction: Annotated[
-        float,
-        typer.Option(min=0, max=0.9, metavar="X", help="Part held out for the test.", rich_help_panel=ADVANCED),
-    ] = 0.2,
-    validation_fraction: Annotated[
-        float,
-        typer.Option(min=0.01, max=0.9, metavar="X", help="Part of the rest to validate.", rich_help_panel=ADVANCED),
-    ] = 0.15,
+    weights: Weights = None,
+    config: ConfigFile = None,
+    validation: Validation = None,
+    test_fraction: TestFraction = 0.2,
+    validation_fraction: ValidationFraction = 0.15,
     auxiliary: Auxiliary = None,
     min_per_class: MinPerClass = 1,
     drop_unreadable: DropUnreadable = False,
