@@ -16,7 +16,7 @@ from sklearn.svm import SVC
 from hemalens.classifiers.heads import Head, make_head
 from hemalens.classifiers.svm import NEAREST, VotingSVM, behind_winner, pairwise
 
-KERNELS = {"svm_rbf": "rbf", "svm_poly": "poly"}
+KERNELS = {"svm_rbf": "rbf", "svm_poly": "poly", "svm_linear": "linear"}
 
 
 def cells(n_classes: int, n: int = 500) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:

@@ -147,10 +147,11 @@ HEADS: dict[str, HeadKind] = {
     "rf": HeadKind(_random_forest, "random forest, 200 trees of depth 16"),
     "svm_rbf": HeadKind(_svm("rbf"), "SVM with an RBF kernel", standardise=True, convert=_converted_svm),
     "svm_poly": HeadKind(_svm("poly"), "SVM with a polynomial kernel", standardise=True, convert=_converted_svm),
+    "svm_linear": HeadKind(_svm("linear"), "linear SVM", standardise=True, convert=_converted_svm),
     "ann": HeadKind(_neural_network, "neural network, one hidden layer of 100", standardise=True),
     "xgboost": HeadKind(_xgboost, "XGBoost", convert=_converted_xgboost),
 }
-"""Head by name, with the settings of BC-SAM (Cai et al. 2024)."""
+"""Head by name, with the settings of BC-SAM (Cai et al. 2024); the linear SVM is DoRL's (Li et al. 2024)."""
 
 
 def check_head(name: str, class_weights: ClassWeights = "none") -> None:

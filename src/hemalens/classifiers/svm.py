@@ -205,6 +205,8 @@ def _decision_nodes(scaler: Any, machine: SVC, k: int) -> tuple[list[onnx.NodePr
 def _kernel_nodes(machine: SVC, vectors: NDArray[np.float64]) -> tuple[list[onnx.NodeProto], dict[str, Any]]:
     """products (n, vectors), rows (n, d) -> kernel (n, vectors)."""
     node = helper.make_node
+    if machine.kernel == "linear":
+        return [node("Identity", ["products"], ["kernel"])], {}
     gamma = np.float64(machine._gamma)
     if machine.kernel == "poly":
         constants = {"gamma": gamma, "coef0": np.float64(machine.coef0), "degree": np.float64(machine.degree)}
