@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -41,7 +42,7 @@ def fit_study_segmenter(
     config, settings = given
     folder = out / "segmenter"
     if not (folder / JSON_NAME).is_file():
-        wanted = max(1, int(n_images * Fraction(str(config.mask_fraction))))
+        wanted = math.ceil(n_images * Fraction(str(config.mask_fraction)))
         share, held_out = mask_shares(wanted, len(with_masks(masks.dataset)), len(masks.dataset))
         train_segmenter(
             specs,
@@ -55,6 +56,6 @@ def fit_study_segmenter(
 
 
 def mask_shares(wanted: int, n_masks: int, n_images: int) -> tuple[float, float]:
-    """The share of a set's `n_images` that is `wanted` masks, rounded down, and the share of its `n_masks` to hold out."""
+    """The share of a set's `n_images` that is `wanted` masks, rounded up, and the share of its `n_masks` to hold out."""
     held_out = min(MOST_HELD_OUT, max(0.0, 1 - wanted / n_masks))
-    return min(1.0, (wanted + 0.5) / n_images), held_out
+    return min(1.0, (wanted - 0.5) / n_images), held_out
