@@ -67,8 +67,7 @@ def restricted_table(cells: Sequence[Cell], sides: Sequence[Side]) -> Comparison
         title="Accuracy in %, restricted to types of both laboratories",
         columns=("method", "autoencoder trained on", *(_arrow(pair) for pair in pairs), "mean"),
         rows=tuple(_accuracy_rows(cells, pairs, shown, rates)),
-        note=_names(sides) + TABLE_NOTE + "Images of types that the model cannot know are not tested here; at home every "
-        "type is tested.",
+        note=_names(sides) + TABLE_NOTE + "Images of types that the model cannot know are not tested here.",
     )
 
 
