@@ -45,6 +45,7 @@ def test_a_value_an_epoch_counted_from_one(tmp_path: Path) -> None:
     assert curve.val_loss == (1.5, 1.4, 1.3, 1.2)
     assert curve.accuracy == (0.5, 0.6, 0.7, 0.9)
     assert curve.balanced_accuracy == BALANCED
+    assert curve.val_nll == (9.0,) * 4
     assert curve.further == {}
     assert curve.kept is None, "without the settings nothing is known"
 
@@ -52,12 +53,11 @@ def test_a_value_an_epoch_counted_from_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "kept"),
     [
-        ({"patience": None}, 4),
         ({}, 4),
-        ({"patience": 5}, 2),
-        ({"patience": 5, "selection_score": "balanced_accuracy"}, 2),
-        ({"patience": 5, "selection_score": "accuracy"}, 4),
-        ({"patience": 5, "selection_score": "not_recorded"}, 4),
+        ({"kept_epoch": "last", "selection_score": "balanced_accuracy"}, 4),
+        ({"kept_epoch": "best", "selection_score": "balanced_accuracy"}, 2),
+        ({"kept_epoch": "best", "selection_score": "accuracy"}, 4),
+        ({"kept_epoch": "best", "selection_score": "not_recorded"}, 4),
     ],
 )
 def test_the_kept_epoch_is_the_last_or_the_first_of_the_best_score(

@@ -15,7 +15,7 @@ from hemalens.bundle.bundle import open_bundle
 from hemalens.datasets import CellDataset
 from hemalens.evaluation.occlusion import occlusion_table
 from hemalens.evaluation.projection import Projection, joint_scatter
-from hemalens.evaluation.results import Efficiency, Evaluation, NamedScatter, PictureTable
+from hemalens.evaluation.results import Efficiency, Evaluation, NamedScatter, PictureTable, TrainingCurve
 from hemalens.progress import Say
 
 N_CELLS, N_CANDIDATES = 4, 100
@@ -51,6 +51,16 @@ def first_models(results: Sequence[TrialResult]) -> list[FirstModel]:
             bundle = trial.fits / outcome.model if before is None else before.bundle
             found[key] = FirstModel(*key, bundle, evaluation, dataset)
     return list(found.values())
+
+
+def training_curves(results: Sequence[TrialResult]) -> list[TrainingCurve]:
+    """The training curves of all trials, each once, as tests share their models."""
+    found: list[TrainingCurve] = []
+    for result in results:
+        own = result.outcome.curves if result.outcome is not None else ()
+        before = [curve for curve in found if curve.name == result.trial.entry.name]
+        found += [curve for curve in own if curve not in before]
+    return found
 
 
 def measure_efficiency(models: Sequence[FirstModel], config: EfficiencyConfig, *, say: Say) -> list[Efficiency]:

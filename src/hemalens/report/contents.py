@@ -106,7 +106,8 @@ def _gallery(table: PictureTable) -> Gallery:
         )
         for row in table.rows
     )
-    listed = f"The HTML report shows {formatting.counted(n, 'picture')} ({', '.join(columns)}):"
+    named = f" ({', '.join(columns)})" if any(columns) else ""
+    listed = f"The HTML report shows {formatting.counted(n, 'picture')}{named}:"
     heading = formatting.visible(table.title)
     return Gallery(pictures, heading, sentence(table.note), n_abreast(len(columns)), listed)
 

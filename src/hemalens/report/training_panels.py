@@ -74,12 +74,13 @@ class CurvePanel:
 
 
 def quantities(curves: Sequence[TrainingCurve]) -> list[Quantity]:
-    """Every quantity that any curve has: losses, scores, then the further ones."""
+    """Every quantity that any curve has: losses, scores, then the further ones; the NLL where there is no other loss."""
     parts = "/".join(dict.fromkeys(formatting.visible(curve.part) for curve in curves))
     further = dict.fromkeys(name for curve in curves for name in curve.further)
     possible = [
         Quantity("training loss", "training loss", "loss", lambda curve: curve.train_loss),
         Quantity(f"{parts} loss", f"{parts} loss", "loss", lambda curve: curve.val_loss),
+        Quantity(f"{parts} NLL", f"{parts} NLL", "loss", lambda curve: () if curve.val_loss else curve.val_nll),
         Quantity(f"{parts} balanced accuracy", "balanced accuracy", "score", lambda curve: curve.balanced_accuracy),
         Quantity(f"{parts} accuracy", "accuracy", "score", lambda curve: curve.accuracy),
         *map(_further, further),
@@ -238,10 +239,10 @@ def _draw_line(axes: Axes, line: Line, quantity: Quantity, style: LineStyle, *, 
         values = dict(zip(curve.epoch, quantity.of(curve), strict=False))
         if several:
             axes.plot(*_points(values), color=style.colour, linewidth=0.6, linestyle=pattern, alpha=0.45)
-        kept = values.get(curve.kept) if curve.kept is not None else None
-        if kept is not None and rings(panel.lines):
+        kept = [(epoch, value) for epoch, value in values.items() if epoch == curve.kept and value is not None]
+        if kept and rings(panel.lines):
             axes.plot(
-                [curve.kept], [kept], color=style.colour, marker="o", markersize=4.5 if several else 7.0,
+                *kept[0], color=style.colour, marker="o", markersize=4.5 if several else 7.0,
                 markerfacecolor="none", markeredgewidth=1.1, clip_on=False, zorder=5,
             )  # fmt: skip
     xs, ys = _points(mean_of(line.curves, quantity.of))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,11 @@ HISTORY = "history.jsonl"
 _FIELDS = {
     "train_loss": "train_loss",
     "val_loss": "val_loss",
+    "val_nll": "val_nll",
     "val_accuracy": "accuracy",
     "val_balanced_accuracy": "balanced_accuracy",
 }
 """Keys of the history and fields of a curve."""
-_NOT_DRAWN = ("epoch", "val_nll")
-
 _Row = dict[str, float]
 
 
@@ -37,7 +36,7 @@ def read_curve(run_dir: Path, name: str, *, group: str = "", part: str = "valida
     rows = [_row(file, number, line) for number, line in enumerate(_lines(file), start=1)]
     if not rows:
         return None
-    keys = dict.fromkeys(key for row in rows for key in row if key not in _NOT_DRAWN)
+    keys = dict.fromkeys(key for row in rows for key in row if key != "epoch")
     series = {key: tuple(_finite(row.get(key)) for row in rows) for key in keys}
     epochs = [int(row["epoch"]) for row in rows]
     if any(b <= a for a, b in zip([-1, *epochs], epochs, strict=False)):
@@ -51,6 +50,12 @@ def read_curve(run_dir: Path, name: str, *, group: str = "", part: str = "valida
         kept=_kept(run_dir, rows),
         **{field: series.get(key, ()) for key, field in _FIELDS.items()},
     )
+
+
+def read_curves(run_dirs: Iterable[Path], name: str, *, group: str = "", part: str = "validation") -> list[TrainingCurve]:
+    """The curve of each folder where a network was trained, as `read_curve`: trainings of one model, such as seeds."""
+    found = (read_curve(run_dir, name, group=group, part=part) for run_dir in run_dirs)
+    return [curve for curve in found if curve is not None]
 
 
 def _lines(file: Path) -> list[str]:
@@ -90,14 +95,14 @@ def _finite(value: float | None) -> float | None:
 def _kept(run_dir: Path, rows: Sequence[_Row]) -> int | None:
     """The epoch, counted from 1, whose weights were kept; None without the settings of the fit.
 
-    It is the last, or with patience the first of the best score.
+    It is the last, or the first of the best score.
     """
     config = _settings(run_dir)
     if config is None:
         return None
-    score = f"val_{config.get('selection_score', 'balanced_accuracy')}"
+    score = f"val_{config.get('selection_score')}"
     scored = [row for row in rows if _finite(row.get(score)) is not None]
-    if config.get("patience") is None or not scored:
+    if config.get("kept_epoch") != "best" or not scored:
         return int(rows[-1]["epoch"]) + 1
     return int(max(scored, key=lambda row: row[score])["epoch"]) + 1
 

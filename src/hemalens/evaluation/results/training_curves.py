@@ -16,7 +16,7 @@ class TrainingCurve(Part):
     """Loss and scores of one training, a value an epoch; an empty series was not recorded.
 
     Curves of one `group` share a figure; those of one `name` in it are trainings of one model with several seeds. `part`
-    names the images of `val_loss`, `accuracy` and `balanced_accuracy`: "validation" or "test". `further` holds other
+    names the images of all but `train_loss` and `further`: "validation" or "test". `further` holds other
     quantities of the training part by their name, such as the terms of an autoencoder's loss. `kept` is the epoch whose
     weights were kept, where it is known.
     """
@@ -28,6 +28,8 @@ class TrainingCurve(Part):
     """The number of each epoch, counted from 1, ascending."""
     train_loss: Series = ()
     val_loss: Series = ()
+    val_nll: Series = ()
+    """Negative log-likelihood per image, in nats, before calibration."""
     accuracy: Series = ()
     balanced_accuracy: Series = ()
     further: dict[str, Series] = Field(default_factory=dict)
@@ -35,7 +37,7 @@ class TrainingCurve(Part):
 
     def series(self) -> Iterator[tuple[str, Series]]:
         """Every recorded series with its name."""
-        own = ("train_loss", "val_loss", "accuracy", "balanced_accuracy")
+        own = ("train_loss", "val_loss", "val_nll", "accuracy", "balanced_accuracy")
         found = {name: getattr(self, name) for name in own} | self.further
         return ((name, values) for name, values in found.items() if values)
 
