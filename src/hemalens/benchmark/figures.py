@@ -54,12 +54,13 @@ def first_models(results: Sequence[TrialResult]) -> list[FirstModel]:
 
 
 def training_curves(results: Sequence[TrialResult]) -> list[TrainingCurve]:
-    """The training curves of all trials, each once, as tests share their models."""
+    """The training curves of all trials; each group of a method once, as the tests of a task share their models."""
     found: list[TrainingCurve] = []
+    known: set[tuple[str, str]] = set()
     for result in results:
         own = result.outcome.curves if result.outcome is not None else ()
-        before = [curve for curve in found if curve.name == result.trial.entry.name]
-        found += [curve for curve in own if curve not in before]
+        found += [curve for curve in own if (curve.name, curve.group) not in known]
+        known |= {(curve.name, curve.group) for curve in own}
     return found
 
 

@@ -134,9 +134,9 @@ def _table(group: CurveGroup) -> Table:
         rows.append(tuple(cells))
     parts = formatting.listed(list(dict.fromkeys(formatting.visible(curve.part) for curve in group.curves)))
     caption = f"Losses, and scores on the {parts} part" if any(q.is_score for q in found) else "Losses"
-    note = (
-        f"Values are those of the kept epoch, or of the last where none is known{'; means over seeds' if several else ''}."
-    )
+    known = all(curve.kept is not None for curve in group.curves)
+    note = "Values are those of the kept epoch" + ("" if known else ", or of the last where none is known")
+    note += "; means over seeds." if several else "."
     return Table(caption, number_columns("Training", titles), tuple(rows), note=note, where=group.name)
 
 

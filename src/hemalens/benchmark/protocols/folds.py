@@ -184,7 +184,9 @@ class FoldsTask(Task):
         best = first.probabilities.argmax(axis=1)
         return Outcome(
             evaluations=(found,),
-            curves=tuple(read_curves([bundle.path.parent for bundle in bundles], "", group=f"{source.name}, folds")),
+            curves=tuple(
+                read_curves([bundle.path.parent for bundle in bundles], "", group=f"{source.name}, {len(bundles)} folds")
+            ),
             model=relative_path(bundles[0], run_dir),
             points=tuple((str(first.records[n].label), found.classes[best[n]]) for n in chosen),
             embeddings=first.embeddings[chosen].astype(np.float16),
