@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from pydantic import ValidationError
-from report_fakes import make_report
+from report_fakes import make_curve, make_report
 from report_page import HOSTILE, Page, check_no_escape, check_self_contained, markdown_rows
 
 from hemalens.evaluation.results import Report, TrainingCurve
@@ -24,19 +24,6 @@ from hemalens.report.figures import DASHED, LINES
 
 NETWORKS = ("mobilevit_xs", "resnet50", "vgg16_bn", "mobilenetv3", "efficientnet_b0")
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def _curve(name: str = "finetune", n: int = 4, shift: float = 0.0, **changes: Any) -> TrainingCurve:
-    epochs = range(1, n + 1)
-    values: dict[str, Any] = {
-        "epoch": tuple(epochs),
-        "train_loss": tuple(1.5 / i + shift for i in epochs),
-        "val_loss": tuple(1.8 / i + shift for i in epochs),
-        "accuracy": tuple(1 - 0.5 / i - shift for i in epochs),
-        "balanced_accuracy": tuple(1 - 0.7 / i - shift for i in epochs),
-        "kept": n,
-    }
-    return TrainingCurve(name=name, **(values | changes))
 
 
 def _with(*curves: TrainingCurve) -> Report:
@@ -72,7 +59,7 @@ def _panels(*curves: TrainingCurve) -> dict[str, training_panels.CurvePanel]:
 )
 def test_a_curve_has_a_value_an_epoch(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        _curve(**changes)
+        make_curve(**changes)
 
 
 def test_a_report_without_curves_opens_and_has_no_section(tmp_path: Path) -> None:
@@ -87,7 +74,7 @@ def test_a_report_without_curves_opens_and_has_no_section(tmp_path: Path) -> Non
 
 
 def test_results_hand_their_curves_on() -> None:
-    curve = _curve()
+    curve = make_curve()
     assert make_report_of("a", "b", Results(curves=[curve]), data=(), methods={}, seed=0).curves == (curve,)
 
 
@@ -95,7 +82,7 @@ def test_results_hand_their_curves_on() -> None:
 
 
 def test_one_training_has_its_losses_and_its_scores_side_by_side() -> None:
-    curve = _curve()
+    curve = make_curve()
     found = _panels(curve)
     assert list(found) == ["loss", "score"]
     expected = {
@@ -116,7 +103,7 @@ def test_one_training_has_its_losses_and_its_scores_side_by_side() -> None:
 
 
 def test_several_networks_have_a_panel_a_quantity_with_the_same_axes() -> None:
-    found = _panels(*(_curve(name, shift=0.01 * i, part="test") for i, name in enumerate(NETWORKS)))
+    found = _panels(*(make_curve(name, shift=0.01 * i, part="test") for i, name in enumerate(NETWORKS)))
     assert list(found) == ["training loss", "test loss", "test balanced accuracy", "test accuracy"]
     assert found["training loss"].limits == found["test loss"].limits
     for panel in found.values():
@@ -127,7 +114,7 @@ def test_several_networks_have_a_panel_a_quantity_with_the_same_axes() -> None:
 
 
 def test_seeds_are_thin_lines_about_their_mean_as_far_as_all_go() -> None:
-    seeds = [_curve(n=3, kept=2), _curve(n=5, shift=0.2, kept=4)]
+    seeds = [make_curve(n=3, kept=2), make_curve(n=5, shift=0.2, kept=4)]
     (line,) = training_curves.groups(seeds)[0].lines
     means = training_panels.mean_of(line.curves, lambda curve: curve.train_loss)
     assert means == pytest.approx({i: mean([1.5 / i, 1.5 / i + 0.2]) for i in (1, 2, 3)})
@@ -140,7 +127,7 @@ def test_seeds_are_thin_lines_about_their_mean_as_far_as_all_go() -> None:
 
 
 def test_a_missing_value_is_a_gap() -> None:
-    curve = _curve(train_loss=(1.0, None, 0.5, 0.4))
+    curve = make_curve(train_loss=(1.0, None, 0.5, 0.4))
     assert training_panels.mean_of([curve], lambda curve: curve.train_loss) == {1: 1.0, 2: None, 3: 0.5, 4: 0.4}
     line = _drawn(_panels(curve)["loss"]).get_lines()[0]
     assert np.isfinite(line.get_ydata()).tolist() == [True, False, True, True]
@@ -149,7 +136,7 @@ def test_a_missing_value_is_a_gap() -> None:
 
 
 def test_nothing_but_gaps_is_drawn() -> None:
-    curve = _curve(train_loss=(None,) * 4, val_loss=())
+    curve = make_curve(train_loss=(None,) * 4, val_loss=())
     assert _drawn(_panels(curve)["training loss"]).get_ylim()[0] < 1
     rows = markdown_rows(render_markdown(_with(curve)).split("## Training curves")[1], "Losses")
     assert rows[0][3] == "n/a"
@@ -157,7 +144,7 @@ def test_nothing_but_gaps_is_drawn() -> None:
 
 @pytest.mark.parametrize(("peak", "log"), [(20.0, False), (80.0, True)])
 def test_a_peak_makes_the_loss_logarithmic(peak: float, log: bool) -> None:
-    axes = _drawn(_panels(_curve(n=9, train_loss=(peak, *(1.0,) * 8), val_loss=()))["training loss"])
+    axes = _drawn(_panels(make_curve(n=9, train_loss=(peak, *(1.0,) * 8), val_loss=()))["training loss"])
     assert axes.get_yscale() == ("log" if log else "linear")
     assert ("log scale" in axes.get_ylabel()) == log
     assert not any("$" in text.get_text() for text in axes.get_yticklabels())
@@ -165,8 +152,8 @@ def test_a_peak_makes_the_loss_logarithmic(peak: float, log: bool) -> None:
 
 def test_the_nll_stands_for_a_missing_loss() -> None:
     nll = (0.9, 0.8, 0.7, 0.6)
-    assert [q.title for q in _panels(_curve(val_nll=nll))["loss"].quantities] == ["training loss", "validation loss"]
-    panel = _panels(_curve(val_nll=nll, val_loss=()))["loss"]
+    assert [q.title for q in _panels(make_curve(val_nll=nll))["loss"].quantities] == ["training loss", "validation loss"]
+    panel = _panels(make_curve(val_nll=nll, val_loss=()))["loss"]
     assert [q.title for q in panel.quantities] == ["training loss", "validation NLL"]
     assert tuple(_drawn(panel).get_lines()[1].get_ydata()) == nll
 
@@ -180,7 +167,7 @@ def test_further_quantities_have_axes_of_their_own() -> None:
 
 
 def test_one_epoch_is_a_point_at_a_whole_number() -> None:
-    axes = _drawn(_panels(_curve(n=1))["loss"])
+    axes = _drawn(_panels(make_curve(n=1))["loss"])
     assert [line.get_marker() for line in axes.get_lines()] == ["o", "^"]
     low, high = axes.get_xlim()
     assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
@@ -191,7 +178,11 @@ def test_one_epoch_is_a_point_at_a_whole_number() -> None:
 
 def test_the_table_has_the_values_of_the_kept_epoch_and_the_best() -> None:
     falling = {"balanced_accuracy": (0.5, 0.9, 0.7, 0.6)}
-    curves = [_curve("a", kept=3, **falling), _curve("b", n=2, kept=None), _curve("b", n=4, kept=None, shift=0.1)]
+    curves = [
+        make_curve("a", kept=3, **falling),
+        make_curve("b", n=2, kept=None),
+        make_curve("b", n=4, kept=None, shift=0.1),
+    ]
     text = render_markdown(_with(*curves)).split("## Training curves")[1]
     (a, b) = markdown_rows(text, "Losses, and scores on the validation part")
     assert a == ["a", "1", "4", "3", "0.500", "0.600", "0.700", "0.833", "0.900 (2)", "0.875 (4)"]
@@ -205,30 +196,32 @@ def test_the_table_has_the_values_of_the_kept_epoch_and_the_best() -> None:
     ("kept", "said"), [(4, "The weights of the last epoch were kept."), (2, "Ring: the epoch"), (None, "")]
 )
 def test_the_caption_says_which_epoch_was_kept(kept: int | None, said: str) -> None:
-    text = Page(render_html(_with(_curve(kept=kept)))).text
+    text = Page(render_html(_with(make_curve(kept=kept)))).text
     found = [words for words in ("The weights of the last epoch were kept.", "Ring: the epoch") if words in text]
     assert found == ([said] if said else [])
 
 
 def test_groups_are_figures_in_their_order_and_many_are_folded() -> None:
-    few = [_curve(group=f"{percent} % of the labels") for percent in (10, 100)]
+    few = [make_curve(group=f"{percent} % of the labels") for percent in (10, 100)]
     html = render_html(_with(*few))
     check_self_contained(html)
     assert html.index("<h3>10 % of the labels</h3>") < html.index("<h3>100 % of the labels</h3>")
-    many = [_curve(group=f"group {i}") for i in range(training_curves.N_OPEN + 1)]
+    many = [make_curve(group=f"group {i}") for i in range(training_curves.N_OPEN + 1)]
     html = render_html(_with(*many))
     assert html.count("<summary>group ") == len(many)
     assert "### group 3" in render_markdown(_with(*many))
 
 
 def test_a_name_keeps_its_colour_in_every_group() -> None:
-    first, second = training_curves.groups([_curve("a", group="x"), _curve("b", group="x"), _curve("b", group="y")])
+    first, second = training_curves.groups(
+        [make_curve("a", group="x"), make_curve("b", group="x"), make_curve("b", group="y")]
+    )
     assert [line.style.number for line in first.lines] == [0, 1]
     assert [line.style.number for line in second.lines] == [1]
 
 
 def test_names_break_out_of_nothing() -> None:
-    curve = _curve(HOSTILE, group=HOSTILE, part=HOSTILE, further={HOSTILE: (1.0,) * 4})
+    curve = make_curve(HOSTILE, group=HOSTILE, part=HOSTILE, further={HOSTILE: (1.0,) * 4})
     report = _with(curve, curve.model_copy(update={"name": f"{HOSTILE} 2"}))
     check_no_escape(render_html(report), render_markdown(report))
     for name, text in training_curves.files(report.curves).items():
@@ -241,7 +234,7 @@ def test_names_break_out_of_nothing() -> None:
 
 def test_each_group_is_a_picture_file(tmp_path: Path) -> None:
     labels = ("10 % of the labels", "10 %, of the labels", "", "training", "\u767d")
-    report = _with(*(_curve(name, group=group) for group in labels for name in NETWORKS[:2]))
+    report = _with(*(make_curve(name, group=group) for group in labels for name in NETWORKS[:2]))
     (tmp_path / "curves").mkdir()
     (tmp_path / "curves" / "old.svg").write_text("of an earlier run")
     write_report(report, tmp_path)
@@ -260,18 +253,18 @@ def test_each_group_is_a_picture_file(tmp_path: Path) -> None:
 
 
 def test_the_same_curves_give_the_same_files() -> None:
-    curves = [_curve(name) for name in NETWORKS]
+    curves = [make_curve(name) for name in NETWORKS]
     assert training_curves.files(curves) == training_curves.files(curves)
 
 
 def test_a_long_training_of_many_networks_stays_small() -> None:
-    curves = [_curve(name, n=200, shift=0.001 * i) for i, name in enumerate(NETWORKS)]
+    curves = [make_curve(name, n=200, shift=0.001 * i) for i, name in enumerate(NETWORKS)]
     without, html = render_html(_with()), render_html(_with(*curves))
     assert len(html) - len(without) < 250_000
     assert all(len(text) < 400_000 for text in training_curves.files(curves).values())
 
 
 def test_dashes_tell_the_second_quantity_of_a_panel() -> None:
-    first, second = _drawn(_panels(_curve())["loss"]).get_lines()
+    first, second = _drawn(_panels(make_curve())["loss"]).get_lines()
     assert first.get_linestyle() == "-"
     assert second._unscaled_dash_pattern == DASHED

@@ -94,7 +94,8 @@ def _blocks(group: CurveGroup, *, heading: str) -> Iterator[Block]:
     shown = group.panels
     if shown:
         drawn = tuple(map(Panel, drawings(shown, name=group.anchor, group=group.name)))
-        yield Figures(drawn, _caption(group), HOW_TO_READ, _legends(group), heading=heading)
+        caption = _caption(group)
+        yield Figures(drawn, caption, HOW_TO_READ if caption else "", _legends(group), heading=heading)
     yield _table(group)
     if shown:
         yield Text(f"The figure as a file: {FOLDER}/{group.file}")
