@@ -444,6 +444,17 @@ def test_balanced_accuracy_with_its_intervals(whole: Watched) -> None:
     assert table.rows[-1] == ("any constant prediction", "", "0.167", "0.200", "0.200", "0.200")
 
 
+def test_every_training_has_its_curve(whole: Watched) -> None:
+    """Those of the two folds of the inductive autoencoder and of each ResNeXt share a line."""
+    assert [(curve.group, curve.name) for curve in whole.report.curves] == [
+        ("Autoencoders", f"{LATENT_ROW}, transductive"),
+        *[("Autoencoders", f"{LATENT_ROW}, inductive")] * 2,
+        ("AE-CFE", "AE-CFE, transductive"),
+        *[("ResNeXt-50", "matek19")] * 2,
+        *[("ResNeXt-50", "acevedo20")] * 2,
+    ]
+
+
 def test_what_an_autoencoder_adds_is_measured_on_the_same_images(whole: Watched) -> None:
     table = whole.report.tables[3]
     sides = whole.material.sides
@@ -509,6 +520,8 @@ def test_another_head_in_another_folder_trains_no_autoencoder_again(
     assert all(row == before[row[:2]] for row in same)
     assert len(report.tables) == 3, "nothing to compare with the pooled features"
     assert set(report.methods) == {"study", "features", "ae_cfe"}
+    of_autoencoders = [curve for curve in whole.report.curves if curve.group != "ResNeXt-50"]
+    assert list(report.curves) == of_autoencoders, "kept with the networks"
 
 
 def _latents_of(whole: Watched) -> Any:

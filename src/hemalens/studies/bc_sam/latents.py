@@ -17,11 +17,12 @@ from hemalens.bundle.stages import CellImageStage
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.datasets.splits import check_classes, k_fold, seeded, units
-from hemalens.files import atomic_path, default_cache_dir, sha256_text
+from hemalens.files import atomic_path, default_cache_dir, sha256_text, write_text
 from hemalens.graphs.build import digest
 from hemalens.graphs.features import feature_maps
 from hemalens.methods.bc_sam import BCSamConfig, cell_image_stage, cell_images, feature_graph
 from hemalens.models.autoencoder import CellAutoencoder
+from hemalens.runs.curves import HISTORY
 from hemalens.training.autoencoder import (
     AutoencoderConfig,
     CellPairs,
@@ -89,6 +90,8 @@ class Row:
     embeddings: tuple[NDArray[np.float32], ...]
     draw: Callable[[NDArray[np.float16]], NDArray[np.uint8]] | None = field(default=None, repr=False)
     """Reconstructed cell images of feature maps, by the first fold's autoencoder."""
+    fits: tuple[Path, ...] = field(default=(), repr=False)
+    """The run folders of its trainings, one a fold or one for all."""
 
 
 @dataclass(frozen=True)
@@ -131,23 +134,25 @@ class Material:
         n_folds = len(self.sides[0].folds)
         if protocol == "transductive":
             say(f"autoencoder, {words}, transductive: {len(self.maps)} images")
-            network = self._autoencoder(np.arange(len(self.maps)), config, run_dir)
+            network, fit = self._autoencoder(np.arange(len(self.maps)), config, run_dir)
             found = latents(latent_graph(network, self.maps.shape[1:]), self.maps)
-            return Row(words, protocol, (found,) * n_folds, partial(reconstruct, network))
+            return Row(words, protocol, (found,) * n_folds, partial(reconstruct, network), (fit,))
+        fits: list[Path] = []
         by_fold, first = [], None
         for fold in range(n_folds):
             rows = self.training_rows(fold)
             say(f"autoencoder, {words}, inductive, fold {fold}: {len(rows)} images")
-            network = self._autoencoder(rows, config, run_dir)
+            network, fit = self._autoencoder(rows, config, run_dir)
+            fits.append(fit)
             by_fold.append(latents(latent_graph(network, self.maps.shape[1:]), self.maps))
             first = first or network
-        return Row(words, protocol, tuple(by_fold), partial(reconstruct, first) if first else None)
+        return Row(words, protocol, tuple(by_fold), partial(reconstruct, first) if first else None, tuple(fits))
 
     def baseline(self, config: BaselineConfig, run_dir: Path, say: Say) -> Row:
         """The embeddings of another paper's autoencoder, trained on all images."""
         say(f"{config.name}: {len(self.maps)} images")
         rows = np.arange(len(self.maps))
-        network = self._trained(
+        network, fit = self._trained(
             config,
             rows,
             lambda folder: fit_baseline(self.pairs.part(rows), config, folder),
@@ -156,18 +161,19 @@ class Material:
         )
         n_folds = len(self.sides[0].folds)
         found = embeddings(network, self.maps)
-        return Row(config.name, "transductive", (found,) * n_folds, partial(drawings, network))
+        return Row(config.name, "transductive", (found,) * n_folds, partial(drawings, network), (fit,))
 
-    def _autoencoder(self, rows: NDArray[np.int64], config: AutoencoderConfig, run_dir: Path) -> CellAutoencoder:
-        """The autoencoder of BC-SAM on these images."""
-        network: CellAutoencoder = self._trained(
+    def _autoencoder(
+        self, rows: NDArray[np.int64], config: AutoencoderConfig, run_dir: Path
+    ) -> tuple[CellAutoencoder, Path]:
+        """The autoencoder of BC-SAM on these images, and the folder of its training."""
+        return self._trained(
             config,
             rows,
             lambda folder: fit_autoencoder(self.pairs.part(rows), config, folder),
             lambda file: read_autoencoder(file, self.maps.shape[1:], config),
             run_dir,
         )
-        return network
 
     def _trained(
         self,
@@ -176,8 +182,11 @@ class Material:
         fit: Callable[[Path], Any],
         read: Callable[[Path], Any],
         run_dir: Path,
-    ) -> Any:
-        """A network from `fit`, or from the cache under the same images, features, cell images and settings."""
+    ) -> tuple[Any, Path]:
+        """A network from `fit`, or from the cache under the same images, features, cell images and settings.
+
+        And its run folder, which holds the training's history in both cases.
+        """
         contents = [c for side in self.sides for c in side.dataset.contents]
         key = sha256_text(
             digest(self.graph),
@@ -187,9 +196,15 @@ class Material:
             *(f"{self.pairs.domains[i]}:{contents[i]}" for i in rows),
         )
         kept = default_cache_dir() / "autoencoders" / f"{key}.safetensors"
+        folder = run_dir / f"autoencoder_{key[:16]}"
+        told, history = kept.with_suffix(".jsonl"), folder / HISTORY
         if kept.is_file():
-            return read(kept)
-        network = fit(run_dir / f"autoencoder_{key[:16]}")
+            if told.is_file() and not history.is_file():
+                write_text(history, told.read_text(encoding="utf-8"))
+            return read(kept), folder
+        network = fit(folder)
+        if history.is_file():
+            write_text(told, history.read_text(encoding="utf-8"))
         with atomic_path(kept) as temporary:
             temporary.write_bytes(tensor_bytes(network.state_dict()))
-        return network
+        return network, folder

@@ -21,6 +21,11 @@ from hemalens.studies.bc_sam.scores import Cell, Origin, make_cell
 RESNEXT_ROW, RESNEXT_HEAD = "ResNeXt-50", "fine-tuned"
 
 
+def resnext_folder(out: Path, side: Side) -> Path:
+    """Where the networks of one laboratory's folds are trained."""
+    return out / "fits" / f"resnext_{side.key}"
+
+
 def resnext_cells(sides: Sequence[Side], configs: StudyConfigs, *, out: Path, seed: int, say: Say) -> list[Cell]:
     """Trained through the method finetune on the folds of the study, and tested as its other rows are."""
     method = find_method("finetune")
@@ -34,7 +39,7 @@ def resnext_cells(sides: Sequence[Side], configs: StudyConfigs, *, out: Path, se
     for source, target in (sides, sides[::-1]):
         dataset = source.dataset
         folds = [Fold(dataset.subset(train), dataset.subset(test)) for train, test in source.folds]
-        bundles = fit_folds(fit, folds, seed=seed, run_dir=out / "fits" / f"resnext_{source.key}")
+        bundles = fit_folds(fit, folds, seed=seed, run_dir=resnext_folder(out, source))
         everything = [np.arange(len(target.dataset))] * len(folds)
         for side, tests in ((source, [test for _, test in source.folds]), (target, everything)):
             tested = None if side is source else target.dataset

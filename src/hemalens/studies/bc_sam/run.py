@@ -15,16 +15,17 @@ from typing import Any
 
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.splits import check_classes
-from hemalens.evaluation.results import ComparisonTable, Report
+from hemalens.evaluation.results import ComparisonTable, Report, TrainingCurve
 from hemalens.methods.bc_sam import cell_image_stage
 from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report
+from hemalens.runs.curves import read_curves
 from hemalens.runs.folders import finish_run, start_run
 from hemalens.runs.inputs import Inputs, open_inputs
 from hemalens.studies.base import Study, StudyOptions
 from hemalens.studies.bc_sam.config import BCSamStudyConfig, StudyConfigs, read_configs
 from hemalens.studies.bc_sam.latents import DISCREPANCY_WORDS, Material, Row, Side
-from hemalens.studies.bc_sam.resnext import RESNEXT_HEAD, RESNEXT_ROW, resnext_cells
+from hemalens.studies.bc_sam.resnext import RESNEXT_HEAD, RESNEXT_ROW, resnext_cells, resnext_folder
 from hemalens.studies.bc_sam.scores import Cell, Direction, find_gains
 from hemalens.studies.bc_sam.segmenter import fit_study_segmenter, segmenter_folder
 from hemalens.studies.bc_sam.tables import (
@@ -70,7 +71,7 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
     found = _run(sides, configs, out=out, seed=options.seed, say=say)
     if config.resnext:
         found.cells.extend(resnext_cells(sides, configs, out=out, seed=options.seed, say=say))
-    report = _report(found, sides, configs, [*opened, *([masks] if masks else [])], tables, seed=options.seed)
+    report = _report(found, sides, configs, [*opened, *([masks] if masks else [])], tables=tables, options=options)
     finish_run(out, report)
     shutil.rmtree(out / "scratch", ignore_errors=True)
     return report
@@ -151,11 +152,11 @@ def _report(
     sides: Sequence[Side],
     configs: StudyConfigs,
     opened: Sequence[Inputs],
-    tables: Sequence[ComparisonTable],
     *,
-    seed: int,
+    tables: Sequence[ComparisonTable],
+    options: StudyOptions,
 ) -> Report:
-    config = configs.study
+    config, seed, out = configs.study, options.seed, options.out
     gains = find_gains(found.cells, found.plain, seed=seed)
     restricted = restricted_table(found.cells, sides)
     notes = [*accuracy_sentences(found.cells, sides), *_differences(configs, sides, opened)]
@@ -173,11 +174,25 @@ def _report(
             ],
             remarks=[*notes, *([verdict(gains)] if gains else [])],
             pictures=reconstructions(found.material, found.rows),
+            curves=_curves(found.rows, sides, configs, out),
         ),
         data=[each.card for each in opened],
         methods={name: part.model_dump(mode="json") for name, part in configs.shown().items()},
         seed=seed,
     )
+
+
+def _curves(rows: Sequence[Row], sides: Sequence[Side], configs: StudyConfigs, out: Path) -> list[TrainingCurve]:
+    """The trainings of the segmenter, of every autoencoder and of the ResNeXt."""
+    curves = read_curves([out / "segmenter"], "Segment Anything", group="Segmenter") if configs.segmenter else []
+    for row in rows:
+        own = row.name in BASELINE_HEADS
+        curves += read_curves(row.fits, f"{row.name}, {row.protocol}", group=row.name if own else "Autoencoders")
+    if configs.study.resnext:
+        for side in sides:
+            folders = [resnext_folder(out, side) / f"fold_{fold}" for fold in range(configs.study.n_folds)]
+            curves += read_curves(folders, side.dataset.name, group=RESNEXT_ROW)
+    return curves
 
 
 def _differences(configs: StudyConfigs, sides: Sequence[Side], opened: Sequence[Inputs]) -> list[str]:
