@@ -96,11 +96,12 @@ def _encoder(channels: int, width: float) -> nn.Sequential:
     for published, kernel, stride, n_groups in ENCODER:
         own = _scaled(published, width)
         side = (side - kernel) // stride + 1
-        groups = next(n for n in range(n_groups, 0, -1) if own * side * side % n == 0 and own * side * side > n)
+        # runs of three values are the shortest published ones
+        groups = next(n for n in range(n_groups, 0, -1) if own * side**2 % n == 0 and own * side**2 >= 3 * n)
         layers += [nn.Conv2d(previous, own, kernel, stride=stride), nn.ReLU(), RunNorm(own, groups)]
         previous = own
     return nn.Sequential(*layers, nn.Conv2d(previous, LATENT_SIZE, 1), nn.Tanh())
 
 
 def _scaled(channels: int, width: float) -> int:
-    return max(2, round(channels * width))
+    return max(3, round(channels * width))

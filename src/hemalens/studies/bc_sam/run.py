@@ -159,7 +159,7 @@ def _report(
     config, seed, out = configs.study, options.seed, options.out
     gains = find_gains(found.cells, found.plain, seed=seed)
     restricted = restricted_table(found.cells, sides)
-    notes = [*accuracy_sentences(found.cells, sides), *_differences(configs, sides, opened)]
+    remarks = [*accuracy_sentences(found.cells, sides), *([verdict(gains)] if gains else [])]
     return make_report(
         f"BC-SAM: {sides[0].dataset.name} and {sides[1].dataset.name}",
         f"study bc-sam: {config.n_folds} folds of each laboratory, each fold's models tested in both",
@@ -172,7 +172,7 @@ def _report(
                 *([gain_table(gains, sides)] if gains else []),
                 *tables,
             ],
-            remarks=[*notes, *([verdict(gains)] if gains else [])],
+            remarks=[*remarks, *_differences(configs, sides)],
             pictures=reconstructions(found.material, found.rows),
             curves=_curves(found.rows, sides, configs, out),
         ),
@@ -195,7 +195,7 @@ def _curves(rows: Sequence[Row], sides: Sequence[Side], configs: StudyConfigs, o
     return curves
 
 
-def _differences(configs: StudyConfigs, sides: Sequence[Side], opened: Sequence[Inputs]) -> list[str]:
+def _differences(configs: StudyConfigs, sides: Sequence[Side]) -> list[str]:
     """What in this run differs from the papers, for each row that has been trained."""
     sentences = []
     if any(record.group is not None for side in sides for record in side.dataset.records):
