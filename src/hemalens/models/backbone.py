@@ -207,6 +207,8 @@ def _timm() -> Any:
 
     import timm
 
+    import hemalens.models.mobilevit  # noqa: F401  # adds its network to timm's
+
     return timm
 
 
