@@ -203,7 +203,7 @@ def _no_file(weights: str) -> WeightsError:
 
 def _timm() -> Any:
     require_extra("timm", "train", "a backbone")
-    import hemalens.models._torchvision  # noqa: F401
+    import hemalens.models._torchvision
 
     import timm
 

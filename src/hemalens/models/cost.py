@@ -73,6 +73,7 @@ def count(network: nn.Module, input_px: int) -> Counted:
         network(torch.zeros(1, 3, input_px, input_px))
     for hook in hooks:
         hook.remove()
+    layer_norms = [module for module in network.modules() if isinstance(module, nn.LayerNorm)]
     by_operator = counter.get_flop_counts()["Global"]
     return Counted(
         parameters=total,
@@ -81,7 +82,7 @@ def count(network: nn.Module, input_px: int) -> Counted:
         input_px=input_px,
         attention_flops=sum(int(by_operator.get(operator, 0)) for operator in _OF_TWO_ACTIVATIONS),
         batch_norm_outputs=sum(normed),
-        layer_norm_parameters=sum(p.numel() for m in network.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()),
+        layer_norm_parameters=sum(p.numel() for module in layer_norms for p in module.parameters()),
     )
 
 

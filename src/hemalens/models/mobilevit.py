@@ -1,8 +1,8 @@
 """`mobilevit_plain_xs`: MobileViT-XS with the plain transformer of vit-pytorch, registered as a network of timm.
 
-It has the channels, depths and expansion of timm's `mobilevit_xs` (Mehta and Rastegari 2022) and differs inside the MobileViT
-blocks: four heads of 8 features each, no bias on queries, keys and values, feed-forward layers of 2, 4 and 4 times the
-width, batch norm after the 1x1 convolution, and no norm after the last layer. These facts are those of
+It has the channels, depths and expansion of timm's `mobilevit_xs` (Mehta and Rastegari 2022) and differs inside the
+MobileViT blocks: four heads of 8 features each, no bias on queries, keys and values, feed-forward layers of 2, 4 and 4
+times the width, batch norm after the 1x1 convolution, and no norm after the last layer. These facts are those of
 `vit_pytorch/mobile_vit.py` (github.com/lucidrains/vit-pytorch).
 """
 
@@ -63,7 +63,9 @@ class PlainTransformerLayer(nn.Module):
 class PlainMobileVitBlock(MobileVitBlock):  # type: ignore[misc]
     """timm's MobileViT block, which unfolds, folds and fuses, with the plain transformer inside."""
 
-    def __init__(self, in_chs: int, *, transformer_dim: int, transformer_depth: int, mlp_ratio: float, **others: Any) -> None:
+    def __init__(
+        self, in_chs: int, *, transformer_dim: int, transformer_depth: int, mlp_ratio: float, **others: Any
+    ) -> None:
         super().__init__(in_chs, transformer_dim=transformer_dim, transformer_depth=0, **others)
         self.conv_1x1 = ConvNormAct(in_chs, transformer_dim, kernel_size=1, act_layer=nn.SiLU)
         hidden = int(transformer_dim * mlp_ratio)
@@ -116,7 +118,7 @@ default_cfgs = generate_default_cfgs(
         }
     }
 )
-"""timm's table of preprocessing by network; `register_model` reads it by this name. Inputs are scaled as for `mobilevit_xs`."""
+"""timm's table of preprocessing by network; `register_model` reads it by this name. Scaling is as for `mobilevit_xs`."""
 
 
 @register_model
