@@ -13,7 +13,7 @@ from typing import Any
 import hemalens.models._torchvision  # noqa: F401
 
 import torch
-from timm.layers import ConvNormAct
+from timm.layers.conv_bn_act import ConvNormAct
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg, register_block
 from timm.models.mobilevit import MobileVitBlock
@@ -56,8 +56,9 @@ class PlainTransformerLayer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (n, tokens, width) -> the same shape."""
-        tokens = tokens + self.attn(self.norm1(tokens))
-        return tokens + self.mlp(self.norm2(tokens))
+        attended: Tensor = tokens + self.attn(self.norm1(tokens))
+        mixed: Tensor = attended + self.mlp(self.norm2(attended))
+        return mixed
 
 
 class PlainMobileVitBlock(MobileVitBlock):  # type: ignore[misc]
@@ -67,14 +68,14 @@ class PlainMobileVitBlock(MobileVitBlock):  # type: ignore[misc]
         self, in_chs: int, *, transformer_dim: int, transformer_depth: int, mlp_ratio: float, **others: Any
     ) -> None:
         super().__init__(in_chs, transformer_dim=transformer_dim, transformer_depth=0, **others)
-        self.conv_1x1 = ConvNormAct(in_chs, transformer_dim, kernel_size=1, act_layer=nn.SiLU)
+        self.add_module("conv_1x1", ConvNormAct(in_chs, transformer_dim, kernel_size=1, act_layer=nn.SiLU))
         hidden = int(transformer_dim * mlp_ratio)
         layers = [PlainTransformerLayer(transformer_dim, hidden) for _ in range(transformer_depth)]
         self.transformer = nn.Sequential(*layers)
         self.norm = nn.Identity()
 
 
-register_block(BLOCK, PlainMobileVitBlock)
+register_block(BLOCK, PlainMobileVitBlock)  # type: ignore[arg-type]  # timm declares an instance, and takes a class
 
 
 def _mv2(n_blocks: int, channels: int, stride: int) -> ByoBlockCfg:
