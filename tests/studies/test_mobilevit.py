@@ -101,6 +101,22 @@ def test_the_table_counts_the_networks_and_names_its_convention(done: Path) -> N
     assert "exchanged" in table.note
 
 
+def test_the_report_has_a_curve_of_every_network_and_cells_of_every_class(done: Path) -> None:
+    report = read_report(done / "report.json")
+    assert [(curve.name, curve.part, curve.epoch, curve.kept) for curve in report.curves] == [
+        ("test_resnet", "test", (1, 2), 2),
+        ("resnet10t", "test", (1, 2), 2),
+    ]
+    assert len({curve.group for curve in report.curves}) == 1
+    for curve in report.curves:
+        assert len(curve.train_loss) == len(curve.val_nll) == len(curve.accuracy) == 2
+    (gallery,) = report.pictures
+    assert [row.caption.replace(" ", "_") for row in gallery.rows[::2]] == list(report.data[0].class_counts)
+    text = (done / "report.md").read_text(encoding="utf-8")
+    assert "Training curves" in text
+    assert "Cells of each class" in text
+
+
 def test_the_report_names_the_contradiction_and_why_nothing_is_comparable(done: Path) -> None:
     table = read_report(done / "report.json").tables[0]
     assert "0.964" in table.note
