@@ -376,7 +376,7 @@ def _kernel(x: Array, y: Array, width: float) -> Array:
 
 
 def _discrepancy(x: Array, domains: NDArray[np.int64], kernel: str) -> float:
-    """The squared distance of two means (BC-SAM), or equation 5 of Gretton et al. 2012; the mean over pairs of domains."""
+    """Mean squared difference of two mean latents (BC-SAM), or equation 5 of Gretton et al. 2012; the mean over pairs."""
     pairs = list(itertools.combinations(range(len(x)), 2))
     distances = sorted(float(((x[i] - x[j]) ** 2).sum()) for i, j in pairs)
     # torch's median of an even number is the lower of the middle two
@@ -385,7 +385,7 @@ def _discrepancy(x: Array, domains: NDArray[np.int64], kernel: str) -> float:
     for a, b in itertools.combinations(np.unique(domains), 2):
         p, q = x[domains == a], x[domains == b]
         if kernel == "linear":
-            found.append(float(((p.mean(axis=0) - q.mean(axis=0)) ** 2).sum()))
+            found.append(float(((p.mean(axis=0) - q.mean(axis=0)) ** 2).sum()) / x.shape[1])
         else:
             found.append(_kernel(p, p, width).mean() + _kernel(q, q, width).mean() - 2 * _kernel(p, q, width).mean())
     return float(np.mean(found))
@@ -407,6 +407,14 @@ def test_discrepancy_is_its_definition(kernel: Kernel, domains: NDArray[np.int64
     found = maximum_mean_discrepancy(torch.tensor(x, dtype=torch.float32), torch.tensor(domains), kernel=kernel)
     assert found.item() == pytest.approx(_discrepancy(x, domains, kernel), rel=1e-4, abs=1e-5)
     assert found.item() >= -1e-6
+
+
+@pytest.mark.parametrize("n_numbers", [1, 10, 50])
+def test_the_linear_discrepancy_does_not_grow_with_the_latent(n_numbers: int) -> None:
+    """Mean latents of 1 and 4 differ by 3 in every number: 9, not 9 times the numbers."""
+    latents = torch.tensor([[0.0], [2.0], [4.0]]).expand(3, n_numbers)
+    found = maximum_mean_discrepancy(latents, torch.tensor([0, 0, 1]), kernel="linear")
+    assert found.item() == pytest.approx(9)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -43,7 +43,8 @@ Discrepancy = Literal["none", "linear", "rbf"]
 class AutoencoderConfig(StrictConfig):
     """The published autoencoder and its training.
 
-    Loss: 1 - SSIM + `mmd_weight` * MMD between domains; `mmd`: "linear" as published, a "rbf" mixture, or "none".
+    Loss: 1 - SSIM + `mmd_weight` * MMD between domains; `mmd`: "linear" as published, a "rbf" mixture, or "none". The
+    weight is the published one for "linear" and has no published counterpart for "rbf", which is on another scale.
     `decoder_width` scales the decoder's channels and `side_px` is the side of the reconstruction: 1.0 and 128 as
     published, less for training on a CPU.
     """

@@ -108,9 +108,10 @@ RBF_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 def maximum_mean_discrepancy(latents: Tensor, domains: Tensor, *, kernel: Kernel = "linear") -> Tensor:
     """Squared distance between the distributions of the latents (n, d) of each pair of domains (n,), the mean over pairs.
 
-    "linear" is BC-SAM's: the squared distance of the two means. "rbf" is a mixture of Gaussian kernels (Gretton et al.
-    2012, equation 5, the biased estimate, never negative). Raises `SplitError` for a batch of one domain, where it would
-    be NaN.
+    "linear" is the formula of BC-SAM's code: the squared difference of the two mean latents, the mean over the d numbers.
+    The squared distance of the means is d times as large. "rbf" is a mixture of Gaussian kernels (Gretton et al. 2012,
+    equation 5, the biased estimate, never negative); it lies in [0, 2] whatever d is. Raises `SplitError` for a batch of
+    one domain, where it would be NaN.
     """
     parts = [latents[domains == domain] for domain in torch.unique(domains)]
     if len(parts) < 2:
@@ -118,7 +119,7 @@ def maximum_mean_discrepancy(latents: Tensor, domains: Tensor, *, kernel: Kernel
     pairs = list(itertools.combinations(range(len(parts)), 2))
     if kernel == "linear":
         means = [part.mean(dim=0) for part in parts]
-        return torch.stack([(means[i] - means[j]).square().sum() for i, j in pairs]).mean()
+        return torch.stack([nn.functional.mse_loss(means[i], means[j]) for i, j in pairs]).mean()
     with torch.no_grad():
         width = torch.pdist(latents.float()).square().median().clamp_min(1e-12)
 
