@@ -115,11 +115,11 @@ def _overlap(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 
 def test_a_share_of_the_masks_is_learned_from_and_others_are_tested(run: Run) -> None:
     (learned,), tested = run.learned, run.tested
-    assert (len(learned), [len(part) for part in tested]) == (6, [8, 8]), "a quarter of 24; the classical one beside it"
+    assert (len(learned), [len(part) for part in tested]) == (8, [8, 8]), "a quarter of 32; the classical one beside it"
     assert tested[0].contents == tested[1].contents
     assert set(learned.contents).isdisjoint(tested[0].contents)
     manifest = open_trained_segmenter(run.out / "segmenter").manifest
-    assert (manifest.method, manifest.n_masks, manifest.from_scratch) == ("bc_sam_segmenter", 6, True)
+    assert (manifest.method, manifest.n_masks, manifest.from_scratch) == ("bc_sam_segmenter", 8, True)
     assert [(e.role, e.name, e.fingerprint) for e in manifest.data] == [("train", "lab_a", learned.fingerprint)]
     assert 0 <= manifest.parity <= 1e-3
     assert manifest.synthetic
@@ -131,7 +131,7 @@ def test_training_says_how_much_learns_and_from_what(run: Run) -> None:
     learns = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     assert learns < total, "the frequencies of the position code never learn"
     assert f"{learns:,} of {total:,} parameters are trained" in run.said
-    assert "training on 6 of 24 masks, 8 held out for the test" in run.said
+    assert "training on 8 masks of 32 images (mask_fraction=0.25, 16 unused), 8 held out for the test" in run.said
     manifest = open_trained_segmenter(run.out / "segmenter").manifest
     assert (manifest.n_trained_parameters, manifest.n_parameters) == (learns, total)
 
@@ -151,7 +151,7 @@ def test_the_report_of_a_training(run: Run) -> None:
     assert report is not None
     assert read_report(run.out / "report.json") == report
     (table,) = report.tables
-    assert "small: trained from random weights; 6 masks;" in table.note
+    assert "small: trained from random weights; 8 masks of 32 images (" in table.note
     assert "tuned from SAM" not in table.note
     assert [row[:3] for row in table.rows] == [("SAM small, from scratch", "lab_a", 8), ("classical", "lab_a", 8)]
     overlaps = []
@@ -212,7 +212,7 @@ def test_without_a_test_part_the_report_says_so(
         specs, out=tmp_path / "run", options=TrainOptions(test_fraction=0.0), settings=settings, say=said.append
     )
     assert (report.protocol, report.tables, report.pictures) == ("no test part", (), ())
-    assert "training on 1 of 8 masks, 0 held out for the test" in said
+    assert "training on 1 mask of 8 images (mask_fraction=0.01, 7 unused), 0 held out for the test" in said
     assert learned[0].name == "lab_a + lab_b"
     assert report.data[0].n_images == 8
 
@@ -332,7 +332,8 @@ def test_the_report_of_what_was_found(found: tuple[Path, Any, Report]) -> None:
     assert len(pictures.rows) == 8
     assert all("IoU" in row.caption for row in pictures.rows)
     shown = {"size_px": 40, "margin_px": 3, "background": 128, "crop": True}
-    assert report.methods["segment"] == {"segmenter": "classical", **shown}
+    way = {"cut_from": "original", "connectivity": 8, "resampling": "bicubic"}
+    assert report.methods["segment"] == {"segmenter": "classical", **shown, **way}
     assert report.synthetic, "drawn cells are never shown as photographs"
     assert (report.data[0].role, report.data[0].n_images) == ("segmented", 8)
 

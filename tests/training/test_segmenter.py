@@ -63,7 +63,7 @@ def _config(rank: int, **changes: Any) -> SegmenterConfig:
 
 
 def _preprocessing(config: SegmenterConfig) -> Preprocessing:
-    return Preprocessing(size_px=SIZE, mean=config.mean, std=config.std)
+    return Preprocessing(size_px=SIZE, mean=config.mean, std=config.std, antialias=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -140,13 +140,14 @@ def test_the_defaults_are_the_published_settings() -> None:
         "ce_weight": 0.2,
         "dice_weight": 0.8,
         "augment": True,
+        "antialias": False,
         "mean": (215.0322, 187.7592, 200.4668),
         "std": (41.3047, 56.9191, 21.9522),
         "seed": 1234,
         "precision": "auto",
         "optimiser": {
-            "learning_rate": 1e-4,
-            "weight_decay": 0.1,
+            "learning_rate": 5e-4,
+            "weight_decay": 0.05,
             "warmup_epochs": 10.0,
             "warmup_steps": None,
             "schedule": "cosine",
