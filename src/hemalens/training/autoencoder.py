@@ -24,7 +24,7 @@ from hemalens.imaging.reading import Preprocessing
 from hemalens.models.autoencoder import LATENT_SIZE, CellAutoencoder, channels_of
 from hemalens.models.export import to_onnx
 from hemalens.training.checkpoints import tensor_bytes
-from hemalens.training.losses import Kernel, maximum_mean_discrepancy, structural_similarity
+from hemalens.training.losses import Kernel, Padding, maximum_mean_discrepancy, structural_similarity
 from hemalens.training.module import Learner, OptimiserConfig
 from hemalens.training.trainer import Precision, Schedule, train
 
@@ -45,6 +45,7 @@ class AutoencoderConfig(StrictConfig):
 
     Loss: 1 - SSIM + `mmd_weight` * MMD between domains; `mmd`: "linear" as published, a "rbf" mixture, or "none". The
     weight is the published one for "linear" and has no published counterpart for "rbf", which is on another scale.
+    `ssim_padding`: the windows of SSIM reach over the image's border, which is black there, or lie within the image.
     `decoder_width` scales the decoder's channels and `side_px` is the side of the reconstruction: 1.0 and 128 as
     published, less for training on a CPU.
     """
@@ -52,6 +53,7 @@ class AutoencoderConfig(StrictConfig):
     latent_size: int = Field(default=LATENT_SIZE, ge=1)
     mmd: Discrepancy = "linear"
     mmd_weight: float = Field(default=5.0, ge=0)
+    ssim_padding: Padding = "zeros"
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=128, ge=2)
     side_px: Literal[128, 64, 32] = 128
@@ -160,7 +162,7 @@ class AutoencoderModule(Learner):
         """1 - SSIM + weight * MMD of one batch (BC-SAM, equation 6)."""
         maps, cells, domains = batch
         latents, drawn = self.network(maps.to(memory_format=torch.channels_last))
-        loss = 1 - structural_similarity(drawn.float(), cells)
+        loss = 1 - structural_similarity(drawn.float(), cells, padding=self.config.ssim_padding)
         self.log("dissimilarity", loss, on_step=False, on_epoch=True, batch_size=len(maps))
         if self.config.mmd != "none":
             kernel: Kernel = self.config.mmd

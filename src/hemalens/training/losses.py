@@ -76,11 +76,16 @@ SSIM_CONSTANTS = (0.01**2, 0.03**2)
 """Window, its width and the two constants of structural similarity, for values in [0, 1] (Wang et al. 2004)."""
 
 
-def structural_similarity(images: Tensor, targets: Tensor) -> Tensor:
-    """Mean structural similarity of two batches (n, c, h, w) in [0, 1]; h and w 11 or more (Wang et al. 2004, equation 13).
+Padding = Literal["none", "zeros"]
 
-    A Gaussian window, first along rows, then along columns: a fifth of the work of a square one. No padding.
+
+def structural_similarity(images: Tensor, targets: Tensor, *, padding: Padding = "none") -> Tensor:
+    """Mean structural similarity of two batches (n, c, h, w) in [0, 1] (Wang et al. 2004, equation 13).
+
+    "none" takes the windows that lie within the image, so h and w are 11 or more. "zeros" takes one window a pixel, black
+    beyond the border. A Gaussian window, first along rows, then along columns: a fifth of the work of a square one.
     """
+    beyond = SSIM_WINDOW // 2 if padding == "zeros" else 0
     position = torch.arange(SSIM_WINDOW, dtype=images.dtype, device=images.device) - SSIM_WINDOW // 2
     window = torch.exp(-(position**2) / (2 * SSIM_SIGMA**2))
     window = window / window.sum()
@@ -89,8 +94,9 @@ def structural_similarity(images: Tensor, targets: Tensor) -> Tensor:
         n = values.shape[1]
         # autocast would round to 8 bits, of which the variances, small differences of large squares, keep nothing
         with torch.autocast(values.device.type, enabled=False):
-            rows = nn.functional.conv2d(values, window.view(1, 1, 1, -1).expand(n, 1, 1, -1), groups=n)
-            return nn.functional.conv2d(rows, window.view(1, 1, -1, 1).expand(n, 1, -1, 1), groups=n)
+            across, down = window.view(1, 1, 1, -1).expand(n, 1, 1, -1), window.view(1, 1, -1, 1).expand(n, 1, -1, 1)
+            rows = nn.functional.conv2d(values, across, padding=(0, beyond), groups=n)
+            return nn.functional.conv2d(rows, down, padding=(beyond, 0), groups=n)
 
     five = torch.cat([images, targets, images * images, targets * targets, images * targets], dim=1)
     mean_x, mean_y, square_x, square_y, product = blurred(five).chunk(5, dim=1)
