@@ -30,10 +30,11 @@ PIXEL_STD = (41.3047, 56.9191, 21.9522)
 ADAMW = OptimiserConfig(
     learning_rate=5e-4,
     weight_decay=0.05,
+    decay_all=True,
     warmup_epochs=10,
     schedule="cosine",
     schedule_epochs=150,
-    cosine_from="start",
+    cosine_length="whole",
     label_smoothing=0.0,
     gradient_clip=None,
 )
@@ -65,7 +66,7 @@ class SegmenterConfig(StrictConfig):
     mean: tuple[float, float, float] = Field(default=PIXEL_MEAN, strict=False)
     std: tuple[float, float, float] = Field(default=PIXEL_STD, strict=False)
     seed: int = Field(default=1234, ge=0)
-    precision: Precision = "auto"
+    precision: Precision = "fp32"
     optimiser: OptimiserConfig = ADAMW
 
     @property

@@ -29,9 +29,16 @@ from hemalens.training.module import Learner, OptimiserConfig
 from hemalens.training.trainer import Precision, Schedule, train
 
 ADAMW = OptimiserConfig(
-    learning_rate=5e-4, weight_decay=0.05, warmup_steps=500, schedule="cosine", label_smoothing=0.0, gradient_clip=None
+    learning_rate=5e-4,
+    weight_decay=0.05,
+    decay_all=True,
+    warmup_steps=500,
+    schedule="cosine",
+    cosine_length="whole",
+    label_smoothing=0.0,
+    gradient_clip=None,
 )
-"""The published optimiser of the autoencoder: warm-up over 500 iterations, then a cosine."""
+"""The published optimiser of the autoencoder: rate and decay of the paper, warm-up and cosine as in the authors' code."""
 LATENT_PARITY = 1e-3
 """Largest allowed difference of a latent between the graph and the trained encoder; latents are of the order of 1."""
 
@@ -59,7 +66,7 @@ class AutoencoderConfig(StrictConfig):
     side_px: Literal[128, 64, 32] = 128
     decoder_width: float = Field(default=1.0, gt=0, le=4)
     seed: int = Field(default=1234, ge=0)
-    precision: Precision = "auto"
+    precision: Precision = "fp32"
     optimiser: OptimiserConfig = ADAMW
 
 
