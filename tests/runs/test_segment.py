@@ -15,9 +15,10 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+import hemalens.runs.segment as job
 import trained
 from hemalens.bundle.segmenter import open_trained_segmenter
-from hemalens.datasets import CellDataset, open_dataset
+from hemalens.datasets import CellDataset, Record, open_dataset
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import ConfigError, DatasetError, ImageError, InputError, OutputError, SplitError, WeightsError
 from hemalens.evaluation.results import Report
@@ -125,13 +126,34 @@ def test_a_share_of_the_masks_is_learned_from_and_others_are_tested(run: Run) ->
     assert manifest.synthetic
 
 
+@pytest.mark.parametrize(
+    ("n_images", "fraction", "n_masks", "words"),
+    [
+        (399, 0.01, 4, "4 masks of 399 images (mask_fraction=0.01, 26 unused; 1.0 uses all)"),
+        (100, 0.07, 7, "7 masks of 100 images (mask_fraction=0.07, 23 unused; 1.0 uses all)"),
+        (3000, 0.01, 30, "30 masks of 3000 images"),
+        (35457, 0.01, 30, "30 masks of 35457 images (mask_fraction=0.01 asks for 355)"),
+        (1, 0.01, 1, "1 mask of 1 images (mask_fraction=0.01, 29 unused; 1.0 uses all)"),
+    ],
+)
+def test_masks_are_a_share_of_all_images_rounded_up(n_images: int, fraction: float, n_masks: int, words: str) -> None:
+    records = tuple(Record(Path(f"{i}.png"), "", "lab") for i in range(30))
+    cells = CellDataset("cells", records, (), "as_labelled", "-", "-")
+    learned, found = job._learned_masks(cells, n_images, fraction, seed=0)
+    assert (len(learned), found) == (n_masks, words)
+    assert {id(r) for r in learned.records} <= {id(r) for r in cells.records}
+
+
 def test_training_says_how_much_learns_and_from_what(run: Run) -> None:
     network = build(SegmenterConfig.load(None, TINY))
     total = sum(parameter.numel() for parameter in network.parameters())
     learns = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     assert learns < total, "the frequencies of the position code never learn"
     assert f"{learns:,} of {total:,} parameters are trained" in run.said
-    assert "training on 8 masks of 32 images (mask_fraction=0.25, 16 unused), 8 held out for the test" in run.said
+    assert (
+        "training on 8 masks of 32 images (mask_fraction=0.25, 16 unused; 1.0 uses all), 8 held out for the test"
+        in run.said
+    )
     manifest = open_trained_segmenter(run.out / "segmenter").manifest
     assert (manifest.n_trained_parameters, manifest.n_parameters) == (learns, total)
 
@@ -212,7 +234,7 @@ def test_without_a_test_part_the_report_says_so(
         specs, out=tmp_path / "run", options=TrainOptions(test_fraction=0.0), settings=settings, say=said.append
     )
     assert (report.protocol, report.tables, report.pictures) == ("no test part", (), ())
-    assert "training on 1 mask of 8 images (mask_fraction=0.01, 7 unused), 0 held out for the test" in said
+    assert "training on 1 mask of 8 images (mask_fraction=0.01, 7 unused; 1.0 uses all), 0 held out for the test" in said
     assert learned[0].name == "lab_a + lab_b"
     assert report.data[0].n_images == 8
 
@@ -399,7 +421,7 @@ def test_a_trained_segmenter_finds_what_its_graph_says(run: Run, few: Path, tmp_
     _, report = segment(str(run.out / "segmenter"), str(path), out=tmp_path / "out")
     image = Image.open(path).convert("RGB")
     (probability,) = session.run(["cell_probability"], {"image": np.asarray(image)[None]})
-    assert probability.shape == (1, 16, 16)
+    assert probability.shape == (1, 32, 32)
     whole = Image.fromarray(probability[0]).resize(image.size, Image.Resampling.BILINEAR)
     (row,) = _rows(tmp_path / "out")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / row["mask"])) > 0, np.asarray(whole) >= 0.5)

@@ -446,16 +446,19 @@ def test_the_graph_is_the_unmerged_network(fits: Callable[[int], Fit], cells: Ce
     for record in cells.records[:3]:
         image = record.read()[None]
         feature_map, probability = session.run(["full_map", "cell_probability"], {"image": image})
-        assert (feature_map.shape, probability.shape) == ((1, WIDTH, 4, 4), (1, 16, 16))
+        assert (feature_map.shape, probability.shape) == ((1, WIDTH, 4, 4), (1, SIZE, SIZE))
         (pixels,) = prepared.run(["resized"], {"image": image})
         with torch.inference_mode():
             normalised = torch.from_numpy((pixels - mean) / std)
             wanted_map = network.feature_map(normalised)
-            wanted = network(normalised).softmax(dim=1)[:, 1]
+            logits = network(normalised)
+            assert logits.shape == (1, 2, 16, 16)
+            larger = torch.nn.functional.interpolate(logits, (SIZE, SIZE), mode="bilinear", align_corners=False)
+            wanted = larger.softmax(dim=1)[:, 1]
         np.testing.assert_allclose(feature_map, wanted_map.numpy(), atol=1e-4)
         np.testing.assert_allclose(probability, wanted.numpy(), atol=1e-4)
     both = np.concatenate([cells.records[0].read()[None]] * 2)
-    assert session.run(["cell_probability"], {"image": both})[0].shape == (2, 16, 16)
+    assert session.run(["cell_probability"], {"image": both})[0].shape == (2, SIZE, SIZE)
 
 
 def test_it_opens_as_a_segmenter_of_images_of_any_size(fits: Callable[[int], Fit]) -> None:

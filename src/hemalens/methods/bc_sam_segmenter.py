@@ -47,9 +47,9 @@ class SegmenterConfig(StrictConfig):
 
     `weights`: the path of SAM's ViT-B (the official sam_vit_b_01ec64.pth, or transformers' facebook/sam-vit-base), or
     "none" for random weights. `architecture`: "vit_b", or "small", of this package, for training from scratch on a CPU.
-    `rank` of the adapters; 0 trains every parameter. `mask_fraction`: number of masks that is learned from, as a share of
-    all training images, with or without a mask. `antialias`: smooth an image before it shrinks. `epochs`: the schedule
-    runs over 150 epochs, and the weights of epoch 85 are kept.
+    `rank` of the adapters; 0 trains every parameter. `mask_fraction`: masks to learn from, as a share of all training
+    images, with or without a mask, rounded up; where fewer have one, all of them. `antialias`: smooth an image before it
+    shrinks. `epochs`: the schedule runs over 150 epochs, and the weights of epoch 85 are kept.
     """
 
     architecture: Literal["vit_b", "small"] = "vit_b"

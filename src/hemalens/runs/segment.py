@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -96,14 +97,14 @@ def train_segmenter(
 
 
 def _learned_masks(masked: CellDataset, n_images: int, fraction: float, seed: int) -> tuple[CellDataset, str]:
-    """floor(n_images * fraction) masks, at least 1 and at most all, and their number in words."""
-    wanted = max(1, int(n_images * Fraction(str(fraction))))
+    """A share of the images as masks, rounded up, at most all of them; and their number in words."""
+    wanted = math.ceil(n_images * Fraction(str(fraction)))
     learn = masked.subset(np.sort(seeded(seed, "masks").permutation(len(masked))[:wanted]))
     words = f"{len(learn)} mask{'s' if len(learn) > 1 else ''} of {n_images} images"
     if wanted > len(masked):
         words += f" (mask_fraction={fraction} asks for {wanted})"
     elif wanted < len(masked):
-        words += f" (mask_fraction={fraction}, {len(masked) - wanted} unused)"
+        words += f" (mask_fraction={fraction}, {len(masked) - wanted} unused; 1.0 uses all)"
     return learn, words
 
 
