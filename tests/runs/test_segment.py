@@ -80,7 +80,6 @@ class Run:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """8 of the 32 masks of a laboratory held out, a quarter of the others learned from."""
     import hemalens.methods.bc_sam_segmenter as method
-    import hemalens.runs.segment as job
 
     one = Run(tmp_path_factory.mktemp("run") / "out", f"synthetic:{trained.cells(tmp_path_factory) / 'lab_a'}")
     fit, score = method.fit_segmenter, job.score_masks
