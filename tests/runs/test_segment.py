@@ -22,7 +22,8 @@ from hemalens.datasets import CellDataset, Record, open_dataset
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import ConfigError, DatasetError, ImageError, InputError, OutputError, SplitError, WeightsError
 from hemalens.evaluation.results import Report
-from hemalens.imaging.segmentation import CellImageConfig, cell_image, segment_cell
+from hemalens.imaging.segmentation import CellImageConfig, cell_image, cut_source, segment_cell
+from hemalens.methods.bc_sam import BCSamConfig
 from hemalens.methods.bc_sam_segmenter import SegmenterConfig, build
 from hemalens.report import read_report
 from hemalens.runs.segment import COLUMNS, segment, train_segmenter
@@ -338,6 +339,19 @@ def test_masks_and_cell_images_of_every_image_in_order(few: Path, found: tuple[P
     assert summary.n_images == sum(summary.outcomes.values()) == 8
     assert (summary.n_unreadable, summary.first_error) == (0, None)
     assert len(list((out / "masks").iterdir())) == len(list((out / "cells").iterdir())) == 8
+
+
+def test_cells_as_published_are_segmented_at_224_px_and_masks_at_the_image_s_size(few: Path, tmp_path: Path) -> None:
+    config = BCSamConfig().cell_image
+    (path,) = (few / "lab_a" / "images" / "monocyte").iterdir()
+    segment("classical", str(path), out=tmp_path / "out", config=config)
+    image = np.asarray(Image.open(path).convert("RGB"))
+    source = cut_source(image, config)
+    (row,) = _rows(tmp_path / "out")
+    mask = np.asarray(Image.open(tmp_path / "out" / row["mask"])) > 0
+    np.testing.assert_array_equal(mask, segment_cell(image).cell)
+    cell = np.asarray(Image.open(tmp_path / "out" / "cells" / Path(row["mask"]).name))
+    np.testing.assert_array_equal(cell, cell_image(source, segment_cell(source).cell, config).pixels)
 
 
 def test_the_report_of_what_was_found(found: tuple[Path, Any, Report]) -> None:
