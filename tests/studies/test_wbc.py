@@ -28,7 +28,7 @@ from hemalens.inference.predictor import Predictor
 from hemalens.methods.combined_network import CombinedNetworkConfig
 from hemalens.methods.mask_augmentation import METHOD as MASK_AUGMENTATION
 from hemalens.report import read_report
-from hemalens.studies import find_study
+from hemalens.studies import run_study
 from hemalens.studies.base import published
 from hemalens.studies.wbc import augmentation as wbc_augmentation
 from hemalens.studies.wbc import combined as wbc_combined
@@ -164,7 +164,7 @@ def _watching(watched: Watched, module: Any, *, killed_at: str = "") -> Iterator
 
 def _run(name: str, data: Roles, out: Path, *settings: str, said: list[str] | None = None) -> Report:
     say = (lambda text: None) if said is None else said.append
-    return find_study(name).run(data, out=out, settings=settings, seed=0, overwrite=False, say=say)
+    return run_study(name, data=data, out=out, settings=settings, say=say)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from hemalens.training.fit import TrainingConfig, TrainingData, check_parts, fit
 from hemalens.training.masks import MaskUse
 from hemalens.training.pretraining import PretrainingConfig, pretrained
 from hemalens.training.reconstruction import ReconstructionConfig, reconstruction_encoder
+from hemalens.training.trainer import Precision
 
 CAM16, PRCC = "cam16", "prcc"
 ROLES = (
@@ -46,6 +47,7 @@ class CombinedNetworkConfig(TrainingConfig):
     open_stages: int | None = Field(default=1, ge=0)
     epochs: int = Field(default=30, ge=1)
     sampling: Literal["balanced", "none"] = "none"
+    precision: Precision = "fp32"
     masks: MaskUse = MaskUse(masked_inputs=True)
     pretraining: PretrainingConfig = PretrainingConfig(frozen_blocks=1, masked_inputs=True, sampling="none")
     prcc: Literal["autoencoder", "clusters"] = "autoencoder"

@@ -14,6 +14,7 @@ from hemalens.datasets.base import CellDataset
 from hemalens.methods.base import AuxiliaryRole, Method
 from hemalens.methods.finetune import PRETRAINING, FinetuneConfig, fit_as
 from hemalens.training.masks import MaskUse
+from hemalens.training.trainer import Precision
 
 
 class MaskAugmentationConfig(FinetuneConfig):
@@ -29,6 +30,7 @@ class MaskAugmentationConfig(FinetuneConfig):
     image_size_px: int | None = Field(default=224, ge=16, le=2048)
     epochs: int = Field(default=30, ge=1)
     sampling: Literal["balanced", "none"] = "none"
+    precision: Precision = "fp32"
     masks: MaskUse = MaskUse(copies=5)
 
 

@@ -22,6 +22,7 @@ from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import TrainingConfig, TrainingData, fit_network, set_batch_norm_momentum
 from hemalens.training.masks import MaskUse
 from hemalens.training.module import OptimiserConfig
+from hemalens.training.trainer import KeptEpoch
 
 VALIDATION_FRACTION = 0.15
 
@@ -38,6 +39,8 @@ class PretrainingConfig(StrictConfig):
     images_per_epoch: int | None = Field(default=None, ge=2)
     sampling: Literal["balanced", "none"] = "balanced"
     patience: int | None = Field(default=5, ge=1)
+    kept_epoch: KeptEpoch = "best"
+    selection_score: Literal["balanced_accuracy", "accuracy"] = "balanced_accuracy"
     frozen_blocks: int = Field(default=0, ge=0)
     masked_inputs: bool = False
     seed: int = 0
