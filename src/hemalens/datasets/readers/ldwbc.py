@@ -1,9 +1,9 @@
 """LDWBC: five types of white cells from the blood of 150 people, one folder a class.
 
-Published facts (Chen et al. 2022): 22,645 images, Neutrophil 10,445, Lymphocyte 10,469, Monocyte 968, Eosinophil 539,
-Basophil 224. The set is distributed from the page of its authors' laboratory, biod.whu.edu.cn. How it is laid out there is
-not documented in public. Code that uses it has one folder a class, in capitals or not, which this reader opens; the image
-format is left open. No public source documents a person or smear in the file names, so images have no group.
+The set has 22,645 images (Chen et al. 2022) and is distributed from the page of its authors' laboratory, biod.whu.edu.cn.
+Its layout there is not documented in public. Code that uses the set, on GitHub, has one folder a class, in capitals or not;
+that is what this reader opens, in any image format. No public source documents a person or smear in the file names, so
+images have no group.
 """
 
 from __future__ import annotations

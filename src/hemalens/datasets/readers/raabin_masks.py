@@ -1,8 +1,7 @@
 """Raabin-WBC's ground truths: 1,145 single white cells, each with a mask of nucleus and cytoplasm.
 
-Basophil 218, Eosinophil 201, Lymphocyte, Monocyte and Neutrophil 242 each. A mask has the file name of its image, so it is
-a JPEG of three gray levels: background near 0, nucleus and cytoplasm near 100 and 255. The cell is everything brighter than
-the traces that compression leaves.
+A mask has the file name of its image, so it is a JPEG of three gray levels: background near 0, nucleus and cytoplasm near
+100 and 255. The cell is everything brighter than the traces that compression leaves.
 
 Layout and levels come from public code that loads the set, such as MarlonGarcia/attacking-white-blood-cells on GitHub.
 Such code disagrees which level is the nucleus, which the mask of the whole cell does not need.
