@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -61,6 +62,16 @@ def test_resize_is_pillow_s_within_one_gray_level(cells: CellDataset, size_px: i
             assert difference.max() <= 1
             assert difference.mean() < 0.3
             np.testing.assert_array_equal(resize(given, size_px), np.asarray(pillow))
+
+
+def test_without_antialiasing_a_pixel_is_interpolated_from_its_four_neighbours(cells: CellDataset) -> None:
+    graph = resize_graph(Preprocessing(size_px=40, antialias=False))
+    image = cells.records[0].read()
+    pixels = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32))
+    expected = torch.nn.functional.interpolate(pixels, (40, 40), mode="bilinear", align_corners=False).round().numpy()
+    found = _run(graph, image=image[None])["resized"]
+    assert np.abs(found - expected).max() <= 1
+    assert np.abs(found - _run(resize_graph(Preprocessing(size_px=40)), image=image[None])["resized"]).max() > 1
 
 
 def test_resize_keeps_whole_numbers_that_uint8_can_hold(cells: CellDataset) -> None:

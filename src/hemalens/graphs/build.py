@@ -83,6 +83,8 @@ def resize_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
     The rounding lets uint8 hold the resized image: training sees exactly what serving computes.
     """
     size = preprocessing.size_px
+    # no weight outside the image, as in Pillow; otherwise borders differ by several gray levels
+    smooth: dict[str, Any] = {"antialias": 1, "exclude_outside": 1} if preprocessing.antialias else {}
     nodes = [
         helper.make_node("Cast", ["image"], ["image_float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["image_float"], ["image_nchw"], perm=[0, 3, 1, 2]),
@@ -91,11 +93,9 @@ def resize_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
             ["image_nchw", "", "", "resize_sizes"],
             ["image_resized"],
             mode="linear",
-            antialias=1,
-            # no weight outside the image, as in Pillow; otherwise borders differ by several gray levels
-            exclude_outside=1,
             coordinate_transformation_mode="half_pixel",
             axes=[2, 3],
+            **smooth,
         ),
         helper.make_node("Round", ["image_resized"], ["resized"]),
     ]

@@ -234,13 +234,16 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
 
 
 class Preprocessing(StrictConfig):
-    """From an image to pixels: resize (aspect ignored), then (value - mean) / std on the 0-255 scale."""
+    """From an image to pixels: resize (aspect ignored), then (value - mean) / std on the 0-255 scale.
+
+    Without `antialias` each pixel is interpolated from its four neighbours alone, also where the image shrinks.
+    """
 
     size_px: int = Field(default=224, ge=16, le=2048)
     mean: tuple[float, float, float] = (127.0, 127.0, 127.0)
     std: tuple[float, float, float] = (128.0, 128.0, 128.0)
     interpolation: Literal["bilinear"] = "bilinear"
-    antialias: Literal[True] = True
+    antialias: bool = True
 
 
 def resize(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:

@@ -203,9 +203,11 @@ def _no_file(weights: str) -> WeightsError:
 
 def _timm() -> Any:
     require_extra("timm", "train", "a backbone")
-    import hemalens.models._torchvision  # noqa: F401
+    import hemalens.models._torchvision
 
     import timm
+
+    import hemalens.models.mobilevit  # noqa: F401  # adds its network to timm's
 
     return timm
 

@@ -50,6 +50,9 @@ class TrainingConfig(BackboneConfig):
     validation part. `images_per_epoch`: images drawn an epoch, None for as many as there are; a fixed number gives small
     and large training sets the same number of steps. `masks`: how the masks of training images are used.
     `n_loader_workers`: 0 loads in the training process; the result does not depend on it.
+
+    Without patience and calibration, the last epoch kept, the validation part is only watched: its scores are in the
+    history, the bundle does not depend on it, and may be tested on it.
     """
 
     epochs: int = Field(default=10, ge=1)
@@ -67,6 +70,11 @@ class TrainingConfig(BackboneConfig):
     optimiser: OptimiserConfig = OptimiserConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     masks: MaskUse = MaskUse()
+
+    @property
+    def only_watches(self) -> bool:
+        """Whether the validation part chooses and calibrates nothing."""
+        return self.patience is None and self.kept_epoch == "last" and not self.calibrate
 
 
 def check_parts(
@@ -132,7 +140,8 @@ def fit_network(
         method=method,
         config=config,
         train=train_part,
-        validation=validation,
+        validation=None if config.only_watches else validation,
+        watched=validation if config.only_watches else None,
         graph=graph_of(module),
         preprocessing=preprocessing,
         temperature=temperature,
