@@ -17,7 +17,7 @@ from hemalens.errors import ConfigError, WeightsError, one_line
 from hemalens.graphs.features import MAPS_AT_ONCE
 from hemalens.models.ae_cfe import AECFE, scaled_map
 from hemalens.models.dorl import DoRL
-from hemalens.training.autoencoder import CellPairs, DomainBatches, _Batches
+from hemalens.training.autoencoder import CellPairs, DomainBatches, PairBatches
 from hemalens.training.losses import structural_similarity
 from hemalens.training.module import Learner, OptimiserConfig
 from hemalens.training.trainer import Precision, Schedule, train
@@ -76,7 +76,7 @@ class AECFEConfig(BaselineConfig):
         """Image, map and latents (authors' code; the paper's weights)."""
         maps, cells, domains = batch
         latents, features, drawn = network(maps)
-        unlike = 1 - structural_similarity(drawn.float(), cells)
+        unlike = 1 - structural_similarity(drawn.float(), cells, padding="zeros")
         error = nn.functional.mse_loss(features.float(), scaled_map(maps))
         return unlike + error + self.discrepancy_weight * moment_discrepancy(latents.float(), domains, reference)
 
@@ -126,7 +126,7 @@ class DoRLConfig(BaselineConfig):
         """Image, projections and map."""
         maps, cells, domains = batch
         features, drawn, projected = network(maps)
-        unlike = 1 - structural_similarity(drawn.float(), cells)
+        unlike = 1 - structural_similarity(drawn.float(), cells, padding="zeros")
         apart = mean_discrepancy(projected.float(), domains, reference)
         return unlike + self.loss_weight * (apart + nn.functional.mse_loss(features.float(), maps) / 2)
 
@@ -191,8 +191,10 @@ def fit_baseline(pairs: CellPairs, config: BaselineConfig, run_dir: Path) -> Any
         raise ConfigError(f"{config.name} needs images of two domains or more", got=one_line(pairs.domains[0]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = config.network(pairs.maps.shape[1:], pairs.cells.shape[1])
-    loader = DataLoader(_Batches(pairs), batch_size=None, sampler=DomainBatches(ids, config.batch_size, seed=config.seed))
+        network = config.network(pairs.maps.shape[1:], pairs.cells.shape[1]).to(memory_format=torch.channels_last)
+    loader = DataLoader(
+        PairBatches(pairs), batch_size=None, sampler=DomainBatches(ids, config.batch_size, seed=config.seed)
+    )
     module = _Module(network, config, int(ids[0]))
     train(module, loader, None, run_dir=run_dir, schedule=Schedule(precision=config.precision))
     return network.eval()
