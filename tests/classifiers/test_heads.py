@@ -41,8 +41,8 @@ def test_settings_are_the_published_ones() -> None:
     forest, network = (make_head(name, seed=0).estimator for name in ("rf", "ann"))
     assert (forest.n_estimators, forest.max_depth) == (200, 16)
     assert tuple(np.atleast_1d(network[-1].hidden_layer_sizes)) == (100,)
-    for name, kernel in (("svm_rbf", "rbf"), ("svm_poly", "poly")):
-        assert make_head(name, seed=0).estimator[-1].estimator.kernel == kernel
+    for name, kernel in (("svm_rbf", "rbf"), ("svm_poly", "poly"), ("svm_linear", "linear")):
+        assert make_head(name, seed=0).estimator[-1].kernel == kernel
     assert {name for name, kind in HEADS.items() if not kind.standardise} == {"rf", "xgboost"}
 
 

@@ -107,7 +107,7 @@ def test_a_report_without_evaluations_has_no_empty_section(report: Report, html:
     check_self_contained(html)
     page = Page(html)
     links = [str(a["href"]) for tag, a in page.tags if tag == "a"]
-    assert links[1:8] == ["#summary", "#overview", "#k-shot-1", "#k-shot-2", "#tables", "#data", "#making"]
+    assert links[1:8] == ["#summary", "#tables", "#overview", "#k-shot-1", "#k-shot-2", "#data", "#making"]
     for text in (page.text, render_markdown(report)):
         assert "Every evaluation" not in text
         assert "Trained on" not in text

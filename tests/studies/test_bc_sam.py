@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -22,6 +24,7 @@ import trained
 from fakes import acevedo20, matek19
 from hemalens.classifiers.heads import HEADS, HeadKind
 from hemalens.datasets import CellDataset
+from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import ConfigError, InputError, SplitError, WeightsError
 from hemalens.evaluation.metrics import Predictions
 from hemalens.evaluation.results import ComparisonTable, Estimate, Report
@@ -30,11 +33,20 @@ from hemalens.report import read_report
 from hemalens.studies import run_study
 from hemalens.studies.base import published
 from hemalens.studies.bc_sam import latents as bc_sam_latents
+from hemalens.studies.bc_sam import resnext as bc_sam_resnext
 from hemalens.studies.bc_sam import run as bc_sam
-from hemalens.studies.bc_sam.latents import Material, Row
-from hemalens.studies.bc_sam.run import BCSamStudyConfig
-from hemalens.studies.bc_sam.scores import Cell, Gain, difference, find_gains
-from hemalens.studies.bc_sam.tables import accuracy_table, balanced_table, gain_table, verdict
+from hemalens.studies.bc_sam.config import PUBLISHED_HEADS, BCSamStudyConfig, read_configs
+from hemalens.studies.bc_sam.latents import Material, Row, Side
+from hemalens.studies.bc_sam.scores import Cell, Gain, WholeTest, difference, find_gains
+from hemalens.studies.bc_sam.segmenter import mask_shares
+from hemalens.studies.bc_sam.tables import (
+    accuracy_sentences,
+    accuracy_table,
+    balanced_table,
+    gain_table,
+    restricted_table,
+    verdict,
+)
 
 N_EACH = 4
 SHARED = ("basophil", "eosinophil", "segmented_neutrophil", "monocyte", "lymphocyte")
@@ -59,7 +71,8 @@ RESNEXT = (
     "resnext.batch_size=8",
     "resnext.precision=fp32",
 )
-WHOLE = (*STUDIED, *RESNEXT, 'heads=["lr", "rf"]', 'discrepancies=["linear"]')
+AE_CFE = ("ae_cfe.epochs=1", "ae_cfe.batch_size=16", "ae_cfe.width=0.05")
+WHOLE = (*STUDIED, *RESNEXT, *AE_CFE, 'heads=["lr", "rf"]', 'discrepancies=["linear"]')
 LATENT_ROW = "linear MMD"
 PAIRS = (("first", "first"), ("first", "second"), ("second", "first"), ("second", "second"))
 HEADINGS = ("1 -> 1", "1 -> 2", "2 -> 1", "2 -> 2")
@@ -111,7 +124,7 @@ class Watched:
 
     @property
     def tables(self) -> dict[str, ComparisonTable]:
-        return {table.title.partition(" ")[0]: table for table in self.report.tables}
+        return {table.title.partition(",")[0].partition(" (")[0]: table for table in self.report.tables}
 
     def row(self, name: str, protocol: str | None) -> Row:
         return next(row for row in self.found.rows if (row.name, row.protocol) == (name, protocol))
@@ -140,7 +153,7 @@ def few_trees() -> Iterator[None]:
 def whole(data: Roles, few_trees: None, tmp_path_factory: pytest.TempPathFactory) -> Watched:
     out, said = tmp_path_factory.mktemp("whole") / "study", []
     watched = Watched(None, said)  # type: ignore[arg-type]
-    fit, run, fit_or_resume = bc_sam_latents.fit_autoencoder, bc_sam._run, bc_sam.fit_or_resume
+    fit, run, fit_or_resume = bc_sam_latents.fit_autoencoder, bc_sam._run, bc_sam_resnext.fit_or_resume
 
     def spy_fit(pairs: Any, *given: Any) -> Any:
         watched.autoencoders.append(pairs.rows)
@@ -157,7 +170,7 @@ def whole(data: Roles, few_trees: None, tmp_path_factory: pytest.TempPathFactory
     with trained.undrawn(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(bc_sam_latents, "fit_autoencoder", spy_fit)
         patch.setattr(bc_sam, "_run", spy_run)
-        patch.setattr(bc_sam, "fit_or_resume", spy_fit_in)
+        patch.setattr(bc_sam_resnext, "fit_or_resume", spy_fit_in)
         watched.report = _study(data, out, *WHOLE, said=said)
     assert read_report(out / "report.json") == watched.report
     assert not (out / "scratch").exists()
@@ -216,7 +229,7 @@ def test_a_transductive_autoencoder_sees_all_and_is_marked(whole: Watched) -> No
     assert sorted(rows) == list(range(n_all)) == list(range(24 + 20))
     marked = [cell for cell in whole.cells if cell.evaluation.transductive]
     assert {cell.protocol for cell in marked} == {"transductive"}
-    assert len(marked) == 2 * 4
+    assert [cell.row for cell in marked] == [LATENT_ROW] * 2 * 4 + ["AE-CFE"] * 4
     assert all(cell.evaluation.name.endswith("(transductive)") for cell in marked)
     shown = [e for e in whole.report.evaluations if e.transductive]
     assert [e.method for e in shown] == [f"{LATENT_ROW}, lr"] * 4
@@ -280,7 +293,7 @@ def test_the_pooled_features_are_means_over_the_map(whole: Watched) -> None:
     maps = whole.material.maps
     assert maps.dtype == np.float16
     row = whole.row("features", None)
-    assert row.autoencoder is None
+    assert row.draw is None
     np.testing.assert_allclose(row.embeddings[0], maps.astype(np.float64).mean(axis=(2, 3)), atol=1e-5)
     latent = whole.row(LATENT_ROW, "inductive")
     assert [e.shape for e in latent.embeddings] == [(44, 50)] * 2
@@ -291,50 +304,110 @@ def test_the_pooled_features_are_means_over_the_map(whole: Watched) -> None:
 # ----------------------------------------------------------------------------------------------------------- the tables
 
 
+def test_folds_are_those_of_scikit_learn(whole: Watched) -> None:
+    """As in the authors' code: stratified, shuffled by 1234."""
+    for side in whole.material.sides:
+        wanted = StratifiedKFold(2, shuffle=True, random_state=1234).split(side.dataset.targets, side.dataset.targets)
+        for (train, test), (own_train, own_test) in zip(wanted, side.folds, strict=True):
+            np.testing.assert_array_equal(train, own_train)
+            np.testing.assert_array_equal(test, own_test)
+
+
+def test_groups_stay_together(whole: Watched) -> None:
+    dataset = whole.material.sides[0].dataset
+    pairs = tuple(replace(record, group=f"{record.label} {i // 2}") for i, record in enumerate(dataset.records))
+    side = Side.split("first", replace(dataset, records=pairs), start=0, n_folds=2, seed=1)
+    for train, test in side.folds:
+        assert {pairs[i].group for i in train}.isdisjoint(pairs[i].group for i in test)
+
+
 def test_the_accuracy_table_holds_ours_and_the_published(whole: Watched) -> None:
-    table = whole.tables["Accuracy"]
+    table = whole.report.tables[0]
+    assert table.title == "Accuracy in %, trained on -> tested on"
     assert table.columns == ("method", "autoencoder trained on", *HEADINGS, "mean")
     names = [row[:2] for row in table.rows]
     ours = [("features", "–"), (LATENT_ROW, "all images"), (LATENT_ROW, "training folds")]
-    assert names[:8] == [
+    assert names[:9] == [
         *[(f"{row}, {head}", saw) for row, saw in ours for head in ("lr", "rf")],
+        ("AE-CFE, rf", "all images"),
         ("ResNeXt-50, fine-tuned", "–"),
         ("most frequent class", ""),
     ]
     told = published("bc_sam")["row"]
-    assert names[8:] == [(f"published: {row['method']}", row["saw"]) for row in told]
+    assert names[9:] == [(f"published: {row['method']}", row["saw"]) for row in told]
     assert "TRANSDUCTIVE" in table.note
     assert table.note.startswith("1 = matek19, 2 = acevedo20. ")
-    cells = dict(zip(table.columns, table.rows[9], strict=True))
-    assert cells["1 -> 2"] == "21.9 ± 0.4", "AE-CFE, from Matek-19 to Acevedo-20"
-    assert table.rows[8][-1] == f"{np.mean([96.1, 8.1, 7.3, 85.7]):.1f}"
+    assert "2 -> 1: 4 such images." in table.note, "the variant lymphocytes, which Acevedo-20 lacks"
+    assert "1 -> 2:" not in table.note
 
 
-def test_means_and_population_deviations_over_folds(whole: Watched) -> None:
-    table = whole.tables["Accuracy"]
+def test_published_numbers_are_as_printed(whole: Watched) -> None:
+    rows = {str(row[0]): row[2:] for row in whole.report.tables[0].rows}
+    assert rows["published: ResNeXt"] == ("96.10", "8.10", "7.30 ± 3.1", "85.70 ± 2.4", "49.30")
+    assert rows["published: BC-SAM, svm_poly"] == ("90.95 ± 0.4", "24.77 ± 0.6", "50.67 ± 0.4", "72.99 ± 0.4", "59.85")
+    assert rows["published: DoRL, svm_linear"] == ("94.25 ± 0.4", "63.18 ± 1.8", "55.42 ± 2.8", "88.05 ± 0.5", None)
+    assert "a third, private set" in whole.report.tables[0].note
+
+
+def _tested(whole: Watched, cell: Cell, fold: int) -> np.ndarray:
+    """The images, of all types, that a fold's model is tested on."""
+    side = next(side for side in whole.material.sides if side.key == cell.target)
+    parts = cell.source == cell.target or cell.protocol == "inductive"
+    return side.dataset.targets[side.folds[fold][1]] if parts else side.dataset.targets
+
+
+@pytest.mark.parametrize("restricted", [False, True], ids=["all images", "known types"])
+def test_means_and_population_deviations_over_folds(whole: Watched, restricted: bool) -> None:
+    """An image of a type unknown to the model is wrong among all images, and left out of the second table."""
+    table = whole.report.tables[int(restricted)]
     rows = {row[:2]: row[2:] for row in table.rows}
     saw = {None: "–", "transductive": "all images", "inductive": "training folds"}
-    for name, protocol, head in {(c.row, c.protocol, c.head) for c in whole.cells if c.predictions}:
+    lines = {(c.row, c.protocol, c.head) for c in whole.cells}
+    assert len(lines) == 8
+    for name, protocol, head in lines:
         *shown, mean = rows[f"{name}, {head}", saw[protocol]]
         values = []
         for text, (source, target) in zip(shown, PAIRS, strict=True):
             cell = find(whole.cells, row=name, protocol=protocol, head=head, source=source, target=target)
-            folds = 100 * _accuracies(cell)
-            assert text == f"{folds.mean():.1f} ± {np.std(folds, ddof=0):.1f}"
-            values.append(folds.mean())
-        assert float(mean) == pytest.approx(float(np.mean(values)), abs=0.0501), "a half may go either way"
+            folds = []
+            for fold, answers in enumerate(cell.predictions):
+                n = len(answers.target) if restricted else len(_tested(whole, cell, fold))
+                folds.append(100 * np.sum(answers.target == answers.predicted) / n)
+            assert text == f"{np.mean(folds):.2f} ± {np.std(folds, ddof=0):.1f}"
+            values.append(np.mean(folds))
+        assert mean == f"{np.mean(values):.2f}"
+    assert whole.report.tables[1].title == "Accuracy in %, restricted to types of both laboratories"
+
+
+def test_unknown_types_lower_the_accuracy_in_one_direction_alone(whole: Watched) -> None:
+    for cell in whole.cells:
+        abroad = cell.source == "second" and cell.target == "first"
+        assert cell.whole.n_unknown == (N_EACH if abroad else 0)
+        for all_images, known in zip(cell.whole.accuracies, cell.known_accuracies, strict=True):
+            assert all_images <= known
+            if not abroad:
+                assert all_images == known
+    at_home = [cell for cell in whole.cells if cell.source == cell.target]
+    assert restricted_table(at_home, whole.material.sides) is None, "the same as the first table"
 
 
 def test_the_rate_of_the_most_frequent_class_stands_below(whole: Watched) -> None:
-    """Balanced here: one of six classes at home, one of the five shared abroad; of two folds the mean."""
-    table = whole.tables["Accuracy"]
-    row = next(row for row in table.rows if row[0] == "most frequent class")
-    expected = []
-    for source, target in PAIRS:
-        cell = find(whole.cells, row="features", head="lr", source=source, target=target)
-        expected.append(np.mean([np.bincount(a.target).max() / len(a.target) for a in cell.predictions]))
-    assert row == ("most frequent class", "", *(f"{100 * rate:.1f}" for rate in expected), None)
-    assert expected[1] == expected[2] == pytest.approx(0.2)
+    """Balanced here: one of six classes in the first laboratory, one of five in the second; of known types one of five."""
+    every, known = (next(row for row in table.rows if row[0] == "most frequent class") for table in whole.report.tables[:2])
+    assert every == ("most frequent class", "", "16.67", "20.00", "16.67", "20.00", None)
+    assert known == ("most frequent class", "", "16.67", "20.00", "20.00", "20.00", None)
+
+
+def test_the_summary_leads_with_accuracy(whole: Watched) -> None:
+    first, second, *rest = whole.report.summary
+    assert [first, second] == accuracy_sentences(whole.cells, whole.material.sides)
+    assert first.startswith("Accuracy on all images, matek19 -> acevedo20, runs from ")
+    assert second.endswith("always the most frequent class: 16.67 %.")
+    abroad = [100 * np.mean(c.whole.accuracies) for c in whole.cells if (c.source, c.target) == ("second", "first")]
+    assert f"runs from {min(abroad):.2f} % (" in second
+    assert f" to {max(abroad):.2f} % (" in second
+    assert any("ResNeXt-50 is test_resnet, trained by the method finetune for at most 1 epochs" in text for text in rest)
+    assert any("in place of Mask R-CNN's regions" in text for text in rest)
 
 
 def test_published_rows_stand_beside_their_own_sets_only(whole: Watched) -> None:
@@ -345,20 +418,22 @@ def test_published_rows_stand_beside_their_own_sets_only(whole: Watched) -> None
     renamed = [replace(sides[0], dataset=replace(sides[0].dataset, name="mine")), sides[1]]
     assert accuracy_table(whole.cells, renamed, "thirteen_class").rows == other.rows
     swapped = [replace(sides[1], key="first"), replace(sides[0], key="second")]
-    told = accuracy_table(whole.cells, swapped, "thirteen_class").rows[8]
-    assert told[:6] == ("published: ResNeXt", "one laboratory", "85.7 ± 2.4", "7.3 ± 3.1", "8.1", "96.1")
+    told = accuracy_table(whole.cells, swapped, "thirteen_class").rows[9]
+    assert told[:6] == ("published: ResNeXt", "one laboratory", "85.70 ± 2.4", "7.30 ± 3.1", "8.10", "96.10")
 
 
 def test_the_published_numbers_are_whole() -> None:
     told = published("bc_sam")
     assert all(0 < rate < 100 for rate in told["majority_rate"].values())
     for row in told["row"]:
-        assert {"method", "saw", "M_M", "M_A", "A_M", "A_A"} == set(row)
+        assert {"method", "saw", "M_M", "M_A", "A_M", "A_A"} == set(row) - {"mean"}
+        if "mean" in row:
+            assert row["mean"] == pytest.approx(np.mean([row[key][0] for key in ("M_M", "M_A", "A_M", "A_A")]), abs=0.0051)
         assert all(0 < value < 100 and std >= 0 for value, std in (row[key] for key in ("M_M", "M_A", "A_M", "A_A")))
 
 
 def test_balanced_accuracy_with_its_intervals(whole: Watched) -> None:
-    table = whole.tables["Balanced"]
+    table = whole.tables["Balanced accuracy"]
     assert table == balanced_table(whole.cells, whole.material.sides)
     row = next(row for row in table.rows if row[:2] == (f"{LATENT_ROW}, lr", "training folds"))
     for text, (source, target) in zip(row[2:], PAIRS, strict=True):
@@ -369,15 +444,27 @@ def test_balanced_accuracy_with_its_intervals(whole: Watched) -> None:
     assert table.rows[-1] == ("any constant prediction", "", "0.167", "0.200", "0.200", "0.200")
 
 
+def test_every_training_has_its_curve(whole: Watched) -> None:
+    """Those of the two folds of the inductive autoencoder and of each ResNeXt share a line."""
+    assert [(curve.group, curve.name) for curve in whole.report.curves] == [
+        ("Autoencoders", f"{LATENT_ROW}, transductive"),
+        *[("Autoencoders", f"{LATENT_ROW}, inductive")] * 2,
+        ("AE-CFE", "AE-CFE, transductive"),
+        *[("ResNeXt-50", "matek19")] * 2,
+        *[("ResNeXt-50", "acevedo20")] * 2,
+    ]
+
+
 def test_what_an_autoencoder_adds_is_measured_on_the_same_images(whole: Watched) -> None:
-    table = whole.tables["Does"]
+    table = whole.report.tables[3]
     sides = whole.material.sides
     gains = find_gains(whole.cells, whole.found.plain, seed=0)
-    assert len(gains) == 2 * 2 * 4
+    assert len(gains) == 2 * 2 * 4 + 4
     assert table == gain_table(gains, sides)
-    assert whole.report.summary[0] == verdict(gains)
+    assert verdict(gains) in whole.report.summary
     assert [row[:2] for row in table.rows] == [
-        (f"{LATENT_ROW}, {head}", saw) for saw in ("all images", "training folds") for head in ("lr", "rf")
+        *((f"{LATENT_ROW}, {head}", saw) for saw in ("all images", "training folds") for head in ("lr", "rf")),
+        ("AE-CFE, rf", "all images"),
     ]
     row = next(row for row in table.rows if row[:2] == (f"{LATENT_ROW}, lr", "training folds"))
     for text, (source, target) in zip(row[2:], PAIRS, strict=True):
@@ -402,10 +489,11 @@ def test_the_report_shows_one_head_and_the_baseline_in_full(whole: Watched) -> N
     assert [e.name for e in baseline[:2]] == ["ResNeXt-50: matek19 -> matek19", "ResNeXt-50: matek19 -> acevedo20"]
     assert all(e.n_folds == 2 for e in whole.report.evaluations)
     (pictures,) = whole.report.pictures
-    assert pictures.columns == ("cell image", f"{LATENT_ROW}, transductive", f"{LATENT_ROW}, inductive")
+    drawn = (f"{LATENT_ROW}, transductive", f"{LATENT_ROW}, inductive", "AE-CFE, transductive")
+    assert pictures.columns == ("cell image", *drawn)
     assert len(pictures.rows) == 2 * 4
     assert {row.caption.split(", ")[0] for row in pictures.rows} == {"matek19", "acevedo20"}
-    assert set(whole.report.methods) == {"study", "features", "resnext"}
+    assert set(whole.report.methods) == {"study", "features", "resnext", "ae_cfe"}
     assert whole.report.methods["resnext"]["backbone"] == "test_resnet"
 
 
@@ -421,18 +509,24 @@ def test_another_head_in_another_folder_trains_no_autoencoder_again(
     data: Roles, whole: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bc_sam_latents, "fit_autoencoder", _never)
-    settings = (*STUDIED, 'heads=["rf"]', "shown_head=rf", 'discrepancies=["linear"]', "resnext=false", "pooled=false")
+    monkeypatch.setattr(bc_sam_latents, "fit_baseline", _never)
+    fewer = ("resnext=false", "pooled=false", 'discrepancies=["linear"]')
+    settings = (*STUDIED, *AE_CFE, 'heads=["rf"]', "shown_head=rf", *fewer)
     report = _study(data, tmp_path / "study", *settings)
     assert [e.method for e in report.evaluations] == [f"{LATENT_ROW}, rf"] * 4
-    before = {row[:2]: row for row in whole.tables["Accuracy"].rows}
-    assert all(row == before[row[:2]] for row in report.tables[0].rows if row[0] == f"{LATENT_ROW}, rf")
-    assert len(report.tables) == 2, "nothing to compare with the pooled features"
-    assert set(report.methods) == {"study", "features"}
+    before = {row[:2]: row for row in whole.report.tables[0].rows}
+    same = [row for row in report.tables[0].rows if row[0] in (f"{LATENT_ROW}, rf", "AE-CFE, rf")]
+    assert len(same) == 3
+    assert all(row == before[row[:2]] for row in same)
+    assert len(report.tables) == 3, "nothing to compare with the pooled features"
+    assert set(report.methods) == {"study", "features", "ae_cfe"}
+    of_autoencoders = [curve for curve in whole.report.curves if curve.group != "ResNeXt-50"]
+    assert list(report.curves) == of_autoencoders, "kept with the networks"
 
 
 def _latents_of(whole: Watched) -> Any:
     """The configuration of the autoencoders of `whole`."""
-    _, features, _ = bc_sam._configs(WHOLE)
+    features = read_configs(WHOLE, masks=False, published_only=False).features
     return features.autoencoder.model_copy(update={"mmd": "linear"})
 
 
@@ -472,6 +566,7 @@ def test_a_killed_study_goes_on_after_what_was_finished(
         'protocols=["inductive"]',
         'discrepancies=["none"]',
         "resnext=false",
+        "ae_cfe=false",
         "pooled=false",
         "features.autoencoder.seed=7",
     )
@@ -501,13 +596,52 @@ def test_a_killed_study_goes_on_after_what_was_finished(
     assert resumed.evaluations == unbroken.evaluations
 
 
+SEGMENTER = (
+    "segmenter.architecture=small",
+    "segmenter.weights=none",
+    "segmenter.rank=0",
+    "segmenter.image_size_px=64",
+    "segmenter.epochs=1",
+    "segmenter.batch_size=4",
+    "segmenter.mask_fraction=0.1",
+    "segmenter.optimiser.warmup_epochs=0.5",
+    "segmenter.optimiser.schedule_epochs=2",
+)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_one_command_trains_the_segmenter_too(data: Roles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a tenth as many masks as the laboratories have images; a resumed study keeps it."""
+    synthesize(tmp_path / "masked", n_per_class=2, seed=3, cell_types=trained.CELL_TYPES)
+    roles = {**data, "masks": [f"synthetic:{tmp_path / 'masked'}"]}
+    autoencoder = [s for s in STUDIED if s.startswith("features.autoencoder.")]
+    small = ("n_folds=2", f"min_per_class={N_EACH}", "resnext=false", "ae_cfe=false", 'heads=["lr"]', "pooled=false")
+    one = ('protocols=["transductive"]', 'discrepancies=["linear"]')
+    settings = (*small, *one, *autoencoder, *SEGMENTER)
+    out = tmp_path / "study"
+    with trained.two_layers():
+        with monkeypatch.context() as patch:
+            patch.setattr(bc_sam_latents, "feature_graph", _never)
+            with pytest.raises(AssertionError, match="trained again"):
+                _study(roles, out, *settings)
+        manifest = (out / "segmenter" / "segmenter" / "manifest.json").read_bytes()
+        # 24 + 20 images
+        assert json.loads(manifest)["n_masks"] == 5
+        report = _study(roles, out, *settings)
+    assert (out / "segmenter" / "segmenter" / "manifest.json").read_bytes() == manifest
+    assert report.tables[-1].title == "Held-out masks"
+    assert [card.role for card in report.data] == ["first", "second", "masks"]
+    assert {e.method for e in report.evaluations} == {f"{LATENT_ROW}, lr"}
+    assert report.methods["segmenter"]["mask_fraction"] == 0.1
+
+
 # ------------------------------------------------------------------------------------------------------- small examples
 
 
 def _cell(*answers: tuple[list[int], list[int]], n_classes: int = 2) -> Cell:
     evaluation: Any = SimpleNamespace(classes=tuple("abcdef"[:n_classes]))
     kept = tuple(Predictions(np.array(t), np.array(p), np.arange(len(t))) for t, p in answers)
-    return Cell("row", None, "lr", "first", "second", evaluation, kept)
+    return Cell("row", None, "lr", "first", "second", evaluation, kept, WholeTest((), (), 0))
 
 
 def test_a_difference_is_that_of_mean_balanced_accuracies() -> None:
@@ -561,9 +695,42 @@ def test_the_published_protocol_is_the_default() -> None:
     assert config.heads == ("rf", "svm_poly", "xgboost", "svm_rbf", "ann", "lr")
     assert config.protocols == ("transductive", "inductive")
     assert config.discrepancies == ("none", "linear", "rbf")
-    _, features, resnext = bc_sam._configs(["resnext.epochs=3"])
+    assert (config.split_seed, config.ae_cfe, config.dorl) == (1234, True, False)
+    given = ["resnext.epochs=3", "features.segmenter=classical"]
+    configs = read_configs(given, masks=False, published_only=False)
+    features, resnext = configs.features, configs.resnext
     assert (features.features, features.autoencoder.mmd) == ("segmenter", "linear")
     assert (resnext.backbone, resnext.weights, resnext.image_size_px, resnext.epochs) == ("resnext50_32x4d", "none", 224, 3)
+    assert set(configs.shown()) == {"study", "features", "resnext", "ae_cfe"}
+
+
+def test_published_only_leaves_the_rows_of_the_paper() -> None:
+    config = read_configs(["features.segmenter=classical"], masks=False, published_only=True).study
+    assert config.heads == PUBLISHED_HEADS == ("rf", "svm_poly", "xgboost", "svm_rbf", "ann")
+    assert (config.protocols, config.discrepancies) == (("transductive",), ("linear",))
+    assert (config.pooled, config.resnext, config.ae_cfe, config.dorl) == (False, True, True, False)
+    given = ["features.segmenter=classical", "n_folds=3", "ae_cfe=false"]
+    config = read_configs(given, masks=False, published_only=True).study
+    assert (config.n_folds, config.ae_cfe, config.pooled) == (3, False, False)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "n_masks", "n_images", "learned", "held_out"),
+    [
+        (355, 355, 355, 355, 0.0),
+        (354, 1000, 1000, 354, 0.2),
+        (354, 400, 400, 354, 0.115),
+        (10, 4, 8, 8, 0.0),
+        (3, 7, 7, 3, 0.2),
+    ],
+)
+def test_as_many_masks_as_a_share_of_all_images(
+    wanted: int, n_masks: int, n_images: int, learned: int, held_out: float
+) -> None:
+    """The published 1 % of the images; the masks beyond are held out, a fifth at most."""
+    share, found = mask_shares(wanted, n_masks, n_images)
+    assert math.ceil(share * n_images) == learned
+    assert found == pytest.approx(held_out)
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused
@@ -610,6 +777,19 @@ def test_sides_that_cannot_be_compared_are_refused(data: Roles, tmp_path: Path) 
     assert not (tmp_path / "x").exists()
 
 
-def test_without_a_segmenter_the_study_says_what_to_do(data: Roles, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"bc_sam needs a segmenter; .*--set features=timm --set segmenter=classical"):
-        _study(data, tmp_path / "x", "n_folds=2", f"min_per_class={N_EACH}")
+@pytest.mark.parametrize(
+    ("masks", "settings", "message"),
+    [
+        (False, (), r"the study needs a segmenter.*--set features.features=timm --set features.segmenter=classical"),
+        (True, ("features.segmenter=classical",), r"two segmenters.*not both"),
+        (True, (), r"bc_sam_segmenter needs the weights of Segment Anything"),
+        (False, ("features.segmenter=classical", "segmenter.epochs=1"), r"no masks to train it; got segmenter.epochs=1"),
+    ],
+)
+def test_there_is_one_way_to_a_segmenter(
+    data: Roles, tmp_path: Path, masks: bool, settings: tuple[str, ...], message: str
+) -> None:
+    roles = {**data, **({"masks": ["csv:none.csv"]} if masks else {})}
+    with pytest.raises(ConfigError, match=message):
+        _study(roles, tmp_path / "x", "n_folds=2", f"min_per_class={N_EACH}", *settings)
+    assert not (tmp_path / "x").exists()

@@ -200,7 +200,7 @@ def test_pairs_keep_maps_cells_and_domains_together() -> None:
     assert part.maps is whole.maps
     again = part.part([2, 0])
     assert (again.rows.tolist(), again.domains) == ([3, 7], ("b", "a"))
-    maps, cells, domains = module._Batches(again)[[1, 0]]
+    maps, cells, domains = module.PairBatches(again)[[1, 0]]
     np.testing.assert_array_equal(maps.numpy(), whole.maps[[7, 3]].astype(np.float32))
     np.testing.assert_allclose(cells.numpy(), whole.cells[[7, 3]].transpose(0, 3, 1, 2) / 255, atol=1e-6)
     assert domains.tolist() == [0, 1]
@@ -233,7 +233,7 @@ def test_the_loss_is_dissimilarity_and_weighted_discrepancy(pairs: CellPairs, mm
     learner = AutoencoderModule(network, config)
     logged: dict[str, float] = {}
     learner.log = lambda name, value, **more: logged.update({name: value.item()})  # type: ignore[method-assign, assignment]
-    batch = module._Batches(pairs)[list(range(10))]
+    batch = module.PairBatches(pairs)[list(range(10))]
     loss = learner.training_step(batch, 0)
     maps, cells, domains = batch
     with torch.no_grad():
@@ -298,13 +298,13 @@ def test_a_run_killed_after_an_epoch_ends_as_an_unbroken_one(
 
 def test_each_epoch_s_batches_reach_the_network(pairs: CellPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given_out: list[list[int]] = []
-    take = module._Batches.__getitem__
+    take = module.PairBatches.__getitem__
 
     def noted(self: Any, positions: Any) -> Any:
         given_out.append(list(positions))
         return take(self, positions)
 
-    monkeypatch.setattr(module._Batches, "__getitem__", noted)
+    monkeypatch.setattr(module.PairBatches, "__getitem__", noted)
     fit_autoencoder(pairs, TINY.model_copy(update={"epochs": 2}), tmp_path)
     expected: list[list[int]] = []
     batches = DomainBatches(pairs.domain_ids, 8, seed=1234)

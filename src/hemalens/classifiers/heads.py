@@ -106,13 +106,17 @@ def _random_forest(seed: int) -> Any:
 
 def _svm(kernel: str) -> Callable[[int], Any]:
     def build(seed: int) -> Any:
-        from sklearn.calibration import CalibratedClassifierCV
-        from sklearn.svm import SVC
+        from hemalens.classifiers.svm import VotingSVM
 
-        # probabilities by Platt's sigmoid on three inner folds; SVC's own `probability` is deprecated
-        return CalibratedClassifierCV(SVC(kernel=kernel, random_state=seed), ensemble=False, cv=3)
+        return VotingSVM(kernel, random_state=seed)
 
     return build
+
+
+def _converted_svm(estimator: Any, n_features: int) -> onnx.ModelProto:
+    from hemalens.classifiers.svm import svm_graph
+
+    return svm_graph(estimator, n_features)
 
 
 def _neural_network(seed: int) -> Any:
@@ -141,12 +145,13 @@ def _converted_xgboost(estimator: Any, n_features: int) -> onnx.ModelProto:
 HEADS: dict[str, HeadKind] = {
     "lr": HeadKind(_logistic_regression, "logistic regression", standardise=True),
     "rf": HeadKind(_random_forest, "random forest, 200 trees of depth 16"),
-    "svm_rbf": HeadKind(_svm("rbf"), "SVM with an RBF kernel", standardise=True),
-    "svm_poly": HeadKind(_svm("poly"), "SVM with a polynomial kernel", standardise=True),
+    "svm_rbf": HeadKind(_svm("rbf"), "SVM with an RBF kernel", standardise=True, convert=_converted_svm),
+    "svm_poly": HeadKind(_svm("poly"), "SVM with a polynomial kernel", standardise=True, convert=_converted_svm),
+    "svm_linear": HeadKind(_svm("linear"), "linear SVM", standardise=True, convert=_converted_svm),
     "ann": HeadKind(_neural_network, "neural network, one hidden layer of 100", standardise=True),
     "xgboost": HeadKind(_xgboost, "XGBoost", convert=_converted_xgboost),
 }
-"""Head by name, with the settings of BC-SAM (Cai et al. 2024)."""
+"""Head by name, with the settings of BC-SAM (Cai et al. 2024); the linear SVM is DoRL's (Li et al. 2024)."""
 
 
 def check_head(name: str, class_weights: ClassWeights = "none") -> None:

@@ -44,6 +44,7 @@ def sections(report: Report) -> Iterator[Section]:
     possible = (
         Section("summary", "Summary", (lines,) if report.summary else (), ""),
         Section("failures", "What failed", _failures(report), "failures"),
+        Section("tables", "Tables", tuple(map(study_table, report.tables))),
         Section("overview", "Overview", _overviews(report), ""),
         *([transfer_matrix.section(found)] if found else []),
         Section(comparisons.ANCHOR, comparisons.HEADING, comparisons.tables(report.comparisons)),
@@ -53,7 +54,6 @@ def sections(report: Report) -> Iterator[Section]:
         *(k_shot.section(target, n_points=n_points) for target in k_shot.targets(report.k_shot)),
         *map(fractions.section, fractions.targets(report.fractions)),
         training_curves.section(report.curves),
-        Section("tables", "Tables", tuple(map(study_table, report.tables))),
         Section("pictures", "Pictures", pictures),
         Section("data", "Data", tuple(map(_data, report.data)), "chapter cards"),
         Section("making", "How it was made", tuple(_making(report))),

@@ -140,7 +140,7 @@ class DomainBatches(Sampler[list[int]]):
             yield np.concatenate(parts).tolist()
 
 
-class _Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
+class PairBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Whole batches of pairs, indexed by a list of positions."""
 
     def __init__(self, pairs: CellPairs) -> None:
@@ -207,7 +207,7 @@ def fit_autoencoder(pairs: CellPairs, config: AutoencoderConfig, run_dir: Path) 
     module = AutoencoderModule(network, config)
     # the dataset returns whole batches
     loader = DataLoader(
-        _Batches(pairs), batch_size=None, sampler=DomainBatches(pairs.domain_ids, config.batch_size, seed=config.seed)
+        PairBatches(pairs), batch_size=None, sampler=DomainBatches(pairs.domain_ids, config.batch_size, seed=config.seed)
     )
     train(module, loader, None, run_dir=run_dir, schedule=Schedule(precision=config.precision))
     return network.eval()

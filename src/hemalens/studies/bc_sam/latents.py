@@ -4,32 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold
 
 from hemalens.bundle.stages import CellImageStage
+from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
-from hemalens.datasets.splits import k_fold, seeded, units
-from hemalens.files import atomic_path, default_cache_dir, sha256_text
+from hemalens.datasets.splits import check_classes, k_fold, seeded, units
+from hemalens.files import atomic_path, default_cache_dir, sha256_text, write_text
 from hemalens.graphs.build import digest
 from hemalens.graphs.features import feature_maps
 from hemalens.methods.bc_sam import BCSamConfig, cell_image_stage, cell_images, feature_graph
 from hemalens.models.autoencoder import CellAutoencoder
+from hemalens.runs.curves import HISTORY
 from hemalens.training.autoencoder import (
     AutoencoderConfig,
     CellPairs,
     Discrepancy,
-    autoencoder_bytes,
     fit_autoencoder,
     latent_graph,
     latents,
     read_autoencoder,
+    reconstruct,
 )
+from hemalens.training.baseline_autoencoders import BaselineConfig, drawings, embeddings, fit_baseline, read_baseline
+from hemalens.training.checkpoints import tensor_bytes
 
 Say = Callable[[str], None]
 Protocol = Literal["transductive", "inductive"]
@@ -51,13 +56,21 @@ class Side:
 
     @classmethod
     def split(cls, key: str, dataset: CellDataset, *, start: int, n_folds: int, seed: int) -> Side:
-        """A side with stratified folds; raises `SplitError` where a class is too small."""
-        place = {id(record): i for i, record in enumerate(dataset.records)}
-        parts = k_fold(dataset, n_folds, seeded(seed, "k_fold"))
-        folds = [
-            tuple(np.array([place[id(record)] for record in part.records], np.int64) for part in pair) for pair in parts
-        ]
-        return cls(key, dataset, start, tuple((train, test) for train, test in folds), units(dataset))
+        """A side with stratified folds; raises `SplitError` where a class is too small.
+
+        Folds are those of scikit-learn, as in the authors' code; where images share a group, groups stay together.
+        """
+        unit = units(dataset)
+        check_classes(dataset, n_units=n_folds, purpose=f"{n_folds} folds")
+        if len(np.unique(unit)) == len(dataset):
+            splits = StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(unit, dataset.targets)
+            folds = tuple((train.astype(np.int64), test.astype(np.int64)) for train, test in splits)
+        else:
+            place = {id(record): i for i, record in enumerate(dataset.records)}
+            parts = k_fold(dataset, n_folds, seeded(seed, "k_fold"))
+            whole = [[np.array([place[id(r)] for r in part.records], np.int64) for part in pair] for pair in parts]
+            folds = tuple((train, test) for train, test in whole)
+        return cls(key, dataset, start, folds, unit)
 
     @property
     def rows(self) -> slice:
@@ -67,7 +80,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the table: the pooled features, or the latents of an autoencoder with one discrepancy.
+    """One row of the table: the pooled features, or the embeddings of one autoencoder.
 
     `embeddings`, one array (n_all, d) a fold, over all images of the study; the same array where the folds share it.
     """
@@ -75,8 +88,10 @@ class Row:
     name: str
     protocol: Protocol | None
     embeddings: tuple[NDArray[np.float32], ...]
-    autoencoder: CellAutoencoder | None = field(default=None, repr=False)
-    """That of the first fold, for its reconstructions."""
+    draw: Callable[[NDArray[np.float16]], NDArray[np.uint8]] | None = field(default=None, repr=False)
+    """Reconstructed cell images of feature maps, by the first fold's autoencoder."""
+    fits: tuple[Path, ...] = field(default=(), repr=False)
+    """The run folders of its trainings, one a fold or one for all."""
 
 
 @dataclass(frozen=True)
@@ -119,31 +134,77 @@ class Material:
         n_folds = len(self.sides[0].folds)
         if protocol == "transductive":
             say(f"autoencoder, {words}, transductive: {len(self.maps)} images")
-            network = self._autoencoder(np.arange(len(self.maps)), config, run_dir)
-            embeddings = [latents(latent_graph(network, self.maps.shape[1:]), self.maps)] * n_folds
-            return Row(words, protocol, tuple(embeddings), network)
-        found, first = [], None
+            network, fit = self._autoencoder(np.arange(len(self.maps)), config, run_dir)
+            found = latents(latent_graph(network, self.maps.shape[1:]), self.maps)
+            return Row(words, protocol, (found,) * n_folds, partial(reconstruct, network), (fit,))
+        fits: list[Path] = []
+        by_fold, first = [], None
         for fold in range(n_folds):
             rows = self.training_rows(fold)
             say(f"autoencoder, {words}, inductive, fold {fold}: {len(rows)} images")
-            network = self._autoencoder(rows, config, run_dir)
-            found.append(latents(latent_graph(network, self.maps.shape[1:]), self.maps))
+            network, fit = self._autoencoder(rows, config, run_dir)
+            fits.append(fit)
+            by_fold.append(latents(latent_graph(network, self.maps.shape[1:]), self.maps))
             first = first or network
-        return Row(words, protocol, tuple(found), first)
+        return Row(words, protocol, tuple(by_fold), partial(reconstruct, first) if first else None, tuple(fits))
 
-    def _autoencoder(self, rows: NDArray[np.int64], config: AutoencoderConfig, run_dir: Path) -> CellAutoencoder:
-        """Trained on these images, or read from the cache under the same images, features, cell images and settings."""
+    def baseline(self, config: BaselineConfig, run_dir: Path, say: Say) -> Row:
+        """The embeddings of another paper's autoencoder, trained on all images."""
+        say(f"{config.name}: {len(self.maps)} images")
+        rows = np.arange(len(self.maps))
+        network, fit = self._trained(
+            config,
+            rows,
+            lambda folder: fit_baseline(self.pairs.part(rows), config, folder),
+            lambda file: read_baseline(file, self.maps.shape[1:], self.cells.shape[1], config),
+            run_dir,
+        )
+        n_folds = len(self.sides[0].folds)
+        found = embeddings(network, self.maps)
+        return Row(config.name, "transductive", (found,) * n_folds, partial(drawings, network), (fit,))
+
+    def _autoencoder(
+        self, rows: NDArray[np.int64], config: AutoencoderConfig, run_dir: Path
+    ) -> tuple[CellAutoencoder, Path]:
+        """The autoencoder of BC-SAM on these images, and the folder of its training."""
+        return self._trained(
+            config,
+            rows,
+            lambda folder: fit_autoencoder(self.pairs.part(rows), config, folder),
+            lambda file: read_autoencoder(file, self.maps.shape[1:], config),
+            run_dir,
+        )
+
+    def _trained(
+        self,
+        config: StrictConfig,
+        rows: NDArray[np.int64],
+        fit: Callable[[Path], Any],
+        read: Callable[[Path], Any],
+        run_dir: Path,
+    ) -> tuple[Any, Path]:
+        """A network from `fit`, or from the cache under the same images, features, cell images and settings.
+
+        And its run folder, which holds the training's history in both cases.
+        """
         contents = [c for side in self.sides for c in side.dataset.contents]
         key = sha256_text(
             digest(self.graph),
             self.stage.digest,
+            type(config).__name__,
             config.model_dump_json(),
             *(f"{self.pairs.domains[i]}:{contents[i]}" for i in rows),
         )
         kept = default_cache_dir() / "autoencoders" / f"{key}.safetensors"
+        folder = run_dir / f"autoencoder_{key[:16]}"
+        told, history = kept.with_suffix(".jsonl"), folder / HISTORY
         if kept.is_file():
-            return read_autoencoder(kept, self.maps.shape[1:], config)
-        network = fit_autoencoder(self.pairs.part(rows), config, run_dir / f"autoencoder_{key[:16]}")
+            if told.is_file() and not history.is_file():
+                write_text(history, told.read_text(encoding="utf-8"))
+            return read(kept), folder
+        network = fit(folder)
+        if history.is_file():
+            write_text(told, history.read_text(encoding="utf-8"))
         with atomic_path(kept) as temporary:
-            temporary.write_bytes(autoencoder_bytes(network))
-        return network
+            temporary.write_bytes(tensor_bytes(network.state_dict()))
+        return network, folder

@@ -16,6 +16,33 @@ from hemalens.training.probe import fit_head
 
 
 @dataclass(frozen=True, slots=True)
+class WholeTest:
+    """Accuracy and majority rate of each fold on all its test images, as published.
+
+    An image of a type that the model cannot know counts as wrong; `n_unknown` (distinct images) are such.
+    """
+
+    accuracies: tuple[float, ...]
+    majority_rates: tuple[float, ...]
+    n_unknown: int
+
+    @classmethod
+    def of(
+        cls, side: Side, tested: Sequence[NDArray[np.int64]], predictions: Sequence[metrics.Predictions], plan: TestPlan
+    ) -> WholeTest:
+        """From the images (positions) that each fold tests, and the predictions for those of known types."""
+        targets = side.dataset.targets
+        known = np.array([name in plan.tested for name in side.dataset.classes])
+        n_right = [int(np.sum(answers.target == answers.predicted)) for answers in predictions]
+        everything = np.unique(np.concatenate(list(tested)))
+        return cls(
+            tuple(n / len(chosen) for n, chosen in zip(n_right, tested, strict=True)),
+            tuple(float(np.bincount(targets[chosen]).max() / len(chosen)) for chosen in tested),
+            int(np.sum(~known[targets[everything]])),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """One row and head, trained on one laboratory and tested in one."""
 
@@ -25,8 +52,15 @@ class Cell:
     source: str
     target: str
     evaluation: Evaluation
+    """On the types that the model can know."""
     predictions: tuple[metrics.Predictions, ...]
-    """Those of each fold's model, for paired comparisons."""
+    """Those of each fold's model on these types, for paired comparisons."""
+    whole: WholeTest
+
+    @property
+    def known_accuracies(self) -> tuple[float, ...]:
+        """Accuracy of each fold on the types that the model can know."""
+        return tuple(float(np.mean(answers.target == answers.predicted)) for answers in self.predictions)
 
     @property
     def task(self) -> tuple[Protocol | None, str, str, str]:
@@ -79,41 +113,61 @@ class Direction:
 
         An autoencoder that has seen the target's training folds must be tested so.
         """
-        of_source, of_target = [], []
-        for fold, ((_, test), embeddings) in enumerate(zip(self.source.folds, row.embeddings, strict=True)):
-            tested = self.target.folds[fold][1] if parts else np.arange(len(self.target.dataset))
-            found = probabilities[fold]
-            of_source.append(_tested(self.source, found.source, embeddings[self.source.rows], test, self.source_plan))
-            of_target.append(_tested(self.target, found.target, embeddings[self.target.rows], tested, self.target_plan))
-        return [
-            self._cell(row, head, side, plan, predictions=predictions, seed=seed)
-            for side, plan, predictions in (
-                (self.source, self.source_plan, of_source),
-                (self.target, self.target_plan, of_target),
+        source_tests = [test for _, test in self.source.folds]
+        everything = np.arange(len(self.target.dataset))
+        target_tests = [self.target.folds[fold][1] if parts else everything for fold in range(len(source_tests))]
+        found = []
+        for side, plan, tests, own in (
+            (self.source, self.source_plan, source_tests, [p.source for p in probabilities]),
+            (self.target, self.target_plan, target_tests, [p.target for p in probabilities]),
+        ):
+            predictions = [
+                _tested(side, given, embeddings[side.rows], chosen, plan)
+                for given, embeddings, chosen in zip(own, row.embeddings, tests, strict=True)
+            ]
+            evaluation = score(
+                predictions,
+                plan,
+                target=side.dataset,
+                method=f"{row.name}, {head}",
+                source_name=self.source.dataset.name,
+                seed=seed,
+                transductive=row.protocol == "transductive",
             )
-        ]
+            origin = Origin(row.name, row.protocol, head, self.source.key)
+            found.append(make_cell(origin, side, evaluation, plan, predictions=predictions, tests=tests))
+        return found
 
-    def _cell(
-        self, row: Row, head: str, side: Side, plan: TestPlan, *, predictions: list[DatasetPredictions], seed: int
-    ) -> Cell:
-        evaluation = score(
-            predictions,
-            plan,
-            target=side.dataset,
-            method=f"{row.name}, {head}",
-            source_name=self.source.dataset.name,
-            seed=seed,
-            transductive=row.protocol == "transductive",
-        )
-        kept = [
-            metrics.Predictions(
-                np.array([plan.labels.index(str(record.label)) for record in fold.records], np.int64),
-                fold.probabilities.argmax(axis=1).astype(np.int64),
-                side.units[fold.index],
-            )
-            for fold in predictions
-        ]
-        return Cell(row.name, row.protocol, head, self.source.key, side.key, evaluation, tuple(kept))
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A row and head, trained on one laboratory."""
+
+    row: str
+    protocol: Protocol | None
+    head: str
+    source: str
+
+
+def make_cell(
+    origin: Origin,
+    side: Side,
+    evaluation: Evaluation,
+    plan: TestPlan,
+    *,
+    predictions: Sequence[DatasetPredictions],
+    tests: Sequence[NDArray[np.int64]],
+) -> Cell:
+    """The cell of one side, from the predictions of each fold for its test images (positions) `tests`."""
+    place = {id(record): i for i, record in enumerate(side.dataset.records)}
+    kept = []
+    for fold in predictions:
+        target = [plan.labels.index(str(record.label)) for record in fold.records]
+        unit = side.units[[place[id(record)] for record in fold.records]]
+        answers = fold.probabilities.argmax(axis=1).astype(np.int64)
+        kept.append(metrics.Predictions(np.array(target, np.int64), answers, unit))
+    whole = WholeTest.of(side, tests, kept, plan)
+    return Cell(origin.row, origin.protocol, origin.head, origin.source, side.key, evaluation, tuple(kept), whole)
 
 
 def _tested(
