@@ -38,6 +38,7 @@ from hemalens.studies.wbc.common import Row, WbcStudyConfig, chosen_rows, config
 from hemalens.studies.wbc.tables import gains_table, published_table
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.training import fit as training_fit
+from hemalens.training.augmentation import AugmentationConfig
 from hemalens.training.cluster_labels import clusters_of
 from hemalens.training.pretraining import pretrained
 
@@ -229,6 +230,10 @@ def test_the_published_settings_are_the_default() -> None:
         chosen: Any = kong[key]
         assert (chosen.backbone, chosen.weights, chosen.image_size_px, chosen.epochs) == ("resnet18", "none", 224, 30)
         assert (chosen.masks.copies, chosen.open_stages) == (5 if key == "augmented" else 0, None)
+        assert chosen.patience > chosen.epochs, "all epochs run, the best one is kept"
+        assert chosen.augmentation == chosen.pretraining.augmentation == AugmentationConfig.none()
+        assert (chosen.sampling, chosen.optimiser.label_smoothing, chosen.optimiser.gradient_clip) == ("none", 0.0, None)
+        assert (chosen.pretraining.sampling, chosen.pretraining.optimiser.label_smoothing) == ("none", 0.0)
     assert [bool(wbc_augmentation.ROWS[key].auxiliary) for key in ("scratch", "pretrained", "augmented")] == [
         False,
         True,
@@ -236,6 +241,10 @@ def test_the_published_settings_are_the_default() -> None:
     ]
     alone: Any = wbc_combined.ROWS["alone"].config([])
     assert (alone.backbone, alone.weights, alone.open_stages, alone.epochs) == ("resnet18", "hub", 1, 30)
+    for part in (alone, CombinedNetworkConfig(), CombinedNetworkConfig().pretraining):
+        assert part.augmentation == AugmentationConfig(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+        assert (part.sampling, part.optimiser.label_smoothing, part.optimiser.gradient_clip) == ("none", 0.0, None)
+        assert part.patience > part.epochs
     assert wbc_combined.ROWS["combined"].config([]) == CombinedNetworkConfig()
     assert wbc_combined.ROWS["clusters"].config([]) == CombinedNetworkConfig(prcc="clusters")
 
@@ -282,6 +291,18 @@ def test_without_a_given_subset_parts_are_drawn(root: Path, white: Roles, tmp_pa
     given = wbc.open_white_cells({**white, "wbc_10": [_cells(root, "WBC_10")]}, config, out=tmp_path, seed=0)
     assert set(given.parts.given) == {0.1}
     assert set(given.parts.training(config.protocol, 0, seed=0)[0.5].contents) == set(drawn[0.5].contents)
+
+
+def test_the_published_selection_without_cells_held_out_tests_the_same_images(
+    root: Path, white: Roles, tmp_path: Path
+) -> None:
+    data = {"wbc": white["wbc"]}
+    config = WbcStudyConfig()
+    own = wbc.open_white_cells(data, config, out=tmp_path, seed=0).parts
+    as_published = WbcStudyConfig(selection="published-selection")
+    told = wbc.open_white_cells(data, as_published, out=tmp_path, seed=0).parts
+    assert told.validation.fingerprint == told.tests[0].fingerprint == own.tests[0].fingerprint
+    assert set(told.train.contents) == set(own.train.contents) | set(own.validation.contents)
 
 
 def test_published_accuracy_stands_beside_ours(augmentation: Watched, combined: Watched) -> None:

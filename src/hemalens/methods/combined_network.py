@@ -18,11 +18,13 @@ from hemalens.methods.base import AuxiliaryRole, Method
 from hemalens.models.backbone import create_backbone, preprocessing_of
 from hemalens.models.combined import CombinedNetwork
 from hemalens.models.freezing import open_last_stages
+from hemalens.training.augmentation import AugmentationConfig
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.cluster_labels import ClusteringConfig, clusters_of
 from hemalens.training.fit import TrainingConfig, TrainingData, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.masks import MaskUse
-from hemalens.training.pretraining import PretrainingConfig, pretrained
+from hemalens.training.module import OptimiserConfig
+from hemalens.training.pretraining import ALL_EPOCHS, PLAIN, PretrainingConfig, pretrained
 from hemalens.training.reconstruction import ReconstructionConfig, reconstruction_encoder
 
 CAM16, PRCC = "cam16", "prcc"
@@ -32,9 +34,13 @@ ROLES = (
 )
 
 
+MOVED = AugmentationConfig(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+"""Flips and rotation, as published; no change of colour."""
+
+
 class CombinedNetworkConfig(TrainingConfig):
     """The published settings: ImageNet ResNet-18, trained on CAM16 with its first convolution and block frozen, then its
-    last two residual blocks open; a frozen autoencoder of pRCC; a new head on 512 + 512 features; 30 epochs.
+    last two residual blocks open; a frozen autoencoder of pRCC; a new head on 512 + 512 features; the best of 30 epochs.
 
     `prcc`: "autoencoder", or "clusters", a classifier of pseudo-labels, which the paper dropped. `open_stages`: of two
     residual blocks each. With `masks.masked_inputs`, images that have a mask show the cell alone.
@@ -46,8 +52,13 @@ class CombinedNetworkConfig(TrainingConfig):
     open_stages: int | None = Field(default=1, ge=0)
     epochs: int = Field(default=30, ge=1)
     sampling: Literal["balanced", "none"] = "none"
+    patience: int | None = Field(default=ALL_EPOCHS, ge=1)
+    optimiser: OptimiserConfig = PLAIN
+    augmentation: AugmentationConfig = MOVED
     masks: MaskUse = MaskUse(masked_inputs=True)
-    pretraining: PretrainingConfig = PretrainingConfig(frozen_blocks=1, masked_inputs=True, sampling="none")
+    pretraining: PretrainingConfig = PretrainingConfig(
+        frozen_blocks=1, masked_inputs=True, sampling="none", patience=ALL_EPOCHS, optimiser=PLAIN, augmentation=MOVED
+    )
     prcc: Literal["autoencoder", "clusters"] = "autoencoder"
     autoencoder: ReconstructionConfig = ReconstructionConfig()
     clustering: ClusteringConfig = ClusteringConfig()

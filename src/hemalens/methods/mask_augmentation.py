@@ -13,15 +13,19 @@ from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.base import CellDataset
 from hemalens.methods.base import AuxiliaryRole, Method
 from hemalens.methods.finetune import PRETRAINING, FinetuneConfig, fit_as
+from hemalens.training.augmentation import AugmentationConfig
 from hemalens.training.masks import MaskUse
+from hemalens.training.module import OptimiserConfig
+from hemalens.training.pretraining import ALL_EPOCHS, PLAIN, PretrainingConfig
 
 
 class MaskAugmentationConfig(FinetuneConfig):
     """The published settings: ResNet-18 from random weights, all layers trained; five copies of each cell with a mask.
 
     An auxiliary set "pretraining" (published: CAM16) is trained on first. `masks.copies=0` makes no copies;
-    `masks.background` chooses what surrounds them, "mixed" as published. Optimiser, epochs and input size are not
-    published: those of `finetune`, and 224 px as in the paper's figure of the ResNet-18.
+    `masks.background` chooses what surrounds them, "mixed" as published. The copies are the only augmentation; all epochs
+    run, and the best one is kept. Optimiser, epochs and input size are not published: those of `finetune`, 30 epochs, and
+    224 px as in the paper's figure of the ResNet-18.
     """
 
     backbone: str = "resnet18"
@@ -29,7 +33,13 @@ class MaskAugmentationConfig(FinetuneConfig):
     image_size_px: int | None = Field(default=224, ge=16, le=2048)
     epochs: int = Field(default=30, ge=1)
     sampling: Literal["balanced", "none"] = "none"
+    patience: int | None = Field(default=ALL_EPOCHS, ge=1)
+    optimiser: OptimiserConfig = PLAIN
+    augmentation: AugmentationConfig = AugmentationConfig.none()
     masks: MaskUse = MaskUse(copies=5)
+    pretraining: PretrainingConfig = PretrainingConfig(
+        sampling="none", patience=ALL_EPOCHS, optimiser=PLAIN, augmentation=AugmentationConfig.none()
+    )
 
 
 def fit(

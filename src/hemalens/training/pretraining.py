@@ -24,6 +24,10 @@ from hemalens.training.masks import MaskUse
 from hemalens.training.module import OptimiserConfig
 
 VALIDATION_FRACTION = 0.15
+ALL_EPOCHS = 10_000
+"""A patience beyond any training: every epoch runs, and the best one is kept."""
+PLAIN = OptimiserConfig(label_smoothing=0.0, gradient_clip=None)
+"""Plain cross-entropy, as in the studies of white cells; learning rate and schedule are not published."""
 
 
 class PretrainingConfig(StrictConfig):

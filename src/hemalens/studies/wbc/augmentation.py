@@ -10,14 +10,23 @@ from typing import Any
 
 from hemalens.evaluation.results import Report
 from hemalens.methods.finetune import PRETRAINING
+from hemalens.methods.mask_augmentation import MaskAugmentationConfig
 from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import finish_run
 from hemalens.studies.base import Study, StudyOptions, published
 from hemalens.studies.wbc.common import Row, open_study, run_rows
 from hemalens.studies.wbc.tables import gains_table, published_table
+from hemalens.training.augmentation import AugmentationConfig
 
 REFERENCE = "scratch"
-RANDOM: dict[str, Any] = {"backbone": "resnet18", "weights": "none", "image_size_px": 224, "epochs": 30, "sampling": "none"}
+RANDOM: dict[str, Any] = MaskAugmentationConfig().model_dump(exclude={"masks"})
+"""The published training of all rows: ResNet-18 from random weights, no other augmentation, the best of 30 epochs."""
+IMAGENET: dict[str, Any] = {
+    **RANDOM,
+    "backbone": "tf_efficientnet_lite0",
+    "weights": "package",
+    "augmentation": AugmentationConfig().model_dump(),
+}
 WITHOUT_BACKGROUND = {"copies": 5, "background": "removed", "segmenter": "classical"}
 ROWS: dict[str, Row] = {
     "scratch": Row("ResNet-18 from scratch", "finetune", RANDOM),
@@ -37,9 +46,9 @@ ROWS: dict[str, Row] = {
         (PRETRAINING,),
     ),
     "lite0": Row(
-        "Lite0 from ImageNet, fine-tuned",
+        "Lite0 from ImageNet, fine-tuned with online augmentation",
         "finetune",
-        {**RANDOM, "backbone": "tf_efficientnet_lite0", "weights": "package"},
+        IMAGENET,
         resnet=False,
     ),
     "lite0_frozen": Row("Lite0 from ImageNet, frozen, logistic regression", "linear_probe", resnet=False),

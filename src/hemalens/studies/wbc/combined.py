@@ -15,6 +15,7 @@ from hemalens.datasets.splits import hold_out, seeded
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import ComparisonTable, DataCard, Evaluation, Report
 from hemalens.methods.combined_network import CAM16, PRCC, CombinedNetworkConfig
+from hemalens.methods.finetune import FinetuneConfig
 from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import finish_run
@@ -27,15 +28,16 @@ from hemalens.training.pretraining import pretrained
 
 REFERENCE = "alone"
 CAM16_TEST = "cam16_test"
-ALONE: dict[str, Any] = {"backbone": "resnet18", "weights": "hub", "image_size_px": 224, "epochs": 30, "sampling": "none"}
+ALONE: dict[str, Any] = CombinedNetworkConfig().model_dump(include=set(FinetuneConfig.model_fields), exclude={"masks"})
+"""The published training without further data: that of the combined network on the ResNet-18 alone."""
 ROWS: dict[str, Row] = {
-    "alone": Row("without further data", "finetune", {**ALONE, "open_stages": 1}),
+    "alone": Row("without further data", "finetune", ALONE),
     "combined": Row("combined network", "combined_network", auxiliary=(CAM16, PRCC)),
     "clusters": Row("combined network, pRCC by clusters", "combined_network", {"prcc": "clusters"}, (CAM16, PRCC)),
     "lite0": Row(
         "Lite0 from ImageNet, fine-tuned",
         "finetune",
-        {**ALONE, "backbone": "tf_efficientnet_lite0", "weights": "package"},
+        {**ALONE, "backbone": "tf_efficientnet_lite0", "weights": "package", "open_stages": None},
         resnet=False,
     ),
 }

@@ -17,6 +17,7 @@ from pydantic import Field
 from hemalens.benchmark.protocols.base import FitFold
 from hemalens.benchmark.protocols.fractions import (
     PUBLISHED_FRACTIONS,
+    TEST_FRACTION,
     FixedParts,
     FractionRun,
     FractionsProtocol,
@@ -31,7 +32,7 @@ from hemalens.bundle.segmenter import open_segmenter, segmenter_source
 from hemalens.bundle.stages import kept_mask
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset, open_dataset
-from hemalens.datasets.splits import seeded
+from hemalens.datasets.splits import hold_out, seeded
 from hemalens.errors import ConfigError, InputError, near_matches
 from hemalens.evaluation.results import DataCard, Selection
 from hemalens.files import atomic_path
@@ -142,14 +143,8 @@ def open_white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig, 
     read = partial(open_inputs, labels=config.labels, min_per_class=config.min_per_class)
     spec = data["wbc"][0]
     wbc = read(spec, role="wbc")
-    opened = [wbc]
-    if "held" in data:
-        held = read(data["held"][0], role="held")
-        opened.append(held)
-        whole = config.selection == "published-selection"
-        parts = tested_whole(wbc.dataset, held.dataset) if whole else halved(wbc.dataset, held.dataset, seed=seed)
-    else:
-        parts = fixed_parts(wbc.dataset, seed=seed)
+    opened = [wbc, *(read(held, role="held") for held in data.get("held", ()))]
+    parts = _parts([each.dataset for each in opened], config, seed=seed)
     given: dict[float, Inputs] = {}
     for role, share in SUBSETS.items():
         if role in data:
@@ -163,6 +158,18 @@ def open_white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig, 
     parts = replace(parts, train=train, given={f: part.dataset.under(train.classes) for f, part in given.items()})
     cards = tuple(each.card for each in (*opened, *given.values()))
     return WhiteCells(wbc.dataset.name, parts, cards, tuple(notes), spec.startswith("wbc_subsets:"))
+
+
+def _parts(opened: Sequence[CellDataset], config: WbcStudyConfig, *, seed: int) -> FixedParts:
+    """The parts of the white cells, and of those held out where they are given: tested whole, or one half of them."""
+    train, *held = opened
+    if config.selection == "validation":
+        return halved(train, held[0], seed=seed) if held else fixed_parts(train, seed=seed)
+    if not held:
+        # the same test images as under "validation"
+        train, test = hold_out(train, TEST_FRACTION, seeded(seed, "test"))
+        held = [replace(test, name=f"{opened[0].name}, test part")]
+    return tested_whole(train, held[0])
 
 
 def _masked_alike(part: CellDataset, train: CellDataset) -> CellDataset:
