@@ -42,12 +42,13 @@ class CombinedNetworkConfig(TrainingConfig):
     """The published settings: ImageNet ResNet-18, trained on CAM16 with its first convolution and block frozen, then its
     last two residual blocks open; a frozen autoencoder of pRCC; a new head on 512 + 512 features; the best of 30 epochs.
 
-    `prcc`: "autoencoder", or "clusters", a classifier of pseudo-labels, which the paper dropped. `open_stages`: of two
-    residual blocks each. With `masks.masked_inputs`, images that have a mask show the cell alone.
+    `weights`: by default torchvision's of ImageNet. `prcc`: "autoencoder", or "clusters", a classifier of pseudo-labels,
+    which the paper dropped. `open_stages`: of two residual blocks each. With `masks.masked_inputs`, images that have a
+    mask show the cell alone.
     """
 
     backbone: str = "resnet18"
-    weights: str = "hub"
+    weights: str = "hub:tv_in1k"
     image_size_px: int | None = Field(default=224, ge=16, le=2048)
     open_stages: int | None = Field(default=1, ge=0)
     epochs: int = Field(default=30, ge=1)

@@ -20,7 +20,7 @@ from hemalens.models.freezing import freeze_first_blocks, start_head_near_zero
 from hemalens.training.augmentation import AugmentationConfig
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import TrainingConfig, TrainingData, fit_network, set_batch_norm_momentum
-from hemalens.training.masks import MaskUse
+from hemalens.training.masks import EmptyMasks, MaskUse
 from hemalens.training.module import OptimiserConfig
 
 VALIDATION_FRACTION = 0.15
@@ -34,7 +34,7 @@ class PretrainingConfig(StrictConfig):
     """How a network is pretrained on another labelled set; fields as in the training that follows.
 
     `frozen_blocks`: number of first residual blocks that keep their weights, the stem with them. `masked_inputs`: images
-    that have a mask show nothing outside it.
+    that have a mask show nothing outside it; `empty_masks` as in `MaskUse`.
     """
 
     epochs: int = Field(default=20, ge=1)
@@ -44,6 +44,7 @@ class PretrainingConfig(StrictConfig):
     patience: int | None = Field(default=5, ge=1)
     frozen_blocks: int = Field(default=0, ge=0)
     masked_inputs: bool = False
+    empty_masks: EmptyMasks = "whole"
     seed: int = 0
     optimiser: OptimiserConfig = OptimiserConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -52,7 +53,8 @@ class PretrainingConfig(StrictConfig):
         """These settings with the backbone, first weights, input size and precision of `network`."""
         own = {name: getattr(self, name) for name in type(self).model_fields if name in TrainingConfig.model_fields}
         named = {name: getattr(network, name) for name in (*BackboneConfig.model_fields, "precision")}
-        return TrainingConfig(**(named | own), masks=MaskUse(masked_inputs=self.masked_inputs))
+        masks = MaskUse(masked_inputs=self.masked_inputs, empty_masks=self.empty_masks)
+        return TrainingConfig(**(named | own), masks=masks)
 
 
 def pretrained(dataset: CellDataset, network: TrainingConfig, config: PretrainingConfig) -> Bundle:
