@@ -128,8 +128,8 @@ def frozen_encoder(
 ) -> tuple[nn.Module, int]:
     """The encoder trained without labels, and the length of its embedding."""
     if config.prcc == "autoencoder":
-        network = reconstruction_encoder(unlabelled, preprocessing, config.autoencoder)
-        return network.encoder, config.autoencoder.latent_size
+        network = reconstruction_encoder(unlabelled, preprocessing, config.autoencoder, backbone=config.backbone)
+        return network.encoder, network.latent_size
     clusters = clusters_of(unlabelled, config.clustering)
     classifier = pretrained(clusters.dataset, config, config.pretraining)
     encoder = create_backbone(config.model_copy(update={"weights": str(classifier.path)}))
