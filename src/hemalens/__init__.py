@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hemalens.runs.quantize import QuantizeOptions, quantize
     from hemalens.runs.segment import segment
     from hemalens.runs.train import TrainOptions, train
+    from hemalens.studies import run_study
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ _PLACES = {
     "open_dataset": "hemalens.datasets",
     "predict": "hemalens.inference.predict",
     "quantize": "hemalens.runs.quantize",
+    "run_study": "hemalens.studies",
     "segment": "hemalens.runs.segment",
     "suggest": "hemalens.adaptation.suggest",
     "train": "hemalens.runs.train",
@@ -69,6 +71,7 @@ __all__ = [
     "open_dataset",
     "predict",
     "quantize",
+    "run_study",
     "segment",
     "suggest",
     "train",

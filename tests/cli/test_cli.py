@@ -326,6 +326,7 @@ def test_the_public_names_are_these() -> None:
         "open_dataset",
         "predict",
         "quantize",
+        "run_study",
         "segment",
         "suggest",
         "train",

@@ -93,11 +93,12 @@ def test_the_defaults_are_the_published_settings() -> None:
     assert config.optimiser.model_dump() == {
         "learning_rate": 1e-3,
         "weight_decay": 0.0,
+        "decay_all": False,
         "warmup_epochs": 0.0,
         "warmup_steps": None,
         "schedule": "constant",
         "schedule_epochs": None,
-        "cosine_from": "warmup",
+        "cosine_length": "rest",
         "label_smoothing": 0.0,
         "gradient_clip": None,
     }

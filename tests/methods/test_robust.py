@@ -121,6 +121,12 @@ def test_a_manifest_with_removed_settings_at_their_only_values_is_read() -> None
     written = RobustConfig.from_mapping(trained.ROBUST)
     assert RobustConfig.of_manifest(written.model_dump(mode="json") | OLD_SETTINGS) == written
     assert RobustConfig.of_manifest(written.model_dump(mode="json")) == written
+    older = written.model_dump(mode="json")
+    older["optimiser"]["cosine_from"] = older["pretraining"]["optimiser"]["cosine_from"] = "warmup"
+    assert RobustConfig.of_manifest(older) == written
+    older["optimiser"]["cosine_from"] = "start"
+    with pytest.raises(BundleError, match="cosine_from=start"):
+        RobustConfig.of_manifest(older)
 
 
 @pytest.mark.parametrize(("key", "value"), [("norm", "group"), ("weight_average", 0.95), ("background", 0.5)])

@@ -27,11 +27,12 @@ from hemalens.evaluation.metrics import Predictions
 from hemalens.evaluation.results import ComparisonTable, Estimate, Report
 from hemalens.files import default_cache_dir
 from hemalens.report import read_report
+from hemalens.studies import run_study
 from hemalens.studies.base import published
 from hemalens.studies.bc_sam import latents as bc_sam_latents
 from hemalens.studies.bc_sam import run as bc_sam
 from hemalens.studies.bc_sam.latents import Material, Row
-from hemalens.studies.bc_sam.run import STUDY, BCSamStudyConfig
+from hemalens.studies.bc_sam.run import BCSamStudyConfig
 from hemalens.studies.bc_sam.scores import Cell, Gain, difference, find_gains
 from hemalens.studies.bc_sam.tables import accuracy_table, balanced_table, gain_table, verdict
 
@@ -123,7 +124,7 @@ def find(cells: Sequence[Cell], **values: object) -> Cell | None:
 
 def _study(data: Roles, out: Path, *settings: str, said: list[str] | None = None) -> Report:
     say = (lambda text: None) if said is None else said.append
-    return STUDY.run(data, out=out, settings=settings, seed=0, overwrite=False, say=say)
+    return run_study("bc-sam", data=data, out=out, settings=settings, say=say)
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from fakes import cnmc, matek19
 from hemalens.errors import ConfigError, InputError, SplitError
 from hemalens.evaluation.results import ComparisonTable
 from hemalens.report import read_report
-from hemalens.studies import STUDIES, find_study
+from hemalens.studies import STUDIES, find_study, run_study
 from hemalens.studies.base import published
 from hemalens.studies.bloodshot.embedders import JOINED, PUBLISHED, ROWS, embedder_config, three_parts
-from hemalens.studies.bloodshot.run import LEFT_OUT, STUDY, BloodShotStudyConfig
+from hemalens.studies.bloodshot.run import LEFT_OUT, BloodShotStudyConfig
 
 TINY = (
     "rows=published",
@@ -50,7 +50,7 @@ def test_the_whole_protocol_and_its_resume(
     data: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, said = tmp_path / "study", []
-    report = STUDY.run(data, out=out, settings=TINY, seed=0, overwrite=False, say=said.append)
+    report = run_study("bloodshot", data=data, out=out, settings=TINY, say=said.append)
     assert any("left out KSC, LYA, MMZ, MOB: 20 image(s)" in text for text in said)
     assert read_report(out / "report.json") == report
     assert [e.method for e in report.evaluations] == list(PUBLISHED)
@@ -77,7 +77,7 @@ def test_the_whole_protocol_and_its_resume(
 
     monkeypatch.setattr("hemalens.methods.bloodshot.fit_network", fail)
     with trained.undrawn():
-        again = STUDY.run(data, out=out, settings=TINY, seed=0, overwrite=False, say=said.append)
+        again = run_study("bloodshot", data=data, out=out, settings=TINY, say=said.append)
     assert again.k_shot == report.k_shot
 
 
@@ -153,12 +153,12 @@ def test_settings_reach_the_embedders_they_name() -> None:
 )
 def test_roles_are_checked(data: dict[str, list[str]], change: dict[str, list[str]], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        STUDY.run({**data, **change}, out=tmp_path / "x", settings=TINY, seed=0, overwrite=False, say=lambda text: None)
+        run_study("bloodshot", data={**data, **change}, out=tmp_path / "x", settings=TINY)
 
 
 def test_bad_input_is_told_before_anything_is_trained(data: dict[str, list[str]], tmp_path: Path) -> None:
     def run(settings: list[str], **change: list[str]) -> None:
-        STUDY.run({**data, **change}, out=tmp_path / "x", settings=settings, seed=0, overwrite=False, say=lambda text: None)
+        run_study("bloodshot", data={**data, **change}, out=tmp_path / "x", settings=settings)
 
     with pytest.raises(
         SplitError, match=r"k = 50 is larger than class all of cnmc fold_0|k = 50 is larger than class 'all'"

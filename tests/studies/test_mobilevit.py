@@ -13,7 +13,7 @@ from hemalens.errors import InputError, OutputError
 from hemalens.evaluation.results import Report
 from hemalens.models.backbone import create_backbone
 from hemalens.report import read_report
-from hemalens.studies import find_study
+from hemalens.studies import run_study
 from hemalens.studies.base import published
 from hemalens.studies.mobilevit import _config
 
@@ -37,9 +37,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _study(cells: str, out: Path, settings: Sequence[str] = TINY) -> Report:
-    return find_study("mobilevit").run(
-        {"cells": [cells]}, out=out, settings=settings, seed=0, overwrite=False, say=lambda text: None
-    )
+    return run_study("mobilevit", data={"cells": cells}, out=out, settings=settings)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from hemalens.inference.predictor import Predictor
 from hemalens.methods.combined_network import CombinedNetworkConfig
 from hemalens.methods.mask_augmentation import METHOD as MASK_AUGMENTATION
 from hemalens.report import read_report
-from hemalens.studies import find_study
+from hemalens.studies import run_study
 from hemalens.studies.base import published
 from hemalens.studies.wbc import augmentation as wbc_augmentation
 from hemalens.studies.wbc import combined as wbc_combined
@@ -165,7 +165,7 @@ def _watching(watched: Watched, module: Any, *, killed_at: str = "") -> Iterator
 
 def _run(name: str, data: Roles, out: Path, *settings: str, said: list[str] | None = None) -> Report:
     say = (lambda text: None) if said is None else said.append
-    return find_study(name).run(data, out=out, settings=settings, seed=0, overwrite=False, say=say)
+    return run_study(name, data=data, out=out, settings=settings, say=say)
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,8 @@ def test_the_published_settings_are_the_default() -> None:
         chosen: Any = kong[key]
         assert (chosen.backbone, chosen.weights, chosen.image_size_px, chosen.epochs) == ("resnet18", "none", 224, 30)
         assert (chosen.masks.copies, chosen.open_stages) == (5 if key == "augmented" else 0, None)
-        assert chosen.patience > chosen.epochs, "all epochs run, the best one is kept"
+        for part in (chosen, chosen.pretraining):
+            assert (part.patience, part.kept_epoch, part.selection_score) == (None, "best", "accuracy")
         assert chosen.augmentation == chosen.pretraining.augmentation == AugmentationConfig.none()
         assert (chosen.sampling, chosen.optimiser.label_smoothing, chosen.optimiser.gradient_clip) == ("none", 0.0, None)
         assert (chosen.pretraining.sampling, chosen.pretraining.optimiser.label_smoothing) == ("none", 0.0)
@@ -240,11 +241,11 @@ def test_the_published_settings_are_the_default() -> None:
         True,
     ]
     alone: Any = wbc_combined.ROWS["alone"].config([])
-    assert (alone.backbone, alone.weights, alone.open_stages, alone.epochs) == ("resnet18", "hub", 1, 30)
+    assert (alone.backbone, alone.weights, alone.open_stages, alone.epochs) == ("resnet18", "hub:tv_in1k", 1, 30)
     for part in (alone, CombinedNetworkConfig(), CombinedNetworkConfig().pretraining):
         assert part.augmentation == AugmentationConfig(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
         assert (part.sampling, part.optimiser.label_smoothing, part.optimiser.gradient_clip) == ("none", 0.0, None)
-        assert part.patience > part.epochs
+        assert (part.patience, part.kept_epoch, part.selection_score) == (None, "best", "accuracy")
     assert wbc_combined.ROWS["combined"].config([]) == CombinedNetworkConfig()
     assert wbc_combined.ROWS["clusters"].config([]) == CombinedNetworkConfig(prcc="clusters")
 

@@ -92,15 +92,16 @@ def test_the_defaults_are_the_published_settings() -> None:
         "side_px": 128,
         "decoder_width": 1.0,
         "seed": 1234,
-        "precision": "auto",
+        "precision": "fp32",
         "optimiser": {
             "learning_rate": 5e-4,
             "weight_decay": 0.05,
+            "decay_all": False,
             "warmup_epochs": 1.0,  # of no account beside the steps
             "warmup_steps": 500,
             "schedule": "cosine",
             "schedule_epochs": None,
-            "cosine_from": "warmup",
+            "cosine_length": "rest",
             "label_smoothing": 0.0,
             "gradient_clip": None,
         },

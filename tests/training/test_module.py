@@ -81,10 +81,10 @@ def test_the_segmenter_s_published_course_stops_before_its_end() -> None:
     from hemalens.methods.bc_sam_segmenter import ADAMW
 
     rates = _rates(ADAMW, epochs=85, n_steps=85 * 6)
-    whole = _course(1e-4, 0, 900, 510)
-    np.testing.assert_allclose(rates, [*(1e-4 * (i + 1) / 60 for i in range(60)), *whole[60:]], rtol=1e-9, atol=1e-15)
-    assert rates[59] == pytest.approx(1e-4)
-    assert rates[-1] == pytest.approx(1e-4 * (1 + math.cos(math.pi * 509 / 900)) / 2)
+    falling = [1e-4 * (1 + math.cos(math.pi * (i - 60) / 900)) / 2 for i in range(60, 510)]
+    np.testing.assert_allclose(rates, [*(1e-4 * (i + 1) / 60 for i in range(60)), *falling], rtol=1e-9, atol=1e-15)
+    assert rates[59] == rates[60] == pytest.approx(1e-4)
+    assert rates[-1] == pytest.approx(5e-5, rel=0.01), "half of the rate at epoch 85 of 150"
 
 
 @given(
@@ -111,17 +111,17 @@ def test_any_course(n_steps: int, epochs: int, schedule_epochs: int | None, warm
 
 @given(n_warmup=st.integers(0, 20), n_steps=st.integers(1, 60))
 def test_the_factor_rises_then_falls_and_stays_within_0_and_1(n_warmup: int, n_steps: int) -> None:
-    factors = [warmup_cosine(step, n_warmup, n_steps) for step in range(100)]
+    factors = [warmup_cosine(step, n_warmup, n_steps - n_warmup) for step in range(100)]
     assert all(0 <= factor <= 1 for factor in factors)
     assert (np.diff(factors[: n_warmup + 1]) >= 0).all()
     assert (np.diff(factors[n_warmup:]) <= 0).all()
     assert factors[max(n_steps, n_warmup + 1)] == pytest.approx(0, abs=1e-12)
 
 
-def test_a_cosine_over_the_whole_count_goes_on_under_the_warm_up() -> None:
-    optimiser = OptimiserConfig(learning_rate=0.01, warmup_epochs=1.0, schedule_epochs=4, cosine_from="start")
+def test_a_cosine_as_long_as_the_whole_schedule_ends_above_zero() -> None:
+    optimiser = OptimiserConfig(learning_rate=0.01, warmup_epochs=1.0, schedule_epochs=4, cosine_length="whole")
     rates = _rates(optimiser, epochs=2, n_steps=10)
-    after = [0.01 * 0.5 * (1 + math.cos(math.pi * step / 20)) for step in range(5, 10)]
+    after = [0.01 * 0.5 * (1 + math.cos(math.pi * step / 20)) for step in range(5)]
     np.testing.assert_allclose(rates, [*[0.01 * (step + 1) / 5 for step in range(5)], *after])
 
 
@@ -147,10 +147,12 @@ def test_a_warm_up_longer_than_the_training_is_an_error_with_the_way_out(warmup:
     _optimisers(OptimiserConfig(warmup_steps=19), epochs=2, n_steps=20)
 
 
-def test_biases_and_norms_do_not_decay() -> None:
-    groups = _optimisers(OptimiserConfig(weight_decay=0.3), epochs=1, n_steps=5)["optimizer"].param_groups
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_biases_and_norms_decay_only_where_all_parameters_do(decay_all: bool) -> None:
+    optimiser = OptimiserConfig(weight_decay=0.3, decay_all=decay_all)
+    groups = _optimisers(optimiser, epochs=1, n_steps=5)["optimizer"].param_groups
     decay = {parameter.ndim: group["weight_decay"] for group in groups for parameter in group["params"]}
-    assert decay == {2: 0.3, 1: 0.0}
+    assert decay == {2: 0.3, 1: 0.3 if decay_all else 0.0}
 
 
 @pytest.mark.parametrize("values", [{"warmup_steps": -1}, {"schedule_epochs": 0}, {"warmup_steps": 1.5}, {"warmup": 3}])

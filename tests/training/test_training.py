@@ -87,8 +87,8 @@ def test_networks_train_in_training_mode_and_are_checked_in_evaluation_mode(
         assert torch.equal(exported[key], untrained[key]) is (name not in learning), key
 
 
-@pytest.mark.parametrize(("case", "patience", "kept"), [("bloodshot", None, 2), ("finetune", 1, 0)])
-def test_without_patience_the_last_epoch_is_kept_and_with_it_the_best(
+@pytest.mark.parametrize(("case", "patience", "kept"), [("bloodshot", None, 2), ("finetune", 1, 0), ("finetune", None, 0)])
+def test_the_best_or_the_last_epoch_is_kept_with_patience_or_without(
     fit: Fit, tmp_path: Path, case: str, patience: int | None, kept: int
 ) -> None:
     """The first epoch is the best, by a score that only falls."""
@@ -132,11 +132,12 @@ def test_the_defaults_of_the_optimiser_are_adamw_with_a_cosine() -> None:
     assert OptimiserConfig().model_dump() == {
         "learning_rate": 1e-3,
         "weight_decay": 0.05,
+        "decay_all": False,
         "warmup_epochs": 1.0,
         "warmup_steps": None,
         "schedule": "cosine",
         "schedule_epochs": None,
-        "cosine_from": "warmup",
+        "cosine_length": "rest",
         "label_smoothing": 0.1,
         "gradient_clip": 1.0,
     }

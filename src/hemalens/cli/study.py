@@ -108,22 +108,32 @@ def _runner(name: str) -> Callable[..., None]:
         *,
         data: Data = None,
         out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the results go.")] = None,
+        published_only: Annotated[
+            bool, typer.Option("--published-only", help="Only the rows of the paper, none of ours.")
+        ] = False,
         settings: Set = None,
         seed: Seed = 0,
         overwrite: Overwrite = False,
         quiet: Quiet = False,
         as_json: Json = False,
     ) -> None:
-        from hemalens.studies import find_study
+        from hemalens.studies import run_study
 
         if not data or out is None:
             missing = [option for option, value in (("--data ROLE=SPEC", data), ("--out DIR", out)) if not value]
             remedy = f"`hemalens study {name} --help` lists the roles, `hemalens study list --root DIR` finds data."
             raise InputError(f"the study {name} needs {' and '.join(missing)}", remedy=remedy)
         talk = Talk(quiet, as_json)
-        study = find_study(name)
-        given = _by_role(data)
-        report = study.run(given, out=out, settings=settings or [], seed=seed, overwrite=overwrite, say=talk.say)
+        report = run_study(
+            name,
+            data=_by_role(data),
+            out=out,
+            settings=settings or [],
+            published_only=published_only,
+            seed=seed,
+            overwrite=overwrite,
+            say=talk.say,
+        )
         show_report(talk, report, out)
 
     return run

@@ -33,7 +33,7 @@ ADAMW = OptimiserConfig(
     warmup_epochs=10,
     schedule="cosine",
     schedule_epochs=150,
-    cosine_from="start",
+    cosine_length="whole",
     label_smoothing=0.0,
     gradient_clip=None,
 )
@@ -63,7 +63,7 @@ class SegmenterConfig(StrictConfig):
     mean: tuple[float, float, float] = Field(default=PIXEL_MEAN, strict=False)
     std: tuple[float, float, float] = Field(default=PIXEL_STD, strict=False)
     seed: int = Field(default=1234, ge=0)
-    precision: Precision = "auto"
+    precision: Precision = "fp32"
     optimiser: OptimiserConfig = ADAMW
 
     @property

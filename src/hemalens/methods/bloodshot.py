@@ -26,6 +26,7 @@ from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import TrainingConfig, TrainingData, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.losses import AAMSoftmax, rotate_each, rotation_consistency
 from hemalens.training.module import OptimiserConfig
+from hemalens.training.trainer import KeptEpoch, Precision
 
 MARGIN_RAD = 0.499
 """28.6 degrees, as published."""
@@ -56,6 +57,8 @@ class BloodShotConfig(TrainingConfig):
     epochs: int = Field(default=6, ge=1)
     sampling: Literal["balanced", "none"] = "none"
     patience: int | None = Field(default=None, ge=1)
+    kept_epoch: KeptEpoch = "last"
+    precision: Precision = "fp32"
     optimiser: OptimiserConfig = ADAM
     augmentation: AugmentationConfig = AugmentationConfig.none()
 

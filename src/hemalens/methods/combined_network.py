@@ -24,8 +24,9 @@ from hemalens.training.cluster_labels import ClusteringConfig, clusters_of
 from hemalens.training.fit import TrainingConfig, TrainingData, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.masks import MaskUse
 from hemalens.training.module import OptimiserConfig
-from hemalens.training.pretraining import ALL_EPOCHS, PLAIN, PretrainingConfig, pretrained
+from hemalens.training.pretraining import PLAIN, PretrainingConfig, pretrained
 from hemalens.training.reconstruction import ReconstructionConfig, reconstruction_encoder
+from hemalens.training.trainer import Precision
 
 CAM16, PRCC = "cam16", "prcc"
 ROLES = (
@@ -53,12 +54,20 @@ class CombinedNetworkConfig(TrainingConfig):
     open_stages: int | None = Field(default=1, ge=0)
     epochs: int = Field(default=30, ge=1)
     sampling: Literal["balanced", "none"] = "none"
-    patience: int | None = Field(default=ALL_EPOCHS, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    selection_score: Literal["balanced_accuracy", "accuracy"] = "accuracy"
     optimiser: OptimiserConfig = PLAIN
     augmentation: AugmentationConfig = MOVED
+    precision: Precision = "fp32"
     masks: MaskUse = MaskUse(masked_inputs=True)
     pretraining: PretrainingConfig = PretrainingConfig(
-        frozen_blocks=1, masked_inputs=True, sampling="none", patience=ALL_EPOCHS, optimiser=PLAIN, augmentation=MOVED
+        frozen_blocks=1,
+        masked_inputs=True,
+        sampling="none",
+        patience=None,
+        selection_score="accuracy",
+        optimiser=PLAIN,
+        augmentation=MOVED,
     )
     prcc: Literal["autoencoder", "clusters"] = "autoencoder"
     autoencoder: ReconstructionConfig = ReconstructionConfig()

@@ -16,7 +16,8 @@ from hemalens.methods.finetune import PRETRAINING, FinetuneConfig, fit_as
 from hemalens.training.augmentation import AugmentationConfig
 from hemalens.training.masks import MaskUse
 from hemalens.training.module import OptimiserConfig
-from hemalens.training.pretraining import ALL_EPOCHS, PLAIN, PretrainingConfig
+from hemalens.training.pretraining import PLAIN, PretrainingConfig
+from hemalens.training.trainer import Precision
 
 
 class MaskAugmentationConfig(FinetuneConfig):
@@ -33,12 +34,14 @@ class MaskAugmentationConfig(FinetuneConfig):
     image_size_px: int | None = Field(default=224, ge=16, le=2048)
     epochs: int = Field(default=30, ge=1)
     sampling: Literal["balanced", "none"] = "none"
-    patience: int | None = Field(default=ALL_EPOCHS, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    selection_score: Literal["balanced_accuracy", "accuracy"] = "accuracy"
     optimiser: OptimiserConfig = PLAIN
     augmentation: AugmentationConfig = AugmentationConfig.none()
+    precision: Precision = "fp32"
     masks: MaskUse = MaskUse(copies=5)
     pretraining: PretrainingConfig = PretrainingConfig(
-        sampling="none", patience=ALL_EPOCHS, optimiser=PLAIN, augmentation=AugmentationConfig.none()
+        sampling="none", patience=None, selection_score="accuracy", optimiser=PLAIN, augmentation=AugmentationConfig.none()
     )
 
 

@@ -13,6 +13,7 @@ from hemalens.datasets.base import CellDataset
 from hemalens.methods.base import Method
 from hemalens.methods.finetune import PRETRAINING_ROLE, FinetuneConfig, fit_as
 from hemalens.training.module import OptimiserConfig
+from hemalens.training.trainer import KeptEpoch, Precision
 
 ADAM = OptimiserConfig(
     learning_rate=1e-3, weight_decay=0.0, warmup_epochs=0.0, schedule="constant", label_smoothing=0.0, gradient_clip=None
@@ -35,6 +36,8 @@ class MobileVitConfig(FinetuneConfig):
     epochs: int = Field(default=200, ge=1)
     batch_size: int = Field(default=128, ge=2)
     patience: int | None = Field(default=None, ge=1)
+    kept_epoch: KeptEpoch = "last"
+    precision: Precision = "fp32"
     optimiser: OptimiserConfig = ADAM
 
 

@@ -34,12 +34,19 @@ from hemalens.training.fit import TrainingData, check_parts, fit_network, set_ba
 from hemalens.training.laboratory_augmentation import LaboratoryAugmentation, LaboratoryConfig
 from hemalens.training.masks import without_background
 from hemalens.training.subclass_labels import FineLabels, admitted_cross_entropy
+from hemalens.training.trainer import KeptEpoch
 
 GEOMETRY = AugmentationConfig(zoom=0.3, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
 """Flips, rotations and a zoom of 0.77 to 1.3; `LaboratoryConfig` changes the colours."""
 EMA_DECAY = 0.99
 """Decay a step of the moving average of the weights."""
-REMOVED_SETTINGS: Mapping[str, object] = {"norm": "batch", "weight_average": EMA_DECAY, "background": 0.0}
+REMOVED_SETTINGS: Mapping[str, object] = {
+    "norm": "batch",
+    "weight_average": EMA_DECAY,
+    "background": 0.0,
+    "optimiser.cosine_from": "warmup",
+    "pretraining.optimiser.cosine_from": "warmup",
+}
 """Settings that manifests of schema 1 may hold, each with the only value that this method still has."""
 
 
@@ -61,6 +68,7 @@ class RobustConfig(FinetuneConfig):
     image_size_px: int | None = Field(default=96, ge=16, le=2048)
     images_per_epoch: int | None = Field(default=1600, ge=2)
     patience: int | None = Field(default=None, ge=1)
+    kept_epoch: KeptEpoch = "last"
     augmentation: AugmentationConfig = GEOMETRY
     laboratory: LaboratoryConfig = LaboratoryConfig()
     white_balance: bool = True
@@ -75,14 +83,18 @@ class RobustConfig(FinetuneConfig):
 
         Raises `BundleError` for a removed setting with another value, `ConfigError` for unknown ones.
         """
+        kept = copy.deepcopy(dict(settings))
         for name, value in REMOVED_SETTINGS.items():
-            if settings.get(name, value) != value:
+            *parts, key = name.split(".")
+            group = kept
+            for part in parts:
+                group = group.get(part, {})
+            if (found := group.pop(key, value)) != value:
                 raise BundleError(
-                    f"this bundle was trained with {name}={settings[name]}, which `robust` does not support",
+                    f"this bundle was trained with {name}={found}, which `robust` does not support",
                     expected=f"{name}={value}",
                     remedy="Train the bundle again without that setting.",
                 )
-        kept = {name: value for name, value in settings.items() if name not in REMOVED_SETTINGS}
         # a manifest without `white_balance` is of a network that has none
         return cls.from_mapping({"white_balance": False, **kept}, source="manifest")
 

@@ -7,13 +7,19 @@ Imports `benchmark`, `runs` and the rooms below.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hemalens.errors import InputError, near_matches
-from hemalens.studies.base import Description, Study, describe
+from hemalens.progress import Say
+from hemalens.studies.base import Description, Study, StudyOptions, describe
 
-__all__ = ["STUDIES", "Description", "Study", "describe_study", "find_study"]
+if TYPE_CHECKING:
+    from hemalens.evaluation.results import Report
+
+__all__ = ["STUDIES", "Description", "Study", "StudyOptions", "describe_study", "find_study", "run_study"]
 
 STUDIES: Mapping[str, str] = {
     "bc-sam": "hemalens.studies.bc_sam.run",
@@ -35,6 +41,27 @@ def find_study(name: str) -> Study:
     """A study by name; raises `InputError` with near matches for an unknown one."""
     study: Study = import_module(_module(name)).STUDY
     return study
+
+
+def run_study(
+    name: str,
+    *,
+    data: Mapping[str, str | Sequence[str]],
+    out: Path,
+    settings: Sequence[str] = (),
+    published_only: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say = lambda text: None,
+) -> Report:
+    """Run a study in the folder `out`, write its report there, and return it; the same call resumes a stopped run.
+
+    `data` names the dataset of each role, or a list of them where a role takes several. `settings` are key=value.
+    `published_only` leaves out the study's own rows. Raises `InputError` for an unknown study or role.
+    """
+    specs = {role: [given] if isinstance(given, str) else list(given) for role, given in data.items()}
+    options = StudyOptions(Path(out), settings, published_only=published_only, seed=seed, overwrite=overwrite, say=say)
+    return find_study(name).run(specs, options)
 
 
 def _module(name: str) -> str:

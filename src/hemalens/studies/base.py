@@ -59,13 +59,17 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class StudyOptions:
-    """The options of a run: output folder, settings key=value, seed, whether to overwrite, and progress messages."""
+    """The options of a run: output folder, settings key=value, seed, whether to overwrite, and progress messages.
+
+    `published_only` leaves out the study's own rows and shows what the paper has.
+    """
 
     out: Path
-    settings: Sequence[str]
-    seed: int
-    overwrite: bool
-    say: Say
+    settings: Sequence[str] = ()
+    published_only: bool = False
+    seed: int = 0
+    overwrite: bool = False
+    say: Say = lambda text: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +117,13 @@ class Study(Description):
         values = {field.name: getattr(description, field.name) for field in fields(description)}
         return cls(**values, function=function)
 
-    def run(
-        self,
-        data: Mapping[str, Sequence[str]],
-        *,
-        out: Path,
-        settings: Sequence[str] = (),
-        seed: int = 0,
-        overwrite: bool = False,
-        say: Say = lambda text: None,
-    ) -> Report:
-        """Run the study in the folder `out`, or resume it; `data` are datasets by role, `settings` are key=value.
+    def run(self, data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
+        """Run the study in the folder `options.out`, or resume it; `data` are the specs of datasets by role.
 
         Raises `InputError` as `check_roles` does.
         """
         self.check_roles(data)
-        return self.function(data, StudyOptions(out, settings, seed, overwrite, say))
+        return self.function(data, options)
 
 
 def published(name: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class AutoencoderConfig(StrictConfig):
     side_px: Literal[128, 64, 32] = 128
     decoder_width: float = Field(default=1.0, gt=0, le=4)
     seed: int = Field(default=1234, ge=0)
-    precision: Precision = "auto"
+    precision: Precision = "fp32"
     optimiser: OptimiserConfig = ADAMW
 
 

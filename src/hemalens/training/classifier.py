@@ -106,11 +106,12 @@ class CellClassifier(Learner):
         self._validation.append((self(images).float().cpu(), targets.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Balanced accuracy and NLL of the validation part."""
+        """Accuracy, balanced accuracy and NLL of the validation part."""
         logits = torch.cat([logits for logits, _ in self._validation]).numpy()
         targets = torch.cat([targets for _, targets in self._validation]).numpy()
         self._validation.clear()
         counts = metrics.confusion(targets, logits.argmax(axis=1), logits.shape[1])
         probabilities = softmax(logits.astype(np.float64), axis=1)
+        self.log("val_accuracy", float(np.trace(counts) / counts.sum()))
         self.log("val_balanced_accuracy", metrics.balanced_accuracy(counts), prog_bar=True)
         self.log("val_nll", metrics.negative_log_likelihood(probabilities, targets), prog_bar=True)

@@ -33,7 +33,7 @@ from hemalens.training.classifier import CellClassifier
 from hemalens.training.data import EpochSampler, PixelDataset, resized_images
 from hemalens.training.masks import MaskUse, training_images, without_background
 from hemalens.training.module import OptimiserConfig
-from hemalens.training.trainer import Precision, Schedule, train
+from hemalens.training.trainer import KeptEpoch, Precision, Schedule, train
 
 BATCH_NORM_MOMENTUM = 0.1
 """Share of each batch in the running statistics (torch's own default)."""
@@ -45,10 +45,11 @@ class TrainingConfig(BackboneConfig):
     `sampling`: "balanced" draws every class equally often, "none" each image once an epoch. `class_weights`: "balanced"
     weights the loss of each class inversely to its size; set at most one of the two. `accumulate`: batches whose
     gradients are added before a step, for batches larger than memory allows. `patience`: epochs without a better
-    validation score before training stops and keeps the best epoch; None runs all epochs and keeps the last.
-    `images_per_epoch`: images drawn an epoch, None for as many as there are; a fixed number gives small and large
-    training sets the same number of steps. `masks`: how the masks of training images are used. `n_loader_workers`: 0
-    loads in the training process; the result does not depend on it.
+    validation score before training stops; None runs all epochs. `kept_epoch`: the weights of the "best" epoch by
+    `selection_score` on the validation part, or of the "last". `calibrate`: scale the logits by a temperature fitted on the
+    validation part. `images_per_epoch`: images drawn an epoch, None for as many as there are; a fixed number gives small
+    and large training sets the same number of steps. `masks`: how the masks of training images are used.
+    `n_loader_workers`: 0 loads in the training process; the result does not depend on it.
     """
 
     epochs: int = Field(default=10, ge=1)
@@ -58,6 +59,9 @@ class TrainingConfig(BackboneConfig):
     class_weights: Literal["balanced", "none"] = "none"
     accumulate: int = Field(default=1, ge=1)
     patience: int | None = Field(default=5, ge=1)
+    kept_epoch: KeptEpoch = "best"
+    selection_score: Literal["balanced_accuracy", "accuracy"] = "balanced_accuracy"
+    calibrate: bool = True
     precision: Precision = "auto"
     n_loader_workers: int = Field(default=0, ge=0)
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -118,10 +122,11 @@ def fit_network(
     pixels, targets = training_images(shown, preprocessing, config.masks, seed=module.seed, run_dir=run_dir)
     learned = PixelDataset(pixels, targets, augment or Augmentation(config.augmentation))
     training, checking = _loaders(module, learned, PixelDataset(held, validation.targets, None), config)
-    schedule = Schedule(patience=config.patience, precision=config.precision, accumulate=config.accumulate)
+    module.score = f"val_{config.selection_score}"
+    schedule = Schedule(config.patience, config.kept_epoch, precision=config.precision, accumulate=config.accumulate)
     train(module, training, checking, run_dir=run_dir, schedule=schedule)
     module.after_training()
-    temperature = fit_temperature(logits_of(module, held), validation.targets)
+    temperature = fit_temperature(logits_of(module, held), validation.targets) if config.calibrate else 1.0
     predictions = ModulePredictions(module, train_part, scratch, temperature)
     trained = Trained(
         method=method,

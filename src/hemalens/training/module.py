@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import hemalens.models._torchvision  # noqa: F401
 
@@ -18,19 +18,21 @@ from hemalens.errors import ConfigError
 class OptimiserConfig(StrictConfig):
     """AdamW (without weight decay: Adam) and the learning-rate schedule.
 
-    The rate rises linearly over `warmup_epochs`, or over `warmup_steps` batches where given; then it falls to zero along
-    a cosine, or stays constant. `schedule_epochs`: the epoch at which the cosine ends; None is the last. `cosine_from`:
-    the cosine starts after the warm-up, or at the first step. `gradient_clip`: largest norm of the gradient, None for no
-    limit.
+    `decay_all`: biases and norms decay too, as torch's AdamW does by default. The rate rises linearly over
+    `warmup_epochs`, or over `warmup_steps` batches where given; then it falls along a cosine, or stays constant.
+    `schedule_epochs`: the epoch at which the schedule ends; None is the last. `cosine_length`: "rest", the cosine reaches
+    zero there; "whole", it is as long as the schedule with its warm-up, and ends above zero. `gradient_clip`: largest norm
+    of the gradient, None for no limit.
     """
 
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
+    decay_all: bool = False
     warmup_epochs: float = Field(default=1.0, ge=0)
     warmup_steps: int | None = Field(default=None, ge=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     schedule_epochs: int | None = Field(default=None, ge=1)
-    cosine_from: Literal["warmup", "start"] = "warmup"
+    cosine_length: Literal["rest", "whole"] = "rest"
     label_smoothing: float = Field(default=0.1, ge=0, le=1)
     gradient_clip: float | None = Field(default=1.0, gt=0)
 
@@ -41,7 +43,7 @@ class Learner(lightning.LightningModule):
     `score` names the validation score for early stopping, higher is better; None where nothing is validated.
     """
 
-    score: ClassVar[str | None] = None
+    score: str | None = None
 
     def __init__(self, *, optimiser: OptimiserConfig, epochs: int, seed: int) -> None:
         super().__init__()
@@ -64,24 +66,26 @@ class Learner(lightning.LightningModule):
             torch.manual_seed(self.seed + self.current_epoch)
 
     def configure_optimizers(self) -> Any:
-        """AdamW over the open parameters, no decay on biases and norms; a factor on the rate at every step."""
+        """AdamW over the open parameters; a factor on the rate at every step."""
         open_parameters = [p for p in self.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in open_parameters if p.ndim > 1], "weight_decay": self.optimiser.weight_decay},
-            {"params": [p for p in open_parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {
+                "params": [p for p in open_parameters if p.ndim <= 1],
+                "weight_decay": self.optimiser.weight_decay if self.optimiser.decay_all else 0.0,
+            },
         ]
         adamw = torch.optim.AdamW(groups, lr=self.optimiser.learning_rate)
         n_steps = int(self.trainer.estimated_stepping_batches)
         n_warmup = self._warmup_steps(n_steps)
         # the schedule may end after the last epoch
         n_schedule = round(n_steps * (self.optimiser.schedule_epochs or self.epochs) / self.epochs)
-        start = 0 if self.optimiser.cosine_from == "start" else max(1, n_warmup)
+        first = max(1, n_warmup)
+        length = n_schedule - first if self.optimiser.cosine_length == "rest" else n_schedule
         if self.optimiser.schedule == "cosine":
-            schedule = torch.optim.lr_scheduler.LambdaLR(
-                adamw, lambda step: warmup_cosine(step, max(1, n_warmup), n_schedule, start=start)
-            )
+            schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: warmup_cosine(step, first, length))
         else:
-            schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: min(1.0, (step + 1) / max(1, n_warmup)))
+            schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: min(1.0, (step + 1) / first))
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _warmup_steps(self, n_steps: int) -> int:
@@ -97,13 +101,9 @@ class Learner(lightning.LightningModule):
         return self.optimiser.warmup_steps
 
 
-def warmup_cosine(step: int, n_warmup: int, n_steps: int, *, start: int | None = None) -> float:
-    """Factor on the learning rate, in [0, 1]: linear up to step `n_warmup`, then half a cosine down to 0 at `n_steps`.
-
-    The cosine is counted from the step `start`; None is the end of the warm-up.
-    """
-    first = n_warmup if start is None else start
+def warmup_cosine(step: int, n_warmup: int, n_cosine: int) -> float:
+    """Factor on the learning rate, in [0, 1]: linear up to step `n_warmup`, then half a cosine of `n_cosine` steps."""
     if step < n_warmup:
         return (step + 1) / n_warmup
-    progress = (step - first) / max(1, n_steps - first)
+    progress = (step - n_warmup) / max(1, n_cosine)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -22,10 +22,9 @@ from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import TrainingConfig, TrainingData, fit_network, set_batch_norm_momentum
 from hemalens.training.masks import EmptyMasks, MaskUse
 from hemalens.training.module import OptimiserConfig
+from hemalens.training.trainer import KeptEpoch
 
 VALIDATION_FRACTION = 0.15
-ALL_EPOCHS = 10_000
-"""A patience beyond any training: every epoch runs, and the best one is kept."""
 PLAIN = OptimiserConfig(label_smoothing=0.0, gradient_clip=None)
 """Plain cross-entropy, as in the studies of white cells; learning rate and schedule are not published."""
 
@@ -42,6 +41,8 @@ class PretrainingConfig(StrictConfig):
     images_per_epoch: int | None = Field(default=None, ge=2)
     sampling: Literal["balanced", "none"] = "balanced"
     patience: int | None = Field(default=5, ge=1)
+    kept_epoch: KeptEpoch = "best"
+    selection_score: Literal["balanced_accuracy", "accuracy"] = "balanced_accuracy"
     frozen_blocks: int = Field(default=0, ge=0)
     masked_inputs: bool = False
     empty_masks: EmptyMasks = "whole"

@@ -52,7 +52,7 @@ class ReconstructionConfig(StrictConfig):
     batch_size: int = Field(default=32, ge=2)
     images_per_epoch: int | None = Field(default=None, ge=2)
     seed: int = 0
-    precision: Precision = "auto"
+    precision: Precision = "fp32"
     optimiser: OptimiserConfig = ADAM
 
 

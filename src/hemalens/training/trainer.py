@@ -26,6 +26,7 @@ from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.module import Learner
 
 Precision = Literal["auto", "fp32", "bf16"]
+KeptEpoch = Literal["best", "last"]
 BEST: dict[str, Any] = {"mode": "max", "enable_version_counter": False}
 
 
@@ -58,9 +59,10 @@ def _cpu_flag(*names: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Early stopping, precision and gradient accumulation of a training."""
+    """Early stopping, the epoch whose weights are kept, precision and gradient accumulation of a training."""
 
     patience: int | None = None
+    kept_epoch: KeptEpoch = "last"
     precision: Precision = "auto"
     accumulate: int = 1
 
@@ -119,10 +121,10 @@ def train(
     run_dir: Path,
     schedule: Schedule,
 ) -> None:
-    """Train for all epochs, or until the score has not risen for `schedule.patience` epochs; keep the best epoch.
+    """Train for all epochs, or until the score has not risen for `schedule.patience` epochs; keep the best or last epoch.
 
-    Without patience, or where nothing is validated, all epochs run and the last weights are kept. Checkpoints lie in
-    `run_dir`/checkpoints; an interrupted run resumes after its last whole epoch.
+    Where nothing is validated the last weights are kept. Checkpoints lie in `run_dir`/checkpoints; an interrupted run
+    resumes after its last whole epoch.
     """
     checkpoints = run_dir / "checkpoints"
     finished = checkpoints / "finished"
@@ -130,7 +132,7 @@ def train(
     if not finished.is_file():
         _fit(module, training, validation, run_dir=run_dir, schedule=schedule)
         write_text(finished, "")
-    kept = "last" if schedule.patience is None or module.score is None else "best"
+    kept = "last" if module.score is None else schedule.kept_epoch
     state = SafetensorsCheckpointIO().load_checkpoint(checkpoints / f"{kept}.ckpt")
     module.load_state_dict(state["state_dict"])
     module.cpu().eval()
