@@ -28,9 +28,10 @@ from hemalens.training.pretraining import PLAIN, PretrainingConfig, pretrained
 from hemalens.training.reconstruction import ReconstructionConfig, reconstruction_encoder
 from hemalens.training.trainer import Precision
 
-CAM16, PRCC = "cam16", "prcc"
+CAM16, CAM16_HELD, PRCC = "cam16", "cam16_held", "prcc"
 ROLES = (
     AuxiliaryRole(CAM16, "labelled images of other tissue; published: CAM16", labelled=True, required=True),
+    AuxiliaryRole(CAM16_HELD, "more of it, to choose the epoch on; by default 15 % of cam16", labelled=True),
     AuxiliaryRole(PRCC, "unlabelled images; published: pRCC regions", labelled=False, required=True),
 )
 
@@ -98,7 +99,7 @@ def fit(
     run_dir: Path,
 ) -> Bundle:
     """Train both encoders on their tissue, or take them from the cache; then train the open layers on `train`."""
-    held = check_parts("combined_network", validation, auxiliary, [CAM16, PRCC])
+    held = check_parts("combined_network", validation, auxiliary, [role.name for role in ROLES])
     missing = [role for role in (CAM16, PRCC) if role not in auxiliary]
     if missing:
         raise ConfigError("combined_network needs two further sets", expected=f"{CAM16} and {PRCC}", got=f"no {missing[0]}")
@@ -108,7 +109,12 @@ def fit(
     module = CombinedModule(network, preprocessing, optimiser=config.optimiser, epochs=config.epochs, seed=seed)
     return fit_network(
         module,
-        TrainingData(train, held, pretraining=(auxiliary[CAM16],), unlabelled=(auxiliary[PRCC],)),
+        TrainingData(
+            train,
+            held,
+            pretraining=tuple(auxiliary[role] for role in (CAM16, CAM16_HELD) if role in auxiliary),
+            unlabelled=(auxiliary[PRCC],),
+        ),
         method="combined_network",
         config=config,
         run_dir=run_dir,
@@ -125,7 +131,7 @@ def combined_network(
 ) -> CombinedNetwork:
     """The network at the start of training: both encoders trained, all but the last stages of the second frozen."""
     frozen, size = frozen_encoder(config, auxiliary[PRCC], preprocessing)
-    first = pretrained(auxiliary[CAM16], config, config.pretraining)
+    first = pretrained(auxiliary[CAM16], config, config.pretraining, held=auxiliary.get(CAM16_HELD))
     network = create_backbone(config.model_copy(update={"weights": str(first.path)}))
     set_batch_norm_momentum(network)
     open_last_stages(network, config.open_stages)

@@ -12,6 +12,7 @@ from hemalens.bundle.artifact import library_versions
 from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
+from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.splits import check_classes, hold_out, seeded
 from hemalens.errors import BundleError
 from hemalens.files import default_cache_dir, sha256_text
@@ -58,19 +59,22 @@ class PretrainingConfig(StrictConfig):
         return TrainingConfig(**(named | own), masks=masks)
 
 
-def pretrained(dataset: CellDataset, network: TrainingConfig, config: PretrainingConfig) -> Bundle:
+def pretrained(
+    dataset: CellDataset, network: TrainingConfig, config: PretrainingConfig, *, held: CellDataset | None = None
+) -> Bundle:
     """A classifier of `dataset`, from the cache where it is trained already.
 
-    The cache key holds data, settings and versions. 15 % of the set choose the epoch. Raises `SplitError` for a class of
-    fewer than two independent images.
+    The cache key holds data, settings and versions. The images `held` choose the epoch, by default 15 % of the set. Raises
+    `SplitError` for a class of fewer than two independent images, or an image that is in both sets.
     """
-    check_classes(dataset, purpose="pretraining")
+    check_classes(dataset, n_units=1 if held else 2, purpose="pretraining")
     training = config.training(network)
     request: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
         "network": training.model_dump(mode="json"),
         "sources": training.file_digests(),
         "data": dataset.fingerprint,
+        "held": held.fingerprint if held else "",
         "before": [stage.digest for stage in dataset.stages],
         "masks": dataset.mask_fingerprint if config.masked_inputs else "",
         "versions": library_versions(),
@@ -80,7 +84,11 @@ def pretrained(dataset: CellDataset, network: TrainingConfig, config: Pretrainin
         return open_bundle(folder / "bundle")
     except BundleError:
         pass  # not trained yet, or not to its end
-    learn, validation = hold_out(dataset, VALIDATION_FRACTION, seeded(config.seed, "pretraining"))
+    if held is None:
+        learn, validation = hold_out(dataset, VALIDATION_FRACTION, seeded(config.seed, "pretraining"))
+    else:
+        learn, validation = dataset, held.under(dataset.classes)
+        refuse_leaks(set(learn.contents), validation)
     timm_network = create_backbone(training, n_classes=len(dataset.classes))
     set_batch_norm_momentum(timm_network)
     start_head_near_zero(timm_network, config.seed)
