@@ -109,13 +109,11 @@ def clusters_of(dataset: CellDataset, config: ClusteringConfig) -> Clusters:
 
 def write_clusters(clusters: Clusters, folder: Path) -> None:
     """Write `FEATURE_TABLE`, the features of each region, and `LABEL_TABLE`, its cluster, as CSV files with a head."""
-    regions = [(record.path.name, record.source_label) for record in clusters.regions.records]
+    records = clusters.regions.records
     columns = [f"feature_{i + 1}" for i in range(clusters.features.shape[1])]
-    features = (
-        [name, *(f"{value:.6g}" for value in row)] for (name, _), row in zip(regions, clusters.features, strict=True)
-    )
+    features = ([r.path.name, *(f"{v:.6g}" for v in row)] for r, row in zip(records, clusters.features, strict=True))
     _write_table(folder / FEATURE_TABLE, ["image", *columns], features)
-    labels = ([*region, label] for region, label in zip(regions, clusters.labels, strict=True))
+    labels = ([r.path.name, r.source_label, label] for r, label in zip(records, clusters.labels, strict=True))
     _write_table(folder / LABEL_TABLE, ["image", "source_label", "cluster"], labels)
 
 
