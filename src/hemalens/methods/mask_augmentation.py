@@ -29,9 +29,9 @@ class MaskAugmentationConfig(FinetuneConfig):
 
     An auxiliary set "pretraining" (published: CAM16) is trained on first. `masks.copies=0` makes no copies;
     `masks.background` chooses what surrounds them, "mixed" as published. The copies are the only augmentation; all epochs
-    run, and the best one is kept. An auxiliary set "prcc" comes before all: the backbone encodes its images, a symmetric
-    decoder reconstructs them, under `reconstruction`; the paper proposes it as future work. Optimiser, epochs and input size are not published: those of `finetune`, 30 epochs, and
-    224 px as in the paper's figure of the ResNet-18.
+    run, and the best one is kept. Optimiser, epochs and input size are not published: those of `finetune`, 30 epochs, and
+    224 px as in the paper's figure of the ResNet-18. An auxiliary set "prcc" comes before all: the backbone encodes its
+    images and a symmetric decoder reconstructs them, under `reconstruction`; the paper proposes this as future work.
     """
 
     backbone: str = "resnet18"

@@ -53,9 +53,9 @@ WHITE_CELLS = ("wbc", "held", *SUBSETS)
 class WbcStudyConfig(StrictConfig):
     """Settings of both studies, the same for all rows.
 
-    `selection`: "validation", or "published-selection": the epoch is chosen on the test images, as in one of the papers,
-    and all of `held` is the test. `mask_segmenter` gives masks to white cells that have none, for `mask_fraction` of each
-    class; "" for none. `rows` are the rows' short names, empty for all.
+    `selection`: "validation", or "published-selection": the epoch is chosen on the test images, as in both papers, and all
+    of `held` is the test; a run of the published rows only has it by default. `mask_segmenter` gives masks to white cells
+    that have none, for `mask_fraction` of each class; "" for none. `rows` are the rows' short names, empty for all.
     """
 
     labels: str = "five_class"
@@ -80,13 +80,18 @@ class WbcStudyConfig(StrictConfig):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of a study: its full name, its method, its settings, and the roles of its auxiliary data."""
+    """A row of a study: its full name, its method, its settings, and the roles of its auxiliary data.
+
+    `optional` are roles that it takes where they are given. `ours`: not in the paper.
+    """
 
     name: str
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     auxiliary: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     resnet: bool = True
+    ours: bool = False
 
     def own(self, settings: Sequence[str]) -> list[str]:
         """Its share of the settings, without their prefix, where its method has such a key.
@@ -118,12 +123,20 @@ def configured(rows: Mapping[str, Row], settings: Sequence[str]) -> dict[str, tu
     return {key: (row, row.config(settings)) for key, row in rows.items()}
 
 
-def chosen_rows(rows: Mapping[str, Row], named: Sequence[str]) -> dict[str, Row]:
-    """The rows of these short names, or all; raises `InputError` for an unknown one."""
+def chosen_rows(rows: Mapping[str, Row], named: Sequence[str], *, published_only: bool = False) -> dict[str, Row]:
+    """The rows of these short names, or all; raises `InputError` for an unknown one, or one of ours that is left out."""
+    known = {key: row for key, row in rows.items() if not (published_only and row.ours)}
     for name in named:
-        if name not in rows:
-            raise InputError(f"the study has no row {name!r}", expected=f"some of {', '.join(rows)}")
-    return {key: row for key, row in rows.items() if not named or key in named}
+        if name not in known:
+            what = f"the row {name!r} is not in the paper" if name in rows else f"the study has no row {name!r}"
+            raise InputError(what, expected=f"some of {', '.join(known)}")
+    return {key: row for key, row in known.items() if not named or key in named}
+
+
+def study_config(options: StudyOptions) -> WbcStudyConfig:
+    """The settings of a run; with the published rows only, the epoch is chosen as published unless set otherwise."""
+    base = {"selection": "published-selection"} if options.published_only else {}
+    return WbcStudyConfig.load(None, [s for s in options.settings if not s.startswith((FIT, RESNET))], base=base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,16 +252,14 @@ def open_study(
     options: StudyOptions,
 ) -> OpenStudy:
     """Read the settings, open all data and claim `out`; `method` has the roles of the auxiliary data."""
-    config = WbcStudyConfig.load(None, [s for s in options.settings if not s.startswith((FIT, RESNET))])
-    chosen = configured(chosen_rows(rows, config.rows), options.settings)
+    config = study_config(options)
+    wanted = with_data(chosen_rows(rows, config.rows, published_only=options.published_only), data, config, options.say)
+    chosen = configured(wanted, options.settings)
     protocol, seed = config.protocol, options.seed
     user = find_method(method)
-    specs = [(role.name, spec) for role in user.roles for spec in data.get(role.name, ())]
+    used = {role for row in wanted.values() for role in (*row.auxiliary, *row.optional)}
+    specs = [(role.name, spec) for role in user.roles if role.name in used for spec in data.get(role.name, ())]
     more = open_auxiliary([user], specs, labels=config.labels)
-    for row, _ in chosen.values():
-        for role in row.auxiliary:
-            if role not in more:
-                raise InputError(f"the row {row.name!r} needs the role {role}", remedy=f"Use --data {role}=SPEC.")
     request = {
         "job": f"study {study.name}",
         "study": config.model_dump(mode="json"),
@@ -267,6 +278,39 @@ def open_study(
     return OpenStudy(chosen, protocol, seed, cells, more)
 
 
+def with_data(
+    rows: Mapping[str, Row], data: Mapping[str, Sequence[str]], config: WbcStudyConfig, say: Say
+) -> dict[str, Row]:
+    """The rows whose auxiliary data are given: one of ours is left out and reported, unless it is named.
+
+    Raises `InputError` for any other row without its data.
+    """
+    found = {}
+    for key, row in rows.items():
+        missing = next((role for role in row.auxiliary if not data.get(role)), None)
+        if missing is None:
+            found[key] = row
+        elif row.ours and not config.rows:
+            say(f"left out the row {row.name!r}, which needs --data {missing}=SPEC")
+        else:
+            raise InputError(f"the row {row.name!r} needs the role {missing}", remedy=f"Use --data {missing}=SPEC.")
+    return found
+
+
+def differences(study: OpenStudy) -> list[str]:
+    """What differs from both papers in this run, in sentences."""
+    protocol = study.protocol
+    found = [
+        "The epoch is chosen on the tested images, as in both papers: the scores are optimistic."
+        if protocol.selection == "published-selection"
+        else "Both papers report the best epoch on the tested images (optimistic; --published-only does so too). Here "
+        "other images choose the epoch."
+    ]
+    if protocol.seeds > 1:
+        found.append(f"Both papers train once, here each number is a mean over {protocol.seeds} trainings.")
+    return found
+
+
 def _white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig) -> list[CellDataset]:
     return [open_dataset(spec, labels=config.labels) for role in WHITE_CELLS for spec in data.get(role, ())]
 
@@ -277,7 +321,8 @@ def run_rows(study: OpenStudy, *, out: Path, say: Say) -> dict[str, FractionRun]
     cells, protocol, auxiliary = study.cells, study.protocol, study.auxiliary
     for key, (row, config) in study.rows.items():
         say(f"{row.name}: {len(protocol.fractions)} fractions, {protocol.seeds} seed(s)")
-        fit = _fit(row, config, {role: auxiliary[role] for role in row.auxiliary}, say)
+        roles = (*row.auxiliary, *row.optional)
+        fit = _fit(row, config, {role: auxiliary[role] for role in roles if role in auxiliary}, say)
         (found[key],) = fraction_runs(
             without_checkpoints(fit),
             cells.parts,
