@@ -363,7 +363,7 @@ def test_published_accuracy_stands_beside_ours(augmentation: Watched, combined: 
     assert [(row[2], row[4]) for row in table.rows] == [("0.9790", "0.8000"), ("0.9760", "0.8080"), (None, "about 0.73")]
     for shown in (augmentation, combined):
         assert "--published-only does so too" in shown.table("Accuracy").note
-        assert "Not published, and chosen here: AdamW" in shown.table("Accuracy").note
+        assert "these settings are ours" in shown.table("Accuracy").note
 
 
 def test_differences_are_to_the_first_row(augmentation: Watched) -> None:
