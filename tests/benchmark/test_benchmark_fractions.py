@@ -49,6 +49,8 @@ class Fits:
     def __call__(self, train: CellDataset, validation: CellDataset | None, run_dir: Path) -> None:
         assert validation is not None
         self.given.append((train, validation, run_dir))
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "history.jsonl").write_text('{"epoch": 0, "val_accuracy": 0.5}\n')
 
     @property
     def folders(self) -> list[str]:
@@ -191,6 +193,7 @@ def test_published_selection_shows_the_method_the_test_part_and_the_report_says_
     (test,) = fixed_parts(open_dataset(f"folder:{labs / 'home'}"), seed=0).tests
     assert {held.fingerprint for _, held, _ in fits.given} == {test.fingerprint}
     assert (curve.selection, curve.n_images, curve.n_validation) == ("published-selection", len(test), 0)
+    assert {(each.name, each.part) for each in report.curves} == {("one", "test")}
     assert "tested images" in (tmp_path / "run" / "report.html").read_text()
 
 

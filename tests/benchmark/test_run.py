@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,31 @@ def test_several_protocols_share_a_report_and_k_fold_is_a_part_of_cross_domain(
     for row, evaluation in zip(report.efficiency, report.evaluations[1::2], strict=True):
         assert row.balanced_accuracy == evaluation.scores.balanced_accuracy
         assert row.timings[0].latency_ms.value is not None
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_each_training_has_one_curve_whatever_it_is_tested_on(
+    labs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note(learn: CellDataset, held: CellDataset | None, run_dir: Path) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "history.jsonl").write_text(json.dumps({"epoch": 0, "train_loss": len(learn)}) + "\n")
+
+    monkeypatch.setattr("hemalens.benchmark.config.find_method", lambda name: replace(trained.stub_method(note), name=name))
+    few: dict[str, Any] = {"k_shot": {"shots": [1], "repeats": 2}, "fractions": {"fractions": [1.0, 0.5], "seeds": 2}}
+    protocols = ("k-fold", "cross-domain", "k-shot", "fractions")
+    config = _asked(labs, methods=("near", "far"), protocols=protocols, **few)
+    report = benchmark(config, out=tmp_path / "run")
+    found = Counter((curve.name, curve.group) for curve in report.curves)
+    assert found == {
+        (name, f"{source}, {what}"): n
+        for name in ("near", "far")
+        for source in ("one", "two")
+        for what, n in (("2 folds", 2), ("whole", 1), ("100 % of the labels", 2), ("50 % of the labels", 2))
+    }
+    assert {curve.part for curve in report.curves} == {"validation"}
+    again = benchmark(config, out=tmp_path / "run", say=lambda text: None)
+    assert again.curves == report.curves, "a trial that is cached keeps its curves"
 
 
 @pytest.mark.usefixtures("undrawn")

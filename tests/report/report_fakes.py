@@ -26,6 +26,7 @@ from hemalens.evaluation.results import (
     Scores,
     Shots,
     Supervised,
+    TrainingCurve,
     WrongCell,
 )
 
@@ -96,6 +97,20 @@ def make_report(
         },
         seed=0,
     )
+
+
+def make_curve(name: str = "finetune", n: int = 4, shift: float = 0.0, **changes: Any) -> TrainingCurve:
+    """A training of `n` epochs whose losses fall and scores rise, `shift` worse."""
+    epochs = range(1, n + 1)
+    values: dict[str, Any] = {
+        "epoch": tuple(epochs),
+        "train_loss": tuple(1.5 / i + shift for i in epochs),
+        "val_loss": tuple(1.8 / i + shift for i in epochs),
+        "accuracy": tuple(1 - 0.5 / i - shift for i in epochs),
+        "balanced_accuracy": tuple(1 - 0.7 / i - shift for i in epochs),
+        "kept": n,
+    }
+    return TrainingCurve(name=name, **(values | changes))
 
 
 def make_k_shot_report(

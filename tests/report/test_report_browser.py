@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from report_benchmark_fakes import make_benchmark_report
+from report_fakes import make_curve
 from report_page import Page
 
 from hemalens.report import write_report
@@ -51,7 +52,13 @@ CONTRASTS = """() => {
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    write_report(make_benchmark_report(methods=("linear_probe", "dann"), n_points=60), folder)
+    report = make_benchmark_report(methods=("linear_probe", "dann"), n_points=60)
+    curves = [
+        make_curve(f"network {number}, ImageNet", 60, shift=0.02 * number, group=group, kept=30)
+        for group, n_networks in (("10 % of the labels", 1), ("100 % of the labels", 5))
+        for number in range(n_networks)
+    ]
+    write_report(report.model_copy(update={"curves": tuple(curves)}), folder)
     return folder / "report.html"
 
 

@@ -169,6 +169,9 @@ def test_the_report_of_a_training(run: Run) -> None:
     assert report.protocol == "one split: 25% of the masks held out for the test"
     assert {entry.name for entry in run.out.iterdir()} >= {"segmenter", "report.html", "run.json", "history.jsonl"}
     assert not (run.out / "scratch").exists()
+    (curve,) = report.curves
+    history = [json.loads(line) for line in (run.out / "history.jsonl").read_text().splitlines()]
+    assert curve.further == {"mask_loss": tuple(row["mask_loss"] for row in history)}
 
 
 def test_a_finished_training_is_refused_and_a_stopped_one_goes_on(

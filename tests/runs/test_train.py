@@ -84,6 +84,11 @@ def test_train_from_end_to_end(labs: Callable[[str], str], tmp_path: Path, metho
     assert n_seen + evaluation.n_images == report.data[0].n_images == 4 * trained.N_PER_CLASS
     assert any(f"{evaluation.n_images} held out for the test" in text for text in said)
     assert report.methods[method]["backbone"] == "test_resnet"
+    # a probe has no epochs
+    assert [(curve.name, curve.epoch) for curve in report.curves] == (
+        [] if method == "linear_probe" else [("finetune", (1,))]
+    )
+    assert (tmp_path / "run" / "curves" / "training.svg").is_file() == (method != "linear_probe")
     found = predict(bundle.path, labs("lab_b"), out=tmp_path / "answers.csv")
     assert (found.n_rows, found.n_unreadable) == (4 * trained.N_PER_CLASS, 0)
 

@@ -15,7 +15,7 @@ from hemalens.bundle.bundle import open_bundle
 from hemalens.datasets import CellDataset
 from hemalens.evaluation.occlusion import occlusion_table
 from hemalens.evaluation.projection import Projection, joint_scatter
-from hemalens.evaluation.results import Efficiency, Evaluation, NamedScatter, PictureTable
+from hemalens.evaluation.results import Efficiency, Evaluation, NamedScatter, PictureTable, TrainingCurve
 from hemalens.progress import Say
 
 N_CELLS, N_CANDIDATES = 4, 100
@@ -51,6 +51,17 @@ def first_models(results: Sequence[TrialResult]) -> list[FirstModel]:
             bundle = trial.fits / outcome.model if before is None else before.bundle
             found[key] = FirstModel(*key, bundle, evaluation, dataset)
     return list(found.values())
+
+
+def training_curves(results: Sequence[TrialResult]) -> list[TrainingCurve]:
+    """The training curves of all trials; each group of a method once, as the tests of a task share their models."""
+    found: list[TrainingCurve] = []
+    known: set[tuple[str, str]] = set()
+    for result in results:
+        own = result.outcome.curves if result.outcome is not None else ()
+        found += [curve for curve in own if (curve.name, curve.group) not in known]
+        known |= {(curve.name, curve.group) for curve in own}
+    return found
 
 
 def measure_efficiency(models: Sequence[FirstModel], config: EfficiencyConfig, *, say: Say) -> list[Efficiency]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hemalens.benchmark.config import EFFICIENCY, BenchmarkConfig, Entry
-from hemalens.benchmark.figures import first_models, joint_scatters, measure_efficiency, occlusion_maps
+from hemalens.benchmark.figures import first_models, joint_scatters, measure_efficiency, occlusion_maps, training_curves
 from hemalens.benchmark.plan import BenchmarkPlan, plan_benchmark
 from hemalens.benchmark.trials import TrialCallback, TrialResult, failures, run_trials
 from hemalens.benchmark.workers import run_in_workers
@@ -70,6 +70,7 @@ def _report(config: BenchmarkConfig, plan: BenchmarkPlan, results: Sequence[Tria
             failures=failures(results),
             scatters=joint_scatters(results, projection=config.projection, seed=config.seed),
             pictures=occlusion_maps(models, seed=config.seed),
+            curves=training_curves(results),
         ),
         data=plan.cards,
         methods={entry.name: entry.config.model_dump(mode="json") for entry in plan.entries},

@@ -195,7 +195,8 @@ def _renamed(outcome: Outcome, trial: Trial) -> Outcome:
         return part.model_copy(update={"method": name, "name": f"{name}: {task}"})
 
     parts = {kind: tuple(map(renamed, getattr(outcome, kind))) for kind in ("evaluations", "k_shot", "fractions")}
-    return outcome.model_copy(update=parts)
+    curves = tuple(curve.model_copy(update={"name": name}) for curve in outcome.curves)
+    return outcome.model_copy(update={**parts, "curves": curves})
 
 
 def _error_text(error: Exception, trial: Trial, say: Say) -> str:

@@ -92,7 +92,11 @@ def _report(trained: Report, tested: Report, adapted: Report, n_support: int, se
         "Quickstart: one laboratory's model in the next laboratory",
         "trained on lab_a, tested on a held-out part of it and on all of lab_b; then adapted to lab_b with "
         f"{n_support} labelled cells of each type and tested on the others",
-        Results(evaluations=[*trained.evaluations, *tested.evaluations, *after], pictures=tested.pictures),
+        Results(
+            evaluations=[*trained.evaluations, *tested.evaluations, *after],
+            pictures=tested.pictures,
+            curves=trained.curves,
+        ),
         data=[*trained.data, *tested.data, *adapted.data],
         methods=trained.methods,
         seed=seed,

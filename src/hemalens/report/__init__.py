@@ -3,7 +3,8 @@
 Begin with `write_report` and `contents.sections`, the list of sections that `html` and `markdown` render. `tables` holds
 the blocks of a section, `figures` the style of all figures. One module per part: `evaluations`, `confusion_matrix`,
 `reliability`, `embeddings`, `trust`, `transfer_matrix`, `comparisons`, `efficiency`, `tradeoffs`, `k_shot`, `fractions`,
-`curves`, `curve_sections`. `compose` builds a `Report`, `summary` its sentences, `model_card` the card of a bundle.
+`curves`, `curve_sections`, `training_curves`, `training_panels`. `compose` builds a `Report`, `gallery` its pictures of
+cells, `summary` its sentences, `model_card` the card of a bundle.
 Imports `evaluation` and the rooms below; no torch.
 """
 
@@ -18,7 +19,8 @@ from pydantic import ValidationError
 
 from hemalens.errors import HemalensError, ReportError, one_line
 from hemalens.evaluation.results import Report
-from hemalens.files import write_json, write_text
+from hemalens.files import atomic_dir, write_json, write_text
+from hemalens.report import training_curves
 from hemalens.report.html import render_html
 from hemalens.report.markdown import render_markdown
 
@@ -30,16 +32,21 @@ JSON_NAME, MARKDOWN_NAME, HTML_NAME = "report.json", "report.md", "report.html"
 def write_report(report: Report, folder: Path) -> None:
     """Write `report.json`, `report.md` and `report.html` into `folder`, each whole or not at all.
 
+    Training curves are written as SVG files into `folder`/curves too, which replaces that folder.
     Everything is rendered before anything is written. Raises `OutputError` where `folder` cannot be written and
     `HemalensError` for a report that holds NaN or infinity.
     """
     values = report.model_dump(mode="json")
     for key in _not_finite(values):
         raise HemalensError(f"the report's {key} is no number", expected="a finite number or None", got="NaN or infinity")
-    markdown, html = render_markdown(report), render_html(report)
+    markdown, html, drawn = render_markdown(report), render_html(report), training_curves.files(report.curves)
     write_json(folder / JSON_NAME, values)
     write_text(folder / MARKDOWN_NAME, markdown)
     write_text(folder / HTML_NAME, html)
+    if drawn:
+        with atomic_dir(folder / training_curves.FOLDER) as curves:
+            for name, text in drawn.items():
+                write_text(curves / name, text)
 
 
 def _not_finite(value: Any, key: str = "") -> Iterator[str]:

@@ -29,6 +29,7 @@ from hemalens.evaluation.results import (
     NamedScatter,
     PictureTable,
     Report,
+    TrainingCurve,
 )
 from hemalens.graphs.runtime import n_cores
 from hemalens.report.summary import (
@@ -116,6 +117,7 @@ class Results:
     scatters: Sequence[NamedScatter] = ()
     tables: Sequence[ComparisonTable] = ()
     pictures: Sequence[PictureTable] = ()
+    curves: Sequence[TrainingCurve] = ()
     remarks: Sequence[str] = ()
 
     def summary(self) -> tuple[str, ...]:
@@ -159,4 +161,5 @@ def make_report(
         scatters=tuple(results.scatters),
         tables=tuple(results.tables),
         pictures=tuple(results.pictures),
+        curves=tuple(results.curves),
     )

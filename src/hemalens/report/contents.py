@@ -9,7 +9,7 @@ from typing import Any
 
 from hemalens.evaluation import formatting
 from hemalens.evaluation.results import DataCard, MethodCard, PictureTable, Report
-from hemalens.report import comparisons, efficiency, evaluations, fractions, k_shot, transfer_matrix
+from hemalens.report import comparisons, efficiency, evaluations, fractions, k_shot, training_curves, transfer_matrix
 from hemalens.report.embeddings import NamedScatter, embedded
 from hemalens.report.tables import (
     Block,
@@ -52,6 +52,7 @@ def sections(report: Report) -> Iterator[Section]:
         *(evaluations.section(number, report) for number in range(1, len(report.evaluations) + 1)),
         *(k_shot.section(target, n_points=n_points) for target in k_shot.targets(report.k_shot)),
         *map(fractions.section, fractions.targets(report.fractions)),
+        training_curves.section(report.curves),
         Section("tables", "Tables", tuple(map(study_table, report.tables))),
         Section("pictures", "Pictures", pictures),
         Section("data", "Data", tuple(map(_data, report.data)), "chapter cards"),
@@ -105,7 +106,8 @@ def _gallery(table: PictureTable) -> Gallery:
         )
         for row in table.rows
     )
-    listed = f"The HTML report shows {formatting.counted(n, 'picture')} ({', '.join(columns)}):"
+    named = f" ({', '.join(columns)})" if any(columns) else ""
+    listed = f"The HTML report shows {formatting.counted(n, 'picture')}{named}:"
     heading = formatting.visible(table.title)
     return Gallery(pictures, heading, sentence(table.note), n_abreast(len(columns)), listed)
 

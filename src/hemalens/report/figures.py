@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -119,26 +121,52 @@ class Drawing:
     def svg(self) -> str:
         """An SVG element that scales with the page."""
         from markupsafe import escape
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
 
         width_px, height_px = self.size_px
-        buffer = io.StringIO()
-        with style(), warnings.catch_warnings():
-            # the browser has the glyphs that DejaVu Sans, used for the layout only, lacks
-            warnings.filterwarnings("ignore", message="Glyph .* missing")
-            figure = Figure(figsize=(width_px / 100, height_px / 100), dpi=100)
-            FigureCanvasSVG(figure)
-            figure.patch.set_visible(False)
-            self.draw(figure)
-            for axes in figure.axes:
-                axes.patch.set_visible(False)
-            figure.savefig(buffer, format="svg", metadata={"Date": None})
-        text = buffer.getvalue()
+        text = _drawn(self.draw, self.size_px)
         body = _tidied(_DROPPED.sub("", text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]), self.name)
         view = f"0 0 {width_px * POINTS_PER_PX:g} {height_px * POINTS_PER_PX:g}"
         wide = f"max-width:{self.largest * width_px:.0f}px"
         return f'<svg class="plot" role="img" aria-label="{escape(self.alt)}" viewBox="{view}" style="{wide}">{body}</svg>'
+
+
+def svg_file(draw: Draw, size_px: tuple[float, float]) -> str:
+    """A figure as the text of an SVG file on white paper, its letters as outlines so that it needs no font."""
+    import matplotlib
+
+    with style(), matplotlib.rc_context({"svg.fonttype": "path"}):
+        text = _drawn(draw, size_px, patch=True)
+    colours = _light_colours()
+    return _PAGE_COLOUR.sub(lambda match: colours[match[0]], text)
+
+
+@cache
+def _light_colours() -> dict[str, str]:
+    """The colours of a light page by their stand-ins, from the style sheet."""
+    css = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+    named = dict(re.findall(r"--([a-z]+(?:-\d)?): (#[0-9a-f]{6});", css.partition("}")[0]))
+    lines = {colour: named[f"line-{i}"] for i, colour in enumerate(LINES, start=1)}
+    return {INK: named["ink"], PAPER: named["paper"], MUTED: named["muted"], **lines}
+
+
+def _drawn(draw: Draw, size_px: tuple[float, float], *, patch: bool = False) -> str:
+    """What matplotlib writes for a figure; with `patch`, on a background in the colour of paper."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    width_px, height_px = size_px
+    buffer = io.StringIO()
+    with style(), warnings.catch_warnings():
+        # the browser has the glyphs that DejaVu Sans, used for the layout only, lacks
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure = Figure(figsize=(width_px / 100, height_px / 100), dpi=100, facecolor=PAPER)
+        FigureCanvasSVG(figure)
+        figure.patch.set_visible(patch)
+        draw(figure)
+        for axes in figure.axes:
+            axes.patch.set_visible(False)
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True, slots=True)

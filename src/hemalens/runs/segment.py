@@ -27,6 +27,7 @@ from hemalens.inference.predict import open_images
 from hemalens.progress import Say, track
 from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from hemalens.report.compose import Results, data_card, make_report
+from hemalens.runs.curves import read_curves
 from hemalens.runs.folders import finish_run, start_run
 from hemalens.runs.inputs import open_inputs, report_inputs
 from hemalens.runs.train import DEFAULTS, TrainOptions
@@ -88,6 +89,7 @@ def train_segmenter(
         Results(
             tables=[_compared(segmenters, test, "Held-out masks", seed=seed, note=note)] if test else [],
             pictures=[_shown("Held-out cells", test.records, segmenters)] if test else [],
+            curves=read_curves([out], NAME),
         ),
         data=[data_card(masked, "train and test").model_copy(update={"notes": given.card.notes})],
         methods={NAME: config.model_dump(mode="json")},

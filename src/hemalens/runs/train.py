@@ -23,6 +23,7 @@ from hemalens.methods import Method, find_method
 from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report, method_card
 from hemalens.runs.auxiliary import mask_note, open_auxiliary, refuse_learned
+from hemalens.runs.curves import read_curves
 from hemalens.runs.folders import finish_run, fit_or_resume, method_request, start_run
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 
@@ -91,6 +92,7 @@ def train(
         Results(
             evaluations=_tested(bundle, test, data.name, seed) if test else [],
             pictures=[method.show(bundle, test or learn)] if method.show else [],
+            curves=read_curves([out], method.name),
         ),
         data=cards,
         methods={method.name: config.model_dump(mode="json")},

@@ -20,7 +20,7 @@ from hemalens.benchmark.protocols.data import BenchmarkData
 from hemalens.bundle.bundle import Bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
-from hemalens.evaluation.results import DataCard, Evaluation, FractionCurve, KShot
+from hemalens.evaluation.results import DataCard, Evaluation, FractionCurve, KShot, TrainingCurve
 from hemalens.runs.inputs import Inputs
 
 FitFold = Callable[[CellDataset, CellDataset, np.random.Generator, Path], Bundle]
@@ -74,6 +74,7 @@ class ProtocolConfig(StrictConfig, ABC):
 class Outcome(BaseModel):
     """The results of one test of a task. `model` is the folder of the (first) bundle, relative to that of the fits.
 
+    `curves` are those of the trained networks, which tests of one task may share, without a name.
     `embeddings` (n, d) of some tested images come with their labels and predicted labels, `points`; they are not part of
     the JSON.
     """
@@ -83,6 +84,7 @@ class Outcome(BaseModel):
     evaluations: tuple[Evaluation, ...] = ()
     k_shot: tuple[KShot, ...] = ()
     fractions: tuple[FractionCurve, ...] = ()
+    curves: tuple[TrainingCurve, ...] = ()
     model: str = ""
     points: tuple[tuple[str, str], ...] = ()
     embeddings: NDArray[np.float16] | None = Field(default=None, exclude=True, repr=False)

@@ -18,6 +18,7 @@ from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.splits import check_classes, hold_out, k_fold, seeded
 from hemalens.evaluation.evaluate import DatasetPredictions, evaluate_with_predictions, plan_test
 from hemalens.evaluation.results import Evaluation
+from hemalens.runs.curves import read_curves
 from hemalens.runs.inputs import Inputs
 
 VALIDATION_FRACTION = 0.15
@@ -183,6 +184,9 @@ class FoldsTask(Task):
         best = first.probabilities.argmax(axis=1)
         return Outcome(
             evaluations=(found,),
+            curves=tuple(
+                read_curves([bundle.path.parent for bundle in bundles], "", group=f"{source.name}, {len(bundles)} folds")
+            ),
             model=relative_path(bundles[0], run_dir),
             points=tuple((str(first.records[n].label), found.classes[best[n]]) for n in chosen),
             embeddings=first.embeddings[chosen].astype(np.float16),

@@ -22,7 +22,9 @@ from hemalens.datasets.splits import check_classes, hold_out, nested_fractions, 
 from hemalens.errors import SplitError
 from hemalens.evaluation import metrics
 from hemalens.evaluation.evaluate import TestPlan, plan_test, predict_dataset
-from hemalens.evaluation.results import Estimate, FractionCurve, FractionScores, Selection
+from hemalens.evaluation.formatting import percent
+from hemalens.evaluation.results import Estimate, FractionCurve, FractionScores, Selection, TrainingCurve
+from hemalens.runs.curves import read_curves
 from hemalens.runs.inputs import Inputs
 
 PUBLISHED_FRACTIONS = (1.0, 0.5, 0.1, 0.01)
@@ -143,11 +145,15 @@ def without_checkpoints(fit: FitFold) -> FitFold:
 
 @dataclass(frozen=True, slots=True)
 class FractionRun:
-    """A method's curve on one test set, and its models' predictions there: for each fraction one entry a seed."""
+    """A method's curve on one test set, and its models' predictions there: for each fraction one entry a seed.
+
+    `training` are the training curves of those models, in one group a fraction.
+    """
 
     curve: FractionCurve
     predictions: Mapping[float, Sequence[metrics.Predictions]]
     n_labels: int
+    training: Sequence[TrainingCurve] = ()
 
 
 def fraction_runs(
@@ -171,11 +177,15 @@ def fraction_runs(
     unreadable: list[dict[str, str]] = [{} for _ in parts.tests]
     learned: dict[float, list[CellDataset]] = {}
     transductive = [False] * len(parts.tests)
+    training: list[TrainingCurve] = []
+    watched = "validation" if config.selection == "validation" else "test"
     for draw in range(config.seeds):
         for fraction, part in parts.training(config, draw, seed=seed).items():
             run = run_dir / f"{fraction:g}" / f"seed_{draw}"
             bundle = fit(part, held, seeded(seed, "fit", f"{fraction:g}", str(draw)), run)
             learned.setdefault(fraction, []).append(part)
+            group = f"{percent(fraction)} of the labels"
+            training += read_curves([run], method, group=group, part=watched)
             for i, test in enumerate(parts.tests):
                 plans[i] = plan_test(bundle.manifest.labels, test)
                 if config.selection == "validation":
@@ -201,7 +211,10 @@ def fraction_runs(
         )
         for i, test in enumerate(parts.tests)
     ]
-    return [FractionRun(curve, {f: found[i, f] for f in learned}, len(plans[i].labels)) for i, curve in enumerate(curves)]
+    return [
+        FractionRun(curve, {f: found[i, f] for f in learned}, len(plans[i].labels), training)
+        for i, curve in enumerate(curves)
+    ]
 
 
 def balanced_accuracy_gain(run: FractionRun, reference: FractionRun, fraction: float, *, seed: int) -> Estimate:
@@ -294,4 +307,5 @@ class FractionsTask(Task):
 
         name = self.source.dataset.name
         runs = fraction_runs(fit_and_note, self.parts, self.config, method="", source=name, run_dir=run_dir, seed=self.seed)
-        return Outcome(fractions=tuple(run.curve for run in runs), model=models[0])
+        training = tuple(c.model_copy(update={"group": f"{name}, {c.group}"}) for c in runs[0].training)
+        return Outcome(fractions=tuple(run.curve for run in runs), curves=training, model=models[0])

@@ -36,6 +36,7 @@ from hemalens.evaluation.results import Against, Estimate, KShot, Shots, Supervi
 from hemalens.files import default_cache_dir
 from hemalens.graphs.features import extract
 from hemalens.progress import track
+from hemalens.runs.curves import read_curves
 from hemalens.runs.inputs import Inputs
 
 N_SUPERVISED_FOLDS = 5
@@ -325,4 +326,5 @@ class LaboratoryTask(Task):
         source = self.source.dataset
         bundle = fit_whole(fit, source, seed=self.seed, run_dir=run_dir / "whole")
         found = score_bundle(self.config, bundle, self.laboratories[i], source=source.name, seed=self.seed)
-        return Outcome(k_shot=tuple(found), model=relative_path(bundle, run_dir))
+        curves = tuple(read_curves([bundle.path.parent], "", group=f"{source.name}, whole"))
+        return Outcome(k_shot=tuple(found), curves=curves, model=relative_path(bundle, run_dir))

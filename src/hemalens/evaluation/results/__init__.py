@@ -17,6 +17,7 @@ from hemalens.evaluation.results.evaluations import (
 )
 from hemalens.evaluation.results.exhibits import ComparisonTable, Picture, PictureTable
 from hemalens.evaluation.results.report import DataCard, Failure, MethodCard, Report
+from hemalens.evaluation.results.training_curves import TrainingCurve
 from hemalens.evaluation.results.trust import AccuracyEstimate, TrustCheck
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Shots",
     "Supervised",
     "Timing",
+    "TrainingCurve",
     "TrustCheck",
     "WrongCell",
 ]

@@ -12,6 +12,7 @@ from hemalens.evaluation.results.costs import Efficiency
 from hemalens.evaluation.results.curves import FractionCurve, KShot
 from hemalens.evaluation.results.evaluations import Evaluation, NamedScatter
 from hemalens.evaluation.results.exhibits import ComparisonTable, PictureTable
+from hemalens.evaluation.results.training_curves import TrainingCurve
 
 
 class DataCard(Part):
@@ -77,6 +78,7 @@ class Report(Part):
     scatters: tuple[NamedScatter, ...] = ()
     tables: tuple[ComparisonTable, ...] = ()
     pictures: tuple[PictureTable, ...] = ()
+    curves: tuple[TrainingCurve, ...] = ()
     methods: dict[str, dict[str, Any]]
     method_cards: tuple[MethodCard, ...] = ()
     environment: dict[str, str]
