@@ -263,13 +263,27 @@ def test_the_published_settings_are_the_default() -> None:
 # ---------------------------------------------------------------------------------------------------- the study of Kong
 
 
+def test_training_curves_are_in_the_report(augmentation: Watched, combined: Watched, as_published: Watched) -> None:
+    for watched, keys, groups in (
+        (augmentation, ("scratch", "augmented"), ("100", "10")),
+        (combined, ("alone", "combined", "clusters"), ("100", "1")),
+    ):
+        rows = wbc_augmentation.ROWS | wbc_combined.ROWS
+        shown = {(curve.name, curve.group) for curve in watched.report.curves}
+        assert shown == {(rows[key].name, f"{group} % of the labels") for key in keys for group in groups}
+        for curve in watched.report.curves:
+            assert (curve.epoch, curve.part, curve.kept) == ((1,), "validation", 1)
+            assert len(curve.train_loss) == len(curve.accuracy) == 1
+    assert {curve.part for curve in as_published.report.curves} == {"test"}
+
+
 def test_cells_with_masks_and_their_new_images_are_shown(augmentation: Watched) -> None:
     (table,) = augmentation.report.pictures
     assert table.columns == ("image", "mask", *(f"new image {n}" for n in range(1, 6)))
     masked = [r for r in augmentation.learned("augmented/1/seed_0").records if r.mask_path is not None]
     assert len(table.rows) == len({record.label for record in masked})
     for row in table.rows:
-        shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in row.pictures]
+        shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")) for text in row.pictures]
         assert len(set(row.pictures)) == 7
         share_of_black = [(image.max(axis=-1) < 40).mean() for image in shown]
         assert share_of_black[0] < 0.05

@@ -10,9 +10,10 @@ import numpy as np
 from hemalens.datasets import CellDataset
 from hemalens.datasets.masks import read_cell_mask
 from hemalens.evaluation.formatting import label
-from hemalens.evaluation.results import Picture, PictureTable
-from hemalens.evaluation.thumbnails import THUMBNAIL_PX, thumbnail
+from hemalens.evaluation.results import PictureTable
+from hemalens.evaluation.thumbnails import THUMBNAIL_PX
 from hemalens.imaging.reading import Preprocessing
+from hemalens.report.gallery import GalleryRow, mask_gallery
 from hemalens.studies.wbc.common import OpenStudy
 from hemalens.training.masks import MaskUse, training_images
 
@@ -45,13 +46,11 @@ def _table(cells: CellDataset, use: MaskUse, *, seed: int) -> PictureTable:
     rows = []
     for i, record in enumerate(cells.records):
         original = record.unstaged().read()
-        mask = np.repeat(read_cell_mask(record, original)[..., None], 3, axis=2).astype(np.uint8) * 255
-        first = len(cells) + i * use.copies
-        shown = [original, mask, *images[first : first + use.copies]]
-        rows.append(Picture(name=label(str(record.label)), pictures=tuple(thumbnail(image) for image in shown)))
-    return PictureTable(
+        new = images[len(cells) + i * use.copies :][: use.copies]
+        shown = {"image": original, "mask": read_cell_mask(record, original)}
+        rows.append(GalleryRow(label(str(record.label)), {**shown, **{f"new image {n + 1}": x for n, x in enumerate(new)}}))
+    return mask_gallery(
+        rows,
         title="Cells with their masks, and new images of them",
-        columns=("image", "mask", *(f"new image {n + 1}" for n in range(use.copies))),
-        rows=tuple(rows),
         note="New images show the cell alone, moved, rotated and flipped at random.",
     )
