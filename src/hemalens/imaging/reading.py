@@ -75,7 +75,8 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
             if image.mode in ("L", "1"):
                 return np.asarray(image.convert("L"))
             if image.mode.startswith("I"):
-                return np.clip(np.asarray(image), 0, 255).astype(np.uint8)
+                values: NDArray[np.uint8] = np.clip(np.asarray(image), 0, 255).astype(np.uint8)
+                return values
             colours = _to_rgb(image, path)
         except ImageError:
             raise

@@ -88,9 +88,10 @@ class SymmetricAutoencoder(nn.Module):
     def __init__(self, size_px: int, *, backbone: str, seed: int = 0) -> None:
         super().__init__()
         _map_side(size_px)
-        self.encoder: Any = create_backbone(BackboneConfig(backbone=backbone, weights="none", seed=seed))
-        self.latent_size = int(self.encoder.num_features)
-        levels = [(level["num_chs"], level["reduction"]) for level in self.encoder.feature_info]
+        encoder: Any = create_backbone(BackboneConfig(backbone=backbone, weights="none", seed=seed))
+        self.encoder: Any = encoder
+        self.latent_size = int(encoder.num_features)
+        levels = [(level["num_chs"], level["reduction"]) for level in encoder.feature_info]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             stages: list[nn.Module] = []

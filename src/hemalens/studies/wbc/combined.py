@@ -173,8 +173,9 @@ def clusters_table(clusters: Clusters, classified: Evaluation) -> ComparisonTabl
         columns=("", "ours", "published"),
         rows=tuple(rows),
         note=f"{clusters.n_components} principal components keep {clusters.explained:.0%} of the features' variance. A "
-        "classifier of the clusters is no evidence about the types. The paper counts the types in a first version of the "
-        f"set. Features and clusters of the regions: {CLUSTER_TABLES}/{FEATURE_TABLE} and {CLUSTER_TABLES}/{LABEL_TABLE}."
+        "classifier of the clusters is no evidence about the types. Features and clusters of the regions: "
+        f"{CLUSTER_TABLES}/{FEATURE_TABLE} and {CLUSTER_TABLES}/{LABEL_TABLE}."
+        + (" The paper counts the types in a first version of the set, of two regions fewer." if real else "")
         + ("" if agreement else " Without type labels the agreement is unknown."),
     )
 

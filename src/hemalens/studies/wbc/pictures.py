@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hemalens.datasets import CellDataset
 from hemalens.datasets.masks import read_cell_mask
@@ -46,9 +47,11 @@ def _table(cells: CellDataset, use: MaskUse, *, seed: int) -> PictureTable:
     rows = []
     for i, record in enumerate(cells.records):
         original = record.unstaged().read()
-        new = images[len(cells) + i * use.copies :][: use.copies]
-        shown = {"image": original, "mask": read_cell_mask(record, original)}
-        rows.append(GalleryRow(label(str(record.label)), {**shown, **{f"new image {n + 1}": x for n, x in enumerate(new)}}))
+        shown: dict[str, NDArray[np.uint8] | NDArray[np.bool_] | None] = {"image": original}
+        shown["mask"] = read_cell_mask(record, original)
+        for n in range(use.copies):
+            shown[f"new image {n + 1}"] = images[len(cells) + i * use.copies + n]
+        rows.append(GalleryRow(label(str(record.label)), shown))
     return mask_gallery(
         rows,
         title="Cells with their masks, and new images of them",
