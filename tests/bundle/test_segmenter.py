@@ -181,8 +181,15 @@ def test_a_name_is_one_stage_and_no_name_none(folder: Path) -> None:
     assert isinstance(classical, CellImageStage)
     assert isinstance(classical.segmenter, ClassicalSegmenter)
     assert classical.config == CellImageConfig()
-    published = {"size_px": 128, "margin_px": 10, "background": 128, "crop": True}
-    assert classical.config.model_dump() == published
+    assert classical.config.model_dump() == {
+        "size_px": 128,
+        "margin_px": 10,
+        "background": 128,
+        "crop": True,
+        "cut_from": "original",
+        "connectivity": 8,
+        "resampling": "bicubic",
+    }
     (centred,) = cell_image_stages("centred")
     assert isinstance(centred, CentredCropStage)
     assert centred.config == CentredCropConfig()

@@ -47,6 +47,16 @@ from hemalens.inference.predictor import Predictor
 from hemalens.methods import find_method
 
 SMALL = CellImageConfig(size_px=32, margin_px=3, background=90)
+OTHER = {
+    "size_px": 64,
+    "margin_px": 64,
+    "background": 64,
+    "crop": False,
+    "cut_from": "resized",
+    "connectivity": 4,
+    "resampling": "spline",
+}
+"""Another value than in SMALL for every setting."""
 CLOSE = CentredCropConfig(extent=1.6)
 """A crop has as many pixels as its window."""
 
@@ -161,19 +171,17 @@ def test_the_digest_changes_with_the_segmenter_and_every_setting() -> None:
     graph = trained.dark_graph()
     digests = [
         CellImageStage(Red(), SMALL).digest,
-        *(
-            CellImageStage(Red(), SMALL.model_copy(update={name: False if name == "crop" else 64})).digest
-            for name in CellImageConfig.model_fields
-        ),
+        *(CellImageStage(Red(), SMALL.model_copy(update={name: value})).digest for name, value in OTHER.items()),
         CellImageStage(other, SMALL).digest,
         CellImageStage(ClassicalSegmenter(), SMALL).digest,
         CellImageStage(GraphSegmenter("a", graph), SMALL).digest,
         CellImageStage(GraphSegmenter("a", trained.dark_graph(limit=120.0)), SMALL).digest,
         CellImageStage(GraphSegmenter("a", trained.dark_graph(side=24)), SMALL).digest,
     ]
+    assert OTHER.keys() == CellImageConfig.model_fields.keys()
     assert len(set(digests)) == len(digests)
     assert CellImageStage(Red(), SMALL).digest == digests[0]
-    assert CellImageStage(GraphSegmenter("another name", graph), SMALL).digest == digests[7], "a name changes no cell"
+    assert CellImageStage(GraphSegmenter("another name", graph), SMALL).digest == digests[10], "a name changes no cell"
 
 
 def test_many_threads_count_every_image_and_give_the_same_cells() -> None:
@@ -551,6 +559,25 @@ def test_a_stage_is_made_from_its_entry(tmp_path: Path) -> None:
     assert centred.files() == {}
 
 
+def test_a_stage_without_the_settings_of_bc_sam_cuts_the_image_at_its_own_size() -> None:
+    """Manifests of 0.1.0 hold four settings."""
+    text = '{"size_px": 128, "margin_px": 10, "background": 128, "crop": true}'
+    entry = CellImageEntry.model_validate_json(f'{{"kind": "cell_image", "segmenter": "classical", "config": {text}}}')
+    assert (entry.config.cut_from, entry.config.connectivity, entry.config.resampling) == ("original", 8, "bicubic")
+
+
+def test_a_cell_is_segmented_and_cut_in_the_resized_image() -> None:
+    """The margin is 10 of 224 px, so it is wider around a cell of a large image."""
+    image = np.full((448, 448, 3), 40, np.uint8)
+    image[100:200, 120:220, 0] = 250
+    config = CellImageConfig(size_px=70, margin_px=10, cut_from="resized", connectivity=4, resampling="spline")
+    pixels = CellImageStage(Red(), config, keep=False).cut(image).pixels
+    # 50 px of the cell at 224 px, and 10 on each side
+    expected = np.full((70, 70, 3), 128, np.uint8)
+    expected[10:60, 10:60] = (250, 40, 40)
+    np.testing.assert_array_equal(pixels, expected)
+
+
 def test_a_manifest_tells_its_stages_by_their_kind(cells: CellDataset, tmp_path: Path) -> None:
     """As they stand in the file; of two stages each keeps its own settings and its place."""
     bundle = trained.colour_bundle(tmp_path / "bundle", cells)
@@ -565,7 +592,7 @@ def test_a_manifest_tells_its_stages_by_their_kind(cells: CellDataset, tmp_path:
         {
             "kind": "cell_image",
             "segmenter": "classical",
-            "config": {"size_px": 32, "margin_px": 3, "background": 90, "crop": True},
+            "config": SMALL.model_dump(),
         },
     ]
     opened = open_bundle(bundle.path)

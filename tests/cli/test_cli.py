@@ -237,7 +237,9 @@ def test_train_a_segmenter_and_cut_cells_out_with_it(
     assert ended.code == 0
     assert f"segmenter: {tmp_path / 's' / 'segmenter'}" in ended.out
     assert "parameters are trained" in ended.err
-    assert "training on 5 of 10 masks, 2 held out for the test" in ended.err
+    assert (
+        "training on 6 masks of 12 images (mask_fraction=0.5, 4 unused; 1.0 uses all), 2 held out for the test" in ended.err
+    )
     assert "trained from random weights" in " ".join(ended.out.split())
     again = command(*arguments)
     assert (again.code, "finished" in again.error) == (2, True)

@@ -19,8 +19,10 @@ from scipy.sparse.csgraph import connected_components
 from hemalens.datasets import CellDataset, Record
 from hemalens.datasets.base import Source
 from hemalens.datasets.splits import (
+    LargerClasses,
     balanced_weights,
     capped,
+    capped_sizes,
     check_classes,
     clean,
     hold_out,
@@ -619,6 +621,45 @@ def test_capped_takes_small_classes_whole_and_the_same_number_of_the_others(
     largest = max(counts)
     for n, taken in zip(sizes, counts, strict=True):
         assert taken == n if n < largest else taken in (largest - 1, largest)
+    assert set(found.contents) <= set(whole.contents)
+
+
+MATEK_IN_EIGHT = (3268, 70, 42, 15, 109, 8484, 1789, 4588)
+"""Matek-19 under the label map fab_eight: the counts of its paper, 18,365 images in all."""
+
+
+@pytest.mark.parametrize(
+    ("larger", "wanted"),
+    [
+        ("equal", (1450, 70, 42, 15, 109, 1449, 1449, 1449)),
+        ("proportional", (1045, 70, 42, 15, 109, 2713, 572, 1467)),
+    ],
+)
+def test_6033_images_of_matek_19(larger: LargerClasses, wanted: tuple[int, ...]) -> None:
+    assert sum(MATEK_IN_EIGHT) == 18365
+    found = capped_sizes(np.array(MATEK_IN_EIGHT), 6033, larger=larger)
+    assert tuple(found) == wanted
+    assert sum(wanted) == 6033
+
+
+@given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=5), share=st.floats(0.02, 1))
+def test_larger_classes_in_proportion_lose_the_same_share(sizes: list[int], share: float) -> None:
+    whole, total = np.array(sizes), max(1, int(sum(sizes) * share))
+    cap = int(capped_sizes(whole, total, larger="equal").max())
+    assume(cap not in sizes)
+    found = capped_sizes(whole, total, larger="proportional")
+    assert found.sum() == total
+    small = whole < cap
+    assert (found[small] == whole[small]).all()
+    # whole images: off by less than one
+    kept = (total - whole[small].sum()) / whole[~small].sum()
+    assert (abs(found[~small] - kept * whole[~small]) < 1).all()
+
+
+def test_capped_draws_in_proportion() -> None:
+    whole = _dataset([(f"class {i}", None, 1000 * i + j) for i, n in enumerate((3, 20, 40)) for j in range(n)])
+    found = capped(whole, 33, np.random.default_rng(0), larger="proportional")
+    assert list(found.class_counts.values()) == [3, 10, 20]
     assert set(found.contents) <= set(whole.contents)
 
 

@@ -38,3 +38,14 @@ def write(root: Path, *, n_per_class: int = 3, seed: int = 0) -> str:
         rgba = np.concatenate([image, alpha], axis=2)
         Image.fromarray(rgba).save(folder / f"{code}_{i + 1:04d}.tiff")
     return f"matek19:{root}"
+
+
+def write_matek19_reannotated(root: Path, *, n_per_class: int = 3, seed: int = 0) -> str:
+    """Write the same with the collection's table, in which the first image of a code has one more label each round."""
+    write(root, n_per_class=n_per_class, seed=seed)
+    rows = [
+        f"{code}/{code}_{i + 1:04d}.tiff {code} " + (f"{'UNC' if code == 'BAS' else code} {code}" if i == 0 else "nan nan")
+        for code, _, _, i in numbered(KINDS, n_per_class)
+    ]
+    (root / "annotations.dat").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return f"matek19_reannotated:{root}"

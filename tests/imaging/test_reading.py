@@ -628,7 +628,7 @@ def test_halving_averages_with_the_triangle_filter() -> None:
 
 def test_preprocessing_is_strict() -> None:
     assert Preprocessing().size_px == 224
-    for wrong in ({"size_px": 8}, {"size_px": 224.0}, {"interpolation": "cubic"}, {"antialias": False}, {"sise_px": 224}):
+    for wrong in ({"size_px": 8}, {"size_px": 224.0}, {"interpolation": "cubic"}, {"antialias": 0}, {"sise_px": 224}):
         with pytest.raises(InputError):
             Preprocessing.from_mapping(wrong)
 

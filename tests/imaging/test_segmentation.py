@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.interpolate import CubicSpline
 
 from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES, draw_cell
 from hemalens.errors import ConfigError, ImageError, InputError
@@ -18,9 +20,11 @@ from hemalens.imaging.reading import read_image, read_mask
 from hemalens.imaging.segmentation import (
     CellImageConfig,
     cell_image,
+    cut_source,
     dice,
     intersection_over_union,
     largest_component,
+    resized,
     segment_cell,
 )
 
@@ -136,6 +140,52 @@ def test_pixels_that_touch_at_a_corner_are_one_component() -> None:
     np.testing.assert_array_equal(pixels[8:, 8:], image[10:18, 10:18])
 
 
+def test_with_four_neighbours_pixels_that_touch_at_a_corner_are_two_components() -> None:
+    image, mask = _picture(), _mask(30, 40, (2, 2, 10, 10), (10, 10, 26, 26))
+    config = _unscaled(16, 16, 0).model_copy(update={"connectivity": 4})
+    np.testing.assert_array_equal(cell_image(image, mask, config).pixels, image[10:26, 10:26])
+
+
+def _bilinear(image: NDArray[np.uint8], size_px: int) -> NDArray[np.float64]:
+    """Each pixel from its four neighbours, the image's edge repeated beyond it."""
+    parts = []
+    for n in image.shape[:2]:
+        at = np.clip((np.arange(size_px) + 0.5) * n / size_px - 0.5, 0, n - 1)
+        low = np.minimum(at.astype(int), n - 1)
+        parts.append((low, np.minimum(low + 1, n - 1), at - low))
+    (top, bottom, down), (left, right, across) = parts
+    rows = image[top] * (1 - down)[:, None, None] + image[bottom] * down[:, None, None]
+    mixed: NDArray[np.float64] = rows[:, left] * (1 - across)[None, :, None] + rows[:, right] * across[None, :, None]
+    return mixed
+
+
+@pytest.mark.parametrize(("height", "width"), [(400, 400), (363, 360), (224, 224), (120, 150), (1, 7)])
+def test_the_source_of_a_published_cell_is_the_image_at_224_px(height: int, width: int) -> None:
+    image = _picture(height, width)
+    assert cut_source(image, CellImageConfig()) is image
+    source = cut_source(image, CellImageConfig(cut_from="resized"))
+    assert (source.shape, source.dtype) == ((224, 224, 3), np.uint8)
+    assert np.abs(source - _bilinear(image, 224)).max() <= 0.5 + 1e-6
+
+
+def _spline(values: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """The cubic spline through the rows of values (m, ...) at n places from the first to the last, mirrored at both."""
+    mirrored = np.concatenate([values, values[-2::-1]])
+    curve = CubicSpline(np.arange(len(mirrored)), mirrored, bc_type="periodic")
+    at: NDArray[np.float64] = curve(np.linspace(0, len(values) - 1, n))
+    return at
+
+
+@pytest.mark.parametrize(("height", "width", "size_px"), [(20, 33, 128), (180, 150, 128), (64, 64, 64)])
+def test_a_spline_runs_through_the_pixels(height: int, width: int, size_px: int) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    found = resized(image, size_px, "spline")
+    expected = _spline(_spline(image.astype(float), size_px).swapaxes(0, 1), size_px).swapaxes(0, 1).clip(0, 255)
+    assert np.abs(found - expected).max() <= 0.5 + 1e-6
+    config = CellImageConfig(size_px=size_px, resampling="spline")
+    np.testing.assert_array_equal(cell_image(image, np.zeros((height, width), bool), config).pixels, found)
+
+
 @pytest.mark.parametrize("box", [(0, 5, 16, 21), (5, 0, 21, 16), (14, 5, 30, 21), (5, 24, 21, 40)])
 def test_component_at_the_border_is_said_and_treated_alike(box: tuple[int, int, int, int]) -> None:
     image, mask = _picture(), _mask(30, 40, box)
@@ -204,8 +254,12 @@ def test_without_a_crop_the_whole_image_is_resized() -> None:
     np.testing.assert_array_equal(empty.pixels, _bicubic(image, 64))
 
 
+@pytest.mark.parametrize("connectivity", [4, 8])
 @given(height=st.integers(1, 14), width=st.integers(1, 14), share=st.floats(0, 1), seed=st.integers(0, 2**32 - 1))
-def test_the_largest_component_is_the_largest_that_a_flood_finds(height: int, width: int, share: float, seed: int) -> None:
+def test_the_largest_component_is_the_largest_that_a_flood_finds(
+    *, connectivity: Literal[4, 8], height: int, width: int, share: float, seed: int
+) -> None:
+    steps = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if connectivity == 8 or 0 in (i, j)]
     mask = np.random.default_rng(seed).random((height, width)) < share
     left = {(int(r), int(c)) for r, c in np.argwhere(mask)}
     components = []
@@ -216,18 +270,21 @@ def test_the_largest_component_is_the_largest_that_a_flood_finds(height: int, wi
         component, edge = {start}, [start]
         while edge:
             row, column = edge.pop()
-            near = {(row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)} & left
+            near = {(row + i, column + j) for i, j in steps} & left
             left -= near
             component |= near
             edge.extend(near)
         components.append(component)
     expected = max(components, key=len, default=set())  # the first of equal ones
-    found = largest_component(mask)
+    found = largest_component(mask, connectivity=connectivity)
     assert found.dtype == bool
     assert {(int(r), int(c)) for r, c in np.argwhere(found)} == expected
 
 
-@pytest.mark.parametrize("values", [{"size_px": 4}, {"margin_px": -1}, {"background": 256}, {"margin": 1}])
+@pytest.mark.parametrize(
+    "values",
+    [{"size_px": 4}, {"margin_px": -1}, {"background": 256}, {"margin": 1}, {"connectivity": 6}, {"cut_from": 224}],
+)
 def test_configuration_is_bounded(values: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         CellImageConfig.from_mapping(values)
@@ -240,11 +297,19 @@ def test_configuration_is_bounded(values: dict[str, int]) -> None:
     size_px=st.integers(16, 70),
     margin_px=st.integers(0, 20),
     background=st.integers(0, 255),
+    resampling=st.sampled_from(["bicubic", "spline"]),
 )
 def test_any_mask_gives_an_image_of_the_asked_size(
-    *, height: int, width: int, share: float, size_px: int, margin_px: int, background: int
+    *,
+    height: int,
+    width: int,
+    share: float,
+    size_px: int,
+    margin_px: int,
+    background: int,
+    resampling: Literal["bicubic", "spline"],
 ) -> None:
-    config = CellImageConfig(size_px=size_px, margin_px=margin_px, background=background)
+    config = CellImageConfig(size_px=size_px, margin_px=margin_px, background=background, resampling=resampling)
     mask = np.random.default_rng(height * 41 + width).random((height, width)) < share
     result = cell_image(_picture(height, width), mask, config)
     assert result.pixels.shape == (size_px, size_px, 3)

@@ -29,7 +29,7 @@ from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import BundleError, ConfigError, InputError, SplitError
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import Evaluation
-from hemalens.imaging.segmentation import CellImageConfig, cell_image, segment_cell
+from hemalens.imaging.segmentation import CellImageConfig, cell_image, cut_source, segment_cell
 from hemalens.inference.predictor import Predictor
 from hemalens.methods.bc_sam import METHOD, BCSamConfig, cell_images, feature_graph
 from hemalens.models.autoencoder import CellAutoencoder
@@ -138,7 +138,10 @@ def test_the_published_settings_are_the_default() -> None:
 
 def test_the_cell_image_is_as_large_as_what_the_autoencoder_draws() -> None:
     config = BCSamConfig.load(None, ["autoencoder.side_px=64", "margin_px=3", "background=7"])
-    assert config.cell_image == CellImageConfig(size_px=64, margin_px=3, background=7)
+    way = {"cut_from": "resized", "connectivity": 4, "resampling": "spline"}
+    assert config.cell_image == CellImageConfig(size_px=64, margin_px=3, background=7, **way)
+    ours = BCSamConfig.load(None, ["cut_from=original", "connectivity=8", "resampling=bicubic"])
+    assert ours.cell_image == CellImageConfig()
 
 
 @pytest.mark.parametrize("settings", [(), ("segmenter=classical",), ("features=timm",)], ids=["none", "no map", "no cells"])
@@ -437,7 +440,9 @@ def test_what_is_drawn_are_cells_cut_out_of_the_images_on_disk(lab_a: CellDatase
     cut = cell_images(records, stage)
     for row, record in zip(cut, records, strict=True):
         image = np.asarray(Image.open(record.path).convert("RGB"))
-        np.testing.assert_array_equal(row, cell_image(image, segment_cell(image).cell, config).pixels)
+        source = cut_source(image, config)
+        assert source.shape == (224, 224, 3)
+        np.testing.assert_array_equal(row, cell_image(source, segment_cell(source).cell, config).pixels)
 
 
 # --------------------------------------------------------------------------------------- with a segmenter of one's own

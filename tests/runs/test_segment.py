@@ -15,13 +15,15 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+import hemalens.runs.segment as job
 import trained
 from hemalens.bundle.segmenter import open_trained_segmenter
-from hemalens.datasets import CellDataset, open_dataset
+from hemalens.datasets import CellDataset, Record, open_dataset
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import ConfigError, DatasetError, ImageError, InputError, OutputError, SplitError, WeightsError
 from hemalens.evaluation.results import Report
-from hemalens.imaging.segmentation import CellImageConfig, cell_image, segment_cell
+from hemalens.imaging.segmentation import CellImageConfig, cell_image, cut_source, segment_cell
+from hemalens.methods.bc_sam import BCSamConfig
 from hemalens.methods.bc_sam_segmenter import SegmenterConfig, build
 from hemalens.report import read_report
 from hemalens.runs.segment import COLUMNS, segment, train_segmenter
@@ -79,7 +81,6 @@ class Run:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """8 of the 32 masks of a laboratory held out, a quarter of the others learned from."""
     import hemalens.methods.bc_sam_segmenter as method
-    import hemalens.runs.segment as job
 
     one = Run(tmp_path_factory.mktemp("run") / "out", f"synthetic:{trained.cells(tmp_path_factory) / 'lab_a'}")
     fit, score = method.fit_segmenter, job.score_masks
@@ -115,14 +116,32 @@ def _overlap(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 
 def test_a_share_of_the_masks_is_learned_from_and_others_are_tested(run: Run) -> None:
     (learned,), tested = run.learned, run.tested
-    assert (len(learned), [len(part) for part in tested]) == (6, [8, 8]), "a quarter of 24; the classical one beside it"
+    assert (len(learned), [len(part) for part in tested]) == (8, [8, 8]), "a quarter of 32; the classical one beside it"
     assert tested[0].contents == tested[1].contents
     assert set(learned.contents).isdisjoint(tested[0].contents)
     manifest = open_trained_segmenter(run.out / "segmenter").manifest
-    assert (manifest.method, manifest.n_masks, manifest.from_scratch) == ("bc_sam_segmenter", 6, True)
+    assert (manifest.method, manifest.n_masks, manifest.from_scratch) == ("bc_sam_segmenter", 8, True)
     assert [(e.role, e.name, e.fingerprint) for e in manifest.data] == [("train", "lab_a", learned.fingerprint)]
     assert 0 <= manifest.parity <= 1e-3
     assert manifest.synthetic
+
+
+@pytest.mark.parametrize(
+    ("n_images", "fraction", "n_masks", "words"),
+    [
+        (399, 0.01, 4, "4 masks of 399 images (mask_fraction=0.01, 26 unused; 1.0 uses all)"),
+        (100, 0.07, 7, "7 masks of 100 images (mask_fraction=0.07, 23 unused; 1.0 uses all)"),
+        (3000, 0.01, 30, "30 masks of 3000 images"),
+        (35457, 0.01, 30, "30 masks of 35457 images (mask_fraction=0.01 asks for 355)"),
+        (1, 0.01, 1, "1 mask of 1 images (mask_fraction=0.01, 29 unused; 1.0 uses all)"),
+    ],
+)
+def test_masks_are_a_share_of_all_images_rounded_up(n_images: int, fraction: float, n_masks: int, words: str) -> None:
+    records = tuple(Record(Path(f"{i}.png"), "", "lab") for i in range(30))
+    cells = CellDataset("cells", records, (), "as_labelled", "-", "-")
+    learned, found = job._learned_masks(cells, n_images, fraction, seed=0)
+    assert (len(learned), found) == (n_masks, words)
+    assert {id(r) for r in learned.records} <= {id(r) for r in cells.records}
 
 
 def test_training_says_how_much_learns_and_from_what(run: Run) -> None:
@@ -131,7 +150,10 @@ def test_training_says_how_much_learns_and_from_what(run: Run) -> None:
     learns = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     assert learns < total, "the frequencies of the position code never learn"
     assert f"{learns:,} of {total:,} parameters are trained" in run.said
-    assert "training on 6 of 24 masks, 8 held out for the test" in run.said
+    assert (
+        "training on 8 masks of 32 images (mask_fraction=0.25, 16 unused; 1.0 uses all), 8 held out for the test"
+        in run.said
+    )
     manifest = open_trained_segmenter(run.out / "segmenter").manifest
     assert (manifest.n_trained_parameters, manifest.n_parameters) == (learns, total)
 
@@ -151,7 +173,7 @@ def test_the_report_of_a_training(run: Run) -> None:
     assert report is not None
     assert read_report(run.out / "report.json") == report
     (table,) = report.tables
-    assert "small: trained from random weights; 6 masks;" in table.note
+    assert "small: trained from random weights; 8 masks of 32 images (" in table.note
     assert "tuned from SAM" not in table.note
     assert [row[:3] for row in table.rows] == [("SAM small, from scratch", "lab_a", 8), ("classical", "lab_a", 8)]
     overlaps = []
@@ -215,7 +237,7 @@ def test_without_a_test_part_the_report_says_so(
         specs, out=tmp_path / "run", options=TrainOptions(test_fraction=0.0), settings=settings, say=said.append
     )
     assert (report.protocol, report.tables, report.pictures) == ("no test part", (), ())
-    assert "training on 1 of 8 masks, 0 held out for the test" in said
+    assert "training on 1 mask of 8 images (mask_fraction=0.01, 7 unused; 1.0 uses all), 0 held out for the test" in said
     assert learned[0].name == "lab_a + lab_b"
     assert report.data[0].n_images == 8
 
@@ -319,6 +341,19 @@ def test_masks_and_cell_images_of_every_image_in_order(few: Path, found: tuple[P
     assert len(list((out / "masks").iterdir())) == len(list((out / "cells").iterdir())) == 8
 
 
+def test_cells_as_published_are_segmented_at_224_px_and_masks_at_the_image_s_size(few: Path, tmp_path: Path) -> None:
+    config = BCSamConfig().cell_image
+    (path,) = (few / "lab_a" / "images" / "monocyte").iterdir()
+    segment("classical", str(path), out=tmp_path / "out", config=config)
+    image = np.asarray(Image.open(path).convert("RGB"))
+    source = cut_source(image, config)
+    (row,) = _rows(tmp_path / "out")
+    mask = np.asarray(Image.open(tmp_path / "out" / row["mask"])) > 0
+    np.testing.assert_array_equal(mask, segment_cell(image).cell)
+    cell = np.asarray(Image.open(tmp_path / "out" / "cells" / Path(row["mask"]).name))
+    np.testing.assert_array_equal(cell, cell_image(source, segment_cell(source).cell, config).pixels)
+
+
 def test_the_report_of_what_was_found(found: tuple[Path, Any, Report]) -> None:
     out, _, report = found
     assert read_report(out / "report.json") == report
@@ -335,7 +370,8 @@ def test_the_report_of_what_was_found(found: tuple[Path, Any, Report]) -> None:
     assert len(pictures.rows) == 8
     assert all("IoU" in row.caption for row in pictures.rows)
     shown = {"size_px": 40, "margin_px": 3, "background": 128, "crop": True}
-    assert report.methods["segment"] == {"segmenter": "classical", **shown}
+    way = {"cut_from": "original", "connectivity": 8, "resampling": "bicubic"}
+    assert report.methods["segment"] == {"segmenter": "classical", **shown, **way}
     assert report.synthetic, "drawn cells are never shown as photographs"
     assert (report.data[0].role, report.data[0].n_images) == ("segmented", 8)
 
@@ -401,7 +437,7 @@ def test_a_trained_segmenter_finds_what_its_graph_says(run: Run, few: Path, tmp_
     _, report = segment(str(run.out / "segmenter"), str(path), out=tmp_path / "out")
     image = Image.open(path).convert("RGB")
     (probability,) = session.run(["cell_probability"], {"image": np.asarray(image)[None]})
-    assert probability.shape == (1, 16, 16)
+    assert probability.shape == (1, 32, 32)
     whole = Image.fromarray(probability[0]).resize(image.size, Image.Resampling.BILINEAR)
     (row,) = _rows(tmp_path / "out")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / row["mask"])) > 0, np.asarray(whole) >= 0.5)

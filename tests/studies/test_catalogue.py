@@ -108,6 +108,16 @@ def test_published_data_are_found_by_name_and_opened_by_their_reader(index: Inde
     }
 
 
+@pytest.mark.parametrize("inner", ["AML-Cytomorphology_LMU", ""])
+def test_matek19_is_found_once_in_the_folder_of_its_download(tmp_path: Path, inner: str) -> None:
+    FAKES["matek19"](tmp_path / "set", n_per_class=1)
+    download = tmp_path / "all" / "PKG - AML-Cytomorphology_LMU"
+    (download / inner).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "set" / "AML-Cytomorphology_LMU").rename(download / inner)
+    (found,) = _roles(study_index(tmp_path / "all"), "mobilevit")["cells"].found
+    assert (found.spec, found.n_images) == (f"matek19:{download}", 15)
+
+
 def test_a_study_whose_data_are_there_has_its_command(index: Index) -> None:
     commands = {entry.name: entry.command for entry in index.studies}
     assert [name for name, command in commands.items() if not command] == ["wbc-combined"]

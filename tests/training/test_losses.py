@@ -333,6 +333,31 @@ def test_structural_similarity_by_its_formula_where_one_window_fits() -> None:
     assert structural_similarity(images, others).item() == pytest.approx(np.mean(values), abs=1e-5)
 
 
+@pytest.mark.parametrize(("height", "width"), [(11, 11), (24, 30), (7, 5)])
+def test_with_zeros_beyond_the_border_there_is_a_window_for_every_pixel(height: int, width: int) -> None:
+    """Wang et al. 2004, equation 13, for images with a black frame of 5 px, in double precision."""
+    images, others = _pictures(5, (2, 3, height, width), 0.2)
+    framed = [np.pad(x.double().numpy(), ((0, 0), (0, 0), (5, 5), (5, 5))) for x in (images, others)]
+    offset = np.arange(11) - 5
+    g = np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * 1.5**2))
+    w = g / g.sum()
+    x, y = (np.lib.stride_tricks.sliding_window_view(each, (11, 11), axis=(2, 3)) for each in framed)
+    assert x.shape[2:4] == (height, width)
+
+    def mean(values: Array) -> Array:
+        return np.asarray((w * values).sum(axis=(-2, -1)))
+
+    mx, my = mean(x), mean(y)
+    vx, vy, vxy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    expected = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    found = structural_similarity(images, others, padding="zeros")
+    assert found.item() == pytest.approx(expected.mean(), abs=1e-5)
+    if min(height, width) >= 11:
+        inner = structural_similarity(images, others).item()
+        assert inner == pytest.approx(expected[..., 5 : height - 5, 5 : width - 5].mean(), abs=1e-5)
+
+
 def test_equal_images_are_alike_and_a_negative_is_not() -> None:
     images, _ = _pictures(0, (2, 3, 32, 32), 0.0)
     assert structural_similarity(images, images).item() == pytest.approx(1, abs=1e-5)
@@ -376,7 +401,7 @@ def _kernel(x: Array, y: Array, width: float) -> Array:
 
 
 def _discrepancy(x: Array, domains: NDArray[np.int64], kernel: str) -> float:
-    """The squared distance of two means (BC-SAM), or equation 5 of Gretton et al. 2012; the mean over pairs of domains."""
+    """Mean squared difference of two mean latents (BC-SAM), or equation 5 of Gretton et al. 2012; the mean over pairs."""
     pairs = list(itertools.combinations(range(len(x)), 2))
     distances = sorted(float(((x[i] - x[j]) ** 2).sum()) for i, j in pairs)
     # torch's median of an even number is the lower of the middle two
@@ -385,7 +410,7 @@ def _discrepancy(x: Array, domains: NDArray[np.int64], kernel: str) -> float:
     for a, b in itertools.combinations(np.unique(domains), 2):
         p, q = x[domains == a], x[domains == b]
         if kernel == "linear":
-            found.append(float(((p.mean(axis=0) - q.mean(axis=0)) ** 2).sum()))
+            found.append(float(((p.mean(axis=0) - q.mean(axis=0)) ** 2).sum()) / x.shape[1])
         else:
             found.append(_kernel(p, p, width).mean() + _kernel(q, q, width).mean() - 2 * _kernel(p, q, width).mean())
     return float(np.mean(found))
@@ -407,6 +432,14 @@ def test_discrepancy_is_its_definition(kernel: Kernel, domains: NDArray[np.int64
     found = maximum_mean_discrepancy(torch.tensor(x, dtype=torch.float32), torch.tensor(domains), kernel=kernel)
     assert found.item() == pytest.approx(_discrepancy(x, domains, kernel), rel=1e-4, abs=1e-5)
     assert found.item() >= -1e-6
+
+
+@pytest.mark.parametrize("n_numbers", [1, 10, 50])
+def test_the_linear_discrepancy_does_not_grow_with_the_latent(n_numbers: int) -> None:
+    """Mean latents of 1 and 4 differ by 3 in every number: 9, not 9 times the numbers."""
+    latents = torch.tensor([[0.0], [2.0], [4.0]]).expand(3, n_numbers)
+    found = maximum_mean_discrepancy(latents, torch.tensor([0, 0, 1]), kernel="linear")
+    assert found.item() == pytest.approx(9)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

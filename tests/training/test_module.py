@@ -69,11 +69,12 @@ def test_the_autoencoder_s_published_course() -> None:
     from hemalens.training.autoencoder import ADAMW
 
     rates = _rates(ADAMW, epochs=10, n_steps=2740)
-    np.testing.assert_allclose(rates, _course(5e-4, 500, 2740, 2740), rtol=1e-9, atol=1e-15)
-    assert rates[0] == pytest.approx(1e-6)
+    falling = [5e-4 * (1 + math.cos(math.pi * i / 2740)) / 2 for i in range(2240)]
+    np.testing.assert_allclose(rates, [*(1e-6 * (i + 1) for i in range(500)), *falling], rtol=1e-9, atol=1e-15)
     assert rates[499] == rates[500] == pytest.approx(5e-4)
-    assert rates[1620] == pytest.approx(2.5e-4)
-    assert rates[-1] < 1e-9
+    assert rates[1870] == pytest.approx(2.5e-4)
+    assert rates[-1] == pytest.approx(0.08 * 5e-4, rel=0.02), "it ends above zero"
+    assert np.mean(rates) == pytest.approx(0.59 * 5e-4, rel=0.01)
 
 
 def test_the_segmenter_s_published_course_stops_before_its_end() -> None:
@@ -81,10 +82,10 @@ def test_the_segmenter_s_published_course_stops_before_its_end() -> None:
     from hemalens.methods.bc_sam_segmenter import ADAMW
 
     rates = _rates(ADAMW, epochs=85, n_steps=85 * 6)
-    falling = [1e-4 * (1 + math.cos(math.pi * (i - 60) / 900)) / 2 for i in range(60, 510)]
-    np.testing.assert_allclose(rates, [*(1e-4 * (i + 1) / 60 for i in range(60)), *falling], rtol=1e-9, atol=1e-15)
-    assert rates[59] == rates[60] == pytest.approx(1e-4)
-    assert rates[-1] == pytest.approx(5e-5, rel=0.01), "half of the rate at epoch 85 of 150"
+    falling = [5e-4 * (1 + math.cos(math.pi * (i - 60) / 900)) / 2 for i in range(60, 510)]
+    np.testing.assert_allclose(rates, [*(5e-4 * (i + 1) / 60 for i in range(60)), *falling], rtol=1e-9, atol=1e-15)
+    assert rates[59] == rates[60] == pytest.approx(5e-4)
+    assert rates[-1] == pytest.approx(2.5e-4, rel=0.01), "half of the rate at epoch 85 of 150"
 
 
 @given(

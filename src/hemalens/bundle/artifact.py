@@ -41,7 +41,8 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Role = Literal["train", "validation", "pretraining", "auxiliary", "support", "calibration", "unlabelled"]
+Role = Literal["train", "validation", "watched", "pretraining", "auxiliary", "support", "calibration", "unlabelled"]
+"""What images have served for in a model; "watched": for the scores in the history of the training, and nothing else."""
 
 
 class DataEntry(Part):

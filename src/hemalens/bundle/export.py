@@ -77,6 +77,8 @@ class Trained:
     """Labelled images of the pretraining."""
     inherited: frozenset[str] = frozenset()
     """Content digests of the images that its initial weights were trained on."""
+    watched: CellDataset | None = None
+    """Labelled images whose scores were noted in each epoch. They chose nothing, so the model has not seen them."""
 
 
 def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes] | None = None) -> Bundle:
@@ -92,6 +94,8 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     data = [*DataEntry.each(trained.train, "train")]
     if trained.validation is not None:
         data += DataEntry.each(trained.validation, "validation")
+    if trained.watched is not None:
+        data += DataEntry.each(trained.watched, "watched")
     data += [entry for dataset in trained.pretraining for entry in DataEntry.each(dataset, "pretraining")]
     data += [entry for dataset in trained.auxiliary for entry in DataEntry.each(dataset, "auxiliary")]
     stages = bundle_stages(trained.train)

@@ -47,7 +47,7 @@ class SegmenterManifest(ArtifactManifest):
 class TrainedSegmenter:
     """An opened segmenter folder: its manifest, and its graph from image to full_map and cell_probability.
 
-    `full_map` (n, c, g, g) is the feature map before the neck, `cell_probability` (n, 4g, 4g) the mask.
+    `full_map` (n, c, g, g) is the feature map before the neck, `cell_probability` (n, s, s) the mask.
     """
 
     path: Path

@@ -27,7 +27,7 @@ from hemalens.graphs import build as graphs
 from hemalens.graphs.runtime import session_of
 from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
 from hemalens.imaging.nucleus import find_nucleus
-from hemalens.imaging.segmentation import CellImage, CellImageConfig, Outcome, cell_image, segment_cell
+from hemalens.imaging.segmentation import CellImage, CellImageConfig, Outcome, cell_image, cut_source, segment_cell
 from hemalens.progress import track
 
 CLASSICAL = "classical"
@@ -205,7 +205,8 @@ class CellImageStage(Stage):
 
     def cut(self, image: NDArray[np.uint8]) -> CellImage:
         """The cell under the segmenter's mask."""
-        return cell_image(image, self.segmenter(image), self.config)
+        source = cut_source(image, self.config)
+        return cell_image(source, self.segmenter(source), self.config)
 
     def once(self) -> CellImageStage:
         """The same stage without the cache."""

@@ -39,7 +39,8 @@ class Record:
     `source_label` is the label that the dataset gives, `cell_type` a code of the taxonomy, `label` the class under the
     dataset's label map. Where `label` is None, `excluded` is the reason. `group` is the patient, smear or field, which no
     split divides, or None. `box` (x_min, y_min, x_max, y_max) in pixels cuts the cell out of a larger field. `before` are
-    the stages that `read` applies. `source` is an index into the `sources` of its dataset.
+    the stages that `read` applies. `source` is an index into the `sources` of its dataset. `annotations` are all labels of
+    a cell that was annotated several times, the first annotation first.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Record:
     excluded: str | None = None
     before: tuple[Stage, ...] = ()
     source: int = 0
+    annotations: tuple[str, ...] = ()
 
     def read(self) -> NDArray[np.uint8]:
         """Read the image, RGB uint8 (H, W, 3), and apply its stages; raises `ImageError`."""
@@ -275,15 +277,25 @@ def wrong_layout(root: Path, title: str, layout: str) -> DatasetError:
     return DatasetError(f"{one_line(root)} is not laid out as {title}", expected=layout, got=found or "an empty folder")
 
 
-def root_holding(root: Path, inner: str, title: str, layout: str) -> Path:
-    """The one folder in `root` that matches the glob `inner`, or `root` itself when its name does; else `DatasetError`."""
-    if root.is_dir():
-        matches = [p for p in sorted(root.glob(inner)) if p.is_dir()]
-        if len(matches) == 1:
-            return matches[0]
-        if not matches and root.resolve().match(inner):
-            return root
+def root_holding(root: Path, holds: Callable[[Path], bool], outer: Collection[str], *, title: str, layout: str) -> Path:
+    """The one folder for which `holds` is true: `root`, or a folder within it, entered by names that match `outer`.
+
+    `outer` holds globs of the folders around the data, as archives and downloads name them. Raises `DatasetError` where
+    no folder, or more than one on the same level, holds the data.
+    """
+    level = [root] if root.is_dir() else []
+    while level:
+        found = [folder for folder in level if holds(folder)]
+        if len(found) == 1:
+            return found[0]
+        inner = [path for folder in level for path in sorted(folder.iterdir()) if any(map(path.match, outer))]
+        level = [] if found else [path for path in inner if path.is_dir()]
     raise wrong_layout(root, title, layout)
+
+
+def has_folder(names: Collection[str]) -> Callable[[Path], bool]:
+    """A test of a folder: whether it holds a folder of one of `names`."""
+    return lambda folder: any((folder / name).is_dir() for name in names)
 
 
 def is_image_name(path: Path) -> bool:

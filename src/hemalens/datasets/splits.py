@@ -304,21 +304,34 @@ def _unit_share_counts(dataset: CellDataset) -> NDArray[np.float64]:
     return counts
 
 
-def capped(dataset: CellDataset, total: int, rng: np.random.Generator) -> CellDataset:
-    """`total` images, classes as even as they allow: small classes whole, of the larger ones the same number, drawn.
+LargerClasses = Literal["equal", "proportional"]
+"""What `capped` draws of the classes that it does not take whole: the same number of each, or the same share."""
 
-    A remainder goes to the first of the larger classes in label order. Raises `SplitError` for fewer images than `total`.
+
+def capped(dataset: CellDataset, total: int, rng: np.random.Generator, *, larger: LargerClasses = "equal") -> CellDataset:
+    """`total` images: small classes whole, of the larger ones the same number or the same share, drawn at random.
+
+    The larger classes are those above the cap that makes classes as even as `total` allows. Raises `SplitError` for fewer
+    images than `total`.
     """
     if total > len(dataset):
         raise SplitError(f"{dataset.name} has too few images", expected=f"at least {total}", got=str(len(dataset)))
     members = [rng.permutation(np.flatnonzero(dataset.targets == i)) for i in range(len(dataset.classes))]
-    sizes = np.array([len(own) for own in members])
-    cap = int(max(c for c in range(int(sizes.max()) + 1) if np.minimum(sizes, c).sum() <= total))
-    wanted = np.minimum(sizes, cap)
-    larger = np.flatnonzero(sizes > cap)
-    wanted[larger[: total - int(wanted.sum())]] += 1
+    wanted = capped_sizes(np.array([len(own) for own in members]), total, larger=larger)
     chosen = np.concatenate([own[:n] for own, n in zip(members, wanted, strict=True)])
     return dataset.subset(sorted(chosen.tolist()))
+
+
+def capped_sizes(sizes: NDArray[np.int64], total: int, *, larger: LargerClasses) -> NDArray[np.int64]:
+    """Images that `capped` draws of classes of these `sizes`, (k,); a remainder goes to the first of equal classes."""
+    cap = int(max(c for c in range(int(sizes.max()) + 1) if np.minimum(sizes, c).sum() <= total))
+    large = sizes > cap
+    rest = total - int(sizes[~large].sum())
+    exact = np.where(large, cap if larger == "equal" else sizes * rest / max(1, sizes[large].sum()), sizes)
+    wanted = np.floor(exact).astype(np.int64)
+    by_remainder = np.argsort(np.where(large, wanted - exact, np.inf), kind="stable")
+    wanted[by_remainder[: total - int(wanted.sum())]] += 1
+    return wanted
 
 
 def balanced_weights(targets: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -251,14 +251,21 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     )
 
 
+Interpolation = Literal["bilinear", "bicubic"]
+
+
 class Preprocessing(StrictConfig):
-    """From an image to pixels: resize (aspect ignored), then (value - mean) / std on the 0-255 scale."""
+    """From an image to pixels: resize (aspect ignored), then (value - mean) / std on the 0-255 scale.
+
+    "bicubic" is Pillow's, with the coefficient -0.5. Without `antialias` each pixel is interpolated from its nearest
+    neighbours alone, four of them in "bilinear", also where the image shrinks.
+    """
 
     size_px: int = Field(default=224, ge=16, le=2048)
     mean: tuple[float, float, float] = (127.0, 127.0, 127.0)
     std: tuple[float, float, float] = (128.0, 128.0, 128.0)
-    interpolation: Literal["bilinear"] = "bilinear"
-    antialias: Literal[True] = True
+    interpolation: Interpolation = "bilinear"
+    antialias: bool = True
 
 
 def resize(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:

@@ -245,16 +245,27 @@ def _check_same_shape(mask: Mask, truth: Mask) -> None:
         raise InputError("the masks have different shapes", expected=str(truth.shape), got=str(mask.shape))
 
 
-class CellImageConfig(StrictConfig):
-    """How a masked cell becomes an image of fixed size; the defaults are those of BC-SAM (Cai et al., ISBI 2024).
+RESIZED_PX = 224
+"""Side to which BC-SAM resizes every image first."""
 
-    Without `crop` the cell keeps its position and size, and only its background is blanked.
+
+class CellImageConfig(StrictConfig):
+    """How a masked cell becomes an image of fixed size.
+
+    `cut_from`: the image at its own size, or resized to 224 px first; the margin is in px of what is cut. `connectivity`:
+    pixels of one component touch at 4 sides, or also at 4 corners. `resampling` to the final size: Pillow's antialiased
+    "bicubic", or a cubic "spline" through the pixels. Without `crop` the cell keeps its position and size, and only its
+    background is blanked. BC-SAM (Cai et al., ISBI 2024) uses "resized", 4 and "spline".
     """
 
     size_px: int = Field(default=128, ge=16, le=2048)
     margin_px: int = Field(default=10, ge=0, le=512)
     background: int = Field(default=128, ge=0, le=255)
     crop: bool = True
+    # manifests without these three keys were written when there was no other way
+    cut_from: Literal["original", "resized"] = "original"
+    connectivity: Literal[4, 8] = 8
+    resampling: Literal["bicubic", "spline"] = "bicubic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,31 +280,44 @@ class CellImage:
 _DEFAULT = CellImageConfig()
 
 
+def cut_source(image: NDArray[np.uint8], config: CellImageConfig) -> NDArray[np.uint8]:
+    """The image (H, W, 3) that is segmented and cut: as given, or (224, 224, 3), aspect ignored.
+
+    Bilinear without antialiasing, as in BC-SAM's code.
+    """
+    if config.cut_from == "original":
+        return image
+    height, width = image.shape[:2]
+    factors = (RESIZED_PX / height, RESIZED_PX / width, 1)
+    small: NDArray[np.uint8] = ndimage.zoom(image, factors, order=1, mode="nearest", grid_mode=True)
+    return small
+
+
 def cell_image(image: NDArray[np.uint8], mask: Mask, config: CellImageConfig = _DEFAULT) -> CellImage:
     """Cut the cell under `mask`, bool (H, W), out of `image`, uint8 (H, W, 3), onto a plain background.
 
-    The largest component of the mask counts (diagonal pixels touch; of equal ones the first in scan order), its holes
-    are background. Its bounding box gets a margin on each side and is resized to a square, bicubic, aspect ignored.
+    Both are those of `cut_source`. The largest component of the mask counts (of equal ones the first in scan order), its
+    holes are background. Its bounding box gets a margin on each side and is resized to a square, cubic, aspect ignored.
     A component at the image's border is reported as such; an empty mask returns the whole image, resized. Raises
-    `ImageError` where mask and image differ in size. Source: BC-SAM (Cai et al., ISBI
-    2024), whose published crop loses the last row and column of the bounding box; here they are kept.
+    `ImageError` where mask and image differ in size. Source: BC-SAM (Cai et al., ISBI 2024), whose published crop loses
+    the last row and column of the bounding box; here they are kept.
     """
     check_mask_fits(image, mask)
-    component = largest_component(mask)
+    component = largest_component(mask, connectivity=config.connectivity)
     if not component.any():
-        return CellImage(resized(image, config.size_px), "empty mask")
+        return CellImage(resized(image, config.size_px, config.resampling), "empty mask")
     rows, columns = ndimage.find_objects(component.view(np.uint8))[0]
     height, width = mask.shape
     touches = rows.start == 0 or columns.start == 0 or rows.stop == height or columns.stop == width
     crop = np.where(component[..., None], image, np.uint8(config.background))
     crop, margin = (crop[rows, columns], config.margin_px) if config.crop else (crop, 0)
     padded = np.pad(crop, ((margin, margin), (margin, margin), (0, 0)), constant_values=config.background)
-    return CellImage(resized(padded, config.size_px), "touches border" if touches else "cell")
+    return CellImage(resized(padded, config.size_px, config.resampling), "touches border" if touches else "cell")
 
 
-def largest_component(mask: Mask) -> Mask:
-    """The largest connected part of a mask (diagonal pixels touch; of equal ones the first in scan order)."""
-    labels, n_labels = ndimage.label(mask, EIGHT)
+def largest_component(mask: Mask, *, connectivity: Literal[4, 8] = 8) -> Mask:
+    """The largest connected part of a mask (of equal ones the first in scan order); with 8, diagonal pixels touch."""
+    labels, n_labels = ndimage.label(mask, EIGHT if connectivity == 8 else None)
     largest: Mask = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])) if n_labels else np.zeros_like(mask)
     return largest
 
@@ -304,6 +328,15 @@ def check_mask_fits(image: NDArray[np.uint8], mask: Mask) -> None:
         raise ImageError("the mask has another size than the image", expected=str(image.shape[:2]), got=str(mask.shape))
 
 
-def resized(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
-    """The image (H, W, 3) as a square of `size_px`, bicubic, aspect ignored."""
-    return np.asarray(Image.fromarray(image).resize((size_px, size_px), Image.Resampling.BICUBIC))
+def resized(
+    image: NDArray[np.uint8], size_px: int, resampling: Literal["bicubic", "spline"] = "bicubic"
+) -> NDArray[np.uint8]:
+    """The image (H, W, 3) as a square of `size_px`, cubic, aspect ignored.
+
+    "bicubic" is Pillow's, antialiased; "spline" interpolates between the centres of the outermost pixels.
+    """
+    if resampling == "bicubic":
+        return np.asarray(Image.fromarray(image).resize((size_px, size_px), Image.Resampling.BICUBIC))
+    height, width = image.shape[:2]
+    square: NDArray[np.uint8] = ndimage.zoom(image, (size_px / height, size_px / width, 1), order=3)
+    return square

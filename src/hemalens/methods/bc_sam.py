@@ -57,13 +57,16 @@ class BCSamConfig(BackboneConfig):
     `segmenter`: the folder of a trained one (`hemalens train bc_sam_segmenter`), or "classical". `features`: the encoded
     feature maps, the segmenter's as published, or those of a timm `backbone` with its `weights`. `head`: a name in
     `HEADS`; "ann" is best in the published table. `class_weights`: "balanced" weights each class inversely to its size.
-    `margin_px` and `background` shape the cell image.
+    `margin_px`, `background`, `cut_from`, `connectivity` and `resampling` shape the cell image (`CellImageConfig`).
     """
 
     features: Literal["segmenter", "timm"] = "segmenter"
     segmenter: str = ""
     margin_px: int = Field(default=10, ge=0, le=200)
     background: int = Field(default=128, ge=0, le=255)
+    cut_from: Literal["original", "resized"] = "resized"
+    connectivity: Literal[4, 8] = 4
+    resampling: Literal["bicubic", "spline"] = "spline"
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     head: str = "ann"
     class_weights: ClassWeights = "none"
@@ -75,8 +78,14 @@ class BCSamConfig(BackboneConfig):
     @property
     def cell_image(self) -> CellImageConfig:
         """How the cell image is cut that the autoencoder reconstructs."""
-        side = self.autoencoder.side_px
-        return CellImageConfig(size_px=side, margin_px=self.margin_px, background=self.background)
+        return CellImageConfig(
+            size_px=self.autoencoder.side_px,
+            margin_px=self.margin_px,
+            background=self.background,
+            cut_from=self.cut_from,
+            connectivity=self.connectivity,
+            resampling=self.resampling,
+        )
 
 
 def fit(

@@ -26,10 +26,11 @@ from hemalens.training.trainer import Precision
 NAME = "bc_sam_segmenter"
 PIXEL_MEAN = (215.0322, 187.7592, 200.4668)
 PIXEL_STD = (41.3047, 56.9191, 21.9522)
-"""Mean and standard deviation of red, green and blue on 0-255, from the authors' code."""
+"""Mean and standard deviation of red, green and blue on 0-255: those of the authors' images with masks, from their code."""
 ADAMW = OptimiserConfig(
-    learning_rate=1e-4,
-    weight_decay=0.1,
+    learning_rate=5e-4,
+    weight_decay=0.05,
+    decay_all=True,
     warmup_epochs=10,
     schedule="cosine",
     schedule_epochs=150,
@@ -37,7 +38,7 @@ ADAMW = OptimiserConfig(
     label_smoothing=0.0,
     gradient_clip=None,
 )
-"""The published optimiser: 10 warm-up epochs, and a cosine over all of 150 epochs."""
+"""Rate and decay of the paper (1e-4 and 0.1 in the authors' code); 10 warm-up epochs and a cosine over 150 of the code."""
 N_PARITY_IMAGES = 4
 
 
@@ -46,8 +47,9 @@ class SegmenterConfig(StrictConfig):
 
     `weights`: the path of SAM's ViT-B (the official sam_vit_b_01ec64.pth, or transformers' facebook/sam-vit-base), or
     "none" for random weights. `architecture`: "vit_b", or "small", of this package, for training from scratch on a CPU.
-    `rank` of the adapters; 0 trains every parameter. `mask_fraction`: share of the training masks that is used. `epochs`:
-    the paper's schedule runs over 150 epochs and takes the weights of epoch 85.
+    `rank` of the adapters; 0 trains every parameter. `mask_fraction`: masks to learn from, as a share of all training
+    images, with or without a mask, rounded up; where fewer have one, all of them. `antialias`: smooth an image before it
+    shrinks. `epochs`: the schedule runs over 150 epochs, and the weights of epoch 85 are kept.
     """
 
     architecture: Literal["vit_b", "small"] = "vit_b"
@@ -60,6 +62,7 @@ class SegmenterConfig(StrictConfig):
     ce_weight: float = Field(default=0.2, ge=0)
     dice_weight: float = Field(default=0.8, ge=0)
     augment: bool = True
+    antialias: bool = False
     mean: tuple[float, float, float] = Field(default=PIXEL_MEAN, strict=False)
     std: tuple[float, float, float] = Field(default=PIXEL_STD, strict=False)
     seed: int = Field(default=1234, ge=0)
@@ -89,6 +92,11 @@ def build(config: SegmenterConfig) -> SamSegmenter:
     return network
 
 
+def preprocessing_of(config: SegmenterConfig) -> Preprocessing:
+    """From an image to the network's input."""
+    return Preprocessing(size_px=image_size_of(config.sam), mean=config.mean, std=config.std, antialias=config.antialias)
+
+
 def fit_segmenter(train: CellDataset, *, config: SegmenterConfig, run_dir: Path) -> TrainedSegmenter:
     """Train on all masks of `train`, write `run_dir`/segmenter; an interrupted training resumes.
 
@@ -97,7 +105,7 @@ def fit_segmenter(train: CellDataset, *, config: SegmenterConfig, run_dir: Path)
     """
     network = build(config)
     trained, total = count_parameters(network)
-    preprocessing = Preprocessing(size_px=image_size_of(config.sam), mean=config.mean, std=config.std)
+    preprocessing = preprocessing_of(config)
     fit_masks(network, train, preprocessing, _training(config), run_dir)
     state: dict[str, Any] = trainable_state(network) if config.rank else network.state_dict()
     weights = tensor_bytes(state)

@@ -23,7 +23,8 @@ class Counted:
     """A network's size. `flops` are twice the multiply-adds of convolutions and matrix products at `input_px`; norms and
     activations are not counted.
 
-    `attention_flops` are those of products of two activations, inside attention.
+    `attention_flops` are those of products of two activations, inside attention. `batch_norm_outputs` are the numbers that
+    batch norms write for one image, `layer_norm_parameters` the weights and biases of layer norms.
     """
 
     parameters: int
@@ -31,6 +32,8 @@ class Counted:
     flops: int
     input_px: int
     attention_flops: int = 0
+    batch_norm_outputs: int = 0
+    layer_norm_parameters: int = 0
 
     @property
     def macs(self) -> int:
@@ -42,6 +45,19 @@ class Counted:
         """FLOPs without attention, as counters of layers and some published figures report."""
         return self.flops - self.attention_flops
 
+    @property
+    def thop_flops(self) -> int:
+        """Twice the operations that thop 0.0.31 counts: layers, and two for each output of a batch norm; no attention.
+
+        Many published tables use that counter (github.com/Lyken17/pytorch-OpCounter). Pooling is left out (below 0.1 %).
+        """
+        return self.layer_flops + 4 * self.batch_norm_outputs
+
+    @property
+    def thop_parameters(self) -> int:
+        """Parameters that thop 0.0.31 counts: it has no rule for layer norms."""
+        return self.parameters - self.layer_norm_parameters
+
 
 def count(network: nn.Module, input_px: int) -> Counted:
     """Count a timm network with a head, for one image of `input_px`, with torch's own counter."""
@@ -49,12 +65,25 @@ def count(network: nn.Module, input_px: int) -> Counted:
     head = sum(parameter.numel() for parameter in timm_network.get_classifier().parameters())
     total = sum(parameter.numel() for parameter in network.parameters())
     network.eval()
+    batch_norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    normed: list[int] = []
+    hooks = [module.register_forward_hook(lambda *call: normed.append(call[2].numel())) for module in batch_norms]
     # the counter does not know the processor's fused attention
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         network(torch.zeros(1, 3, input_px, input_px))
+    for hook in hooks:
+        hook.remove()
+    layer_norms = [module for module in network.modules() if isinstance(module, nn.LayerNorm)]
     by_operator = counter.get_flop_counts()["Global"]
-    attention = sum(int(by_operator.get(operator, 0)) for operator in _OF_TWO_ACTIVATIONS)
-    return Counted(total, total - head, int(counter.get_total_flops()), input_px, attention)
+    return Counted(
+        parameters=total,
+        parameters_without_head=total - head,
+        flops=int(counter.get_total_flops()),
+        input_px=input_px,
+        attention_flops=sum(int(by_operator.get(operator, 0)) for operator in _OF_TWO_ACTIVATIONS),
+        batch_norm_outputs=sum(normed),
+        layer_norm_parameters=sum(p.numel() for module in layer_norms for p in module.parameters()),
+    )
 
 
 def count_backbone(config: BackboneConfig, *, n_classes: int) -> Counted:

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from hemalens.errors import ImageError, InputError
 from hemalens.evaluation.results import ComparisonTable, PictureTable, Report
 from hemalens.evaluation.segmentation import mask_table, outlines, score_masks, shown_records
 from hemalens.files import atomic_dir, claim_folder
-from hemalens.imaging.segmentation import CellImageConfig, cell_image, dice, intersection_over_union
+from hemalens.imaging.segmentation import CellImageConfig, cell_image, cut_source, dice, intersection_over_union
 from hemalens.inference.predict import open_images
 from hemalens.progress import Say, track
 from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
@@ -64,8 +65,7 @@ def train_segmenter(
     check_cell_masks(masked)
     held_out = options.test_fraction
     rest, test = part_of(masked, held_out, seeded(seed, "test")) if held_out else (masked, None)
-    n_masks = max(1, math.floor(len(rest) * config.mask_fraction + 1e-9))
-    learn = rest.subset(np.sort(seeded(seed, "masks").permutation(len(rest))[:n_masks]))
+    learn, amount = _learned_masks(rest, len(given.dataset), config.mask_fraction, seed)
     trained, total = count_parameters(build(config))
     request = {
         "job": "train",
@@ -77,12 +77,12 @@ def train_segmenter(
     }
     start_run(out, request, overwrite=overwrite, say=say)
     say(f"{trained:,} of {total:,} parameters are trained")
-    say(f"training on {n_masks} of {len(rest)} masks, {len(test) if test else 0} held out for the test")
+    say(f"training on {amount}, {len(test) if test else 0} held out for the test")
     fit_segmenter(learn, config=config, run_dir=out)
     origin = "trained from random weights" if config.weights == "none" else "fine-tuned from SAM's weights"
     name = f"SAM {config.architecture}" + (", from scratch" if config.weights == "none" else ", fine-tuned")
     segmenters = {name: open_segmenter(str(out / "segmenter")), CLASSICAL: ClassicalSegmenter()}
-    note = f"{config.architecture}: {origin}; {n_masks} masks; {trained:,} of {total:,} parameters trained."
+    note = f"{config.architecture}: {origin}; {amount}; {trained:,} of {total:,} parameters trained."
     report = make_report(
         f"{NAME} on {masked.name}",
         f"one split: {held_out:.0%} of the masks held out for the test" if test else "no test part",
@@ -96,6 +96,18 @@ def train_segmenter(
         seed=seed,
     )
     return finish_run(out, report)
+
+
+def _learned_masks(masked: CellDataset, n_images: int, fraction: float, seed: int) -> tuple[CellDataset, str]:
+    """A share of the images as masks, rounded up, at most all of them; and their number in words."""
+    wanted = math.ceil(n_images * Fraction(str(fraction)))
+    learn = masked.subset(np.sort(seeded(seed, "masks").permutation(len(masked))[:wanted]))
+    words = f"{len(learn)} mask{'s' if len(learn) > 1 else ''} of {n_images} images"
+    if wanted > len(masked):
+        words += f" (mask_fraction={fraction} asks for {wanted})"
+    elif wanted < len(masked):
+        words += f" (mask_fraction={fraction}, {len(masked) - wanted} unused; 1.0 uses all)"
+    return learn, words
 
 
 def _refuse_useless(options: TrainOptions) -> None:
@@ -184,7 +196,8 @@ def _write_cells(
                 row["error"] = str(error)
             else:
                 mask = segmenter(image)
-                cut = cell_image(image, mask, config)
+                source = cut_source(image, config)
+                cut = cell_image(source, mask if source is image else segmenter(source), config)
                 # two folders may hold the same name
                 name = f"{number:05d}_{record.path.stem}.png"
                 Image.fromarray(mask.astype(np.uint8) * 255).save(folder / MASKS / name)

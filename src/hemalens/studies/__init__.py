@@ -24,7 +24,7 @@ __all__ = ["STUDIES", "Description", "Study", "StudyOptions", "describe_study", 
 STUDIES: Mapping[str, str] = {
     "bc-sam": "hemalens.studies.bc_sam.run",
     "bloodshot": "hemalens.studies.bloodshot.run",
-    "mobilevit": "hemalens.studies.mobilevit",
+    "mobilevit": "hemalens.studies.mobilevit.run",
     "wbc-augmentation": "hemalens.studies.wbc.augmentation",
     "wbc-combined": "hemalens.studies.wbc.combined",
 }

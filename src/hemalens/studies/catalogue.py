@@ -87,7 +87,8 @@ class _Search:
         if self.given or self.root is None:
             return list(self.given.get(role.name, ()))
         folders = [folder for glob in role.published.paths for folder in _named(self.root, glob)]
-        return [f"{role.published.reader}:{folder}" for folder in folders]
+        inside = {folder for folder in folders if any(above in folder.parents for above in folders)}
+        return [f"{role.published.reader}:{folder}" for folder in folders if folder not in inside]
 
     def role(self, role: Role) -> RoleData:
         """The role with the data found for it."""

@@ -24,14 +24,21 @@ from hemalens.imaging.reading import Preprocessing
 from hemalens.models.autoencoder import LATENT_SIZE, CellAutoencoder, channels_of
 from hemalens.models.export import to_onnx
 from hemalens.training.checkpoints import tensor_bytes
-from hemalens.training.losses import Kernel, maximum_mean_discrepancy, structural_similarity
+from hemalens.training.losses import Kernel, Padding, maximum_mean_discrepancy, structural_similarity
 from hemalens.training.module import Learner, OptimiserConfig
 from hemalens.training.trainer import Precision, Schedule, train
 
 ADAMW = OptimiserConfig(
-    learning_rate=5e-4, weight_decay=0.05, warmup_steps=500, schedule="cosine", label_smoothing=0.0, gradient_clip=None
+    learning_rate=5e-4,
+    weight_decay=0.05,
+    decay_all=True,
+    warmup_steps=500,
+    schedule="cosine",
+    cosine_length="whole",
+    label_smoothing=0.0,
+    gradient_clip=None,
 )
-"""The published optimiser of the autoencoder: warm-up over 500 iterations, then a cosine."""
+"""The published optimiser of the autoencoder: rate and decay of the paper, warm-up and cosine as in the authors' code."""
 LATENT_PARITY = 1e-3
 """Largest allowed difference of a latent between the graph and the trained encoder; latents are of the order of 1."""
 
@@ -43,7 +50,9 @@ Discrepancy = Literal["none", "linear", "rbf"]
 class AutoencoderConfig(StrictConfig):
     """The published autoencoder and its training.
 
-    Loss: 1 - SSIM + `mmd_weight` * MMD between domains; `mmd`: "linear" as published, a "rbf" mixture, or "none".
+    Loss: 1 - SSIM + `mmd_weight` * MMD between domains; `mmd`: "linear" as published, a "rbf" mixture, or "none". The
+    weight is the published one for "linear" and has no published counterpart for "rbf", which is on another scale.
+    `ssim_padding`: the windows of SSIM reach over the image's border, which is black there, or lie within the image.
     `decoder_width` scales the decoder's channels and `side_px` is the side of the reconstruction: 1.0 and 128 as
     published, less for training on a CPU.
     """
@@ -51,6 +60,7 @@ class AutoencoderConfig(StrictConfig):
     latent_size: int = Field(default=LATENT_SIZE, ge=1)
     mmd: Discrepancy = "linear"
     mmd_weight: float = Field(default=5.0, ge=0)
+    ssim_padding: Padding = "zeros"
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=128, ge=2)
     side_px: Literal[128, 64, 32] = 128
@@ -159,7 +169,7 @@ class AutoencoderModule(Learner):
         """1 - SSIM + weight * MMD of one batch (BC-SAM, equation 6)."""
         maps, cells, domains = batch
         latents, drawn = self.network(maps.to(memory_format=torch.channels_last))
-        loss = 1 - structural_similarity(drawn.float(), cells)
+        loss = 1 - structural_similarity(drawn.float(), cells, padding=self.config.ssim_padding)
         self.log("dissimilarity", loss, on_step=False, on_epoch=True, batch_size=len(maps))
         if self.config.mmd != "none":
             kernel: Kernel = self.config.mmd

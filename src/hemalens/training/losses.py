@@ -76,11 +76,16 @@ SSIM_CONSTANTS = (0.01**2, 0.03**2)
 """Window, its width and the two constants of structural similarity, for values in [0, 1] (Wang et al. 2004)."""
 
 
-def structural_similarity(images: Tensor, targets: Tensor) -> Tensor:
-    """Mean structural similarity of two batches (n, c, h, w) in [0, 1]; h and w 11 or more (Wang et al. 2004, equation 13).
+Padding = Literal["none", "zeros"]
 
-    A Gaussian window, first along rows, then along columns: a fifth of the work of a square one. No padding.
+
+def structural_similarity(images: Tensor, targets: Tensor, *, padding: Padding = "none") -> Tensor:
+    """Mean structural similarity of two batches (n, c, h, w) in [0, 1] (Wang et al. 2004, equation 13).
+
+    "none" takes the windows that lie within the image, so h and w are 11 or more. "zeros" takes one window a pixel, black
+    beyond the border. A Gaussian window, first along rows, then along columns: a fifth of the work of a square one.
     """
+    beyond = SSIM_WINDOW // 2 if padding == "zeros" else 0
     position = torch.arange(SSIM_WINDOW, dtype=images.dtype, device=images.device) - SSIM_WINDOW // 2
     window = torch.exp(-(position**2) / (2 * SSIM_SIGMA**2))
     window = window / window.sum()
@@ -89,8 +94,9 @@ def structural_similarity(images: Tensor, targets: Tensor) -> Tensor:
         n = values.shape[1]
         # autocast would round to 8 bits, of which the variances, small differences of large squares, keep nothing
         with torch.autocast(values.device.type, enabled=False):
-            rows = nn.functional.conv2d(values, window.view(1, 1, 1, -1).expand(n, 1, 1, -1), groups=n)
-            return nn.functional.conv2d(rows, window.view(1, 1, -1, 1).expand(n, 1, -1, 1), groups=n)
+            across, down = window.view(1, 1, 1, -1).expand(n, 1, 1, -1), window.view(1, 1, -1, 1).expand(n, 1, -1, 1)
+            rows = nn.functional.conv2d(values, across, padding=(0, beyond), groups=n)
+            return nn.functional.conv2d(rows, down, padding=(beyond, 0), groups=n)
 
     five = torch.cat([images, targets, images * images, targets * targets, images * targets], dim=1)
     mean_x, mean_y, square_x, square_y, product = blurred(five).chunk(5, dim=1)
@@ -108,9 +114,10 @@ RBF_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 def maximum_mean_discrepancy(latents: Tensor, domains: Tensor, *, kernel: Kernel = "linear") -> Tensor:
     """Squared distance between the distributions of the latents (n, d) of each pair of domains (n,), the mean over pairs.
 
-    "linear" is BC-SAM's: the squared distance of the two means. "rbf" is a mixture of Gaussian kernels (Gretton et al.
-    2012, equation 5, the biased estimate, never negative). Raises `SplitError` for a batch of one domain, where it would
-    be NaN.
+    "linear" is the formula of BC-SAM's code: the squared difference of the two mean latents, the mean over the d numbers.
+    The squared distance of the means is d times as large. "rbf" is a mixture of Gaussian kernels (Gretton et al. 2012,
+    equation 5, the biased estimate, never negative); it lies in [0, 2] whatever d is. Raises `SplitError` for a batch of
+    one domain, where it would be NaN.
     """
     parts = [latents[domains == domain] for domain in torch.unique(domains)]
     if len(parts) < 2:
@@ -118,7 +125,7 @@ def maximum_mean_discrepancy(latents: Tensor, domains: Tensor, *, kernel: Kernel
     pairs = list(itertools.combinations(range(len(parts)), 2))
     if kernel == "linear":
         means = [part.mean(dim=0) for part in parts]
-        return torch.stack([(means[i] - means[j]).square().sum() for i, j in pairs]).mean()
+        return torch.stack([nn.functional.mse_loss(means[i], means[j]) for i, j in pairs]).mean()
     with torch.no_grad():
         width = torch.pdist(latents.float()).square().median().clamp_min(1e-12)
 

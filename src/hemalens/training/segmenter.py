@@ -160,7 +160,10 @@ def fit_masks(
 
 
 class _MapAndMask(nn.Module):
-    """A segmenter with its feature map and the cell's probability as outputs."""
+    """A segmenter with its feature map and the cell's probability as outputs.
+
+    The logits, and not their probabilities, are interpolated to the size of the pixels, as in BC-SAM's code.
+    """
 
     def __init__(self, network: SamSegmenter) -> None:
         super().__init__()
@@ -168,11 +171,14 @@ class _MapAndMask(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         feature_map = self.network.feature_map(pixels)
-        return feature_map, self.network.masks_from(feature_map).softmax(dim=1)[:, 1]
+        logits = self.network.masks_from(feature_map)
+        side = self.network.image_size_px
+        whole = nn.functional.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
+        return feature_map, whole.softmax(dim=1)[:, 1]
 
 
 def segmenter_graph(network: SamSegmenter, preprocessing: Preprocessing) -> onnx.ModelProto:
-    """image uint8 (n, h, w, 3) -> full_map (n, c, g, g), the feature before the neck, and cell_probability (n, 4g, 4g)."""
+    """image uint8 (n, h, w, 3) -> full_map (n, c, g, g), the feature before the neck, and cell_probability (n, s, s)."""
     network.eval()
     outputs = to_onnx(_MapAndMask(network), preprocessing, ["full_map", "cell_probability"])
     return join(resize_graph(preprocessing), normalise_graph(preprocessing), outputs)

@@ -66,10 +66,117 @@ def test_unknown_codes_and_other_files_are_noted(root: Path) -> None:
     (root / "XYZ").mkdir()
     (root / "abbreviations.txt").write_text("BAS basophil")
     (root / "BAS" / "notes.txt").write_text("")
-    notes = open_dataset(f"matek19:{root}").notes
-    assert len(notes) == 1
-    assert notes[0].startswith("3 file(s) or folder(s)")
-    assert "'XYZ'" in notes[0]
+    (root / "BAS" / "._BAS_0001.tiff").write_bytes(b"")
+    (root / "BAS" / "BAS_0001.tiff").rename(root / "BAS" / "BAS_0001.TIF")
+    dataset = open_dataset(f"matek19:{root}", labels=AS_LABELLED)
+    assert dataset.class_counts["BAS"] == 1
+    assert dataset.notes == (
+        "3 file(s) or folder(s) outside the expected layout were left out: '._BAS_0001.tiff', 'notes.txt', 'XYZ'",
+    )
+
+
+# The folders around the codes, as the collection and its users name them
+
+DOWNLOADS = (
+    ("PKG - AML-Cytomorphology_LMU", "AML-Cytomorphology_LMU"),
+    ("PKG - AML-Cytomorphology", "AML-Cytomorphology"),
+    ("AML-Cytomorphology_LMU", "AML-Cytomorphology"),
+    ("PKG - AML-Cytomorphology_LMU",),
+    ("my own name",),
+)
+
+
+@pytest.mark.parametrize("folders", DOWNLOADS, ids="/".join)
+def test_the_set_opens_from_each_folder_around_the_codes(root: Path, tmp_path: Path, folders: tuple[str, ...]) -> None:
+    expected = open_dataset(f"matek19:{root}").fingerprint
+    inner = tmp_path.joinpath("download", *folders)
+    inner.parent.mkdir(parents=True)
+    root.rename(inner)
+    outer = [tmp_path / "download"] if folders != ("my own name",) else []
+    for folder in (*outer, *(tmp_path.joinpath("download", *folders[: i + 1]) for i in range(len(folders)))):
+        assert open_dataset(f"matek19:{folder}").fingerprint == expected
+
+
+# Cells that were annotated again
+
+
+def _annotate(folder: Path, *rows: str) -> None:
+    (folder / "annotations.dat").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+ROWS = (
+    "BAS/BAS_0001.tiff BAS UNC EOS",
+    "EBO/EBO_0001.tiff EBO LYT EBO",
+    "EOS/EOS_0001.tiff EOS EOS EOS",
+    "LYT/LYT_0001.tiff LYT LYT LYT",
+    "MON/MON_0001.tiff MON nan nan",
+    "NGS/NGS_9999.tiff NGS NGS NGS",
+)
+NOTE = (
+    "4 of 15 cells were annotated twice more: 50.0% kept their label in the first round, 75.0% in the second; "
+    "1 could not be assigned a class"
+)
+
+
+@pytest.mark.parametrize("place", ["set", "set/AML-Cytomorphology_LMU"])
+def test_all_labels_of_a_cell_are_on_its_record_and_their_agreement_is_noted(
+    root: Path, tmp_path: Path, place: str
+) -> None:
+    _annotate(tmp_path / place, *ROWS)
+    dataset = open_dataset(f"matek19:{root.parent}")
+    assert {r.source_label: r.annotations for r in dataset.records if r.annotations} == {
+        "BAS": ("BAS", "UNC", "EOS"),
+        "EBO": ("EBO", "LYT", "EBO"),
+        "EOS": ("EOS", "EOS", "EOS"),
+        "LYT": ("LYT", "LYT", "LYT"),
+    }
+    assert dataset.notes == (NOTE,)
+
+
+def test_the_table_changes_neither_labels_nor_the_fingerprint(root: Path) -> None:
+    before = open_dataset(f"matek19:{root}")
+    _annotate(root, *ROWS)
+    after = open_dataset(f"matek19:{root}")
+    assert (after.fingerprint, after.class_counts) == (before.fingerprint, before.class_counts)
+
+
+def test_a_table_outside_the_given_folder_is_not_read(root: Path) -> None:
+    _annotate(root.parent, *ROWS)
+    assert open_dataset(f"matek19:{root}").notes == ()
+
+
+def test_cells_annotated_again_open_under_their_last_label(root: Path) -> None:
+    _annotate(root, *ROWS, "MYO/MYO_0001.tiff MYO MYO UNC")
+    dataset = open_dataset(f"matek19_reannotated:{root}", labels=AS_LABELLED)
+    assert {r.path.parent.name: r.label for r in dataset.records} == {
+        "BAS": "EOS",
+        "EBO": "EBO",
+        "EOS": "EOS",
+        "LYT": "LYT",
+        "MYO": None,
+    }
+    assert dataset.excluded_counts == {"could not be assigned a class when annotated again": 1}
+
+
+@pytest.mark.parametrize(("rows", "got"), [((), "no annotations.dat"), (ROWS[4:5], "no re-annotation in '")])
+def test_cells_annotated_again_need_the_table(root: Path, rows: tuple[str, ...], got: str) -> None:
+    if rows:
+        _annotate(root, *rows)
+    with pytest.raises(DatasetError, match="has no cell that was annotated again") as error:
+        open_dataset(f"matek19_reannotated:{root}")
+    assert f"; got {got}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "row", ["BAS/BAS_0001.tiff BAS nan", "BAS/BAS_0001.tiff BAS EOS XYZ", "BAS/BAS_0001.tiff UNC nan nan", "a b c d e"]
+)
+def test_a_damaged_table_is_an_error_that_names_the_line(root: Path, row: str) -> None:
+    _annotate(root, ROWS[0], row)
+    with pytest.raises(
+        DatasetError, match=r"annotations\.dat', line 2, is no row of annotations; expected <CODE>/<file>"
+    ) as error:
+        open_dataset(f"matek19:{root}")
+    assert str(error.value).endswith(f"got '{row}'")
 
 
 @pytest.mark.realdata

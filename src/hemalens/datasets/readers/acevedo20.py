@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hemalens.datasets.base import Labels, Listing, Reader, Record, note_ignored, root_holding, wrong_layout
+from hemalens.datasets.base import (
+    Labels,
+    Listing,
+    Reader,
+    Record,
+    has_folder,
+    note_ignored,
+    root_holding,
+    wrong_layout,
+)
 from hemalens.errors import DatasetError, one_line
 from hemalens.taxonomy import Excluded
 
 TITLE = "Acevedo-20"
-LAYOUT = "PBC_dataset_normal_DIB/<folder>/<PREFIX>_<number>.jpg with the folders basophil ... platelet"
+FOLDER = "PBC_dataset_normal_DIB"
+LAYOUT = f"{FOLDER}/<folder>/<PREFIX>_<number>.jpg with the folders basophil ... platelet"
+SUFFIXES = (".jpg", ".jpeg")
 PREFIXES = {
     "basophil": ("BA",),
     "eosinophil": ("EO",),
@@ -39,7 +50,7 @@ LABELS: Labels = {
 
 
 def _read(root: Path) -> Listing:
-    top = root_holding(root, "PBC_dataset_normal_DIB", TITLE, LAYOUT)
+    top = root_holding(root, has_folder(PREFIXES), (FOLDER,), title=TITLE, layout=LAYOUT)
     records: list[Record] = []
     ignored: list[Path] = []
     notes: list[str] = []
@@ -49,7 +60,8 @@ def _read(root: Path) -> Listing:
             notes.append(f"the folder {folder!r} is missing")
             continue
         for path in sorted((top / folder).iterdir()):
-            if path.suffix.lower() != ".jpg":
+            # the set's stray .DS_169665.jpg is hidden too, and no file of macOS
+            if path.suffix.lower() not in SUFFIXES or path.name.startswith("._"):
                 ignored.append(path)
                 continue
             prefix = path.name.rpartition("_")[0]

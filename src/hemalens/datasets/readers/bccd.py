@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from hemalens.datasets.base import Labels, Listing, Reader, Record, note_ignored, wrong_layout
+from hemalens.datasets.base import Labels, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
 from hemalens.errors import DatasetError, one_line
 from hemalens.imaging.reading import Box
 
 CROPS_LAYOUT = "BCCD_cropped/<Class>/<field>_<number>.jpg with the classes Neutrophil ... Basophil"
 FIELDS_LAYOUT = "BCCD/JPEGImages/<field>.jpg and BCCD/Annotations/<field>.xml (Pascal VOC boxes)"
+SUFFIXES = (".jpg", ".jpeg")
 LICENCE = "MIT"
 CITATION = "Shenggan, BCCD_Dataset"
 CROP_LABELS: Labels = {
@@ -35,12 +36,12 @@ def _read_crops(root: Path) -> Listing:
             notes.append(f"the folder {label!r} is missing")
             continue
         for path in sorted((top / label).iterdir()):
-            if path.suffix.lower() not in (".jpg", ".jpeg"):
+            if not is_image_file(path, SUFFIXES):
                 ignored.append(path)
                 continue
             # crops of one field share its stain, focus and patient: they stay together
             records.append(Record(path, label, domain="bccd", group=path.stem.rpartition("_")[0] or None))
-    unknown = [p for p in sorted(top.iterdir()) if p.is_dir() and p.name not in CROP_LABELS]
+    unknown = [p for p in sorted(top.iterdir()) if p.is_dir() and p.name not in CROP_LABELS and not p.name.startswith(".")]
     if not records or unknown:
         raise wrong_layout(top, "BCCD crops", CROPS_LAYOUT)
     return Listing(records, notes + note_ignored(ignored))
@@ -52,7 +53,7 @@ def _read_fields(root: Path) -> Listing:
         raise wrong_layout(root, "BCCD fields", FIELDS_LAYOUT)
     records: list[Record] = []
     empty = 0
-    for path in sorted(images.glob("*.jpg")):
+    for path in sorted(entry for entry in images.iterdir() if is_image_file(entry, SUFFIXES)):
         for label, box in _boxes(annotations / f"{path.stem}.xml"):
             if box[0] >= box[2] or box[1] >= box[3]:
                 empty += 1

@@ -129,8 +129,9 @@ def _read_preliminary(folder: Path, found: Found) -> None:
     table = _table(folder, images)
     rows = _read_table(table)
     entries = sorted(images.iterdir())
-    present = {path.name for path in entries if is_image_file(path, SUFFIXES)}
-    unlisted = sorted(present - rows.keys())
+    # the table's names end in .bmp, a file's may in .BMP
+    present = {path.name.lower(): path for path in entries if is_image_file(path, SUFFIXES)}
+    unlisted = sorted(path.name for name, path in present.items() if name not in rows)
     if unlisted:
         raise DatasetError(
             f"{one_line(table)} has no row for {len(unlisted)} image(s) of {one_line(images)}",
@@ -148,8 +149,8 @@ def _read_preliminary(folder: Path, found: Found) -> None:
         )
     for name in sorted(rows, key=lambda name: (int(name.partition(".")[0]), name)):
         label, subject = rows[name]
-        found.records.append(Record(images / name, label, domain="cnmc", group=subject))
-    found.ignored += _others(images, {*present, TABLE})
+        found.records.append(Record(present[name], label, domain="cnmc", group=subject))
+    found.ignored += _others(images, {*(path.name for path in present.values()), TABLE})
     if images != folder:
         found.ignored += _others(folder, (nested.name, TABLE))
 

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-from hemalens.datasets.base import Labels, Listing, Reader, Record, wrong_layout
+from hemalens.datasets.base import Labels, Listing, Reader, Record, is_image_file, wrong_layout
 from hemalens.errors import DatasetError, one_line
 
 CITATION = (
@@ -31,24 +31,26 @@ def _reader(number: int, name: str, title: str, size: str) -> Reader:
     )
 
 
-def _read_set(number: int, name: str, title: str, layout: str) -> Callable[[Path], Listing]:
+def _read_set(number: int, domain: str, title: str, layout: str) -> Callable[[Path], Listing]:
     def read(root: Path) -> Listing:
         folder = root / f"Dataset {number}"
         table = root / f"Class Labels of Dataset {number}.csv"
         if not folder.is_dir() or not table.is_file():
             raise wrong_layout(root, title, layout)
         labels = _read_labels(table)
+        # names without regard to the case of the suffix
+        files = {path.name.lower(): path for path in sorted(folder.iterdir()) if is_image_file(path, (".bmp", ".png"))}
         records: list[Record] = []
-        without_mask = 0
         for image_id, label in sorted(labels.items()):
-            path = folder / f"{image_id:03d}.bmp"
-            if not path.is_file():
-                raise DatasetError(f"{one_line(table)} names image {image_id}, and {one_line(path)} is missing")
-            mask = path.with_suffix(".png")
-            without_mask += not mask.is_file()
-            records.append(Record(path, label, domain=name, mask_path=mask if mask.is_file() else None))
+            name = f"{image_id:03d}"
+            if f"{name}.bmp" not in files:
+                raise DatasetError(
+                    f"{one_line(table)} names image {image_id}, and {one_line(folder / f'{name}.bmp')} is missing"
+                )
+            records.append(Record(files[f"{name}.bmp"], label, domain=domain, mask_path=files.get(f"{name}.png")))
+        without_mask = sum(record.mask_path is None for record in records)
         listed = {record.path for record in records}
-        unlabelled = [one_line(p.name) for p in sorted(folder.glob("*.bmp")) if p not in listed]
+        unlabelled = [one_line(p.name) for p in files.values() if p.suffix.lower() == ".bmp" and p not in listed]
         if unlabelled:
             raise DatasetError(f"{one_line(table)} has no label for {', '.join(unlabelled[:3])}")
         if not records:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hemalens.datasets.base import SYNTHETIC_MARKER, Listing, Reader, Record, wrong_layout
+from hemalens.datasets.base import SYNTHETIC_MARKER, Listing, Reader, Record, is_image_file, wrong_layout
 from hemalens.datasets.synthetic.cells import CELL_TYPES
 from hemalens.datasets.synthetic.drawing import draw_cell
 from hemalens.datasets.synthetic.laboratory import LABORATORIES
@@ -68,6 +68,7 @@ def _read(root: Path) -> Listing:
         )
         for laboratory in laboratories
         for path in sorted((laboratory / "images").glob("*/*.png"))
+        if is_image_file(path)
     ]
     if not records:
         raise wrong_layout(root, "synthetic cells", LAYOUT)
