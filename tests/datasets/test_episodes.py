@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemalens.datasets import CellDataset, Record
-from hemalens.datasets.episodes import Episode, draw_episodes, refuse_overlap
+from hemalens.datasets.episodes import Episode, draw_episodes, refuse_overlap, shared_groups
 from hemalens.errors import SplitError
 
 Row = tuple[str, str | None, int]
@@ -219,6 +219,31 @@ def test_a_class_of_the_target_without_images_is_refused_with_a_pool() -> None:
 def test_a_support_of_other_classes_is_refused() -> None:
     with pytest.raises(SplitError, match="pool and the target cells have different classes; expected a, b; got a, c"):
         _draw(_dataset([("a", None, 0), ("b", None, 1)]), _singles_named("a", "c"), k_shot=1)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_one_generator_draws_as_in_bloodshot_s_code(k: int) -> None:
+    """One generator of the seed over all repeats, class by class in order of their names."""
+    target, pool = _singles(5, 5), _singles(7, 9, first=100, name="pool")
+    episodes = _draw(target, pool, k_shot=k, n_repeats=6, seed=42, replacement=True, generator="one")
+    rng = np.random.default_rng(42)
+    for episode in episodes:
+        expected = [rng.choice(np.arange(7), k), rng.choice(np.arange(7, 16), k)]
+        assert episode.support.tolist() == np.concatenate(expected).tolist()
+    fewer = _draw(target, pool, k_shot=k, n_repeats=2, seed=42, replacement=True, generator="one")
+    assert _same(fewer, episodes[:2]), "fewer drawings are the first ones"
+    assert not _same(_draw(target, pool, k_shot=k, n_repeats=2, seed=42, replacement=True), fewer)
+
+
+def test_groups_in_both_are_allowed_where_asked_for_but_never_an_image() -> None:
+    support = _dataset([("a", "1", 0), ("a", "7", 1), ("b", "2", 2), ("b", None, 3)], name="support")
+    test = _dataset([("a", "1", 10), ("b", None, 11), ("b", "2", 12), ("a", "5", 13)], name="test")
+    assert shared_groups(support, test) == ("1", "2")
+    refuse_overlap(support, test, groups="allow")
+    assert shared_groups(support, _dataset([("a", "1", 10)], name="test", domain="another lab")) == ()
+    copied = _dataset([("a", "1", 10), ("b", None, 3)], name="test")
+    with pytest.raises(SplitError, match=r"overlap in 1 image\(s\); expected no image in both"):
+        refuse_overlap(support, copied, groups="allow")
 
 
 def test_an_overlap_names_the_pairs() -> None:

@@ -61,13 +61,18 @@ def test_a_mask_of_one_class_is_an_error(tmp_path: Path, got: str) -> None:
     )
 
 
-def test_tissue_may_fill_its_image_and_may_not_be_missing(tmp_path: Path) -> None:
+def test_tissue_may_fill_its_image_or_be_missing_where_allowed(tmp_path: Path) -> None:
     found = read_cell_mask(_record(tmp_path, ONE_CLASS["nothing but cell"]), IMAGE, may_fill=True)
     assert found.shape == (20, 30)
     assert found.all()
     np.testing.assert_array_equal(read_cell_mask(_record(tmp_path, _mask()), IMAGE, may_fill=True), _mask() > 0)
     with pytest.raises(ImageError, match="got nothing but background"):
         read_cell_mask(_record(tmp_path, ONE_CLASS["nothing but background"]), IMAGE, may_fill=True)
+    found = read_cell_mask(_record(tmp_path, ONE_CLASS["nothing but background"]), IMAGE, may_be_empty=True)
+    assert found.shape == (20, 30)
+    assert not found.any()
+    with pytest.raises(ImageError, match="got nothing but cell"):
+        read_cell_mask(_record(tmp_path, ONE_CLASS["nothing but cell"]), IMAGE, may_be_empty=True)
 
 
 BLOCK = 8
@@ -104,8 +109,10 @@ def test_a_mask_of_another_size_is_an_error(tmp_path: Path, shape: tuple[int, in
 def test_an_unreadable_or_coloured_mask_is_an_image_error(tmp_path: Path) -> None:
     record = _record(tmp_path, _mask())
     path = tmp_path / "a mask.png"
-    Image.fromarray(IMAGE).save(path)
-    with pytest.raises(ImageError, match=r"mask '.*a mask.png' is no mask; expected 8-bit gray or 1-bit values; got RGB"):
+    coloured = IMAGE.copy()
+    coloured[..., 0] = 200
+    Image.fromarray(coloured).save(path)
+    with pytest.raises(ImageError, match=r"mask '.*a mask.png' is no mask; expected gray values; got RGB with"):
         read_cell_mask(record, IMAGE)
     path.write_bytes(b"no image")
     with pytest.raises(ImageError, match=re.escape(str(path))):

@@ -49,6 +49,16 @@ def test_points_are_drawn_by_the_seed() -> None:
     assert len(_xy(one)) == 20
 
 
+def test_points_are_those_of_bloodshot_s_figure() -> None:
+    """Its code draws indices without replacement, by a generator of the seed."""
+    embeddings, points = _cells(60, "lab_a")
+    named = [(str(i), *rest) for i, (_, *rest) in enumerate(points)]
+    found = scatter(embeddings, named, seed=42, n_points=20)
+    assert found is not None
+    expected = np.random.default_rng(42).choice(60, 20, replace=False)
+    assert {int(point.label) for point in found.points} == set(expected.tolist())
+
+
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_fewer_than_three_images_have_no_plane(n: int) -> None:
     embeddings, points = _cells(n, "lab_a")

@@ -32,7 +32,7 @@ from hemalens.graphs.build import (
     side_by_side,
     temperature_graph,
 )
-from hemalens.imaging.reading import Preprocessing, resize
+from hemalens.imaging.reading import Interpolation, Preprocessing, resize
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,22 @@ def test_resize_is_pillow_s_within_one_gray_level(cells: CellDataset, size_px: i
             np.testing.assert_array_equal(resize(given, size_px), np.asarray(pillow))
 
 
+@pytest.mark.parametrize("size_px", [16, 96, 224, 300])
+def test_bicubic_resize_is_pillow_s_within_three_gray_levels(cells: CellDataset, size_px: int) -> None:
+    """Pillow clips between rows and columns, which the graph does not."""
+    graph = resize_graph(Preprocessing(size_px=size_px, interpolation="bicubic"))
+    for record in cells.records[::8]:
+        image = record.read()
+        for given in (image, image[:70, :], image[:, 10:61]):
+            got = _run(graph, image=given[None])["resized"][0].transpose(1, 2, 0)
+            pillow = np.asarray(Image.fromarray(given).resize((size_px, size_px), Image.Resampling.BICUBIC), np.float32)
+            bilinear = np.asarray(Image.fromarray(given).resize((size_px, size_px), Image.Resampling.BILINEAR), np.float32)
+            difference = np.abs(got - pillow)
+            assert difference.max() <= 3
+            assert difference.mean() < 0.3
+            assert difference.mean() < np.abs(got - bilinear).mean() / 2
+
+
 def test_without_antialiasing_a_pixel_is_interpolated_from_its_four_neighbours(cells: CellDataset) -> None:
     graph = resize_graph(Preprocessing(size_px=40, antialias=False))
     image = cells.records[0].read()
@@ -74,11 +90,13 @@ def test_without_antialiasing_a_pixel_is_interpolated_from_its_four_neighbours(c
     assert np.abs(found - _run(resize_graph(Preprocessing(size_px=40)), image=image[None])["resized"]).max() > 1
 
 
-def test_resize_keeps_whole_numbers_that_uint8_can_hold(cells: CellDataset) -> None:
-    """Steep edges would overshoot under another filter."""
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_resize_keeps_whole_numbers_that_uint8_can_hold(cells: CellDataset, interpolation: Interpolation) -> None:
+    """At steep edges bicubic overshoots before it is clipped."""
+    graph = resize_graph(Preprocessing(size_px=64, interpolation=interpolation))
     steep = np.indices((40, 40)).sum(axis=0) % 2 * 255
     for image in (np.repeat(steep[..., None], 3, axis=2).astype(np.uint8), cells.records[0].read()):
-        resized = _run(resize_graph(Preprocessing(size_px=64)), image=image[None])["resized"]
+        resized = _run(graph, image=image[None])["resized"]
         np.testing.assert_array_equal(resized, resized.astype(np.uint8))
 
 

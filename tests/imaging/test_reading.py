@@ -25,7 +25,7 @@ from PIL import Image, ImageFile
 from hemalens.datasets.synthetic import LABORATORIES, draw_cell
 from hemalens.errors import ImageError, InputError
 from hemalens.imaging import reading as images
-from hemalens.imaging.reading import Preprocessing, image_size, read_image, read_mask, resize
+from hemalens.imaging.reading import MASK_SPREAD, Preprocessing, image_size, read_image, read_mask, resize
 
 HEIGHT, WIDTH = 20, 24
 
@@ -540,6 +540,42 @@ def test_mask_keeps_its_values(tmp_path: Path) -> None:
     mask = np.random.default_rng(0).choice(np.array([0, 128, 255], np.uint8), (HEIGHT, WIDTH))
     Image.fromarray(mask).save(tmp_path / "mask.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), mask)
+
+
+MASK = np.random.default_rng(0).choice(np.array([0, 128, 255], np.uint8), (HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+def test_a_gray_mask_may_have_any_mode(tmp_path: Path, mode: str) -> None:
+    if mode == "I;16":
+        # values of 16 bits above 255 count as 255, those below are kept
+        image = Image.fromarray(np.where(MASK == 255, 65535, MASK).astype(np.uint16))
+    else:
+        image = Image.fromarray(MASK).convert(mode, dither=Image.Dither.NONE)
+    assert image.mode == mode
+    image.save(tmp_path / "mask.png")
+    expected = np.where(MASK >= 128, 255, 0) if mode == "1" else MASK
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), expected)
+
+
+def test_a_mask_saved_as_a_colour_jpeg_is_gray(tmp_path: Path) -> None:
+    blocks = np.kron(np.array([[0, 255], [255, 0]], np.uint8), np.ones((16, 16), np.uint8))
+    Image.fromarray(np.repeat(blocks[..., None], 3, axis=2)).save(tmp_path / "mask.jpg", quality=60)
+    with Image.open(tmp_path / "mask.jpg") as image:
+        assert image.mode == "RGB"
+    found = read_mask(tmp_path / "mask.jpg")
+    assert np.abs(found.astype(int) - blocks).max() <= 16
+
+
+@pytest.mark.parametrize(("difference", "refused"), [(MASK_SPREAD, False), (MASK_SPREAD + 1, True)])
+def test_a_coloured_mask_is_refused(tmp_path: Path, difference: int, refused: bool) -> None:
+    values = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    values[3, 4, 1] = difference
+    Image.fromarray(values).save(tmp_path / "mask.png")
+    if refused:
+        _fails(tmp_path / "mask.png", f"is no mask; expected gray values; got RGB .* up to {difference}", read_mask)
+    else:
+        assert read_mask(tmp_path / "mask.png").shape == (HEIGHT, WIDTH)
 
 
 def test_size_is_width_then_height(tmp_path: Path, rgb: NDArray[np.uint8]) -> None:

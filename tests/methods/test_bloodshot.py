@@ -6,16 +6,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+import hemalens.models._torchvision  # noqa: F401
+
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file, save_file
 
 import trained
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import CellDataset
-from hemalens.errors import ConfigError
+from hemalens.errors import ConfigError, WeightsError
 from hemalens.graphs.build import cut
 from hemalens.imaging.reading import Preprocessing
 from hemalens.inference.predictor import Predictor
@@ -88,8 +91,10 @@ def test_the_defaults_are_the_published_settings() -> None:
     assert (config.sampling, config.patience, config.normalisation) == ("none", None, "unit")
     assert config.augmentation == AugmentationConfig.none()
     assert (config.loss, config.scale, config.consistency_weight) == ("aam+consistency", 64.0, 1.0)
-    assert config.rotation_fill == "black"
-    assert round(math.degrees(config.margin_rad), 1) == 28.6
+    assert (config.passes, config.rotation_fill, config.interpolation) == ("two", "black", "bicubic")
+    assert (config.initialisation, config.stochastic_depth, config.dropout) == ("torchvision", 0.2, 0.2)
+    assert (config.head_size, config.reshuffle) == (1000, False)
+    assert math.degrees(config.margin_rad) == pytest.approx(28.6, abs=1e-12)
     assert config.optimiser.model_dump() == {
         "learning_rate": 1e-3,
         "weight_decay": 0.0,
@@ -110,16 +115,30 @@ def test_training_begins_as_published(unbroken: Fitted, tmp_path: Path) -> None:
     network = module.network
     assert type(network).__name__ == "EfficientNet"
     assert sum(p.numel() for p in network.parameters()) == 5_288_548 - 1_281_000, "EfficientNet-B0 without its head"
-    untrained = create_backbone(BackboneConfig(backbone="efficientnet_b0", weights="none", seed=123))
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), untrained.parameters(), strict=True))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torchvisions = torchvision.models.efficientnet_b0()
+    convolutions = [m for m in torchvisions.features.modules() if isinstance(m, torch.nn.Conv2d)]
+    ours = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    for mine, theirs in zip(ours, convolutions, strict=True):
+        assert mine.weight.shape == theirs.weight.shape
+        assert mine.weight.std().item() == pytest.approx(theirs.weight.std().item(), rel=0.25)
+    dropped = [m.p for m in torchvisions.modules() if isinstance(m, torchvision.ops.StochasticDepth)]
+    paths = [block.drop_path for stage in network.blocks for block in stage]
+    # timm has none where the rate is zero or a block has no residual
+    assert [getattr(path, "drop_prob", 0.0) for path in paths] == pytest.approx(dropped)
     assert module.head.centres.shape == (len(unbroken.train.classes), 1280), "one centre a class, on the raw embedding"
-    assert (module.head.margin_rad, module.head.scale) == (0.499, 64.0)
+    assert (module.head.margin_rad, module.head.scale) == (math.radians(28.6), 64.0)
     assert all(p.requires_grad for p in module.parameters())
     assert module.epochs == 6
     assert more["schedule"].patience is None
     assert training.batch_size == 32
     assert training.sampler.weights is None
-    assert training.sampler.shuffle
+    order = [i for i, _ in training.sampler]
+    assert sorted(order) == list(range(len(order)))
+    assert order != sorted(order), "images of one class do not follow each other"
+    training.sampler.set_epoch(1)
+    assert [i for i, _ in training.sampler] == order, "all epochs have one order"
     image, target = training.dataset[3, 12345]
     assert torch.equal(image, torch.from_numpy(training.dataset.pixels[3])), "no augmentation"
     assert image.shape == (3, 224, 224)
@@ -194,21 +213,59 @@ def test_the_losses_are_those_of_the_configuration(margin: float, scale: float, 
         assert both.loss(pixels, TARGETS).item() == pytest.approx(expected + consistency, rel=1e-3)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.3])
-def test_softmax_is_cross_entropy_with_the_configured_smoothing(smoothing: float) -> None:
-    module = _module(loss="softmax", optimiser={"label_smoothing": smoothing}).eval()
-    assert isinstance(module.head, torch.nn.Linear)
+@pytest.mark.parametrize(("smoothing", "head_size"), [(0.0, 1000), (0.3, 0), (0.3, 7), (0.0, 2)])
+def test_softmax_is_cross_entropy_over_all_outputs_of_the_head(smoothing: float, head_size: int) -> None:
+    module = _module(loss="softmax", head_size=head_size, optimiser={"label_smoothing": smoothing}).eval()
+    assert module.head.weight.shape == (max(N_CLASSES, head_size), 96)
     images = _images()
     with torch.no_grad():
-        logits = module(images).double().numpy()
+        logits = module.head(module.embed(module.pixels(images))).double().numpy()
+        np.testing.assert_allclose(module(images), logits[:, :N_CLASSES], rtol=1e-5)
         loss = module.loss(module.pixels(images), TARGETS).item()
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     own = -log_p[np.arange(6), TARGETS.numpy()]
     assert loss == pytest.approx(((1 - smoothing) * own - smoothing * log_p.mean(axis=1)).mean(), rel=1e-4)
 
 
-def test_the_consistency_term_sends_gradients_through_both_branches() -> None:
-    module = _module(consistency_weight=1.0).eval()
+def test_dropout_thins_the_embedding_before_the_softmax_head_in_training_alone() -> None:
+    module = _module(loss="softmax", dropout=0.5)
+    taken: list[torch.Tensor] = []
+    module.head.register_forward_hook(lambda head, given, output: taken.append(given[0]))
+    module.embed = lambda pixels: torch.ones(6, 96)  # type: ignore[method-assign]
+    for mode in (module.train, module.eval):
+        mode()
+        module.loss(torch.zeros(6, 3, 32, 32), TARGETS)
+    thinned, whole = taken
+    assert set(thinned.unique().tolist()) == {0.0, 2.0}
+    assert 0.35 < (thinned == 0).float().mean() < 0.65
+    assert torch.equal(whole, torch.ones(6, 96))
+
+
+def test_balanced_class_weights_reach_the_outputs_that_are_classes() -> None:
+    plain, weighed = (_module(loss="softmax", head_size=9).eval() for _ in range(2))
+    weighed.weigh_classes(TARGETS.numpy())
+    pixels = plain.pixels(_images())
+    with torch.no_grad():
+        log_p = plain.head(plain.embed(pixels)).log_softmax(dim=1)
+    own = -log_p[range(6), TARGETS].double().numpy()
+    weights = 6 / (4 * np.bincount(TARGETS.numpy())[TARGETS.numpy()])
+    assert weighed.loss(pixels, TARGETS).item() == pytest.approx((own * weights).sum() / weights.sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("passes", "n_batches"), [("two", 2), ("one", 1)])
+def test_batch_norm_sees_images_and_copies_apart_or_together(passes: str, n_batches: int) -> None:
+    module = _module(passes=passes, stochastic_depth=0.0).train()
+    norm = next(m for m in module.network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    seen: list[int] = []
+    norm.register_forward_hook(lambda norm, given, output: seen.append(len(given[0])))
+    module.loss(module.pixels(_images()), TARGETS)
+    assert seen == [12 // n_batches] * n_batches
+    assert int(norm.num_batches_tracked) == n_batches
+
+
+@pytest.mark.parametrize("passes", ["two", "one"])
+def test_the_consistency_term_sends_gradients_through_both_branches(passes: str) -> None:
+    module = _module(consistency_weight=1.0, passes=passes).eval()
     seen: list[torch.Tensor] = []
     embed = module.embed
 
@@ -220,9 +277,9 @@ def test_the_consistency_term_sends_gradients_through_both_branches() -> None:
     module.embed = kept  # type: ignore[method-assign]
     module.head.loss = lambda embeddings, targets: embeddings.sum() * 0
     module.loss(module.pixels(_images()), TARGETS).backward()
-    (both,) = seen  # one pass: batch norm's averages are those of images and copies together
-    assert both.grad is not None
-    original, rotated = both.grad.chunk(2)
+    gradients = [embedding.grad for embedding in seen if embedding.grad is not None]
+    assert len(gradients) == (2 if passes == "two" else 1)
+    original, rotated = torch.cat(gradients).chunk(2)
     assert original.abs().max() > 0
     torch.testing.assert_close(original, -rotated)
 
@@ -333,6 +390,7 @@ def test_the_logits_are_the_head_s_answer_without_the_margin(unbroken: Fitted, o
     weights = load_file(bundle.path / "weights.safetensors")
     if loss == "softmax":
         expected = embeddings @ weights["head.weight"].numpy().T + weights["head.bias"].numpy()
+        expected = expected[:, : len(bundle.manifest.labels)]
     else:
         expected = 64 * _unit(embeddings) @ _unit(weights["head.centres"].numpy()).T
         assert np.abs(logits).max() <= 64
@@ -432,9 +490,50 @@ def test_local_weights_are_where_training_begins(unbroken: Fitted, tmp_path: Pat
         assert torch.equal(tensor, start[name]), name
 
 
+def _authors_checkpoint(path: Path, n_classes: int) -> tuple[torch.nn.Module, torch.Tensor]:
+    """Write a checkpoint in the layout of the authors: a Lightning module around torchvision's network, pickled whole."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = torchvision.models.efficientnet_b0().train()
+        with torch.no_grad():  # running statistics that are not those of an untrained network
+            for _ in range(3):
+                network(torch.rand(4, 3, 32, 32))
+        centres = torch.randn(1280, n_classes)
+    state = {f"backbone.{name}": tensor for name, tensor in network.state_dict().items()} | {"metric_loss.W": centres}
+    settings = {"backbone": network, "backbone_emb_size": 1280, "num_classes": n_classes, "consistency_loss_mult": 1}
+    torch.save({"epoch": 5, "state_dict": state, "hyper_parameters": settings, "hparams_name": "kwargs"}, path)
+    return network.eval(), centres
+
+
+def test_the_authors_weights_predict_as_in_their_network(unbroken: Fitted, tmp_path: Path) -> None:
+    """Without training: embeddings of torchvision's network, and classes by the cosine to the checkpoint's centres."""
+    network, centres = _authors_checkpoint(tmp_path / "authors.ckpt", len(unbroken.train.classes))
+    settings = {"backbone": "efficientnet_b0", "weights": str(tmp_path / "authors.ckpt"), "epochs": 0}
+    bundle = _fit(unbroken, tmp_path / "run", **settings)
+    pixels = resized_images(unbroken.validation, bundle.manifest.preprocessing, tmp_path / "none.npy")
+    with torch.no_grad():
+        maps = network.avgpool(network.features(torch.from_numpy(pixels).float() / 255))
+    expected = torch.flatten(maps, 1).numpy()
+    embeddings, logits = _outputs(bundle, unbroken.validation)
+    np.testing.assert_allclose(embeddings, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(logits, 64 * _unit(expected) @ _unit(centres.numpy().T).T, rtol=1e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("change", [{}, {"loss": "softmax"}, {"weights": "none"}])
+def test_untrained_weights_need_their_classifier(unbroken: Fitted, tmp_path: Path, change: dict[str, Any]) -> None:
+    _authors_checkpoint(tmp_path / "authors.ckpt", 3)
+    settings = {"backbone": "efficientnet_b0", "weights": str(tmp_path / "authors.ckpt"), "epochs": 0, **change}
+    got = "none" if change.get("weights") == "none" else r"centres \(3, 1280\)"
+    with pytest.raises(WeightsError, match=rf"must hold the classifier; expected (centres|weight) \(.*; got {got}"):
+        _fit(unbroken, tmp_path / "run", **settings)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("passes", "three"),
+        ("dropout", 1.0),
+        ("stochastic_depth", -0.1),
         ("loss", "arcface"),
         ("margin_rad", 28.6),
         ("margin_rad", -0.1),

@@ -21,6 +21,7 @@ from hemalens.errors import ConfigError
 from hemalens.inference.predictor import Predictor
 from hemalens.methods.combined_network import (
     CAM16,
+    CAM16_HELD,
     METHOD,
     PRCC,
     CombinedModule,
@@ -76,14 +77,16 @@ def _moved(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]
 
 def test_the_defaults_are_the_published_settings() -> None:
     config = CombinedNetworkConfig()
-    assert (config.backbone, config.weights, config.image_size_px) == ("resnet18", "hub", 224)
+    assert (config.backbone, config.weights, config.image_size_px) == ("resnet18", "hub:tv_in1k", 224)
     assert (config.open_stages, config.epochs, config.sampling, config.prcc) == (1, 30, "none", "autoencoder")
     assert (config.masks.masked_inputs, config.masks.copies) == (True, 0)
     assert (config.pretraining.frozen_blocks, config.pretraining.masked_inputs) == (1, True)
     assert (config.autoencoder.latent_size, config.autoencoder.loss) == (512, "mse")
+    assert config.autoencoder.tile_px is config.clustering.tile_px is None, "whole regions"
     assert (config.clustering.backbone, config.clustering.n_components, config.clustering.n_clusters) == ("vgg16", 100, 2)
     assert {(role.name, role.labelled, role.required) for role in METHOD.roles} == {
         (CAM16, True, True),
+        (CAM16_HELD, True, False),
         (PRCC, False, True),
     }
 
@@ -150,7 +153,7 @@ def test_without_one_of_the_sets_it_does_not_begin(combined: Fitted, tmp_path: P
 
 
 def test_a_set_of_another_role_is_refused(combined: Fitted, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"auxiliary data of the role 'tissue'; expected the roles cam16, prcc"):
+    with pytest.raises(ConfigError, match=r"the role 'tissue'; expected the roles cam16, cam16_held, prcc"):
         _fit(combined, tmp_path, auxiliary={**combined.auxiliary, "tissue": combined.train})
 
 

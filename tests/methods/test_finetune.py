@@ -415,6 +415,16 @@ def test_the_sampler_depends_on_seed_and_epoch_alone() -> None:
     assert list(other) != drawn
 
 
+def test_without_reshuffling_each_epoch_has_the_first_order_and_draws_of_its_own() -> None:
+    sampler = EpochSampler(20, seed=4, reshuffle=False)
+    first = list(sampler)
+    assert sorted(i for i, _ in first) == list(range(20))
+    assert [i for i, _ in first] == [i for i, _ in EpochSampler(20, seed=4)]
+    sampler.set_epoch(1)
+    assert [i for i, _ in sampler] == [i for i, _ in first]
+    assert [draw for _, draw in sampler] != [draw for _, draw in first]
+
+
 def test_without_shuffling_the_order_stays() -> None:
     assert [i for i, _ in EpochSampler(9, seed=1, shuffle=False)] == list(range(9))
 

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.numpy import load_file
 
 import trained
 from hemalens.bundle.artifact import DataEntry
@@ -49,7 +50,14 @@ def test_the_defaults_are_what_was_published() -> None:
     shown = config.model_dump()
     assert (shown["backbone"], shown["weights"], shown["image_size_px"]) == ("resnet18", "none", 224)
     assert (shown["open_stages"], shown["frozen_blocks"], shown["sampling"]) == (None, 0, "none")
-    assert shown["masks"] == {"masked_inputs": False, "copies": 5, "background": "mixed", "segmenter": "", "gray": 0}
+    assert shown["masks"] == {
+        "masked_inputs": False,
+        "empty_masks": "whole",
+        "copies": 5,
+        "background": "mixed",
+        "segmenter": "",
+        "gray": 0,
+    }
     changed = METHOD.config.load(None, ["masks.background=pasted"]).model_dump()
     assert changed["masks"] == {**shown["masks"], "background": "pasted"}, "the other settings of masks stay"
 
@@ -94,6 +102,29 @@ def test_it_may_be_pretrained_on_tissue(shared: Fitted, tmp_path_factory: pytest
     assert bundle.manifest.data[2] == DataEntry.of(tissue, "pretraining")
     assert bundle.seen >= set(tissue.contents)
     assert not (tmp_path / "masks.json").exists(), "no mask was used"
+
+
+def test_it_may_start_from_an_encoder_of_unlabelled_tissue(
+    shared: Fitted, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tissue = trained.tissue(tmp_path_factory, "prcc")
+    changes = {
+        "epochs": 1,
+        "masks": {"copies": 0},
+        "open_stages": 0,
+        "reconstruction": {"encoder": "backbone", "epochs": 1},
+    }
+    monkeypatch.setenv("HEMALENS_CACHE", str(tmp_path / "cache"))
+    bundle = _fit(shared, tmp_path / "run", {"prcc": tissue}, **changes)
+    assert bundle.seen_unlabelled == set(tissue.contents)
+    assert not bundle.seen & set(tissue.contents)
+    (file,) = (tmp_path / "cache").rglob("encoder.safetensors")
+    learned, kept = load_file(file), load_file(bundle.path / "weights.safetensors")
+    # all stages are frozen, so that they are still those of the encoder
+    assert learned
+    assert all(np.array_equal(kept[name], array) for name, array in learned.items())
+    with pytest.raises(ConfigError, match="expected encoder=backbone"):
+        _fit(shared, tmp_path / "other", {"prcc": tissue}, **{**changes, "reconstruction": {"epochs": 1}})
 
 
 # ---------------------------------------------------------------------------------------------- a background removed

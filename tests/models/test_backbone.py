@@ -206,13 +206,34 @@ def test_a_bundle_of_another_network_or_without_weights_is_refused(
 
 
 def test_the_file_behind_a_name(tmp_path: Path) -> None:
-    assert [weights_file(name) for name in ("package", "hub", "none")] == [None] * 3
+    assert [weights_file(name) for name in ("package", "hub", "hub:tv_in1k", "none")] == [None] * 4
     assert weights_file(str(tmp_path)) == tmp_path / "weights.safetensors"
     assert weights_file(str(tmp_path / "mine.pth")) == tmp_path / "mine.pth"
 
 
+def test_a_tag_names_weights_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+
+    asked: list[str] = []
+    honest = timm.create_model
+
+    def create(name: str, *, pretrained: bool = False, **more: Any) -> Any:
+        if pretrained:
+            asked.append(name)
+        return honest(name.partition(".")[0], **more)
+
+    monkeypatch.setattr(timm, "create_model", create)
+    create_backbone(BackboneConfig(backbone="resnet10t", weights="hub"))
+    create_backbone(BackboneConfig(backbone="resnet10t", weights="hub:c3_in1k"))
+    assert asked == ["resnet10t", "resnet10t.c3_in1k"]
+    # another tag, another normalisation
+    first, second = (BackboneConfig(backbone="tf_efficientnet_b0", weights=f"hub:{tag}") for tag in ("in1k", "ap_in1k"))
+    assert preprocessing_of(first).mean != preprocessing_of(second).mean
+    with pytest.raises(ConfigError, match=r"timm has no weights 'tv1k' of 'resnet18'; expected one of a1_in1k"):
+        preprocessing_of(BackboneConfig(backbone="resnet18", weights="hub:tv1k"))
+
+
 def test_a_configuration_is_also_the_content_of_its_weights(tmp_path: Path) -> None:
-    for name in ("none", "package", "hub"):
+    for name in ("none", "package", "hub", "hub:tv_in1k"):
         assert BackboneConfig(weights=name).file_digests() == {}, "what the name alone says"
     file = tmp_path / "weights.safetensors"
     found = []

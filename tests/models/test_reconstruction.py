@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from hemalens.errors import ConfigError
-from hemalens.models.reconstruction import LATENT_SIZE, PixelAutoencoder, PixelDecoder, PixelEncoder
+from hemalens.models.reconstruction import (
+    LATENT_SIZE,
+    PixelAutoencoder,
+    PixelDecoder,
+    PixelEncoder,
+    SymmetricAutoencoder,
+    _UpBlock,
+)
 
 
 def _random(*shape: int) -> torch.Tensor:
@@ -73,3 +80,48 @@ def test_everything_learns() -> None:
 def test_a_side_that_cannot_be_halved_five_times_is_refused(part: type[nn.Module]) -> None:
     with pytest.raises(ConfigError, match="expected a multiple of 32 px; got 100 px"):
         part(100)
+
+
+# ------------------------------------------------------------------------------------- a ResNet and its mirror image
+
+
+def test_the_mirror_image_of_a_resnet_18_goes_back_through_its_maps() -> None:
+    network = SymmetricAutoencoder(64, backbone="resnet18").eval()
+    shapes = []
+    with torch.no_grad():
+        x = network.encoder.forward_features(_random(1, 3, 64, 64))
+        assert x.shape == (1, 512, 2, 2)
+        for layer in network.decoder:
+            x = layer(x)
+            shapes.append(tuple(x.shape[1:]))
+    assert shapes == [
+        (512, 2, 2),
+        (256, 4, 4),
+        (256, 4, 4),
+        (128, 8, 8),
+        (128, 8, 8),
+        (64, 16, 16),
+        (64, 16, 16),
+        (64, 32, 32),
+        (3, 64, 64),
+        (3, 64, 64),
+    ]
+    assert 0 <= x.min() < x.max() <= 1
+    blocks = [layer for layer in network.decoder if isinstance(layer, _UpBlock)]
+    assert len(blocks) == 8, "as many residual blocks as the ResNet-18"
+    assert network.latent_size == 512
+    with torch.no_grad():
+        assert network.encoder(_random(2, 3, 64, 64)).shape == (2, 512)
+
+
+def test_both_halves_of_the_pair_learn_and_start_by_the_seed() -> None:
+    first, same, other = (SymmetricAutoencoder(32, backbone="test_resnet", seed=seed) for seed in (1, 1, 2))
+    weights = [torch.cat([p.flatten() for p in network.parameters()]) for network in (first, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    first.train()(_random(4, 3, 32, 32)).square().sum().backward()
+    for part in (first.encoder, first.decoder):
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in part.parameters())
+        assert any(p.grad.abs().sum() > 0 for p in part.parameters())
+    with pytest.raises(ConfigError, match="expected a multiple of 32 px; got 100 px"):
+        SymmetricAutoencoder(100, backbone="test_resnet")

@@ -327,3 +327,17 @@ def test_large_report_stays_small(tmp_path: Path) -> None:
 
 def test_same_report_same_html(report: Report, html: str) -> None:
     assert render_html(Report.model_validate_json(report.model_dump_json())) == html
+
+
+def test_a_figure_of_the_support_set_names_it(report: Report) -> None:
+    target = report.k_shot[0].target
+
+    def caption(report: Report) -> str:
+        section = k_shot.section(k_shot.targets(report.k_shot)[0], n_points=10)
+        return next(b.caption for b in section.blocks if isinstance(b, Figures) and b.caption.startswith("Cells of"))
+
+    assert f"Cells of {target} on the first" in caption(report)
+    scatter = report.k_shot[0].scatter
+    assert scatter is not None
+    changed = _with(report, scatter=scatter.model_copy(update={"cells": "fold_0"}))
+    assert "Cells of fold_0 on the first" in caption(changed)

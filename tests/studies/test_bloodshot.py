@@ -6,20 +6,38 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hemalens.models._torchvision  # noqa: F401
+
+import numpy as np
 import pytest
+import torch
+import torchvision
+from PIL import Image
 
 import trained
 from fakes import cnmc, matek19
-from hemalens.errors import ConfigError, InputError, SplitError
-from hemalens.evaluation.results import ComparisonTable
+from hemalens.datasets import CellDataset, Record, open_dataset
+from hemalens.datasets.splits import clean
+from hemalens.errors import ConfigError, InputError, SplitError, WeightsError
+from hemalens.evaluation.results import ComparisonTable, Estimate, KShot, Report, Shots
+from hemalens.methods.bloodshot import BloodShotConfig
 from hemalens.report import read_report
 from hemalens.studies import STUDIES, find_study, run_study
 from hemalens.studies.base import published
-from hemalens.studies.bloodshot.embedders import JOINED, PUBLISHED, ROWS, embedder_config, three_parts
+from hemalens.studies.bloodshot.embedders import (
+    AUTHORS,
+    JOINED,
+    PUBLISHED,
+    ROWS,
+    embedder_config,
+    random_parts,
+    stratified_parts,
+)
 from hemalens.studies.bloodshot.run import LEFT_OUT, BloodShotStudyConfig
+from hemalens.studies.bloodshot.tables import sweep_table, ten_shot_table
 
 TINY = (
-    "rows=published",
+    "split=stratified",
     "embedder.backbone=test_resnet",
     "embedder.image_size_px=32",
     "embedder.epochs=1",
@@ -50,7 +68,7 @@ def test_the_whole_protocol_and_its_resume(
     data: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, said = tmp_path / "study", []
-    report = run_study("bloodshot", data=data, out=out, settings=TINY, say=said.append)
+    report = run_study("bloodshot", data=data, out=out, settings=TINY, published_only=True, say=said.append)
     assert any("left out KSC, LYA, MMZ, MOB: 20 image(s)" in text for text in said)
     assert read_report(out / "report.json") == report
     assert [e.method for e in report.evaluations] == list(PUBLISHED)
@@ -61,13 +79,24 @@ def test_the_whole_protocol_and_its_resume(
         assert result.support == "cnmc fold_0"
         assert result.supervised is not None
         assert result.scatter is not None
+        assert result.scatter.cells == "cnmc fold_0", "labelled images, as in the second figure"
+        assert (result.scatter.n_total, len(result.scatter.points)) == (8, 8)
+    assert "cnmc fold_0 and cnmc preliminary test have no subject in common." in report.summary
+    assert [curve.name for curve in report.curves] == list(PUBLISHED)
+    generic, novel = report.pictures
+    assert [row.caption for row in novel.rows] == ["all", "all", "hem", "hem"]
+    assert len(generic.rows) == 2 * 11
     tables = tables_of(report)
+    assert not any("few-shot classifier" in title for title in tables), "settings of ours"
+    sweep = tables["Accuracy against the number k of labelled images a class, cnmc preliminary test"]
+    assert sweep.columns == ("embedder", "k = 1", "k = 2", "k = 3")
+    assert sweep.rows[-1] == ("published: aam+consistency, random", "0.600", "n/a", "n/a")
     ten_shot = tables["3 labelled images a class, cnmc preliminary test"]
     assert "published accuracy" not in ten_shot.columns, "published for ten images a class only"
     home = next(table for title, table in tables.items() if title.startswith("Generic set"))
     assert "published recall" in home.columns
-    told = {row[0]: row[-2] for row in home.rows}
-    assert told["NGS"] == 0.97
+    told = {row[0]: (row[1], *row[-3:]) for row in home.rows}
+    assert told["Neutrophil (segmented)"] == ("NGS", 0.99, 0.97, 1702)
     # a stopped run trains nothing again
     run = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps({**run, "finished": False}))
@@ -77,27 +106,28 @@ def test_the_whole_protocol_and_its_resume(
 
     monkeypatch.setattr("hemalens.methods.bloodshot.fit_network", fail)
     with trained.undrawn():
-        again = run_study("bloodshot", data=data, out=out, settings=TINY, say=said.append)
+        again = run_study("bloodshot", data=data, out=out, settings=TINY, published_only=True, say=said.append)
     assert again.k_shot == report.k_shot
 
 
-def test_published_columns_beside_ours_for_ten_images_a_class() -> None:
-    from hemalens.evaluation.results import Estimate, KShot, Shots
-    from hemalens.studies.bloodshot.tables import ten_shot_table
-
+def _k_shot(*, method: str = "aam+consistency, random", ks: tuple[int, ...] = (10,)) -> KShot:
+    """A result on C-NMC with a standard deviation of 0.1 over 100 drawings, divided by 99."""
     estimate = Estimate(value=0.5, low=0.4, high=0.6, std=0.1)
-    shots = Shots(
-        k=10,
-        n_repeats=100,
-        accuracy=estimate,
-        majority_rate=0.653,
-        balanced_accuracy=estimate,
-        macro_f1=estimate,
-        f1={"all": estimate, "hem": estimate},
-    )
-    result = KShot(
+    shots = [
+        Shots(
+            k=k,
+            n_repeats=100,
+            accuracy=estimate,
+            majority_rate=0.653,
+            balanced_accuracy=estimate,
+            macro_f1=estimate,
+            f1={"all": estimate, "hem": estimate},
+        )
+        for k in ks
+    ]
+    return KShot(
         name="x",
-        method="aam+consistency, random",
+        method=method,
         source="matek19",
         target="cnmc preliminary test",
         support="cnmc fold_0",
@@ -106,12 +136,27 @@ def test_published_columns_beside_ours_for_ten_images_a_class() -> None:
         transductive=False,
         n_images=1867,
         classes=("all", "hem"),
-        shots=(shots,),
+        shots=tuple(shots),
         intervals="",
     )
-    (table,) = ten_shot_table([result], 10)
-    assert dict(zip(table.columns, table.rows[0], strict=True))["published accuracy"] == "0.639 ± 0.047"
-    assert "0.653" in table.note
+
+
+@pytest.mark.parametrize("method", ["aam+consistency, random", AUTHORS])
+def test_published_columns_beside_ours_for_ten_images_a_class(method: str) -> None:
+    (table,) = ten_shot_table([_k_shot(method=method)], 10)
+    ours, all_labels = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert ours["published accuracy"] == "0.639 ± 0.047"
+    assert (ours["published F1 all"], ours["published F1 hem"]) == ("0.703 ± 0.060", "0.531 ± 0.037")
+    assert ours["accuracy"] == f"0.500 ± {0.1 * (99 / 100) ** 0.5:.3f}" == "0.500 ± 0.099"
+    assert {"F1 cancer (all)", "F1 normal (hem)"} <= set(table.columns)
+    assert "Prellberg" in all_labels["embedder"]
+    assert all_labels["published accuracy"] == "0.879"
+    assert "accuracy 0.500. Always predicting the most frequent class: accuracy 0.653" in table.note
+
+
+def test_published_points_of_the_curve_beside_ours() -> None:
+    (table,) = sweep_table([_k_shot(ks=(1, 10, 50))])
+    assert table.rows[-1] == ("published: aam+consistency, random", "0.600", "n/a", "0.650")
 
 
 def test_the_published_protocol_is_the_default() -> None:
@@ -119,22 +164,105 @@ def test_the_published_protocol_is_the_default() -> None:
     assert (config.table_shots, config.table_repeats, config.sweep_repeats) == (10, 100, 20)
     assert config.sweep_shots == (1, 2, 3, 5, 10, 15, 20, 30, 50)
     assert config.replacement
+    assert (config.split, config.split_seed, config.generator, config.drawing_seed) == ("random", 42, "one", 42)
+    assert (config.shared_groups, config.scatter_points) == ("allow", 400)
     assert config.classifier.rule == "prototype"
     assert set(published("bloodshot")["ten_shot"]) == set(PUBLISHED)
     for row in PUBLISHED:
         embedder = embedder_config(row, [])
-        assert (embedder.backbone, embedder.weights, embedder.epochs) == ("efficientnet_b0", "none", 6)
+        assert embedder == BloodShotConfig(loss=row.partition(",")[0])
     assert {row for joined in JOINED.values() for row in joined} - set(ROWS) == {"frozen ImageNet"}
 
 
-def test_parts_of_seventy_ten_and_twenty_percent(data: dict[str, list[str]]) -> None:
-    from hemalens.datasets import open_dataset
-    from hemalens.datasets.splits import clean
-
+def test_stratified_parts_of_seventy_ten_and_twenty_percent(data: dict[str, list[str]]) -> None:
     generic, _ = clean(open_dataset(data["generic"][0], labels="as_labelled"))
-    parts = three_parts(generic, 0)
+    parts = stratified_parts(generic, seed=0)
     contents = [set(part.contents) for part in parts]
     assert sum(map(len, contents)) == len(set.union(*contents)) == len(generic)
+
+
+MATEK = {"BAS": 79, "EBO": 78, "EOS": 424, "LYT": 3937, "MON": 1789, "MYB": 42, "MYO": 3268, "NGB": 109, "NGS": 8484}
+MATEK |= {"PMB": 18, "PMO": 70}
+"""Images of Matek-19 in the classes that the paper keeps (Matek et al. 2019)."""
+
+
+def _named(counts: dict[str, int], *, group: str | None = None) -> CellDataset:
+    """A dataset of these classes, whose images have no files."""
+    records = [
+        Record(Path(f"{code}/{code}_{i:04d}.tiff"), code, "matek19", group=group, label=code)
+        for code, n in counts.items()
+        for i in range(1, n + 1)
+    ]
+    dataset = CellDataset("matek19", tuple(records), tuple(counts), "as_labelled", "-", "-")
+    dataset.__dict__["contents"] = tuple(str(record.path) for record in records)
+    return dataset
+
+
+def test_the_random_parts_are_those_of_the_paper() -> None:
+    """The number of test images of every class is that of the paper's second table."""
+    learn, validation, test = random_parts(_named(MATEK), [], seed=42)
+    assert [len(part) for part in (learn, validation, test)] == [12808, 1829, 3661]
+    assert test.class_counts == {code: row["n_images"] for code, row in published("bloodshot")["generic"].items()}
+    records = {record.path for part in (learn, validation, test) for record in part.records}
+    assert len(records) == sum(MATEK.values())
+    assert [record.label for record in learn.records[:50]] != sorted(record.label or "" for record in learn.records[:50])
+
+
+def test_dropped_images_count_in_the_draw_and_are_in_no_part() -> None:
+    everything = _named({"a": 60, "b": 40})
+    whole = random_parts(everything, [], seed=3)
+    dropped = {10, 61, 99}
+    kept = everything.subset(i for i in range(100) if i not in dropped)
+    parts = random_parts(kept, [everything.records[i] for i in dropped], seed=3)
+    gone = {everything.records[i].path for i in dropped}
+    for part, before in zip(parts, whole, strict=True):
+        assert [r.path for r in part.records] == [r.path for r in before.records if r.path not in gone]
+
+
+def test_a_random_split_that_divides_groups_or_loses_a_class_is_refused() -> None:
+    with pytest.raises(SplitError, match=r"would divide its groups\. Use --set split=stratified"):
+        random_parts(_named(MATEK, group="patient"), [], seed=42)
+    with pytest.raises(SplitError, match=r"has no test image of class 'c'"):
+        random_parts(_named({"a": 60, "b": 40, "c": 3}), [], seed=0)
+
+
+def test_the_random_split_and_the_authors_checkpoint_run_to_the_end(data: dict[str, list[str]], tmp_path: Path) -> None:
+    kept = ("LYT", "MON", "NGS")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torchvision.models.efficientnet_b0()
+    state = {f"backbone.{name}": tensor for name, tensor in network.state_dict().items()}
+    content = {"state_dict": state | {"metric_loss.W": torch.randn(1280, 3)}, "hyper_parameters": {"backbone": network}}
+    torch.save(content, tmp_path / "authors.ckpt")
+    left_out = [code for code in matek19.KINDS if code not in kept]
+    settings = [*TINY[1:], f"leave_out={json.dumps(left_out)}", f"checkpoint={tmp_path / 'authors.ckpt'}", "split_seed=5"]
+    report = run_study("bloodshot", data=data, out=tmp_path / "study", settings=settings, published_only=True)
+    assert [e.method for e in report.evaluations] == [*PUBLISHED, AUTHORS]
+    assert [r.method for r in report.k_shot] == [*PUBLISHED, AUTHORS]
+    assert report.evaluations[0].n_images == 15 - int(0.7 * 15) - int(0.1 * 15)
+    assert [curve.name for curve in report.curves] == list(PUBLISHED), "nothing was trained from the checkpoint"
+    assert (tmp_path / "study" / "fits" / "aam_consistency_authors_weights" / "bundle").is_dir()
+    assert sum(title.endswith(AUTHORS) for title in tables_of(report)) == 1
+
+
+def test_subjects_in_both_sets_are_counted_or_refused(data: dict[str, list[str]], tmp_path: Path) -> None:
+    """The preliminary test of this support lies in it under other names."""
+    fold, names = tmp_path / "fold_0", {"all": "UID_57", "hem": "UID_H49"}
+    for label, subject in names.items():
+        (fold / label).mkdir(parents=True)
+        for i in range(4):
+            image = Image.fromarray(np.full((32, 32, 3), 40 * i + 3, np.uint8) + (label == "hem"))
+            image.save(fold / label / f"{subject}_1_{i + 1}_{label}.bmp")
+    given = {**data, "support": [f"cnmc:{fold}"]}
+
+    def run(*settings: str, out: str) -> Report:
+        return run_study("bloodshot", data=given, out=tmp_path / out, settings=[*TINY, *settings], published_only=True)
+
+    with pytest.raises(SplitError, match="overlap in 8 image"):
+        run("shared_groups=refuse", out="refused")
+    report = run(out="allowed")
+    said = "cnmc fold_0 and cnmc preliminary test have 2 subject(s) in common, so the k-shot scores are optimistic."
+    assert said in report.summary
 
 
 def test_settings_reach_the_embedders_they_name() -> None:
@@ -153,12 +281,12 @@ def test_settings_reach_the_embedders_they_name() -> None:
 )
 def test_roles_are_checked(data: dict[str, list[str]], change: dict[str, list[str]], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        run_study("bloodshot", data={**data, **change}, out=tmp_path / "x", settings=TINY)
+        run_study("bloodshot", data={**data, **change}, out=tmp_path / "x", settings=TINY, published_only=True)
 
 
 def test_bad_input_is_told_before_anything_is_trained(data: dict[str, list[str]], tmp_path: Path) -> None:
     def run(settings: list[str], **change: list[str]) -> None:
-        run_study("bloodshot", data={**data, **change}, out=tmp_path / "x", settings=settings)
+        run_study("bloodshot", data={**data, **change}, out=tmp_path / "x", settings=settings, published_only=True)
 
     with pytest.raises(
         SplitError, match=r"k = 50 is larger than class all of cnmc fold_0|k = 50 is larger than class 'all'"
@@ -166,6 +294,8 @@ def test_bad_input_is_told_before_anything_is_trained(data: dict[str, list[str]]
         run([*TINY, "table_shots=50"])
     with pytest.raises(SplitError, match="overlap in 8 image"):
         run(list(TINY), support=data["novel"])
+    with pytest.raises(WeightsError, match="there is no weights file"):
+        run([*TINY, "checkpoint=gone.ckpt"])
     with pytest.raises(ConfigError, match="unknown key 'tabel_shots'"):
         run([*TINY, "tabel_shots=5"])
     with pytest.raises(ConfigError, match="unknown key 'epoch'"):

@@ -102,6 +102,7 @@ def test_published_data_are_found_by_name_and_opened_by_their_reader(index: Inde
         "wbc_10": 1,
         "wbc_1": 0,
         "cam16": 0,
+        "cam16_held": 0,
         "cam16_test": 0,
         "prcc": 0,
     }

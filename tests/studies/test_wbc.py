@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,16 +30,25 @@ from hemalens.inference.predictor import Predictor
 from hemalens.methods.combined_network import CombinedNetworkConfig
 from hemalens.methods.mask_augmentation import METHOD as MASK_AUGMENTATION
 from hemalens.report import read_report
-from hemalens.studies import run_study
+from hemalens.studies import StudyOptions, find_study, run_study
 from hemalens.studies.base import published
 from hemalens.studies.wbc import augmentation as wbc_augmentation
 from hemalens.studies.wbc import combined as wbc_combined
 from hemalens.studies.wbc import common as wbc
 from hemalens.studies.wbc.combined import clusters_table
-from hemalens.studies.wbc.common import Row, WbcStudyConfig, chosen_rows, configured, with_segmenter_masks
+from hemalens.studies.wbc.common import (
+    Row,
+    WbcStudyConfig,
+    chosen_rows,
+    configured,
+    study_config,
+    with_data,
+    with_segmenter_masks,
+)
 from hemalens.studies.wbc.tables import gains_table, published_table
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.training import fit as training_fit
+from hemalens.training.augmentation import AugmentationConfig
 from hemalens.training.cluster_labels import clusters_of
 from hemalens.training.pretraining import pretrained
 
@@ -229,18 +240,74 @@ def test_the_published_settings_are_the_default() -> None:
         chosen: Any = kong[key]
         assert (chosen.backbone, chosen.weights, chosen.image_size_px, chosen.epochs) == ("resnet18", "none", 224, 30)
         assert (chosen.masks.copies, chosen.open_stages) == (5 if key == "augmented" else 0, None)
+        for part in (chosen, chosen.pretraining):
+            assert (part.patience, part.kept_epoch, part.selection_score) == (None, "best", "accuracy")
+        assert chosen.augmentation == chosen.pretraining.augmentation == AugmentationConfig.none()
+        assert (chosen.sampling, chosen.optimiser.label_smoothing, chosen.optimiser.gradient_clip) == ("none", 0.0, None)
+        assert (chosen.pretraining.sampling, chosen.pretraining.optimiser.label_smoothing) == ("none", 0.0)
     assert [bool(wbc_augmentation.ROWS[key].auxiliary) for key in ("scratch", "pretrained", "augmented")] == [
         False,
         True,
         True,
     ]
     alone: Any = wbc_combined.ROWS["alone"].config([])
-    assert (alone.backbone, alone.weights, alone.open_stages, alone.epochs) == ("resnet18", "hub", 1, 30)
+    assert (alone.backbone, alone.weights, alone.open_stages, alone.epochs) == ("resnet18", "hub:tv_in1k", 1, 30)
+    for part in (alone, CombinedNetworkConfig(), CombinedNetworkConfig().pretraining):
+        assert part.augmentation == AugmentationConfig(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+        assert (part.sampling, part.optimiser.label_smoothing, part.optimiser.gradient_clip) == ("none", 0.0, None)
+        assert (part.patience, part.kept_epoch, part.selection_score) == (None, "best", "accuracy")
     assert wbc_combined.ROWS["combined"].config([]) == CombinedNetworkConfig()
     assert wbc_combined.ROWS["clusters"].config([]) == CombinedNetworkConfig(prcc="clusters")
 
 
 # ---------------------------------------------------------------------------------------------------- the study of Kong
+
+
+def test_training_curves_are_in_the_report(augmentation: Watched, combined: Watched, as_published: Watched) -> None:
+    for watched, keys, groups in (
+        (augmentation, ("scratch", "augmented"), ("100", "10")),
+        (combined, ("alone", "combined", "clusters"), ("100", "1")),
+    ):
+        rows = wbc_augmentation.ROWS | wbc_combined.ROWS
+        shown = {(curve.name, curve.group) for curve in watched.report.curves}
+        assert shown == {(rows[key].name, f"{group} % of the labels") for key in keys for group in groups}
+        for curve in watched.report.curves:
+            assert (curve.epoch, curve.part, curve.kept) == ((1,), "validation", 1)
+            assert len(curve.train_loss) == len(curve.accuracy) == 1
+    assert {curve.part for curve in as_published.report.curves} == {"test"}
+
+
+def test_cells_with_masks_and_their_new_images_are_shown(augmentation: Watched) -> None:
+    (table,) = augmentation.report.pictures
+    assert table.columns == ("image", "mask", *(f"new image {n}" for n in range(1, 6)))
+    masked = [r for r in augmentation.learned("augmented/1/seed_0").records if r.mask_path is not None]
+    assert len(table.rows) == len({record.label for record in masked})
+    for row in table.rows:
+        shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")) for text in row.pictures]
+        assert len(set(row.pictures)) == 7
+        share_of_black = [(image.max(axis=-1) < 40).mean() for image in shown]
+        assert share_of_black[0] < 0.05
+        assert min(share_of_black[1:]) > 0.1, "black around the cell"
+
+
+def test_a_row_of_ours_without_its_data_is_left_out_and_reported(kong: Roles, tmp_path: Path) -> None:
+    said: list[str] = []
+    rows, config = wbc_augmentation.ROWS, WbcStudyConfig()
+    found = with_data(rows, kong, config, said.append)
+    assert set(rows) - set(found) == {"prcc_pretrained"}
+    assert said == ["left out the row 'pretrained by reconstructing unlabelled tissue', which needs --data prcc=SPEC"]
+    with pytest.raises(InputError, match="the row 'pretrained by reconstructing unlabelled tissue' needs the role prcc"):
+        with_data(rows, kong, WbcStudyConfig(rows=("prcc_pretrained",)), said.append)
+
+
+def test_unlabelled_tissue_gives_the_weights_to_start_from(kong: Roles, tissue: Roles, tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "study")
+    settings = (*TINY, 'rows=["prcc_pretrained"]', "fractions=[1.0]", "fit.reconstruction.epochs=1")
+    with _watching(watched, wbc_augmentation):
+        _run("wbc-augmentation", {**kong, "prcc": tissue["prcc"]}, watched.out, *settings)
+    regions = set(open_dataset(tissue["prcc"][0], labels=AS_LABELLED).contents)
+    bundle = watched.bundle("prcc_pretrained/1/seed_0")
+    assert (bundle.manifest.method, bundle.seen_unlabelled) == ("mask_augmentation", regions)
 
 
 def test_rows_over_fractions_on_halves_of_what_was_held_out(augmentation: Watched) -> None:
@@ -284,6 +351,18 @@ def test_without_a_given_subset_parts_are_drawn(root: Path, white: Roles, tmp_pa
     assert set(given.parts.training(config.protocol, 0, seed=0)[0.5].contents) == set(drawn[0.5].contents)
 
 
+def test_the_published_selection_without_cells_held_out_tests_the_same_images(
+    root: Path, white: Roles, tmp_path: Path
+) -> None:
+    data = {"wbc": white["wbc"]}
+    config = WbcStudyConfig()
+    own = wbc.open_white_cells(data, config, out=tmp_path, seed=0).parts
+    as_published = WbcStudyConfig(selection="published-selection")
+    told = wbc.open_white_cells(data, as_published, out=tmp_path, seed=0).parts
+    assert told.validation.fingerprint == told.tests[0].fingerprint == own.tests[0].fingerprint
+    assert set(told.train.contents) == set(own.train.contents) | set(own.validation.contents)
+
+
 def test_published_accuracy_stands_beside_ours(augmentation: Watched, combined: Watched) -> None:
     table = augmentation.table("Accuracy")
     assert table.columns == ("method", "100 %", "100 %, published", "10 %", "10 %, published")
@@ -295,7 +374,10 @@ def test_published_accuracy_stands_beside_ours(augmentation: Watched, combined: 
     assert "Always predicting the most frequent class: 0.200" in table.note
     table = combined.table("Accuracy")
     assert table.columns == ("method", "100 %", "100 %, published", "1 %", "1 %, published")
-    assert [(row[2], row[4]) for row in table.rows] == [("0.9790", "0.8000"), ("0.9760", "0.8080"), (None, "0.7300")]
+    assert [(row[2], row[4]) for row in table.rows] == [("0.9790", "0.8000"), ("0.9760", "0.8080"), (None, "about 0.73")]
+    for shown in (augmentation, combined):
+        assert "--published-only does so too" in shown.table("Accuracy").note
+        assert "these settings are ours" in shown.table("Accuracy").note
 
 
 def test_differences_are_to_the_first_row(augmentation: Watched) -> None:
@@ -459,6 +541,50 @@ def test_the_classifier_of_patches_is_tested_on_patches(combined: Watched, tissu
     assert combined.report.evaluations[0].n_images == 8
 
 
+@pytest.fixture(scope="module")
+def as_published(root: Path, white: Roles, tissue: Roles, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """The study of Mo as published, of one fraction."""
+    watched = Watched(tmp_path_factory.mktemp("as_published") / "study")
+    settings = (*COMBINED[: len(TINY)], *COMBINED[len(TINY) + 2 :], 'rows=["alone", "combined"]', "fractions=[1.0]")
+    with _watching(watched, wbc_combined):
+        options = StudyOptions(watched.out, settings, published_only=True, say=watched.said.append)
+        watched.report = find_study("wbc-combined").run({**white, **tissue}, options)
+    return watched
+
+
+def test_as_published_the_tested_images_choose_the_epochs(
+    as_published: Watched, combined: Watched, white: Roles, tissue: Roles
+) -> None:
+    held = open_dataset(white["held"][0])
+    for _, _, validation in as_published.fits:
+        assert set(validation.contents) == set(held.contents)
+    assert {(curve.selection, curve.n_images) for curve in as_published.report.fractions} == {
+        ("published-selection", len(held))
+    }
+    assert "The epoch is chosen on the tested images, as in both papers" in as_published.table("Accuracy").note
+    ((target, n_images, _, _, _, told),) = as_published.table("Classifier of the labelled tissue").rows
+    assert (target, n_images, told) == ("cam16 test, the epoch chosen on it", 8, 0.9213)
+    assert "as published" in as_published.table("Classifier of the labelled tissue").note
+    assert "here other images choose the epoch" in combined.table("Classifier of the labelled tissue").note
+    patches = set(open_dataset(tissue["cam16_test"][0], labels=AS_LABELLED).contents)
+    assert patches < as_published.bundle("combined/1/seed_0").seen
+    assert not patches & combined.bundle("combined/1/seed_0").seen
+
+
+def test_images_of_tissue_that_choose_the_epoch_may_be_given(
+    root: Path, white: Roles, tissue: Roles, tmp_path: Path
+) -> None:
+    held = f"cam16:{root / 'patches' / cam16.FOLDER / 'val'}"
+    watched = Watched(tmp_path / "study")
+    with _watching(watched, wbc_combined):
+        data = {**white, **tissue, "cam16_held": [held]}
+        settings = (*COMBINED[: len(TINY)], *COMBINED[len(TINY) + 2 :], 'rows=["combined"]', "fractions=[0.01]")
+        watched.report = _run("wbc-combined", data, watched.out, *settings)
+    patches = set(open_dataset(held, labels=AS_LABELLED).contents)
+    assert patches < watched.bundle("combined/0.01/seed_0").seen
+    assert watched.table("Classifier of the labelled tissue").rows[0][0] == "cam16 test"
+
+
 def test_clusters_stand_beside_the_published_ones(combined: Watched, tissue: Roles) -> None:
     table = combined.table("Clusters of prcc")
     config: Any = configured(wbc_combined.ROWS, COMBINED)["clusters"][1]
@@ -466,13 +592,18 @@ def test_clusters_stand_beside_the_published_ones(combined: Watched, tissue: Rol
     assert [row[1:] for row in table.rows[:2]] == [(clusters.sizes["cluster_1"], 809), (clusters.sizes["cluster_2"], 610)]
     assert sum(clusters.sizes.values()) == 8
     assert clusters.agreement is not None
-    assert [row[1] for row in table.rows[2:5]] == [
+    assert table.rows[2:4] == (("regions of type 1", 4, 870), ("regions of type 2", 4, 547))
+    assert [row[1] for row in table.rows[4:7]] == [
         clusters.agreement.accuracy,
         clusters.agreement.majority_rate,
         clusters.agreement.adjusted_rand,
     ]
-    assert table.rows[5][2] == 0.912
+    assert table.rows[7][2] == 0.912
     assert "cannot be told" not in table.note
+    assert "clusters/prcc_feature.csv" in table.note
+    labels = (combined.out / "clusters" / "prcc_cluster_label.csv").read_text().splitlines()
+    assert [line.rpartition(",")[2] for line in labels[1:]] == list(clusters.labels)
+    assert len((combined.out / "clusters" / "prcc_feature.csv").read_text().splitlines()) == 1 + 8
 
 
 def test_drawn_regions_have_no_published_numbers(combined: Watched, tissue: Roles) -> None:
@@ -513,7 +644,8 @@ def test_bad_settings_are_told_first(
     ("study", "change", "message"),
     [
         ("wbc-augmentation", {"wbc": []}, "number of datasets in the role wbc"),
-        ("wbc-augmentation", {"prcc": ["prcc:x"]}, "the study wbc-augmentation has no role 'prcc'"),
+        ("wbc-augmentation", {"cam16": ["cam16:x"]}, "the study wbc-augmentation has no role 'cam16'"),
+        ("wbc-augmentation", {}, "the row 'pretrained' needs the role pretraining. Use --data pretraining=SPEC"),
         ("wbc-augmentation", {"hold": ["prcc:x"]}, r"no role 'hold'. did you mean 'held'"),
         ("wbc-combined", {}, "number of datasets in the role cam16.*Use --data cam16=SPEC"),
     ],
@@ -557,6 +689,21 @@ def test_a_setting_that_no_row_takes_is_refused() -> None:
         configured(lite, ["fit.epochs"])
 
 
+def test_the_published_rows_are_those_with_published_numbers() -> None:
+    for name, module in (("wbc_augmentation", wbc_augmentation), ("wbc_combined", wbc_combined)):
+        chosen = chosen_rows(module.ROWS, [], published_only=True)
+        assert list(chosen) == list(published(name)["accuracy"]) == list(module.ROWS)[:3]
+    with pytest.raises(InputError, match=r"the row 'lite0' is not in the paper; expected some of scratch, pretrained, aug"):
+        chosen_rows(wbc_augmentation.ROWS, ["lite0"], published_only=True)
+
+
+def test_the_published_rows_alone_choose_the_epoch_as_published(tmp_path: Path) -> None:
+    for settings, selection in (((), "published-selection"), (("selection=validation",), "validation")):
+        options = StudyOptions(tmp_path, settings, published_only=True)
+        assert study_config(options).selection == selection
+    assert study_config(StudyOptions(tmp_path)).selection == "validation"
+
+
 def test_settings_go_over_a_row_s_own() -> None:
     row = Row("row", "mask_augmentation", {"epochs": 30, "masks": {"copies": 5, "background": "pasted"}})
     config: Any = row.config(["fit.masks.copies=2"])
@@ -595,9 +742,10 @@ def test_there_are_no_differences_without_the_reference_row_or_to_it_alone() -> 
 
 
 def test_a_fraction_without_a_published_number_has_none(augmentation: Watched) -> None:
-    table = published_table(augmentation.runs, {"scratch": {"0.1": 92.53}}, comparable=True)
+    table = published_table(augmentation.runs, {"accuracy": {"scratch": {"0.1": 92.53}}}, comparable=True)
     assert [row[2::2] for row in table.rows] == [(None, "0.9253"), (None, None)]
-    table = published_table(augmentation.runs, {"scratch": {"0.1": 92.53}}, comparable=False)
+    table = published_table(augmentation.runs, {"accuracy": {}}, comparable=False, notes=["As told.", "So."])
+    assert table.note.endswith("are left out. As told. So.")
     assert table.columns == ("method", "100 %", "10 %")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from itertools import combinations, permutations
 from pathlib import Path
 
@@ -20,7 +21,14 @@ from hemalens.errors import DatasetError
 from hemalens.models.backbone import create_backbone, preprocessing_of
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.training import cluster_labels as module
-from hemalens.training.cluster_labels import UNLABELLED, ClusteringConfig, clusters_of
+from hemalens.training.cluster_labels import (
+    FEATURE_TABLE,
+    LABEL_TABLE,
+    UNLABELLED,
+    ClusteringConfig,
+    clusters_of,
+    write_clusters,
+)
 from hemalens.training.data import resized_images
 
 TINY = ClusteringConfig(backbone="test_resnet", weights="none", image_size_px=32, tile_px=48)
@@ -53,8 +61,9 @@ def _features(dataset: CellDataset, scratch: Path) -> NDArray[np.float64]:
 
 def test_the_defaults_are_the_published_settings() -> None:
     config = ClusteringConfig()
-    assert (config.backbone, config.weights, config.image_size_px) == ("vgg16", "hub", 224)
+    assert (config.backbone, config.weights, config.image_size_px) == ("vgg16", "hub:tv_in1k", 224)
     assert (config.n_components, config.n_clusters) == (100, 2)
+    assert config.tile_px is None
     assert UNLABELLED == "unlabelled"
 
 
@@ -68,6 +77,23 @@ def test_clusters_of_unlike_tissue_are_its_kinds(typed: CellDataset) -> None:
     agreement = clusters.agreement
     assert agreement is not None
     assert (agreement.accuracy, agreement.adjusted_rand, agreement.majority_rate) == (1, 1, pytest.approx(4 / 7))
+
+
+def test_the_tables_of_clusters_hold_every_region(typed: CellDataset, tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"tile_px": None})
+    clusters = clusters_of(typed, config)
+    write_clusters(clusters, tmp_path / "tables")
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == {"prcc_feature.csv", "prcc_cluster_label.csv"}
+    with (tmp_path / "tables" / LABEL_TABLE).open(newline="") as file:
+        labels = list(csv.DictReader(file))
+    assert [row["image"] for row in labels] == [record.path.name for record in typed.records]
+    assert {(row["source_label"], row["cluster"]) for row in labels} == {("type1", "cluster_1"), ("type2", "cluster_2")}
+    with (tmp_path / "tables" / FEATURE_TABLE).open(newline="") as file:
+        head, *rows = csv.reader(file)
+    expected = _features(typed, tmp_path / "scratch.npy")
+    assert head == ["image", *(f"feature_{i + 1}" for i in range(expected.shape[1]))]
+    assert [row[0] for row in rows] == [record.path.name for record in typed.records]
+    np.testing.assert_allclose(np.array([row[1:] for row in rows], float), expected, atol=2e-3)
 
 
 def test_every_tile_has_the_label_of_its_region(unlabelled: CellDataset) -> None:

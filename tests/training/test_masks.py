@@ -112,6 +112,25 @@ def test_masked_inputs_blank_exactly_the_images_that_have_masks(cells: CellDatas
     }
 
 
+@pytest.mark.parametrize("empty_masks", ["whole", "blank"])
+def test_tissue_under_an_empty_mask_is_whole_or_blank(cells: CellDataset, tmp_path: Path, empty_masks: str) -> None:
+    """As the normal patches of CAM16: their masks are black, since they hold no tumour."""
+    (path,) = {record.mask_path for record in cells.records[MASKED[0] : MASKED[0] + 1]}
+    assert path is not None
+    Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(path)
+    pixels, _ = _made(cells, tmp_path / "run", masked_inputs=True, empty_masks=empty_masks)
+    whole = resized_images(cells, SMALL, tmp_path / "none.npy")
+    expected = whole[MASKED[0]] if empty_masks == "whole" else np.zeros_like(whole[0])
+    np.testing.assert_array_equal(pixels[MASKED[0]], expected)
+    assert (pixels[MASKED[1]] != whole[MASKED[1]]).any()
+    assert _counts(tmp_path / "run")["with a mask"] == (2 if empty_masks == "whole" else 3)
+    cell = replace(cells, records=tuple(replace(r, cell_type="monocyte") for r in cells.records))
+    with pytest.raises(ImageError, match="got nothing but background"):
+        _made(cell, tmp_path / "run", masked_inputs=True, empty_masks=empty_masks)
+    with pytest.raises(ImageError, match="got nothing but background"):
+        _made(cells, tmp_path / "run", copies=1, empty_masks=empty_masks)
+
+
 def test_masks_may_be_missing_altogether(cells: CellDataset, tmp_path: Path) -> None:
     bare = replace(cells, records=tuple(replace(record, mask_path=None) for record in cells.records))
     pixels, targets = _made(bare, tmp_path / "run", masked_inputs=True, copies=5)
@@ -340,6 +359,7 @@ def test_a_mask_of_another_size_is_told(cells: CellDataset, tmp_path: Path) -> N
 
 def test_a_mask_without_a_cell_is_told(cells: CellDataset, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(tmp_path / "mask 2.png")
+    cells = replace(cells, records=tuple(replace(record, cell_type="monocyte") for record in cells.records))
     for use in ({"copies": 5}, {"masked_inputs": True}):
         with pytest.raises(ImageError, match=r"mask 2.png' has one class only; .*got nothing but background"):
             _made(cells, tmp_path / "run", **use)

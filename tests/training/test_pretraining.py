@@ -23,7 +23,7 @@ from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.models.backbone import create_backbone
 from hemalens.training import pretraining as module
 from hemalens.training.classifier import CellClassifier
-from hemalens.training.fit import TrainingConfig
+from hemalens.training.fit import TrainingConfig, TrainingData
 from hemalens.training.pretraining import PretrainingConfig, pretrained
 
 NETWORK = TrainingConfig.from_mapping({**trained.PROBE, "image_size_px": 32})
@@ -163,6 +163,25 @@ def test_all_that_shapes_it_trains_anew(tissue: CellDataset, unbroken: Bundle, t
     folders = [_folder_of(dataset, **settings) for dataset, settings in asked]
     assert len(set(folders)) == len(asked)
     assert [_folder_of(dataset, **settings) for dataset, settings in asked] == folders
+
+
+def test_images_held_out_choose_the_epoch(tissue: CellDataset, unbroken: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[TrainingData] = []
+    honest = module.fit_network
+
+    def spied(classifier: Any, data: TrainingData, **more: Any) -> Bundle:
+        parts.append(data)
+        return honest(classifier, data, **more)
+
+    monkeypatch.setattr(module, "fit_network", spied)
+    learn, held = tissue.subset(range(0, 12, 2)), tissue.subset(range(1, 12, 2))
+    config = PretrainingConfig.from_mapping(TINY)
+    bundle = pretrained(learn, NETWORK, config, held=held)
+    ((found,),) = [parts]
+    assert (found.train.fingerprint, found.validation.fingerprint) == (learn.fingerprint, held.fingerprint)
+    assert pretrained(learn, NETWORK, config).path != bundle.path
+    with pytest.raises(SplitError, match=r"image\(s\) of cam16"):
+        pretrained(tissue, NETWORK, config, held=held)
 
 
 def test_the_seed_of_the_training_that_follows_is_no_matter(tissue: CellDataset) -> None:

@@ -18,10 +18,16 @@ from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, DatasetError, WeightsError
 from hemalens.files import default_cache_dir
 from hemalens.imaging.reading import Preprocessing
+from hemalens.models.backbone import BackboneConfig, create_backbone
 from hemalens.models.reconstruction import PixelAutoencoder
 from hemalens.training import reconstruction as module
 from hemalens.training.losses import structural_similarity
-from hemalens.training.reconstruction import ReconstructionConfig, ReconstructionModule, reconstruction_encoder
+from hemalens.training.reconstruction import (
+    ReconstructionConfig,
+    ReconstructionModule,
+    reconstruction_encoder,
+    reconstruction_weights,
+)
 
 SIZE = Preprocessing(size_px=32, mean=(120.0, 110.0, 140.0), std=(60.0, 50.0, 70.0))
 TINY = ReconstructionConfig(latent_size=8, width=2, tile_px=48, epochs=2, batch_size=8, precision="fp32")
@@ -60,7 +66,7 @@ def _same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 
 def test_the_defaults_are_the_published_latent_and_loss_and_adam() -> None:
     config = ReconstructionConfig()
-    assert (config.latent_size, config.loss, config.tile_px) == (512, "mse", 500)
+    assert (config.encoder, config.latent_size, config.loss, config.tile_px) == ("convolutions", 512, "mse", None)
     assert (config.optimiser.learning_rate, config.optimiser.weight_decay, config.optimiser.schedule) == (
         1e-3,
         0,
@@ -211,3 +217,27 @@ def test_one_image_and_sides_that_cannot_be_halved_are_refused(regions: CellData
         reconstruction_encoder(regions, SIZE.model_copy(update={"size_px": 48}), TINY)
     assert not empty_cache.exists()
     assert default_cache_dir() == empty_cache.parent
+
+
+# ---------------------------------------------------------------------------------------------- weights for a backbone
+
+
+def test_the_weights_of_a_backbone_are_a_file_that_a_training_may_start_from(
+    regions: CellDataset, empty_cache: Path, trainings: list[NDArray[np.uint8]]
+) -> None:
+    config = TINY.model_copy(update={"encoder": "backbone", "epochs": 1, "tile_px": None})
+    file = reconstruction_weights(regions, SIZE, config, backbone="test_resnet")
+    network = reconstruction_encoder(regions, SIZE, config, backbone="test_resnet")
+    assert reconstruction_weights(regions, SIZE, config, backbone="test_resnet") == file
+    assert len(trainings) == 1
+    started = create_backbone(BackboneConfig(backbone="test_resnet", weights=str(file)), n_classes=3)
+    for name, tensor in network.encoder.state_dict().items():
+        assert torch.equal(started.state_dict()[name], tensor)
+    random = create_backbone(BackboneConfig(backbone="test_resnet", weights="none", seed=config.seed))
+    assert not _same(random, network.encoder), "the encoder has learned"
+
+
+def test_an_encoder_of_convolutions_gives_no_weights_for_a_backbone(regions: CellDataset, empty_cache: Path) -> None:
+    with pytest.raises(ConfigError, match="has no weights for test_resnet; expected encoder=backbone; got convolutions"):
+        reconstruction_weights(regions, SIZE, TINY, backbone="test_resnet")
+    assert not empty_cache.exists()

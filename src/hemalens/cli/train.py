@@ -35,7 +35,7 @@ TrainingData = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(help="Backbone: package, hub, none, or a FILE.", rich_help_panel=ADVANCED),
+    typer.Option(help="Backbone: package, hub, hub:TAG, none, or a FILE.", rich_help_panel=ADVANCED),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Settings of the method, TOML.", rich_help_panel=ADVANCED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,11 @@ from hemalens.datasets.splits import seeded, units
 from hemalens.errors import SplitError, one_line
 
 N_PAIRS_SHOWN = 3
+
+Generator = Literal["each", "one"]
+"""A random generator for each episode, or one for all of them."""
+Shared = Literal["refuse", "allow"]
+"""What to do where support and test images are of the same group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +39,14 @@ def draw_episodes(
     n_repeats: int,
     seed: int,
     replacement: bool,
+    generator: Generator = "each",
 ) -> list[Episode]:
     """Draw episodes of `k_shot` support images a class from `pool`, or from the target where `pool` is None.
 
-    An episode depends on the seed, `k_shot` and its number only, so every model gets the same ones. Target images that
-    share their content or group with a support image are not in the query. Raises `SplitError` when a class has fewer
-    than `k_shot` images to draw from, or no query image left.
+    Every model gets the same episodes. With a generator for "each", an episode depends on the seed, `k_shot` and its
+    number; "one" generator of the seed draws all, as in BloodShot's code. Target images that share their content or group
+    with a support image are not in the query. Raises `SplitError` when a class has fewer than `k_shot` images to draw
+    from, or no query image left.
     """
     own = pool is None
     source = target if pool is None else pool
@@ -55,8 +62,9 @@ def draw_episodes(
     members = [np.flatnonzero(source.targets == i) for i in range(len(source.classes))]
     unit = units(target)
     episodes = []
+    common = np.random.default_rng(seed)
     for repeat in range(n_repeats):
-        rng = seeded(seed, "episode", str(k_shot), str(repeat))
+        rng = common if generator == "one" else seeded(seed, "episode", str(k_shot), str(repeat))
         support = np.concatenate([rng.choice(indices, k_shot, replace=replacement) for indices in members])
         query = ~np.isin(unit, unit[support]) if own else np.ones(len(target), bool)
         tested = np.bincount(target.targets[query], minlength=len(target.classes))
@@ -80,10 +88,10 @@ def _refuse(source: CellDataset, name: str, n: int, k_shot: int, *, own: bool) -
     )
 
 
-def refuse_overlap(support: CellDataset, test: CellDataset) -> None:
-    """Raise `SplitError`, naming the pairs, when support and test share an image or a group."""
+def refuse_overlap(support: CellDataset, test: CellDataset, *, groups: Shared = "refuse") -> None:
+    """Raise `SplitError`, naming the pairs, when support and test share an image, or a group where `groups` says so."""
     by_content = dict(zip(support.contents, support.records, strict=True))
-    by_group = {(r.domain, r.group): r for r in support.records if r.group is not None}
+    by_group = _groups(support) if groups == "refuse" else {}
     pairs: list[tuple[Record, Record, str]] = []
     for content, record in zip(test.contents, test.records, strict=True):
         if content in by_content:
@@ -95,7 +103,17 @@ def refuse_overlap(support: CellDataset, test: CellDataset) -> None:
         more = f"; and {len(pairs) - N_PAIRS_SHOWN} more" if len(pairs) > N_PAIRS_SHOWN else ""
         raise SplitError(
             f"support {support.name} and test {test.name} overlap in {len(pairs)} image(s)",
-            expected="no image and no group in both",
+            expected="no image and no group in both" if groups == "refuse" else "no image in both",
             got=shown + more,
             remedy="Remove them from one side.",
         )
+
+
+def shared_groups(support: CellDataset, test: CellDataset) -> tuple[str, ...]:
+    """The groups, such as patients, with images in both."""
+    return tuple(group for _, group in sorted(_groups(support).keys() & _groups(test).keys()))
+
+
+def _groups(dataset: CellDataset) -> dict[tuple[str, str], Record]:
+    """The last record of each group, by domain and group."""
+    return {(r.domain, r.group): r for r in dataset.records if r.group is not None}

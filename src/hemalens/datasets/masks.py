@@ -31,11 +31,13 @@ def check_cell_masks(dataset: CellDataset) -> None:
         read_cell_mask(record, record.unstaged().read())
 
 
-def read_cell_mask(record: Record, image: NDArray[np.uint8], *, may_fill: bool = False) -> NDArray[np.bool_]:
+def read_cell_mask(
+    record: Record, image: NDArray[np.uint8], *, may_fill: bool = False, may_be_empty: bool = False
+) -> NDArray[np.bool_]:
     """Read the mask (H, W) of a record's cell, True where the file is above 0 (in a JPEG: above 63).
 
     `image` is the record's image, (H, W, 3). Raises `ImageError` for a mask of another size, or one that is all background
-    or all cell. `may_fill` allows the latter, for tissue.
+    or all cell. `may_fill` allows all cell, `may_be_empty` all background, as in tissue without tumour.
     """
     if record.mask_path is None:
         raise DatasetError(f"{one_line(record.path)} has no mask")
@@ -48,7 +50,7 @@ def read_cell_mask(record: Record, image: NDArray[np.uint8], *, may_fill: bool =
             got=f"{mask.shape[1]}x{mask.shape[0]} px",
             remedy="Repair it, or take the image out.",
         )
-    if not mask.any() or (mask.all() and not may_fill):
+    if (not mask.any() and not may_be_empty) or (mask.all() and not may_fill):
         raise ImageError(
             f"the mask {one_line(record.mask_path)} has one class only",
             expected="0 for background and another value for the cell",

@@ -35,7 +35,8 @@ def scatter(
     `points` has an entry for each of the n. None for fewer than three. Raises `MissingExtraError` for a UMAP without its
     package.
     """
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(embeddings))[:n_points])
+    n = min(n_points, len(embeddings))
+    chosen = np.sort(np.random.default_rng(seed).choice(len(embeddings), n, replace=False))
     return _scatter(embeddings, points, chosen, seed=seed, projection=projection)
 
 

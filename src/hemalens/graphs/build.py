@@ -27,6 +27,8 @@ OWN_NAMES = ("", "image", "embedding", "logits")
 """Names that an insertion leaves unchanged; an omitted input has an empty name."""
 BESIDE_FEATURES = "beside_features"
 """Constant with the width of the first embedding, where a second one is concatenated."""
+PILLOW_CUBIC = -0.5
+"""Coefficient of Pillow's bicubic kernel; that of ONNX is -0.75 by default."""
 SHORTEST_LENGTH = 1e-12
 """Lower limit of the length when vectors are scaled to unit length."""
 
@@ -83,6 +85,8 @@ def resize_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
     The rounding lets uint8 hold the resized image: training sees exactly what serving computes.
     """
     size = preprocessing.size_px
+    cubic = preprocessing.interpolation == "bicubic"
+    kernel: dict[str, Any] = {"mode": "cubic", "cubic_coeff_a": PILLOW_CUBIC} if cubic else {"mode": "linear"}
     # no weight outside the image, as in Pillow; otherwise borders differ by several gray levels
     smooth: dict[str, Any] = {"antialias": 1, "exclude_outside": 1} if preprocessing.antialias else {}
     nodes = [
@@ -92,16 +96,21 @@ def resize_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
             "Resize",
             ["image_nchw", "", "", "resize_sizes"],
             ["image_resized"],
-            mode="linear",
             coordinate_transformation_mode="half_pixel",
             axes=[2, 3],
+            **kernel,
             **smooth,
         ),
-        helper.make_node("Round", ["image_resized"], ["resized"]),
+        helper.make_node("Round", ["image_resized"], ["resized_whole" if cubic else "resized"]),
     ]
-    sizes = helper.make_tensor("resize_sizes", TensorProto.INT64, [2], [size, size])
+    constants = [helper.make_tensor("resize_sizes", TensorProto.INT64, [2], [size, size])]
+    if cubic:  # which overshoots at edges
+        nodes.append(helper.make_node("Clip", ["resized_whole", "black", "white"], ["resized"]))
+        constants += [
+            helper.make_tensor(name, TensorProto.FLOAT, [], [v]) for name, v in (("black", 0.0), ("white", 255.0))
+        ]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "height", "width", 3])
-    return make_model(nodes, [image], [float_value("resized", ["n", 3, size, size])], [sizes])
+    return make_model(nodes, [image], [float_value("resized", ["n", 3, size, size])], constants)
 
 
 def normalise_graph(preprocessing: Preprocessing) -> onnx.ModelProto:

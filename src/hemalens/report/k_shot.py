@@ -112,6 +112,7 @@ def section(target: Target[KShot], *, n_points: int) -> Section:
         others="The others did not: compare with care.",
     )
     scatters = [NamedScatter(ln.name, ln.tag, ln.result.scatter) for ln in target.lines if ln.result.scatter and n_points]
+    cells = " or ".join(dict.fromkeys(formatting.visible(each.scatter.cells) or target.name for each in scatters))
     return sections.section(
         target,
         _WORDS[against],
@@ -128,7 +129,7 @@ def section(target: Target[KShot], *, n_points: int) -> Section:
             ("Intervals", sections.intervals),
             ("Not tested", sections.not_tested),
         ),
-        embeddings=embedded(scatters, name=f"{target.anchor}-scatter", cells=f"of {target.name}", n_points=n_points),
+        embeddings=embedded(scatters, name=f"{target.anchor}-scatter", cells=f"of {cells}", n_points=n_points),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +16,13 @@ from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.datasets.tiles import tiled
 from hemalens.errors import DatasetError
-from hemalens.files import default_cache_dir
+from hemalens.files import atomic_path, default_cache_dir
 from hemalens.graphs.features import extract
 from hemalens.models.backbone import BackboneConfig, frozen_graph
 from hemalens.progress import track
 
+FEATURE_TABLE, LABEL_TABLE = "prcc_feature.csv", "prcc_cluster_label.csv"
+"""Names of the published tables."""
 UNLABELLED = "unlabelled"
 """Source label of an image without one."""
 
@@ -26,16 +30,16 @@ UNLABELLED = "unlabelled"
 class ClusteringConfig(BackboneConfig):
     """The published settings: 4096 features of an ImageNet VGG16, 100 principal components, two clusters.
 
-    A region's features are the mean over its tiles of `tile_px`; None resizes the whole region to the input size, as
-    published. The number of components is at most the number of images less one.
+    `tile_px`: None resizes the whole region to the input size, as published; with tiles of that side, a region's features
+    are the mean over them. The number of components is at most the number of images less one.
     """
 
     backbone: str = "vgg16"
-    weights: str = "hub"
+    weights: str = "hub:tv_in1k"
     image_size_px: int | None = Field(default=224, ge=16, le=2048)
     n_components: int = Field(default=100, ge=1)
     n_clusters: int = Field(default=2, ge=2)
-    tile_px: int | None = Field(default=500, ge=32)
+    tile_px: int | None = Field(default=None, ge=32)
 
 
 class Agreement(StrictConfig):
@@ -51,9 +55,15 @@ class Agreement(StrictConfig):
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """Images, or tiles of regions, labelled by cluster; `sizes` counts the regions of each cluster."""
+    """Images, or tiles of regions, labelled by cluster; `sizes` counts the regions of each cluster.
+
+    `features` (n, d) and `labels` (n) are those of the n `regions`.
+    """
 
     dataset: CellDataset
+    regions: CellDataset
+    features: NDArray[np.float64]
+    labels: tuple[str, ...]
     sizes: dict[str, int]
     n_components: int
     explained: float
@@ -87,11 +97,31 @@ def clusters_of(dataset: CellDataset, config: ClusteringConfig) -> Clusters:
     records = tuple(replace(r, label=names[number[i]], excluded=None) for r, i in zip(parts.records, region, strict=True))
     return Clusters(
         dataset=replace(parts, records=records, classes=names, name=f"{dataset.name}, clustered"),
+        regions=dataset,
+        features=features,
+        labels=tuple(names[i] for i in number),
         sizes={name: int((number == i).sum()) for i, name in enumerate(names)},
         n_components=n_components,
         explained=float(components.explained_variance_ratio_.sum()),
         agreement=_agreement([record.source_label for record in dataset.records], number),
     )
+
+
+def write_clusters(clusters: Clusters, folder: Path) -> None:
+    """Write `FEATURE_TABLE`, the features of each region, and `LABEL_TABLE`, its cluster, as CSV files with a head."""
+    records = clusters.regions.records
+    columns = [f"feature_{i + 1}" for i in range(clusters.features.shape[1])]
+    features = ([r.path.name, *(f"{v:.6g}" for v in row)] for r, row in zip(records, clusters.features, strict=True))
+    _write_table(folder / FEATURE_TABLE, ["image", *columns], features)
+    labels = ([r.path.name, r.source_label, label] for r, label in zip(records, clusters.labels, strict=True))
+    _write_table(folder / LABEL_TABLE, ["image", "source_label", "cluster"], labels)
+
+
+def _write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(rows)
 
 
 def _in_tiles(dataset: CellDataset, tile_px: int | None) -> tuple[CellDataset, NDArray[np.int64]]:

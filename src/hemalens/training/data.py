@@ -74,7 +74,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     With `weights` (n,) indices are drawn with replacement in these proportions, otherwise each once, in random order;
     with `shuffle` off, each once in order. `n_draws`: draws an epoch, None for n; without weights, more draws repeat
-    images and fewer leave some out.
+    images and fewer leave some out. With `reshuffle` off every epoch has the first one's indices in the same order.
     """
 
     def __init__(
@@ -85,12 +85,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
         weights: NDArray[np.float64] | None = None,
         n_draws: int | None = None,
         shuffle: bool = True,
+        reshuffle: bool = True,
     ) -> None:
         self.n = n
         self.n_draws = n_draws or n
         self.seed = seed
         self.weights = weights
         self.shuffle = shuffle
+        self.reshuffle = reshuffle
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -102,11 +104,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
+        drawing = rng if self.reshuffle else np.random.default_rng([self.seed, 0])
         if not self.shuffle:
             order = np.arange(self.n_draws)
         elif self.weights is None:
-            order = np.concatenate([rng.permutation(self.n) for _ in range(-(-self.n_draws // self.n))])[: self.n_draws]
+            order = np.concatenate([drawing.permutation(self.n) for _ in range(-(-self.n_draws // self.n))])[: self.n_draws]
         else:
-            order = rng.choice(self.n, self.n_draws, p=self.weights)
+            order = drawing.choice(self.n, self.n_draws, p=self.weights)
         seeds = rng.integers(2**31, size=self.n_draws)
         yield from zip(order.tolist(), seeds.tolist(), strict=True)

@@ -43,13 +43,14 @@ class TrainingConfig(BackboneConfig):
     """A backbone and how it is trained.
 
     `sampling`: "balanced" draws every class equally often, "none" each image once an epoch. `class_weights`: "balanced"
-    weights the loss of each class inversely to its size; set at most one of the two. `accumulate`: batches whose
-    gradients are added before a step, for batches larger than memory allows. `patience`: epochs without a better
-    validation score before training stops; None runs all epochs. `kept_epoch`: the weights of the "best" epoch by
-    `selection_score` on the validation part, or of the "last". `calibrate`: scale the logits by a temperature fitted on the
-    validation part. `images_per_epoch`: images drawn an epoch, None for as many as there are; a fixed number gives small
-    and large training sets the same number of steps. `masks`: how the masks of training images are used.
-    `n_loader_workers`: 0 loads in the training process; the result does not depend on it.
+    weights the loss of each class inversely to its size; set at most one of the two. `reshuffle`: a new order of the
+    images each epoch, or the same in all. `accumulate`: batches whose gradients are added before a step, for batches
+    larger than memory allows. `patience`: epochs without a better validation score before training stops; None runs all
+    epochs. `kept_epoch`: the weights of the "best" epoch by `selection_score` on the validation part, or of the "last".
+    `calibrate`: scale the logits by a temperature fitted on the validation part. `images_per_epoch`: images drawn an
+    epoch, None for as many as there are; a fixed number gives small and large training sets the same number of steps.
+    `masks`: how the masks of training images are used. `n_loader_workers`: 0 loads in the training process; the result
+    does not depend on it.
 
     Without patience and calibration, the last epoch kept, the validation part is only watched: its scores are in the
     history, the bundle does not depend on it, and may be tested on it.
@@ -60,6 +61,7 @@ class TrainingConfig(BackboneConfig):
     images_per_epoch: int | None = Field(default=None, ge=2)
     sampling: Literal["balanced", "none"] = "balanced"
     class_weights: Literal["balanced", "none"] = "none"
+    reshuffle: bool = True
     accumulate: int = Field(default=1, ge=1)
     patience: int | None = Field(default=5, ge=1)
     kept_epoch: KeptEpoch = "best"
@@ -132,7 +134,10 @@ def fit_network(
     training, checking = _loaders(module, learned, PixelDataset(held, validation.targets, None), config)
     module.score = f"val_{config.selection_score}"
     schedule = Schedule(config.patience, config.kept_epoch, precision=config.precision, accumulate=config.accumulate)
-    train(module, training, checking, run_dir=run_dir, schedule=schedule)
+    if config.epochs:
+        train(module, training, checking, run_dir=run_dir, schedule=schedule)
+    else:
+        module.eval()  # the weights as they are
     module.after_training()
     temperature = fit_temperature(logits_of(module, held), validation.targets) if config.calibrate else 1.0
     predictions = ModulePredictions(module, train_part, scratch, temperature)
@@ -165,7 +170,13 @@ def _loaders(
     if config.class_weights == "balanced":
         module.weigh_classes(classes)
     weights = balanced_weights(classes) if config.sampling == "balanced" else None
-    sampler = EpochSampler(len(classes), seed=module.seed, weights=weights, n_draws=config.images_per_epoch)
+    sampler = EpochSampler(
+        len(classes),
+        seed=module.seed,
+        weights=weights,
+        n_draws=config.images_per_epoch,
+        reshuffle=config.reshuffle,
+    )
     training = DataLoader(
         learned,
         batch_size=config.batch_size,

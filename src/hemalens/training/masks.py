@@ -28,20 +28,23 @@ from hemalens.training.data import resized_images
 MASKS_FILE = "masks.json"
 """File in a run's folder that counts the masks and the new images."""
 Background = Literal["mixed", "pasted", "removed"]
+EmptyMasks = Literal["whole", "blank"]
 
 
 class MaskUse(StrictConfig):
     """How the masks of training images are used.
 
-    `masked_inputs`: blank the background of images that have a mask; the others stay whole. `copies`: new images of every
-    cell that has a mask, rotated, flipped and moved at random; 5 as published. `background` of the copies: "mixed", plain
-    gray, while other images keep theirs (published); "pasted", the background of a training image that has a mask;
-    "removed", plain gray in every image of training, validation and prediction. `segmenter`: source of the masks, "" for
-    the dataset's own, "classical", or the folder of a trained one, which gives every image a mask. `gray`: the plain
-    background, 0 black to 255 white.
+    `masked_inputs`: blank the background of images that have a mask; the others stay whole. `empty_masks`: what tissue
+    shows whose mask is all background, as in normal patches of CAM16: "whole", or "blank", the mask applied literally.
+    `copies`: new images of every cell that has a mask, rotated, flipped and moved at random; 5 as published. `background`
+    of the copies: "mixed", plain gray, while other images keep theirs (published); "pasted", the background of a training
+    image that has a mask; "removed", plain gray in every image of training, validation and prediction. `segmenter`: source
+    of the masks, "" for the dataset's own, "classical", or the folder of a trained one, which gives every image a mask.
+    `gray`: the plain background, 0 black to 255 white.
     """
 
     masked_inputs: bool = False
+    empty_masks: EmptyMasks = "whole"
     copies: int = Field(default=0, ge=0, le=100)
     background: Background = "mixed"
     segmenter: str = ""
@@ -118,8 +121,7 @@ def _cell_shares(
         for i, record in enumerate(train.records):
             mask = mask_of(record)
             progress(1)
-            # an empty mask: the segmenter found no cell
-            if mask is not None and mask.any():
+            if mask is not None:
                 share = Image.fromarray(mask.astype(np.float32)).resize((size_px, size_px), Image.Resampling.BOX)
                 yield i, np.asarray(share, np.float32)
 
@@ -131,11 +133,14 @@ def _mask(record: Record, segmenter: Segmenter | None, use: MaskUse) -> NDArray[
             remedy="Leave --cell-image out, or use --set masks.copies=0 --set masks.masked_inputs=false.",
         )
     if segmenter is not None:
-        return largest_component(kept_mask(record, segmenter))
+        found = largest_component(kept_mask(record, segmenter))
+        return found if found.any() else None  # no cell found
     if record.mask_path is None:
         return None
-    # tissue may fill its image; a cell that does cannot be cut out
-    return read_cell_mask(record, record.unstaged().read(), may_fill=not use.copies)
+    # tissue may fill its image, and may hold no tumour; a cell like that cannot be cut out
+    may_be_empty = record.cell_type is None and not use.copies
+    mask = read_cell_mask(record, record.unstaged().read(), may_fill=not use.copies, may_be_empty=may_be_empty)
+    return mask if mask.any() or use.empty_masks == "blank" else None
 
 
 class _Backgrounds:

@@ -12,6 +12,7 @@ from hemalens.bundle.artifact import library_versions
 from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
+from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.splits import check_classes, hold_out, seeded
 from hemalens.errors import BundleError
 from hemalens.files import default_cache_dir, sha256_text
@@ -20,18 +21,20 @@ from hemalens.models.freezing import freeze_first_blocks, start_head_near_zero
 from hemalens.training.augmentation import AugmentationConfig
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import TrainingConfig, TrainingData, fit_network, set_batch_norm_momentum
-from hemalens.training.masks import MaskUse
+from hemalens.training.masks import EmptyMasks, MaskUse
 from hemalens.training.module import OptimiserConfig
 from hemalens.training.trainer import KeptEpoch
 
 VALIDATION_FRACTION = 0.15
+PLAIN = OptimiserConfig(label_smoothing=0.0, gradient_clip=None)
+"""Plain cross-entropy, as in the studies of white cells; learning rate and schedule are not published."""
 
 
 class PretrainingConfig(StrictConfig):
     """How a network is pretrained on another labelled set; fields as in the training that follows.
 
     `frozen_blocks`: number of first residual blocks that keep their weights, the stem with them. `masked_inputs`: images
-    that have a mask show nothing outside it.
+    that have a mask show nothing outside it; `empty_masks` as in `MaskUse`.
     """
 
     epochs: int = Field(default=20, ge=1)
@@ -43,6 +46,7 @@ class PretrainingConfig(StrictConfig):
     selection_score: Literal["balanced_accuracy", "accuracy"] = "balanced_accuracy"
     frozen_blocks: int = Field(default=0, ge=0)
     masked_inputs: bool = False
+    empty_masks: EmptyMasks = "whole"
     seed: int = 0
     optimiser: OptimiserConfig = OptimiserConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -51,22 +55,26 @@ class PretrainingConfig(StrictConfig):
         """These settings with the backbone, first weights, input size and precision of `network`."""
         own = {name: getattr(self, name) for name in type(self).model_fields if name in TrainingConfig.model_fields}
         named = {name: getattr(network, name) for name in (*BackboneConfig.model_fields, "precision")}
-        return TrainingConfig(**(named | own), masks=MaskUse(masked_inputs=self.masked_inputs))
+        masks = MaskUse(masked_inputs=self.masked_inputs, empty_masks=self.empty_masks)
+        return TrainingConfig(**(named | own), masks=masks)
 
 
-def pretrained(dataset: CellDataset, network: TrainingConfig, config: PretrainingConfig) -> Bundle:
+def pretrained(
+    dataset: CellDataset, network: TrainingConfig, config: PretrainingConfig, *, held: CellDataset | None = None
+) -> Bundle:
     """A classifier of `dataset`, from the cache where it is trained already.
 
-    The cache key holds data, settings and versions. 15 % of the set choose the epoch. Raises `SplitError` for a class of
-    fewer than two independent images.
+    The cache key holds data, settings and versions. The images `held` choose the epoch, by default 15 % of the set. Raises
+    `SplitError` for a class of fewer than two independent images, or an image that is in both sets.
     """
-    check_classes(dataset, purpose="pretraining")
+    check_classes(dataset, n_units=1 if held else 2, purpose="pretraining")
     training = config.training(network)
     request: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
         "network": training.model_dump(mode="json"),
         "sources": training.file_digests(),
         "data": dataset.fingerprint,
+        "held": held.fingerprint if held else "",
         "before": [stage.digest for stage in dataset.stages],
         "masks": dataset.mask_fingerprint if config.masked_inputs else "",
         "versions": library_versions(),
@@ -76,7 +84,11 @@ def pretrained(dataset: CellDataset, network: TrainingConfig, config: Pretrainin
         return open_bundle(folder / "bundle")
     except BundleError:
         pass  # not trained yet, or not to its end
-    learn, validation = hold_out(dataset, VALIDATION_FRACTION, seeded(config.seed, "pretraining"))
+    if held is None:
+        learn, validation = hold_out(dataset, VALIDATION_FRACTION, seeded(config.seed, "pretraining"))
+    else:
+        learn, validation = dataset, held.under(dataset.classes)
+        refuse_leaks(set(learn.contents), validation)
     timm_network = create_backbone(training, n_classes=len(dataset.classes))
     set_batch_norm_momentum(timm_network)
     start_head_near_zero(timm_network, config.seed)

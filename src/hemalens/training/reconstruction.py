@@ -17,16 +17,18 @@ from hemalens.bundle.artifact import WEIGHTS, library_versions
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.datasets.tiles import tiled
-from hemalens.errors import DatasetError, WeightsError, one_line
+from hemalens.errors import ConfigError, DatasetError, WeightsError, one_line
 from hemalens.files import atomic_path, default_cache_dir, sha256_text
 from hemalens.imaging.reading import Preprocessing
-from hemalens.models.reconstruction import LATENT_SIZE, PixelAutoencoder
+from hemalens.models.reconstruction import LATENT_SIZE, Autoencoder, PixelAutoencoder, SymmetricAutoencoder
 from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.data import EpochSampler, PixelDataset, resized_images
 from hemalens.training.losses import structural_similarity
 from hemalens.training.module import Learner, OptimiserConfig
 from hemalens.training.trainer import Precision, Schedule, train
 
+ENCODER = "encoder.safetensors"
+"""File with the weights of the encoder alone."""
 ADAM = OptimiserConfig(
     learning_rate=1e-3, weight_decay=0.0, warmup_epochs=0.0, schedule="constant", label_smoothing=0.0, gradient_clip=None
 )
@@ -35,26 +37,29 @@ ADAM = OptimiserConfig(
 class ReconstructionConfig(StrictConfig):
     """A convolutional autoencoder and its training; the published study states the latent, 512, and the loss, MSE.
 
-    `loss`: "mse", or "ssim", which is 1 - SSIM. `tile_px`: side of the tiles that regions are cut into, so that small
-    structures stay visible; None takes each image whole. `width`: channels of the first convolution.
+    `encoder`: "convolutions", five of them and a linear layer to `latent_size` numbers, or "backbone", the ResNet of the
+    training that follows with a symmetric decoder. `loss`: "mse", or "ssim", which is 1 - SSIM. `tile_px`: side of the
+    tiles that regions are cut into, so that small structures stay visible; None takes each image whole, as published.
+    `width`: channels of the first of the five convolutions.
     """
 
+    encoder: Literal["convolutions", "backbone"] = "convolutions"
     latent_size: int = Field(default=LATENT_SIZE, ge=1)
     loss: Literal["mse", "ssim"] = "mse"
-    tile_px: int | None = Field(default=500, ge=32)
+    tile_px: int | None = Field(default=None, ge=32)
     width: int = Field(default=32, ge=1)
     epochs: int = Field(default=20, ge=1)
     batch_size: int = Field(default=32, ge=2)
     images_per_epoch: int | None = Field(default=None, ge=2)
     seed: int = 0
-    precision: Precision = "auto"
+    precision: Precision = "fp32"
     optimiser: OptimiserConfig = ADAM
 
 
 class ReconstructionModule(Learner):
     """An autoencoder on uint8 batches (n, 3, size, size); reconstructions are in [0, 1]."""
 
-    def __init__(self, network: PixelAutoencoder, preprocessing: Preprocessing, config: ReconstructionConfig) -> None:
+    def __init__(self, network: Autoencoder, preprocessing: Preprocessing, config: ReconstructionConfig) -> None:
         super().__init__(optimiser=config.optimiser, epochs=config.epochs, seed=config.seed)
         self.network: Any = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.config = config
@@ -76,19 +81,40 @@ class ReconstructionModule(Learner):
 
 
 def reconstruction_encoder(
-    dataset: CellDataset, preprocessing: Preprocessing, config: ReconstructionConfig
-) -> PixelAutoencoder:
+    dataset: CellDataset, preprocessing: Preprocessing, config: ReconstructionConfig, *, backbone: str = ""
+) -> Autoencoder:
     """An autoencoder of the images of `dataset`, trained without labels, from the cache where it is trained already.
 
-    It takes normalised pixels of `preprocessing`. Raises `ConfigError` for a size that is no multiple of 32, and
-    `DatasetError` for fewer than two images or tiles.
+    It takes normalised pixels of `preprocessing`. `backbone` names the encoder "backbone". Raises `ConfigError` for a size
+    that is no multiple of 32, and `DatasetError` for fewer than two images or tiles.
     """
-    size = preprocessing.size_px
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = PixelAutoencoder(size, latent_size=config.latent_size, width=config.width)
+    return _trained(dataset, preprocessing, config, backbone)[0]
+
+
+def reconstruction_weights(
+    dataset: CellDataset, preprocessing: Preprocessing, config: ReconstructionConfig, *, backbone: str
+) -> Path:
+    """File with the weights of the encoder "backbone", by timm's names, trained as by `reconstruction_encoder`."""
+    if config.encoder != "backbone":
+        raise ConfigError(
+            f"an encoder of {config.encoder} has no weights for {backbone}", expected="encoder=backbone", got=config.encoder
+        )
+    network, folder = _trained(dataset, preprocessing, config, backbone)
+    file = folder / ENCODER
+    if not file.is_file():
+        with atomic_path(file) as temporary:
+            temporary.write_bytes(tensor_bytes(network.encoder.state_dict()))
+    return file
+
+
+def _trained(
+    dataset: CellDataset, preprocessing: Preprocessing, config: ReconstructionConfig, backbone: str
+) -> tuple[Autoencoder, Path]:
+    """The trained autoencoder, and its folder in the cache."""
+    network = _network(preprocessing, config, backbone)
     request = {
         "config": config.model_dump(mode="json"),
+        "backbone": backbone if config.encoder == "backbone" else "",
         "preprocessing": preprocessing.model_dump(mode="json"),
         "data": dataset.fingerprint,
         "before": [stage.digest for stage in dataset.stages],
@@ -104,7 +130,17 @@ def reconstruction_encoder(
         for scratch in ("checkpoints", "scratch"):
             shutil.rmtree(folder / scratch, ignore_errors=True)
     _load(network, file)
-    return network.eval()
+    network.eval()
+    return network, folder
+
+
+def _network(preprocessing: Preprocessing, config: ReconstructionConfig, backbone: str) -> Autoencoder:
+    size = preprocessing.size_px
+    if config.encoder == "backbone":
+        return SymmetricAutoencoder(size, backbone=backbone, seed=config.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return PixelAutoencoder(size, latent_size=config.latent_size, width=config.width)
 
 
 def _train(module: ReconstructionModule, dataset: CellDataset, preprocessing: Preprocessing, folder: Path) -> None:
@@ -127,7 +163,7 @@ def _train(module: ReconstructionModule, dataset: CellDataset, preprocessing: Pr
     train(module, loader, None, run_dir=folder, schedule=Schedule(precision=config.precision))
 
 
-def _load(network: PixelAutoencoder, file: Path) -> None:
+def _load(network: Autoencoder, file: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

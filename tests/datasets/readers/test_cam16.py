@@ -52,6 +52,23 @@ def test_the_set_is_its_three_parts_together(top: Path) -> None:
     assert _open(top.parent).name == "cam16"
 
 
+@pytest.mark.parametrize(
+    ("name", "slide"),
+    [
+        ("normal_002-500-2-384ver.jpg", "normal_002"),
+        ("tumor_110-1-7.png", "tumor_110"),
+        ("normal_0001.png", None),
+        ("a patch.png", None),
+    ],
+)
+def test_the_slide_in_a_name_is_the_group(top: Path, name: str, slide: str | None) -> None:
+    folder = top / "val" / "data" / "normal"
+    first = sorted(folder.iterdir())[0]
+    first.rename(folder / name)
+    (group,) = {record.group for record in _open(top).records if record.path.name == name}
+    assert group == slide
+
+
 def test_tissue_is_no_class_of_cells(top: Path) -> None:
     dataset = open_dataset(f"cam16:{top}")
     assert dataset.classes == ()

@@ -23,7 +23,7 @@ from hemalens.benchmark.protocols.scoring import unit_name
 from hemalens.bundle.bundle import Bundle
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import CellDataset
-from hemalens.datasets.episodes import Episode, draw_episodes, refuse_overlap
+from hemalens.datasets.episodes import Episode, Generator, Shared, draw_episodes, refuse_overlap
 from hemalens.datasets.splits import units
 from hemalens.errors import SplitError
 from hemalens.evaluation.projection import scatter
@@ -36,14 +36,17 @@ PUBLISHED_SHOTS = (1, 2, 3, 5, 10, 15, 20, 30, 50)
 class KShotProtocol(LaboratoryProtocol):
     """For each k of `shots`, `repeats` support sets of k images a class, and the few-shot classifier fitted on them.
 
-    With `replacement` an image may be drawn twice (as published). `support` names a pool to draw from, and all of the
-    target is tested; without it images come from the target, and the rest is tested. `target_labels` is the target's label
-    map, where it is not that of the source.
+    With `replacement` an image may be drawn twice (as published). `generator`: as in `draw_episodes`. `support` names a
+    pool to draw from, and all of the target is tested; without it images come from the target, and the rest is tested.
+    `shared_groups`: refuse or allow groups, such as patients, in both the pool and the target. `target_labels` is the
+    target's label map, where it is not that of the source.
     """
 
     shots: Counts = PUBLISHED_SHOTS
     repeats: int = Field(default=100, ge=2)
     replacement: bool = True
+    generator: Generator = "each"
+    shared_groups: Shared = "refuse"
     few_shot: FewShotConfig = FewShotConfig()
     support: str | None = None
     target_labels: str | None = None
@@ -64,7 +67,7 @@ class KShotProtocol(LaboratoryProtocol):
         """Raise `SplitError` for too large a k, or a pool that overlaps with the target."""
         for laboratory in laboratories:
             if laboratory.pool is not None:
-                refuse_overlap(laboratory.pool, laboratory.target)
+                refuse_overlap(laboratory.pool, laboratory.target, groups=self.shared_groups)
             for k in self.shots:
                 self.episodes(laboratory.target, laboratory.pool, k, seed=seed)
 
@@ -83,7 +86,15 @@ class KShotProtocol(LaboratoryProtocol):
 
     def episodes(self, target: CellDataset, pool: CellDataset | None, k: int, *, seed: int) -> list[Episode]:
         """The (support, query) of each repeat; raises `SplitError` for too large a k."""
-        return draw_episodes(target, pool, k_shot=k, n_repeats=self.repeats, seed=seed, replacement=self.replacement)
+        return draw_episodes(
+            target,
+            pool,
+            k_shot=k,
+            n_repeats=self.repeats,
+            seed=seed,
+            replacement=self.replacement,
+            generator=self.generator,
+        )
 
     def run(self, bundle: Bundle, laboratory: NewLaboratory, *, source: str, seed: int) -> list[KShot]:
         """The scores of a bundle's embedding, with those of `beside` concatenated."""
@@ -98,7 +109,7 @@ class KShotProtocol(LaboratoryProtocol):
         """
         target, pool = seen.target, seen.pool
         if pool is not None:
-            refuse_overlap(pool.dataset, target.dataset)
+            refuse_overlap(pool.dataset, target.dataset, groups=self.shared_groups)
         shots = []
         predicted: Labels = np.zeros((1, len(target.dataset)), np.int64)
         with track("k-shot", len(self.shots) * self.repeats) as progress:

@@ -60,13 +60,14 @@ class Scatter(Part):
     """Embeddings on a plane: of their first two principal components, or of a UMAP.
 
     `explained` are the shares of variance of the two components; a UMAP has none. `n_total` cells, of which `points` are
-    drawn.
+    drawn. `cells` names the set that they are of, where it is not the tested one.
     """
 
     projection: Literal["PCA", "UMAP"] = "PCA"
     explained: tuple[float, float] | None
     n_total: int
     points: tuple[ScatterPoint, ...]
+    cells: str = ""
 
     @model_validator(mode="after")
     def _shares_of_components_alone(self) -> Scatter:

@@ -20,18 +20,24 @@ from hemalens.bundle.bundle import Bundle
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
+from hemalens.datasets.episodes import Generator, Shared, shared_groups
 from hemalens.datasets.splits import check_classes
 from hemalens.evaluation.evaluate import evaluate
-from hemalens.evaluation.results import DataCard, Evaluation, KShot, Report
+from hemalens.evaluation.projection import scatter
+from hemalens.evaluation.results import DataCard, Evaluation, KShot, Report, Scatter, TrainingCurve
 from hemalens.files import default_cache_dir
 from hemalens.graphs.build import cut
+from hemalens.methods.bloodshot import BloodShotConfig
 from hemalens.models.backbone import BackboneConfig, frozen_graph
 from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report
+from hemalens.report.gallery import sample_gallery
+from hemalens.runs.curves import read_curves
 from hemalens.runs.folders import finish_run, start_run
 from hemalens.runs.inputs import open_inputs
 from hemalens.studies.base import Study, StudyOptions
 from hemalens.studies.bloodshot.embedders import (
+    AUTHORS,
     FROZEN,
     JOINED,
     OWN_SETTINGS,
@@ -39,9 +45,10 @@ from hemalens.studies.bloodshot.embedders import (
     ROWS,
     embedder_config,
     fit_embedder,
-    three_parts,
+    random_parts,
+    stratified_parts,
 )
-from hemalens.studies.bloodshot.tables import OPTIONS, generic_table, options_table, ten_shot_table
+from hemalens.studies.bloodshot.tables import OPTIONS, generic_table, options_table, sweep_table, ten_shot_table
 
 LEFT_OUT = ("KSC", "LYA", "MMZ", "MOB")
 """Classes of Matek-19 that the paper's run left out; PMB, with 18 images rarer than MOB with 26, stayed in."""
@@ -51,22 +58,32 @@ class BloodShotStudyConfig(StrictConfig):
     """The published protocol; settings `embedder.KEY=VALUE` go to the embedders of the three losses, `augmented.KEY=VALUE`
     to the augmented one.
 
-    `rows`: the paper's three embedders, or also ours (from ImageNet weights, with augmentation, and frozen).
+    `generic_labels`, `novel_labels`: label maps. `leave_out`: source labels of the generic set that are left out.
+    `split`: the parts of the generic set, drawn at "random" over all images as in the authors' code, or "stratified" by
+    class without dividing groups; both by `split_seed`. `checkpoint`: weights of the authors (.ckpt), tested in a row.
+
     `table_shots` and `table_repeats`: the paper's first table; `sweep_shots` and `sweep_repeats`: its third figure.
-    `leave_out`: source labels of the generic set that are left out. `*_labels`: label maps.
+    `generator` and `drawing_seed`: how support images are drawn. `shared_groups`: allow or refuse patients in both support
+    and test; the paper does not look for them. `scatter_points`: images of the paper's second figure.
     """
 
-    rows: Literal["published", "all"] = "all"
     generic_labels: str = "as_labelled"
     novel_labels: str = "as_labelled"
     leave_out: tuple[str, ...] = Field(default=LEFT_OUT, strict=False)  # TOML knows lists only
     min_per_class: int = Field(default=1, ge=1)
+    split: Literal["random", "stratified"] = "random"
+    split_seed: int = 42
+    checkpoint: str | None = None
     novel_min_per_class: int = Field(default=1, ge=1)
     table_shots: int = Field(default=10, ge=1)
     table_repeats: int = Field(default=100, ge=2)
     sweep_shots: tuple[int, ...] = Field(default=PUBLISHED_SHOTS, strict=False)
     sweep_repeats: int = Field(default=20, ge=2)
     replacement: bool = True
+    generator: Generator = "one"
+    drawing_seed: int = 42
+    shared_groups: Shared = "allow"
+    scatter_points: int = Field(default=400, ge=3)
     classifier: FewShotConfig = FewShotConfig()
 
 
@@ -74,53 +91,90 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
     """Train the embedders, test them on the generic set and k-shot on the novel sets; the same call resumes."""
     out, seed, say = options.out, options.seed, options.say
     config = BloodShotStudyConfig.load(None, [s for s in options.settings if not s.startswith(OWN_SETTINGS)])
-    rows = PUBLISHED if config.rows == "published" else tuple(ROWS)
-    embedders = {row: embedder_config(row, options.settings) for row in rows}
+    embedders = _embedders(config, options)
     pool = next(iter(data.get("support", ())), None)
     laboratories = open_laboratories(
         data["novel"], pool, labels=config.novel_labels, min_per_class=config.novel_min_per_class
     )
-    generic, cards, notes = _generic(data["generic"][0], config)
-    for note in (*notes, *(note for laboratory in laboratories for note in laboratory.notes)):
+    generic = _generic(data["generic"][0], config)
+    shared = [_shared_groups(laboratory) for laboratory in laboratories]
+    notes = [*generic.notes, *(note for laboratory in laboratories for note in laboratory.notes), *filter(None, shared)]
+    for note in notes:
         say(note)
-    learn, validation, test = three_parts(generic, seed)
     shown = {"study": config.model_dump(mode="json"), **{r: e.model_dump(mode="json") for r, e in embedders.items()}}
     request = {
         "job": "study bloodshot",
         "configs": shown,
-        "data": [generic.fingerprint, *(card.fingerprint for lab in laboratories for card in lab.cards)],
+        "sources": {row: embedder.file_digests() for row, embedder in embedders.items()},
+        "published_only": options.published_only,
+        "data": [generic.dataset.fingerprint, *(card.fingerprint for lab in laboratories for card in lab.cards)],
         "seed": seed,
     }
-    plans = _plans(laboratories, config, seed, generic, say)
+    plans = _plans(laboratories, config, generic.dataset, say)
     start_run(out, request, overwrite=options.overwrite, say=options.say)
-    encoders: dict[str, onnx.ModelProto] = {}
-    evaluations: list[Evaluation] = []
-    for row, embedder in embedders.items():
-        say(f"embedder {row}: {len(learn)} training images, {embedder.epochs} epochs")
-        bundle = fit_embedder(row, embedder, learn, validation, out=out, seed=seed)
-        evaluations.append(_evaluate(row, bundle, test, seed))
-        encoders[row] = cut(bundle.graph, ["image"], ["embedding"])
-    if config.rows == "all":
-        encoders[FROZEN] = frozen_graph(BackboneConfig(), default_cache_dir())
-    novel = _score_novel(encoders, laboratories, plans, generic.name, say)
+    trained = _train(embedders, generic, options)
+    classifiers = {} if options.published_only else OPTIONS
+    novel = _score_novel(
+        trained.encoders, laboratories, plans, classifiers=classifiers, source=generic.dataset.name, say=say
+    )
+    results = Results(
+        evaluations=trained.evaluations,
+        k_shot=novel.results,
+        curves=trained.curves,
+        pictures=[
+            sample_gallery(cells, title=f"Sample cells of {cells.name}, by class", seed=seed)
+            for cells in (generic.dataset, *(laboratory.target for laboratory in laboratories))
+        ],
+        tables=[
+            *ten_shot_table(novel.table, config.table_shots),
+            *sweep_table(novel.results),
+            *generic_table(trained.evaluations, generic.dataset.label_map),
+            *options_table(novel.options, config.table_shots),
+        ],
+        remarks=[*generic.remarks, *filter(None, shared)],
+    )
     report = make_report(
-        f"BloodShot: from {generic.name} to {', '.join(lab.target.name for lab in laboratories)}",
-        "study bloodshot: embedders trained on 70 % of the generic set (10 % validation, 20 % test), then "
-        f"{config.table_repeats} drawings of {config.table_shots} images a class, {config.sweep_repeats} for the other k",
-        Results(
-            evaluations=evaluations,
-            k_shot=novel.results,
-            tables=[
-                *ten_shot_table(novel.table, config.table_shots),
-                *generic_table(evaluations, generic.label_map),
-                *options_table(novel.options, config.table_shots),
-            ],
-        ),
-        data=[*cards, *(card for laboratory in laboratories for card in laboratory.cards)],
+        f"BloodShot: from {generic.dataset.name} to {', '.join(lab.target.name for lab in laboratories)}",
+        f"study bloodshot: embedders trained on 70 % of the generic set (10 % validation, 20 % test, {config.split}), then "
+        f"{config.table_repeats} drawings of {config.table_shots} images a class for the table, {config.sweep_repeats} for "
+        "each k of the curve",
+        results,
+        data=[*generic.cards, *(card for laboratory in laboratories for card in laboratory.cards)],
         methods=shown,
         seed=seed,
     )
     return finish_run(out, report)
+
+
+def _embedders(config: BloodShotStudyConfig, options: StudyOptions) -> dict[str, BloodShotConfig]:
+    """The configuration of each row that is a bundle."""
+    rows = PUBLISHED if options.published_only else tuple(ROWS)
+    found = {row: embedder_config(row, options.settings) for row in rows}
+    if config.checkpoint is not None:
+        found[AUTHORS] = BloodShotConfig(weights=config.checkpoint, epochs=0)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """Of each row: scores on the generic test part, encoder, and training curve where it is trained."""
+
+    evaluations: list[Evaluation]
+    encoders: dict[str, onnx.ModelProto]
+    curves: list[TrainingCurve]
+
+
+def _train(embedders: Mapping[str, BloodShotConfig], generic: _Generic, options: StudyOptions) -> _Trained:
+    found = _Trained([], {}, [])
+    for row, embedder in embedders.items():
+        options.say(f"embedder {row}: {len(generic.learn)} training images, {embedder.epochs} epochs")
+        bundle = fit_embedder(row, embedder, generic.learn, generic.validation, out=options.out, seed=options.seed)
+        found.evaluations.append(_evaluate(row, bundle, generic.test, options.seed))
+        found.encoders[row] = cut(bundle.graph, ["image"], ["embedding"])
+        found.curves.extend(read_curves([bundle.path.parent], row))
+    if not options.published_only:
+        found.encoders[FROZEN] = frozen_graph(BackboneConfig(), default_cache_dir())
+    return found
 
 
 def _evaluate(row: str, bundle: Bundle, test: CellDataset, seed: int) -> Evaluation:
@@ -128,7 +182,20 @@ def _evaluate(row: str, bundle: Bundle, test: CellDataset, seed: int) -> Evaluat
     return found.model_copy(update={"method": row, "name": f"{row}: {test.name}, test part"})
 
 
-def _generic(spec: str, config: BloodShotStudyConfig) -> tuple[CellDataset, list[DataCard], list[str]]:
+@dataclass(frozen=True, slots=True)
+class _Generic:
+    """The generic set with its three parts; `remarks` are for the report."""
+
+    dataset: CellDataset
+    learn: CellDataset
+    validation: CellDataset
+    test: CellDataset
+    cards: tuple[DataCard, ...]
+    notes: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def _generic(spec: str, config: BloodShotStudyConfig) -> _Generic:
     given = open_inputs(spec, labels=config.generic_labels, role="generic", min_per_class=config.min_per_class)
     dataset = given.dataset
     kept = [i for i, record in enumerate(dataset.records) if record.source_label not in config.leave_out]
@@ -140,23 +207,48 @@ def _generic(spec: str, config: BloodShotStudyConfig) -> tuple[CellDataset, list
         dataset = dataset.subset(kept)
         dataset = dataset.under(tuple(c for c, n in dataset.class_counts.items() if n))
     check_classes(dataset, n_units=3, purpose="training, validation and test")
+    copies = [r for r in (*given.cleaning.copies, *given.cleaning.conflicting) if r.source_label not in config.leave_out]
+    if config.split == "random":
+        parts = random_parts(dataset, copies, seed=config.split_seed)
+    else:
+        parts = stratified_parts(dataset, seed=config.split_seed)
     card = given.card.model_copy(
         update={"n_images": len(dataset), "class_counts": dataset.class_counts, "dropped": dropped}
     )
-    return dataset, [card], notes
+    remarks = ["The published run has the margin of one class in its logits of the generic test; these have none."]
+    if copies:
+        remarks.append(
+            f"{dataset.name}: {len(copies)} copies of other images, or images under two labels, are in no part; "
+            "the published run has them."
+        )
+    return _Generic(dataset, *parts, cards=(card,), notes=tuple(notes), remarks=tuple(remarks))
+
+
+def _shared_groups(laboratory: NewLaboratory) -> str | None:
+    """A sentence on groups with images in both the support and the test."""
+    if laboratory.pool is None:
+        return None
+    found = shared_groups(laboratory.pool, laboratory.target)
+    names = f"{laboratory.pool.name} and {laboratory.target.name}"
+    if not any(record.group is not None for record in laboratory.pool.records):
+        return None
+    if not found:
+        return f"{names} have no subject in common."
+    return f"{names} have {len(found)} subject(s) in common, so the k-shot scores are optimistic."
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The k-shot protocols of one laboratory: of the first table, and of the sweep over k."""
+    """The k-shot protocols of one laboratory: of the first table, and of the sweep over k; images of the scatter."""
 
     table: KShotProtocol
     sweep: KShotProtocol
     seed: int
+    n_points: int
 
 
 def _plans(
-    laboratories: Sequence[NewLaboratory], config: BloodShotStudyConfig, seed: int, generic: CellDataset, say: Say
+    laboratories: Sequence[NewLaboratory], config: BloodShotStudyConfig, generic: CellDataset, say: Say
 ) -> list[_Plan]:
     """The plan of each laboratory; k that its classes do not allow are left out, with a note."""
     plans = []
@@ -164,8 +256,11 @@ def _plans(
         shots=(config.table_shots,),
         repeats=config.table_repeats,
         replacement=config.replacement,
+        generator=config.generator,
+        shared_groups=config.shared_groups,
         few_shot=config.classifier,
     )
+    seed = config.drawing_seed
     all_shots = table.model_copy(update={"shots": config.sweep_shots, "repeats": config.sweep_repeats})
     for laboratory in laboratories:
         laboratory.refuse_source(generic)
@@ -174,13 +269,13 @@ def _plans(
         if without:
             smallest = min(laboratory.target.class_counts.items(), key=lambda entry: entry[1])
             say(f"{laboratory.target.name}: no k = {', '.join(map(str, without))}: {smallest[1]} images of {smallest[0]}")
-        plans.append(_Plan(table, sweep, seed))
+        plans.append(_Plan(table, sweep, seed, config.scatter_points))
     return plans
 
 
 @dataclass(frozen=True, slots=True)
 class _Novel:
-    """The scores on the novel sets: of the first table, of the sweep with the table's k, and of the classifier options."""
+    """The scores on the novel sets: of the first table, of the sweep, and of the classifier options."""
 
     table: list[KShot]
     results: list[KShot]
@@ -191,12 +286,14 @@ def _score_novel(
     encoders: Mapping[str, onnx.ModelProto],
     laboratories: Sequence[NewLaboratory],
     plans: Sequence[_Plan],
+    *,
+    classifiers: Mapping[str, FewShotConfig],
     source: str,
     say: Say,
 ) -> _Novel:
     table: list[KShot] = []
     results: list[KShot] = []
-    options: dict[str, list[KShot]] = {name: [] for name in OPTIONS}
+    options: dict[str, list[KShot]] = {name: [] for name in classifiers}
     for laboratory, plan in zip(laboratories, plans, strict=True):
         parts: dict[str, EmbeddedLaboratory] = {}
         for row, encoder in encoders.items():
@@ -208,21 +305,28 @@ def _score_novel(
             say(f"{row}: k-shot on {laboratory.target.name}")
             first = plan.table.score(seen, method=row, source=source, seed=plan.seed)
             table.append(first)
-            results.append(_with_table(seen, plan, first))
-            for name, option in OPTIONS.items():
+            results.append(_sweep(seen, plan, first))
+            for name, option in classifiers.items():
                 changed = plan.table.model_copy(update={"few_shot": option})
                 options[name].append(changed.score(seen, method=row, source=source, seed=plan.seed))
     return _Novel(table, results, options)
 
 
-def _with_table(seen: EmbeddedLaboratory, plan: _Plan, first: KShot) -> KShot:
-    """The sweep over k, in which the table's own k has all its drawings."""
-    others = tuple(k for k in plan.sweep.shots if k not in plan.table.shots)
-    if not others:
-        return first
-    sweep = plan.sweep.model_copy(update={"shots": others})
-    rest = sweep.score(seen, method=first.method, source=first.source, seed=plan.seed)
-    return first.model_copy(update={"shots": tuple(sorted((*rest.shots, *first.shots), key=lambda shots: shots.k))})
+def _sweep(seen: EmbeddedLaboratory, plan: _Plan, first: KShot) -> KShot:
+    """The scores over k, each from the sweep's drawings; a k of the table alone has the table's."""
+    found = plan.sweep.score(seen, method=first.method, source=first.source, seed=plan.seed)
+    swept = {shots.k for shots in found.shots}
+    more = (shots for shots in first.shots if shots.k not in swept)
+    shots = tuple(sorted((*found.shots, *more), key=lambda shots: shots.k))
+    return found.model_copy(update={"shots": shots, "scatter": _support_scatter(seen, plan)})
+
+
+def _support_scatter(seen: EmbeddedLaboratory, plan: _Plan) -> Scatter | None:
+    """Embeddings of labelled images of the laboratory, as in the paper's second figure; nothing is predicted there."""
+    support = seen.source
+    points = [(str(record.label), str(record.label), record.domain) for record in support.dataset.records]
+    found = scatter(support.embeddings, points, seed=plan.seed, n_points=plan.n_points)
+    return found and found.model_copy(update={"cells": support.dataset.name})
 
 
 STUDY = Study.of("bloodshot", run)

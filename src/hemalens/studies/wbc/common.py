@@ -17,6 +17,7 @@ from pydantic import Field
 from hemalens.benchmark.protocols.base import FitFold
 from hemalens.benchmark.protocols.fractions import (
     PUBLISHED_FRACTIONS,
+    TEST_FRACTION,
     FixedParts,
     FractionRun,
     FractionsProtocol,
@@ -31,7 +32,7 @@ from hemalens.bundle.segmenter import open_segmenter, segmenter_source
 from hemalens.bundle.stages import kept_mask
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset, open_dataset
-from hemalens.datasets.splits import seeded
+from hemalens.datasets.splits import hold_out, seeded
 from hemalens.errors import ConfigError, InputError, near_matches
 from hemalens.evaluation.results import DataCard, Selection
 from hemalens.files import atomic_path
@@ -52,9 +53,9 @@ WHITE_CELLS = ("wbc", "held", *SUBSETS)
 class WbcStudyConfig(StrictConfig):
     """Settings of both studies, the same for all rows.
 
-    `selection`: "validation", or "published-selection": the epoch is chosen on the test images, as in one of the papers,
-    and all of `held` is the test. `mask_segmenter` gives masks to white cells that have none, for `mask_fraction` of each
-    class; "" for none. `rows` are the rows' short names, empty for all.
+    `selection`: "validation", or "published-selection": the epoch is chosen on the test images, as in both papers, and all
+    of `held` is the test; a run of the published rows only has it by default. `mask_segmenter` gives masks to white cells
+    that have none, for `mask_fraction` of each class; "" for none. `rows` are the rows' short names, empty for all.
     """
 
     labels: str = "five_class"
@@ -79,13 +80,18 @@ class WbcStudyConfig(StrictConfig):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of a study: its full name, its method, its settings, and the roles of its auxiliary data."""
+    """A row of a study: its full name, its method, its settings, and the roles of its auxiliary data.
+
+    `optional` are roles that it takes where they are given. `ours`: not in the paper.
+    """
 
     name: str
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     auxiliary: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     resnet: bool = True
+    ours: bool = False
 
     def own(self, settings: Sequence[str]) -> list[str]:
         """Its share of the settings, without their prefix, where its method has such a key.
@@ -117,12 +123,20 @@ def configured(rows: Mapping[str, Row], settings: Sequence[str]) -> dict[str, tu
     return {key: (row, row.config(settings)) for key, row in rows.items()}
 
 
-def chosen_rows(rows: Mapping[str, Row], named: Sequence[str]) -> dict[str, Row]:
-    """The rows of these short names, or all; raises `InputError` for an unknown one."""
+def chosen_rows(rows: Mapping[str, Row], named: Sequence[str], *, published_only: bool = False) -> dict[str, Row]:
+    """The rows of these short names, or all; raises `InputError` for an unknown one, or one of ours that is left out."""
+    known = {key: row for key, row in rows.items() if not (published_only and row.ours)}
     for name in named:
-        if name not in rows:
-            raise InputError(f"the study has no row {name!r}", expected=f"some of {', '.join(rows)}")
-    return {key: row for key, row in rows.items() if not named or key in named}
+        if name not in known:
+            what = f"the row {name!r} is not in the paper" if name in rows else f"the study has no row {name!r}"
+            raise InputError(what, expected=f"some of {', '.join(known)}")
+    return {key: row for key, row in known.items() if not named or key in named}
+
+
+def study_config(options: StudyOptions) -> WbcStudyConfig:
+    """The settings of a run; with the published rows only, the epoch is chosen as published unless set otherwise."""
+    base = {"selection": "published-selection"} if options.published_only else {}
+    return WbcStudyConfig.load(None, [s for s in options.settings if not s.startswith((FIT, RESNET))], base=base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +156,8 @@ def open_white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig, 
     read = partial(open_inputs, labels=config.labels, min_per_class=config.min_per_class)
     spec = data["wbc"][0]
     wbc = read(spec, role="wbc")
-    opened = [wbc]
-    if "held" in data:
-        held = read(data["held"][0], role="held")
-        opened.append(held)
-        whole = config.selection == "published-selection"
-        parts = tested_whole(wbc.dataset, held.dataset) if whole else halved(wbc.dataset, held.dataset, seed=seed)
-    else:
-        parts = fixed_parts(wbc.dataset, seed=seed)
+    opened = [wbc, *(read(held, role="held") for held in data.get("held", ()))]
+    parts = _parts([each.dataset for each in opened], config, seed=seed)
     given: dict[float, Inputs] = {}
     for role, share in SUBSETS.items():
         if role in data:
@@ -163,6 +171,18 @@ def open_white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig, 
     parts = replace(parts, train=train, given={f: part.dataset.under(train.classes) for f, part in given.items()})
     cards = tuple(each.card for each in (*opened, *given.values()))
     return WhiteCells(wbc.dataset.name, parts, cards, tuple(notes), spec.startswith("wbc_subsets:"))
+
+
+def _parts(opened: Sequence[CellDataset], config: WbcStudyConfig, *, seed: int) -> FixedParts:
+    """The parts of the white cells, and of those held out where they are given: tested whole, or one half of them."""
+    train, *held = opened
+    if config.selection == "validation":
+        return halved(train, held[0], seed=seed) if held else fixed_parts(train, seed=seed)
+    if not held:
+        # the same test images as under "validation"
+        train, test = hold_out(train, TEST_FRACTION, seeded(seed, "test"))
+        held = [replace(test, name=f"{opened[0].name}, test part")]
+    return tested_whole(train, held[0])
 
 
 def _masked_alike(part: CellDataset, train: CellDataset) -> CellDataset:
@@ -232,16 +252,14 @@ def open_study(
     options: StudyOptions,
 ) -> OpenStudy:
     """Read the settings, open all data and claim `out`; `method` has the roles of the auxiliary data."""
-    config = WbcStudyConfig.load(None, [s for s in options.settings if not s.startswith((FIT, RESNET))])
-    chosen = configured(chosen_rows(rows, config.rows), options.settings)
+    config = study_config(options)
+    wanted = with_data(chosen_rows(rows, config.rows, published_only=options.published_only), data, config, options.say)
+    chosen = configured(wanted, options.settings)
     protocol, seed = config.protocol, options.seed
     user = find_method(method)
-    specs = [(role.name, spec) for role in user.roles for spec in data.get(role.name, ())]
+    used = {role for row in wanted.values() for role in (*row.auxiliary, *row.optional)}
+    specs = [(role.name, spec) for role in user.roles if role.name in used for spec in data.get(role.name, ())]
     more = open_auxiliary([user], specs, labels=config.labels)
-    for row, _ in chosen.values():
-        for role in row.auxiliary:
-            if role not in more:
-                raise InputError(f"the row {row.name!r} needs the role {role}", remedy=f"Use --data {role}=SPEC.")
     request = {
         "job": f"study {study.name}",
         "study": config.model_dump(mode="json"),
@@ -260,6 +278,39 @@ def open_study(
     return OpenStudy(chosen, protocol, seed, cells, more)
 
 
+def with_data(
+    rows: Mapping[str, Row], data: Mapping[str, Sequence[str]], config: WbcStudyConfig, say: Say
+) -> dict[str, Row]:
+    """The rows whose auxiliary data are given: one of ours is left out and reported, unless it is named.
+
+    Raises `InputError` for any other row without its data.
+    """
+    found = {}
+    for key, row in rows.items():
+        missing = next((role for role in row.auxiliary if not data.get(role)), None)
+        if missing is None:
+            found[key] = row
+        elif row.ours and not config.rows:
+            say(f"left out the row {row.name!r}, which needs --data {missing}=SPEC")
+        else:
+            raise InputError(f"the row {row.name!r} needs the role {missing}", remedy=f"Use --data {missing}=SPEC.")
+    return found
+
+
+def differences(study: OpenStudy) -> list[str]:
+    """What differs from both papers in this run, in sentences."""
+    protocol = study.protocol
+    found = [
+        "The epoch is chosen on the tested images, as in both papers: the scores are optimistic."
+        if protocol.selection == "published-selection"
+        else "Both papers report the best epoch on the tested images (optimistic; --published-only does so too). Here "
+        "other images choose the epoch."
+    ]
+    if protocol.seeds > 1:
+        found.append(f"Both papers train once, here each number is a mean over {protocol.seeds} trainings.")
+    return found
+
+
 def _white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig) -> list[CellDataset]:
     return [open_dataset(spec, labels=config.labels) for role in WHITE_CELLS for spec in data.get(role, ())]
 
@@ -270,7 +321,8 @@ def run_rows(study: OpenStudy, *, out: Path, say: Say) -> dict[str, FractionRun]
     cells, protocol, auxiliary = study.cells, study.protocol, study.auxiliary
     for key, (row, config) in study.rows.items():
         say(f"{row.name}: {len(protocol.fractions)} fractions, {protocol.seeds} seed(s)")
-        fit = _fit(row, config, {role: auxiliary[role] for role in row.auxiliary}, say)
+        roles = (*row.auxiliary, *row.optional)
+        fit = _fit(row, config, {role: auxiliary[role] for role in roles if role in auxiliary}, say)
         (found[key],) = fraction_runs(
             without_checkpoints(fit),
             cells.parts,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hemalens.benchmark.protocols.fractions import FractionRun, balanced_accuracy_gain
 from hemalens.evaluation.results import ComparisonTable, Estimate, FractionScores
@@ -11,10 +12,14 @@ Cell = str | int | float | None
 
 
 def published_table(
-    runs: Mapping[str, FractionRun], published: Mapping[str, Mapping[str, float]], *, comparable: bool
+    runs: Mapping[str, FractionRun], published: Mapping[str, Any], *, comparable: bool, notes: Sequence[str] = ()
 ) -> ComparisonTable:
-    """Accuracy of each row at each fraction, with the published number where the data are the published ones."""
-    shares = _shares(runs)
+    """Accuracy of each row at each fraction, with the published number where the data are the published ones.
+
+    `published` is the study's file: its "accuracy" by row and fraction; "about" names the rows that it rounds. `notes` are
+    further sentences for the note.
+    """
+    shares, accuracy, about = _shares(runs), published["accuracy"], published.get("about", ())
     columns = ["method"]
     for share in shares:
         columns += [_percent(share), f"{_percent(share)}, published"] if comparable else [_percent(share)]
@@ -24,8 +29,9 @@ def published_table(
         for share in shares:
             cells.append(_mean_std(_at(run, share).accuracy))
             if comparable:
-                reference = published.get(key, {}).get(f"{share:g}")
-                cells.append(None if reference is None else f"{reference / 100:.4f}")
+                reference = accuracy.get(key, {}).get(f"{share:g}")
+                shown = None if reference is None else f"{reference / 100:.4f}"
+                cells.append(f"about {reference / 100:.2f}" if shown and key in about else shown)
         rows.append(tuple(cells))
     first = next(iter(runs.values())).curve
     rate = first.fractions[0].majority_rate
@@ -33,10 +39,9 @@ def published_table(
         f"Mean ± standard deviation over {first.fractions[0].n_seeds} seed(s) on {first.n_images} tested images. Always "
         f"predicting the most frequent class: {rate:.3f}."
     )
-    if comparable:
-        note += " Published: one training, the best epoch on the images that are reported."
-    else:
+    if not comparable:
         note += " The published numbers are for WBC_100 and its subsets, and are left out."
+    note = " ".join([note, *notes])
     return ComparisonTable(title="Accuracy by the share of the labels", columns=tuple(columns), rows=tuple(rows), note=note)
 
 
