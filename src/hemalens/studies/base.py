@@ -76,7 +76,8 @@ class StudyOptions:
 class Description:
     """The description of a study: name, summary, citation, main published result and roles of data.
 
-    `needs` are settings that a run requires, each with its meaning.
+    `needs` are settings that a run requires, each with its meaning. `differences` are sentences on what every run does
+    otherwise than the paper, and why; the report shows them with those of the run.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Description:
     main_result: str
     roles: tuple[Role, ...]
     needs: Mapping[str, str]
+    differences: tuple[str, ...]
 
     def check_roles(self, data: Mapping[str, Sequence[str]]) -> None:
         """Raise `InputError` for an unknown role, or for too few or too many datasets in one."""
@@ -136,5 +138,11 @@ def describe(name: str) -> Description:
     entry = published(name)
     roles = tuple(Role.of(role, each) for role, each in entry["roles"].items())
     return Description(
-        name.replace("_", "-"), entry["summary"], entry["citation"], entry["main_result"], roles, entry.get("needs", {})
+        name.replace("_", "-"),
+        entry["summary"],
+        entry["citation"],
+        entry["main_result"],
+        roles,
+        needs=entry.get("needs", {}),
+        differences=tuple(entry["differences"]),
     )

@@ -132,6 +132,7 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
             *options_table(novel.options, config.table_shots),
         ],
         remarks=[*generic.remarks, *filter(None, shared)],
+        differences=STUDY.differences,
     )
     report = make_report(
         f"BloodShot: from {generic.dataset.name} to {', '.join(lab.target.name for lab in laboratories)}",
