@@ -24,6 +24,7 @@ from hemalens.runs.folders import finish_run, start_run
 from hemalens.runs.inputs import Inputs, open_inputs
 from hemalens.studies.base import Study, StudyOptions
 from hemalens.studies.bc_sam.config import BCSamStudyConfig, StudyConfigs, read_configs
+from hemalens.studies.bc_sam.differences import run_differences
 from hemalens.studies.bc_sam.latents import DISCREPANCY_WORDS, Material, Row, Side
 from hemalens.studies.bc_sam.resnext import RESNEXT_HEAD, RESNEXT_ROW, resnext_cells, resnext_folder
 from hemalens.studies.bc_sam.scores import Cell, Direction, find_gains
@@ -173,7 +174,7 @@ def _report(
                 *tables,
             ],
             remarks=remarks,
-            differences=[*STUDY.differences, *_differences(configs, sides)],
+            differences=[*STUDY.differences, *run_differences(configs, sides, found.material.outcomes)],
             pictures=reconstructions(found.material, found.rows),
             curves=_curves(found.rows, sides, configs, out),
         ),
@@ -194,26 +195,6 @@ def _curves(rows: Sequence[Row], sides: Sequence[Side], configs: StudyConfigs, o
             folders = [resnext_folder(out, side) / f"fold_{fold}" for fold in range(configs.study.n_folds)]
             curves += read_curves(folders, side.dataset.name, group=RESNEXT_ROW)
     return curves
-
-
-def _differences(configs: StudyConfigs, sides: Sequence[Side]) -> list[str]:
-    """What in this run differs from the papers, for each row that has been trained."""
-    sentences = []
-    if any(record.group is not None for side in sides for record in side.dataset.records):
-        sentences.append("Folds keep groups together; the published folds are drawn by image.")
-    if configs.study.resnext:
-        sentences.append(
-            f"{RESNEXT_ROW} is {configs.resnext.backbone}, trained by the method finetune for at most "
-            f"{configs.resnext.epochs} epochs; the published ResNeXt is the network and training of Matek et al. (2019)."
-        )
-    if configs.study.ae_cfe:
-        sentences.append(
-            "AE-CFE reads the feature maps and cell images of this study in place of Mask R-CNN's regions, resampled to "
-            "14x14, and learns from two laboratories; its published training had three."
-        )
-    if configs.study.dorl:
-        sentences.append("DoRL learns from two laboratories; its published training had a third, private set.")
-    return sentences
 
 
 def _is_shown(cell: Cell, config: BCSamStudyConfig) -> bool:
