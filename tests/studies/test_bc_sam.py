@@ -336,7 +336,13 @@ def test_the_accuracy_table_holds_ours_and_the_published(whole: Watched) -> None
     ]
     told = published("bc_sam")["row"]
     assert names[9:] == [(f"published: {row['method']}", row["saw"]) for row in told]
-    assert "TRANSDUCTIVE" in table.note
+    assert "Features: the pooled" in table.note
+    assert "Linear MMD on all images: BC-SAM as published." in table.note
+    assert "(transductive). Training folds: it learns from" in table.note
+    few = [cell for cell in whole.cells if cell.row == "AE-CFE"]
+    assert accuracy_table(few, whole.material.sides, "thirteen_class").note.startswith(
+        "1 = matek19, 2 = acevedo20. Mean over folds. All images: the autoencoder learns from "
+    )
     assert table.note.startswith("1 = matek19, 2 = acevedo20. ")
     assert "2 -> 1: 4 such images." in table.note, "the variant lymphocytes, which Acevedo-20 lacks"
     assert "1 -> 2:" not in table.note
@@ -809,8 +815,12 @@ def test_roles_are_checked(data: Roles, tmp_path: Path, change: Roles, message: 
 def test_sides_that_cannot_be_compared_are_refused(data: Roles, tmp_path: Path) -> None:
     with pytest.raises(SplitError, match=r"24 image\(s\) of matek19 were trained on"):
         _study({"first": data["first"], "second": data["first"]}, tmp_path / "x", *WHOLE)
-    with pytest.raises(SplitError, match=r"too small for 5 folds; expected at least 5 .*--min-per-class 5"):
+    with pytest.raises(SplitError, match=r"too small for 5 folds; expected at least 5 .*--set min_per_class=5"):
         _study(data, tmp_path / "x", *WHOLE, "n_folds=5")
+    with pytest.raises(
+        SplitError, match=r"too small for the SVM; expected 3 images .*got basophil \(2\), .*leave the SVM out"
+    ):
+        _study(data, tmp_path / "x", *WHOLE, 'heads=["lr", "svm_poly"]')
     assert not (tmp_path / "x").exists()
 
 

@@ -39,6 +39,8 @@ from hemalens.training.baseline_autoencoders import BaselineConfig, drawings, em
 from hemalens.training.checkpoints import tensor_bytes
 
 Protocol = Literal["transductive", "inductive"]
+POOLED = "features"
+"""Name of the row of pooled features."""
 DISCREPANCY_WORDS: dict[Discrepancy, str] = {"none": "no MMD", "linear": "linear MMD", "rbf": "kernel MMD"}
 
 

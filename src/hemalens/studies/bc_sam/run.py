@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hemalens.classifiers.svm import INNER_FOLDS
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.splits import check_classes
+from hemalens.errors import SplitError
 from hemalens.evaluation.results import ComparisonTable, Report, TrainingCurve
 from hemalens.methods.bc_sam import cell_image_stage
 from hemalens.progress import Say
@@ -25,7 +27,7 @@ from hemalens.runs.inputs import Inputs, open_inputs
 from hemalens.studies.base import Study, StudyOptions
 from hemalens.studies.bc_sam.config import BCSamStudyConfig, StudyConfigs, read_configs
 from hemalens.studies.bc_sam.differences import run_differences
-from hemalens.studies.bc_sam.latents import DISCREPANCY_WORDS, Material, Row, Side
+from hemalens.studies.bc_sam.latents import DISCREPANCY_WORDS, POOLED, Material, Row, Side
 from hemalens.studies.bc_sam.resnext import RESNEXT_HEAD, RESNEXT_ROW, resnext_cells, resnext_folder
 from hemalens.studies.bc_sam.scores import Cell, Direction, find_gains
 from hemalens.studies.bc_sam.segmenter import fit_study_segmenter, segmenter_folder
@@ -40,7 +42,6 @@ from hemalens.studies.bc_sam.tables import (
 )
 from hemalens.taxonomy import AS_LABELLED
 
-POOLED = "features"
 BASELINE_HEADS = {"AE-CFE": ("rf",), "DoRL": ("svm_linear", "lr")}
 """The heads of the published rows."""
 
@@ -99,11 +100,25 @@ def _sides(opened: Sequence[Inputs], config: BCSamStudyConfig) -> tuple[Side, Si
         Side.split(key, dataset, start=start, n_folds=config.n_folds, seed=config.split_seed)
         for key, dataset, start in (("first", first, 0), ("second", second, len(first)))
     ]
-    if config.resnext:
-        for side in split:
-            for train, _ in side.folds:
-                check_classes(side.dataset.subset(train), n_units=2, purpose="a validation part in every fold")
+    for side in split:
+        _check_folds(side, config)
     return split[0], split[1]
+
+
+def _check_folds(side: Side, config: BCSamStudyConfig) -> None:
+    """Raise `SplitError` before anything is trained where a training fold is too small for a row."""
+    has_svm = any(head.startswith("svm") for head in config.heads) or config.dorl
+    for train, _ in side.folds:
+        fold = side.dataset.subset(train)
+        if config.resnext:
+            check_classes(fold, n_units=2, purpose="a validation part in every fold")
+        if has_svm and min(fold.class_counts.values()) < INNER_FOLDS:
+            raise SplitError(
+                f"a class of {fold.name} is too small for the SVM",
+                expected=f"{INNER_FOLDS} images of each class in every training fold",
+                got=", ".join(f"{name} ({n})" for name, n in fold.class_counts.items() if n < INNER_FOLDS),
+                remedy="Raise n_folds or min_per_class, or leave the SVM out of heads.",
+            )
 
 
 @dataclass(frozen=True, slots=True)
