@@ -142,7 +142,7 @@ class EmbedderModule(CellClassifier):
                 "without training (epochs=0) the weights file must hold the classifier",
                 expected=_shapes(own),
                 got=_shapes(weights) or "none",
-                remedy="Give the classes that the weights were trained on, or train with --set epochs=6.",
+                remedy="Give the classes that they were trained on, as in --labels as_labelled, or use --set epochs=6.",
             )
         self.head.load_state_dict(dict(weights))
 

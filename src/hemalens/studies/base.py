@@ -29,6 +29,10 @@ class PublishedData:
     reader: str
     paths: tuple[str, ...]
 
+    def is_given(self, spec: str, n_found: int) -> bool:
+        """Whether `spec`, whose folder has `n_found` images before any are left out, names these data."""
+        return spec.startswith(f"{self.reader}:") and n_found == self.n_images
+
 
 @dataclass(frozen=True, slots=True)
 class Role:

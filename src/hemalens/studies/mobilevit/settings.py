@@ -91,7 +91,7 @@ def departures(
     """
     wanted = describe("mobilevit").roles[0].published
     found = []
-    if not (spec.startswith(f"{wanted.reader}:") and n_found == wanted.n_images):
+    if not wanted.is_given(spec, n_found):
         found.append(f"not the {wanted.n_images:,} images of {wanted.title}")
     found += _changed(config, MobileVitStudyConfig())
     for name, each in configs.items():
