@@ -24,14 +24,11 @@ from hemalens.models.reconstruction import LATENT_SIZE, Autoencoder, PixelAutoen
 from hemalens.training.checkpoints import load_weights, tensor_bytes
 from hemalens.training.data import EpochSampler, PixelDataset, resized_images
 from hemalens.training.losses import structural_similarity
-from hemalens.training.module import Learner, OptimiserConfig
+from hemalens.training.module import ADAM, Learner, OptimiserConfig
 from hemalens.training.trainer import Precision, Schedule, train
 
 ENCODER = "encoder.safetensors"
 """File with the weights of the encoder alone."""
-ADAM = OptimiserConfig(
-    learning_rate=1e-3, weight_decay=0.0, warmup_epochs=0.0, schedule="constant", label_smoothing=0.0, gradient_clip=None
-)
 
 
 class ReconstructionConfig(StrictConfig):
