@@ -174,3 +174,10 @@ def test_figures_show_the_data() -> None:
         texts = {text.get_text() for axis in figure.axes for text in (*axis.texts, axis.title)}
         assert {text for text in texts if f">{text}<" not in shown} == set(), name
         assert f"images/{name}.svg" in pages
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_differences_in_a_studys_report_are_on_its_page(name: str) -> None:
+    pages = " ".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / "studies").glob("*.md")))
+    words = " ".join(pages.replace("`", "").split())
+    assert [text for text in describe_study(name).differences if text not in words] == []

@@ -63,7 +63,13 @@ def test_sentences_are_short(page: Path) -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_texts_of_a_study_use_plain_words(name: str) -> None:
     study = describe_study(name)
-    texts = (study.summary, study.main_result, *study.needs.values(), *(role.what for role in study.roles))
+    texts = (
+        study.summary,
+        study.main_result,
+        *study.needs.values(),
+        *study.differences,
+        *(role.what for role in study.roles),
+    )
     assert [word for text in texts for word in _old_words(text)] == []
 
 

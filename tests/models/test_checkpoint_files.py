@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
+import warnings
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -53,11 +56,77 @@ def test_a_lightning_checkpoint_gives_its_tensors_and_runs_nothing(tmp_path: Pat
 
 
 def test_other_files_may_not_name_objects(tmp_path: Path) -> None:
+    RAN.clear()
     torch.save({"state_dict": {"a": torch.ones(1)}, "noisy": Noisy()}, tmp_path / "last.pth")
     (tmp_path / "damaged.ckpt").write_bytes(b"PK not a checkpoint")
-    for name in ("last.pth", "damaged.ckpt"):
-        with pytest.raises(WeightsError, match=rf"cannot read the weights in .*{name}'; expected .* Lightning checkpoint"):
+    for name, got in (("last.pth", "other objects than tensors"), ("damaged.ckpt", "ValueError: Expected input")):
+        message = rf"cannot read the weights in .*{name}'; expected .* Lightning checkpoint, .ckpt; got {got}"
+        with pytest.raises(WeightsError, match=message):
             read_state_dict(tmp_path / name)
+    assert RAN == []
+
+
+def _with_pickle(path: Path, content: bytes) -> Path:
+    """A file of torch whose pickle is `content`."""
+    torch.save({"state_dict": {"a": torch.ones(1)}}, path.with_suffix(".whole"))
+    with zipfile.ZipFile(path.with_suffix(".whole")) as whole, zipfile.ZipFile(path, "w") as changed:
+        for name in whole.namelist():
+            changed.writestr(name, content if name.endswith("/data.pkl") else whole.read(name))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pth"])
+@pytest.mark.parametrize(
+    "opcodes",
+    {
+        "a blocked module": b"cos\nmkdir\nPLACE\x85R.",
+        "a builtin": b"c__builtin__\nexec\nCODE\x85R.",
+        "a class with a state": b"cevil\nA\n)\x81}PLACEK\x01sb.",
+        "a placeholder that is called": b"cevil\nA\n)R)R.",
+        "a placeholder of entries": b"cevil\nA\n)RK\x01K\x01s.",
+        "a placeholder as tensors": b"}X\x0a\x00\x00\x00state_dictcevil\nA\n)Rs.",
+        "a placeholder that rebuilds": b"ctorch._tensor\n_rebuild_from_type_v2\n(cevil\nA\ncevil\nA\n)}tR.",
+        "a persistent object": b"PLACEQ.",
+        "the opcode of instances": b"(PLACEios\nmkdir\n.",
+        "a name from the stack": b"\x8c\x02os\x8c\x05mkdir\x93PLACE\x85R.",
+    }.items(),
+    ids=lambda item: item[0] if isinstance(item, tuple) else item,
+)
+def test_no_opcode_runs_anything(
+    suffix: str, opcodes: tuple[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a pickle names is neither called nor imported: it would make a folder."""
+    made, package = tmp_path / "made", tmp_path / "evil.py"
+    package.write_text(f"import os; os.mkdir({str(made)!r})\nclass A: pass\n")
+
+    def text(value: str) -> bytes:
+        return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+    code = text(f"__import__('os').mkdir({str(made)!r})")
+    pickle = opcodes[1].replace(b"PLACE", text(str(made))).replace(b"CODE", code)
+    path = _with_pickle(tmp_path / f"bad{suffix}", b"\x80\x02" + pickle)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WeightsError, match="cannot read the weights in"):
+        read_state_dict(path)
+    assert not made.exists()
+    assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pth"])
+def test_only_plain_numbers_are_taken(suffix: str, tmp_path: Path) -> None:
+    """A tensor may repeat one number so often that a copy of it fills the memory."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates quantised tensors
+        cases = {
+            r"strided, \(1000000000000,\)": torch.zeros(1).expand(10**12),
+            r"strided, \(4,\)": torch.zeros(4, device="meta"),
+            r"sparse_coo, \(3,\)": torch.sparse_coo_tensor([[0]], [1.0], (3,), check_invariants=True),
+            r"strided, \(3,\)": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        }
+        for got, tensor in cases.items():
+            torch.save({"state_dict": {"a": torch.ones(1), "b": tensor}}, tmp_path / f"bad{suffix}")
+            with pytest.raises(WeightsError, match=f"cannot use the weights in .*; expected dense tensors.*got 'b': {got}"):
+                read_state_dict(tmp_path / f"bad{suffix}")
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b1"])

@@ -227,6 +227,18 @@ def test_hostile_words_stay_text() -> None:
     assert all(line.startswith(("### ", "The HTML", "- ", "&lt;")) for line in markdown.split("\n") if line)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_differences_from_the_paper_follow_the_tables() -> None:
+    plain = make_report(n_evaluations=1, n_points=10)
+    report = plain.model_copy(update={"differences": (f"Folds are ours: {HOSTILE}", "Masks are rounded.")})
+    html, markdown = render_html(report), render_markdown(report)
+    check_accessible(html)
+    check_self_contained(html)
+    assert "What differs from the paper" in Page(html).text
+    assert "\n- Masks are rounded.\n" in markdown.split("## What differs from the paper")[1].split("##")[0]
+    assert "differs from the paper" not in render_html(plain) + render_markdown(plain)
+
+
 @pytest.mark.parametrize(("n_columns", "wanted"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 3), (6, 3), (7, 4), (9, 3)])
 def test_lines_of_pictures_are_equally_long(n_columns: int, wanted: int) -> None:
     assert contents.n_abreast(n_columns) == wanted

@@ -19,11 +19,12 @@ from fakes import cnmc, matek19
 from hemalens.datasets import CellDataset, Record, open_dataset
 from hemalens.datasets.splits import clean
 from hemalens.errors import ConfigError, InputError, SplitError, WeightsError
-from hemalens.evaluation.results import ComparisonTable, Estimate, KShot, Report, Shots
+from hemalens.evaluation.results import ComparisonTable, DataCard, Estimate, KShot, Report, Shots
 from hemalens.methods.bloodshot import BloodShotConfig
 from hemalens.report import read_report
 from hemalens.studies import STUDIES, find_study, run_study
 from hemalens.studies.base import published
+from hemalens.studies.bloodshot.differences import run_differences
 from hemalens.studies.bloodshot.embedders import (
     AUTHORS,
     JOINED,
@@ -82,6 +83,8 @@ def test_the_whole_protocol_and_its_resume(
         assert result.scatter.cells == "cnmc fold_0", "labelled images, as in the second figure"
         assert (result.scatter.n_total, len(result.scatter.points)) == (8, 8)
     assert "cnmc fold_0 and cnmc preliminary test have no subject in common." in report.summary
+    assert set(find_study("bloodshot").differences) < set(report.differences)
+    assert "## What differs from the paper" in (out / "report.md").read_text(encoding="utf-8")
     assert [curve.name for curve in report.curves] == list(PUBLISHED)
     generic, novel = report.pictures
     assert [row.caption for row in novel.rows] == ["all", "all", "hem", "hem"]
@@ -263,6 +266,47 @@ def test_subjects_in_both_sets_are_counted_or_refused(data: dict[str, list[str]]
     report = run(out="allowed")
     said = "cnmc fold_0 and cnmc preliminary test have 2 subject(s) in common, so the k-shot scores are optimistic."
     assert said in report.summary
+
+
+def _cards(*counts: tuple[str, int, int]) -> list[DataCard]:
+    return [
+        DataCard(
+            role="",
+            name=name,
+            n_images=n,
+            class_counts={},
+            dropped={"copies": n_dropped},
+            licence="",
+            citation="",
+            fingerprint="",
+            synthetic=False,
+        )
+        for name, n, n_dropped in counts
+    ]
+
+
+def test_a_run_with_the_published_data_and_settings_adds_no_difference() -> None:
+    data = {"generic": ["matek19:a"], "novel": ["cnmc:b"], "support": ["cnmc:c"]}
+    cards = _cards(("matek19", 18_298, 67), ("cnmc preliminary test", 1_867, 0), ("cnmc fold_0", 3_527, 0))
+    published_rows = {row: embedder_config(row, ["embedder.n_loader_workers=2"]) for row in PUBLISHED}
+    config = BloodShotStudyConfig(checkpoint="authors.ckpt")
+    assert run_differences(data, cards, 0, config, published_rows) == []
+
+
+def test_a_run_lists_its_own_data_and_settings() -> None:
+    data = {"generic": ["folder:a"], "novel": ["cnmc:b", "jtsc:c"]}
+    cards = _cards(("mine", 18_365, 0), ("cnmc preliminary test", 1_866, 0), ("jtsc", 1_867, 0))
+    settings = ["embedder.optimiser.learning_rate=0.01", "augmented.epochs=3"]
+    rows = {row: embedder_config(row, settings) for row in ROWS}
+    assert run_differences(data, cards, 2, BloodShotStudyConfig(table_shots=5), rows) == [
+        "The generic set is mine with 18,365 images; published is Matek-19 with 18,365.",
+        "The novel set is cnmc preliminary test with 1,866 images; published is C-NMC, preliminary test with 1,867.",
+        "The novel set is jtsc with 1,867 images; published is C-NMC, preliminary test with 1,867.",
+        "Support images come from the tested set, whose other images are tested; published is C-NMC, fold 0.",
+        "2 copies, or images under two labels, of the generic set are in no part.",
+        "Settings with another value than the published one, which is in brackets: table_shots=5 (10); "
+        "embedder.optimiser.learning_rate=0.01 (0.001).",
+    ]
 
 
 def test_settings_reach_the_embedders_they_name() -> None:

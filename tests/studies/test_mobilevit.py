@@ -16,7 +16,7 @@ from hemalens.errors import InputError, OutputError, SplitError
 from hemalens.evaluation.results import Report
 from hemalens.models.backbone import create_backbone
 from hemalens.report import read_report
-from hemalens.studies import run_study
+from hemalens.studies import find_study, run_study
 from hemalens.studies.base import published
 from hemalens.studies.mobilevit.images import divide, draw_cells
 from hemalens.studies.mobilevit.settings import (
@@ -122,6 +122,7 @@ def test_the_report_names_the_contradiction_and_why_nothing_is_comparable(done: 
     assert "0.964" in table.note
     assert "97 %" in table.note
     assert "the last of 2 epochs" in table.note
+    assert read_report(done / "report.json").differences == find_study("mobilevit").differences != ()
     assert table.columns[2] == "published, not comparable"
     for reason in ("not the 18,365 images of Matek-19", f"n_images={N_IMAGES}", "test_fraction=0.3"):
         assert reason in table.note

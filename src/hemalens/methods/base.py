@@ -30,8 +30,8 @@ class Fit(Protocol):
     ) -> Bundle:
         """Train on `train` and write `run_dir`/bundle.
 
-        `validation` serves for early stopping and calibration, and is never reported. `auxiliary` holds further datasets
-        by role.
+        `validation` chooses the epoch and calibrates, and no score on it is reported as a test; where it does neither, it
+        may be tested on. `auxiliary` holds further datasets by role.
         """
 
 

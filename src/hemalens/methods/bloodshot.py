@@ -27,15 +27,11 @@ from hemalens.training.augmentation import AugmentationConfig, border_colours
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import TrainingConfig, TrainingData, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.losses import AAMSoftmax, rotate_each, rotation_consistency
-from hemalens.training.module import OptimiserConfig
+from hemalens.training.module import ADAM, OptimiserConfig
 from hemalens.training.trainer import KeptEpoch, Precision
 
 MARGIN_RAD = math.radians(28.6)
 """28.6 degrees, as published."""
-
-ADAM = OptimiserConfig(
-    learning_rate=1e-3, weight_decay=0.0, warmup_epochs=0.0, schedule="constant", label_smoothing=0.0, gradient_clip=None
-)
 
 
 class BloodShotConfig(TrainingConfig):
@@ -142,7 +138,7 @@ class EmbedderModule(CellClassifier):
                 "without training (epochs=0) the weights file must hold the classifier",
                 expected=_shapes(own),
                 got=_shapes(weights) or "none",
-                remedy="Give the classes that the weights were trained on, or train with --set epochs=6.",
+                remedy="Give the classes that they were trained on, as in --labels as_labelled, or use --set epochs=6.",
             )
         self.head.load_state_dict(dict(weights))
 

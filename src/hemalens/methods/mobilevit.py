@@ -12,12 +12,8 @@ from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.base import CellDataset
 from hemalens.methods.base import Method
 from hemalens.methods.finetune import PRETRAINING_ROLE, FinetuneConfig, fit_as
-from hemalens.training.module import OptimiserConfig
+from hemalens.training.module import ADAM, OptimiserConfig
 from hemalens.training.trainer import KeptEpoch, Precision
-
-ADAM = OptimiserConfig(
-    learning_rate=1e-3, weight_decay=0.0, warmup_epochs=0.0, schedule="constant", label_smoothing=0.0, gradient_clip=None
-)
 
 
 class MobileVitConfig(FinetuneConfig):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +31,13 @@ class _Inert:
     def __setstate__(self, state: object) -> None:
         """Ignore the state."""
 
-    def __setitem__(self, key: object, value: object) -> None:
-        """Ignore an entry."""
-
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, a .pth state dict or a Lightning checkpoint, by their names there.
+    """The tensors of a .safetensors file, a .pth or .bin state dict, or a Lightning checkpoint, by their names there.
 
     Nothing in the file is executed: torch's restricted unpickler reads tensors and plain containers, and every other name
-    of a Lightning checkpoint is a placeholder. Raises `WeightsError`.
+    of a Lightning checkpoint is a placeholder. Raises `WeightsError`, also for tensors that are not in the file as plain
+    numbers.
     """
     try:
         if path.suffix == ".safetensors":
@@ -48,15 +47,38 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(path) if path.suffix == LIGHTNING else []
         with torch.serialization.safe_globals([(_Inert, name) for name in named]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-        state = content.get("state_dict", content)
-        return {str(name): tensor for name, tensor in dict(state).items() if isinstance(tensor, Tensor)}
+        state = dict(content.get("state_dict", content))
+        n_bytes = path.stat().st_size
     except Exception as error:
         # the readers raise many kinds of errors for a damaged or unknown file
         raise WeightsError(
             f"cannot read the weights in {one_line(path)}",
-            expected="a state dict, .safetensors or .pth, or a Lightning checkpoint, .ckpt",
-            got=str(error)[:120],
+            expected="a whole state dict, .safetensors, .pth or .bin, or a Lightning checkpoint, .ckpt",
+            got=_reason(error),
+            remedy="Download the file again, or save its state dict as .safetensors.",
         ) from error
+    tensors = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    for name, tensor in tensors.items():
+        if not _is_plain(tensor, n_bytes):
+            raise WeightsError(
+                f"cannot use the weights in {one_line(path)}",
+                expected="dense tensors, each no larger than the file",
+                got=f"{one_line(name)}: {str(tensor.layout).removeprefix('torch.')}, {tuple(tensor.shape)}",
+            )
+    return tensors
+
+
+def _reason(error: Exception) -> str:
+    """What the reader found, without torch's advice to read the file in an unsafe way."""
+    if isinstance(error, UnpicklingError):
+        return "other objects than tensors and plain containers"
+    return f"{type(error).__name__}: {str(error)[:120]}"
+
+
+def _is_plain(tensor: Tensor, n_bytes: int) -> bool:
+    """Whether a tensor is dense numbers in memory that fit into `n_bytes`; a repeated number may claim to be a huge one."""
+    dense = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+    return dense and tensor.numel() * tensor.element_size() <= n_bytes
 
 
 def with_timm_names(state: Mapping[str, Tensor], body: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from hemalens.config import StrictConfig
 from hemalens.errors import ConfigError, WeightsError, one_line, require_extra
+from hemalens.models.checkpoint_files import read_state_dict
 
 CHANNELS = ("background", "cell")
 """The two mask channels, in their order."""
@@ -286,7 +287,7 @@ def read_sam_weights(path: Path, architecture: SamArchitecture, image_size_px: i
     is missing, damaged, not SAM's, or of another architecture.
     """
     path = _weights_file(path)
-    state = _renamed(_read_tensors(path), path)
+    state = _renamed(read_state_dict(path), path)
     _check_architecture(state, path, architecture)
     grid = image_size_px // architecture.patch_px
     positions = state["vision_encoder.pos_embed"].permute(0, 3, 1, 2)  # (1, width, g, g)
@@ -315,25 +316,6 @@ def _weights_file(path: Path) -> Path:
         f"there is no weights file {one_line(path)}",
         expected="sam_vit_b_01ec64.pth, or a folder with transformers' model.safetensors or pytorch_model.bin, or none",
     )
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        # weights_only: tensors and plain containers, never code
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return {str(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    except Exception as error:
-        # the two readers raise many kinds of errors for a damaged or unknown file
-        raise WeightsError(
-            f"cannot read the weights in {one_line(path)}",
-            expected="a whole state dict, .pth, .bin or .safetensors",
-            got=f"{type(error).__name__}: {str(error)[:120]}",
-            remedy="Download the file again.",
-        ) from error
 
 
 def _renamed(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

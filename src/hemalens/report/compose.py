@@ -106,7 +106,11 @@ def command_line() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """The results of a report, each kind in its order; `remarks` are sentences that precede those on evaluations."""
+    """The results of a report, each kind in its order.
+
+    `remarks` are sentences that precede those on evaluations; `differences` those on what a study does otherwise than its
+    paper.
+    """
 
     evaluations: Sequence[Evaluation] = ()
     k_shot: Sequence[KShot] = ()
@@ -119,6 +123,7 @@ class Results:
     pictures: Sequence[PictureTable] = ()
     curves: Sequence[TrainingCurve] = ()
     remarks: Sequence[str] = ()
+    differences: Sequence[str] = ()
 
     def summary(self) -> tuple[str, ...]:
         """The results as sentences."""
@@ -146,6 +151,7 @@ def make_report(
         command=command_line(),
         protocol=protocol,
         summary=results.summary(),
+        differences=tuple(results.differences),
         synthetic=any(card.synthetic for card in data),
         data=tuple(data),
         methods={name: dict(config) for name, config in methods.items()},

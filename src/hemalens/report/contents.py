@@ -38,6 +38,7 @@ N_ABREAST = 4
 def sections(report: Report) -> Iterator[Section]:
     """Every section that has content."""
     lines = Items(tuple(map(formatting.visible, report.summary)), kind="summary")
+    differences = (Items(tuple(map(formatting.visible, report.differences))),) if report.differences else ()
     pictures = tuple(_gallery(table) for table in report.pictures if table.rows)
     found = transfer_matrix.matrices(report.evaluations, report.failures)
     n_points = evaluations.n_points(report) if evaluations.all_drawn(report) else 0
@@ -45,6 +46,7 @@ def sections(report: Report) -> Iterator[Section]:
         Section("summary", "Summary", (lines,) if report.summary else (), ""),
         Section("failures", "What failed", _failures(report), "failures"),
         Section("tables", "Tables", tuple(map(study_table, report.tables))),
+        Section("differences", "What differs from the paper", differences),
         Section("overview", "Overview", _overviews(report), ""),
         *([transfer_matrix.section(found)] if found else []),
         Section(comparisons.ANCHOR, comparisons.HEADING, comparisons.tables(report.comparisons)),

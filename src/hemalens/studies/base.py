@@ -6,12 +6,13 @@ The description of a study is in its TOML file, so that listing studies loads no
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hemalens.config import StrictConfig
 from hemalens.errors import InputError, near_matches
 from hemalens.progress import Say
 
@@ -27,6 +28,10 @@ class PublishedData:
     n_images: int
     reader: str
     paths: tuple[str, ...]
+
+    def is_given(self, spec: str, n_found: int) -> bool:
+        """Whether `spec`, whose folder has `n_found` images before any are left out, names these data."""
+        return spec.startswith(f"{self.reader}:") and n_found == self.n_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,8 @@ class StudyOptions:
 class Description:
     """The description of a study: name, summary, citation, main published result and roles of data.
 
-    `needs` are settings that a run requires, each with its meaning.
+    `needs` are settings that a run requires, each with its meaning. `differences` are sentences on what every run does
+    otherwise than the paper, and why; the report shows them with those of the run.
     """
 
     name: str
@@ -85,6 +91,7 @@ class Description:
     main_result: str
     roles: tuple[Role, ...]
     needs: Mapping[str, str]
+    differences: tuple[str, ...]
 
     def check_roles(self, data: Mapping[str, Sequence[str]]) -> None:
         """Raise `InputError` for an unknown role, or for too few or too many datasets in one."""
@@ -136,5 +143,27 @@ def describe(name: str) -> Description:
     entry = published(name)
     roles = tuple(Role.of(role, each) for role, each in entry["roles"].items())
     return Description(
-        name.replace("_", "-"), entry["summary"], entry["citation"], entry["main_result"], roles, entry.get("needs", {})
+        name.replace("_", "-"),
+        entry["summary"],
+        entry["citation"],
+        entry["main_result"],
+        roles,
+        needs=entry.get("needs", {}),
+        differences=tuple(entry["differences"]),
     )
+
+
+def changed_settings(given: StrictConfig, as_published: StrictConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings of another value than `as_published`, which has the same fields, as group.key: (given, published)."""
+    theirs = dict(_flattened(as_published.model_dump()))
+    ours = _flattened(given.model_dump())
+    return {key: (value, theirs.get(key)) for key, value in ours if key not in theirs or value != theirs[key]}
+
+
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by name; those of nested mappings by dotted names."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

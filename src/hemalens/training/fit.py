@@ -53,7 +53,7 @@ class TrainingConfig(BackboneConfig):
     does not depend on it.
 
     Without patience and calibration, the last epoch kept, the validation part is only watched: its scores are in the
-    history, the bundle does not depend on it, and may be tested on it.
+    history, the bundle does not depend on it, and may be tested on it. Such a bundle has no reference statistics.
     """
 
     epochs: int = Field(default=10, ge=1)

@@ -37,6 +37,12 @@ class OptimiserConfig(StrictConfig):
     gradient_clip: float | None = Field(default=1.0, gt=0)
 
 
+ADAM = OptimiserConfig(
+    learning_rate=1e-3, weight_decay=0.0, warmup_epochs=0.0, schedule="constant", label_smoothing=0.0, gradient_clip=None
+)
+"""Adam at one rate, with nothing else."""
+
+
 class Learner(lightning.LightningModule):
     """A module that trains for `epochs` epochs under an `OptimiserConfig`, reproducibly for a seed.
 

@@ -58,7 +58,11 @@ class Failure(Part):
 
 
 class Report(Part):
-    """Everything a report shows. `summary` are whole sentences; `evaluations` are in the order of the table."""
+    """Everything a report shows.
+
+    `summary` are whole sentences, and so are the `differences` of a study from its paper. `evaluations` are in the order
+    of the table.
+    """
 
     kind: Literal["hemalens-report"] = "hemalens-report"
     schema_version: Literal[1] = 1
@@ -67,6 +71,7 @@ class Report(Part):
     command: str
     protocol: str
     summary: tuple[str, ...]
+    differences: tuple[str, ...] = ()
     synthetic: bool
     data: tuple[DataCard, ...]
     evaluations: tuple[Evaluation, ...]

@@ -36,6 +36,7 @@ from hemalens.runs.curves import read_curves
 from hemalens.runs.folders import finish_run, start_run
 from hemalens.runs.inputs import open_inputs
 from hemalens.studies.base import Study, StudyOptions
+from hemalens.studies.bloodshot.differences import run_differences
 from hemalens.studies.bloodshot.embedders import (
     AUTHORS,
     FROZEN,
@@ -97,9 +98,10 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
         data["novel"], pool, labels=config.novel_labels, min_per_class=config.novel_min_per_class
     )
     generic = _generic(data["generic"][0], config)
+    cards = [*generic.cards, *(card for laboratory in laboratories for card in laboratory.cards)]
     shared = [_shared_groups(laboratory) for laboratory in laboratories]
-    notes = [*generic.notes, *(note for laboratory in laboratories for note in laboratory.notes), *filter(None, shared)]
-    for note in notes:
+    notes = [note for laboratory in laboratories for note in laboratory.notes]
+    for note in (*generic.notes, *notes, *filter(None, shared)):
         say(note)
     shown = {"study": config.model_dump(mode="json"), **{r: e.model_dump(mode="json") for r, e in embedders.items()}}
     request = {
@@ -131,7 +133,8 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
             *generic_table(trained.evaluations, generic.dataset.label_map),
             *options_table(novel.options, config.table_shots),
         ],
-        remarks=[*generic.remarks, *filter(None, shared)],
+        remarks=list(filter(None, shared)),
+        differences=[*STUDY.differences, *run_differences(data, cards, generic.n_copies, config, embedders)],
     )
     report = make_report(
         f"BloodShot: from {generic.dataset.name} to {', '.join(lab.target.name for lab in laboratories)}",
@@ -139,7 +142,7 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
         f"{config.table_repeats} drawings of {config.table_shots} images a class for the table, {config.sweep_repeats} for "
         "each k of the curve",
         results,
-        data=[*generic.cards, *(card for laboratory in laboratories for card in laboratory.cards)],
+        data=cards,
         methods=shown,
         seed=seed,
     )
@@ -184,7 +187,7 @@ def _evaluate(row: str, bundle: Bundle, test: CellDataset, seed: int) -> Evaluat
 
 @dataclass(frozen=True, slots=True)
 class _Generic:
-    """The generic set with its three parts; `remarks` are for the report."""
+    """The generic set with its three parts, in none of which its `n_copies` copies and conflicting images are."""
 
     dataset: CellDataset
     learn: CellDataset
@@ -192,7 +195,7 @@ class _Generic:
     test: CellDataset
     cards: tuple[DataCard, ...]
     notes: tuple[str, ...]
-    remarks: tuple[str, ...]
+    n_copies: int
 
 
 def _generic(spec: str, config: BloodShotStudyConfig) -> _Generic:
@@ -215,13 +218,7 @@ def _generic(spec: str, config: BloodShotStudyConfig) -> _Generic:
     card = given.card.model_copy(
         update={"n_images": len(dataset), "class_counts": dataset.class_counts, "dropped": dropped}
     )
-    remarks = ["The published run has the margin of one class in its logits of the generic test; these have none."]
-    if copies:
-        remarks.append(
-            f"{dataset.name}: {len(copies)} copies of other images, or images under two labels, are in no part; "
-            "the published run has them."
-        )
-    return _Generic(dataset, *parts, cards=(card,), notes=tuple(notes), remarks=tuple(remarks))
+    return _Generic(dataset, *parts, cards=(card,), notes=tuple(notes), n_copies=len(copies))
 
 
 def _shared_groups(laboratory: NewLaboratory) -> str | None:

@@ -66,6 +66,7 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
                 size_table({name: count_backbone(each, n_classes=len(classes)) for name, each in configs.items()}),
                 class_table(cells, parts.train, next(iter(configs.values()))),
             ],
+            differences=STUDY.differences,
             pictures=[sample_gallery(cells.inputs.dataset, title="Cells of each class", seed=options.seed)],
             curves=_curves(configs, options.out, part="validation" if config.validation_fraction else "test"),
         ),

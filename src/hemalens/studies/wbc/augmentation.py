@@ -75,6 +75,7 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
         f"study wbc-augmentation: {len(cells.parts.train)} training images in fractions, {study.protocol.seeds} seed(s)",
         Results(
             fractions=[found.curve for found in runs.values()],
+            differences=STUDY.differences,
             curves=[curve for found in runs.values() for curve in found.training],
             tables=[
                 published_table(

@@ -74,6 +74,7 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
         Results(
             evaluations=tissue.evaluations,
             fractions=[found.curve for found in runs.values()],
+            differences=STUDY.differences,
             curves=[curve for found in runs.values() for curve in found.training],
             tables=[
                 published_table(
