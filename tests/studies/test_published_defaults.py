@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +23,12 @@ from hemalens.methods.bc_sam_segmenter import SegmenterConfig
 from hemalens.models.autoencoder import DECODER, CellAutoencoder
 from hemalens.models.sam import SamConfig, image_size_of
 from hemalens.studies import STUDIES, find_study
+from hemalens.studies.base import StudyOptions
+from hemalens.studies.bc_sam.config import read_configs
 from hemalens.studies.bloodshot.embedders import PUBLISHED, embedder_config
+from hemalens.studies.mobilevit.settings import MobileVitStudyConfig, network_configs
 from hemalens.studies.wbc import augmentation, combined
+from hemalens.studies.wbc.common import Row, chosen_rows, study_config
 from hemalens.training.losses import maximum_mean_discrepancy
 from hemalens.training.segmenter import ROTATION_DEG
 
@@ -131,6 +136,14 @@ BC_SAM: Settings = {
     # the head of the best mean in the paper's table
     "head": "ann",
     "class_weights": "none",
+}
+AE_CFE: Settings = {
+    # Salehi et al. 2022, the authors' code: Adam 1e-3 at a constant rate, 150 epochs, batches of 500, 5 x discrepancy
+    "epochs": 150,
+    "batch_size": 500,
+    "discrepancy_weight": 5.0,
+    "width": 1.0,
+    **_optimiser(learning_rate=1e-3, weight_decay=0.0, schedule="constant", warmup_epochs=0.0),
 }
 BC_SAM_STUDY: Settings = {"labels": "thirteen_class", "n_folds": 5, "split_seed": 1234, "min_per_class": 1}
 
@@ -357,9 +370,17 @@ def test_rows_of_mo() -> None:
         _check_all_epochs_run(row.config(()))
 
 
-def test_rows_of_mobilevit_differ_in_the_network_alone() -> None:
-    from hemalens.studies.mobilevit.settings import MobileVitStudyConfig, network_configs
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [(augmentation.ROWS, ("scratch", "pretrained", "augmented")), (combined.ROWS, ("alone", "combined", "clusters"))],
+)
+def test_published_rows_of_the_white_cell_studies(rows: Mapping[str, Row], expected: tuple[str, ...]) -> None:
+    assert tuple(chosen_rows(rows, (), published_only=True)) == expected
+    # both papers choose the epoch on the images they report
+    assert study_config(StudyOptions(Path("run"), published_only=True)).selection == "published-selection"
 
+
+def test_rows_of_mobilevit_differ_in_the_network_alone() -> None:
     configs = network_configs(MobileVitStudyConfig(), ())
     assert tuple(configs)[:4] == ("resnet50", "densenet121", "mobilenetv2_100", "mobilenetv3_large_100")
     assert tuple(configs)[4].startswith("mobilevit")
@@ -371,8 +392,6 @@ def test_rows_of_mobilevit_differ_in_the_network_alone() -> None:
 
 
 def test_published_rows_of_bc_sam() -> None:
-    from hemalens.studies.bc_sam.config import read_configs
-
     configs = read_configs(("features.segmenter=FOLDER",), masks=False, published_only=True)
     only = {
         "heads": ("rf", "svm_poly", "xgboost", "svm_rbf", "ann"),
@@ -380,9 +399,12 @@ def test_published_rows_of_bc_sam() -> None:
         "discrepancies": ("linear",),
         "pooled": False,
         "resnext": True,
+        "ae_cfe": True,
+        "dorl": False,
     }
     _check(configs.study, {**BC_SAM_STUDY, **only})
     _check(configs.features, BC_SAM)
+    _check(configs.ae_cfe, AE_CFE)
 
 
 def _check_all_epochs_run(config: StrictConfig) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fakes import raabin_masks
 from fakes.cells import drawn_cell
@@ -46,6 +47,17 @@ def test_the_mask_is_nucleus_and_cytoplasm_without_traces_of_compression(top: Pa
     read = read_cell_mask(record, record.read())
     # at the rim the two differ by the eight-pixel blocks of the JPEG
     assert np.mean(read != (drawn > 0)) < 0.02
+
+
+def test_a_mask_of_three_gray_channels_is_the_same_mask(top: Path) -> None:
+    record = _open(top).records[0]
+    expected = read_cell_mask(record, record.read())
+    assert record.mask_path is not None
+    with Image.open(record.mask_path) as mask:
+        colours = mask.convert("RGB")
+    colours.save(record.mask_path, quality=95)
+    # compressed once more
+    assert np.mean(read_cell_mask(record, record.read()) != expected) < 0.01
 
 
 def test_the_set_opens_from_its_folder_and_from_those_around_it(top: Path, tmp_path: Path) -> None:
