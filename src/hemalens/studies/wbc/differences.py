@@ -28,24 +28,30 @@ def differences(study: Study, opened: OpenStudy) -> list[str]:
         found.append(f"Both papers train once, here each number is a mean over {protocol.seeds} trainings.")
     if opened.cells.segmenter:
         found.append(f"The masks of the training images are those of the segmenter {opened.cells.segmenter}.")
-    reasons = departures(study, opened)
     if not opened.cells.published:
         found.append("The white cells are not WBC_100 and its subsets: the published accuracies are left out.")
-    elif reasons:
-        found.append(f"The published accuracies are not comparable: {'; '.join(reasons)}.")
+    if images := _images(study, opened):
+        found.append(f"The data are not the published ones: {'; '.join(images)}.")
+    if settings := _settings(opened):
+        found.append(f"Settings are not the published ones: {'; '.join(settings)}.")
     return found
 
 
 def departures(study: Study, opened: OpenStudy) -> list[str]:
     """Reasons why published accuracies are not comparable: other images, or published rows with other settings."""
-    rows = {key: row for key, (row, _) in opened.rows.items() if not row.ours}
+    return [*_images(study, opened), *_settings(opened)]
+
+
+def _images(study: Study, opened: OpenStudy) -> list[str]:
     cards = {card.role: card for card in opened.cells.cards}
-    cards |= {role: opened.more[role].card for row in rows.values() for role in row.auxiliary}
+    roles = (role for row, _ in opened.rows.values() if not row.ours for role in row.auxiliary)
+    cards |= {role: opened.more[role].card for role in roles}
     found = other_images(study, cards)
-    if "held" not in cards:
-        found.append("tested on other images than the published ones")
-    for key in rows:
-        found += changed_settings(opened, key)
+    return found if "held" in cards else [*found, "tested on other images"]
+
+
+def _settings(opened: OpenStudy) -> list[str]:
+    found = [text for key, (row, _) in opened.rows.items() if not row.ours for text in changed_settings(opened, key)]
     return list(dict.fromkeys(found))
 
 
