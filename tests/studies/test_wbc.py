@@ -282,6 +282,7 @@ def test_training_curves_are_in_the_report(augmentation: Watched, combined: Watc
 def test_cells_with_masks_and_their_new_images_are_shown(augmentation: Watched) -> None:
     (table,) = augmentation.report.pictures
     assert table.columns == ("image", "mask", *(f"new image {n}" for n in range(1, 6)))
+    assert "segmenter" not in table.note
     masked = [r for r in augmentation.learned("augmented/1/seed_0").records if r.mask_path is not None]
     assert len(table.rows) == len({record.label for record in masked})
     for row in table.rows:
@@ -367,7 +368,7 @@ def test_the_published_selection_without_cells_held_out_tests_the_same_images(
 
 def test_published_accuracy_stands_beside_ours(augmentation: Watched, combined: Watched) -> None:
     table = augmentation.table("Accuracy")
-    assert table.columns == ("method", "100\u00a0%", NOT_COMPARABLE, "10\u00a0%", NOT_COMPARABLE)
+    assert table.columns == ("method", "100 %", NOT_COMPARABLE, "10 %", NOT_COMPARABLE)
     for row, key, told in zip(
         table.rows, ("scratch", "augmented"), (("0.9705", "0.9253"), ("0.9763", "0.9369")), strict=True
     ):
@@ -375,7 +376,7 @@ def test_published_accuracy_stands_beside_ours(augmentation: Watched, combined: 
         assert row == (wbc_augmentation.ROWS[key].name, ours[0], told[0], ours[1], told[1])
     assert "Always predicting the most frequent class: 0.200" in table.note
     table = combined.table("Accuracy")
-    assert table.columns == ("method", "100\u00a0%", NOT_COMPARABLE, "1\u00a0%", NOT_COMPARABLE)
+    assert table.columns == ("method", "100 %", NOT_COMPARABLE, "1 %", NOT_COMPARABLE)
     assert [(row[2], row[4]) for row in table.rows] == [("0.9790", "0.8000"), ("0.9760", "0.8080"), (None, "about 0.73")]
     assert "listed under the differences" in augmentation.table("Accuracy").note
 
@@ -424,7 +425,7 @@ def test_a_row_without_further_data_runs_alone(white: Roles, tissue: Roles, tmp_
 
 def test_differences_are_to_the_first_row(augmentation: Watched) -> None:
     table = augmentation.table("Balanced accuracy, difference to: ResNet-18 from scratch")
-    assert table.columns == ("method", "100\u00a0%", "10\u00a0%")
+    assert table.columns == ("method", "100 %", "10 %")
     ((name, *cells),) = table.rows
     assert name == "pretrained + mask augmentation"
     for cell, fraction in zip(cells, (1.0, 0.1), strict=True):
@@ -496,7 +497,7 @@ def test_other_cells_without_masks_and_the_published_selection(root: Path, kong:
     assert set(held.contents) == {r.content_id() for r in open_dataset(data["held"][0]).records}
     # the table of differences needs the reference row
     (table,) = watched.report.tables
-    assert table.columns == ("method", "100\u00a0%")
+    assert table.columns == ("method", "100 %")
     assert "are left out" in table.note
     assert "The white cells are not WBC_100 and its subsets: the published accuracies are left out." in (
         watched.report.differences
@@ -505,6 +506,7 @@ def test_other_cells_without_masks_and_the_published_selection(root: Path, kong:
     masks = [record.mask_path for record in train.records if record.mask_path is not None]
     assert 0 < len(masks) == curve.fractions[0].n_masks <= CELL_TYPES * 3
     assert f"data: {len(masks)} masks by the segmenter classical" in watched.said
+    assert "those of the segmenter classical" in watched.report.pictures[0].note
     made = json.loads((watched.out / "fits" / "scratch_augmented" / "1" / "seed_0" / "masks.json").read_text())
     assert (made["with a mask"], made["new images"]) == (len(masks), 5 * len(masks))
 
@@ -773,7 +775,7 @@ def test_equal_rows_do_not_differ() -> None:
     run = _answered([0, 0, 1, 1, 0, 2], [0, 1, 1, 1, 1, 0])
     (table,) = gains_table({"first": run, "second": run}, "first", seed=0)
     assert table.rows == (("a row", "+0.000 (+0.000 to +0.000)"),)
-    assert table.columns == ("method", "10\u00a0%")
+    assert table.columns == ("method", "10 %")
 
 
 def test_a_difference_is_that_of_mean_balanced_accuracies() -> None:
@@ -795,7 +797,7 @@ def test_a_fraction_without_a_published_number_has_none(augmentation: Watched) -
     assert [row[2::2] for row in table.rows] == [(None, "0.9253"), (None, None)]
     table = published_table(augmentation.runs, {"accuracy": {}}, shown=False)
     assert table.note.endswith("are left out.")
-    assert table.columns == ("method", "100\u00a0%", "10\u00a0%")
+    assert table.columns == ("method", "100 %", "10 %")
 
 
 def test_regions_in_one_folder_tell_no_agreement(root: Path, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ class _Tissue:
         self.cards.append(test.card)
         shown = spec.startswith("cam16:") and not test.dataset.synthetic
         cards = {CAM16: self.study.more[CAM16].card, CAM16_TEST: test.card}
-        reasons = [*other_images(STUDY, cards), *changed_settings(self.study, "combined")]
+        reasons = self._departures("combined", cards)
         self.tables.append(_accuracy_table(found, reasons if shown else None, optimistic=optimistic))
 
     def _cluster(self, config: CombinedNetworkConfig, regions: CellDataset) -> None:
@@ -133,8 +133,13 @@ class _Tissue:
         bundle = pretrained(learn, config, config.pretraining)
         refuse_leaks(bundle.seen, test)
         found = self._tested(bundle, test, method="classifier of clusters", source=clusters.dataset.name)
-        reasons = [*other_images(STUDY, {PRCC: self.study.more[PRCC].card}), *changed_settings(self.study, "clusters")]
+        reasons = self._departures("clusters", {PRCC: self.study.more[PRCC].card})
         self.tables.append(clusters_table(clusters, found, reasons))
+
+    def _departures(self, key: str, cards: Mapping[str, DataCard]) -> list[str]:
+        """Reasons why published numbers of the encoders of a row are not comparable."""
+        settings = ["settings, as listed under the differences from the paper"] if changed_settings(self.study, key) else []
+        return [*other_images(STUDY, cards), *settings]
 
     def _tested(self, bundle: Bundle, target: CellDataset, *, method: str, source: str) -> Evaluation:
         plan = plan_test(bundle.manifest.labels, target)

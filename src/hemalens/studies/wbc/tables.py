@@ -80,8 +80,7 @@ def _published(percent: float | None, *, rounded: bool) -> str | None:
 
 
 def _percent(share: float) -> str:
-    # a title does not break before the sign
-    return f"{100 * share:g}\u00a0%"
+    return f"{100 * share:g} %"
 
 
 def _mean_std(estimate: Estimate) -> str:
