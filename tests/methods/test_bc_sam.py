@@ -437,7 +437,9 @@ def test_what_is_drawn_are_cells_cut_out_of_the_images_on_disk(lab_a: CellDatase
     config = BCSamConfig.load(None, [*TIMM, "margin_px=4", "background=9"]).cell_image
     stage = CellImageStage(ClassicalSegmenter(), config)
     records = lab_a.subset([0, 11]).through((stage,)).records
-    cut = cell_images(records, stage)
+    cut, outcomes = cell_images(records, stage)
+    assert sum(outcomes.values()) == len(records)
+    assert cell_images(records, stage)[1] == outcomes, "from the cache"
     for row, record in zip(cut, records, strict=True):
         image = np.asarray(Image.open(record.path).convert("RGB"))
         source = cut_source(image, config)

@@ -175,7 +175,7 @@ def test_a_kept_network_embeds_as_before(name: str, tmp_path: Path) -> None:
     again = read_baseline(file, (8, 5, 5), 32, config)
     np.testing.assert_array_equal(embeddings(again, pairs.maps), embeddings(network, pairs.maps))
     file.write_bytes(b"damaged")
-    with pytest.raises(WeightsError, match=r"network\.safetensors.*Train it again"):
+    with pytest.raises(WeightsError, match=r"network\.safetensors.*Remove the file"):
         read_baseline(file, (8, 5, 5), 32, config)
 
 

@@ -163,7 +163,7 @@ def test_a_damaged_one_is_named(regions: CellDataset, empty_cache: Path) -> None
     reconstruction_encoder(regions, SIZE, TINY.model_copy(update={"epochs": 1}))
     (file,) = empty_cache.glob("*/weights.safetensors")
     file.write_bytes(b"damaged")
-    with pytest.raises(WeightsError, match=r"the autoencoder in '.*weights.safetensors' cannot be read.*Remove it"):
+    with pytest.raises(WeightsError, match=r"the weights in '.*weights.safetensors' cannot be read.*Remove the file"):
         reconstruction_encoder(regions, SIZE, TINY.model_copy(update={"epochs": 1}))
 
 

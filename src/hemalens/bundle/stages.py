@@ -39,6 +39,7 @@ CENTRED = "centred"
 """The crop around the nucleus, without a segmenter."""
 CENTRED_VERSION = "2"
 """Part of the cache key: change it with the crop or the search for the nucleus."""
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class Segmenter(Protocol):
@@ -148,7 +149,7 @@ class Stage(ABC):
 
     def __init__(self, digest: str, *, keep: bool) -> None:
         self.digest = digest
-        self.digest_by_content = sha256_text(digest, "by the file's content")
+        self.digest_by_content = sha256_text(digest, "packed, by the file's content")
         self.keep = keep
         self._lock = threading.Lock()
         self.seen: Counter[Outcome] = Counter()
@@ -182,15 +183,23 @@ class Stage(ABC):
             return self.cut(image)
         cache = FeatureCache(default_cache_dir())
         content = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
-        outcomes: tuple[Outcome, ...] = get_args(Outcome)
         known = cache.get(self.digest, [content], np.uint8).get(content)
         if known is not None:
-            side = math.isqrt(known[1:].size // 3)
-            return CellImage(pixels=known[1:].reshape(side, side, 3), outcome=outcomes[int(known[0])])
+            return unpacked(known)
         made = self.cut(image)
-        first = np.array([outcomes.index(made.outcome)], np.uint8)
-        cache.put(self.digest, {content: np.concatenate([first, made.pixels.ravel()])})
+        cache.put(self.digest, {content: packed(made)})
         return made
+
+
+def packed(made: CellImage) -> NDArray[np.uint8]:
+    """A cell image with its outcome as one flat array, for the cache."""
+    return np.concatenate([np.array([OUTCOMES.index(made.outcome)], np.uint8), made.pixels.ravel()])
+
+
+def unpacked(known: NDArray[np.uint8]) -> CellImage:
+    """The cell image that `packed` has stored."""
+    side = math.isqrt(known[1:].size // 3)
+    return CellImage(pixels=known[1:].reshape(side, side, 3), outcome=OUTCOMES[int(known[0])])
 
 
 class CellImageStage(Stage):

@@ -154,7 +154,8 @@ def check_classes(dataset: CellDataset, *, n_units: int = 2, purpose: str = "tra
                 f"class {one_line(name)} of {dataset.name} is too small for {purpose}",
                 expected=f"at least {n_units} independent images or groups",
                 got=str(found),
-                remedy=f"Add images, or leave small classes out with --min-per-class {n_units}.",
+                remedy=f"Add images, or leave small classes out with --min-per-class {n_units}; in a study with --set "
+                f"min_per_class={n_units}.",
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from pydantic import Field
 from hemalens.bundle.artifact import WEIGHTS
 from hemalens.bundle.bundle import Bundle
 from hemalens.bundle.segmenter import TrainedSegmenter, open_segmenter, open_trained_segmenter, segmenter_source
-from hemalens.bundle.stages import CLASSICAL, CellImageStage
+from hemalens.bundle.stages import CLASSICAL, CellImageStage, packed, unpacked
 from hemalens.cache import FeatureCache
 from hemalens.classifiers.heads import ClassWeights, check_head
 from hemalens.datasets.base import CellDataset, Record
@@ -27,7 +28,7 @@ from hemalens.graphs.build import cut, half_map_graph, join, kind_of
 from hemalens.graphs.features import MAPS_AT_ONCE, feature_maps
 from hemalens.graphs.runtime import run_rows
 from hemalens.imaging.reading import Preprocessing
-from hemalens.imaging.segmentation import CellImageConfig
+from hemalens.imaging.segmentation import CellImageConfig, Outcome
 from hemalens.methods.base import AuxiliaryRole, Method
 from hemalens.models.autoencoder import channels_of
 from hemalens.models.backbone import BackboneConfig, frozen_graph, preprocessing_of
@@ -109,7 +110,7 @@ def fit(
     channels_of(kind_of(maps_of, "feature_map")[1])  # raises before all maps are computed, not after
     scratch = run_dir / "scratch"
     maps = feature_maps(records, maps_of, scratch / "maps.npy")
-    pairs = CellPairs.whole(maps, cell_images(records, stage), [record.domain for record in records])
+    pairs = CellPairs.whole(maps, cell_images(records, stage)[0], [record.domain for record in records])
     network = fit_autoencoder(pairs, config.autoencoder, run_dir)
     encoder = latent_graph(network, maps.shape[1:])
     learn = Encoded(train, latents(encoder, maps[: len(train)]))
@@ -174,13 +175,14 @@ def _preprocessing(config: BCSamConfig) -> Preprocessing:
     return preprocessing_of(config) if config.features == "timm" else _trained(config).manifest.preprocessing
 
 
-def cell_images(records: Sequence[Record], stage: CellImageStage) -> NDArray[np.uint8]:
-    """The cell images (n, side, side, 3) of records as stored on disk; raises `ImageError` for an unreadable one.
+def cell_images(records: Sequence[Record], stage: CellImageStage) -> tuple[NDArray[np.uint8], Counter[Outcome]]:
+    """The cell images (n, side, side, 3) of records as stored on disk, and the number of each outcome.
 
-    They are cached by the file's content.
+    They are cached by the file's content. Raises `ImageError` for an unreadable one.
     """
     shape = (stage.config.size_px, stage.config.size_px, 3)
     cells = np.empty((len(records), *shape), np.uint8)
+    outcomes: Counter[Outcome] = Counter()
     cache, once = FeatureCache(default_cache_dir()), stage.once()
     with track("cutting cells out", len(records)) as progress:
         for start in range(0, len(records), MAPS_AT_ONCE):
@@ -190,11 +192,13 @@ def cell_images(records: Sequence[Record], stage: CellImageStage) -> NDArray[np.
             fresh = {}
             for i, (content, record) in enumerate(zip(contents, part, strict=True)):
                 if content not in known:
-                    known[content] = fresh[content] = once.make(record.read()).pixels.ravel()
-                cells[start + i] = known[content].reshape(shape)
+                    known[content] = fresh[content] = packed(once.make(record.read()))
+                found = unpacked(known[content])
+                cells[start + i] = found.pixels
+                outcomes[found.outcome] += 1
                 progress(1)
             cache.put(once.digest_by_content, fresh)
-    return cells
+    return cells, outcomes
 
 
 def show(bundle: Bundle, dataset: CellDataset) -> PictureTable:
@@ -204,7 +208,7 @@ def show(bundle: Bundle, dataset: CellDataset) -> PictureTable:
     records = [dataset.records[i] for i in chosen]
     maps = feature_maps(records, feature_graph(config))
     network = read_autoencoder(bundle.path / WEIGHTS, maps.shape[1:], config.autoencoder)
-    cells = cell_images(records, cell_image_stage(config))
+    cells, _ = cell_images(records, cell_image_stage(config))
     return reconstruction_table(records, cells, {"reconstructed from the latent": reconstruct(network, maps)})
 
 

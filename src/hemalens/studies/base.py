@@ -6,12 +6,13 @@ The description of a study is in its TOML file, so that listing studies loads no
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hemalens.config import StrictConfig
 from hemalens.errors import InputError, near_matches
 from hemalens.progress import Say
 
@@ -146,3 +147,19 @@ def describe(name: str) -> Description:
         needs=entry.get("needs", {}),
         differences=tuple(entry["differences"]),
     )
+
+
+def changed_settings(given: StrictConfig, as_published: StrictConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings of another value than `as_published`, which has the same fields, as group.key: (given, published)."""
+    theirs = dict(_flattened(as_published.model_dump()))
+    ours = _flattened(given.model_dump())
+    return {key: (value, theirs.get(key)) for key, value in ours if key not in theirs or value != theirs[key]}
+
+
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by name; those of nested mappings by dotted names."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hemalens.config import StrictConfig
-from hemalens.errors import ConfigError, ParityError, SplitError, WeightsError, one_line
+from hemalens.errors import ConfigError, ParityError, SplitError, one_line
 from hemalens.graphs.build import full_map_graph, join
 from hemalens.graphs.features import MAPS_AT_ONCE
 from hemalens.graphs.runtime import run_rows
 from hemalens.imaging.reading import Preprocessing
 from hemalens.models.autoencoder import LATENT_SIZE, CellAutoencoder, channels_of
 from hemalens.models.export import to_onnx
-from hemalens.training.checkpoints import tensor_bytes
+from hemalens.training.checkpoints import load_weights, tensor_bytes
 from hemalens.training.losses import Kernel, Padding, maximum_mean_discrepancy, structural_similarity
 from hemalens.training.module import Learner, OptimiserConfig
 from hemalens.training.trainer import Precision, Schedule, train
@@ -258,16 +258,8 @@ def autoencoder_bytes(network: CellAutoencoder) -> bytes:
 
 def read_autoencoder(file: Path, map_shape: Sequence[int], config: AutoencoderConfig) -> CellAutoencoder:
     """The network of `autoencoder_bytes`; raises `WeightsError` for a damaged file, or one of another network."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     network = _network(map_shape, config)
-    try:
-        network.load_state_dict(load_file(file), strict=True)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"the autoencoder in {one_line(file)} cannot be read", got=str(error)[:120], remedy="Train it again."
-        ) from error
+    load_weights(network, file)
     return network.eval()
 
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hemalens.config import StrictConfig
-from hemalens.errors import ConfigError, WeightsError, one_line
+from hemalens.errors import ConfigError, one_line
 from hemalens.graphs.features import MAPS_AT_ONCE
 from hemalens.models.ae_cfe import AECFE, scaled_map
 from hemalens.models.dorl import DoRL
-from hemalens.training.autoencoder import CellPairs, DomainBatches, PairBatches
+from hemalens.training.autoencoder import ADAMW, CellPairs, DomainBatches, PairBatches
+from hemalens.training.checkpoints import load_weights
 from hemalens.training.losses import structural_similarity
 from hemalens.training.module import Learner, OptimiserConfig
 from hemalens.training.trainer import Precision, Schedule, train
@@ -98,16 +99,7 @@ class DoRLConfig(BaselineConfig):
     decoder_layers: int = Field(default=4, ge=1)
     n_heads: int = Field(default=12, ge=1)
     decoder_width: float = Field(default=1.0, gt=0, le=4)
-    optimiser: OptimiserConfig = OptimiserConfig(
-        learning_rate=1e-4,
-        weight_decay=0.05,
-        decay_all=True,
-        warmup_steps=500,
-        schedule="cosine",
-        cosine_length="whole",
-        label_smoothing=0.0,
-        gradient_clip=None,
-    )
+    optimiser: OptimiserConfig = ADAMW.model_copy(update={"learning_rate": 1e-4})
 
     def network(self, map_shape: tuple[int, ...], side_px: int) -> DoRL:
         """The layers of the authors' code, for the side of these maps."""
@@ -202,16 +194,8 @@ def fit_baseline(pairs: CellPairs, config: BaselineConfig, run_dir: Path) -> Any
 
 def read_baseline(file: Path, map_shape: tuple[int, ...], side_px: int, config: BaselineConfig) -> Any:
     """A trained network from its safetensors file; raises `WeightsError` for a damaged file, or one of another network."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     network = config.network(map_shape, side_px)
-    try:
-        network.load_state_dict(load_file(file), strict=True)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"the network in {one_line(file)} cannot be read", got=str(error)[:120], remedy="Train it again."
-        ) from error
+    load_weights(network, file)
     return network.eval()
 
 

@@ -12,9 +12,10 @@ import hemalens.models._torchvision  # noqa: F401
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import load_file, save, save_file
+from torch import nn
 
-from hemalens.errors import InputError, OutputError, one_line
+from hemalens.errors import InputError, OutputError, WeightsError, one_line
 from hemalens.files import atomic_path
 
 STATE = "hemalens_state"
@@ -56,6 +57,18 @@ class SafetensorsCheckpointIO(CheckpointIO):
 def tensor_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
     """Tensors by name as a safetensors file."""
     return save({name: tensor.contiguous() for name, tensor in state.items()})
+
+
+def load_weights(network: nn.Module, file: Path) -> None:
+    """Load the file of `tensor_bytes`; raises `WeightsError` for a damaged one, or one of another network."""
+    try:
+        network.load_state_dict(load_file(file), strict=True)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"the weights in {one_line(file)} cannot be read",
+            got=str(error)[:120],
+            remedy="Remove the file and run again.",
+        ) from error
 
 
 def _pack(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

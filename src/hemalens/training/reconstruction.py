@@ -17,11 +17,11 @@ from hemalens.bundle.artifact import WEIGHTS, library_versions
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.datasets.tiles import tiled
-from hemalens.errors import ConfigError, DatasetError, WeightsError, one_line
+from hemalens.errors import ConfigError, DatasetError
 from hemalens.files import atomic_path, default_cache_dir, sha256_text
 from hemalens.imaging.reading import Preprocessing
 from hemalens.models.reconstruction import LATENT_SIZE, Autoencoder, PixelAutoencoder, SymmetricAutoencoder
-from hemalens.training.checkpoints import tensor_bytes
+from hemalens.training.checkpoints import load_weights, tensor_bytes
 from hemalens.training.data import EpochSampler, PixelDataset, resized_images
 from hemalens.training.losses import structural_similarity
 from hemalens.training.module import Learner, OptimiserConfig
@@ -129,7 +129,7 @@ def _trained(
             temporary.write_bytes(tensor_bytes(network.state_dict()))
         for scratch in ("checkpoints", "scratch"):
             shutil.rmtree(folder / scratch, ignore_errors=True)
-    _load(network, file)
+    load_weights(network, file)
     network.eval()
     return network, folder
 
@@ -161,17 +161,3 @@ def _train(module: ReconstructionModule, dataset: CellDataset, preprocessing: Pr
         drop_last=len(sampler) % config.batch_size == 1,
     )
     train(module, loader, None, run_dir=folder, schedule=Schedule(precision=config.precision))
-
-
-def _load(network: Autoencoder, file: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        network.load_state_dict(load_file(file), strict=True)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"the autoencoder in {one_line(file)} cannot be read",
-            got=str(error)[:120],
-            remedy="Remove it and run again.",
-        ) from error

@@ -19,7 +19,12 @@ from hemalens.training.autoencoder import Discrepancy
 from hemalens.training.baseline_autoencoders import AECFEConfig, DoRLConfig
 
 PARTS = ("features", "segmenter", "resnext", "ae_cfe", "dorl")
-RESNEXT_DEFAULTS: dict[str, Any] = {"backbone": "resnext50_32x4d", "weights": "none", "image_size_px": 224}
+RESNEXT_DEFAULTS: dict[str, Any] = {
+    "backbone": "resnext50_32x4d",
+    "weights": "none",
+    "image_size_px": 224,
+    "precision": "fp32",
+}
 PUBLISHED_HEADS = ("rf", "svm_poly", "xgboost", "svm_rbf", "ann")
 PUBLISHED_ROWS: dict[str, Any] = {
     "heads": PUBLISHED_HEADS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,8 +20,10 @@ from hemalens.datasets.splits import check_classes, k_fold, seeded, units
 from hemalens.files import atomic_path, default_cache_dir, sha256_text, write_text
 from hemalens.graphs.build import digest
 from hemalens.graphs.features import feature_maps
+from hemalens.imaging.segmentation import Outcome
 from hemalens.methods.bc_sam import BCSamConfig, cell_image_stage, cell_images, feature_graph
 from hemalens.models.autoencoder import CellAutoencoder
+from hemalens.progress import Say
 from hemalens.runs.curves import HISTORY
 from hemalens.training.autoencoder import (
     AutoencoderConfig,
@@ -36,8 +38,9 @@ from hemalens.training.autoencoder import (
 from hemalens.training.baseline_autoencoders import BaselineConfig, drawings, embeddings, fit_baseline, read_baseline
 from hemalens.training.checkpoints import tensor_bytes
 
-Say = Callable[[str], None]
 Protocol = Literal["transductive", "inductive"]
+POOLED = "features"
+"""Name of the row of pooled features."""
 DISCREPANCY_WORDS: dict[Discrepancy, str] = {"none": "no MMD", "linear": "linear MMD", "rbf": "kernel MMD"}
 
 
@@ -103,6 +106,8 @@ class Material:
     stage: CellImageStage
     maps: NDArray[np.float16]
     cells: NDArray[np.uint8]
+    outcomes: Mapping[Outcome, int]
+    """How many cells were cut out whole, cut off by the border, or not found."""
 
     @classmethod
     def prepare(cls, sides: tuple[Side, Side], config: BCSamConfig, scratch: Path) -> Material:
@@ -110,7 +115,7 @@ class Material:
         records = [record for side in sides for record in side.dataset.records]
         graph, stage = feature_graph(config), cell_image_stage(config)
         maps = feature_maps(records, graph, scratch)
-        return cls(sides, graph, stage, maps, cell_images(records, stage))
+        return cls(sides, graph, stage, maps, *cell_images(records, stage))
 
     @property
     def pooled(self) -> NDArray[np.float32]:

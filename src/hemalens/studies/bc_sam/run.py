@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hemalens.classifiers.svm import INNER_FOLDS
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.splits import check_classes
+from hemalens.errors import SplitError
 from hemalens.evaluation.results import ComparisonTable, Report, TrainingCurve
 from hemalens.methods.bc_sam import cell_image_stage
 from hemalens.progress import Say
@@ -24,7 +26,8 @@ from hemalens.runs.folders import finish_run, start_run
 from hemalens.runs.inputs import Inputs, open_inputs
 from hemalens.studies.base import Study, StudyOptions
 from hemalens.studies.bc_sam.config import BCSamStudyConfig, StudyConfigs, read_configs
-from hemalens.studies.bc_sam.latents import DISCREPANCY_WORDS, Material, Row, Side
+from hemalens.studies.bc_sam.differences import run_differences
+from hemalens.studies.bc_sam.latents import DISCREPANCY_WORDS, POOLED, Material, Row, Side
 from hemalens.studies.bc_sam.resnext import RESNEXT_HEAD, RESNEXT_ROW, resnext_cells, resnext_folder
 from hemalens.studies.bc_sam.scores import Cell, Direction, find_gains
 from hemalens.studies.bc_sam.segmenter import fit_study_segmenter, segmenter_folder
@@ -39,7 +42,6 @@ from hemalens.studies.bc_sam.tables import (
 )
 from hemalens.taxonomy import AS_LABELLED
 
-POOLED = "features"
 BASELINE_HEADS = {"AE-CFE": ("rf",), "DoRL": ("svm_linear", "lr")}
 """The heads of the published rows."""
 
@@ -98,11 +100,25 @@ def _sides(opened: Sequence[Inputs], config: BCSamStudyConfig) -> tuple[Side, Si
         Side.split(key, dataset, start=start, n_folds=config.n_folds, seed=config.split_seed)
         for key, dataset, start in (("first", first, 0), ("second", second, len(first)))
     ]
-    if config.resnext:
-        for side in split:
-            for train, _ in side.folds:
-                check_classes(side.dataset.subset(train), n_units=2, purpose="a validation part in every fold")
+    for side in split:
+        _check_folds(side, config)
     return split[0], split[1]
+
+
+def _check_folds(side: Side, config: BCSamStudyConfig) -> None:
+    """Raise `SplitError` before anything is trained where a training fold is too small for a row."""
+    has_svm = any(head.startswith("svm") for head in config.heads) or config.dorl
+    for train, _ in side.folds:
+        fold = side.dataset.subset(train)
+        if config.resnext:
+            check_classes(fold, n_units=2, purpose="a validation part in every fold")
+        if has_svm and min(fold.class_counts.values()) < INNER_FOLDS:
+            raise SplitError(
+                f"a class of {fold.name} is too small for the SVM",
+                expected=f"{INNER_FOLDS} images of each class in every training fold",
+                got=", ".join(f"{name} ({n})" for name, n in fold.class_counts.items() if n < INNER_FOLDS),
+                remedy="Raise n_folds or min_per_class, or leave the SVM out of heads.",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +189,7 @@ def _report(
                 *tables,
             ],
             remarks=remarks,
-            differences=[*STUDY.differences, *_differences(configs, sides)],
+            differences=[*STUDY.differences, *run_differences(configs, sides, found.material.outcomes)],
             pictures=reconstructions(found.material, found.rows),
             curves=_curves(found.rows, sides, configs, out),
         ),
@@ -194,26 +210,6 @@ def _curves(rows: Sequence[Row], sides: Sequence[Side], configs: StudyConfigs, o
             folders = [resnext_folder(out, side) / f"fold_{fold}" for fold in range(configs.study.n_folds)]
             curves += read_curves(folders, side.dataset.name, group=RESNEXT_ROW)
     return curves
-
-
-def _differences(configs: StudyConfigs, sides: Sequence[Side]) -> list[str]:
-    """What in this run differs from the papers, for each row that has been trained."""
-    sentences = []
-    if any(record.group is not None for side in sides for record in side.dataset.records):
-        sentences.append("Folds keep groups together; the published folds are drawn by image.")
-    if configs.study.resnext:
-        sentences.append(
-            f"{RESNEXT_ROW} is {configs.resnext.backbone}, trained by the method finetune for at most "
-            f"{configs.resnext.epochs} epochs; the published ResNeXt is the network and training of Matek et al. (2019)."
-        )
-    if configs.study.ae_cfe:
-        sentences.append(
-            "AE-CFE reads the feature maps and cell images of this study in place of Mask R-CNN's regions, resampled to "
-            "14x14, and learns from two laboratories; its published training had three."
-        )
-    if configs.study.dorl:
-        sentences.append("DoRL learns from two laboratories; its published training had a third, private set.")
-    return sentences
 
 
 def _is_shown(cell: Cell, config: BCSamStudyConfig) -> bool:

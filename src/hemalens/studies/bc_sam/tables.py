@@ -10,19 +10,22 @@ import numpy as np
 from hemalens.evaluation.results import ComparisonTable, Estimate, PictureTable
 from hemalens.methods.bc_sam import reconstruction_table
 from hemalens.studies.base import published
-from hemalens.studies.bc_sam.latents import Material, Row, Side
+from hemalens.studies.bc_sam.latents import DISCREPANCY_WORDS, POOLED, Material, Protocol, Row, Side
 from hemalens.studies.bc_sam.scores import Cell, Gain
 
 PUBLISHED_SETS = {"matek19": "M", "acevedo20": "A"}
 N_DRAWN = 4
 """Cells of each laboratory that are shown."""
-TABLE_NOTE = (
-    "Mean over folds. Features are the pooled features. The other rows are latents of an autoencoder. A TRANSDUCTIVE one "
-    "(as published) is trained on all images of both laboratories, the tested ones included, without labels. An inductive "
-    "one is trained on their training folds, and each fold's model is tested on that fold of the other laboratory. "
-)
-
-
+ROW_NOTES = {
+    POOLED: "Features: the pooled feature maps, without an autoencoder. ",
+    DISCREPANCY_WORDS["linear"]: "Linear MMD on all images: BC-SAM as published. ",
+}
+PROTOCOL_NOTES: dict[Protocol | None, str] = {
+    "transductive": "All images: the autoencoder learns from those of both laboratories, the tested ones included, without "
+    "labels (transductive). ",
+    "inductive": "Training folds: it learns from those of both laboratories, and each fold's model is tested on that fold "
+    "of the other one (inductive). ",
+}
 PUBLISHED_NOTE = (
     "Published numbers are as printed, without a deviation where none is printed. The rows of DoRL are of a later paper "
     "(arXiv 2408.07467) with the same folds and tests; its autoencoder learns from a third, private set as well. So does "
@@ -51,7 +54,7 @@ def accuracy_table(cells: Sequence[Cell], sides: Sequence[Side], label_map: str)
         title="Accuracy in %, trained on -> tested on",
         columns=("method", "autoencoder trained on", *(_arrow(pair) for pair in pairs), "mean"),
         rows=tuple(rows),
-        note=_names(sides) + TABLE_NOTE + note,
+        note=_note(cells, sides) + note,
     )
 
 
@@ -67,7 +70,7 @@ def restricted_table(cells: Sequence[Cell], sides: Sequence[Side]) -> Comparison
         title="Accuracy in %, restricted to types of both laboratories",
         columns=("method", "autoencoder trained on", *(_arrow(pair) for pair in pairs), "mean"),
         rows=tuple(_accuracy_rows(cells, pairs, shown, rates)),
-        note=_names(sides) + TABLE_NOTE + "Images of types that the model cannot know are not tested here.",
+        note=_note(cells, sides) + "Images of types that the model cannot know are not tested here.",
     )
 
 
@@ -132,7 +135,7 @@ def balanced_table(cells: Sequence[Cell], sides: Sequence[Side]) -> ComparisonTa
         title="Balanced accuracy (95 % interval), trained on -> tested on",
         columns=("method", "autoencoder trained on", *(_arrow(pair) for pair in pairs)),
         rows=tuple(rows),
-        note=_names(sides) + TABLE_NOTE + "Intervals by a bootstrap over the tested images within their classes.",
+        note=_note(cells, sides) + "Intervals by a bootstrap over the tested images within their classes.",
     )
 
 
@@ -190,6 +193,14 @@ NUMBERS = {"first": "1", "second": "2"}
 
 def _arrow(pair: tuple[str, str]) -> str:
     return f"{NUMBERS[pair[0]]} -> {NUMBERS[pair[1]]}"
+
+
+def _note(cells: Sequence[Cell], sides: Sequence[Side]) -> str:
+    """What the numbers and the rows of a table are."""
+    rows, protocols = {cell.row for cell in cells}, {cell.protocol for cell in cells}
+    notes = [text for row, text in ROW_NOTES.items() if row in rows]
+    notes += [text for protocol, text in PROTOCOL_NOTES.items() if protocol in protocols]
+    return f"{_names(sides)}Mean over folds. {''.join(notes)}"
 
 
 def _names(sides: Sequence[Side]) -> str:

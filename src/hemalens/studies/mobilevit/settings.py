@@ -10,7 +10,7 @@ from hemalens.config import StrictConfig
 from hemalens.datasets.splits import LargerClasses
 from hemalens.errors import InputError
 from hemalens.methods.mobilevit import MobileVitConfig
-from hemalens.studies.base import describe, published
+from hemalens.studies.base import changed_settings, describe, published
 
 FIT = "fit."
 """Prefix of settings that go to every network."""
@@ -102,9 +102,9 @@ def departures(
 
 def _changed(given: StrictConfig, as_published: StrictConfig) -> list[str]:
     """Settings of other values, as key=value; those that no result depends on are left out."""
-    theirs = as_published.model_dump()
     but = ("rows", "n_loader_workers")
-    return [f"{key}={value}" for key, value in given.model_dump().items() if value != theirs[key] and key not in but]
+    found = changed_settings(given, as_published)
+    return [f"{key}={value}" for key, (value, _) in found.items() if key not in but]
 
 
 def published_rows() -> Mapping[str, Mapping[str, float]]:
