@@ -91,6 +91,7 @@ def test_study_list_shows_every_study_within_80_columns(command: Command, tmp_pa
 def test_a_study_says_in_one_line_what_it_needs(name: str, command: Command, tmp_path: Path) -> None:
     printed = " ".join(command("study", name, "--help").out.split())
     assert all(f"{role.name}" in printed and role.published.title in printed for role in describe_study(name).roles)
+    assert all(f"--set {setting}" in printed for setting in describe_study(name).needs)
     ended = command("study", name)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.count("\n") == 1

@@ -45,6 +45,7 @@ from hemalens.studies.wbc.common import (
     with_data,
     with_segmenter_masks,
 )
+from hemalens.studies.wbc.differences import departures
 from hemalens.studies.wbc.tables import gains_table, published_table
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.training import fit as training_fit
@@ -52,6 +53,7 @@ from hemalens.training.augmentation import AugmentationConfig
 from hemalens.training.cluster_labels import clusters_of
 from hemalens.training.pretraining import pretrained
 
+NOT_COMPARABLE = "published, not comparable"
 N_EACH = 6
 CELL_TYPES = 5
 TINY = (
@@ -280,6 +282,7 @@ def test_training_curves_are_in_the_report(augmentation: Watched, combined: Watc
 def test_cells_with_masks_and_their_new_images_are_shown(augmentation: Watched) -> None:
     (table,) = augmentation.report.pictures
     assert table.columns == ("image", "mask", *(f"new image {n}" for n in range(1, 6)))
+    assert "segmenter" not in table.note
     masked = [r for r in augmentation.learned("augmented/1/seed_0").records if r.mask_path is not None]
     assert len(table.rows) == len({record.label for record in masked})
     for row in table.rows:
@@ -365,7 +368,7 @@ def test_the_published_selection_without_cells_held_out_tests_the_same_images(
 
 def test_published_accuracy_stands_beside_ours(augmentation: Watched, combined: Watched) -> None:
     table = augmentation.table("Accuracy")
-    assert table.columns == ("method", "100 %", "100 %, published", "10 %", "10 %, published")
+    assert table.columns == ("method", "100 %", NOT_COMPARABLE, "10 %", NOT_COMPARABLE)
     for row, key, told in zip(
         table.rows, ("scratch", "augmented"), (("0.9705", "0.9253"), ("0.9763", "0.9369")), strict=True
     ):
@@ -373,11 +376,51 @@ def test_published_accuracy_stands_beside_ours(augmentation: Watched, combined: 
         assert row == (wbc_augmentation.ROWS[key].name, ours[0], told[0], ours[1], told[1])
     assert "Always predicting the most frequent class: 0.200" in table.note
     table = combined.table("Accuracy")
-    assert table.columns == ("method", "100 %", "100 %, published", "1 %", "1 %, published")
+    assert table.columns == ("method", "100 %", NOT_COMPARABLE, "1 %", NOT_COMPARABLE)
     assert [(row[2], row[4]) for row in table.rows] == [("0.9790", "0.8000"), ("0.9760", "0.8080"), (None, "about 0.73")]
-    for shown in (augmentation, combined):
-        assert "--published-only does so too" in shown.table("Accuracy").note
-        assert "these settings are ours" in shown.table("Accuracy").note
+    assert "listed under the differences" in augmentation.table("Accuracy").note
+
+
+def test_the_report_states_what_differs_from_the_paper(augmentation: Watched, combined: Watched) -> None:
+    for watched, name in ((augmentation, "wbc-augmentation"), (combined, "wbc-combined")):
+        study = find_study(name)
+        assert len(study.differences) > 3
+        assert watched.report.differences[: len(study.differences)] == study.differences
+        epoch, images, settings = watched.report.differences[len(study.differences) :]
+        assert "--published-only does so too" in epoch
+        assert "wbc has 30 images, not the 8,447 of WBC_100, training" in images
+        assert {"fit.epochs=1", "fit.pretraining.batch_size=8"} <= set(settings.partition(": ")[2].rstrip(".").split("; "))
+        assert "fit.patience" not in settings
+    assert "wbc_10 has 5 images, not the 842 of WBC_10, training" in augmentation.report.differences[-2]
+    assert "pretraining has 8 images, not the 757 of CAM16, training" in augmentation.report.differences[-2]
+
+
+def test_published_numbers_are_comparable_with_the_published_images_and_settings() -> None:
+    def card(role: str, n_images: int, **dropped: int) -> Any:
+        return SimpleNamespace(role=role, n_images=n_images, dropped=dropped)
+
+    sizes = {"wbc": card("wbc", 8440, copies=7), "held": card("held", 1728)}
+    row = wbc_augmentation.ROWS["pretrained"]
+    opened: Any = SimpleNamespace(
+        rows={"pretrained": (row, row.config([])), "lite0": (wbc_augmentation.ROWS["lite0"], row.config(["fit.epochs=2"]))},
+        cells=SimpleNamespace(cards=list(sizes.values())),
+        more={"pretraining": SimpleNamespace(card=card("auxiliary, pretraining", 757))},
+    )
+    study = wbc_augmentation.STUDY
+    assert departures(study, opened) == []
+    opened.more["pretraining"].card = card("auxiliary, pretraining", 756)
+    opened.rows["pretrained"] = (row, row.config(["fit.pretraining.epochs=3", "fit.n_loader_workers=2"]))
+    opened.cells.cards = [sizes["wbc"]]
+    assert departures(study, opened) == [
+        "pretraining has 756 images, not the 757 of CAM16, training",
+        "tested on other images",
+        "fit.pretraining.epochs=3",
+    ]
+
+
+def test_a_row_without_further_data_runs_alone(white: Roles, tissue: Roles, tmp_path: Path) -> None:
+    report = _run("wbc-combined", {**white, **tissue}, tmp_path / "x", *TINY, 'rows=["alone"]', "fractions=[1.0]")
+    assert [curve.method for curve in report.fractions] == ["without further data"]
 
 
 def test_differences_are_to_the_first_row(augmentation: Watched) -> None:
@@ -456,9 +499,14 @@ def test_other_cells_without_masks_and_the_published_selection(root: Path, kong:
     (table,) = watched.report.tables
     assert table.columns == ("method", "100 %")
     assert "are left out" in table.note
+    assert "The white cells are not WBC_100 and its subsets: the published accuracies are left out." in (
+        watched.report.differences
+    )
+    assert "The masks of the training images are those of the segmenter classical." in watched.report.differences
     masks = [record.mask_path for record in train.records if record.mask_path is not None]
     assert 0 < len(masks) == curve.fractions[0].n_masks <= CELL_TYPES * 3
     assert f"data: {len(masks)} masks by the segmenter classical" in watched.said
+    assert "those of the segmenter classical" in watched.report.pictures[0].note
     made = json.loads((watched.out / "fits" / "scratch_augmented" / "1" / "seed_0" / "masks.json").read_text())
     assert (made["with a mask"], made["new images"]) == (len(masks), 5 * len(masks))
 
@@ -504,7 +552,7 @@ def test_masks_that_came_with_the_images_are_kept(white: Roles, tmp_path: Path) 
     cells = wbc.open_white_cells(white, WbcStudyConfig(mask_segmenter="classical"), out=tmp_path, seed=0)
     assert sum(record.mask_path is not None for record in cells.parts.train.records) == 10
     assert not (tmp_path / "masks").exists()
-    assert not any("stand in" in note for note in cells.notes)
+    assert not any("by the segmenter" in note for note in cells.notes)
 
 
 # ----------------------------------------------------------------------------------------------------- the study of Mo
@@ -561,7 +609,9 @@ def test_as_published_the_tested_images_choose_the_epochs(
     assert {(curve.selection, curve.n_images) for curve in as_published.report.fractions} == {
         ("published-selection", len(held))
     }
-    assert "The epoch is chosen on the tested images, as in both papers" in as_published.table("Accuracy").note
+    assert "The epoch is chosen on the tested images, as in both papers: the scores are optimistic." in (
+        as_published.report.differences
+    )
     ((target, n_images, _, _, _, told),) = as_published.table("Classifier of the labelled tissue").rows
     assert (target, n_images, told) == ("cam16 test, the epoch chosen on it", 8, 0.9213)
     assert "as published" in as_published.table("Classifier of the labelled tissue").note
@@ -599,7 +649,7 @@ def test_clusters_stand_beside_the_published_ones(combined: Watched, tissue: Rol
         clusters.agreement.adjusted_rand,
     ]
     assert table.rows[7][2] == 0.912
-    assert "cannot be told" not in table.note
+    assert "agreement is unknown" not in table.note
     assert "clusters/prcc_feature.csv" in table.note
     labels = (combined.out / "clusters" / "prcc_cluster_label.csv").read_text().splitlines()
     assert [line.rpartition(",")[2] for line in labels[1:]] == list(clusters.labels)
@@ -645,7 +695,7 @@ def test_bad_settings_are_told_first(
     [
         ("wbc-augmentation", {"wbc": []}, "number of datasets in the role wbc"),
         ("wbc-augmentation", {"cam16": ["cam16:x"]}, "the study wbc-augmentation has no role 'cam16'"),
-        ("wbc-augmentation", {}, "the row 'pretrained' needs the role pretraining. Use --data pretraining=SPEC"),
+        ("wbc-augmentation", {}, "number of datasets in the role pretraining.*Use --data pretraining=SPEC"),
         ("wbc-augmentation", {"hold": ["prcc:x"]}, r"no role 'hold'. did you mean 'held'"),
         ("wbc-combined", {}, "number of datasets in the role cam16.*Use --data cam16=SPEC"),
     ],
@@ -742,10 +792,11 @@ def test_there_are_no_differences_without_the_reference_row_or_to_it_alone() -> 
 
 
 def test_a_fraction_without_a_published_number_has_none(augmentation: Watched) -> None:
-    table = published_table(augmentation.runs, {"accuracy": {"scratch": {"0.1": 92.53}}}, comparable=True)
+    table = published_table(augmentation.runs, {"accuracy": {"scratch": {"0.1": 92.53}}}, shown=True)
+    assert table.columns[2::2] == ("published", "published")
     assert [row[2::2] for row in table.rows] == [(None, "0.9253"), (None, None)]
-    table = published_table(augmentation.runs, {"accuracy": {}}, comparable=False, notes=["As told.", "So."])
-    assert table.note.endswith("are left out. As told. So.")
+    table = published_table(augmentation.runs, {"accuracy": {}}, shown=False)
+    assert table.note.endswith("are left out.")
     assert table.columns == ("method", "100 %", "10 %")
 
 

@@ -29,7 +29,7 @@ Labels = Annotated[
         show_default=False,
     ),
 ]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; repeatable.")]
 CellImage = Annotated[
     str | None,
     typer.Option(

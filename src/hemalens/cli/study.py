@@ -140,15 +140,18 @@ def _runner(name: str) -> Callable[..., None]:
 
 
 def _help(study: Description) -> str:
-    """The help of a study, with a paragraph for each role."""
+    """The help of a study, with a paragraph for each role and each required setting, and the command."""
     roles = []
     for role in study.roles:
         words = f"{', optional' if not role.required else ''}{', repeatable' if role.repeatable else ''}"
         roles.append(f"{role.name}{words}: {role.what}; published: {role.published.title}.")
     summary = study.summary[0].upper() + study.summary[1:]
     data = " ".join(f"--data {role.name}={role.published.reader}:DATA" for role in study.roles if role.required)
-    example = f"hemalens study {study.name} {data} --out runs/{study.name}"
-    return "\n\n".join([f"{summary}.", "The same command resumes a stopped run. Roles of the data:", *roles, example])
+    needs = [f"--set {setting}: {what}." for setting, what in study.needs.items()]
+    required = "".join(f" --set {setting}" for setting in study.needs)
+    example = f"hemalens study {study.name} {data}{required} --out runs/{study.name}"
+    parts = [f"{summary}. The same command resumes a stopped run. Roles of the data:", *roles]
+    return "\n\n".join([*parts, *(["Required settings:", *needs] if needs else []), example])
 
 
 for _name in STUDIES:

@@ -31,7 +31,7 @@ from hemalens.report.tables import (
     text_table,
 )
 
-N_ABREAST = 4
+N_ABREAST = 7
 """Most pictures side by side, so that they stay large enough on a phone."""
 
 

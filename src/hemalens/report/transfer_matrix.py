@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -65,8 +66,9 @@ class Matrices:
 
 
 def matrices(evaluations: Sequence[Evaluation], failures: Sequence[Failure] = ()) -> Matrices | None:
-    """One matrix per method, a further one for second results of a pair; None for fewer than two pairs."""
-    if len({(evaluation.source, evaluation.target) for evaluation in evaluations}) < 2:
+    """One matrix per method, a further one for second results of a pair; None where no method has two pairs."""
+    pairs = {(evaluation.method, evaluation.source, evaluation.target) for evaluation in evaluations}
+    if max(Counter(method for method, *_ in pairs).values(), default=0) < 2:
         return None
     sources = tuple(dict.fromkeys(evaluation.source for evaluation in evaluations))
     targets = tuple(dict.fromkeys(evaluation.target for evaluation in evaluations))

@@ -33,7 +33,7 @@ def run_differences(configs: StudyConfigs, sides: Sequence[Side], outcomes: Mapp
 
 def _data_differences(study: BCSamStudyConfig, sides: Sequence[Side], outcomes: Mapping[Outcome, int]) -> Iterator[str]:
     if any(record.group is not None for side in sides for record in side.dataset.records):
-        yield "Folds keep groups together; the published folds are drawn by image."
+        yield "These images have groups, which folds keep together; the published folds are drawn by image."
     n = sum(outcomes.values())
     yield (
         f"Of {n:,} images {outcomes.get('empty mask', 0):,} have no cell in the mask and are reconstructed whole, and "

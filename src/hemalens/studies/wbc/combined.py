@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import CellDataset
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.splits import hold_out, seeded
-from hemalens.evaluation.evaluate import evaluate, plan_test, predict_dataset, score
+from hemalens.evaluation.evaluate import plan_test, predict_dataset, score
 from hemalens.evaluation.results import ComparisonTable, DataCard, Evaluation, Report
 from hemalens.methods.combined_network import CAM16, CAM16_HELD, PRCC, CombinedNetworkConfig
 from hemalens.methods.finetune import FinetuneConfig
@@ -23,7 +24,8 @@ from hemalens.report.compose import Results, make_report
 from hemalens.runs.folders import finish_run
 from hemalens.runs.inputs import open_inputs
 from hemalens.studies.base import Study, StudyOptions, published
-from hemalens.studies.wbc.common import OpenStudy, Row, differences, open_study, run_rows, study_config
+from hemalens.studies.wbc.common import OpenStudy, Row, open_study, run_rows, study_config
+from hemalens.studies.wbc.differences import changed_settings, departures, differences, other_images
 from hemalens.studies.wbc.tables import gains_table, published_table
 from hemalens.training.cluster_labels import FEATURE_TABLE, LABEL_TABLE, Clusters, clusters_of, write_clusters
 from hemalens.training.pretraining import pretrained
@@ -49,10 +51,6 @@ ROWS: dict[str, Row] = {
     ),
 }
 """The paper's three first, then ours; by the names that the setting `rows` takes."""
-CHOICES = (
-    "The paper states no optimiser, learning rate, batch size, input size or layers of the autoencoder, and not which "
-    "layers of the classifier of the clusters learn in the combined network (here none): these settings are ours."
-)
 
 
 def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
@@ -74,11 +72,11 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
         Results(
             evaluations=tissue.evaluations,
             fractions=[found.curve for found in runs.values()],
-            differences=STUDY.differences,
+            differences=differences(STUDY, study),
             curves=[curve for found in runs.values() for curve in found.training],
             tables=[
                 published_table(
-                    runs, published("wbc_combined"), comparable=cells.published, notes=[*differences(study), CHOICES]
+                    runs, published("wbc_combined"), shown=cells.published, comparable=not departures(STUDY, study)
                 ),
                 *gains_table(runs, REFERENCE, seed=seed),
                 *tissue.tables,
@@ -120,19 +118,12 @@ class _Tissue:
         target = replace(test.dataset, name=f"{test.dataset.name}, the epoch chosen on it") if optimistic else test.dataset
         if not optimistic:
             refuse_leaks(bundle.seen, target)
-        plan = plan_test(bundle.manifest.labels, target)
-        found = score(
-            [predict_dataset(bundle, target.only_classes(plan.tested))],
-            plan,
-            target=target,
-            method=bundle.manifest.method,
-            source_name=train.name,
-            seed=self.study.seed,
-        )
-        self.evaluations.append(found)
+        found = self._tested(bundle, target, method="classifier of tissue", source=train.name)
         self.cards.append(test.card)
-        reference = published("wbc_combined")["cam16"] / 100 if _is_published(spec, test.dataset, "cam16:") else None
-        self.tables.append(_accuracy_table("Classifier of the labelled tissue", found, reference, optimistic=optimistic))
+        shown = spec.startswith("cam16:") and not test.dataset.synthetic
+        cards = {CAM16: self.study.more[CAM16].card, CAM16_TEST: test.card}
+        reasons = self._departures("combined", cards)
+        self.tables.append(_accuracy_table(found, reasons if shown else None, optimistic=optimistic))
 
     def _cluster(self, config: CombinedNetworkConfig, regions: CellDataset) -> None:
         self.say(f"clusters of {regions.name}: {len(regions)} images")
@@ -140,13 +131,35 @@ class _Tissue:
         write_clusters(clusters, self.out / CLUSTER_TABLES)
         learn, test = hold_out(clusters.dataset, 0.2, seeded(self.study.seed, "clusters"))
         bundle = pretrained(learn, config, config.pretraining)
-        found = evaluate([bundle], [test], target=test, source_name=clusters.dataset.name, seed=self.study.seed)
+        refuse_leaks(bundle.seen, test)
+        found = self._tested(bundle, test, method="classifier of clusters", source=clusters.dataset.name)
+        reasons = self._departures("clusters", {PRCC: self.study.more[PRCC].card})
+        self.tables.append(clusters_table(clusters, found, reasons))
+
+    def _departures(self, key: str, cards: Mapping[str, DataCard]) -> list[str]:
+        """Reasons why published numbers of the encoders of a row are not comparable."""
+        settings = ["settings, as listed under the differences from the paper"] if changed_settings(self.study, key) else []
+        return [*other_images(STUDY, cards), *settings]
+
+    def _tested(self, bundle: Bundle, target: CellDataset, *, method: str, source: str) -> Evaluation:
+        plan = plan_test(bundle.manifest.labels, target)
+        found = score(
+            [predict_dataset(bundle, target.only_classes(plan.tested))],
+            plan,
+            target=target,
+            method=method,
+            source_name=source,
+            seed=self.study.seed,
+        )
         self.evaluations.append(found)
-        self.tables.append(clusters_table(clusters, found))
+        return found
 
 
-def clusters_table(clusters: Clusters, classified: Evaluation) -> ComparisonTable:
-    """Sizes of the clusters, their agreement with type labels where there are any, and the accuracy of their classifier."""
+def clusters_table(clusters: Clusters, classified: Evaluation, departures: Sequence[str] = ()) -> ComparisonTable:
+    """Sizes of the clusters, their agreement with type labels where there are any, and the accuracy of their classifier.
+
+    `departures` are reasons why the published numbers are not comparable.
+    """
     reference = published("wbc_combined")
     real = clusters.dataset.name.startswith("prcc") and not clusters.dataset.synthetic
     labels = [record.source_label for record in clusters.regions.records]
@@ -161,8 +174,8 @@ def clusters_table(clusters: Clusters, classified: Evaluation) -> ComparisonTabl
     agreement = clusters.agreement
     rows += [
         ("agreement with the type labels, best matching", agreement.accuracy if agreement else None, None),
-        ("  a single cluster would reach", agreement.majority_rate if agreement else None, None),
-        ("  adjusted Rand index", agreement.adjusted_rand if agreement else None, None),
+        ("agreement of a single cluster", agreement.majority_rate if agreement else None, None),
+        ("adjusted Rand index with the type labels", agreement.adjusted_rand if agreement else None, None),
         (
             "accuracy of a classifier of the clusters, held-out regions",
             classified.scores.accuracy.value,
@@ -171,31 +184,38 @@ def clusters_table(clusters: Clusters, classified: Evaluation) -> ComparisonTabl
     ]
     return ComparisonTable(
         title=f"Clusters of {clusters.dataset.name.removesuffix(', clustered')}",
-        columns=("", "ours", "published"),
+        columns=("", "ours", "published, not comparable" if real and departures else "published"),
         rows=tuple(rows),
         note=f"{clusters.n_components} principal components keep {clusters.explained:.0%} of the features' variance. A "
         "classifier of the clusters is no evidence about the types. Features and clusters of the regions: "
         f"{CLUSTER_TABLES}/{FEATURE_TABLE} and {CLUSTER_TABLES}/{LABEL_TABLE}."
         + (" The paper counts the types in a first version of the set, of two regions fewer." if real else "")
-        + ("" if agreement else " Without type labels the agreement is unknown."),
+        + ("" if agreement else " Without type labels the agreement is unknown.")
+        + _not_comparable(departures if real else ()),
     )
 
 
-def _accuracy_table(title: str, found: Evaluation, reference: float | None, *, optimistic: bool) -> ComparisonTable:
+def _accuracy_table(found: Evaluation, departures: Sequence[str] | None, *, optimistic: bool) -> ComparisonTable:
+    """The classifier's accuracy; `departures` are reasons why the published one is not comparable, None to leave it out."""
     accuracy = found.scores.accuracy
     interval = "n/a" if accuracy.low is None else f"{accuracy.low:.3f}–{accuracy.high:.3f}"
+    reference = None if departures is None else published("wbc_combined")["cam16"] / 100
+    told = "published, not comparable" if departures else "published"
     return ComparisonTable(
-        title=title,
-        columns=("tested on", "images", "accuracy", "95 %", "majority rate", "published accuracy"),
+        title="Classifier of the labelled tissue",
+        columns=("tested on", "images", "accuracy", "95 %", "majority rate", told),
         rows=((found.target, found.n_images, accuracy.value, interval, found.scores.majority_rate, reference),),
-        note="The epoch is chosen on the tested images, as published: the accuracy is optimistic."
-        if optimistic
-        else "Published: the best epoch on the test images (optimistic); here other images choose the epoch.",
+        note=(
+            "The epoch is chosen on the tested images, as published: the accuracy is optimistic."
+            if optimistic
+            else "Published: the best epoch on the test images (optimistic); here other images choose the epoch."
+        )
+        + _not_comparable(departures or ()),
     )
 
 
-def _is_published(spec: str, dataset: CellDataset, reader: str) -> bool:
-    return spec.startswith(reader) and not dataset.synthetic
+def _not_comparable(departures: Sequence[str]) -> str:
+    return f" Not comparable: {'; '.join(departures)}." if departures else ""
 
 
 STUDY = Study.of("wbc_combined", run)

@@ -148,7 +148,9 @@ class WhiteCells:
     cards: tuple[DataCard, ...]
     notes: tuple[str, ...]
     published: bool
-    """Whether these are the published sets, so that published numbers are comparable."""
+    """Whether these are the published subsets, or images in their layout."""
+    segmenter: str
+    """Source of the training images' masks where they came without any, else empty."""
 
 
 def open_white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig, *, out: Path, seed: int) -> WhiteCells:
@@ -164,13 +166,21 @@ def open_white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig, 
             given[share] = read(data[role][0], role=role)
     notes = [note for each in (*opened, *given.values()) for note in each.notes]
     train = parts.train
-    if config.mask_segmenter and not any(record.mask_path for record in train.records):
+    segmenter = "" if any(record.mask_path for record in train.records) else config.mask_segmenter
+    if segmenter:
         train, n_masks = with_segmenter_masks(train, config, folder=out / "masks", seed=seed)
-        notes.append(f"{train.name}: {n_masks} masks by the segmenter {config.mask_segmenter}")
+        notes.append(f"{train.name}: {n_masks} masks by the segmenter {segmenter}")
         given = {f: replace(part, dataset=_masked_alike(part.dataset, train)) for f, part in given.items()}
     parts = replace(parts, train=train, given={f: part.dataset.under(train.classes) for f, part in given.items()})
     cards = tuple(each.card for each in (*opened, *given.values()))
-    return WhiteCells(wbc.dataset.name, parts, cards, tuple(notes), spec.startswith("wbc_subsets:"))
+    return WhiteCells(
+        wbc.dataset.name,
+        parts,
+        cards,
+        tuple(notes),
+        published=spec.startswith("wbc_subsets:"),
+        segmenter=segmenter,
+    )
 
 
 def _parts(opened: Sequence[CellDataset], config: WbcStudyConfig, *, seed: int) -> FixedParts:
@@ -259,7 +269,8 @@ def open_study(
     user = find_method(method)
     used = {role for row in wanted.values() for role in (*row.auxiliary, *row.optional)}
     specs = [(role.name, spec) for role in user.roles if role.name in used for spec in data.get(role.name, ())]
-    more = open_auxiliary([user], specs, labels=config.labels)
+    # rows without auxiliary data need none of the method's
+    more = open_auxiliary([user] if used else [], specs, labels=config.labels)
     request = {
         "job": f"study {study.name}",
         "study": config.model_dump(mode="json"),
@@ -294,20 +305,6 @@ def with_data(
             say(f"left out the row {row.name!r}, which needs --data {missing}=SPEC")
         else:
             raise InputError(f"the row {row.name!r} needs the role {missing}", remedy=f"Use --data {missing}=SPEC.")
-    return found
-
-
-def differences(study: OpenStudy) -> list[str]:
-    """What differs from both papers in this run, in sentences."""
-    protocol = study.protocol
-    found = [
-        "The epoch is chosen on the tested images, as in both papers: the scores are optimistic."
-        if protocol.selection == "published-selection"
-        else "Both papers report the best epoch on the tested images (optimistic; --published-only does so too). Here "
-        "other images choose the epoch."
-    ]
-    if protocol.seeds > 1:
-        found.append(f"Both papers train once, here each number is a mean over {protocol.seeds} trainings.")
     return found
 
 

@@ -28,7 +28,7 @@ def mask_pictures(study: OpenStudy, *, seed: int) -> list[PictureTable]:
         use = getattr(config, "masks", MaskUse())
         if use.copies and not use.segmenter:
             shown = _one_a_class(study.cells.parts.train)
-            return [_table(shown, use, seed=seed)] if len(shown) else []
+            return [_table(shown, use, segmenter=study.cells.segmenter, seed=seed)] if len(shown) else []
     return []
 
 
@@ -39,7 +39,7 @@ def _one_a_class(train: CellDataset) -> CellDataset:
     return train.subset([int(positions[0]) for positions in found if len(positions)])
 
 
-def _table(cells: CellDataset, use: MaskUse, *, seed: int) -> PictureTable:
+def _table(cells: CellDataset, use: MaskUse, *, segmenter: str, seed: int) -> PictureTable:
     with TemporaryDirectory() as folder:
         preprocessing = Preprocessing(size_px=THUMBNAIL_PX)
         pixels, _ = training_images(cells, preprocessing, use, seed=seed, run_dir=Path(folder))
@@ -51,9 +51,10 @@ def _table(cells: CellDataset, use: MaskUse, *, seed: int) -> PictureTable:
         shown["mask"] = read_cell_mask(record, original)
         for n in range(use.copies):
             shown[f"new image {n + 1}"] = images[len(cells) + i * use.copies + n]
-        rows.append(GalleryRow(label(str(record.label)), shown))
+        rows.append(GalleryRow(record.path.name, shown, caption=label(str(record.label))))
     return mask_gallery(
         rows,
         title="Cells with their masks, and new images of them",
-        note="New images show the cell alone, moved, rotated and flipped at random.",
+        note="New images show the cell alone, moved, rotated and flipped at random."
+        + (f" The masks are those of the segmenter {segmenter}, which may hold neighbouring cells." if segmenter else ""),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from hemalens.benchmark.protocols.fractions import FractionRun, balanced_accuracy_gain
@@ -12,36 +12,34 @@ Cell = str | int | float | None
 
 
 def published_table(
-    runs: Mapping[str, FractionRun], published: Mapping[str, Any], *, comparable: bool, notes: Sequence[str] = ()
+    runs: Mapping[str, FractionRun], published: Mapping[str, Any], *, shown: bool, comparable: bool = True
 ) -> ComparisonTable:
-    """Accuracy of each row at each fraction, with the published number where the data are the published ones.
+    """Accuracy of each row at each fraction, with the published number where the data are the published ones, `shown`.
 
-    `published` is the study's file: its "accuracy" by row and fraction; "about" names the rows that it rounds. `notes` are
-    further sentences for the note.
+    `published` is the study's file: its "accuracy" by row and fraction; "about" names the rows that it rounds.
     """
+    told = "published" if comparable else "published, not comparable"
     shares, accuracy, about = _shares(runs), published["accuracy"], published.get("about", ())
     columns = ["method"]
     for share in shares:
-        columns += [_percent(share), f"{_percent(share)}, published"] if comparable else [_percent(share)]
+        columns += [_percent(share), told] if shown else [_percent(share)]
     rows: list[tuple[Cell, ...]] = []
     for key, run in runs.items():
         cells: list[Cell] = [run.curve.method]
         for share in shares:
             cells.append(_mean_std(_at(run, share).accuracy))
-            if comparable:
-                reference = accuracy.get(key, {}).get(f"{share:g}")
-                shown = None if reference is None else f"{reference / 100:.4f}"
-                cells.append(f"about {reference / 100:.2f}" if shown and key in about else shown)
+            if shown:
+                cells.append(_published(accuracy.get(key, {}).get(f"{share:g}"), rounded=key in about))
         rows.append(tuple(cells))
     first = next(iter(runs.values())).curve
     rate = first.fractions[0].majority_rate
-    note = (
-        f"Mean ± standard deviation over {first.fractions[0].n_seeds} seed(s) on {first.n_images} tested images. Always "
-        f"predicting the most frequent class: {rate:.3f}."
-    )
-    if not comparable:
+    n_seeds, tested = first.fractions[0].n_seeds, f"on {first.n_images} tested images"
+    note = f"Mean ± standard deviation over {n_seeds} seeds {tested}." if n_seeds > 1 else f"One training each, {tested}."
+    note += f" Always predicting the most frequent class: {rate:.3f}."
+    if not shown:
         note += " The published numbers are for WBC_100 and its subsets, and are left out."
-    note = " ".join([note, *notes])
+    elif not comparable:
+        note += " Why the published numbers are not comparable is listed under the differences from the paper."
     return ComparisonTable(title="Accuracy by the share of the labels", columns=tuple(columns), rows=tuple(rows), note=note)
 
 
@@ -73,6 +71,12 @@ def _shares(runs: Mapping[str, FractionRun]) -> list[float]:
 
 def _at(run: FractionRun, share: float) -> FractionScores:
     return next(scores for scores in run.curve.fractions if scores.fraction == share)
+
+
+def _published(percent: float | None, *, rounded: bool) -> str | None:
+    if percent is None:
+        return None
+    return f"about {percent / 100:.2f}" if rounded else f"{percent / 100:.4f}"
 
 
 def _percent(share: float) -> str:
