@@ -742,7 +742,7 @@ def _weights_cases(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         ),
         "no state dict": (
             [f"weights={tmp_path}/list.pth"],
-            "cannot read the weights in '.*list.pth'; expected a state dict",
+            "cannot read the weights in '.*list.pth'; expected a whole state dict.*; got a list",
         ),
         "truncated": ([f"weights={tmp_path}/cut.safetensors"], "cannot read the weights in '.*cut.safetensors'"),
         "truncated pth": ([f"weights={tmp_path}/cut.pth"], "cannot read the weights in '.*cut.pth'"),

@@ -47,6 +47,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(path) if path.suffix == LIGHTNING else []
         with torch.serialization.safe_globals([(_Inert, name) for name in named]):
             content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, Mapping):
+            raise TypeError(f"a {type(content).__name__}")
         state = dict(content.get("state_dict", content))
         n_bytes = path.stat().st_size
     except Exception as error:
@@ -72,6 +74,8 @@ def _reason(error: Exception) -> str:
     """What the reader found, without torch's advice to read the file in an unsafe way."""
     if isinstance(error, UnpicklingError):
         return "other objects than tensors and plain containers"
+    if isinstance(error, TypeError):
+        return str(error)[:120]
     return f"{type(error).__name__}: {str(error)[:120]}"
 
 
