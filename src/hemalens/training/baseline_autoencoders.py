@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -38,13 +39,13 @@ class BaselineConfig(StrictConfig):
     precision: Precision = "fp32"
     optimiser: OptimiserConfig
 
+    @abstractmethod
     def network(self, map_shape: tuple[int, ...], side_px: int) -> Any:
         """The untrained network for maps (c, h, w) and cell images of `side_px`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, network: Any, batch: Batch, reference: int) -> Tensor:
         """The loss of one batch; the other domains are drawn to the domain `reference`."""
-        raise NotImplementedError
 
 
 class AECFEConfig(BaselineConfig):
