@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
     from hemalens.studies import run_study
 
 __version__ = "0.1.0"
+
+# Nothing leaves the machine: the documented switches of what would report home, before any of it is imported. Processes
+# that this one starts inherit them.
+os.environ.update(
+    ORT_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    DO_NOT_TRACK="1",
+    RAY_USAGE_STATS_ENABLED="0",
+)
 
 _PLACES = {
     "AdaptOptions": "hemalens.adaptation.options",

@@ -73,6 +73,10 @@ class OutputError(InputError):
     """An output cannot be written: it exists, the folder is not writable, or the disk is full."""
 
 
+class FileAccessError(InputError):
+    """A file or folder cannot be read: a permission is missing, or it lies on a failing device."""
+
+
 class MissingExtraError(InputError):
     """An optional package is not installed."""
 
@@ -100,6 +104,19 @@ def near_matches(name: str, known: Iterable[str]) -> str:
 def one_line(name: object) -> str:
     """A name in quotes on one line, with control characters and newlines escaped."""
     return repr(str(name))
+
+
+def access_error(error: OSError) -> FileAccessError:
+    """An `OSError` in one line: the path, and the right that is missing."""
+    path = error.filename if error.filename is not None else "a file"
+    if isinstance(error, PermissionError):
+        return FileAccessError(
+            f"no permission for {one_line(path)}",
+            expected="the right to read it, and to enter every folder above it",
+            got=error.strerror,
+            remedy="Ask its owner for the right, or copy it to a folder of your own.",
+        )
+    return FileAccessError(f"cannot use {one_line(path)}", got=error.strerror or str(error), remedy="Check the path.")
 
 
 def require_extra(module: str, extra: str, purpose: str) -> None:

@@ -1,16 +1,22 @@
-"""Files: digests, listings in a stable order, and atomic writes."""
+"""Files: regular ones alone are read; digests, listings in a stable order, and atomic writes."""
 
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
+import stat
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +24,12 @@ import numpy as np
 import platformdirs
 from numpy.typing import DTypeLike, NDArray
 
-from hemalens.errors import OutputError, one_line
+from hemalens.errors import InputError, OutputError, one_line
+
+PathLike = str | os.PathLike[str]
+"""A path as users pass it."""
+STALE_AFTER_S = 86_400
+"""Age at which a temporary file of another machine counts as left behind."""
 
 
 def default_cache_dir() -> Path:
@@ -27,15 +38,48 @@ def default_cache_dir() -> Path:
     return Path(named) if named else Path(platformdirs.user_cache_dir("hemalens"))
 
 
+def as_path(value: PathLike, what: str) -> Path:
+    """A user's path; raises `InputError`, naming `what`, for anything but a text or a path, and for an empty one."""
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
+        raise InputError(f"{what} is no path", expected="a text or a path", got=type(value).__name__)
+    text = os.fspath(value)
+    if not text or "\x00" in text:
+        raise InputError(f"{what} is no path", expected="the path of a file or folder", got=one_line(text))
+    return Path(text)
+
+
+def is_regular(path: Path) -> bool:
+    """Whether `path` is a regular file, or a link to one: no folder, named pipe, socket or device."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file for reading; raises `OSError` for anything else, without waiting for it."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "a named pipe, socket or device, no regular file", str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits; cached while its size and time stay the same."""
-    stat = os.stat(path)
-    return _sha256_of_state(os.fspath(path), stat.st_size, stat.st_mtime_ns)
+    """SHA-256 of a regular file's bytes, as 64 hexadecimal digits; cached while its size and time stay the same."""
+    state = os.stat(path)
+    return _sha256_of_state(os.fspath(path), state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=200_000)
 def _sha256_of_state(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as file:
+    with open_regular(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -67,6 +111,48 @@ def output_errors(path: Path) -> Iterator[None]:
         raise _as_output_error(error, path) from error
 
 
+def _owner() -> str:
+    """This process, as in the names of its temporary files: machine and process number."""
+    machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+    return f"{machine}-{os.getpid()}"
+
+
+def _temporary_prefix(path: Path) -> str:
+    return f".{path.name[:40]}.{_owner()}."
+
+
+def _is_stale(temporary: Path, owner: str) -> bool:
+    """Whether the process that made a temporary file is gone; of another machine, whether the file is a day old."""
+    machine, _, process = owner.partition("-")
+    if machine == _owner().partition("-")[0] and os.name == "posix":
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass
+        return False
+    return time.time() - temporary.stat().st_mtime > STALE_AFTER_S
+
+
+def remove_stale(path: Path) -> None:
+    """Remove the temporary files that killed processes left of `path`; bring back a folder that was being replaced."""
+    for found in sorted(path.parent.glob(f".{glob.escape(path.name[:40])}.*-*.*")):
+        owner = found.name.removeprefix(f".{path.name[:40]}.").partition(".")[0]
+        if not re.fullmatch(r"[0-9a-f]{6}-[0-9]+", owner) or not re.search(r"\.(part(\..+)?|old)$", found.name):
+            continue
+        with suppress(OSError):
+            if not _is_stale(found, owner):
+                continue
+            kept = found / path.name
+            if found.suffix == ".old" and kept.exists() and not path.exists():
+                os.replace(kept, path)
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found)
+            else:
+                found.unlink()
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; rename it to `path` on success, remove it on failure.
@@ -75,7 +161,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=f".part{path.suffix}", dir=path.parent)
+        remove_stale(path)
+        handle, name = tempfile.mkstemp(prefix=_temporary_prefix(path), suffix=f".part{path.suffix}", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -96,7 +183,8 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     """
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent))
+        remove_stale(path)
+        temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path), suffix=".part", dir=path.parent))
         try:
             yield temporary
             os.chmod(temporary, 0o777 & ~_umask())
@@ -111,7 +199,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 def _exchange(new: Path, path: Path) -> None:
     """Replace `path` by `new`; a failure restores the old folder."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".old", dir=path.parent))
+    aside = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path), suffix=".old", dir=path.parent))
     try:
         os.replace(path, aside / path.name)
         try:
@@ -141,38 +229,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def claim_output(path: Path, *, overwrite: bool) -> None:
-    """Raise `OutputError` for an output that exists, unless `overwrite`, or that cannot be written; removes nothing."""
-    with output_errors(path):
-        occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
-    if occupied and not overwrite:
-        raise OutputError(
-            f"{one_line(path)} exists already",
-            remedy="Choose another file or folder, or replace it with --overwrite.",
-        )
-    parent = path
-    while not parent.exists():
-        parent = parent.parent
-        if parent.exists() and not parent.is_dir():
-            raise OutputError(f"cannot write {one_line(path)}", expected="a folder", got=f"the file {one_line(parent)}")
-    if not os.access(parent, os.W_OK):
-        raise OutputError(
-            f"cannot write {one_line(path)}", expected="a writable place", got=f"{one_line(parent)} is read-only"
-        )
-
-
-def claim_folder(path: Path, parts: Collection[str], what: str, *, overwrite: bool) -> None:
-    """`claim_output` for a folder whose entries are named in `parts`; `overwrite` replaces only such a folder.
-
-    `what` names it in the error, as in "a report". Raises `OutputError`.
-    """
-    if overwrite and path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= set(parts)):
-        raise OutputError(
-            f"{one_line(path)} holds something else than {what}", remedy="Choose another folder; it is not overwritten."
-        )
-    claim_output(path, overwrite=overwrite)
 
 
 MAX_RAM_BYTES = 1_000_000_000

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled, unlabelled_config
+from hemalens.adaptation.encoders import IMAGENET
 from hemalens.adaptation.few_labels import adapt_few_labels, few_shot_config
 from hemalens.adaptation.finetune import adapt_finetuned
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.bundle.bundle import FILES, Bundle
+from hemalens.datasets.open import spec_path
 from hemalens.errors import InputError
-from hemalens.files import claim_folder
+from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.runs.folders import RunOptions
 
@@ -35,7 +37,15 @@ def adapt(
     first. Raises `InputError` for options that the given data have no use for.
     """
     _check(support, unlabelled, options)
-    run = RunOptions(out, seed, overwrite)
+    named = [bundle, support, unlabelled, *(beside for beside in options.beside if beside != IMAGENET)]
+    inputs = [spec_path(given) for given in named if given is not None]
+    with claim_folder(out, FILES, "a bundle", overwrite=overwrite, inputs=inputs):
+        return _adapt(bundle, support, unlabelled, run=RunOptions(out, seed, overwrite), options=options, say=say)
+
+
+def _adapt(
+    bundle: Path, support: str | None, unlabelled: str | None, *, run: RunOptions, options: AdaptOptions, say: Say
+) -> Bundle:
     if support is None:
         return adapt_unlabelled(bundle, str(unlabelled), run=run, options=options, say=say)
     if options.finetune:
@@ -44,7 +54,6 @@ def adapt(
         return adapt_few_labels(bundle, support, run=run, options=options, say=say)
     unlabelled_config(options)
     few_shot_config(options)
-    claim_folder(run.out, FILES, "a bundle", overwrite=run.overwrite)
     with tempfile.TemporaryDirectory(prefix="hemalens.adapt.") as folder:
         between = Path(folder) / "bundle"
         adapt_unlabelled(bundle, unlabelled, run=RunOptions(between, run.seed), options=options, say=say)

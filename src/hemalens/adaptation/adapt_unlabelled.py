@@ -14,7 +14,6 @@ from hemalens.adaptation.unlabelled_config import UnlabelledConfig
 from hemalens.adaptation.unlabelled_steps import Adapted, adapted_to
 from hemalens.bundle.artifact import DataEntry, library_versions
 from hemalens.bundle.bundle import (
-    FILES,
     MODEL,
     Bundle,
     Manifest,
@@ -26,7 +25,6 @@ from hemalens.bundle.nucleus_size import extent_of
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import READERS, CellDataset, Record, open_dataset
 from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line
-from hemalens.files import claim_folder
 from hemalens.graphs.batch_norm import has_batch_norm, pixels_of
 from hemalens.inference.predictor import list_images
 from hemalens.progress import Say
@@ -55,7 +53,6 @@ def adapt_unlabelled(
     does not support.
     """
     config = unlabelled_config(options)
-    claim_folder(run.out, FILES, "a bundle", overwrite=run.overwrite)
     base = open_bundle(bundle_path)
     refuse_lacking(base, config)
     embedders = open_embedders(base, options.beside, FewShotConfig())

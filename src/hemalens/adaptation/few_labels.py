@@ -16,7 +16,6 @@ from hemalens.adaptation.encoders import Embedders, open_embedders
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.bundle.artifact import DataEntry, library_versions
 from hemalens.bundle.bundle import (
-    FILES,
     Adaptation,
     Bundle,
     ExpectedAccuracy,
@@ -31,7 +30,6 @@ from hemalens.datasets import READERS, CellDataset, Record
 from hemalens.datasets.splits import units
 from hemalens.errors import ConfigError, LabelError, SplitError, one_line
 from hemalens.evaluation import metrics
-from hemalens.files import claim_folder
 from hemalens.graphs import build as graphs
 from hemalens.progress import Say
 from hemalens.runs.folders import RunOptions
@@ -59,7 +57,6 @@ def adapt_few_labels(
     `SplitError` for a support of one class.
     """
     config = few_shot_config(options)
-    claim_folder(run.out, FILES, "a bundle", overwrite=run.overwrite)
     base = open_bundle(bundle_path)
     embedders = open_embedders(base, options.beside, config)
     absent = "the prediction of it stays the head's" if config.uses_base else None

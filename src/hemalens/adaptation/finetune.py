@@ -16,13 +16,12 @@ from hemalens.adaptation.ensemble import EnsembleClassifier, mean_log_probabilit
 from hemalens.adaptation.few_labels import expected_accuracy, note_seen, open_support
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.bundle.artifact import WEIGHTS, DataEntry, library_versions
-from hemalens.bundle.bundle import FILES, MODEL, Adaptation, Bundle, ExpectedAccuracy, Manifest, open_bundle
+from hemalens.bundle.bundle import MODEL, Adaptation, Bundle, ExpectedAccuracy, Manifest, open_bundle
 from hemalens.bundle.export import Reference, check_parity
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.datasets import CellDataset, Record
 from hemalens.datasets.splits import k_fold, seeded, units
 from hemalens.errors import require_extra
-from hemalens.files import claim_folder
 from hemalens.graphs import build as graphs
 from hemalens.progress import Say
 from hemalens.runs.folders import RunOptions
@@ -57,7 +56,6 @@ def adapt_finetuned(
 
     config = FewShotFinetuneConfig.load(None, options.settings)
     refuse_without_classifier(options.beside, config.classifier)
-    claim_folder(run.out, FILES, "a bundle", overwrite=run.overwrite)
     base = open_bundle(bundle_path)
     embedders = open_embedders(base, options.beside, CLASSIFIER)
     absent = "after fine-tuning they are rarely predicted"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from hemalens.adaptation.source_head import SourceHead
 from hemalens.bundle.bundle import open_bundle
 from hemalens.cache import FeatureCache
 from hemalens.datasets import READERS, Record
+from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import seeded
 from hemalens.errors import DatasetError, InputError, OutputError, one_line
-from hemalens.files import atomic_path, claim_output, default_cache_dir
+from hemalens.files import atomic_path, default_cache_dir
 from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
 from hemalens.inference.predict import open_images
+from hemalens.outputs import claim_output
 from hemalens.progress import Say, track
 
 DEFAULT_STRATEGY = "typical"
@@ -77,8 +80,17 @@ def suggest(
     sheet = options.sheet
     if out.suffix != ".csv" or (sheet is not None and sheet.suffix != ".png"):
         raise OutputError("cannot write the suggestions", expected="an --out that ends in .csv and a --sheet in .png")
-    for file in (out, *([sheet] if sheet else [])):
-        claim_output(file, overwrite=overwrite)
+    inputs = [bundle_path, spec_path(source), *([options.labelled] if options.labelled else [])]
+    with ExitStack() as claims:
+        for file in (out, *([sheet] if sheet else [])):
+            claims.enter_context(claim_output(file, overwrite=overwrite, inputs=inputs))
+        return _suggest(bundle_path, source, out, options, seed=seed, say=say)
+
+
+def _suggest(
+    bundle_path: Path, source: str, out: Path, options: SuggestOptions, *, seed: int, say: Say
+) -> list[Suggestion]:
+    sheet = options.sheet
     bundle = open_bundle(bundle_path)
     given = [Record(r.path, "", r.domain, box=r.box, before=bundle.stages) for r in open_images(source)]
     known = READERS["csv"].read(options.labelled).records if options.labelled else []

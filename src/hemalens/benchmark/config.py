@@ -19,6 +19,7 @@ from hemalens.benchmark.protocols.k_shot import KShotProtocol
 from hemalens.benchmark.protocols.labelling import LabellingProtocol
 from hemalens.benchmark.protocols.unlabelled import UnlabelledProtocol
 from hemalens.config import StrictConfig
+from hemalens.datasets.open import spec_path
 from hemalens.errors import ConfigError, InputError, near_matches, one_line, require_extra
 from hemalens.methods import METHODS, Method, find_method
 
@@ -75,6 +76,11 @@ class BenchmarkConfig(StrictConfig):
     def read(cls, file: Path) -> Self:
         """From a YAML file; raises `ConfigError` for one that cannot be read, and for unknown keys."""
         return cls.from_mapping(read_yaml(file), source=one_line(file))
+
+    def paths(self) -> list[Path]:
+        """Everything that a run reads."""
+        sets = [*self.sources, *self.targets, *(spec for specs in self.auxiliary.values() for spec in specs)]
+        return [spec_path(spec) for spec in (*sets, self.k_shot.support, self.cell_image) if spec]
 
     def targets_of(self, source: str) -> tuple[str, ...]:
         """The targets of a source."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,14 @@ class BenchmarkPlan:
     tasks: Sequence[Task]
     auxiliary: Mapping[str, Inputs]
     trials: Sequence[Trial]
+    out: Path
     notes: Sequence[str | None]
     request: dict[str, Any]
+
+    def at(self, folder: Path) -> BenchmarkPlan:
+        """The same plan in another output folder."""
+        trials = [trial.moved(self.out, folder) for trial in self.trials]
+        return replace(self, trials=trials, out=folder)
 
     @property
     def sources(self) -> list[Inputs]:
@@ -84,7 +90,7 @@ def plan_benchmark(config: BenchmarkConfig, out: Path) -> BenchmarkPlan:
     notes = [note for task in tasks for note in task.notes]
     masks = [mask_note(entry.config, source) for entry in entries for source in sources]
     request = {"trials": [trial.key for trial in trials], "config": config.model_dump(mode="json")}
-    return BenchmarkPlan(entries, tasks, auxiliary, trials, [*notes, *masks], request)
+    return BenchmarkPlan(entries, tasks, auxiliary, trials, out, [*notes, *masks], request)
 
 
 def open_tasks(config: BenchmarkConfig, data: BenchmarkData) -> list[Task]:

@@ -10,12 +10,11 @@ from hemalens.benchmark.figures import first_models, joint_scatters, measure_eff
 from hemalens.benchmark.plan import BenchmarkPlan, plan_benchmark
 from hemalens.benchmark.trials import TrialCallback, TrialResult, failures, run_trials
 from hemalens.benchmark.workers import run_in_workers
-from hemalens.errors import one_line
 from hemalens.evaluation.results import MethodCard, Report
 from hemalens.evaluation.significance import compare
 from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report, method_card
-from hemalens.runs.folders import finish_run, start_run
+from hemalens.runs.folders import finish_run, open_run
 from hemalens.runs.inputs import report_inputs
 
 MOST_NAMES = 4
@@ -39,15 +38,16 @@ def benchmark(
     """
     plan = plan_benchmark(config, out)
     report_inputs(say, [*plan.sources, *plan.auxiliary.values()], *plan.notes)
-    if start_run(out, {"job": "benchmark", "asked": plan.request}, overwrite=overwrite, grows=True):
-        say(f"{one_line(out)} holds a benchmark: trials that are cached there are not run again")
-    for trial in plan.trials:
-        on_trial(trial, "waiting", None)
-    if n_workers > 1:
-        results = run_in_workers(config, plan.trials, out=out, n_workers=n_workers, say=say, on_trial=on_trial)
-    else:
-        results = run_trials(plan.trials, auxiliary=plan.auxiliary_sets, say=say, on_trial=on_trial)
-    return finish_run(out, _report(config, plan, results, say))
+    request = {"job": "benchmark", "asked": plan.request}
+    with open_run(out, request, overwrite=overwrite, inputs=config.paths(), grows=True, say=say) as folder:
+        plan = plan.at(folder)
+        for trial in plan.trials:
+            on_trial(trial, "waiting", None)
+        if n_workers > 1:
+            results = run_in_workers(config, plan.trials, out=folder, n_workers=n_workers, say=say, on_trial=on_trial)
+        else:
+            results = run_trials(plan.trials, auxiliary=plan.auxiliary_sets, say=say, on_trial=on_trial)
+        return finish_run(folder, _report(config, plan, results, say))
 
 
 def _report(config: BenchmarkConfig, plan: BenchmarkPlan, results: Sequence[TrialResult], say: Say) -> Report:

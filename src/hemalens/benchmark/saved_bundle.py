@@ -9,9 +9,11 @@ from hemalens.benchmark.protocols.data import open_laboratories
 from hemalens.benchmark.protocols.laboratory import LaboratoryProtocol, score_bundle
 from hemalens.bundle.bundle import open_bundle
 from hemalens.datasets.leaks import refuse_leaks
+from hemalens.datasets.open import spec_path
 from hemalens.errors import InputError
 from hemalens.evaluation.results import MethodCard, Report
-from hemalens.files import atomic_dir, claim_folder
+from hemalens.files import atomic_dir
+from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from hemalens.report.compose import Results, make_report
@@ -35,34 +37,37 @@ def benchmark_bundle(
     """
     if not target_specs:
         raise InputError("no target is named", remedy="Name one or more with --target SPEC.")
-    claim_folder(out, (JSON_NAME, MARKDOWN_NAME, HTML_NAME), "a report", overwrite=overwrite)
-    bundle = open_bundle(bundle_path)
-    manifest = bundle.manifest
-    laboratories = open_laboratories(
-        target_specs, None, labels=manifest.label_map, min_per_class=min_per_class, stages=bundle.stages
-    )
-    for note in dict.fromkeys(note for laboratory in laboratories for note in laboratory.notes):
-        say(note)
-    for laboratory in laboratories:
-        refuse_leaks(bundle.seen, laboratory.target)
-    for protocol in protocols.values():
-        protocol.check(laboratories, seed=seed)
-    source = next((entry.name for entry in manifest.data if entry.role == "train"), "unknown data")
-    results = []
-    for name, protocol in protocols.items():
+    parts, inputs = (JSON_NAME, MARKDOWN_NAME, HTML_NAME), [bundle_path, *map(spec_path, target_specs)]
+    with claim_folder(out, parts, "a report", overwrite=overwrite, inputs=inputs):
+        bundle = open_bundle(bundle_path)
+        manifest = bundle.manifest
+        laboratories = open_laboratories(
+            target_specs, None, labels=manifest.label_map, min_per_class=min_per_class, stages=bundle.stages
+        )
+        for note in dict.fromkeys(note for laboratory in laboratories for note in laboratory.notes):
+            say(note)
         for laboratory in laboratories:
-            say(f"{name}: {laboratory.target.name}")
-            results += score_bundle(protocol, bundle, laboratory, source=source, seed=seed)
-    learned = tuple(f"{entry.name} ({entry.role}), {sum(entry.class_counts.values()):,} images" for entry in manifest.data)
-    report = make_report(
-        f"{manifest.method} from {source}: {', '.join(protocols)}",
-        "; ".join(f"{name}, {protocol.description}" for name, protocol in protocols.items()),
-        Results(k_shot=results),
-        data=[card for laboratory in laboratories for card in laboratory.cards],
-        methods={manifest.method: manifest.config},
-        method_cards=[MethodCard(name=manifest.method, method=manifest.method, learned_from=learned)],
-        seed=seed,
-    )
-    with atomic_dir(out) as folder:
-        write_report(report, folder)
-    return report
+            refuse_leaks(bundle.seen, laboratory.target)
+        for protocol in protocols.values():
+            protocol.check(laboratories, seed=seed)
+        source = next((entry.name for entry in manifest.data if entry.role == "train"), "unknown data")
+        results = []
+        for name, protocol in protocols.items():
+            for laboratory in laboratories:
+                say(f"{name}: {laboratory.target.name}")
+                results += score_bundle(protocol, bundle, laboratory, source=source, seed=seed)
+        learned = tuple(
+            f"{entry.name} ({entry.role}), {sum(entry.class_counts.values()):,} images" for entry in manifest.data
+        )
+        report = make_report(
+            f"{manifest.method} from {source}: {', '.join(protocols)}",
+            "; ".join(f"{name}, {protocol.description}" for name, protocol in protocols.items()),
+            Results(k_shot=results),
+            data=[card for laboratory in laboratories for card in laboratory.cards],
+            methods={manifest.method: manifest.config},
+            method_cards=[MethodCard(name=manifest.method, method=manifest.method, learned_from=learned)],
+            seed=seed,
+        )
+        with atomic_dir(out) as folder:
+            write_report(report, folder)
+        return report

@@ -6,7 +6,7 @@ import json
 import shutil
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,10 @@ class Trial:
     key: str
     fits: Path
     result: Path
+
+    def moved(self, old: Path, new: Path) -> Trial:
+        """The same trial below the output folder `new` instead of `old`."""
+        return replace(self, fits=new / self.fits.relative_to(old), result=new / self.result.relative_to(old))
 
     @property
     def target(self) -> str:

@@ -155,14 +155,14 @@ def _claim(folder: Path, *, overwrite: bool) -> None:
     """Refuse an output folder that exists, or, with `overwrite`, one that holds anything but synthetic images."""
     from hemalens.datasets.synthetic import MARKER
     from hemalens.errors import OutputError, one_line
-    from hemalens.files import claim_output
+    from hemalens.outputs import check_output
 
     if overwrite and folder.exists() and not (folder.is_dir() and all((e / MARKER).is_file() for e in folder.iterdir())):
         raise OutputError(
             f"{one_line(folder)} holds something else than synthetic images",
             remedy="Choose another folder; it is not overwritten.",
         )
-    claim_output(folder, overwrite=overwrite)
+    check_output(folder, overwrite=overwrite)
 
 
 def audit_lines(found: Audit) -> list[str]:

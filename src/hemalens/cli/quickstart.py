@@ -17,7 +17,7 @@ from hemalens.inference.predict import PredictionSummary, predict
 from hemalens.progress import Say, track
 from hemalens.report.compose import Results, make_report
 from hemalens.runs.evaluate import EvaluateOptions, evaluate
-from hemalens.runs.folders import finish_run, start_run
+from hemalens.runs.folders import finish_run, open_run
 from hemalens.runs.train import TrainOptions, train
 from hemalens.taxonomy import AS_LABELLED
 
@@ -35,52 +35,54 @@ def quickstart(
 
     The source model is tested on both laboratories, the adapted one on the second.
     """
-    data = out / "data"
     request = {"job": "quickstart", "n_per_class": N_PER_CLASS, "seed": seed}
-    start_run(out, request, overwrite=overwrite)
-    if not data.exists():
-        _draw(data, seed, say)
-    source, target = (f"synthetic:{data / name}" for name in ("lab_a", "lab_b"))
-    say("training on lab_a")
-    trained = train(
-        "linear_probe",
-        source,
-        out=out / "train",
-        options=TrainOptions(labels=AS_LABELLED, validation_fraction=0.2),
-        seed=seed,
-        overwrite=True,
-    )
-    say("testing on lab_b, which the model has not seen")
-    tested = evaluate(
-        out / "train" / "bundle",
-        target,
-        out=out / "lab_b",
-        options=EvaluateOptions(n_occluded=N_OCCLUDED),
-        seed=seed,
-        overwrite=True,
-    )
-    n_support = min(N_SUPPORT, N_PER_CLASS // 2)
-    say(f"adapting to lab_b with {n_support} labelled cells of each type, testing on the others")
-    support = write_support(data, target, n_support, seed)
-    adapted = adapt(
-        out / "train" / "bundle",
-        out=out / "adapted",
-        overwrite=True,
-        support=f"csv:{support}",
-        options=AdaptOptions(few_shot=("rule=prototype",)),
-    )
-    say(adapted.manifest.adaptation.expected.verdict if adapted.manifest.adaptation else "")
-    tested_again = evaluate(
-        out / "adapted",
-        target,
-        out=out / "lab_b_adapted",
-        options=EvaluateOptions(drop_seen=True, n_occluded=0),
-        seed=seed,
-        overwrite=True,
-    )
-    say("predicting lab_b into predictions.csv")
-    predicted = predict(out / "adapted", str(data / "lab_b" / "images"), out=out / "predictions.csv", overwrite=True)
-    return finish_run(out, _report(trained, tested, tested_again, n_support, seed)), predicted
+    with open_run(out, request, overwrite=overwrite, say=say) as folder:
+        data = folder / "data"
+        if not data.exists():
+            _draw(data, seed, say)
+        source, target = (f"synthetic:{data / name}" for name in ("lab_a", "lab_b"))
+        say("training on lab_a")
+        trained = train(
+            "linear_probe",
+            source,
+            out=folder / "train",
+            options=TrainOptions(labels=AS_LABELLED, validation_fraction=0.2),
+            seed=seed,
+            overwrite=True,
+        )
+        say("testing on lab_b, which the model has not seen")
+        tested = evaluate(
+            folder / "train" / "bundle",
+            target,
+            out=folder / "lab_b",
+            options=EvaluateOptions(n_occluded=N_OCCLUDED),
+            seed=seed,
+            overwrite=True,
+        )
+        n_support = min(N_SUPPORT, N_PER_CLASS // 2)
+        say(f"adapting to lab_b with {n_support} labelled cells of each type, testing on the others")
+        support = write_support(data, target, n_support, seed)
+        adapted = adapt(
+            folder / "train" / "bundle",
+            out=folder / "adapted",
+            overwrite=True,
+            support=f"csv:{support}",
+            options=AdaptOptions(few_shot=("rule=prototype",)),
+        )
+        say(adapted.manifest.adaptation.expected.verdict if adapted.manifest.adaptation else "")
+        tested_again = evaluate(
+            folder / "adapted",
+            target,
+            out=folder / "lab_b_adapted",
+            options=EvaluateOptions(drop_seen=True, n_occluded=0),
+            seed=seed,
+            overwrite=True,
+        )
+        say("predicting lab_b into predictions.csv")
+        predicted = predict(
+            folder / "adapted", str(data / "lab_b" / "images"), out=folder / "predictions.csv", overwrite=True
+        )
+        return finish_run(folder, _report(trained, tested, tested_again, n_support, seed)), predicted
 
 
 def _report(trained: Report, tested: Report, adapted: Report, n_support: int, seed: int) -> Report:

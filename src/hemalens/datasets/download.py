@@ -13,7 +13,8 @@ from pathlib import Path
 from hemalens.datasets.base import Download
 from hemalens.datasets.readers import READERS
 from hemalens.errors import DatasetError, near_matches, one_line
-from hemalens.files import atomic_path, claim_output
+from hemalens.files import atomic_path
+from hemalens.outputs import claim_output
 from hemalens.progress import track
 
 TIMEOUT_S = 30.0
@@ -41,16 +42,16 @@ def download(name: str, out: Path, *, size_px: int, overwrite: bool = False) -> 
         )
     published = sizes[size_px]
     path = out / published.name
-    claim_output(path, overwrite=overwrite)
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        _fetch(published, path)
-    except BaseException:
-        for folder in made:
-            with suppress(OSError):
-                folder.rmdir()
-        raise
-    return path
+    with claim_output(path, overwrite=overwrite):
+        made = [folder for folder in (out, *out.parents) if not folder.exists()]
+        try:
+            _fetch(published, path)
+        except BaseException:
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+            raise
+        return path
 
 
 def _fetch(published: Download, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,13 @@ def open_dataset(spec: str, *, labels: str = "five_class", keep: Keep = lambda l
         synthetic=reader.synthetic or listing.synthetic,
         notes=tuple(listing.notes),
     )
+
+
+def spec_path(spec: str | os.PathLike[str]) -> Path:
+    """The path in a dataset's name "reader:path", or in a plain path; nothing is opened or checked."""
+    text = os.fspath(spec)
+    name, separator, path = text.partition(":")
+    return Path(path if separator and name in READERS and not Path(text).exists() else text).expanduser()
 
 
 def together(datasets: Sequence[CellDataset]) -> CellDataset:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from hemalens.bundle.bundle import open_bundle
 from hemalens.datasets import READERS, Record, open_dataset
+from hemalens.datasets.open import spec_path
 from hemalens.errors import InputError, OutputError, one_line
-from hemalens.files import atomic_path, claim_output
+from hemalens.files import atomic_path
 from hemalens.imaging.segmentation import Outcome
 from hemalens.inference.predictor import Predictor, list_images
 from hemalens.inference.rows import RowFormat, row_writer
+from hemalens.outputs import claim_output
 from hemalens.progress import track
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.trust.conformal import COVERAGE
@@ -58,31 +60,31 @@ def predict(
         raise OutputError("embeddings do not fit a CSV", remedy="Name an --out that ends in .parquet.")
     if not 0 <= abstain_below <= 1:
         raise InputError("the abstention threshold is out of range", expected="0 to 1", got=str(abstain_below))
-    claim_output(out, overwrite=overwrite)
-    bundle = open_bundle(bundle_path)
-    images = open_images(source)
-    monitor = bundle.monitor(coverage=coverage)
-    predictor = Predictor(bundle, monitor=monitor, abstain_below=abstain_below, embeddings=embeddings)
-    counts: Counter[str] = Counter()
-    n_abstained = n_unreadable = 0
-    first_error = None
-    with (
-        atomic_path(out) as temporary,
-        row_writer(temporary, RowFormat.of(predictor)) as write,
-        track("predicting", len(images)) as progress,
-    ):
-        for prediction in predictor.predict(images):
-            write(prediction)
-            n_abstained += prediction.abstained
-            if prediction.label is not None:
-                counts[prediction.label] += 1
-            else:
-                n_unreadable += 1
-                first_error = first_error or prediction.error
-            progress(1)
-    by_label = {label: counts[label] for label in predictor.labels if counts[label]}
-    cells = dict(sum((stage.seen for stage in predictor.stages), Counter[Outcome]()))
-    return PredictionSummary(len(images), by_label, n_abstained, n_unreadable, first_error, cells, monitor.report())
+    with claim_output(out, overwrite=overwrite, inputs=[bundle_path, spec_path(source)]):
+        bundle = open_bundle(bundle_path)
+        images = open_images(source)
+        monitor = bundle.monitor(coverage=coverage)
+        predictor = Predictor(bundle, monitor=monitor, abstain_below=abstain_below, embeddings=embeddings)
+        counts: Counter[str] = Counter()
+        n_abstained = n_unreadable = 0
+        first_error = None
+        with (
+            atomic_path(out) as temporary,
+            row_writer(temporary, RowFormat.of(predictor)) as write,
+            track("predicting", len(images)) as progress,
+        ):
+            for prediction in predictor.predict(images):
+                write(prediction)
+                n_abstained += prediction.abstained
+                if prediction.label is not None:
+                    counts[prediction.label] += 1
+                else:
+                    n_unreadable += 1
+                    first_error = first_error or prediction.error
+                progress(1)
+        by_label = {label: counts[label] for label in predictor.labels if counts[label]}
+        cells = dict(sum((stage.seen for stage in predictor.stages), Counter[Outcome]()))
+        return PredictionSummary(len(images), by_label, n_abstained, n_unreadable, first_error, cells, monitor.report())
 
 
 def open_images(source: str) -> tuple[Record, ...]:

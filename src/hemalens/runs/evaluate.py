@@ -7,11 +7,13 @@ from pathlib import Path
 
 from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.datasets.leaks import refuse_leaks
+from hemalens.datasets.open import spec_path
 from hemalens.evaluation.evaluate import evaluate_with_predictions
 from hemalens.evaluation.occlusion import N_SHOWN, occlusion_table
 from hemalens.evaluation.results import MethodCard, Report
 from hemalens.evaluation.trust_check import trust_check
-from hemalens.files import atomic_dir, claim_folder
+from hemalens.files import atomic_dir
+from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from hemalens.report.compose import Results, make_report
@@ -49,50 +51,51 @@ def evaluate(
     The report lists unreadable images. Raises `SplitError` for images that the bundle has seen, unless the options drop
     them.
     """
-    claim_folder(out, (JSON_NAME, MARKDOWN_NAME, HTML_NAME), "a report", overwrite=overwrite)
-    bundle = open_bundle(bundle_path)
-    # an adapted bundle may have classes outside its label map
-    known = bundle.manifest.labels
-    given = open_inputs(
-        data_spec,
-        labels=bundle.manifest.label_map,
-        role="test",
-        unreadable="keep",
-        keep=lambda label: label in known,
-        stages=bundle.stages,
-    )
-    if options.drop_seen:
-        given = given.unseen(bundle.seen)
-    report_inputs(say, [given])
-    dataset, card = given.dataset, given.card
-    refuse_leaks(bundle.seen, dataset)
-    evaluation, (answered,) = evaluate_with_predictions(
-        [bundle],
-        [dataset],
-        target=dataset,
-        source_name=bundle.manifest.trained_on,
-        seed=seed,
-        min_per_class=options.min_per_class,
-    )
-    if evaluation.unreadable:
-        name, error = next(iter(evaluation.unreadable.items()))
-        say(f"left out {len(evaluation.unreadable)} unreadable image(s), first: {name}: {error}")
-    evaluation = evaluation.model_copy(update={"trust": trust_check(bundle, answered, seed=seed)})
-    pictures = [occlusion_table(bundle, dataset, answered, n=options.n_occluded)] if options.n_occluded else []
-    if any(not table.rows for table in pictures):
-        say("no occlusion maps: the network is too large, or its operations cannot be counted")
-    report = make_report(
-        f"{bundle.manifest.method} tested on {dataset.name}",
-        "a saved bundle on images whose labels it has not seen",
-        Results(evaluations=[evaluation], pictures=pictures),
-        data=[card],
-        methods={bundle.manifest.method: bundle.manifest.config},
-        method_cards=[_card_of(bundle)],
-        seed=seed,
-    )
-    with atomic_dir(out) as folder:
-        write_report(report, folder)
-    return report
+    parts = (JSON_NAME, MARKDOWN_NAME, HTML_NAME)
+    with claim_folder(out, parts, "a report", overwrite=overwrite, inputs=[bundle_path, spec_path(data_spec)]):
+        bundle = open_bundle(bundle_path)
+        # an adapted bundle may have classes outside its label map
+        known = bundle.manifest.labels
+        given = open_inputs(
+            data_spec,
+            labels=bundle.manifest.label_map,
+            role="test",
+            unreadable="keep",
+            keep=lambda label: label in known,
+            stages=bundle.stages,
+        )
+        if options.drop_seen:
+            given = given.unseen(bundle.seen)
+        report_inputs(say, [given])
+        dataset, card = given.dataset, given.card
+        refuse_leaks(bundle.seen, dataset)
+        evaluation, (answered,) = evaluate_with_predictions(
+            [bundle],
+            [dataset],
+            target=dataset,
+            source_name=bundle.manifest.trained_on,
+            seed=seed,
+            min_per_class=options.min_per_class,
+        )
+        if evaluation.unreadable:
+            name, error = next(iter(evaluation.unreadable.items()))
+            say(f"left out {len(evaluation.unreadable)} unreadable image(s), first: {name}: {error}")
+        evaluation = evaluation.model_copy(update={"trust": trust_check(bundle, answered, seed=seed)})
+        pictures = [occlusion_table(bundle, dataset, answered, n=options.n_occluded)] if options.n_occluded else []
+        if any(not table.rows for table in pictures):
+            say("no occlusion maps: the network is too large, or its operations cannot be counted")
+        report = make_report(
+            f"{bundle.manifest.method} tested on {dataset.name}",
+            "a saved bundle on images whose labels it has not seen",
+            Results(evaluations=[evaluation], pictures=pictures),
+            data=[card],
+            methods={bundle.manifest.method: bundle.manifest.config},
+            method_cards=[_card_of(bundle)],
+            seed=seed,
+        )
+        with atomic_dir(out) as folder:
+            write_report(report, folder)
+        return report
 
 
 def _card_of(bundle: Bundle) -> MethodCard:

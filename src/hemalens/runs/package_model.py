@@ -9,7 +9,7 @@ from hemalens.bundle.artifact import MANIFEST, WEIGHTS
 from hemalens.bundle.bundle import CARD, FILES, Bundle, open_bundle, write_bundle
 from hemalens.bundle.default_model import FOLDER, LARGEST_BYTES
 from hemalens.errors import BundleError, InputError, one_line
-from hemalens.files import claim_folder
+from hemalens.outputs import claim_folder
 from hemalens.report import read_report
 from hemalens.report.model_card import model_card
 
@@ -29,18 +29,18 @@ def package_model(
     """
     if not report_paths:
         raise InputError("a model card needs test results", expected="one report.json or more")
-    claim_folder(out, FILES, "a bundle", overwrite=overwrite)
-    base = open_bundle(bundle_path)
-    card = model_card(base.manifest, [read_report(path) for path in report_paths], remarks)
-    kept = [name for name in base.manifest.files if name not in (WEIGHTS, CARD)]
-    files = {name: (base.path / name).read_bytes() for name in kept} | {CARD: card.encode("utf-8")}
-    # the manifest counts too
-    n_bytes = sum(map(len, files.values())) + (base.path / MANIFEST).stat().st_size
-    if n_bytes > LARGEST_BYTES:
-        raise BundleError(
-            f"the bundle {one_line(bundle_path)} is too large for the package",
-            expected=f"at most {LARGEST_BYTES / 1e6:.0f} MB",
-            got=f"{n_bytes / 1e6:.1f} MB",
-            remedy="Quantise it first: hemalens quantize --precision fp16.",
-        )
-    return write_bundle(out, base.manifest, files)
+    with claim_folder(out, FILES, "a bundle", overwrite=overwrite, inputs=[bundle_path, *report_paths]):
+        base = open_bundle(bundle_path)
+        card = model_card(base.manifest, [read_report(path) for path in report_paths], remarks)
+        kept = [name for name in base.manifest.files if name not in (WEIGHTS, CARD)]
+        files = {name: (base.path / name).read_bytes() for name in kept} | {CARD: card.encode("utf-8")}
+        # the manifest counts too
+        n_bytes = sum(map(len, files.values())) + (base.path / MANIFEST).stat().st_size
+        if n_bytes > LARGEST_BYTES:
+            raise BundleError(
+                f"the bundle {one_line(bundle_path)} is too large for the package",
+                expected=f"at most {LARGEST_BYTES / 1e6:.0f} MB",
+                got=f"{n_bytes / 1e6:.1f} MB",
+                remedy="Quantise it first: hemalens quantize --precision fp16.",
+            )
+        return write_bundle(out, base.manifest, files)

@@ -21,12 +21,13 @@ from hemalens.bundle.bundle import (
     open_bundle,
 )
 from hemalens.datasets import CellDataset, Record
+from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import Unreadable, seeded
 from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line
-from hemalens.files import claim_folder
 from hemalens.graphs.fp16 import has_half_weights, with_half_weights
 from hemalens.graphs.int8 import CALIBRATION, QuantisationConfig, is_quantised, quantise
 from hemalens.graphs.runtime import GraphRunner, Outputs
+from hemalens.outputs import claim_folder
 from hemalens.progress import Say, track
 from hemalens.runs.inputs import open_inputs, report_inputs
 from hemalens.taxonomy import AS_LABELLED
@@ -68,29 +69,30 @@ def quantize(
         raise ConfigError("fp16 has no settings", got=options.settings[0], remedy="Use --precision int8.")
     if options.n_images < 1:
         raise InputError("no image to calibrate on", expected="at least one image", got=str(options.n_images))
-    claim_folder(out, FILES, "a bundle", overwrite=overwrite)
-    base = open_bundle(bundle_path)
-    _refuse_small(base)
-    how = base.manifest.unlabelled
-    if precision == "int8" and how is not None and (how.typical_nucleus_px or how.neighbours):
-        what = "uses nucleus sizes" if how.typical_nucleus_px else "smooths predictions over nearest neighbours"
-        raise BundleError(
-            f"the bundle {one_line(bundle_path)} {what}, which int8 does not support",
-            remedy="Quantise its base, then adapt that; or use --precision fp16.",
-        )
-    unreadable: Unreadable = "drop" if options.drop_unreadable else "refuse"
-    given = open_inputs(calibration_spec, labels=AS_LABELLED, role="calibration", unreadable=unreadable)
-    report_inputs(say, [given])
-    images = drawn_evenly(given.dataset, options.n_images, seeded(seed, "calibration")).through(base.stages)
-    counts = ", ".join(f"{one_line(name)} ({n})" for name, n in images.class_counts.items())
-    doing = "calibrating" if precision == "int8" else "comparing"
-    say(f"{doing} on {len(images)} of {len(given.dataset)} images: {counts}")
-    if precision == "int8":
-        with track("calibrating", len(images)) as progress:
-            graph = quantise(base.graph, images.records, config, progress=progress)
-    else:
-        graph = with_half_weights(base.graph)
-    return _written(out, base, graph.SerializeToString(), images, config=config if precision == "int8" else None)
+    inputs = [bundle_path, spec_path(calibration_spec)]
+    with claim_folder(out, FILES, "a bundle", overwrite=overwrite, inputs=inputs):
+        base = open_bundle(bundle_path)
+        _refuse_small(base)
+        how = base.manifest.unlabelled
+        if precision == "int8" and how is not None and (how.typical_nucleus_px or how.neighbours):
+            what = "uses nucleus sizes" if how.typical_nucleus_px else "smooths predictions over nearest neighbours"
+            raise BundleError(
+                f"the bundle {one_line(bundle_path)} {what}, which int8 does not support",
+                remedy="Quantise its base, then adapt that; or use --precision fp16.",
+            )
+        unreadable: Unreadable = "drop" if options.drop_unreadable else "refuse"
+        given = open_inputs(calibration_spec, labels=AS_LABELLED, role="calibration", unreadable=unreadable)
+        report_inputs(say, [given])
+        images = drawn_evenly(given.dataset, options.n_images, seeded(seed, "calibration")).through(base.stages)
+        counts = ", ".join(f"{one_line(name)} ({n})" for name, n in images.class_counts.items())
+        doing = "calibrating" if precision == "int8" else "comparing"
+        say(f"{doing} on {len(images)} of {len(given.dataset)} images: {counts}")
+        if precision == "int8":
+            with track("calibrating", len(images)) as progress:
+                graph = quantise(base.graph, images.records, config, progress=progress)
+        else:
+            graph = with_half_weights(base.graph)
+        return _written(out, base, graph.SerializeToString(), images, config=config if precision == "int8" else None)
 
 
 def _refuse_small(base: Bundle) -> None:

@@ -18,18 +18,20 @@ from hemalens.bundle.segmenter import open_segmenter
 from hemalens.bundle.stages import CLASSICAL, ClassicalSegmenter, Segmenter
 from hemalens.datasets import READERS, CellDataset, Record
 from hemalens.datasets.masks import check_cell_masks, read_cell_mask, with_masks
+from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import part_of, seeded
 from hemalens.errors import ImageError, InputError
 from hemalens.evaluation.results import ComparisonTable, PictureTable, Report
 from hemalens.evaluation.segmentation import mask_table, outlines, score_masks, shown_records
-from hemalens.files import atomic_dir, claim_folder
+from hemalens.files import atomic_dir
 from hemalens.imaging.segmentation import CellImageConfig, cell_image, cut_source, dice, intersection_over_union
 from hemalens.inference.predict import open_images
+from hemalens.outputs import claim_folder
 from hemalens.progress import Say, track
 from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
 from hemalens.report.compose import Results, data_card, make_report
 from hemalens.runs.curves import read_curves
-from hemalens.runs.folders import finish_run, start_run
+from hemalens.runs.folders import finish_run, open_run
 from hemalens.runs.inputs import open_inputs, report_inputs
 from hemalens.runs.train import DEFAULTS, TrainOptions
 from hemalens.taxonomy import AS_LABELLED
@@ -75,27 +77,28 @@ def train_segmenter(
         "test": test.fingerprint if test else None,
         "seed": seed,
     }
-    start_run(out, request, overwrite=overwrite, say=say)
-    say(f"{trained:,} of {total:,} parameters are trained")
-    say(f"training on {amount}, {len(test) if test else 0} held out for the test")
-    fit_segmenter(learn, config=config, run_dir=out)
-    origin = "trained from random weights" if config.weights == "none" else "fine-tuned from SAM's weights"
-    name = f"SAM {config.architecture}" + (", from scratch" if config.weights == "none" else ", fine-tuned")
-    segmenters = {name: open_segmenter(str(out / "segmenter")), CLASSICAL: ClassicalSegmenter()}
-    note = f"{config.architecture}: {origin}; {amount}; {trained:,} of {total:,} parameters trained."
-    report = make_report(
-        f"{NAME} on {masked.name}",
-        f"one split: {held_out:.0%} of the masks held out for the test" if test else "no test part",
-        Results(
-            tables=[_compared(segmenters, test, "Held-out masks", seed=seed, note=note)] if test else [],
-            pictures=[_shown("Held-out cells", test.records, segmenters)] if test else [],
-            curves=read_curves([out], NAME),
-        ),
-        data=[data_card(masked, "train and test").model_copy(update={"notes": given.card.notes})],
-        methods={NAME: config.model_dump(mode="json")},
-        seed=seed,
-    )
-    return finish_run(out, report)
+    inputs = [spec_path(spec) for spec in ([train_specs] if isinstance(train_specs, str) else train_specs)]
+    with open_run(out, request, overwrite=overwrite, inputs=inputs, say=say) as folder:
+        say(f"{trained:,} of {total:,} parameters are trained")
+        say(f"training on {amount}, {len(test) if test else 0} held out for the test")
+        fit_segmenter(learn, config=config, run_dir=folder)
+        origin = "trained from random weights" if config.weights == "none" else "fine-tuned from SAM's weights"
+        name = f"SAM {config.architecture}" + (", from scratch" if config.weights == "none" else ", fine-tuned")
+        segmenters = {name: open_segmenter(str(folder / "segmenter")), CLASSICAL: ClassicalSegmenter()}
+        note = f"{config.architecture}: {origin}; {amount}; {trained:,} of {total:,} parameters trained."
+        report = make_report(
+            f"{NAME} on {masked.name}",
+            f"one split: {held_out:.0%} of the masks held out for the test" if test else "no test part",
+            Results(
+                tables=[_compared(segmenters, test, "Held-out masks", seed=seed, note=note)] if test else [],
+                pictures=[_shown("Held-out cells", test.records, segmenters)] if test else [],
+                curves=read_curves([folder], NAME),
+            ),
+            data=[data_card(masked, "train and test").model_copy(update={"notes": given.card.notes})],
+            methods={NAME: config.model_dump(mode="json")},
+            seed=seed,
+        )
+        return finish_run(folder, report)
 
 
 def _learned_masks(masked: CellDataset, n_images: int, fraction: float, seed: int) -> tuple[CellDataset, str]:
@@ -159,24 +162,25 @@ def segment(
     with masks get IoU and Dice. An unreadable image is a row with its error.
     """
     parts = (MASKS, CELLS, TABLE_NAME, HTML_NAME, MARKDOWN_NAME, JSON_NAME)
-    claim_folder(out, parts, "masks of cells", overwrite=overwrite)
-    segmenter = open_segmenter(segmenter_name)
-    records = open_images(source)
-    chosen = config or CellImageConfig()
-    with atomic_dir(out) as folder:
-        rows = _write_cells(records, segmenter, chosen, folder)
-        readable = [record for record, row in zip(records, rows, strict=True) if not row["error"]]
-        report = _report(segmenter, (segmenter_name, source), readable, chosen, seed=seed)
-        write_report(report, folder)
-        text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS)
-        table.writeheader()
-        table.writerows(rows)
-        (folder / TABLE_NAME).write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
-    outcomes = Counter(row["outcome"] for row in rows if row["outcome"])
-    errors = [row["error"] for row in rows if row["error"]]
-    found = Segmented(len(rows), dict(outcomes), len(errors), next(iter(errors), None))
-    return found, report
+    inputs = [spec_path(segmenter_name), spec_path(source)]
+    with claim_folder(out, parts, "masks of cells", overwrite=overwrite, inputs=inputs):
+        segmenter = open_segmenter(segmenter_name)
+        records = open_images(source)
+        chosen = config or CellImageConfig()
+        with atomic_dir(out) as folder:
+            rows = _write_cells(records, segmenter, chosen, folder)
+            readable = [record for record, row in zip(records, rows, strict=True) if not row["error"]]
+            report = _report(segmenter, (segmenter_name, source), readable, chosen, seed=seed)
+            write_report(report, folder)
+            text = io.StringIO()
+            table = csv.DictWriter(text, COLUMNS)
+            table.writeheader()
+            table.writerows(rows)
+            (folder / TABLE_NAME).write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
+        outcomes = Counter(row["outcome"] for row in rows if row["outcome"])
+        errors = [row["error"] for row in rows if row["error"]]
+        found = Segmented(len(rows), dict(outcomes), len(errors), next(iter(errors), None))
+        return found, report
 
 
 def _write_cells(

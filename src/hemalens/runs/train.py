@@ -15,6 +15,7 @@ from hemalens.bundle.stages import Stage
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.datasets.leaks import refuse_leaks
+from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import Unreadable, check_classes, hold_out, seeded
 from hemalens.errors import SplitError
 from hemalens.evaluation.evaluate import evaluate
@@ -24,7 +25,7 @@ from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report, method_card
 from hemalens.runs.auxiliary import mask_note, open_auxiliary, refuse_learned
 from hemalens.runs.curves import read_curves
-from hemalens.runs.folders import finish_run, fit_or_resume, method_request, start_run
+from hemalens.runs.folders import finish_run, fit_or_resume, method_request, open_run
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 
 
@@ -79,27 +80,34 @@ def train(
     learn, validation, test = data.parts
     report_inputs(say, data.inputs, mask_note(config, learn))
     request = _request(method, config, data) | {"seed": seed}
-    start_run(out, request, overwrite=overwrite, say=say)
-    n_test = len(test) if test else 0
-    say(f"training on {len(learn)} images, {len(validation)} for validation, {n_test} held out for the test")
-    bundle = fit_or_resume(
-        out, method, learn, validation=validation, auxiliary=data.auxiliary, config=config, rng=seeded(seed, "fit")
-    )
-    cards = [each.card for each in data.inputs]
-    report = make_report(
-        f"{method.name} on {data.name}",
-        f"one split: {options.test_fraction:.0%} held out for the test" if test else "no test part",
-        Results(
-            evaluations=_tested(bundle, test, data.name, seed) if test else [],
-            pictures=[method.show(bundle, test or learn)] if method.show else [],
-            curves=read_curves([out], method.name),
-        ),
-        data=cards,
-        methods={method.name: config.model_dump(mode="json")},
-        method_cards=[method_card(method, method.name, cards)],
-        seed=seed,
-    )
-    return finish_run(out, report)
+    with open_run(out, request, overwrite=overwrite, inputs=_input_paths(train_specs, options), say=say) as folder:
+        n_test = len(test) if test else 0
+        say(f"training on {len(learn)} images, {len(validation)} for validation, {n_test} held out for the test")
+        bundle = fit_or_resume(
+            folder, method, learn, validation=validation, auxiliary=data.auxiliary, config=config, rng=seeded(seed, "fit")
+        )
+        cards = [each.card for each in data.inputs]
+        report = make_report(
+            f"{method.name} on {data.name}",
+            f"one split: {options.test_fraction:.0%} held out for the test" if test else "no test part",
+            Results(
+                evaluations=_tested(bundle, test, data.name, seed) if test else [],
+                pictures=[method.show(bundle, test or learn)] if method.show else [],
+                curves=read_curves([folder], method.name),
+            ),
+            data=cards,
+            methods={method.name: config.model_dump(mode="json")},
+            method_cards=[method_card(method, method.name, cards)],
+            seed=seed,
+        )
+        return finish_run(folder, report)
+
+
+def _input_paths(train_specs: str | Sequence[str], options: TrainOptions) -> list[Path]:
+    """Everything that a training reads."""
+    specs = [*([train_specs] if isinstance(train_specs, str) else train_specs), options.validation_spec]
+    named = [*specs, *(spec for _, spec in options.auxiliary_specs), options.config_file, options.cell_image]
+    return [spec_path(spec) for spec in named if spec]
 
 
 _Parts = tuple[CellDataset, CellDataset, CellDataset | None]

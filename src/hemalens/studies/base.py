@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hemalens.config import StrictConfig
+from hemalens.datasets.open import spec_path
 from hemalens.errors import InputError, near_matches
 from hemalens.progress import Say
 
@@ -131,6 +132,11 @@ class Study(Description):
         """
         self.check_roles(data)
         return self.function(data, options)
+
+
+def input_paths(data: Mapping[str, Sequence[str]]) -> list[Path]:
+    """The paths of all data of a study."""
+    return [spec_path(spec) for specs in data.values() for spec in specs]
 
 
 def published(name: str) -> dict[str, Any]:

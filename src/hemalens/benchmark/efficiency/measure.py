@@ -23,7 +23,7 @@ from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import DataCard, Efficiency, Evaluation, Report, Timing
 from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report
-from hemalens.runs.folders import finish_run, start_run
+from hemalens.runs.folders import finish_run, open_run
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 
 
@@ -31,7 +31,7 @@ def measure_networks(config: NetworksConfig, *, out: Path, overwrite: bool = Fal
     """Count and time backbones and bundles, test the bundles on labelled images, and write a report into `out`.
 
     Raises `SplitError` for an image that a bundle has seen, `ConfigError` for an unknown backbone or input size, and
-    `BundleError` for a folder that is no bundle. A stopped run begins anew: all networks are timed together.
+    `BundleError` for a folder that is no bundle. A stopped run begins anew, since all networks are timed together.
     """
     networks: list[Network] = [
         *named_backbones(config.backbones, config.classes, config.seed),
@@ -51,21 +51,20 @@ def measure_networks(config: NetworksConfig, *, out: Path, overwrite: bool = Fal
         "min_per_class": config.min_per_class,
         "seed": config.seed,
     }
-    if start_run(out, request, overwrite=overwrite):
-        say("the stopped run begins anew: all networks are timed together")
-    evaluations = _evaluate(networks, tests, seed=config.seed, min_per_class=config.min_per_class)
-    how = f"{formatting.counted(config.rounds, 'round')}, {formatting.counted(n_threads, 'thread')}"
-    say(f"timing {formatting.counted(len(networks), 'network')}: {how}")
-    rows = _rows(networks, counted, time_networks(networks, config.rounds, n_threads), evaluations)
-    report = make_report(
-        f"Cost of {formatting.counted(len(networks), 'network')}",
-        f"efficiency, all networks taking turns: {how}",
-        Results(efficiency=rows, evaluations=list(evaluations.values()), remarks=_remarks(networks, rows)),
-        data=_cards(tests),
-        methods={network.name: network.settings for network in networks},
-        seed=config.seed,
-    )
-    return finish_run(out, report)
+    with open_run(out, request, overwrite=overwrite, say=say) as folder:
+        evaluations = _evaluate(networks, tests, seed=config.seed, min_per_class=config.min_per_class)
+        how = f"{formatting.counted(config.rounds, 'round')}, {formatting.counted(n_threads, 'thread')}"
+        say(f"timing {formatting.counted(len(networks), 'network')}: {how}")
+        rows = _rows(networks, counted, time_networks(networks, config.rounds, n_threads), evaluations)
+        report = make_report(
+            f"Cost of {formatting.counted(len(networks), 'network')}",
+            f"efficiency, all networks taking turns: {how}",
+            Results(efficiency=rows, evaluations=list(evaluations.values()), remarks=_remarks(networks, rows)),
+            data=_cards(tests),
+            methods={network.name: network.settings for network in networks},
+            seed=config.seed,
+        )
+        return finish_run(folder, report)
 
 
 def measure_bundles(

@@ -22,9 +22,9 @@ from hemalens.methods.bc_sam import cell_image_stage
 from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report
 from hemalens.runs.curves import read_curves
-from hemalens.runs.folders import finish_run, start_run
+from hemalens.runs.folders import finish_run, open_run
 from hemalens.runs.inputs import Inputs, open_inputs
-from hemalens.studies.base import Study, StudyOptions
+from hemalens.studies.base import Study, StudyOptions, input_paths
 from hemalens.studies.bc_sam.config import BCSamStudyConfig, StudyConfigs, read_configs
 from hemalens.studies.bc_sam.differences import run_differences
 from hemalens.studies.bc_sam.latents import DISCREPANCY_WORDS, POOLED, Material, Row, Side
@@ -48,7 +48,7 @@ BASELINE_HEADS = {"AE-CFE": ("rf",), "DoRL": ("svm_linear", "lr")}
 
 def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
     """Train the autoencoders and the heads, test them in both laboratories; the same call resumes."""
-    out, say = options.out, options.say
+    say = options.say
     mask_specs = data.get("masks", ())
     configs = read_configs(options.settings, masks=bool(mask_specs), published_only=options.published_only)
     config = configs.study
@@ -62,21 +62,21 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
     for note in (note for each in opened for note in each.notes):
         say(note)
     sides = _sides(opened, config)
-    start_run(out, _request(configs, sides, masks, options), overwrite=options.overwrite, say=say)
-    tables: list[ComparisonTable] = []
-    if masks is not None and configs.segmenter is not None:
-        n_images = sum(len(side.dataset) for side in sides)
-        given = (configs.segmenter, configs.segmenter_settings)
-        tables = fit_study_segmenter(mask_specs, masks, given, n_images=n_images, out=out, seed=options.seed, say=say)
-        trained = configs.features.model_copy(update={"segmenter": str(segmenter_folder(out))})
-        configs = replace(configs, features=trained)
-    found = _run(sides, configs, out=out, seed=options.seed, say=say)
-    if config.resnext:
-        found.cells.extend(resnext_cells(sides, configs, out=out, seed=options.seed, say=say))
-    report = _report(found, sides, configs, [*opened, *([masks] if masks else [])], tables=tables, options=options)
-    finish_run(out, report)
-    shutil.rmtree(out / "scratch", ignore_errors=True)
-    return report
+    request = _request(configs, sides, masks, options)
+    with open_run(options.out, request, overwrite=options.overwrite, inputs=input_paths(data), say=say) as out:
+        tables: list[ComparisonTable] = []
+        if masks is not None and configs.segmenter is not None:
+            n_images = sum(len(side.dataset) for side in sides)
+            given = (configs.segmenter, configs.segmenter_settings)
+            tables = fit_study_segmenter(mask_specs, masks, given, n_images=n_images, out=out, seed=options.seed, say=say)
+            trained = configs.features.model_copy(update={"segmenter": str(segmenter_folder(out))})
+            configs = replace(configs, features=trained)
+        found = _run(sides, configs, out=out, seed=options.seed, say=say)
+        if config.resnext:
+            found.cells.extend(resnext_cells(sides, configs, out=out, seed=options.seed, say=say))
+        report = _report(found, sides, configs, [*opened, *([masks] if masks else [])], tables=tables, options=options)
+        shutil.rmtree(out / "scratch", ignore_errors=True)
+        return finish_run(out, report)
 
 
 def _request(configs: StudyConfigs, sides: Sequence[Side], masks: Inputs | None, options: StudyOptions) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Published: generic = Matek-19, novel = C-NMC's preliminary test set, support = i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import onnx
@@ -33,9 +33,9 @@ from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report
 from hemalens.report.gallery import sample_gallery
 from hemalens.runs.curves import read_curves
-from hemalens.runs.folders import finish_run, start_run
+from hemalens.runs.folders import finish_run, open_run
 from hemalens.runs.inputs import open_inputs
-from hemalens.studies.base import Study, StudyOptions
+from hemalens.studies.base import Study, StudyOptions, input_paths
 from hemalens.studies.bloodshot.differences import run_differences
 from hemalens.studies.bloodshot.embedders import (
     AUTHORS,
@@ -90,7 +90,7 @@ class BloodShotStudyConfig(StrictConfig):
 
 def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
     """Train the embedders, test them on the generic set and k-shot on the novel sets; the same call resumes."""
-    out, seed, say = options.out, options.seed, options.say
+    seed, say = options.seed, options.say
     config = BloodShotStudyConfig.load(None, [s for s in options.settings if not s.startswith(OWN_SETTINGS)])
     embedders = _embedders(config, options)
     pool = next(iter(data.get("support", ())), None)
@@ -113,40 +113,40 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
         "seed": seed,
     }
     plans = _plans(laboratories, config, generic.dataset, say)
-    start_run(out, request, overwrite=options.overwrite, say=options.say)
-    trained = _train(embedders, generic, options)
-    classifiers = {} if options.published_only else OPTIONS
-    novel = _score_novel(
-        trained.encoders, laboratories, plans, classifiers=classifiers, source=generic.dataset.name, say=say
-    )
-    results = Results(
-        evaluations=trained.evaluations,
-        k_shot=novel.results,
-        curves=trained.curves,
-        pictures=[
-            sample_gallery(cells, title=f"Sample cells of {cells.name}, by class", seed=seed)
-            for cells in (generic.dataset, *(laboratory.target for laboratory in laboratories))
-        ],
-        tables=[
-            *ten_shot_table(novel.table, config.table_shots),
-            *sweep_table(novel.results),
-            *generic_table(trained.evaluations, generic.dataset.label_map),
-            *options_table(novel.options, config.table_shots),
-        ],
-        remarks=list(filter(None, shared)),
-        differences=[*STUDY.differences, *run_differences(data, cards, generic.n_copies, config, embedders)],
-    )
-    report = make_report(
-        f"BloodShot: from {generic.dataset.name} to {', '.join(lab.target.name for lab in laboratories)}",
-        f"study bloodshot: embedders trained on 70 % of the generic set (10 % validation, 20 % test, {config.split}), then "
-        f"{config.table_repeats} drawings of {config.table_shots} images a class for the table, {config.sweep_repeats} for "
-        "each k of the curve",
-        results,
-        data=cards,
-        methods=shown,
-        seed=seed,
-    )
-    return finish_run(out, report)
+    with open_run(options.out, request, overwrite=options.overwrite, inputs=input_paths(data), say=say) as out:
+        trained = _train(embedders, generic, replace(options, out=out))
+        classifiers = {} if options.published_only else OPTIONS
+        novel = _score_novel(
+            trained.encoders, laboratories, plans, classifiers=classifiers, source=generic.dataset.name, say=say
+        )
+        results = Results(
+            evaluations=trained.evaluations,
+            k_shot=novel.results,
+            curves=trained.curves,
+            pictures=[
+                sample_gallery(cells, title=f"Sample cells of {cells.name}, by class", seed=seed)
+                for cells in (generic.dataset, *(laboratory.target for laboratory in laboratories))
+            ],
+            tables=[
+                *ten_shot_table(novel.table, config.table_shots),
+                *sweep_table(novel.results),
+                *generic_table(trained.evaluations, generic.dataset.label_map),
+                *options_table(novel.options, config.table_shots),
+            ],
+            remarks=list(filter(None, shared)),
+            differences=[*STUDY.differences, *run_differences(data, cards, generic.n_copies, config, embedders)],
+        )
+        report = make_report(
+            f"BloodShot: from {generic.dataset.name} to {', '.join(lab.target.name for lab in laboratories)}",
+            "study bloodshot: embedders trained on 70 % of the generic set (10 % validation, 20 % test, "
+            f"{config.split}), then {config.table_repeats} drawings of {config.table_shots} images a class for the table, "
+            f"{config.sweep_repeats} for each k of the curve",
+            results,
+            data=cards,
+            methods=shown,
+            seed=seed,
+        )
+        return finish_run(out, report)
 
 
 def _embedders(config: BloodShotStudyConfig, options: StudyOptions) -> dict[str, BloodShotConfig]:

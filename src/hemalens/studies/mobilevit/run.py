@@ -6,6 +6,7 @@ Published: `--data cells=matek19:AML-Cytomorphology_LMU`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hemalens.datasets.splits import seeded
@@ -18,9 +19,9 @@ from hemalens.models.cost import count_backbone
 from hemalens.report.compose import Results, make_report
 from hemalens.report.gallery import sample_gallery
 from hemalens.runs.curves import read_curve
-from hemalens.runs.folders import finish_run, fit_or_resume, method_request, start_run
+from hemalens.runs.folders import finish_run, fit_or_resume, method_request, open_run
 from hemalens.runs.inputs import report_inputs
-from hemalens.studies.base import Study, StudyOptions
+from hemalens.studies.base import Study, StudyOptions, input_paths
 from hemalens.studies.mobilevit.images import Parts, divide, draw_cells
 from hemalens.studies.mobilevit.settings import ROWS, departures, network_configs, split_settings
 from hemalens.studies.mobilevit.tables import accuracy_table, class_table, size_table
@@ -44,37 +45,38 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
         "published only": options.published_only,
         "seed": options.seed,
     }
-    start_run(options.out, request, overwrite=options.overwrite, say=options.say)
-    validated = f"{len(parts.scored)} for validation, " if config.validation_fraction else ""
-    counts = f"{len(parts.train)} training images, {validated}{len(parts.test)} for the test"
-    report_inputs(options.say, [cells.inputs], counts)
-    evaluations = {name: _tested(name, each, parts, options) for name, each in configs.items()}
-    classes = parts.train.classes
-    report = make_report(
-        f"MobileViT and others on {cells.inputs.dataset.name}",
-        f"study mobilevit: {counts}; the same split and settings for {len(configs)} networks",
-        Results(
-            evaluations=list(evaluations.values()),
-            comparisons=[] if options.published_only else compare(list(evaluations.values()), seed=options.seed),
-            tables=[
-                accuracy_table(
-                    evaluations,
-                    departures=departures(data["cells"][0], cells.n_found, config, configs),
-                    epoch=_epoch(next(iter(configs.values()))),
-                    published_only=options.published_only,
-                ),
-                size_table({name: count_backbone(each, n_classes=len(classes)) for name, each in configs.items()}),
-                class_table(cells, parts.train, next(iter(configs.values()))),
-            ],
-            differences=STUDY.differences,
-            pictures=[sample_gallery(cells.inputs.dataset, title="Cells of each class", seed=options.seed)],
-            curves=_curves(configs, options.out, part="validation" if config.validation_fraction else "test"),
-        ),
-        data=[cells.inputs.card],
-        methods={ROWS.get(name, name): each.model_dump(mode="json") for name, each in configs.items()},
-        seed=options.seed,
-    )
-    return finish_run(options.out, report)
+    with open_run(options.out, request, overwrite=options.overwrite, inputs=input_paths(data), say=options.say) as folder:
+        options = replace(options, out=folder)
+        validated = f"{len(parts.scored)} for validation, " if config.validation_fraction else ""
+        counts = f"{len(parts.train)} training images, {validated}{len(parts.test)} for the test"
+        report_inputs(options.say, [cells.inputs], counts)
+        evaluations = {name: _tested(name, each, parts, options) for name, each in configs.items()}
+        classes = parts.train.classes
+        report = make_report(
+            f"MobileViT and others on {cells.inputs.dataset.name}",
+            f"study mobilevit: {counts}; the same split and settings for {len(configs)} networks",
+            Results(
+                evaluations=list(evaluations.values()),
+                comparisons=[] if options.published_only else compare(list(evaluations.values()), seed=options.seed),
+                tables=[
+                    accuracy_table(
+                        evaluations,
+                        departures=departures(data["cells"][0], cells.n_found, config, configs),
+                        epoch=_epoch(next(iter(configs.values()))),
+                        published_only=options.published_only,
+                    ),
+                    size_table({name: count_backbone(each, n_classes=len(classes)) for name, each in configs.items()}),
+                    class_table(cells, parts.train, next(iter(configs.values()))),
+                ],
+                differences=STUDY.differences,
+                pictures=[sample_gallery(cells.inputs.dataset, title="Cells of each class", seed=options.seed)],
+                curves=_curves(configs, options.out, part="validation" if config.validation_fraction else "test"),
+            ),
+            data=[cells.inputs.card],
+            methods={ROWS.get(name, name): each.model_dump(mode="json") for name, each in configs.items()},
+            seed=options.seed,
+        )
+        return finish_run(options.out, report)
 
 
 def _tested(name: str, config: MobileVitConfig, parts: Parts, options: StudyOptions) -> Evaluation:

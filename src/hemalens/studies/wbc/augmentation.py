@@ -63,33 +63,34 @@ ROWS: dict[str, Row] = {
 
 def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
     """Train every row on every fraction, test all on the same images; the same call resumes."""
-    out, seed, say = options.out, options.seed, options.say
-    study = open_study(STUDY, ROWS, "mask_augmentation", data, options)
-    cells = study.cells
-    runs = run_rows(study, out=out, say=say)
-    report = make_report(
-        f"White cells with few labels: {cells.name}",
-        f"study wbc-augmentation: {len(cells.parts.train)} training images in fractions, {study.protocol.seeds} seed(s)",
-        Results(
-            fractions=[found.curve for found in runs.values()],
-            differences=differences(STUDY, study),
-            curves=[curve for found in runs.values() for curve in found.training],
-            tables=[
-                published_table(
-                    runs,
-                    published("wbc_augmentation"),
-                    shown=cells.published,
-                    comparable=not departures(STUDY, study),
-                ),
-                *gains_table(runs, REFERENCE, seed=seed),
-            ],
-            pictures=mask_pictures(study, seed=seed),
-        ),
-        data=study.cards,
-        methods=study.methods,
-        seed=seed,
-    )
-    return finish_run(out, report)
+    seed, say = options.seed, options.say
+    with open_study(STUDY, ROWS, "mask_augmentation", data, options) as study:
+        cells = study.cells
+        runs = run_rows(study, say=say)
+        report = make_report(
+            f"White cells with few labels: {cells.name}",
+            f"study wbc-augmentation: {len(cells.parts.train)} training images in fractions, "
+            f"{study.protocol.seeds} seed(s)",
+            Results(
+                fractions=[found.curve for found in runs.values()],
+                differences=differences(STUDY, study),
+                curves=[curve for found in runs.values() for curve in found.training],
+                tables=[
+                    published_table(
+                        runs,
+                        published("wbc_augmentation"),
+                        shown=cells.published,
+                        comparable=not departures(STUDY, study),
+                    ),
+                    *gains_table(runs, REFERENCE, seed=seed),
+                ],
+                pictures=mask_pictures(study, seed=seed),
+            ),
+            data=study.cards,
+            methods=study.methods,
+            seed=seed,
+        )
+        return finish_run(study.out, report)
 
 
 STUDY = Study.of("wbc_augmentation", run)

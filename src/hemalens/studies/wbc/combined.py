@@ -55,38 +55,38 @@ ROWS: dict[str, Row] = {
 
 def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
     """Train both encoders, then every row on every fraction; test all on the same images; the same call resumes."""
-    out, seed, say = options.out, options.seed, options.say
+    seed, say = options.seed, options.say
     as_published = study_config(options).selection == "published-selection"
     if as_published and CAM16_TEST in data and not data.get(CAM16_HELD):
         data = {**data, CAM16_HELD: data[CAM16_TEST]}
-    study = open_study(STUDY, ROWS, "combined_network", data, options)
-    cells = study.cells
-    tissue = _Tissue(study, out, say)
-    for key in ("combined", "clusters"):
-        if key in study.rows:
-            tissue.add(key, data.get(CAM16_TEST, ()))
-    runs = run_rows(study, out=out, say=say)
-    report = make_report(
-        f"White cells and other tissue: {cells.name}",
-        f"study wbc-combined: {len(cells.parts.train)} training images in fractions, {study.protocol.seeds} seed(s)",
-        Results(
-            evaluations=tissue.evaluations,
-            fractions=[found.curve for found in runs.values()],
-            differences=differences(STUDY, study),
-            curves=[curve for found in runs.values() for curve in found.training],
-            tables=[
-                published_table(
-                    runs, published("wbc_combined"), shown=cells.published, comparable=not departures(STUDY, study)
-                ),
-                *gains_table(runs, REFERENCE, seed=seed),
-                *tissue.tables,
-            ],
-        ),
-        data=[*study.cards, *tissue.cards],
-        methods=study.methods,
-        seed=seed,
-    )
-    return finish_run(out, report)
+    with open_study(STUDY, ROWS, "combined_network", data, options) as study:
+        cells = study.cells
+        tissue = _Tissue(study, study.out, say)
+        for key in ("combined", "clusters"):
+            if key in study.rows:
+                tissue.add(key, data.get(CAM16_TEST, ()))
+        runs = run_rows(study, say=say)
+        report = make_report(
+            f"White cells and other tissue: {cells.name}",
+            f"study wbc-combined: {len(cells.parts.train)} training images in fractions, {study.protocol.seeds} seed(s)",
+            Results(
+                evaluations=tissue.evaluations,
+                fractions=[found.curve for found in runs.values()],
+                differences=differences(STUDY, study),
+                curves=[curve for found in runs.values() for curve in found.training],
+                tables=[
+                    published_table(
+                        runs, published("wbc_combined"), shown=cells.published, comparable=not departures(STUDY, study)
+                    ),
+                    *gains_table(runs, REFERENCE, seed=seed),
+                    *tissue.tables,
+                ],
+            ),
+            data=[*study.cards, *tissue.cards],
+            methods=study.methods,
+            seed=seed,
+        )
+        return finish_run(study.out, report)
 
 
 @dataclass(slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
@@ -39,9 +40,9 @@ from hemalens.files import atomic_path
 from hemalens.methods import find_method
 from hemalens.progress import Say
 from hemalens.runs.auxiliary import mask_note, open_auxiliary, refuse_learned
-from hemalens.runs.folders import fit_or_resume, method_request, start_run
+from hemalens.runs.folders import fit_or_resume, method_request, open_run
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
-from hemalens.studies.base import Study, StudyOptions
+from hemalens.studies.base import Study, StudyOptions, input_paths
 
 FIT, RESNET = "fit.", "resnet."
 """Prefixes of settings that go to the methods of all rows that have such a key, and of the rows with a ResNet-18."""
@@ -230,8 +231,9 @@ def with_segmenter_masks(train: CellDataset, config: WbcStudyConfig, *, folder: 
 
 @dataclass(frozen=True, slots=True)
 class OpenStudy:
-    """A study with its data opened: its rows with their configurations, the white cells, the auxiliary data by role."""
+    """A study with its data opened: the folder of its run, rows with settings, white cells, auxiliary data by role."""
 
+    out: Path
     rows: Mapping[str, tuple[Row, StrictConfig]]
     protocol: FractionsProtocol
     seed: int
@@ -254,14 +256,15 @@ class OpenStudy:
         return {row.name: config.model_dump(mode="json") for row, config in self.rows.values()}
 
 
+@contextmanager
 def open_study(
     study: Study,
     rows: Mapping[str, Row],
     method: str,
     data: Mapping[str, Sequence[str]],
     options: StudyOptions,
-) -> OpenStudy:
-    """Read the settings, open all data and claim `out`; `method` has the roles of the auxiliary data."""
+) -> Iterator[OpenStudy]:
+    """Read the settings, open all data, and claim the folder of the run; `method` has the roles of the auxiliary data."""
     config = study_config(options)
     wanted = with_data(chosen_rows(rows, config.rows, published_only=options.published_only), data, config, options.say)
     chosen = configured(wanted, options.settings)
@@ -280,13 +283,13 @@ def open_study(
         "auxiliary": {role: each.dataset.fingerprint for role, each in more.items()},
         "seed": seed,
     }
-    start_run(options.out, request, overwrite=options.overwrite, say=options.say)
-    cells = open_white_cells(data, config, out=options.out, seed=seed)
-    cells.parts.check(protocol, seed=seed)
-    refuse_learned([user], {r: each.dataset for r, each in more.items()}, [cells.parts.validation, *cells.parts.tests])
-    about_masks = [mask_note(own, cells.parts.train) for _, own in chosen.values()]
-    report_inputs(options.say, more.values(), *cells.notes, *about_masks)
-    return OpenStudy(chosen, protocol, seed, cells, more)
+    with open_run(options.out, request, overwrite=options.overwrite, inputs=input_paths(data), say=options.say) as out:
+        cells = open_white_cells(data, config, out=out, seed=seed)
+        cells.parts.check(protocol, seed=seed)
+        refuse_learned([user], {r: each.dataset for r, each in more.items()}, [cells.parts.validation, *cells.parts.tests])
+        about_masks = [mask_note(own, cells.parts.train) for _, own in chosen.values()]
+        report_inputs(options.say, more.values(), *cells.notes, *about_masks)
+        yield OpenStudy(out, chosen, protocol, seed, cells, more)
 
 
 def with_data(
@@ -312,8 +315,8 @@ def _white_cells(data: Mapping[str, Sequence[str]], config: WbcStudyConfig) -> l
     return [open_dataset(spec, labels=config.labels) for role in WHITE_CELLS for spec in data.get(role, ())]
 
 
-def run_rows(study: OpenStudy, *, out: Path, say: Say) -> dict[str, FractionRun]:
-    """Every row over every fraction and seed, each fit in a folder below `out`/fits; finished fits are reused."""
+def run_rows(study: OpenStudy, *, say: Say) -> dict[str, FractionRun]:
+    """Every row over every fraction and seed, each fit in a folder below "fits"; finished fits are reused."""
     found = {}
     cells, protocol, auxiliary = study.cells, study.protocol, study.auxiliary
     for key, (row, config) in study.rows.items():
@@ -326,7 +329,7 @@ def run_rows(study: OpenStudy, *, out: Path, say: Say) -> dict[str, FractionRun]
             protocol,
             method=row.name,
             source=cells.name,
-            run_dir=out / "fits" / key,
+            run_dir=study.out / "fits" / key,
             seed=study.seed,
         )
     return found
