@@ -101,7 +101,9 @@ def _readable(model: type[BaseModel], error: ValidationError, source: str) -> Co
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return ConfigError(f"{source}: unknown key {key!r}", remedy=near_matches(key, _keys(model)))
+        return ConfigError(
+            f"{source}: unknown key {key!r}", remedy=near_matches(key, _keys(model), listed="docs/reference/settings.md")
+        )
     if first["type"] == "value_error":
         return ConfigError(f"{source}: {first['msg'].removeprefix('Value error, ')}")
     return ConfigError(

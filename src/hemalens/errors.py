@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import os
+import shlex
+import subprocess
+from collections.abc import Iterable, Sequence
 
-MOST_NAMES = 20
-"""Names that a hint lists; of more, it lists so many and their number."""
+MOST_NAMES = 8
+"""Names that a hint lists where none is close; of more, it says where they are listed."""
+NEAREST = 3
+CLOSE = 0.6
+"""Ratio of matching letters from which on two names are close."""
+SHORTEST = 3
+"""Letters of a name that is looked for within others."""
 
 
 class HemalensError(Exception):
@@ -85,25 +93,37 @@ class ParityError(HemalensError):
     """An exported graph does not reproduce the trained model: a bug, exit code 1."""
 
 
-def near_matches(name: str, known: Iterable[str]) -> str:
-    """A hint with the known names closest to `name`, or with all of them, or the first of many, when none is close."""
+def near_matches(name: str, known: Iterable[str], *, listed: str | None = None) -> str:
+    """A hint: at most three known names close to `name`; where none is close, all of a few, or what lists them.
+
+    `listed` is the command or page that lists all names.
+    """
     known = list(known)
     folded = {k.casefold(): k for k in known}
     wanted = name.casefold()
-    matches = [k for k in folded if wanted and wanted in k] + difflib.get_close_matches(
-        wanted, list(folded), n=3, cutoff=0.5
-    )
-    close = [folded[match] for match in dict.fromkeys(matches)][:3]
+    within = [k for k in folded if len(wanted) >= SHORTEST and wanted in k]
+    matches = within + difflib.get_close_matches(wanted, list(folded), n=NEAREST, cutoff=CLOSE)
+    close = [folded[match] for match in dict.fromkeys(matches)][:NEAREST]
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     names = sorted(known)
-    more = f", ... ({len(names)} in all)" if len(names) > MOST_NAMES else ""
-    return "known: " + ", ".join(names[:MOST_NAMES]) + more
+    if len(names) <= MOST_NAMES:
+        return "known: " + ", ".join(names)
+    return f"{len(names)} names are known; `{listed}` lists them." if listed else f"known: {_some(names)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMES]) + f", ... ({len(names)} in all)"
 
 
 def one_line(name: object) -> str:
     """A name in quotes on one line, with control characters and newlines escaped."""
     return repr(str(name))
+
+
+def shell_words(words: Sequence[str]) -> str:
+    """A command to copy into a shell: words with spaces or other special characters are quoted."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def access_error(error: OSError) -> FileAccessError:

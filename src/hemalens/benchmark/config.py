@@ -165,7 +165,9 @@ def check_protocol(name: str) -> None:
     """Raise `ConfigError` with near matches for an unknown protocol."""
     known = (*PROTOCOLS, EFFICIENCY)
     if name not in known:
-        raise ConfigError(f"unknown protocol {name!r}", remedy=near_matches(name, known))
+        raise ConfigError(
+            f"unknown protocol {name!r}", remedy=near_matches(name, known, listed="hemalens benchmark --help")
+        )
 
 
 def _settings_of(name: str, settings: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`hemalens data list | audit | download | synthesize`."""
+"""`hemalens data list | types | audit | download | synthesize`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hemalens.cli.options import Json, Labels, Out, Overwrite, Quiet, Seed, Talk
+from hemalens.cli.options import Json, Labels, Out, Overwrite, Quiet, Seed, Strict, Talk
 
 if TYPE_CHECKING:
     from hemalens.datasets.audit import Audit
@@ -42,10 +42,27 @@ def list_datasets(as_json: Json = False) -> None:
     talk.result(facts_of, lines)
 
 
+@app.command("types")
+def list_types(as_json: Json = False) -> None:
+    """List the cell types with their names and the other spellings that labels may have.
+
+    \b
+    Example:
+    hemalens data types
+    """
+    from hemalens.taxonomy import cell_types
+
+    talk = Talk(quiet=False, as_json=as_json)
+    found = cell_types()
+    lines = [f"{code}: {', '.join(dict.fromkeys((kind.name, *kind.aliases)))}" for code, kind in found.items()]
+    talk.result({code: asdict(kind) for code, kind in found.items()}, lines)
+
+
 @app.command("audit")
 def audit(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="A dataset, as in folder:my_cells.")],
     labels: Labels = "five_class",
+    strict: Strict = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -61,7 +78,7 @@ def audit(
     from hemalens.progress import track
 
     talk = Talk(quiet, as_json)
-    dataset = open_dataset(spec, labels=labels)
+    dataset = open_dataset(spec, labels=labels, strict=strict)
     with track("reading images", len(dataset)) as progress:
         found = run(dataset, progress=progress)
     talk.result(asdict(found), audit_lines(found))

@@ -68,6 +68,7 @@ DropSeen = Annotated[
     bool,
     typer.Option("--drop-seen", help="Leave out images that the bundle was trained on.", rich_help_panel=ADVANCED),
 ]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at a label that is no cell type.", rich_help_panel=ADVANCED)]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Random seed.", rich_help_panel=ADVANCED)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.", rich_help_panel=ADVANCED)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.", rich_help_panel=ADVANCED)]

@@ -20,6 +20,7 @@ from hemalens.cli.options import (
     Quiet,
     Seed,
     Set,
+    Strict,
     Talk,
     role_specs,
 )
@@ -101,6 +102,7 @@ def train(
     auxiliary: Auxiliary = None,
     min_per_class: MinPerClass = 1,
     drop_unreadable: DropUnreadable = False,
+    strict: Strict = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -127,6 +129,7 @@ def train(
         cell_image=cell_image,
         config_file=config,
         drop_unreadable=drop_unreadable,
+        strict=strict,
     )
     chosen = [*(settings or []), *([f"weights={weights}"] if weights else [])]
     if method in SEGMENTERS:

@@ -40,7 +40,8 @@ class Record:
     dataset's label map. Where `label` is None, `excluded` is the reason. `group` is the patient, smear or field, which no
     split divides, or None. `box` (x_min, y_min, x_max, y_max) in pixels cuts the cell out of a larger field. `before` are
     the stages that `read` applies. `source` is an index into the `sources` of its dataset. `annotations` are all labels of
-    a cell that was annotated several times, the first annotation first.
+    a cell that was annotated several times, the first annotation first. `part` is "train", "validation" or "test" in a set
+    that is given in parts.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Record:
     before: tuple[Stage, ...] = ()
     source: int = 0
     annotations: tuple[str, ...] = ()
+    part: str | None = None
 
     def read(self) -> NDArray[np.uint8]:
         """Read the image, RGB uint8 (H, W, 3), and apply its stages; raises `ImageError`."""

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from hemalens.datasets.base import CellDataset, Reader, Record, Source
 from hemalens.datasets.readers import READERS
+from hemalens.datasets.unlabelled import as_classes, look_unlabelled, what_to_do
 from hemalens.errors import DatasetError, LabelError, near_matches, one_line
-from hemalens.taxonomy import AS_LABELLED, Excluded, LabelMap, find_cell_type, label_map
+from hemalens.taxonomy import AS_LABELLED, Excluded, LabelMap, cell_type_of, find_cell_type, label_hint, label_map
 
 Keep = Callable[[str], bool]
 """Whether a cell type, or an unknown word, becomes a class of its own where the label map leaves it out."""
+MOST_LABELS = 5
+"""Unknown labels that are named one by one."""
+LONGEST_LABEL = 60
+"""Letters of a label that are shown."""
 
 
-def open_dataset(spec: str, *, labels: str = "five_class", keep: Keep = lambda label: False) -> CellDataset:
+def open_dataset(
+    spec: str, *, labels: str = "five_class", keep: Keep = lambda label: False, strict: bool = False
+) -> CellDataset:
     """Open the data named by `spec`, "reader:path", under the label map `labels`.
 
-    Raises `DatasetError` for an unknown reader or a folder of another layout, `LabelError` for an unknown label map or
-    a label the taxonomy does not know.
+    Images under a user's label that names no cell type are left out, with the label as the reason; with `strict` they are
+    an error. Raises `DatasetError` for an unknown reader or a folder of another layout, `LabelError` for an unknown label
+    map, and where no label names a cell type.
     """
     name, separator, path = spec.partition(":")
     if not separator or not path:
@@ -28,7 +37,7 @@ def open_dataset(spec: str, *, labels: str = "five_class", keep: Keep = lambda l
             f"cannot read the dataset name {spec!r}", expected="reader:path, as in folder:my_cells", remedy=_hint(spec)
         )
     if name not in READERS:
-        raise DatasetError(f"unknown dataset {name!r}", remedy=near_matches(name, READERS))
+        raise DatasetError(f"unknown dataset {name!r}", remedy=near_matches(name, READERS, listed="hemalens data list"))
     reader = READERS[name]
     chosen = None if labels == AS_LABELLED else label_map(labels)
     try:
@@ -36,7 +45,8 @@ def open_dataset(spec: str, *, labels: str = "five_class", keep: Keep = lambda l
     except RuntimeError as error:
         raise DatasetError(f"cannot find the folder {one_line(path)}", got=str(error)) from error
     listing = reader.read(root)
-    records = tuple(_labelled(record, reader, chosen, keep) for record in listing.records)
+    unknown = _unknown_labels(listing.records, root, keep, strict=strict) if reader.own_labels and chosen else {}
+    records = tuple(_labelled(record, reader, chosen, keep, unknown) for record in listing.records)
     present = {record.label for record in records if record.label is not None}
     mapped = chosen.classes if chosen else ()
     order = (*mapped, *sorted(present - set(mapped)))
@@ -82,11 +92,17 @@ def together(datasets: Sequence[CellDataset]) -> CellDataset:
 
 
 def _hint(spec: str) -> str:
-    return f"For one folder a class: folder:{spec}" if Path(spec).is_dir() else near_matches(spec, READERS)
+    return (
+        f"For one folder a class: folder:{spec}"
+        if Path(spec).is_dir()
+        else near_matches(spec, READERS, listed="hemalens data list")
+    )
 
 
-def _labelled(record: Record, reader: Reader, chosen: LabelMap | None, keep: Keep) -> Record:
-    meaning = _meaning(record, reader, required=chosen is not None and not keep(record.source_label))
+def _labelled(record: Record, reader: Reader, chosen: LabelMap | None, keep: Keep, unknown: Mapping[str, str]) -> Record:
+    if record.source_label in unknown:
+        return replace(record, excluded=unknown[record.source_label])
+    meaning = _meaning(record, reader)
     if isinstance(meaning, Excluded):
         own_class = chosen is None and meaning.own_class
         return replace(record, label=record.source_label) if own_class else replace(record, excluded=meaning.reason)
@@ -100,17 +116,42 @@ def _labelled(record: Record, reader: Reader, chosen: LabelMap | None, keep: Kee
     return replace(record, cell_type=meaning, label=target)
 
 
-def _meaning(record: Record, reader: Reader, *, required: bool) -> str | Excluded | None:
-    if reader.labels is not None:
-        if record.source_label not in reader.labels:
-            raise LabelError(
-                f"{one_line(record.path)} has the label {record.source_label!r}, which {reader.title} does not use",
-                remedy=near_matches(record.source_label, reader.labels),
-            )
-        return reader.labels[record.source_label]
-    try:
-        return find_cell_type(record.source_label)
-    except LabelError:
-        if required:
-            raise
-        return None
+def _meaning(record: Record, reader: Reader) -> str | Excluded | None:
+    if reader.labels is None:
+        return cell_type_of(record.source_label)
+    if record.source_label not in reader.labels:
+        raise LabelError(
+            f"{one_line(record.path)} has the label {record.source_label!r}, which {reader.title} does not use",
+            remedy=near_matches(record.source_label, reader.labels),
+        )
+    return reader.labels[record.source_label]
+
+
+def _unknown_labels(records: Sequence[Record], root: Path, keep: Keep, *, strict: bool) -> dict[str, str]:
+    """Labels that name no cell type, each with the reason why its images are left out.
+
+    Raises `LabelError` where no label does, and with `strict` for any.
+    """
+    counts = Counter(record.source_label for record in records)
+    names = [label for label in counts if cell_type_of(label) is None and not keep(label)]
+    if not names:
+        return {}
+    if len(names) == len(counts) and root.is_dir() and look_unlabelled(names):
+        raise LabelError(
+            f"no folder of {one_line(root)} names a cell type: they look like unlabelled images by date or patient",
+            got=_some(names),
+            remedy=f"{what_to_do(root)} {as_classes()}",
+        )
+    if strict or len(names) == len(counts):
+        find_cell_type(names[0][:LONGEST_LABEL])
+    reasons = {}
+    for label in names[:MOST_LABELS]:
+        hint = label_hint(label)
+        reasons[label] = f"{one_line(label[:LONGEST_LABEL])} is no known cell type" + (f" ({hint})" if hint else "")
+    rest = names[MOST_LABELS:]
+    return reasons | dict.fromkeys(rest, f"{len(rest)} other label(s) that are no known cell type, as {_some(rest)}")
+
+
+def _some(labels: Sequence[str]) -> str:
+    shown = ", ".join(one_line(label[:LONGEST_LABEL]) for label in labels[:3])
+    return shown + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")

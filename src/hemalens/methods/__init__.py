@@ -34,6 +34,8 @@ SEGMENTERS: Mapping[str, str] = {"bc_sam_segmenter": "hemalens.methods.bc_sam_se
 def find_method(name: str) -> Method:
     """A method by name; raises `InputError` with near matches for an unknown one."""
     if name not in METHODS:
-        raise InputError(f"unknown method {name!r}", remedy=near_matches(name, [*METHODS, *SEGMENTERS]))
+        raise InputError(
+            f"unknown method {name!r}", remedy=near_matches(name, [*METHODS, *SEGMENTERS], listed="hemalens train --help")
+        )
     method: Method = import_module(METHODS[name]).METHOD
     return method

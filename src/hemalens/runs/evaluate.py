@@ -25,12 +25,13 @@ class EvaluateOptions:
     """Which images are tested and shown.
 
     Classes of fewer than `min_per_class` images are left out. `drop_seen` leaves out images that the bundle was trained on.
-    The report shows occlusion maps of at most `n_occluded` cells.
+    The report shows occlusion maps of at most `n_occluded` cells. With `strict` a label that is no cell type is an error.
     """
 
     min_per_class: int = 1
     drop_seen: bool = False
     n_occluded: int = N_SHOWN
+    strict: bool = False
 
 
 DEFAULTS = EvaluateOptions()
@@ -63,6 +64,7 @@ def evaluate(
             unreadable="keep",
             keep=lambda label: label in known,
             stages=bundle.stages,
+            strict=options.strict,
         )
         if options.drop_seen:
             given = given.unseen(bundle.seen)

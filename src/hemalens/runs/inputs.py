@@ -52,13 +52,16 @@ def open_inputs(
     min_per_class: int = 1,
     keep: Keep = lambda label: False,
     stages: tuple[Stage, ...] = (),
+    strict: bool = False,
 ) -> Inputs:
-    """Open and clean datasets, and leave out classes of fewer than `min_per_class` images; `keep` as in `open_dataset`.
+    """Open and clean datasets, and leave out classes of fewer than `min_per_class` images.
+
+    `keep` and `strict` are as in `open_dataset`.
 
     Several `specs` give one dataset of all their images. `stages` process each image when it is read.
     """
     named = [specs] if isinstance(specs, str) else list(dict.fromkeys(specs))
-    opened = together([open_dataset(spec, labels=labels, keep=keep) for spec in named])
+    opened = together([open_dataset(spec, labels=labels, keep=keep, strict=strict) for spec in named])
     cleaned, cleaning = clean(opened, unreadable=unreadable)
     kept, small = leave_out_small(cleaned, min_per_class)
     notes = list(opened.notes)

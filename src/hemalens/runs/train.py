@@ -14,10 +14,8 @@ from hemalens.bundle.segmenter import cell_image_stages
 from hemalens.bundle.stages import Stage
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
-from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.open import spec_path
-from hemalens.datasets.splits import Unreadable, check_classes, hold_out, seeded
-from hemalens.errors import SplitError
+from hemalens.datasets.splits import Unreadable, seeded
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import Evaluation, Report
 from hemalens.methods import Method, find_method
@@ -27,6 +25,7 @@ from hemalens.runs.auxiliary import mask_note, open_auxiliary, refuse_learned
 from hemalens.runs.curves import read_curves
 from hemalens.runs.folders import finish_run, fit_or_resume, method_request, open_run
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
+from hemalens.runs.split import Parts, Protocol, split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +33,11 @@ class TrainOptions:
     """How the training data are read and split.
 
     `test_fraction` of the data is tested and never trained on; with 0 nothing is tested. `validation_fraction` of the
-    remaining images, or the set `validation_spec`, serves early stopping and calibration. Classes of fewer than
-    `min_per_class` images are left out. `auxiliary_specs` are (role, name) of further sets of the method. `cell_image`
-    names the segmenter that cuts the cells out, or is "centred". `config_file` holds settings of the method, in TOML.
+    remaining images, or the set `validation_spec`, serves early stopping and calibration. Of a set that is given in parts,
+    its test and validation parts are taken instead; with 0, or a `validation_spec`, they are left out. Classes of fewer
+    than `min_per_class` images are left out. `auxiliary_specs` are (role, name) of further sets of the method. `cell_image`
+    names the segmenter that cuts the cells out, or is "centred". `config_file` holds settings of the method, in TOML. With
+    `strict` a label that is no cell type is an error.
     """
 
     labels: str = "five_class"
@@ -48,6 +49,7 @@ class TrainOptions:
     cell_image: str | None = None
     config_file: Path | None = None
     drop_unreadable: bool = False
+    strict: bool = False
 
     @property
     def unreadable(self) -> Unreadable:
@@ -78,7 +80,7 @@ def train(
     config = method.config.load(options.config_file, settings)
     data = _open(method, train_specs, options, seed)
     learn, validation, test = data.parts
-    report_inputs(say, data.inputs, mask_note(config, learn))
+    report_inputs(say, data.inputs, mask_note(config, learn), *data.protocol.notes)
     request = _request(method, config, data) | {"seed": seed}
     with open_run(out, request, overwrite=overwrite, inputs=_input_paths(train_specs, options), say=say) as folder:
         n_test = len(test) if test else 0
@@ -89,7 +91,7 @@ def train(
         cards = [each.card for each in data.inputs]
         report = make_report(
             f"{method.name} on {data.name}",
-            f"one split: {options.test_fraction:.0%} held out for the test" if test else "no test part",
+            data.protocol.text,
             Results(
                 evaluations=_tested(bundle, test, data.name, seed) if test else [],
                 pictures=[method.show(bundle, test or learn)] if method.show else [],
@@ -110,16 +112,13 @@ def _input_paths(train_specs: str | Sequence[str], options: TrainOptions) -> lis
     return [spec_path(spec) for spec in named if spec]
 
 
-_Parts = tuple[CellDataset, CellDataset, CellDataset | None]
-"""(training, validation, test)."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Data:
     """All data of a run: the inputs as opened, the parts of the training data, the auxiliary sets by role, the stages."""
 
     inputs: Sequence[Inputs]
-    parts: _Parts
+    parts: Parts
+    protocol: Protocol
     auxiliary: Mapping[str, CellDataset]
     stages: tuple[Stage, ...]
 
@@ -139,16 +138,30 @@ def _open(method: Method, train_specs: str | Sequence[str], options: TrainOption
         min_per_class=options.min_per_class,
         unreadable=unreadable,
         stages=stages,
+        strict=options.strict,
     )
-    check_classes(given.dataset, n_units=1 + bool(options.test_fraction) + (options.validation_spec is None))
     held = None
     if options.validation_spec:
-        held = open_inputs(options.validation_spec, role="validation", labels=labels, unreadable=unreadable, stages=stages)
+        held = open_inputs(
+            options.validation_spec,
+            role="validation",
+            labels=labels,
+            unreadable=unreadable,
+            stages=stages,
+            strict=options.strict,
+        )
     more = open_auxiliary([method], options.auxiliary_specs, labels=labels, unreadable=unreadable, stages=stages)
-    parts = _split(given.dataset, held, options, seed)
+    held_set = held.dataset if held else None
+    parts, protocol = split(
+        given.dataset,
+        held_set,
+        test_fraction=options.test_fraction,
+        validation_fraction=options.validation_fraction,
+        seed=seed,
+    )
     auxiliary = {name: each.dataset for name, each in more.items()}
     refuse_learned([method], auxiliary, [part for part in parts[1:] if part is not None])
-    return _Data([given, *([held] if held else []), *more.values()], parts, auxiliary, stages)
+    return _Data([given, *([held] if held else []), *more.values()], parts, protocol, auxiliary, stages)
 
 
 def _tested(bundle: Bundle, test: CellDataset, source_name: str, seed: int) -> list[Evaluation]:
@@ -169,24 +182,3 @@ def _request(method: Method, config: StrictConfig, data: _Data) -> dict[str, Any
         "auxiliary": {role: dataset.fingerprint for role, dataset in data.auxiliary.items()},
         "before": [stage.digest for stage in data.stages],
     }
-
-
-def _split(dataset: CellDataset, held: Inputs | None, options: TrainOptions, seed: int) -> _Parts:
-    """(training, validation, test) parts; no image or group in two of them."""
-    test = None
-    if options.test_fraction:
-        dataset, test = hold_out(dataset, options.test_fraction, seeded(seed, "test"))
-    if held is not None:
-        refuse_leaks(set(dataset.contents), held.dataset)
-        if test is not None:
-            refuse_leaks(set(held.dataset.contents), test)
-        validation = held.dataset.under(dataset.classes)
-        if not len(validation):
-            raise SplitError(
-                f"the validation data {validation.name} shares no class with the training data",
-                expected=", ".join(dataset.classes),
-                got=", ".join(held.dataset.classes),
-            )
-        return dataset, validation, test
-    learn, validation = hold_out(dataset, options.validation_fraction, seeded(seed, "validation"))
-    return learn, validation, test

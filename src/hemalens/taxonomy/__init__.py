@@ -1,12 +1,13 @@
 """Cell types with their codes, and label maps from cell types to the classes of a model.
 
-Begin with `cell_types` and `label_map`; `find_cell_type` looks a user's word up. The tables are `cell_types.toml` and
-`label_maps.toml`. The labels of a dataset are in its reader. Imports `errors` alone.
+Begin with `cell_types` and `label_map`; `find_cell_type` looks a user's word up. The tables are `cell_types.toml`,
+`label_maps.toml` and `unclear.toml`. The labels of a dataset are in its reader. Imports `errors` alone.
 """
 
 from __future__ import annotations
 
 import tomllib
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,20 +16,31 @@ from types import MappingProxyType
 from typing import Any
 
 from hemalens.errors import LabelError, near_matches
+from hemalens.taxonomy.hints import hint
 
 __all__ = [
     "AS_LABELLED",
+    "LISTED",
     "CellType",
     "Excluded",
     "LabelMap",
+    "cell_type_of",
     "cell_types",
     "find_cell_type",
+    "label_hint",
     "label_map",
     "label_map_names",
+    "unclear_labels",
 ]
 
 AS_LABELLED = "as_labelled"
 """The label map that keeps every source label as a class."""
+LISTED = "hemalens data types"
+"""The command that lists the cell types."""
+ENDINGS = ("", "s", "es", "e", "en", "er")
+"""Endings of a plural, or of a name in another language, as in Neutrophile and Monozyten."""
+SHORTEST_STEM = 7
+"""Letters before an ending other than s: bas and base are two words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +90,9 @@ class LabelMap:
         try:
             return self.assignments[cell_type]
         except KeyError:
-            raise LabelError(f"unknown cell type {cell_type!r}", remedy=near_matches(cell_type, cell_types())) from None
+            raise LabelError(
+                f"unknown cell type {cell_type!r}", remedy=near_matches(cell_type, cell_types(), listed=LISTED)
+            ) from None
 
 
 def _load(name: str) -> dict[str, Any]:
@@ -128,7 +142,8 @@ def label_map(name: str) -> LabelMap:
 
 
 def _folded(text: str) -> str:
-    return "_".join(text.casefold().replace("-", " ").replace("_", " ").split())
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return "_".join(plain.casefold().replace("-", " ").replace("_", " ").split())
 
 
 @cache
@@ -137,21 +152,40 @@ def _spellings() -> Mapping[str, str]:
     for cell_type in cell_types().values():
         for spelling in (cell_type.code, cell_type.name, *cell_type.aliases):
             folded = _folded(spelling)
-            if spellings.setdefault(folded, cell_type.code) != cell_type.code:
-                raise LabelError(f"the spelling {spelling!r} names two cell types")
+            # BandNeutrophil and band neutrophil are one
+            for form in (folded, folded.replace("_", "")):
+                if spellings.setdefault(form, cell_type.code) != cell_type.code:
+                    raise LabelError(f"the spelling {spelling!r} names two cell types")
     return MappingProxyType(spellings)
 
 
-def find_cell_type(text: str) -> str:
-    """The code of a cell type by its code, name or alias; case and a plural s are ignored.
+@cache
+def unclear_labels() -> Mapping[str, str]:
+    """Labels that mean different types in different sets, with what they may mean."""
+    return MappingProxyType(_load("unclear.toml"))
 
-    Raises `LabelError` with near matches for an unknown label.
-    """
+
+def cell_type_of(text: str) -> str | None:
+    """The code of a cell type by its code, name or alias, or None; case, accents and plurals are ignored."""
     folded = _folded(text)
-    for candidate in (folded, folded.removesuffix("s")):
-        if candidate in _spellings():
-            return _spellings()[candidate]
+    for ending in ENDINGS:
+        stem = folded.removesuffix(ending)
+        if stem in _spellings() and ((len(ending) < 2 and ending != "e") or len(stem) >= SHORTEST_STEM):
+            return _spellings()[stem]
+    return None
+
+
+def label_hint(text: str) -> str:
+    """What an unknown label may mean, as a sentence; empty where nothing is near."""
+    return hint(_folded(text), _spellings(), unclear_labels())
+
+
+def find_cell_type(text: str) -> str:
+    """The code of a cell type as in `cell_type_of`; raises `LabelError`, with what it may mean, for an unknown label."""
+    code = cell_type_of(text)
+    if code is not None:
+        return code
     raise LabelError(
         f"the label {text!r} is no known cell type",
-        remedy=f"{near_matches(folded, _spellings())} To keep labels as they are: --labels {AS_LABELLED}",
+        remedy=f"{label_hint(text) or f'`{LISTED}` lists the names.'} To keep labels as they are: --labels {AS_LABELLED}",
     )

@@ -83,7 +83,7 @@ def test_images_that_lie_in_no_class_folder_are_an_error_that_says_how_to_lay_th
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(b"x")
     with pytest.raises(
-        DatasetError, match=r"the images in .* are not in class folders; expected <class>/<image>.*Or list them in a CSV"
+        DatasetError, match=r"the images in .* are not in class folders, and have no label; expected <class>/<image>.*Or list them in a CSV"
     ):
         open_dataset(f"folder:{tmp_path}")
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemalens.datasets.base import Download, Labels, Listing, Reader, Record, wrong_layout
+from hemalens.datasets.parts import part_named
 from hemalens.errors import DatasetError, OutputError, near_matches, one_line
 from hemalens.files import atomic_dir, default_cache_dir, sha256_file, sha256_text, walk_files
 from hemalens.progress import track
@@ -61,7 +62,7 @@ def _read(root: Path) -> Listing:
                 notes.append(f"the images unpacked before to {one_line(folder)} had changed and were unpacked again")
             _unpack(npz, part, folder)
             images = _images(folder)
-        records += [Record(path, path.parent.name, domain="bloodmnist") for path in images]
+        records += [Record(path, path.parent.name, domain="bloodmnist", part=part_named(part)) for path in images]
     return Listing(records, notes, name=npz.stem if len(parts) > 1 else f"{npz.stem} {parts[0]}")
 
 

@@ -1,38 +1,68 @@
-"""A user's own images: one folder a class."""
+"""A user's own images: one folder a class, or the folders of a split with class folders in each."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hemalens.datasets.base import Listing, Reader, Record, is_image_name, note_ignored, wrong_layout
+from hemalens.datasets.base import Found, Listing, Reader, Record, is_image_name, note_ignored, wrong_layout
+from hemalens.datasets.parts import describe_parts, part_named
+from hemalens.datasets.unlabelled import what_to_do
 from hemalens.errors import DatasetError, one_line
 from hemalens.files import walk_files
 
-LAYOUT = "<class>/<image>.jpg|.png|.bmp|.tif, one folder a class"
+LAYOUT = "<class>/<image>.jpg|.png|.bmp|.tif, one folder a class; or train|val|test/<class>/<image>"
 
 
 def _read(root: Path) -> Listing:
     if not root.is_dir():
         raise wrong_layout(root, "a folder of classes", LAYOUT)
-    records: list[Record] = []
-    ignored: list[Path] = []
-    notes: list[str] = []
-    for entry in sorted(p for p in root.iterdir() if not p.name.startswith(".")):
-        if not entry.is_dir():
-            ignored.append(entry)
-            continue
-        images = [path for path in walk_files(entry) if is_image_name(path)]
-        ignored.extend(path for path in walk_files(entry) if not is_image_name(path))
-        if not images:
-            notes.append(f"the folder {one_line(entry.name)} holds no image")
-        records.extend(Record(path, entry.name, domain=root.resolve().name) for path in images)
-    if not records:
-        if any(is_image_name(path) for path in ignored):
+    found, domain = Found(), root.resolve().name
+    parts = _parts(root)
+    if parts:
+        found.ignored += [entry for entry in _visible(root) if entry not in parts and not entry.is_dir()]
+        for folder, part in parts.items():
+            _read_classes(folder, found, domain, part, f"{folder.name}/")
+        found.notes += describe_parts(found.records)
+    else:
+        _read_classes(root, found, domain)
+    if not found.records:
+        if any(is_image_name(path) for path in found.ignored):
             raise DatasetError(
-                f"the images in {one_line(root)} are not in class folders", expected=LAYOUT, remedy="Or list them in a CSV."
+                f"the images in {one_line(root)} are not in class folders, and have no label",
+                expected=LAYOUT,
+                remedy=f"{what_to_do(root)} Or list them with labels in a CSV.",
             )
         raise wrong_layout(root, "a folder of classes", LAYOUT)
-    return Listing(records, notes + note_ignored(ignored), name=root.resolve().name)
+    return Listing(found.records, found.notes + note_ignored(found.ignored), name=domain)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _images(folder: Path) -> list[Path]:
+    return [path for path in walk_files(folder) if is_image_name(path)]
+
+
+def _parts(root: Path) -> dict[Path, str]:
+    """The folders of a split: where all folders with images are named as parts, and hold class folders."""
+    holding = [entry for entry in _visible(root) if entry.is_dir() and _images(entry)]
+    named = {entry: part for entry in holding if (part := part_named(entry.name)) is not None}
+    nested = any(inner.is_dir() and _images(inner) for entry in named for inner in _visible(entry))
+    return named if nested and len(named) == len(holding) else {}
+
+
+def _read_classes(folder: Path, found: Found, domain: str, part: str | None = None, prefix: str = "") -> None:
+    """Add the images of the class folders in `folder`."""
+    for entry in _visible(folder):
+        if not entry.is_dir():
+            found.ignored.append(entry)
+            continue
+        images = _images(entry)
+        found.ignored += [path for path in walk_files(entry) if not is_image_name(path)]
+        if not images:
+            found.notes.append(f"the folder {one_line(prefix + entry.name)} holds no image")
+        found.records += [Record(path, entry.name, domain=domain, part=part) for path in images]
 
 
 READER = Reader(

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hemalens.datasets.base import SYNTHETIC_MARKER, Found, Listing, Record, is_image_file, note_ignored, wrong_layout
+from hemalens.datasets.parts import part_named
 from hemalens.errors import DatasetError, near_matches, one_line
 
 DATA, MASK = "data", "mask"
@@ -128,7 +129,14 @@ def _read_part(part: Path, paired: PairedSet, found: _Found) -> None:
         pairs, orphans = pair_masks(images.get(label, []), masks.get(label, []))
         found.orphans += orphans
         found.records += [
-            Record(path, label, domain=paired.domain, group=paired.group_of(path), mask_path=pairs.get(path))
+            Record(
+                path,
+                label,
+                domain=paired.domain,
+                group=paired.group_of(path),
+                mask_path=pairs.get(path),
+                part=part_named(part.name),
+            )
             for path in images.get(label, [])
         ]
 

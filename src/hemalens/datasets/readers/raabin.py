@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from hemalens.datasets.base import Found, Labels, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
+from hemalens.datasets.parts import describe_parts, part_named
 
 TITLE = "Raabin-WBC (double-labelled crops)"
 PARTS = ("Train", "TestA", "TestB")
@@ -29,20 +30,27 @@ def _read(root: Path) -> Listing:
         raise wrong_layout(root, TITLE, LAYOUT)
     found = Found()
     name: str | None = None
-    present = [part for part in PARTS if (root / part).is_dir()]
+    folders = {part: path for path in sorted(root.iterdir()) if path.is_dir() and (part := _part(path.name)) is not None}
+    present = [part for part in PARTS if part in folders]
     if present:
-        found.ignored += [path for path in sorted(root.iterdir()) if path.name not in present]
+        found.ignored += [path for path in sorted(root.iterdir()) if path not in folders.values()]
         found.notes += [f"the folder {part!r} is missing" for part in PARTS if part not in present]
         for part in present:
-            _read_part(root / part, part, found)
+            _read_part(folders[part], part, found)
         found.notes += _shared_smears(root, found.records)
+        found.notes += describe_parts(found.records)
     # the folder's own name decides: other sets have folders of the same classes
-    elif (own := root.resolve().name) in PARTS:
+    elif (own := _part(root.resolve().name)) is not None:
         name = f"raabin {own}"
         _read_part(root, own, found)
     if not found.records:
         raise wrong_layout(root, TITLE, LAYOUT)
     return Listing(found.records, [*found.notes, *_ungrouped(found.records), *note_ignored(found.ignored)], name=name)
+
+
+def _part(name: str) -> str | None:
+    """The published part that a folder's name means, as in Train, TestA, Test-A and test_a, or None."""
+    return {part.casefold(): part for part in PARTS}.get(re.sub(r"[\s_-]", "", name.casefold()))
 
 
 def _read_part(folder: Path, part: str, found: Found) -> None:
@@ -56,7 +64,9 @@ def _read_part(folder: Path, part: str, found: Found) -> None:
         entries = sorted((folder / label).iterdir())
         images = [path for path in entries if is_image_file(path, SUFFIXES)]
         found.ignored += [path for path in entries if not is_image_file(path, SUFFIXES)]
-        found.records += [Record(path, label, domain="raabin", group=smear_of(path)) for path in images]
+        found.records += [
+            Record(path, label, domain="raabin", group=smear_of(path), part=part_named(part)) for path in images
+        ]
         if not images:
             found.notes.append(f"the folder '{part}/{label}' holds no image")
 
