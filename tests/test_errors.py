@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import os
+import shlex
 
 import pytest
 
 from hemalens import errors
-from hemalens.errors import HemalensError, InputError, MissingExtraError, ParityError, near_matches, one_line, require_extra
+from hemalens.errors import (
+    HemalensError,
+    InputError,
+    MissingExtraError,
+    ParityError,
+    near_matches,
+    one_line,
+    require_extra,
+    shell_words,
+)
 
 CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, HemalensError)]
 
@@ -36,6 +47,24 @@ def test_only_the_parity_of_a_graph_is_a_bug(kind: type[HemalensError]) -> None:
 )
 def test_near_matches_are_the_close_names_or_all(name: str, hint: str) -> None:
     assert near_matches(name, ["linear_probe", "finetune"]) == hint
+
+
+def test_of_many_names_three_near_ones_are_named_or_the_place_of_the_list() -> None:
+    names = [f"setting_{i}" for i in range(30)]
+    assert near_matches("settin_7", names, listed="the page").count("'") == 6
+    assert near_matches("zzz", names, listed="the page") == "30 names are known; `the page` lists them."
+    assert near_matches("zzz", names) == f"known: {', '.join(sorted(names)[:8])}, ... (30 in all)"
+
+
+def test_a_short_name_is_not_found_within_others() -> None:
+    assert near_matches("pl", ["sample_size", "backbone"]) == "known: backbone, sample_size"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="shells of POSIX")
+def test_a_command_is_read_by_the_shell_as_it_was() -> None:
+    words = ["hemalens", "adapt", "my runs/it's", "--out", "a&b;$c", ""]
+    assert shlex.split(shell_words(words)) == words
+    assert shell_words(["hemalens", "predict", "cells"]) == "hemalens predict cells"
 
 
 def test_a_name_is_printed_on_one_line() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,8 +65,8 @@ def test_the_list_with_its_labels_filled_in_is_a_support(base: Bundle, cells: Pa
     assert any("left out 1 unreadable image" in text for text in said)
     with Image.open(tmp_path / "s.png") as sheet:
         assert sheet.size == (5 * 144, 2 * 160)
-    with pytest.raises(DatasetError, match="the label is empty"):
-        open_dataset(f"csv:{out}")
+    with pytest.raises(DatasetError, match="no image of to_label has a label"):
+        open_dataset(f"csv:{out}").labelled()
     for row in rows:
         row["label"] = row["guess"]
     with open(out, "w", newline="", encoding="utf-8") as handle:
@@ -100,3 +101,76 @@ def test_the_command_says_what_to_do_next(
     assert f"hemalens adapt {base.path} --support csv:{tmp_path / 'to_label.csv'}" in ended.out
     assert len(_rows(tmp_path / "to_label.csv")) == 3
     assert hemalens("suggest", base.path, cells, "--out", tmp_path / "to_label.csv").code == 2
+
+
+def test_the_printed_command_is_one_for_the_shell(
+    base: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "my cells; (new)"
+    colour_cells(place, HOME, 2, seed=1)
+    out = place / "to label.csv"
+    ended = Command(monkeypatch, capsys)("suggest", base.path, place, "--n", 2, "--out", out)
+    words = shlex.split(ended.out.rstrip().rpartition(", then: ")[2])
+    assert words == ["hemalens", "adapt", str(base.path), "--support", f"csv:{out}", "--out", "NEW"]
+
+
+def _fill(out: Path, n: int) -> list[dict[str, str]]:
+    """Fill the labels of the first `n` rows with the guesses."""
+    rows = _rows(out)
+    for row in rows[:n]:
+        row["label"] = row["guess"]
+    with open(out, "w", newline="", encoding="utf-8") as handle:
+        table = csv.DictWriter(handle, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    return rows
+
+
+def test_of_a_half_filled_list_the_filled_rows_are_the_support_and_the_others_are_counted(
+    base: Bundle, cells: Path, tmp_path: Path
+) -> None:
+    out, said = tmp_path / "to_label.csv", []
+    suggest(base.path, str(cells), out=out, options=SuggestOptions(n=9, strategy="even"))
+    _fill(out, 6)
+    adapted = adapt(base.path, out=tmp_path / "adapted", support=f"csv:{out}", say=said.append)
+    assert sum(adapted.manifest.data[-1].class_counts.values()) == 6
+    assert any("3 row(s) without a label are not used" in text for text in said)
+    rest = suggest(base.path, str(cells), out=tmp_path / "next.csv", options=SuggestOptions(n=99, labelled=out))
+    assert len(rest) == 6, "twelve different images, six of them labelled"
+
+
+def test_a_list_without_any_label_is_no_support(base: Bundle, cells: Path, tmp_path: Path) -> None:
+    out = tmp_path / "to_label.csv"
+    suggest(base.path, str(cells), out=out, options=SuggestOptions(n=3))
+    with pytest.raises(DatasetError, match=r"no image of to_label has a label; .*Fill the column label in"):
+        adapt(base.path, out=tmp_path / "adapted", support=f"csv:{out}")
+
+
+def test_labels_that_were_filled_in_are_not_overwritten(base: Bundle, cells: Path, tmp_path: Path) -> None:
+    out = tmp_path / "to_label.csv"
+    suggest(base.path, str(cells), out=out, options=SuggestOptions(n=4))
+    suggest(base.path, str(cells), out=out, options=SuggestOptions(n=5), overwrite=True)
+    assert len(_rows(out)) == 5
+    _fill(out, 2)
+    before = out.read_bytes()
+    with pytest.raises(OutputError, match=r"holds 2 label\(s\) that were filled in.*--labelled"):
+        suggest(base.path, str(cells), out=out, options=SuggestOptions(n=5), overwrite=True)
+    assert out.read_bytes() == before
+
+
+def test_the_folder_that_the_refusal_names_is_taken(base: Bundle, cells: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(InputError, match="not below the folder of") as error:
+        suggest(base.path, str(cells), out=tmp_path / "elsewhere" / "a.csv", options=SuggestOptions(n=3))
+    named = shlex.split(str(error.value.remedy).partition("--out ")[2])[0]
+    assert Path(named) == cells / "a.csv"
+    assert len(suggest(base.path, str(cells), out=Path(named), options=SuggestOptions(n=3))) == 3
+
+
+def test_a_name_that_begins_a_formula_is_written_as_text_and_read_back(base: Bundle, tmp_path: Path) -> None:
+    place = colour_cells(tmp_path / "away", HOME, 1, seed=1)
+    for i, image in enumerate(list_images(place)):
+        shutil.move(image, place / f"={i}.png")
+    suggest(base.path, str(place), out=place / "a.csv", options=SuggestOptions(n=9))
+    assert {row["path"] for row in _rows(place / "a.csv")} == {f"'={i}.png" for i in range(3)}
+    assert {r.path.name for r in open_dataset(f"csv:{place / 'a.csv'}").records} == {f"={i}.png" for i in range(3)}

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hemalens.datasets import CellDataset, Record, together
+from hemalens.datasets import CellDataset, Record, open_dataset, together
+from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import units
+from hemalens.errors import LabelError
 from hemalens.taxonomy import AS_LABELLED
 
 
@@ -113,3 +115,48 @@ def test_each_set_is_there_again_with_its_own_licence(sets: list[CellDataset]) -
 def test_a_set_of_which_nothing_is_left_is_no_part(sets: list[CellDataset]) -> None:
     parts = together(sets).subset([0, 6]).by_source()
     assert [(part.name, len(part)) for part in parts] == [("first", 1), ("third", 1)]
+
+
+# Labels that name no cell type
+
+
+def _folder(place: Path, *labels: str) -> str:
+    for label in labels:
+        (place / label).mkdir(parents=True)
+        (place / label / "a.png").write_text(f"{label}")
+    return f"folder:{place}"
+
+
+def test_an_unknown_label_is_left_out_with_its_hint_and_its_count(tmp_path: Path) -> None:
+    dataset = open_dataset(_folder(tmp_path / "set", "monocyte", "neutrofil", "Pro-B", "PM"))
+    assert dataset.class_counts == {"monocyte": 1}
+    assert dataset.excluded_counts == {
+        "'neutrofil' is no known cell type (did you mean 'neutrophil'?)": 1,
+        "'Pro-B' is no known cell type": 1,
+        "'PM' is no known cell type (It may mean promyelocyte or promonocyte: rename it.)": 1,
+    }
+
+
+def test_many_unknown_labels_share_a_reason(tmp_path: Path) -> None:
+    reasons = open_dataset(_folder(tmp_path / "set", "monocyte", *(f"kind {i}" for i in range(9)))).excluded_counts
+    assert len(reasons) == 6
+    assert reasons["4 other label(s) that are no known cell type, as 'kind 5', 'kind 6', 'kind 7' and 1 more"] == 4
+
+
+def test_with_strict_and_where_no_label_is_known_it_is_an_error(tmp_path: Path) -> None:
+    spec = _folder(tmp_path / "set", "monocyte", "Pro-B")
+    with pytest.raises(LabelError, match=r"the label 'Pro-B' is no known cell type. `hemalens data types` lists the names"):
+        open_dataset(spec, strict=True)
+    assert set(open_dataset(spec, labels=AS_LABELLED, strict=True).classes) == {"monocyte", "Pro-B"}
+    with pytest.raises(LabelError, match="the label 'neutrofil' is no known cell type"):
+        open_dataset(_folder(tmp_path / "other", "neutrofil", "Pro-B"))
+
+
+def test_a_label_that_is_kept_is_not_unknown(tmp_path: Path) -> None:
+    spec = _folder(tmp_path / "set", "monocyte", "Pro-B")
+    assert open_dataset(spec, keep=lambda label: label == "Pro-B").class_counts == {"monocyte": 1, "Pro-B": 1}
+
+
+def test_the_path_of_a_sheet_is_that_of_its_workbook(tmp_path: Path) -> None:
+    assert spec_path(f"csv:{tmp_path}/a.xlsx#Sheet 1") == tmp_path / "a.xlsx"
+    assert spec_path(f"csv:{tmp_path}/a.csv#x") == tmp_path / "a.csv#x"

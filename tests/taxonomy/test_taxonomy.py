@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from hemalens import taxonomy
 from hemalens.datasets import READERS
 from hemalens.errors import LabelError
-from hemalens.taxonomy import AS_LABELLED, Excluded, cell_types, find_cell_type, label_map, label_map_names
+from hemalens.taxonomy import (
+    AS_LABELLED,
+    Excluded,
+    cell_type_of,
+    cell_types,
+    find_cell_type,
+    label_map,
+    label_map_names,
+    unclear_labels,
+)
 
 MAPS = [name for name in label_map_names() if name != AS_LABELLED]
 
@@ -339,10 +348,54 @@ def test_unknown_parent_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         ("thrombocytes", "platelet"),
         ("WBC", "leukocyte"),
         ("basket cells", "smudge_cell"),
+        ("PMN", "neutrophil"),
+        ("pmns", "neutrophil"),
+        ("stab cell", "band_neutrophil"),
+        ("Stabkernige", "band_neutrophil"),
+        ("Segs", "segmented_neutrophil"),
+        ("segmentados", "segmented_neutrophil"),
+        ("BandNeutrophil", "band_neutrophil"),
+        ("Neutrophile", "neutrophil"),
+        ("neutrófilos", "neutrophil"),
+        ("éosinophile", "eosinophil"),
+        ("EOSI", "eosinophil"),
+        ("Lymp", "lymphocyte"),
+        ("Lymphozyten", "lymphocyte"),
+        ("Monozyten", "monocyte"),
+        ("promonocytes", "promonocyte"),
+        ("giant platelets", "giant_platelet"),
+        ("platelet clumps", "platelet_clump"),
+        ("Artifacts", "artefact"),
+        ("ART", "artefact"),
+        ("ABE", "abnormal_eosinophil"),
+        ("BLA", "blast"),
+        ("FGC", "faggot_cell"),
+        ("HAC", "hairy_cell"),
+        ("LYI", "immature_lymphocyte"),
+        ("PEB", "proerythroblast"),
+        ("PLM", "plasma_cell"),
+        ("OTH", "other_cell"),
     ],
 )
 def test_spellings_of_users_find_the_type(text: str, code: str) -> None:
     assert find_cell_type(text) == code
+
+
+@pytest.mark.parametrize("text", ["base", "monde", "Pro-B", "mixt", "N", "not a blast", "nonblast", "2024-03-01", "", "s"])
+def test_other_words_find_no_type(text: str) -> None:
+    assert cell_type_of(text) is None
+
+
+def test_codes_of_the_bone_marrow_set_mean_in_a_user_s_folder_what_they_mean_there() -> None:
+    for label, meaning in READERS["bone_marrow"].labels.items():
+        if isinstance(meaning, Excluded):
+            assert cell_type_of(label) in (None, "artefact")
+        else:
+            assert cell_type_of(label) == meaning, label
+
+
+def test_no_unclear_label_is_a_spelling() -> None:
+    assert [label for label in unclear_labels() if cell_type_of(label) is not None] == []
 
 
 def test_every_code_name_and_alias_finds_its_type_in_any_case_and_with_a_plural_s() -> None:
@@ -368,7 +421,7 @@ def test_the_short_codes_of_both_large_sets_are_understood_in_users_folders(
 
 
 @pytest.mark.parametrize(
-    ("text", "near"), [("neutrofil", "'neutrophil'"), ("Monozyt", "'monocyte'"), ("lymphozyte", "'lymphocyte'")]
+    ("text", "near"), [("neutrofil", "'neutrophil'"), ("monocite", "'monocyte'"), ("lymfocyte", "'lymphocyte'")]
 )
 def test_unknown_spelling_names_near_ones_and_the_way_out(text: str, near: str) -> None:
     with pytest.raises(LabelError, match=rf"the label '{text}' is no known cell type") as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from hemalens.cache import FeatureCache
 from hemalens.datasets import READERS, Record
 from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import seeded
-from hemalens.errors import DatasetError, InputError, OutputError, one_line
+from hemalens.datasets.table_text import encode_cell
+from hemalens.datasets.tables import read_table
+from hemalens.errors import DatasetError, InputError, OutputError, one_line, shell_words
 from hemalens.files import atomic_path, default_cache_dir
 from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
@@ -84,6 +87,7 @@ def suggest(
     with ExitStack() as claims:
         for file in (out, *([sheet] if sheet else [])):
             claims.enter_context(claim_output(file, overwrite=overwrite, inputs=inputs))
+        _refuse_filled(out)
         return _suggest(bundle_path, source, out, options, seed=seed, say=say)
 
 
@@ -93,7 +97,9 @@ def _suggest(
     sheet = options.sheet
     bundle = open_bundle(bundle_path)
     given = [Record(r.path, "", r.domain, box=r.box, before=bundle.stages) for r in open_images(source)]
-    known = READERS["csv"].read(options.labelled).records if options.labelled else []
+    _check_place(out, [record.path for record in given])
+    listed = READERS["csv"].read(options.labelled).records if options.labelled else []
+    known = [record for record in listed if record.source_label]
     records = [*given, *(Record(r.path, "", r.domain, before=bundle.stages) for r in known)]
     encoder = graphs.cut(bundle.graph, ["image"], ["embedding"])
     with track("embedding", len(records)) as progress:
@@ -112,7 +118,7 @@ def _suggest(
         say(f"only {len(chosen)} image(s) are left to label")
     suggestions = [
         Suggestion(
-            _inside(readable[i].path, out),
+            readable[i].path.resolve().relative_to(out.parent.resolve()).as_posix(),
             rank,
             labels[int(probabilities[i].argmax())],
             float(probabilities[i].max()),
@@ -128,23 +134,43 @@ def _suggest(
     return suggestions
 
 
-def _inside(path: Path, out: Path) -> str:
-    """The path relative to the folder of `out`; raises `InputError` if it is not below that folder."""
-    folder = out.parent.resolve()
-    if not path.resolve().is_relative_to(folder):
-        raise InputError(
-            f"{one_line(path)} is not below the folder of {one_line(out)}",
-            expected="a list in a folder above the images, to be read as --support csv:FILE",
-            remedy=f"Use --out {one_line(path.parent / out.name)}.",
+def _refuse_filled(out: Path) -> None:
+    """Raise `OutputError` for an earlier list with labels that somebody has filled in."""
+    if not out.exists():
+        return
+    try:
+        table = read_table(out, fits=lambda names: "label" in names)
+    except DatasetError:
+        return
+    places = [i for i, name in enumerate(table.columns) if name == "label"]
+    filled = sum(any(row[i].strip() for i in places) for _, row in table.rows)
+    if filled:
+        raise OutputError(
+            f"{one_line(out)} holds {filled} label(s) that were filled in, and is not replaced",
+            remedy=f"Choose another --out, and name these cells with --labelled {shell_words([str(out)])}.",
         )
-    return path.resolve().relative_to(folder).as_posix()
+
+
+def _check_place(out: Path, images: Sequence[Path]) -> None:
+    """Raise `InputError` unless all images are below the folder of `out`."""
+    folder = out.parent.resolve()
+    outside = [path for path in images if not path.resolve().is_relative_to(folder)]
+    if outside:
+        common = Path(os.path.commonpath([path.resolve().parent for path in images]))
+        raise InputError(
+            f"{one_line(outside[0])} is not below the folder of {one_line(out)}",
+            expected="a list in a folder above the images, to be read as --support csv:FILE",
+            remedy=f"Use --out {shell_words([str(common / out.name)])}",
+        )
 
 
 def _write(file: Path, suggestions: Sequence[Suggestion]) -> None:
     with open(file, "w", newline="", encoding="utf-8") as handle:
         table = csv.writer(handle)
         table.writerow(COLUMNS)
-        table.writerows([s.path, "", s.rank, s.guess, f"{s.probability:.3f}", s.why] for s in suggestions)
+        table.writerows(
+            [encode_cell(s.path), "", s.rank, encode_cell(s.guess), f"{s.probability:.3f}", s.why] for s in suggestions
+        )
 
 
 def _contact_sheet(records: Sequence[Record], suggestions: Sequence[Suggestion]) -> Image.Image:

@@ -50,6 +50,7 @@ def suggest(
     """
     from hemalens.adaptation.suggest import SuggestOptions
     from hemalens.adaptation.suggest import suggest as run
+    from hemalens.errors import shell_words
 
     talk = Talk(quiet, as_json)
     named, source = bundle_and_images(bundle, images, usage=USAGE)
@@ -65,6 +66,6 @@ def suggest(
     lines = [f"{each.rank:3}  {each.path}: {each.guess} {each.probability:.2f}" for each in found]
     if found:
         lines.insert(0, f"reason for each cell: {found[0].why}")
-    adapted = "adapt" if named is None else f"adapt {named}"
-    lines.append(f"fill in the column label of {out}, then: hemalens {adapted} --support csv:{out} --out NEW")
+    words = ["hemalens", "adapt", *([] if named is None else [str(named)]), "--support", f"csv:{out}", "--out", "NEW"]
+    lines.append(f"fill in the column label of {out}, then: {shell_words(words)}")
     talk.result([asdict(each) for each in found], lines)

@@ -19,6 +19,8 @@ from hemalens.taxonomy import Excluded
 
 SYNTHETIC_MARKER = "synthetic.json"
 """File that marks a folder of synthetic images, in any layout."""
+NO_LABEL = "no label filled in"
+"""Why an image of a table without a label is left out."""
 
 
 class Stage(Protocol):
@@ -185,6 +187,12 @@ class CellDataset:
         """Keep the records that have a label; raises `DatasetError` when there are none."""
         kept = [i for i, record in enumerate(self.records) if record.label is not None]
         if not kept:
+            if set(self.excluded_counts) == {NO_LABEL}:
+                raise DatasetError(
+                    f"no image of {self.name} has a label",
+                    expected="a label in each row",
+                    remedy="Fill the column label in.",
+                )
             reasons = "; ".join(f"{n} x {reason}" for reason, n in self.excluded_counts.items())
             raise DatasetError(
                 f"{self.name} has no image with a label of {self.label_map}", got=reasons, remedy="Choose other --labels."

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hemalens.datasets.base import CellDataset, Reader, Record, Source
+from hemalens.datasets.base import NO_LABEL, CellDataset, Reader, Record, Source
 from hemalens.datasets.readers import READERS
+from hemalens.datasets.tables import table_file
 from hemalens.datasets.unlabelled import as_classes, look_unlabelled, what_to_do
 from hemalens.errors import DatasetError, LabelError, near_matches, one_line
 from hemalens.taxonomy import AS_LABELLED, Excluded, LabelMap, cell_type_of, find_cell_type, label_hint, label_map
@@ -45,8 +46,10 @@ def open_dataset(
     except RuntimeError as error:
         raise DatasetError(f"cannot find the folder {one_line(path)}", got=str(error)) from error
     listing = reader.read(root)
-    unknown = _unknown_labels(listing.records, root, keep, strict=strict) if reader.own_labels and chosen else {}
-    records = tuple(_labelled(record, reader, chosen, keep, unknown) for record in listing.records)
+    left_out = {"": NO_LABEL} if reader.own_labels else {}
+    if reader.own_labels and chosen is not None:
+        left_out |= _unknown_labels(listing.records, root, keep, strict=strict)
+    records = tuple(_labelled(record, reader, chosen, keep, left_out) for record in listing.records)
     present = {record.label for record in records if record.label is not None}
     mapped = chosen.classes if chosen else ()
     order = (*mapped, *sorted(present - set(mapped)))
@@ -66,7 +69,9 @@ def spec_path(spec: str | os.PathLike[str]) -> Path:
     """The path in a dataset's name "reader:path", or in a plain path; nothing is opened or checked."""
     text = os.fspath(spec)
     name, separator, path = text.partition(":")
-    return Path(path if separator and name in READERS and not Path(text).exists() else text).expanduser()
+    if separator and name in READERS and not Path(text).exists():
+        return table_file(Path(path).expanduser())[0]
+    return Path(text).expanduser()
 
 
 def together(datasets: Sequence[CellDataset]) -> CellDataset:
@@ -99,9 +104,9 @@ def _hint(spec: str) -> str:
     )
 
 
-def _labelled(record: Record, reader: Reader, chosen: LabelMap | None, keep: Keep, unknown: Mapping[str, str]) -> Record:
-    if record.source_label in unknown:
-        return replace(record, excluded=unknown[record.source_label])
+def _labelled(record: Record, reader: Reader, chosen: LabelMap | None, keep: Keep, left_out: Mapping[str, str]) -> Record:
+    if record.source_label in left_out:
+        return replace(record, excluded=left_out[record.source_label])
     meaning = _meaning(record, reader)
     if isinstance(meaning, Excluded):
         own_class = chosen is None and meaning.own_class
@@ -133,6 +138,7 @@ def _unknown_labels(records: Sequence[Record], root: Path, keep: Keep, *, strict
     Raises `LabelError` where no label does, and with `strict` for any.
     """
     counts = Counter(record.source_label for record in records)
+    counts.pop("", None)
     names = [label for label in counts if cell_type_of(label) is None and not keep(label)]
     if not names:
         return {}
@@ -143,7 +149,7 @@ def _unknown_labels(records: Sequence[Record], root: Path, keep: Keep, *, strict
             remedy=f"{what_to_do(root)} {as_classes()}",
         )
     if strict or len(names) == len(counts):
-        find_cell_type(names[0][:LONGEST_LABEL])
+        find_cell_type(next((label for label in names if label_hint(label)), names[0])[:LONGEST_LABEL])
     reasons = {}
     for label in names[:MOST_LABELS]:
         hint = label_hint(label)

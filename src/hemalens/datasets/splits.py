@@ -77,7 +77,8 @@ def clean(dataset: CellDataset, *, unreadable: Unreadable = "refuse") -> tuple[C
     bad = {id(record) for record, _ in broken}
     labels_of: dict[str, set[str]] = defaultdict(set)
     for content, record in zip(everything.contents, everything.records, strict=True):
-        labels_of[content].add(record.source_label)
+        if record.source_label:
+            labels_of[content].add(record.source_label)
     by_content: dict[str, list[Record]] = defaultdict(list)
     for content, record in zip(dataset.contents, dataset.records, strict=True):
         if id(record) not in bad:

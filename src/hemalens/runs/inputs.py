@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from hemalens.bundle.stages import Stage, count_outcomes
 from hemalens.datasets import CellDataset, Keep, open_dataset, together
+from hemalens.datasets.base import NO_LABEL
 from hemalens.datasets.file_checks import file_checks
 from hemalens.datasets.splits import Cleaning, Unreadable, clean, leave_out_small
 from hemalens.evaluation.results import DataCard
@@ -65,7 +66,10 @@ def open_inputs(
     cleaned, cleaning = clean(opened, unreadable=unreadable)
     kept, small = leave_out_small(cleaned, min_per_class)
     notes = list(opened.notes)
-    notes += [f"{n} image(s) outside {labels}: {reason}" for reason, n in opened.excluded_counts.items()]
+    notes += [
+        f"{n} row(s) without a label are not used" if reason == NO_LABEL else f"{n} image(s) outside {labels}: {reason}"
+        for reason, n in opened.excluded_counts.items()
+    ]
     if any(cleaning.counts().values()):
         notes.append(str(cleaning))
     dropped = {f"class {name}, fewer than {min_per_class} images": n for name, n in small.items()}

@@ -47,22 +47,18 @@ def split(
     if test_fraction:
         text = _describe(dataset, "test", test_fraction)
         dataset, test = hold_out_part(dataset, "test", test_fraction, seeded(seed, "test"))
+    dataset = _trained_classes(dataset, notes)
     if held is not None:
         learn, validation = dataset, _checked(dataset, held, test)
     else:
         if given_part(dataset, "validation"):
             text += f"; validation: {_describe(dataset, 'validation', validation_fraction)}"
         learn, validation = hold_out_part(dataset, "validation", validation_fraction, seeded(seed, "validation"))
-    present = [name for name, n in learn.class_counts.items() if n]
-    notes += [
-        f"{learn.name}: left out {name}, which has no training image" for name in learn.classes if name not in present
-    ]
-    learn, validation = learn.only_classes(present), validation.only_classes(present)
     if test is not None:
         plan_test(learn.classes, test)
-        if n := shared_groups(learn, test):
+        if n := shared_groups(dataset, test):
             notes.append(
-                f"{learn.name}: {n} group(s) lie in the training and the test part as given: the scores are too high"
+                f"{dataset.name}: {n} group(s) lie in the training and the test part as given: the scores are too high"
             )
     return (learn, validation, test), Protocol(f"one split: {text}" if test is not None else text, tuple(notes))
 
@@ -81,6 +77,16 @@ def _check(dataset: CellDataset, *, n_units: int) -> None:
     if not len(learn):
         raise SplitError(f"{dataset.name} has no training part", expected="images apart from its test and validation part")
     check_classes(learn.only_classes([name for name, n in learn.class_counts.items() if n]), n_units=n_units)
+
+
+def _trained_classes(dataset: CellDataset, notes: list[str]) -> CellDataset:
+    """The classes with an image to learn from; a note names each other one."""
+    learn = without(dataset, given_part(dataset, "validation"))
+    present = [name for name, n in learn.class_counts.items() if n]
+    notes += [
+        f"{dataset.name}: left out {name}, which has no training image" for name in dataset.classes if name not in present
+    ]
+    return dataset if len(present) == len(dataset.classes) else dataset.only_classes(present)
 
 
 def _describe(dataset: CellDataset, part: str, fraction: float) -> str:

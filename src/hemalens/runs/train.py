@@ -84,6 +84,7 @@ def train(
     request = _request(method, config, data) | {"seed": seed}
     with open_run(out, request, overwrite=overwrite, inputs=_input_paths(train_specs, options), say=say) as folder:
         n_test = len(test) if test else 0
+        say(data.protocol.text)
         say(f"training on {len(learn)} images, {len(validation)} for validation, {n_test} held out for the test")
         bundle = fit_or_resume(
             folder, method, learn, validation=validation, auxiliary=data.auxiliary, config=config, rng=seeded(seed, "fit")

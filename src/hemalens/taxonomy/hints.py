@@ -21,7 +21,7 @@ def hint(label: str, spellings: Mapping[str, str], unclear: Mapping[str, str]) -
     letters are wrong and the first one is right, or if it is a word of the label.
     """
     if label in unclear:
-        return f"{label!r} may mean {unclear[label]}: rename it."
+        return f"It may mean {unclear[label]}: rename it."
     if len(label) > LONGEST:
         return ""
     found = _misspelt(label, spellings)

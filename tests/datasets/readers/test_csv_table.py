@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import openpyxl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from fakes import csv
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.splits import clean
+from hemalens.datasets.table_text import encode_cell
 from hemalens.errors import DatasetError, InputError
 from hemalens.taxonomy import AS_LABELLED
 
@@ -57,15 +59,14 @@ def test_empty_optional_values_count_as_not_given_and_stray_spaces_make_no_new_g
     [
         ("path", "label"),
         ("label", "path"),
-        ("file;class", "path, label"),
-        ("Path,Label", "path, label"),
+        ("picture;meaning", "path, label"),
         ("", "path, label"),
     ],
 )
 def test_missing_columns_are_named_with_those_that_are_there(root: Path, header: str, lacking: str) -> None:
-    with pytest.raises(DatasetError, match=rf"list.csv' lacks the column\(s\) {lacking}; expected a CSV with") as error:
-        _open(root, f"{header}\nx,y\n" if header else "")
-    assert f"got {header.replace(',', ', ') or 'no header'}" in str(error.value)
+    with pytest.raises(DatasetError, match=rf"list.csv' lacks the column\(s\) {lacking}; expected a CSV or .xlsx") as error:
+        _open(root, f"{header}\nx\n" if header else "")
+    assert f"got {header.replace(';', ', ') or 'no header'}" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "images/../../secret.png", "{outside}", "link.png", "linked/secret.png"])
@@ -91,14 +92,25 @@ def test_absolute_path_and_link_inside_the_folder_are_taken(root: Path) -> None:
 
 
 @pytest.mark.parametrize("label", ["", "   ", '""'])
-def test_empty_label_names_the_line(root: Path, label: str) -> None:
-    with pytest.raises(DatasetError, match=r"list.csv', line 3: the label is empty. Fill it in, or take the row out"):
-        _open(root, f"path,label\nimages/000.png,a\nimages/001.png,{label}\n")
+def test_a_row_without_a_label_is_kept_for_predictions_and_left_out_of_what_needs_labels(root: Path, label: str) -> None:
+    dataset = _open(root, f"path,label\nimages/000.png,a\nimages/001.png,{label}\nimages/002.png\n")
+    assert [(r.path.name, r.label) for r in dataset.records] == [("000.png", "a"), ("001.png", None), ("002.png", None)]
+    assert dataset.excluded_counts == {"no label filled in": 2}
+    assert [r.path.name for r in dataset.labelled().records] == ["000.png"]
+
+
+def test_a_table_without_any_label_is_an_error_where_labels_are_needed(root: Path) -> None:
+    with pytest.raises(DatasetError, match=r"no image of list has a label; .*Fill the column label in"):
+        _open(root, "path,label\nimages/000.png,\nimages/001.png,\n").labelled()
+
+
+def test_an_unlabelled_copy_of_a_labelled_image_contradicts_nothing(root: Path) -> None:
+    cleaned, cleaning = clean(_open(root, "path,label\nimages/000.png,a\nimages/000.png,\nimages/001.png,b\n"))
+    assert [r.path.name for r in cleaned.records] == ["000.png", "001.png"]
+    assert cleaning.counts() == {"conflicting": 0, "copies": 0, "unreadable": 0}
 
 
 def test_short_row_names_the_line(root: Path) -> None:
-    with pytest.raises(DatasetError, match="line 2: the label is empty"):
-        _open(root, "path,label\nimages/000.png\n")
     with pytest.raises(DatasetError, match="line 2: the path is empty"):
         _open(root, "path,label\n,a\n")
 
@@ -121,7 +133,9 @@ def test_unused_columns_are_noted(root: Path) -> None:
 
 
 def test_table_without_rows_is_an_error(root: Path) -> None:
-    with pytest.raises(DatasetError, match=r"list.csv' lists no image; expected a CSV with the columns path,label"):
+    with pytest.raises(
+        DatasetError, match=r"list.csv' lists no image; expected a CSV or .xlsx with the columns path,label"
+    ):
         _open(root, "path,label\n")
 
 
@@ -163,9 +177,9 @@ def test_dialects_of_the_same_table_give_the_same_record(root: Path, content: by
     assert (record.path, record.label) == (root / "images" / "000.png", "a")
 
 
-@pytest.mark.parametrize("content", ["path,label\nimages/000.png,\xe4\n".encode("latin-1"), b'path,label\n"images/0'])
+@pytest.mark.parametrize("content", [b"path,label\nimages/000.png,\x81\n", b'path,label\n"images/0'])
 def test_other_encoding_or_open_quote_is_an_error_that_names_the_table(root: Path, content: bytes) -> None:
-    with pytest.raises(DatasetError, match=r"list.csv' cannot be read as a UTF-8 CSV; got "):
+    with pytest.raises(DatasetError, match=r"list.csv' cannot be read as a CSV; .*got .*\. Save it"):
         _open(root, content)
 
 
@@ -175,6 +189,72 @@ def test_quoted_line_break_in_a_label_keeps_the_row_and_the_error_on_one_line(ro
     with pytest.raises(InputError) as error:
         open_dataset(f"csv:{root / 'list.csv'}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "read"),
+    [
+        ("Path,Label", {"Path": "path", "Label": "label"}),
+        ("file;class", {"file": "path", "class": "label"}),
+        ("File Name\tCell-Type", {"File Name": "path", "Cell-Type": "label"}),
+        ("image_path,diagnosis", {"image_path": "path", "diagnosis": "label"}),
+    ],
+)
+def test_other_names_of_the_columns_are_read_and_said(root: Path, header: str, read: dict[str, str]) -> None:
+    separator = next(mark for mark in ";\t," if mark in header)
+    dataset = _open(root, f"{header}\nimages/000.png{separator}a\n")
+    assert [(r.path.name, r.label) for r in dataset.records] == [("000.png", "a")]
+    assert [note for note in dataset.notes if "the column" in note] == [
+        f"the column {name!r} is read as {wanted}" for name, wanted in read.items()
+    ]
+
+
+def test_the_exact_name_goes_before_others_and_two_others_are_refused(root: Path) -> None:
+    dataset = _open(root, "image,path,label\nx,images/000.png,a\n")
+    assert [r.path.name for r in dataset.records] == ["000.png"]
+    assert dataset.notes == ("column(s) not used: image",)
+    with pytest.raises(DatasetError, match=r"several columns for path; expected one; got 'image', 'file'"):
+        _open(root, "image,file,label\nx,images/000.png,a\n")
+    with pytest.raises(DatasetError, match="several columns for label"):
+        _open(root, "path,label,label\nimages/000.png,a,b\n")
+
+
+def test_parts_are_kept_and_an_unknown_one_is_refused_with_its_line(root: Path) -> None:
+    rows = "path,label,split\nimages/000.png,a,TRAIN\nimages/001.png,a,val\nimages/002.png,a,\nimages/003.png,a,test\n"
+    dataset = _open(root, rows)
+    assert [r.part for r in dataset.records] == ["train", "validation", None, "test"]
+    assert "parts as given: train 1, validation 1, test 1" in dataset.notes
+    with pytest.raises(DatasetError, match=r"line 2: unknown part 'fold 3'; expected train, validation, test"):
+        _open(root, "path,label,part\nimages/000.png,a,fold 3\n")
+
+
+def test_backslashes_of_windows_are_separators_where_no_file_is_named_with_them(root: Path) -> None:
+    (record,) = _open(root, "path,label\nimages\\000.png,a\n").records
+    assert record.path == root / "images" / "000.png"
+    with pytest.raises(DatasetError, match="lies outside"):
+        _open(root, "path,label\n..\\..\\secret.png,a\n")
+
+
+@pytest.mark.parametrize("name", ["=1+1.png", "+a.png", "-b.png", "@c.png", "'quoted.png", "plain'.png"])
+def test_cells_that_are_no_formulas_name_the_file_that_they_named(root: Path, name: str) -> None:
+    (root / name).write_bytes((root / "images" / "000.png").read_bytes())
+    for written in {name, encode_cell(name)} if not name.startswith("'") else {encode_cell(name)}:
+        (record,) = _open(root, f"path,label\n{written},a\n").records
+        assert record.path == root / name
+
+
+def test_a_sheet_of_a_workbook_is_read_by_its_name(root: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["nothing"])
+    page = book.create_sheet("my cells")
+    page.append(["path", "label", "group"])
+    page.append(["images/000.png", "a", 7])
+    book.save(root / "cells.xlsx")
+    dataset = open_dataset(f"csv:{root / 'cells.xlsx'}#my cells", labels=AS_LABELLED)
+    assert [(r.path.name, r.label, r.group) for r in dataset.records] == [("000.png", "a", "7")]
+    assert dataset.name == "cells"
+    with pytest.raises(DatasetError, match=r"lacks the column\(s\) path, label"):
+        open_dataset(f"csv:{root / 'cells.xlsx'}")
 
 
 @given(

@@ -83,7 +83,8 @@ def test_images_that_lie_in_no_class_folder_are_an_error_that_says_how_to_lay_th
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(b"x")
     with pytest.raises(
-        DatasetError, match=r"the images in .* are not in class folders, and have no label; expected <class>/<image>.*Or list them in a CSV"
+        DatasetError,
+        match=r"the images in .* are not in class folders, and have no label; expected <class>.*list them in a CSV",
     ):
         open_dataset(f"folder:{tmp_path}")
 
@@ -117,13 +118,14 @@ def test_unusual_file_names_are_read(root: Path, name: str) -> None:
     assert record.read().shape == (96, 96, 3)
 
 
-def test_unusual_folder_name_is_a_class_as_labelled_and_a_one_line_label_error_otherwise(root: Path) -> None:
+def test_unusual_folder_name_is_a_class_as_labelled_and_otherwise_left_out_or_a_one_line_error(root: Path) -> None:
     (root / "monocyte").rename(root / "fremde\nZelle µ")
     assert "fremde\nZelle µ" in open_dataset(f"folder:{root}", labels=AS_LABELLED).classes
     with pytest.raises(LabelError, match=r"is no known cell type.*--labels as_labelled") as error:
-        open_dataset(f"folder:{root}")
+        open_dataset(f"folder:{root}", strict=True)
     assert "\n" not in str(error.value)
     assert "'fremde\\nZelle µ'" in str(error.value)
+    assert open_dataset(f"folder:{root}").excluded_counts["'fremde\\nZelle µ' is no known cell type"] == 1
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".png", ".bmp", ".tif", ".TIFF"])
@@ -135,3 +137,74 @@ def test_every_accepted_suffix_is_listed(root: Path, suffix: str) -> None:
 def test_broken_link_is_listed_so_that_it_is_reported_as_unreadable(root: Path) -> None:
     (root / "monocyte" / "gone.png").symlink_to(root / "nowhere.png")
     assert open_dataset(f"folder:{root}").class_counts["monocyte"] == 2
+
+
+# Parts
+
+
+def _nest(root: Path, names: dict[str, tuple[str, ...]]) -> Path:
+    """Move class folders into folders of parts."""
+    for name, kinds in names.items():
+        (root / name).mkdir()
+        for kind in kinds:
+            (root / kind).rename(root / name / kind)
+    return root
+
+
+NESTED = {"TRAIN": ("Neutrophils", "eosinophil"), "valid": ("basophil",), "Testing": ("LYM", "monocyte", "blast")}
+
+
+@pytest.mark.parametrize("labels", ["five_class", AS_LABELLED])
+def test_folders_of_a_split_are_parts_and_no_classes(root: Path, labels: str) -> None:
+    dataset = open_dataset(f"folder:{_nest(root, NESTED)}", labels=labels)
+    parts = {record.source_label: record.part for record in dataset.records}
+    assert parts == {
+        **dict.fromkeys(NESTED["TRAIN"], "train"),
+        **dict.fromkeys(NESTED["valid"], "validation"),
+        **dict.fromkeys(NESTED["Testing"], "test"),
+    }
+    assert dataset.notes == ("parts as given: train 2, validation 1, test 3",)
+    assert {record.domain for record in dataset.records} == {"my cells"}
+
+
+def test_files_beside_the_parts_do_not_hide_them_and_one_part_alone_opens_as_classes(root: Path) -> None:
+    _nest(root, NESTED)
+    (root / "readme.txt").write_text("")
+    (root / "docs").mkdir()
+    (root / "docs" / "a.txt").write_text("")
+    assert {record.part for record in open_dataset(f"folder:{root}").records} == {"train", "validation", "test"}
+    alone = open_dataset(f"folder:{root / 'TRAIN'}")
+    assert ({record.part for record in alone.records}, alone.name) == ({None}, "TRAIN")
+
+
+def test_a_folder_of_images_beside_parts_makes_all_of_them_classes(root: Path) -> None:
+    _nest(root, {"train": ("Neutrophils", "eosinophil")})
+    assert {r.part for r in open_dataset(f"folder:{root}", labels=AS_LABELLED).records} == {None}
+    assert "train" in open_dataset(f"folder:{root}", labels=AS_LABELLED).classes
+
+
+def test_images_in_parts_without_class_folders_have_no_label(root: Path) -> None:
+    for name in ("train", "test"):
+        (root.parent / "flat" / name).mkdir(parents=True)
+        shutil.copy(_image(root), root.parent / "flat" / name / "a.png")
+    assert set(open_dataset(f"folder:{root.parent / 'flat'}", labels=AS_LABELLED).classes) == {"test", "train"}
+    with pytest.raises(LabelError):
+        open_dataset(f"folder:{root.parent / 'flat'}")
+
+
+# Unlabelled images
+
+
+@pytest.mark.parametrize(
+    "names", [("2024-03-01 (alt)", "2024-03-02"), ("patient 1", "Patient_2"), ("images",), ("07", "slide 3")]
+)
+def test_folders_by_date_or_patient_are_told_as_such_with_a_way_on(root: Path, names: tuple[str, ...]) -> None:
+    place = root.parent / "by date"
+    for name in names:
+        (place / name).mkdir(parents=True)
+        shutil.copy(_image(root), place / name / "a.png")
+    with pytest.raises(LabelError, match=r"look like unlabelled images by date or patient") as error:
+        open_dataset(f"folder:{place}")
+    assert f"hemalens predict '{place}' --out predictions.csv" in str(error.value)
+    assert "--labels as_labelled" in str(error.value)
+    assert set(open_dataset(f"folder:{place}", labels=AS_LABELLED).classes) == set(names)

@@ -145,6 +145,18 @@ def test_images_have_the_distributed_size(tmp_path: Path) -> None:
         assert (image.shape, image.dtype) == ((575, 575, 3), np.uint8)
 
 
+@pytest.mark.parametrize(("train", "a", "b"), [("Train", "Test-A", "Test-B"), ("train", "test_a", "TESTB")])
+def test_other_spellings_of_the_parts_are_the_same_parts(root: Path, train: str, a: str, b: str) -> None:
+    expected = _open(root)
+    fingerprint = expected.fingerprint
+    for old, new in (("Train", train), ("TestA", a), ("TestB", b)):
+        (root / old).rename(root / f"{old} aside").rename(root / new)
+    found = _open(root)
+    assert (found.name, found.notes, found.fingerprint) == (expected.name, expected.notes, fingerprint)
+    assert Counter(r.part for r in found.records) == {"train": 5 * N, "test": 7 * N}
+    assert _open(root / a).name == "raabin TestA"
+
+
 # Smears
 
 

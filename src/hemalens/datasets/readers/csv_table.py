@@ -1,68 +1,111 @@
-"""A user's own images listed in a CSV: path,label and, if there are any, group, domain and mask."""
+"""A user's own images listed in a table: path,label and, if there are any, group, domain, mask and part."""
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from hemalens.datasets.base import Listing, Reader, Record
+from hemalens.datasets.parts import describe_parts, part_named
+from hemalens.datasets.tables import Table, read_table, table_file
 from hemalens.errors import DatasetError, one_line
 
-COLUMNS = ("path", "label")
-OPTIONAL = ("group", "domain", "mask")
-LAYOUT = "a CSV with the columns path,label and optionally group,domain,mask; paths relative to the CSV, inside its folder"
+REQUIRED = {
+    "path": ("filename", "file_name", "file", "filepath", "file_path", "image", "image_path", "image_file", "img"),
+    "label": ("class", "class_name", "type", "cell_type", "celltype", "diagnosis"),
+}
+"""Columns that a table must have, and what others call them."""
+COLUMNS: Mapping[str, tuple[str, ...]] = {**REQUIRED, "group": (), "domain": (), "mask": (), "part": ("split",)}
+LAYOUT = (
+    "a CSV or .xlsx with the columns path,label and optionally group,domain,mask,part; "
+    "paths relative to the table, inside its folder"
+)
 
 
 def _read(table: Path) -> Listing:
-    if not table.is_file():
+    file, _ = table_file(table)
+    if not file.is_file():
         raise DatasetError(
-            f"there is no CSV file {one_line(table)}", expected=LAYOUT, got="a folder" if table.is_dir() else None
+            f"there is no CSV file {one_line(file)}", expected=LAYOUT, got="a folder" if file.is_dir() else None
         )
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            names = list(reader.fieldnames or [])
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise DatasetError(f"{one_line(table)} cannot be read as a UTF-8 CSV", got=str(error)) from error
-    missing = [column for column in COLUMNS if column not in names]
+    found = read_table(table, fits=lambda names: all(_column(names, wanted) for wanted in REQUIRED))
+    named = {wanted: _one_column(file, found.columns, wanted) for wanted in COLUMNS}
+    missing = [wanted for wanted in REQUIRED if named[wanted] is None]
     if missing:
         raise DatasetError(
-            f"{one_line(table)} lacks the column(s) {', '.join(missing)}",
+            f"{one_line(file)} lacks the column(s) {', '.join(missing)}",
             expected=LAYOUT,
-            got=", ".join(names) or "no header",
+            got=", ".join(found.columns)[:200] or "no header",
         )
-    records = [_record(table, line, row) for line, row in rows]
+    used = {wanted: name for wanted, name in named.items() if name is not None}
+    records = [_record(file, line, values) for line, values in _values(found, used)]
     if not records:
-        raise DatasetError(f"{one_line(table)} lists no image", expected=LAYOUT)
-    unknown = [name for name in names if name not in (*COLUMNS, *OPTIONAL)]
-    return Listing(records, [f"column(s) not used: {', '.join(unknown)}"] if unknown else [], name=table.stem)
+        raise DatasetError(f"{one_line(file)} lists no image", expected=LAYOUT)
+    notes = [found.read_as] if found.read_as else []
+    notes += [f"the column {one_line(name)} is read as {wanted}" for wanted, name in used.items() if name != wanted]
+    unknown = [name for name in found.columns if name not in used.values()]
+    notes += [f"column(s) not used: {', '.join(unknown)}"] if unknown else []
+    return Listing(records, [*notes, *describe_parts(records)], name=file.stem)
 
 
-def _record(table: Path, line: int, row: dict[str | Any, str | Any]) -> Record:
+def _folded(name: str) -> str:
+    return "_".join(name.casefold().replace("-", " ").replace("_", " ").split())
+
+
+def _column(names: Sequence[str], wanted: str) -> list[str]:
+    """The columns that may be the wanted one: that of its name, otherwise in other letters, otherwise of a like name."""
+    if wanted in names:
+        return [wanted]
+    same = [name for name in names if _folded(name) == wanted]
+    return same or [name for name in names if _folded(name) in COLUMNS[wanted]]
+
+
+def _one_column(file: Path, names: Sequence[str], wanted: str) -> str | None:
+    found = _column(names, wanted)
+    if len(found) > 1 or (found and names.count(found[0]) > 1):
+        raise DatasetError(
+            f"{one_line(file)} has several columns for {wanted}",
+            expected="one",
+            got=", ".join(map(one_line, found if len(found) > 1 else found * 2)),
+            remedy=f"Name the one that counts {wanted!r}, and the others otherwise.",
+        )
+    return found[0] if found else None
+
+
+def _values(table: Table, used: Mapping[str, str]) -> list[tuple[int, dict[str, str]]]:
+    places = {wanted: table.columns.index(name) for wanted, name in used.items()}
+    return [(line, {wanted: row[place] for wanted, place in places.items()}) for line, row in table.rows]
+
+
+def _record(table: Path, line: int, row: Mapping[str, str]) -> Record:
     where = f"{one_line(table)}, line {line}"
-    if None in row:
-        raise DatasetError(f"{where}: more values than columns", remedy="Put a value that holds a comma in double quotes.")
-    label = (row["label"] or "").strip()
-    if not label:
-        raise DatasetError(f"{where}: the label is empty", remedy="Fill it in, or take the row out.")
-    mask = row.get("mask") or ""
+    mask = row.get("mask", "").strip()
     return Record(
-        path=_inside(table.parent, row["path"] or "", where),
-        source_label=label,
-        domain=(row.get("domain") or "").strip() or table.stem,
+        path=_inside(table.parent, row["path"], where),
+        # an empty one is left out under every label map, and counted
+        source_label=row["label"].strip(),
+        domain=row.get("domain", "").strip() or table.stem,
         # a stray space would make two groups of one, and a group must not cross a split
-        group=(row.get("group") or "").strip() or None,
+        group=row.get("group", "").strip() or None,
         mask_path=_inside(table.parent, mask, where) if mask else None,
+        part=_part(row.get("part", "").strip(), where),
     )
 
 
+def _part(text: str, where: str) -> str | None:
+    part = part_named(text)
+    if text and part is None:
+        raise DatasetError(f"{where}: unknown part {one_line(text)}", expected="train, validation, test or nothing")
+    return part
+
+
 def _inside(folder: Path, name: str, where: str) -> Path:
-    if not name:
+    if not name.strip():
         raise DatasetError(f"{where}: the path is empty")
-    path = folder / name
     try:
+        path = folder / name
+        if "\\" in name and not path.exists():
+            path = folder / name.replace("\\", "/")
         inside, exists = path.resolve().is_relative_to(folder.resolve()), path.exists()
     except (OSError, ValueError, RuntimeError) as error:
         raise DatasetError(f"{where}: {one_line(name)} cannot be a path", got=str(error)) from error

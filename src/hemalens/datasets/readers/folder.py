@@ -30,7 +30,7 @@ def _read(root: Path) -> Listing:
             raise DatasetError(
                 f"the images in {one_line(root)} are not in class folders, and have no label",
                 expected=LAYOUT,
-                remedy=f"{what_to_do(root)} Or list them with labels in a CSV.",
+                remedy=f"{what_to_do(root)} Or list them in a CSV, with labels.",
             )
         raise wrong_layout(root, "a folder of classes", LAYOUT)
     return Listing(found.records, found.notes + note_ignored(found.ignored), name=domain)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from hemalens.datasets.base import Found, Labels, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
-from hemalens.datasets.parts import describe_parts, part_named
+from hemalens.datasets.parts import part_named
 
 TITLE = "Raabin-WBC (double-labelled crops)"
 PARTS = ("Train", "TestA", "TestB")
@@ -38,7 +38,6 @@ def _read(root: Path) -> Listing:
         for part in present:
             _read_part(folders[part], part, found)
         found.notes += _shared_smears(root, found.records)
-        found.notes += describe_parts(found.records)
     # the folder's own name decides: other sets have folders of the same classes
     elif (own := _part(root.resolve().name)) is not None:
         name = f"raabin {own}"
