@@ -295,7 +295,7 @@ def test_unknown_names_show_the_near_ones(folder: Path, bundle: Path, tmp_path: 
 def test_a_label_the_taxonomy_does_not_know(folder: Path, tmp_path: Path) -> None:
     (folder / "neutrophil").rename(folder / "neutrofil")
     with pytest.raises(LabelError, match=r"'neutrofil' is no known cell type. did you mean 'neutrophil'.*as_labelled"):
-        train("linear_probe", f"folder:{folder}", out=tmp_path / "run")
+        train("linear_probe", f"folder:{folder}", out=tmp_path / "run", options=TrainOptions(strict=True))
 
 
 BAD_SETTINGS = {

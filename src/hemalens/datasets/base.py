@@ -21,6 +21,8 @@ SYNTHETIC_MARKER = "synthetic.json"
 """File that marks a folder of synthetic images, in any layout."""
 NO_LABEL = "no label filled in"
 """Why an image of a table without a label is left out."""
+NO_TYPE = "no known cell type"
+"""In the reason why images under a label that names no cell type are left out."""
 
 
 class Stage(Protocol):

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hemalens.datasets.base import NO_LABEL, CellDataset, Reader, Record, Source
+from hemalens.datasets.base import NO_LABEL, NO_TYPE, CellDataset, Reader, Record, Source
+from hemalens.datasets.parts import part_named
 from hemalens.datasets.readers import READERS
 from hemalens.datasets.tables import table_file
 from hemalens.datasets.unlabelled import as_classes, look_unlabelled, what_to_do
@@ -152,10 +153,10 @@ def _unknown_labels(records: Sequence[Record], root: Path, keep: Keep, *, strict
         find_cell_type(next((label for label in names if label_hint(label)), names[0])[:LONGEST_LABEL])
     reasons = {}
     for label in names[:MOST_LABELS]:
-        hint = label_hint(label)
-        reasons[label] = f"{one_line(label[:LONGEST_LABEL])} is no known cell type" + (f" ({hint})" if hint else "")
+        hint = label_hint(label) or ("a part of a split, beside other folders" if part_named(label) else "")
+        reasons[label] = f"{one_line(label[:LONGEST_LABEL])} is {NO_TYPE}" + (f" ({hint})" if hint else "")
     rest = names[MOST_LABELS:]
-    return reasons | dict.fromkeys(rest, f"{len(rest)} other label(s) that are no known cell type, as {_some(rest)}")
+    return reasons | dict.fromkeys(rest, f"{len(rest)} other label(s) that are {NO_TYPE}, as {_some(rest)}")
 
 
 def _some(labels: Sequence[str]) -> str:

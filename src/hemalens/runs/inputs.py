@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 from hemalens.bundle.stages import Stage, count_outcomes
 from hemalens.datasets import CellDataset, Keep, open_dataset, together
-from hemalens.datasets.base import NO_LABEL
+from hemalens.datasets.base import NO_LABEL, NO_TYPE
 from hemalens.datasets.file_checks import file_checks
 from hemalens.datasets.splits import Cleaning, Unreadable, clean, leave_out_small
+from hemalens.errors import LabelError
 from hemalens.evaluation.results import DataCard
 from hemalens.imaging.segmentation import Outcome
 from hemalens.progress import Say
 from hemalens.report.compose import data_card
+from hemalens.taxonomy import AS_LABELLED, LISTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ def open_inputs(
     """
     named = [specs] if isinstance(specs, str) else list(dict.fromkeys(specs))
     opened = together([open_dataset(spec, labels=labels, keep=keep, strict=strict) for spec in named])
+    _check_known(opened)
     cleaned, cleaning = clean(opened, unreadable=unreadable)
     kept, small = leave_out_small(cleaned, min_per_class)
     notes = list(opened.notes)
@@ -81,6 +84,18 @@ def open_inputs(
         notes.append(_describe_cells(count_outcomes(kept, stage), stage))
         card = card.model_copy(update={"notes": (*card.notes, notes[-1])})
     return Inputs(kept, card, tuple(f"{opened.name}: {note}" for note in notes), left_out, cleaning)
+
+
+def _check_known(dataset: CellDataset) -> None:
+    """Raise `LabelError` where unknown labels leave fewer than two classes: nothing could be learned or compared."""
+    unknown = [f"{reason}: {n}" for reason, n in dataset.excluded_counts.items() if NO_TYPE in reason]
+    if unknown and len(dataset.classes) < 2:
+        raise LabelError(
+            f"{dataset.name} has {len(dataset.classes)} class(es) under {dataset.label_map}",
+            expected="two or more",
+            got="; ".join(unknown),
+            remedy=f"`{LISTED}` lists the names. To keep labels as they are: --labels {AS_LABELLED}",
+        )
 
 
 def report_inputs(say: Say, opened: Iterable[Inputs], *more: str | None) -> None:
