@@ -16,7 +16,7 @@ def named_commands(error: str) -> list[list[str]]:
 
 
 def named_options(error: str) -> list[list[str]]:
-    """Each option that an error names, outside of commands, with the value it gives it."""
+    """Each option that an error names, outside of commands, with the word after it, which may be its value."""
     words = (
         shlex.split(COMMAND.sub(" ", error).replace("'", "\\'"))
         if error.count("'") % 2

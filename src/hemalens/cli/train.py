@@ -132,17 +132,16 @@ def train(
         strict=strict,
     )
     chosen = [*(settings or []), *([f"weights={weights}"] if weights else [])]
+    made = "segmenter" if method in SEGMENTERS else "bundle"
     if method in SEGMENTERS:
         from hemalens.runs.segment import train_segmenter
 
-        made = "segmenter"
         report = train_segmenter(
             data, out=out, settings=chosen, options=options, seed=seed, overwrite=overwrite, say=talk.say
         )
     else:
         from hemalens.runs.train import train as run
 
-        made = "bundle"
         report = run(method, data, out=out, settings=chosen, options=options, seed=seed, overwrite=overwrite, say=talk.say)
     show_report(talk, report, out)
     if not as_json:

@@ -55,14 +55,13 @@ def evaluate(
     parts = (JSON_NAME, MARKDOWN_NAME, HTML_NAME)
     with claim_folder(out, parts, "a report", overwrite=overwrite, inputs=[bundle_path, spec_path(data_spec)]):
         bundle = open_bundle(bundle_path)
-        # an adapted bundle may have classes outside its label map
-        known = bundle.manifest.labels
         given = open_inputs(
             data_spec,
             labels=bundle.manifest.label_map,
             role="test",
             unreadable="keep",
-            keep=lambda label: label in known,
+            # an adapted bundle may have classes outside its label map
+            keep=lambda label: label in bundle.manifest.labels,
             stages=bundle.stages,
             strict=options.strict,
         )
