@@ -30,6 +30,7 @@ from hemalens.datasets import open_dataset
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import ConfigError, ImageError, InputError, LabelError, OutputError, SplitError
 from hemalens.inference.predictor import Predictor, list_images
+from hemalens.runs.evaluate import EvaluateOptions
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -410,8 +411,11 @@ def test_new_classes_are_tested(enlarged: Bundle, tmp_path: Path) -> None:
     assert result.scores.accuracy.value > 0.9
     # a word that this bundle does not know is as unknown as to any other
     (fresh / "my odd cell").rename(fresh / "your odd cell")
+    again = evaluate(enlarged.path, f"folder:{fresh}", out=tmp_path / "again")
+    assert again.data[0].excluded == {"'your odd cell' is no known cell type": 3}
+    assert again.evaluations[0].n_images == 12
     with pytest.raises(LabelError, match="'your odd cell' is no known cell type"):
-        evaluate(enlarged.path, f"folder:{fresh}", out=tmp_path / "again")
+        evaluate(enlarged.path, f"folder:{fresh}", out=tmp_path / "last", options=EvaluateOptions(strict=True))
 
 
 def test_an_adapted_bundle_is_adapted_again(enlarged: Bundle, base: Bundle, odd: Path, tmp_path: Path) -> None:
