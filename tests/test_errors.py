@@ -67,6 +67,13 @@ def test_a_command_is_read_by_the_shell_as_it_was() -> None:
     assert shell_words(["hemalens", "predict", "cells"]) == "hemalens predict cells"
 
 
+def test_a_command_is_quoted_as_the_shell_of_windows_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("hemalens.errors.os.name", "nt")
+        words = shell_words(["hemalens", "adapt", r"C:\my runs\net", "--out", "new"])
+    assert words == r'hemalens adapt "C:\my runs\net" --out new'
+
+
 def test_a_name_is_printed_on_one_line() -> None:
     assert one_line("two\nlines\x1b") == "'two\\nlines\\x1b'"
 

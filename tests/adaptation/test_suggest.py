@@ -146,18 +146,6 @@ def test_a_list_without_any_label_is_no_support(base: Bundle, cells: Path, tmp_p
         adapt(base.path, out=tmp_path / "adapted", support=f"csv:{out}")
 
 
-def test_labels_that_were_filled_in_are_not_overwritten(base: Bundle, cells: Path, tmp_path: Path) -> None:
-    out = tmp_path / "to_label.csv"
-    suggest(base.path, str(cells), out=out, options=SuggestOptions(n=4))
-    suggest(base.path, str(cells), out=out, options=SuggestOptions(n=5), overwrite=True)
-    assert len(_rows(out)) == 5
-    _fill(out, 2)
-    before = out.read_bytes()
-    with pytest.raises(OutputError, match=r"holds 2 label\(s\) that were filled in.*--labelled"):
-        suggest(base.path, str(cells), out=out, options=SuggestOptions(n=5), overwrite=True)
-    assert out.read_bytes() == before
-
-
 def test_the_folder_that_the_refusal_names_is_taken(base: Bundle, cells: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(InputError, match="not below the folder of") as error:

@@ -83,12 +83,6 @@ def _suggest_elsewhere(place: Place) -> tuple[object, ...]:
     return ("suggest", place.bundle(), "cells", "--n", 3, "--out", "lists/to label.csv")
 
 
-def _filled_list(place: Place) -> tuple[object, ...]:
-    place.cells()
-    place.file("list.csv", "path,label,rank\ncells/a.png,neutrophil,1\n")
-    return ("suggest", place.bundle(), "cells", "--n", 3, "--out", "list.csv", "--overwrite")
-
-
 OUT = ("out",)
 GIVEN = "one split: the given test part, 8 image(s)"
 CASES = (
@@ -141,5 +135,4 @@ CASES = (
     Case("an unknown reader", _unknown_reader("xyz"), ("unknown dataset 'xyz'", "`hemalens data list` lists them")),
     Case("a folder of another layout", _other_layout, ("is not laid out as Raabin-WBC",)),
     Case("a list beside the images", _suggest_elsewhere, ("a folder above the images", "Use --out '")),
-    Case("a list that is filled in", _filled_list, ("holds 1 label(s) that were filled in", "--labelled list.csv")),
 )

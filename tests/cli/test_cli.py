@@ -17,6 +17,7 @@ import trained
 from command import Command
 from hemalens.datasets import READERS
 from hemalens.studies import STUDIES, describe_study
+from hemalens.taxonomy import cell_types
 
 VERBS = (
     (),
@@ -338,3 +339,18 @@ def test_the_public_names_are_these() -> None:
         assert getattr(hemalens, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = hemalens.nonsense
+
+
+def test_data_types_lists_every_cell_type_with_its_spellings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = Command(monkeypatch, capsys)
+    ended = call("data", "types")
+    assert ended.code == 0
+    lines = dict(line.split(": ", 1) for line in ended.out.splitlines())
+    assert list(lines) == list(cell_types())
+    assert lines["band_neutrophil"].startswith("band neutrophil, band, ")
+    assert "stab_cell" in lines["band_neutrophil"]
+    found = json.loads(call("data", "types", "--json").out)
+    assert found["promonocyte"]["parent"] == "leukocyte"
+    assert list(found) == list(cell_types())

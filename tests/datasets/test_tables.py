@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hemalens.datasets import tables
-from hemalens.datasets.table_text import encode_cell
+from hemalens.datasets.table_text import cell
 from hemalens.datasets.tables import Table, read_table, table_file
 from hemalens.errors import DatasetError
 
@@ -63,7 +63,7 @@ CELLS = st.text(st.characters(codec="cp1252", exclude_categories=["Cc"]), min_si
 def test_what_a_spreadsheet_writes_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], separator: str, encoding: str, stated: bool
 ) -> None:
-    text = _written([HEADER, *([encode_cell(cell) for cell in row] for row in rows)], separator, "\r\n")
+    text = _written([HEADER, *([cell(value) for value in row] for row in rows)], separator, "\r\n")
     content = ((f"sep={separator}\r\n" if stated else "") + text).encode(encoding)
     found = _read(tmp_path_factory.getbasetemp(), content)
     assert [row for _, row in found.rows] == rows

@@ -20,8 +20,7 @@ from hemalens.cache import FeatureCache
 from hemalens.datasets import READERS, Record
 from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import seeded
-from hemalens.datasets.table_text import encode_cell
-from hemalens.datasets.tables import read_table
+from hemalens.datasets.table_text import cell
 from hemalens.errors import DatasetError, InputError, OutputError, one_line, shell_words
 from hemalens.files import atomic_path, default_cache_dir
 from hemalens.graphs import build as graphs
@@ -87,7 +86,6 @@ def suggest(
     with ExitStack() as claims:
         for file in (out, *([sheet] if sheet else [])):
             claims.enter_context(claim_output(file, overwrite=overwrite, inputs=inputs))
-        _refuse_filled(out)
         return _suggest(bundle_path, source, out, options, seed=seed, say=say)
 
 
@@ -134,23 +132,6 @@ def _suggest(
     return suggestions
 
 
-def _refuse_filled(out: Path) -> None:
-    """Raise `OutputError` for an earlier list with labels that somebody has filled in."""
-    if not out.exists():
-        return
-    try:
-        table = read_table(out, fits=lambda names: "label" in names)
-    except DatasetError:
-        return
-    places = [i for i, name in enumerate(table.columns) if name == "label"]
-    filled = sum(any(row[i].strip() for i in places) for _, row in table.rows)
-    if filled:
-        raise OutputError(
-            f"{one_line(out)} holds {filled} label(s) that were filled in, and is not replaced",
-            remedy=f"Choose another --out, and name these cells with --labelled {shell_words([str(out)])}.",
-        )
-
-
 def _check_place(out: Path, images: Sequence[Path]) -> None:
     """Raise `InputError` unless all images are below the folder of `out`."""
     folder = out.parent.resolve()
@@ -168,9 +149,7 @@ def _write(file: Path, suggestions: Sequence[Suggestion]) -> None:
     with open(file, "w", newline="", encoding="utf-8") as handle:
         table = csv.writer(handle)
         table.writerow(COLUMNS)
-        table.writerows(
-            [encode_cell(s.path), "", s.rank, encode_cell(s.guess), f"{s.probability:.3f}", s.why] for s in suggestions
-        )
+        table.writerows([cell(s.path), "", s.rank, cell(s.guess), f"{s.probability:.3f}", s.why] for s in suggestions)
 
 
 def _contact_sheet(records: Sequence[Record], suggestions: Sequence[Suggestion]) -> Image.Image:

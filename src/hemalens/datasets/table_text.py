@@ -6,11 +6,11 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 """First characters that a spreadsheet may take for a formula, and the apostrophe that takes this away."""
 
 
-def encode_cell(text: str) -> str:
+def cell(text: str) -> str:
     """The text with one apostrophe before a first character that begins a formula."""
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
-def decode_cell(text: str) -> str:
-    """The text that `encode_cell` was given."""
+def plain(text: str) -> str:
+    """The text that `cell` was given."""
     return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA_STARTS) else text

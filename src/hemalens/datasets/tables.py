@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from pathlib import Path
 
-from hemalens.datasets.table_text import decode_cell
+from hemalens.datasets.table_text import plain
 from hemalens.errors import DatasetError, one_line
 from hemalens.files import open_regular
 
@@ -147,7 +147,7 @@ def _table(file: Path, lines: Iterable[tuple[int, Sequence[str]]], read_as: str 
                 remedy="Put a value that holds a comma in double quotes.",
             )
         padded = (*row, *[""] * (len(columns) - len(row)))
-        rows.append((line, tuple(decode_cell(value) for value in padded)))
+        rows.append((line, tuple(plain(value) for value in padded)))
     return Table(columns, tuple(rows), read_as)
 
 

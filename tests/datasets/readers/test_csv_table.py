@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fakes import csv
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.splits import clean
-from hemalens.datasets.table_text import encode_cell
+from hemalens.datasets.table_text import cell
 from hemalens.errors import DatasetError, InputError
 from hemalens.taxonomy import AS_LABELLED
 
@@ -238,7 +238,7 @@ def test_backslashes_of_windows_are_separators_where_no_file_is_named_with_them(
 @pytest.mark.parametrize("name", ["=1+1.png", "+a.png", "-b.png", "@c.png", "'quoted.png", "plain'.png"])
 def test_cells_that_are_no_formulas_name_the_file_that_they_named(root: Path, name: str) -> None:
     (root / name).write_bytes((root / "images" / "000.png").read_bytes())
-    for written in {name, encode_cell(name)} if not name.startswith("'") else {encode_cell(name)}:
+    for written in {name, cell(name)} if not name.startswith("'") else {cell(name)}:
         (record,) = _open(root, f"path,label\n{written},a\n").records
         assert record.path == root / name
 

@@ -46,7 +46,10 @@ def _images(folder: Path) -> list[Path]:
 
 def _parts(root: Path) -> dict[Path, str]:
     """The folders of a split: where all folders with images are named as parts, and hold class folders."""
-    holding = [entry for entry in _visible(root) if entry.is_dir() and _images(entry)]
+    folders = [entry for entry in _visible(root) if entry.is_dir()]
+    if not any(part_named(entry.name) for entry in folders):
+        return {}
+    holding = [entry for entry in folders if _images(entry)]
     named = {entry: part for entry in holding if (part := part_named(entry.name)) is not None}
     nested = any(inner.is_dir() and _images(inner) for entry in named for inner in _visible(entry))
     return named if nested and len(named) == len(holding) else {}
