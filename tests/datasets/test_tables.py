@@ -156,6 +156,15 @@ def test_old_damaged_and_oversized_tables_are_refused(tmp_path: Path, monkeypatc
         _read(tmp_path, bomb.getvalue(), "bomb.xlsx")
 
 
+def test_a_workbook_of_charts_alone_has_no_table(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.create_chartsheet("chart")
+    del book["Sheet"]
+    book.save(tmp_path / "t.xlsx")
+    with pytest.raises(DatasetError, match="cannot be read as an Excel workbook"):
+        read_table(tmp_path / "t.xlsx", fits=_fits)
+
+
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="cannot be read; got"):
         read_table(tmp_path, fits=_fits)
