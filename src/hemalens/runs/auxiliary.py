@@ -100,6 +100,6 @@ def _labels_for(specs: Sequence[str], labels: str) -> str:
     if labels == AS_LABELLED:
         return labels
     try:
-        return labels if any(open_dataset(spec, labels=labels).classes for spec in specs) else AS_LABELLED
+        return labels if any(open_dataset(spec, labels=labels, strict=True).classes for spec in specs) else AS_LABELLED
     except LabelError:
         return AS_LABELLED  # labels outside the taxonomy
