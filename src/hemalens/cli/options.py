@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hemalens.errors import InputError, one_line
+from hemalens.files import following_links
 from hemalens.progress import set_quiet
 
 ADVANCED = "Advanced options"
@@ -67,6 +68,23 @@ DropUnreadable = Annotated[
 DropSeen = Annotated[
     bool,
     typer.Option("--drop-seen", help="Leave out images that the bundle was trained on.", rich_help_panel=ADVANCED),
+]
+
+
+def _follow(context: typer.Context, follow: bool) -> bool:
+    """Follow links for as long as the command runs."""
+    context.with_resource(following_links(follow))
+    return follow
+
+
+FollowLinks = Annotated[
+    bool,
+    typer.Option(
+        "--follow-links",
+        callback=_follow,
+        help="Read what links lead to outside the data folder.",
+        rich_help_panel=ADVANCED,
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Random seed.", rich_help_panel=ADVANCED)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.", rich_help_panel=ADVANCED)]
