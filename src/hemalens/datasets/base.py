@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from hemalens.errors import DatasetError, one_line
 from hemalens.files import sha256_file, sha256_text
 from hemalens.imaging.formats import SUFFIXES, not_read, note_not_read
-from hemalens.imaging.reading import Box, is_deep, named, read_image
+from hemalens.imaging.headers import is_deep
+from hemalens.imaging.reading import Box, named, read_image
 from hemalens.taxonomy import Excluded
 
 SYNTHETIC_MARKER = "synthetic.json"
@@ -236,12 +237,14 @@ class Listing:
     """What a reader found: records without labels, and notes on what it left out.
 
     `name` replaces the reader's name, for a part of a set. `synthetic` marks drawn images in the layout of photographs.
+    `links` are links to folders outside the data folder, which were not followed.
     """
 
     records: list[Record]
     notes: list[str] = field(default_factory=list)
     name: str | None = None
     synthetic: bool = False
+    links: list[Path] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -19,7 +19,8 @@ from hemalens.errors import DatasetError, ImageError, one_line
 from hemalens.files import default_cache_dir, is_below, links_are_followed, sha256_text, walk
 from hemalens.imaging.depth import bits_of
 from hemalens.imaging.formats import TIFF_SUFFIXES, not_read, note_not_read, suffix_of
-from hemalens.imaging.reading import deep_image, is_deep, n_pages
+from hemalens.imaging.headers import is_deep, n_pages
+from hemalens.imaging.reading import deep_image
 from hemalens.progress import track
 
 FOLLOW = "Add --follow-links to read what they lead to."
@@ -49,14 +50,14 @@ def plain_images(path: Path) -> Listing:
     folders = [folder for folder in found.folders if folder != file and is_image_name(folder)]
     files = [p for p in found.files if not any(folder in p.parents for folder in folders)]
     images = sorted([*(p for p in files if is_image_name(p)), *folders])
-    notes = [*note_not_read(files), *note_links(found.outside)]
+    notes = note_not_read(files)
     if not images:
         raise DatasetError(
             f"no image in {one_line(path)}",
             expected="files named *.jpg, *.png, *.bmp, *.tif or as another format that is read",
-            got="; ".join(notes) or None,
+            got="; ".join([*notes, *_note_links(found.outside)]) or None,
         )
-    return prepared(Listing([_plain(image, None) for image in images], notes), file)
+    return prepared(Listing([_plain(image, None) for image in images], notes, links=found.outside), file)
 
 
 def _plain(path: Path, page: int | None) -> Record:
@@ -77,18 +78,20 @@ def prepared(listing: Listing, root: Path) -> Listing:
     Notes state what was left out, the pages, and the bits. Pages of a file without a group are one group.
     """
     kept, outside = _within(listing.records, root)
+    outside += listing.links
     if outside and not kept:
         raise DatasetError(f"every image of {one_line(root)} lies behind a link out of it", remedy=FOLLOW)
     records = [page for record in kept for page in _pages(record)]
-    notes = [*listing.notes, *note_links(outside)]
+    notes = [*listing.notes, *_note_links(outside)]
     n_files = len({record.path for record in records if record.page is not None})
     if n_files:
         n_several = sum(record.page is not None for record in records)
         notes.append(f"{n_files} TIFF file(s) of several pages: {n_several} images, named as in 'file.tif#2'")
-    return replace(listing, **dict(zip(("records", "notes"), _with_bits(records, notes), strict=True)))
+    records, depths = _with_bits(records)
+    return replace(listing, records=records, notes=[*notes, *depths])
 
 
-def note_links(paths: Sequence[Path]) -> list[str]:
+def _note_links(paths: Sequence[Path]) -> list[str]:
     """A note on links that were not followed, if there are any."""
     if not paths:
         return []
@@ -133,17 +136,17 @@ def _pages(record: Record) -> list[Record]:
     return [replace(record, page=page, group=group) for page in range(1, n + 1)]
 
 
-def _with_bits(records: Sequence[Record], notes: Sequence[str]) -> tuple[list[Record], list[str]]:
-    """Set the bits of each record: by its header, otherwise by the largest value of all that are silent."""
+def _with_bits(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
+    """The records with their bits: by the header, otherwise by the largest value of all that are silent; and notes."""
     deep_files = {path for path in {record.path for record in records} if is_deep(path)}
     deep = {(r.path, r.page): r for r in records if r.path in deep_files}
     if not deep:
-        return [replace(record, bits=8) for record in records], list(notes)
+        return [replace(record, bits=8) for record in records], []
     depths = _depths(list(deep.values()))
     silent = [largest for largest, stated in depths.values() if not stated]
     common = bits_of(max(silent)) if silent else 16
     bits = {key: stated or common for key, (_, stated) in depths.items()}
-    found = list(notes)
+    found = []
     if silent:
         n, most = len(silent), max(silent)
         found.append(f"{n} image(s) of more than 8 bits: largest value {most}, read as {common} bits")

@@ -18,12 +18,16 @@ JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jif", ".jfif"})
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 PNG_SUFFIXES = frozenset({".png", ".apng"})
 TGA_SUFFIXES = frozenset({".tga"})
+JPEG2000_SUFFIXES = frozenset({".jp2", ".j2k", ".jpx", ".jpf"})
+DEEP_SUFFIXES = TIFF_SUFFIXES | PNG_SUFFIXES | JPEG2000_SUFFIXES | {".pgm", ".pnm"}
+"""Suffixes of formats that may hold more than 8 bits a value, as they are read."""
 SUFFIXES = (
     JPEG_SUFFIXES
     | TIFF_SUFFIXES
     | PNG_SUFFIXES
     | TGA_SUFFIXES
-    | {".bmp", ".dib", ".webp", ".gif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf"}
+    | JPEG2000_SUFFIXES
+    | {".bmp", ".webp", ".gif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
 """Suffixes of the files that are taken for images."""
 
@@ -34,7 +38,7 @@ _GROUPS: tuple[tuple[str, str, str], ...] = (
     ("a HEIC photograph", _EXPORT, "heic heif"),
     ("a JPEG XL or JPEG XR image", _EXPORT, "jxl jxr wdp hdp"),
     ("a raw photograph", _EXPORT, "raw dng cr2 cr3 nef arw orf rw2 raf pef"),
-    ("a drawing or a document with layers", _EXPORT, "psd psb xcf svg eps ai emf wmf ico icns pcx dds exr"),
+    ("a drawing or a document with layers", _EXPORT, "psd psb xcf svg eps ai emf wmf ico icns pcx dds exr dib"),
     ("a DICOM file", _EXPORT, "dcm dicom ima"),
     ("a volume", _EXPORT, "nii nrrd mha mhd fits fit"),
     ("a whole slide", _CELLS, "svs ndpi ndpis mrxs scn bif vms vmu svslide tmap isyntax qptiff"),

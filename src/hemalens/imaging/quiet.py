@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
-from PIL import Image
+from PIL import Image, _imaging
 
 MODULES = r"(PIL|tifffile|imagecodecs|hemalens\.imaging)\b"
 """Where the warnings of decoders come from."""
@@ -87,4 +87,4 @@ def _silence_libtiff() -> None:
     """Pillow's libtiff prints damage on standard error, beside the error that Pillow raises."""
     # where libtiff is linked statically, it has no such name
     with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)

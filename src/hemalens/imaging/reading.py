@@ -21,7 +21,7 @@ from hemalens.errors import HemalensError, ImageError, one_line
 from hemalens.files import open_regular
 from hemalens.imaging import tiff
 from hemalens.imaging.depth import DeepImage, whole_values
-from hemalens.imaging.formats import EXPECTED, PNG_SUFFIXES, TIFF_SUFFIXES, not_read, pillow_formats, suffix_of
+from hemalens.imaging.formats import EXPECTED, not_read, pillow_formats
 from hemalens.imaging.quiet import decoder_warnings
 
 MAX_PIXELS = 64_000_000
@@ -141,32 +141,6 @@ def image_size(path: Path, *, page: int | None = None) -> tuple[int, int]:
                 # PNG's own method decodes the whole image to find EXIF behind its pixels
                 turned = Image.Image.getexif(image).get(_ORIENTATION) in _LYING
         return (height, width) if turned else (width, height)
-
-
-def n_pages(path: Path) -> int:
-    """Pages of a TIFF by its headers; 1 for any other file and for a damaged one, which is an error when it is read."""
-    if suffix_of(path) not in TIFF_SUFFIXES:
-        return 1
-    try:
-        with open_regular(path) as file:
-            return len(tiff.read_pages(file))
-    except Exception:
-        return 1
-
-
-def is_deep(path: Path) -> bool:
-    """Whether a TIFF or PNG has more than 8 bits a value in a page, by its headers; False for an unreadable file."""
-    suffix = suffix_of(path)
-    if suffix not in TIFF_SUFFIXES and suffix not in PNG_SUFFIXES:
-        return False
-    try:
-        with open_regular(path) as file:
-            if suffix in PNG_SUFFIXES:
-                # signature, length and name of the first chunk, width, height, bit depth
-                return file.read(25)[24:] == b"\x10"
-            return any(page.bits > 8 for page in tiff.read_pages(file))
-    except Exception:
-        return False
 
 
 def deep_image(path: Path, *, page: int | None = None) -> DeepImage | None:
@@ -321,11 +295,9 @@ def _decode(file: BufferedReader, asked: _Asked) -> Image.Image | DeepImage:
         return image
 
     image = opened()
-    # other formats than PNG and TIFF are scaled to 16 bits by their headers
-    stated = page.stated_bits if page is not None else None if image.format == "PNG" else 16
     deep = whole_values(image, opened)
     if deep is not None:
-        return _deep(deep, stated, asked)
+        return _deep(deep, page.stated_bits if page is not None else None, asked)
     image.load()
     return ImageOps.exif_transpose(image)
 
@@ -348,21 +320,28 @@ def _to_rgb(image: Image.Image, asked: _Asked) -> Image.Image:
 
 
 Exposure = Literal["black", "white", "flat"]
+_LOOKED_AT = 10_000
+"""Pixels that are looked at, evenly spaced."""
 _BLACK, _WHITE, _FLAT = 48, 220, 16
-"""Gray levels. In 6,900 images of five laboratories the brightest 1 % reach 149 or more, the darkest 1 % lie at 145 or
-less, and the two are 81 or more apart."""
+"""Gray levels. In 7,154 images of six public sets the brightest 1 % begin at 145 or more, the darkest 1 % end at 152 or
+less, and the two are 82 or more apart in some channel: none is taken for black, white or flat."""
 
 
 def exposure(image: NDArray[np.uint8]) -> Exposure | None:
     """Whether an image (H, W, 3) is nearly black, nearly white or flat, by its brightest and darkest 1 %; else None."""
-    step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / 40_000)))
-    pixels = image[::step, ::step].reshape(-1, 3)
-    low, high = np.percentile(pixels, (1, 99), axis=0)
+    low, high = _darkest_and_brightest(image)
     if high.max() < _BLACK:
         return "black"
     if low.min() > _WHITE:
         return "white"
     return "flat" if (high - low).max() < _FLAT else None
+
+
+def _darkest_and_brightest(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The 1st and the 99th percentile of each channel, (2, 3)."""
+    step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / _LOOKED_AT)))
+    levels: NDArray[np.float64] = np.percentile(image[::step, ::step].reshape(-1, 3), (1, 99), axis=0)
+    return levels
 
 
 Interpolation = Literal["bilinear", "bicubic"]

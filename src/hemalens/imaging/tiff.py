@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ from hemalens.errors import ImageError, require_extra
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of TIFF and BigTIFF."""
-MAX_PAGES = 100_000
+MAX_PAGES, MAX_TAGS = 10_000, 256
+"""Pages of a file and tags of a page, so that no file takes more than seconds."""
 MAX_SAMPLES = 4
 
 _SIZES = {1: "B", 3: "H", 4: "I", 8: "h", 9: "i", 16: "Q"}
 _KINDS = {254: "kind", 256: "width", 257: "height", 258: "bits", 259: "compression", 262: "photometric", 274: "orientation"}
 _MORE = {277: "samples", 281: "top", 284: "planar", 317: "predictor", 322: "tile_width", 323: "tile_height", 338: "extra"}
 _TAGS = {**_KINDS, **_MORE, 32997: "depth", 339: "sample_format", 341: "s_top"}
+_PREMULTIPLIED = 1
+"""The value of ExtraSamples for colours that are multiplied by alpha, which Pillow divides in 8 bits."""
 _REDUCED, _MASK = 1, 4
 """Bits of NewSubfileType: a smaller copy of another page, and a mask of transparency."""
 
@@ -88,6 +92,7 @@ class Page:
         undone = self.predictor == 1 or self.compression in _DIFFERENCING
         # Pillow takes planes of 16 bits for alternating channels, and the second channel of two for the next pixel
         deep = self.bits in (16, 32) and (self.n_channels == 1 or (self.planar == 1 and self.n_channels > 2))
+        deep = deep and self.extra != _PREMULTIPLIED
         return self.compression in _PILLOW and undone and (self.bits <= 8 or (deep and self.compression != 7))
 
 
@@ -131,7 +136,7 @@ def _read_tags(file: BufferedReader, offset: int, order: str, *, big: bool) -> t
     """The tags of interest of the page at `offset`, and the offset of the next page."""
     file.seek(offset)
     n_entries = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))[0]
-    if n_entries > 4096:
+    if n_entries > MAX_TAGS:
         raise ValueError(f"{n_entries} tags")
     size, inline = (20, 8) if big else (12, 4)
     block = file.read(size * n_entries + (8 if big else 4))
@@ -191,6 +196,7 @@ def decode(file: BufferedReader, page: Page, shown: str, max_pixels: int) -> NDA
     file.seek(0)
     with tifffile.TiffFile(file, name="image.tif") as tiff:
         found: Any = tiff.pages[page.index]
+        _check_complete(file, found)
         if page.compression == 7:
             _check_jpegs(file, found, shown, max_pixels)
         values = found.asarray()
@@ -241,6 +247,14 @@ def _check_kind(page: Page, shown: str, max_pixels: int) -> None:
 
 def _unsupported(shown: str, got: str, *, expected: str = "gray or RGB of 8 or 16 bits a channel") -> ImageError:
     return ImageError(f"image {shown} has an unsupported pixel type", expected=expected, got=got)
+
+
+def _check_complete(file: BufferedReader, page: Any) -> None:
+    """Raise `ValueError` where strips or tiles are missing, which tifffile would fill with zeros."""
+    wanted = int(np.prod(page.chunked))
+    ends = [offset + n for offset, n in zip(page.dataoffsets, page.databytecounts, strict=True) if offset and n]
+    if len(ends) < wanted or max(ends) > os.fstat(file.fileno()).st_size:
+        raise ValueError(f"{len(ends)} of {wanted} strips or tiles are there, and whole")
 
 
 def _check_jpegs(file: BufferedReader, page: Any, shown: str, max_pixels: int) -> None:

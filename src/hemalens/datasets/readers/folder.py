@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hemalens.datasets.base import Listing, Reader, Record, is_image_name, note_ignored, wrong_layout
-from hemalens.datasets.images import FOLLOW, note_links
+from hemalens.datasets.images import FOLLOW
 from hemalens.errors import DatasetError, one_line
 from hemalens.files import walk
 from hemalens.imaging.formats import note_not_read
@@ -31,7 +31,6 @@ def _read(root: Path) -> Listing:
         if not images and not found.outside:
             notes.append(f"the folder {one_line(entry.name)} holds no image")
         records.extend(Record(path, entry.name, domain=root.resolve().name) for path in images)
-    notes += note_links(outside)
     if not records:
         if outside:
             raise DatasetError(f"every class folder of {one_line(root)} is a link out of it", remedy=FOLLOW)
@@ -43,7 +42,7 @@ def _read(root: Path) -> Listing:
         if unread:
             raise DatasetError(f"no image in {one_line(root)}", expected=LAYOUT, got=unread[0])
         raise wrong_layout(root, "a folder of classes", LAYOUT)
-    return Listing(records, notes + note_ignored(ignored), name=root.resolve().name)
+    return Listing(records, notes + note_ignored(ignored), name=root.resolve().name, links=outside)
 
 
 READER = Reader(
