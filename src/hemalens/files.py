@@ -60,13 +60,18 @@ def is_regular(path: Path) -> bool:
 
 def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading; raises `OSError` for anything else, without waiting for it."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    special = OSError(errno.EINVAL, "a named pipe, socket or device, no regular file", str(path))
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        # of a socket, or a device that is not there
+        raise (special if error.errno == errno.ENXIO else error) from None
     try:
         mode = os.fstat(handle).st_mode
         if stat.S_ISDIR(mode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "a named pipe, socket or device, no regular file", str(path))
+            raise special
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
@@ -284,6 +289,9 @@ def walk(top: Path, root: Path | None = None) -> Walk:
     """
     found = Walk([], [], [])
     within = os.path.realpath(top if root is None else root)
+    if root is not None and top != root and is_below(within, os.path.realpath(top)):
+        # a link back to the root or above it
+        return found
     entered: set[str] = set()
     for folder, folders, names in os.walk(top, followlinks=True):
         place = os.path.realpath(folder)

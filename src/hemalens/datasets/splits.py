@@ -68,8 +68,9 @@ def clean(dataset: CellDataset, *, unreadable: Unreadable = "refuse") -> tuple[C
     broken, sizes = _checked(dataset, thorough=thorough)
     if broken and unreadable == "refuse":
         _, error = broken[0]
+        reason = error.what if error.got is None else f"{error.what} ({error.got})"
         raise ImageError(
-            f"{len(broken)} of {len(dataset)} images cannot be read, first: {error.what}",
+            f"{len(broken)} of {len(dataset)} images cannot be read, first: {reason}",
             remedy="Run `hemalens data audit`, repair or remove them, or use --drop-unreadable.",
         )
     if unreadable == "keep":

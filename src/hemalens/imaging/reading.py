@@ -294,7 +294,12 @@ def _decode(file: BufferedReader, asked: _Asked) -> Image.Image | DeepImage:
             image.seek(page.index)
         return image
 
-    image = opened()
+    try:
+        image = opened()
+    except UnidentifiedImageError as error:
+        if page is None:
+            raise
+        raise tiff.unsupported(asked.shown, page) from error
     deep = whole_values(image, opened)
     if deep is not None:
         return _deep(deep, page.stated_bits if page is not None else None, asked)

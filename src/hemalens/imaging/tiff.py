@@ -237,12 +237,18 @@ def _check_kind(page: Page, shown: str, max_pixels: int) -> None:
     if page.photometric == 0 and page.bits > 8:
         raise _unsupported(shown, "16 bits with 0 for white", expected="0 for black")
     if page.photometric not in (1, 2, 6) or page.sample_format != 1 or page.bits > 32:
-        kinds = {2: "signed integers", 3: "floating point"}
-        raise _unsupported(shown, kinds.get(page.sample_format, f"photometric interpretation {page.photometric}"))
+        raise unsupported(shown, page)
     if page.n_channels > MAX_SAMPLES or page.depth != 1:
-        raise _unsupported(shown, f"{page.n_channels} channels", expected="gray or RGB, with or without alpha")
+        raise unsupported(shown, page)
     if page.tile[0] * page.tile[1] > max_pixels:
         raise _unsupported(shown, f"tiles of {page.tile[0]}x{page.tile[1]} px")
+
+
+def unsupported(shown: str, page: Page) -> ImageError:
+    """The error for a kind of pixels that is not read."""
+    kind = {1: "", 2: " signed integers", 3: " floating point"}.get(page.sample_format, f" format {page.sample_format}")
+    colours = "" if page.photometric in (0, 1, 2) else f", photometric interpretation {page.photometric}"
+    return _unsupported(shown, f"{page.n_channels} channels of {page.bits} bits{kind}{colours}")
 
 
 def _unsupported(shown: str, got: str, *, expected: str = "gray or RGB of 8 or 16 bits a channel") -> ImageError:
