@@ -194,7 +194,7 @@ def _tiff_page(file: BufferedReader, asked: _Asked) -> tiff.Page | None:
     file.seek(0)
     if file.read(4) not in tiff.MAGIC:
         return None
-    pages = tiff.read_pages(file)
+    pages = _pages(file)
     if asked.page is None and len(pages) > 1:
         raise ImageError(
             f"image {asked.shown} has several pages",
@@ -208,6 +208,16 @@ def _tiff_page(file: BufferedReader, asked: _Asked) -> tiff.Page | None:
     page = pages[number - 1]
     _check_size(page.width, page.height, asked)
     return page
+
+
+def _pages(file: BufferedReader) -> list[tiff.Page]:
+    """The pages of a TIFF: each thread keeps those of the last file, whose pages are mostly read one after the other."""
+    state = os.fstat(file.fileno())
+    key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+    if getattr(_last, "pages_key", None) != key:
+        _last.pages, _last.pages_key = tiff.read_pages(file), key
+    pages: list[tiff.Page] = _last.pages
+    return pages
 
 
 def _no_page(asked: _Asked, n_found: int) -> ImageError:
