@@ -20,8 +20,9 @@ import numpy as np
 from hemalens.bundle.bundle import MODEL, Bundle, open_bundle
 from hemalens.datasets import CellDataset, Record
 from hemalens.evaluation import metrics
+from hemalens.files import walk_files
 from hemalens.graphs.runtime import n_cores
-from hemalens.inference.predictor import Predictor, list_images
+from hemalens.inference.predictor import Predictor
 from hemalens.progress import set_quiet
 from hemalens.report.compose import environment
 from hemalens.runs.inputs import open_inputs
@@ -50,7 +51,7 @@ def drawn(folder: Path, n_images: int) -> tuple[Path, str, list[Path]]:
     from prediction import make_bundle, write_images
 
     write_images(folder / "jpegs", n_images)
-    return make_bundle(folder), f"synthetic:{folder / 'cells' / 'lab_a'}", list_images(folder / "jpegs")
+    return make_bundle(folder), f"synthetic:{folder / 'cells' / 'lab_a'}", walk_files(folder / "jpegs")
 
 
 def main() -> None:

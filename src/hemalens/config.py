@@ -11,6 +11,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hemalens.errors import ConfigError, near_matches, one_line
+from hemalens.files import open_regular
 
 
 class StrictConfig(BaseModel):
@@ -76,7 +77,7 @@ def _defaults_of_parts(model: type[BaseModel]) -> dict[str, Any]:
 def read_toml(file: Path) -> dict[str, Any]:
     """A TOML file as a dict; raises `ConfigError` when it cannot be read or parsed."""
     try:
-        with open(file, "rb") as handle:
+        with open_regular(file) as handle:
             return tomllib.load(handle)
     except OSError as error:
         raise ConfigError(

@@ -15,7 +15,7 @@ from hemalens import AdaptOptions, adapt
 from hemalens.bundle.bundle import MODEL
 from hemalens.datasets import open_dataset
 from hemalens.errors import ConfigError, InputError
-from hemalens.inference.predictor import list_images
+from hemalens.files import walk_files
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -24,7 +24,7 @@ BIAS = ["batch_norm=false", "size=false"]
 
 
 def _digests(folder: Path) -> set[str]:
-    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in list_images(folder)}
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in walk_files(folder)}
 
 
 def test_with_both_kinds_of_data_the_unlabelled_images_come_first(tmp_path: Path) -> None:

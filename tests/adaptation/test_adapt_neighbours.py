@@ -18,7 +18,8 @@ from hemalens.benchmark.saved_bundle import benchmark_bundle
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError, ConfigError, InputError
-from hemalens.inference.predictor import Predictor, list_images
+from hemalens.files import walk_files
+from hemalens.inference.predictor import Predictor
 from hemalens.runs.quantize import quantize
 from trained import Colour, colour_cells
 
@@ -63,7 +64,7 @@ def hemalens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 def _answered(bundle: Bundle, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings (n, d) and probabilities (n, k)."""
-    answers = list(Predictor(bundle, embeddings=True).predict(list_images(folder)))
+    answers = list(Predictor(bundle, embeddings=True).predict(walk_files(folder)))
     return np.array([a.embedding for a in answers], float), np.array([a.probabilities for a in answers], float)
 
 

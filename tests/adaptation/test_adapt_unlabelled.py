@@ -23,9 +23,10 @@ from hemalens.bundle.bundle import FILES, MODEL, SEEN, SEEN_UNLABELLED, Bundle
 from hemalens.bundle.stages import CellImageStage, ClassicalSegmenter
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError, DatasetError, InputError, OutputError
+from hemalens.files import walk_files
 from hemalens.graphs.batch_norm import OP_TYPE, has_batch_norm
 from hemalens.imaging.segmentation import CellImageConfig
-from hemalens.inference.predictor import Predictor, list_images
+from hemalens.inference.predictor import Predictor
 from hemalens.runs.evaluate import EvaluateOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 from networks import conv_bundle
@@ -81,7 +82,7 @@ def hemalens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 def _images(place: Path | str) -> list[Path]:
     """The images of a folder or of a dataset."""
-    return list_images(place) if isinstance(place, Path) else [record.path for record in open_dataset(place).records]
+    return walk_files(place) if isinstance(place, Path) else [record.path for record in open_dataset(place).records]
 
 
 def _digests(place: Path | str) -> set[str]:
@@ -194,7 +195,7 @@ def test_labels_are_not_read(colours: Bundle, away: Path, tmp_path: Path) -> Non
     """The same images in one heap, under wrong names, or in a published layout's folders give the same bundle."""
     heap = tmp_path / "new laboratory"
     heap.mkdir()
-    for i, path in enumerate(list_images(away)):
+    for i, path in enumerate(walk_files(away)):
         shutil.copy(path, heap / f"{i:03d}.png")
     made = [
         adapt(colours.path, out=tmp_path / f"out {i}", unlabelled=spec, options=AdaptOptions(settings=BIAS))
@@ -207,7 +208,7 @@ def test_labels_are_not_read(colours: Bundle, away: Path, tmp_path: Path) -> Non
 
 def test_copies_and_unreadable_images_are_counted_and_left_out(colours: Bundle, away: Path, tmp_path: Path) -> None:
     folder, said = shutil.copytree(away, tmp_path / "mixed"), list[str]()
-    whole = list_images(folder)[0]
+    whole = walk_files(folder)[0]
     shutil.copy(whole, folder / "copy.png")
     (folder / "empty.png").write_bytes(b"")
     (folder / "half.png").write_bytes(whole.read_bytes()[:-300])
@@ -230,7 +231,7 @@ def test_few_images_and_images_of_the_training_are_told_and_fewer_than_eight_ref
     said: list[str] = []
     adapt(colours.path, out=tmp_path / "nine", unlabelled=str(few), options=AdaptOptions(settings=BIAS), say=said.append)
     assert any("9 images are few" in line for line in said)
-    for path in list_images(few)[:2]:
+    for path in walk_files(few)[:2]:
         path.write_bytes(b"")
     with pytest.raises(InputError, match=r"'few' has too few images to adapt to; expected at least 8 different.*got 7"):
         adapt(colours.path, out=tmp_path / "seven", unlabelled=str(few), options=AdaptOptions(settings=BIAS))

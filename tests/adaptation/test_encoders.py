@@ -21,8 +21,9 @@ from hemalens.bundle.bundle import MODEL, Bundle
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import open_dataset
 from hemalens.errors import SplitError
+from hemalens.files import walk_files
 from hemalens.graphs import build as graphs
-from hemalens.inference.predictor import Predictor, list_images
+from hemalens.inference.predictor import Predictor
 from hemalens.report import JSON_NAME, read_report
 from trained import Colour, colour_cells
 
@@ -106,7 +107,7 @@ def test_the_word_imagenet_adapts_with_and_without_images_before(
     assert made.manifest.adaptation.beside == ("imagenet",)
     assert len(made.manifest.adaptation.base_model_sha256) == 2
     assert [entry.role for entry in made.manifest.data] == ["train", "support"]
-    images = list_images(away)
+    images = walk_files(away)
     right = [p.label == path.parent.name for p, path in zip(Predictor(made).predict(images), images, strict=True)]
     assert np.mean(right) > 0.8
     settings = ["batch_norm=false", "size=false"]

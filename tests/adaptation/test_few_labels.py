@@ -29,7 +29,8 @@ from hemalens.classifiers.calibration import fit_temperature
 from hemalens.datasets import open_dataset
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import ConfigError, ImageError, InputError, LabelError, OutputError, SplitError
-from hemalens.inference.predictor import Predictor, list_images
+from hemalens.files import walk_files
+from hemalens.inference.predictor import Predictor
 from hemalens.runs.evaluate import EvaluateOptions
 from trained import Colour, colour_cells
 
@@ -73,7 +74,7 @@ def _colour(path: Path) -> np.ndarray:
 
 
 def _cells(folder: Path) -> tuple[np.ndarray, list[str]]:
-    paths = list_images(folder)
+    paths = walk_files(folder)
     return np.stack([_colour(path) for path in paths]), [path.parent.name for path in paths]
 
 
@@ -84,11 +85,11 @@ def _cosines(learned: np.ndarray, labels: list[str], classes: list[str], queries
 
 
 def _digests(folder: Path) -> set[str]:
-    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in list_images(folder)}
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in walk_files(folder)}
 
 
 def _answers(bundle: Bundle, folder: Path) -> list[str | None]:
-    return [prediction.label for prediction in Predictor(bundle).predict(list_images(folder))]
+    return [prediction.label for prediction in Predictor(bundle).predict(walk_files(folder))]
 
 
 def _names(folder: Path) -> set[str]:
@@ -105,7 +106,7 @@ def test_the_adapted_bundle_answers_by_the_class_means_of_the_support(
     labels = list(adapted.manifest.labels)
     cosine = _cosines(*_cells(support), labels, _cells(fresh)[0])
     powers = np.exp(64 * cosine / adapted.manifest.temperature)
-    found = list(Predictor(adapted).predict(list_images(fresh)))
+    found = list(Predictor(adapted).predict(walk_files(fresh)))
     probabilities = np.stack([p.probabilities for p in found if p.probabilities is not None])
     np.testing.assert_allclose(probabilities, powers / powers.sum(axis=1, keepdims=True), atol=1e-3)
     assert [p.label for p in found] == [labels[i] for i in cosine.argmax(axis=1)]
@@ -116,7 +117,7 @@ def test_the_order_of_the_labels_is_the_bundle_s_and_the_embedding_stays(
     base: Bundle, adapted: Bundle, support: Path
 ) -> None:
     assert adapted.manifest.labels == base.manifest.labels == ("neutrophil", "lymphocyte", "monocyte")
-    image = list_images(support)[0]
+    image = walk_files(support)[0]
     before, after = (next(Predictor(b, embeddings=True).predict([image])).embedding for b in (base, adapted))
     np.testing.assert_array_equal(before, after)
     for key in ("method", "config", "label_map", "preprocessing", "embedding_size", "frozen_backbone"):
@@ -208,7 +209,7 @@ def test_images_of_one_patient_do_not_vouch_for_each_other(base: Bundle, tmp_pat
     with open(tmp_path / "cells.csv", "w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["path", "label", "group"])
-        for i, path in enumerate(list_images(folder)):
+        for i, path in enumerate(walk_files(folder)):
             patient = "one" if path.parent.name == "monocyte" else f"{path.parent.name} {i % 2}"
             table.writerow([path.relative_to(tmp_path), path.parent.name, patient])
     manifest = adapt(base.path, out=tmp_path / "out", support=f"csv:{tmp_path / 'cells.csv'}").manifest
@@ -234,7 +235,7 @@ def test_every_way_to_classify_gives_a_bundle_that_serves_it(
     bundle = adapt(base.path, out=tmp_path / "out", support=f"folder:{support}", options=AdaptOptions(few_shot=settings))
     fresh = colour_cells(tmp_path / "fresh", AWAY, 5, seed=7)
     answers = _answers(bundle, fresh)
-    assert np.mean([a == path.parent.name for a, path in zip(answers, list_images(fresh), strict=True)]) > 0.9
+    assert np.mean([a == path.parent.name for a, path in zip(answers, walk_files(fresh), strict=True)]) > 0.9
     assert bundle.manifest.adaptation is not None
     for setting in settings:
         key, _, value = setting.partition("=")
@@ -354,7 +355,7 @@ def test_where_nothing_is_asked_what_the_bundle_knew_stays(base: Bundle, support
     assert any("no labelled cell of lymphocyte; the prediction of it stays" in text for text in said)
     assert manifest.parity < 1e-3
     assert (
-        np.mean([a == path.parent.name for a, path in zip(_answers(bundle, support), list_images(support), strict=True)])
+        np.mean([a == path.parent.name for a, path in zip(_answers(bundle, support), walk_files(support), strict=True)])
         > 0.6
     )
     more = run(base.path, out=tmp_path / "more", support=f"folder:{odd}", options=AdaptOptions(allow_new=True))
@@ -376,7 +377,7 @@ def test_beside_others_the_first_bundle_s_head_stays(base: Bundle, enlarged: Bun
     assert manifest.adaptation.beside == (enlarged.manifest.method,)
     assert manifest.embedding_size == 6
     assert manifest.parity < 1e-3
-    home = list_images(colour_cells(tmp_path / "home", HOME, 4, seed=31))
+    home = walk_files(colour_cells(tmp_path / "home", HOME, 4, seed=31))
     lymphocytes = [path for path in home if path.parent.name == "lymphocyte"]
     (first, *_) = Predictor(bundle, embeddings=True).predict(lymphocytes)
     np.testing.assert_allclose(first.embedding, [*(c := _colour(lymphocytes[0])), *(c / np.linalg.norm(c))], atol=1e-5)
@@ -389,7 +390,7 @@ def test_beside_others_the_first_bundle_s_head_stays(base: Bundle, enlarged: Bun
             options=AdaptOptions(beside=[base.path], few_shot=[f"rule={rule}"]),
         )
         assert again.manifest.embedding_size == 9
-        assert _answers(again, support) == [path.parent.name for path in list_images(support)]
+        assert _answers(again, support) == [path.parent.name for path in walk_files(support)]
 
 
 # ----------------------------------------------------------------------------------------------- evaluated, and again
@@ -433,8 +434,8 @@ def test_an_adapted_bundle_is_adapted_again(enlarged: Bundle, base: Bundle, odd:
     assert again.seen == base.seen | _digests(odd) | _digests(folder)
     assert any("no labelled cell of monocyte" in text for text in said)
     answers = _answers(again, folder)
-    assert np.mean([a == path.parent.name for a, path in zip(answers, list_images(folder), strict=True)]) >= 0.5
-    image = list_images(folder)[0]
+    assert np.mean([a == path.parent.name for a, path in zip(answers, walk_files(folder), strict=True)]) >= 0.5
+    image = walk_files(folder)[0]
     before, after = (next(Predictor(b, embeddings=True).predict([image])).embedding for b in (base, again))
     np.testing.assert_array_equal(before, after)
 
@@ -445,8 +446,7 @@ def test_a_bundle_that_keeps_its_head_is_adapted_again_and_again(base: Bundle, s
         made = run(made.path, out=tmp_path / f"{i}", support=f"folder:{support}")
     assert made.manifest.labels == base.manifest.labels
     assert (
-        np.mean([a == path.parent.name for a, path in zip(_answers(made, support), list_images(support), strict=True)])
-        > 0.9
+        np.mean([a == path.parent.name for a, path in zip(_answers(made, support), walk_files(support), strict=True)]) > 0.9
     )
 
 
@@ -460,7 +460,7 @@ def test_two_embedders_side_by_side_are_as_one(
     alone = adapt(
         base.path, out=tmp_path / "alone", support=f"folder:{support}", options=AdaptOptions(few_shot=["normalise=true"])
     )
-    fresh = list_images(colour_cells(tmp_path / "fresh", AWAY, 4, seed=13))
+    fresh = walk_files(colour_cells(tmp_path / "fresh", AWAY, 4, seed=13))
     found, expected = (list(Predictor(b, embeddings=True).predict(fresh)) for b in (both, alone))
     for one, other, path in zip(found, expected, fresh, strict=True):
         np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-3)
@@ -563,7 +563,7 @@ def test_an_output_that_exists_is_refused_and_only_a_bundle_is_replaced(
     adapt(out, out=out, overwrite=True, support=spec)
     assert len(open_bundle(out).manifest.data) == 3
     mine = shutil.copytree(support, tmp_path / "mine")
-    for place in (mine, mine / "monocyte", list_images(mine)[0]):
+    for place in (mine, mine / "monocyte", walk_files(mine)[0]):
         with pytest.raises(OutputError, match=r"holds something else than a bundle. Choose another folder"):
             adapt(base.path, out=place, overwrite=True, support=spec)
     assert _digests(mine) == _digests(support)

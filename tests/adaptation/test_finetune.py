@@ -26,9 +26,10 @@ from hemalens.bundle.bundle import MODEL, Bundle, open_bundle
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import BundleError, ConfigError, LabelError, SplitError
+from hemalens.files import walk_files
 from hemalens.graphs import build as graphs
 from hemalens.graphs.runtime import run_rows
-from hemalens.inference.predictor import Predictor, list_images
+from hemalens.inference.predictor import Predictor
 from hemalens.methods.few_shot_finetune import FewShotFinetuneConfig, FineTuner
 from hemalens.report import read_report
 from hemalens.report.k_shot import targets
@@ -74,7 +75,7 @@ def alone(base: Bundle, support: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def _probabilities(bundle: Bundle, folder: Path) -> Any:
-    return np.array([answer.probabilities for answer in Predictor(bundle).predict(list_images(folder))])
+    return np.array([answer.probabilities for answer in Predictor(bundle).predict(walk_files(folder))])
 
 
 def test_the_manifest_says_how_it_came_to_be(base: Bundle, finetuned: Bundle) -> None:
@@ -143,7 +144,7 @@ def test_the_answer_is_the_mean_of_the_network_s_and_the_classifier_s(
     assert manifest.embedding_size == 2 * base.manifest.embedding_size
     assert manifest.fine == base.manifest.fine
     head = graphs.cut(finetuned.graph, ["embedding"], ["probabilities"]).SerializeToString()
-    found = list(Predictor(finetuned, embeddings=True).predict(list_images(support)))
+    found = list(Predictor(finetuned, embeddings=True).predict(walk_files(support)))
     rows = {"embedding": np.stack([np.asarray(answer.embedding, np.float32) for answer in found])}
     told = run_rows(head, rows, ["probabilities"])["probabilities"]
     np.testing.assert_allclose(told, _probabilities(finetuned, support), atol=1e-5)

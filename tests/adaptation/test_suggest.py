@@ -8,7 +8,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 import trained
@@ -18,7 +20,7 @@ from hemalens.adaptation.suggest import SuggestOptions, suggest
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import open_dataset
 from hemalens.errors import ConfigError, DatasetError, InputError, OutputError
-from hemalens.inference.predictor import list_images
+from hemalens.files import walk_files
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -36,7 +38,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def cells(tmp_path: Path) -> Path:
     """Twelve images of a new laboratory, one of them twice, and one that cannot be read."""
     folder = colour_cells(tmp_path / "away", HOME, 4, seed=1, noise=30)
-    shutil.copy(list_images(folder)[0], folder / "copy.png")
+    shutil.copy(walk_files(folder)[0], folder / "copy.png")
     (folder / "broken.png").write_bytes(b"no image")
     return folder
 
@@ -157,8 +159,22 @@ def test_the_folder_that_the_refusal_names_is_taken(base: Bundle, cells: Path, t
 
 def test_a_name_that_begins_a_formula_is_written_as_text_and_read_back(base: Bundle, tmp_path: Path) -> None:
     place = colour_cells(tmp_path / "away", HOME, 1, seed=1)
-    for i, image in enumerate(list_images(place)):
+    for i, image in enumerate(walk_files(place)):
         shutil.move(image, place / f"={i}.png")
     suggest(base.path, str(place), out=place / "a.csv", options=SuggestOptions(n=9))
     assert {row["path"] for row in _rows(place / "a.csv")} == {f"'={i}.png" for i in range(3)}
     assert {r.path.name for r in open_dataset(f"csv:{place / 'a.csv'}").records} == {f"={i}.png" for i in range(3)}
+
+
+def test_a_page_of_a_tiff_is_listed_by_its_name_and_read_back(base: Bundle, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    pages = np.stack([np.clip(np.array(c) + rng.normal(0, 20, (32, 32, 3)), 0, 255) for c in HOME.values()])
+    (tmp_path / "away").mkdir()
+    tifffile.imwrite(tmp_path / "away" / "smear.tif", pages.astype(np.uint8), photometric="rgb")
+    out = tmp_path / "to_label.csv"
+    suggest(base.path, str(tmp_path / "away"), out=out, options=SuggestOptions(n=3))
+    rows = _rows(out)
+    assert sorted(row["path"] for row in rows) == [f"away/smear.tif#{page}" for page in (1, 2, 3)]
+    out.write_text("path,label\n" + "".join(f"{row['path']},{row['guess']}\n" for row in rows))
+    found = {record.page: record.label for record in open_dataset(f"csv:{out}", labels="as_labelled").records}
+    assert found == {1: "neutrophil", 2: "lymphocyte", 3: "monocyte"}

@@ -29,11 +29,11 @@ from hemalens.bundle.bundle import (
     write_bundle,
 )
 from hemalens.datasets import Record, open_dataset
+from hemalens.files import walk_files
 from hemalens.graphs import build as graphs
 from hemalens.graphs.batch_norm import OP_TYPE
 from hemalens.graphs.runtime import session_of
 from hemalens.imaging.reading import Preprocessing
-from hemalens.inference.predictor import list_images
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -118,7 +118,7 @@ def hemalens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 def _given(bundle: Bundle, folder: Path, *names: str) -> list[np.ndarray]:
     """What the graph gives for every image below a folder, in order, and at the end the classes of the images."""
     session = session_of(bundle.graph_bytes)
-    records = [Record(path, "", domain="") for path in list_images(folder)]
+    records = [Record(path, "", domain="") for path in walk_files(folder)]
     rows = [session.run(list(names), {"image": record.read()[None]}) for record in records]
     truth = np.array([CODES.index(record.path.parent.name) for record in records])
     return [*(np.concatenate([row[i] for row in rows]).astype(np.float64) for i in range(len(names))), truth]

@@ -221,3 +221,21 @@ def test_real_acevedo_subset_has_one_conflict_and_six_copy_pairs(real_data: Path
     ]
     assert [len(members) for members in found.copies] == [2] * 6
     assert not found.unreadable
+
+
+def test_black_white_and_flat_images_are_named(root: Path) -> None:
+    for name, level in (("black", 9), ("white", 251), ("flat", 128)):
+        Image.fromarray(np.full((40, 40, 3), level, np.uint8)).save(root / "monocyte" / f"{name}.png")
+    found = audit(open_dataset(f"folder:{root}"))
+    names = {kind: [Path(name).name for name in paths] for kind, paths in found.exposures.items()}
+    assert names == {"black": ["black.png"], "flat": ["flat.png"], "white": ["white.png"]}
+
+
+def test_a_warning_of_the_decoder_is_a_note_on_the_image(root: Path) -> None:
+    block = b"Exif\0\0II*\0" + (8).to_bytes(4, "little") + b"\x02\0" + b"\x0e\x01\x02\0\x90\x01\0\0\xa0\x0f\0\0" + b"\x01"
+    image, _ = drawn_cell("monocyte", 7, seed=5, width=64, height=64)
+    Image.fromarray(image).save(root / "monocyte" / "odd.jpg", exif=block)
+    found = audit(open_dataset(f"folder:{root}"))
+    assert [Path(name).name for name in found.warned] == ["odd.jpg"]
+    assert all(found.warned.values())
+    assert found.unreadable == {}

@@ -29,10 +29,10 @@ from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.base import Record
 from hemalens.datasets.splits import k_fold, seeded
 from hemalens.errors import BundleError, ConfigError, InputError, OutputError
+from hemalens.files import walk_files
 from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
 from hemalens.imaging.nucleus import find_nucleus
 from hemalens.imaging.segmentation import CellImageConfig
-from hemalens.inference.predictor import list_images
 from hemalens.methods import METHODS, find_method
 from hemalens.report import read_report
 from hemalens.runs.train import TrainOptions
@@ -183,7 +183,7 @@ def test_prediction_cuts_the_cells_out_again(runs: Runs, home: Path, away: Path,
     stage = _by_hand()
     for source in (home / "monocyte", away):
         found, said = _predicted(bundle.path, source, tmp_path / f"{source.name}.csv")
-        paths = list_images(source)
+        paths = walk_files(source)
         np.testing.assert_allclose(said, _answers(bundle, paths, stage), atol=2e-6)
         assert found.cell_images == dict(
             Counter(stage.make(np.asarray(Image.open(p).convert("RGB"))).outcome for p in paths)
@@ -226,7 +226,7 @@ def test_an_adapted_bundle_cuts_the_cells_out_as_its_base_does(
         base.path, out=tmp_path / "adapted", support=f"folder:{away}", options=AdaptOptions(few_shot=["rule=prototype"])
     )
     assert adapted.manifest.before_graph == base.manifest.before_graph
-    stage, paths = _by_hand(), list_images(home / "lymphocyte")
+    stage, paths = _by_hand(), walk_files(home / "lymphocyte")
     _, said = _predicted(adapted.path, home / "lymphocyte", tmp_path / "answers.csv")
     np.testing.assert_allclose(said, _answers(adapted, paths, stage), atol=2e-6)
     support = open_dataset(f"folder:{away}")
@@ -244,7 +244,7 @@ def test_an_adapted_bundle_cuts_the_cells_out_as_its_base_does(
 def test_the_card_and_the_terminal_count_how_the_cells_came_out(runs: Runs, home: Path) -> None:
     out = runs("linear_probe")
     stage = _by_hand()
-    counts = Counter(stage.make(np.asarray(Image.open(path).convert("RGB"))).outcome for path in list_images(home))
+    counts = Counter(stage.make(np.asarray(Image.open(path).convert("RGB"))).outcome for path in walk_files(home))
     assert counts["empty mask"] >= 1
     assert counts["touches border"] >= 1
     (card,) = read_report(out / "report.json").data
@@ -427,21 +427,21 @@ def test_a_bundle_trained_on_centred_crops_crops_wherever_it_is_used(
     assert bundle.manifest.before_graph == (CentredCropEntry(config=CentredCropConfig()),)
     outcomes = Counter(
         centred_crop(image, find_nucleus(image)).outcome
-        for image in (np.asarray(Image.open(path).convert("RGB")) for path in list_images(home))
+        for image in (np.asarray(Image.open(path).convert("RGB")) for path in walk_files(home))
     )
     assert outcomes["empty mask"] >= 1
     (note,) = (text for text in said if text.startswith("home: cells cut out (centred): 32"))
     assert f"{outcomes['touches border']} touch the image's border" in note
     assert f"no cell found in {outcomes['empty mask']} image(s)" in note
     found, answers = _predicted(bundle.path, home, tmp_path / "answers.csv")
-    np.testing.assert_allclose(answers, _answers(bundle, list_images(home), _centred), atol=2e-6)
+    np.testing.assert_allclose(answers, _answers(bundle, walk_files(home), _centred), atol=2e-6)
     assert found.cell_images == dict(outcomes)
     (evaluation,) = evaluate(bundle.path, f"folder:{away}", out=tmp_path / "report").evaluations
     assert evaluation.confusion == _confusion(bundle, open_dataset(f"folder:{away}"), _centred)
     adapted = adapt(bundle.path, out=tmp_path / "adapted", support=f"folder:{away}")
     assert adapted.manifest.before_graph == bundle.manifest.before_graph
     _, answers = _predicted(adapted.path, away, tmp_path / "adapted.csv")
-    np.testing.assert_allclose(answers, _answers(adapted, list_images(away), _centred), atol=2e-6)
+    np.testing.assert_allclose(answers, _answers(adapted, walk_files(away), _centred), atol=2e-6)
 
 
 def test_a_benchmark_crops_too_and_an_adapted_bundle_stands_beside_no_other(
@@ -486,8 +486,8 @@ def test_a_trained_segmenter_goes_along_in_the_bundle(
     assert "segmenter.onnx" in bundle.manifest.files
     assert bundle.stages[0].digest == stage.digest, "what is kept of its cell images is found again"
     _, said = _predicted(bundle.path, home / "monocyte", tmp_path / "answers.csv")
-    np.testing.assert_allclose(said, _answers(bundle, list_images(home / "monocyte"), stage), atol=2e-6)
+    np.testing.assert_allclose(said, _answers(bundle, walk_files(home / "monocyte"), stage), atol=2e-6)
     adapted = adapt(bundle.path, out=tmp_path / "adapted", support=f"folder:{away}")
     shutil.rmtree(tmp_path / "run")
     _, said = _predicted(adapted.path, home / "monocyte", tmp_path / "adapted.csv")
-    np.testing.assert_allclose(said, _answers(adapted, list_images(home / "monocyte"), stage), atol=2e-6)
+    np.testing.assert_allclose(said, _answers(adapted, walk_files(home / "monocyte"), stage), atol=2e-6)

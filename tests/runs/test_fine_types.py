@@ -19,10 +19,11 @@ from hemalens.bundle.bundle import FINE, MODEL, Bundle, open_bundle, write_bundl
 from hemalens.bundle.export import check_parity
 from hemalens.datasets import CellDataset
 from hemalens.errors import BundleError, ParityError
+from hemalens.files import walk_files
 from hemalens.graphs import build as graphs
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.inference.predict import predict
-from hemalens.inference.predictor import Predictor, list_images
+from hemalens.inference.predictor import Predictor
 from hemalens.methods.robust import METHOD
 from hemalens.runs.quantize import QuantizeOptions, quantize
 
@@ -65,7 +66,7 @@ def _outputs(bundle: Bundle) -> list[str]:
 
 
 def _answers(bundle: Bundle, folder: Path) -> dict[str, np.ndarray]:
-    records = [p.record for p in Predictor(bundle).predict(list_images(folder / "images"))]
+    records = [p.record for p in Predictor(bundle).predict(walk_files(folder / "images"))]
     found = [answer for _, answer in GraphRunner(bundle.graph_bytes, ["probabilities", FINE]).map(records)]
     return {name: np.stack([answer[name] for answer in found]) for name in ("probabilities", FINE)}
 
@@ -73,7 +74,7 @@ def _answers(bundle: Bundle, folder: Path) -> dict[str, np.ndarray]:
 def test_the_finest_type_is_one_of_the_answered_class(bundle: Bundle, abroad: Path) -> None:
     manifest = bundle.manifest
     answers = _answers(bundle, abroad)
-    for i, found in enumerate(Predictor(bundle).predict(list_images(abroad / "images"))):
+    for i, found in enumerate(Predictor(bundle).predict(walk_files(abroad / "images"))):
         p, fine = answers["probabilities"][i], answers[FINE][i]
         of_answer = [j for j, entry in enumerate(manifest.fine) if entry.of == found.label]
         finest = max(of_answer, key=lambda j: fine[j])
@@ -137,7 +138,7 @@ def test_adapting_by_labels_drops_them(bundle: Bundle, abroad: Path, tmp_path: P
     made = adapt(bundle.path, out=tmp_path / "adapted", support=f"synthetic:{abroad}")
     assert made.manifest.fine == ()
     assert FINE not in _outputs(made)
-    assert next(Predictor(made).predict(list_images(abroad / "images")[:1])).fine_label is None
+    assert next(Predictor(made).predict(walk_files(abroad / "images")[:1])).fine_label is None
 
 
 def test_8_bits_keep_them_and_say_how_far_they_moved(bundle: Bundle, abroad: Path, tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_8_bits_keep_them_and_say_how_far_they_moved(bundle: Bundle, abroad: Pat
 
 
 def test_parity_looks_at_the_finer_types_too(bundle: Bundle, abroad: Path) -> None:
-    records = [p.record for p in Predictor(bundle).predict(list_images(abroad / "images")[:4])]
+    records = [p.record for p in Predictor(bundle).predict(walk_files(abroad / "images")[:4])]
     runner = GraphRunner(bundle.graph_bytes, ["probabilities", FINE])
 
     def own(name: str, off: float = 0.0):  # type: ignore[no-untyped-def]

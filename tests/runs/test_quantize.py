@@ -23,8 +23,9 @@ from hemalens.bundle.bundle import MODEL, SEEN, SEEN_UNLABELLED, Bundle
 from hemalens.bundle.stages import SEGMENTER, CellImageStage, ClassicalSegmenter, GraphSegmenter
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import BundleError, DatasetError, ImageError, InputError, OutputError, SplitError
+from hemalens.files import walk_files
 from hemalens.imaging.segmentation import CellImageConfig
-from hemalens.inference.predictor import Predictor, list_images
+from hemalens.inference.predictor import Predictor
 from hemalens.runs.quantize import QuantizeOptions, drawn_evenly, quantize
 from networks import conv_bundle
 from trained import Colour, colour_cells
@@ -62,11 +63,11 @@ def hemalens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 def _digests(folder: Path) -> set[str]:
-    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in list_images(folder)}
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in walk_files(folder)}
 
 
 def _probabilities(bundle: Bundle, folder: Path) -> np.ndarray:
-    found = list(Predictor(bundle).predict(list_images(folder)))
+    found = list(Predictor(bundle).predict(walk_files(folder)))
     return np.stack([p.probabilities for p in found if p.probabilities is not None])
 
 
@@ -179,7 +180,7 @@ def test_what_cannot_be_shared_evenly_goes_by_lot(calibration: Path, n: int, cou
 def test_one_image_is_enough_and_labels_do_not_matter(base: Bundle, calibration: Path, fresh: Path, tmp_path: Path) -> None:
     folder = tmp_path / "unsorted" / "whatever"
     folder.mkdir(parents=True)
-    for image in list_images(calibration):
+    for image in walk_files(calibration):
         shutil.copy(image, folder / image.name)
     said: list[str] = []
     made = quantize(
@@ -226,8 +227,8 @@ def test_an_adapted_bundle_and_two_side_by_side_are_quantised(base: Bundle, cali
 def test_an_int8_bundle_is_adapted(small: Bundle, calibration: Path, fresh: Path, tmp_path: Path) -> None:
     made = adapt(small.path, out=tmp_path / "adapted", support=f"folder:{calibration}")
     assert made.seen_unlabelled == small.seen_unlabelled
-    labels = [p.label for p in Predictor(made).predict(list_images(fresh))]
-    assert labels == [path.parent.name for path in list_images(fresh)]
+    labels = [p.label for p in Predictor(made).predict(walk_files(fresh))]
+    assert labels == [path.parent.name for path in walk_files(fresh)]
 
 
 @pytest.mark.parametrize("segmenter", ["classical", "trained"])

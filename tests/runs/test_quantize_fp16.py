@@ -17,8 +17,9 @@ from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.artifact import WEIGHTS
 from hemalens.bundle.bundle import FINE, MODEL, SEEN_UNLABELLED, Bundle, open_bundle
 from hemalens.errors import BundleError, ConfigError
+from hemalens.files import walk_files
 from hemalens.graphs.batch_norm import OP_TYPE
-from hemalens.inference.predictor import Predictor, list_images
+from hemalens.inference.predictor import Predictor
 from hemalens.runs.evaluate import EvaluateOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
 
@@ -40,7 +41,7 @@ def half(base: Bundle, abroad: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def _probabilities(bundle: Bundle, folder: Path) -> np.ndarray:
-    found = list(Predictor(bundle).predict(list_images(folder / "images")))
+    found = list(Predictor(bundle).predict(walk_files(folder / "images")))
     return np.stack([p.probabilities for p in found if p.probabilities is not None])
 
 

@@ -21,6 +21,7 @@ from hemalens.benchmark.protocols.unlabelled import UnlabelledProtocol
 from hemalens.config import StrictConfig
 from hemalens.datasets.open import spec_path
 from hemalens.errors import ConfigError, InputError, near_matches, one_line, require_extra
+from hemalens.files import open_regular
 from hemalens.methods import METHODS, Method, find_method
 
 EFFICIENCY = "efficiency"
@@ -187,7 +188,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        with open_regular(file) as handle:
+            values = yaml.safe_load(handle.read().decode("utf-8"))
     except OSError as error:
         raise ConfigError(
             f"cannot read {one_line(file)}", got=error.strerror or str(error), remedy="Check the path and its permissions."

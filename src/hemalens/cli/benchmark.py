@@ -24,6 +24,7 @@ from hemalens.cli.options import (
     DropSeen,
     DropUnreadable,
     FewShot,
+    FollowLinks,
     Json,
     Labels,
     MinPerClass,
@@ -181,6 +182,7 @@ def benchmark(
     settings: Set = None,
     seed: Seed = 0,
     drop_unreadable: DropUnreadable = False,
+    follow_links: FollowLinks = False,
     workers: Workers = 1,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -195,9 +197,8 @@ def benchmark(
     hemalens benchmark --methods linear_probe,finetune --source acevedo20:DATA --target folder:other_lab --out runs/compare
     hemalens benchmark --bundle runs/robust/bundle --protocol k-shot --target folder:other_lab --out runs/k_shot
     """
-    talk, given, named = Talk(quiet, as_json), given_options(context), list(protocol or ())
-    trains = methods is not None or config is not None
-    if named == ["efficiency"] and not trains:
+    talk, given, trains = Talk(quiet, as_json), given_options(context), methods is not None or config is not None
+    if (named := list(protocol or ())) == ["efficiency"] and not trains:
         _measure_networks(talk, given, out, overwrite=overwrite)
     elif bundle and named and set(named) <= set(BUNDLE_PROTOCOLS) and not trains:
         _test_bundle(talk, given, named, out, overwrite=overwrite)

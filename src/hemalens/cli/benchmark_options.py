@@ -129,7 +129,18 @@ BUNDLE_OPTIONS: tuple[str, ...] = (
         for o in CONFIG_OPTIONS
         if set(protocols_using(o)) & set(BUNDLE_PROTOCOLS) and o not in ("--support", "--target-labels")
     ),
-    *("--bundle", "--protocol", "--target", "--min-per-class", "--seed", "--out", "--overwrite", "--quiet", "--json"),
+    *(
+        "--bundle",
+        "--protocol",
+        "--target",
+        "--min-per-class",
+        "--follow-links",
+        "--seed",
+        "--out",
+        "--overwrite",
+        "--quiet",
+        "--json",
+    ),
 )
 """Options of a benchmark of a saved bundle."""
 

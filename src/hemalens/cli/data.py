@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hemalens.cli.options import Json, Labels, Out, Overwrite, Quiet, Seed, Strict, Talk
+from hemalens.cli.options import FollowLinks, Json, Labels, Out, Overwrite, Quiet, Seed, Strict, Talk
 
 if TYPE_CHECKING:
     from hemalens.datasets.audit import Audit
@@ -61,8 +61,10 @@ def list_types(as_json: Json = False) -> None:
 @app.command("audit")
 def audit(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="A dataset, as in folder:my_cells.")],
+    *,
     labels: Labels = "five_class",
     strict: Strict = False,
+    follow_links: FollowLinks = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -200,6 +202,9 @@ def audit_lines(found: Audit) -> list[str]:
         mean, std = ("/".join(f"{v:g}" for v in stats[key]) for key in ("mean_lab", "std_lab"))
         lines.append(f"colour of {domain}: L*a*b* mean {mean}, std {std}")
     lines += _section("unreadable", [[reason] for reason in found.unreadable.values()])
+    for kind, names in found.exposures.items():
+        lines += _section("flat" if kind == "flat" else f"nearly {kind}", [[name] for name in names])
+    lines += _section("read with a warning", [[name, what] for name, what in found.warned.items()])
     lines += _section("the same image under two labels", found.conflicts)
     lines += _section("byte-identical copies", found.copies)
     near = [[a, f"{b} (differ by {d:g} gray levels)"] for a, b, d in found.near_duplicates]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hemalens.errors import InputError, one_line
+from hemalens.files import following_links
 from hemalens.progress import set_quiet
 
 ADVANCED = "Advanced options"
@@ -69,6 +70,23 @@ DropSeen = Annotated[
     typer.Option("--drop-seen", help="Leave out images that the bundle was trained on.", rich_help_panel=ADVANCED),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at a label that is no cell type.", rich_help_panel=ADVANCED)]
+
+
+def _follow(context: typer.Context, follow: bool) -> bool:
+    """Follow links for as long as the command runs."""
+    context.with_resource(following_links(follow))
+    return follow
+
+
+FollowLinks = Annotated[
+    bool,
+    typer.Option(
+        "--follow-links",
+        callback=_follow,
+        help="Read what links lead to outside the data folder.",
+        rich_help_panel=ADVANCED,
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Random seed.", rich_help_panel=ADVANCED)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.", rich_help_panel=ADVANCED)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.", rich_help_panel=ADVANCED)]

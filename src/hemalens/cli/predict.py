@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hemalens.cli.options import BundleOrImages, Json, Out, Overwrite, Quiet, Talk, bundle_and_images, bundle_or_default
+from hemalens.cli.options import (
+    BundleOrImages,
+    FollowLinks,
+    Json,
+    Out,
+    Overwrite,
+    Quiet,
+    Talk,
+    bundle_and_images,
+    bundle_or_default,
+)
 from hemalens.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +40,7 @@ def predict(
         str, typer.Option(metavar="SHARE", help='Nominal coverage of the prediction sets; "" leaves the sets out.')
     ] = "0.9",
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embedding (Parquet only).")] = False,
+    follow_links: FollowLinks = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -57,6 +68,8 @@ def predict(
         overwrite=overwrite,
     )
     counts = ", ".join(f"{label} {n}" for label, n in found.by_label.items())
+    for note in found.notes:
+        talk.say(f"note: {note}")
     lines = [f"{found.n_rows} rows in {out}: {counts or 'no prediction'}"]
     if abstain_below:
         lines.append(f"below {abstain_below:g}: {found.n_abstained}")

@@ -12,6 +12,7 @@ from hemalens.cli.options import (
     Auxiliary,
     CellImage,
     DropUnreadable,
+    FollowLinks,
     Json,
     Labels,
     MinPerClass,
@@ -101,6 +102,7 @@ def train(
     validation_fraction: ValidationFraction = 0.15,
     auxiliary: Auxiliary = None,
     min_per_class: MinPerClass = 1,
+    follow_links: FollowLinks = False,
     drop_unreadable: DropUnreadable = False,
     strict: Strict = False,
     seed: Seed = 0,
@@ -115,8 +117,12 @@ def train(
     hemalens train linear_probe --train folder:my_cells --out runs/probe
     hemalens train robust --train acevedo20:DIR --cell-image centred --out runs/robust
     """
+    from functools import partial
+
     from hemalens.methods import SEGMENTERS
+    from hemalens.runs.segment import train_segmenter
     from hemalens.runs.train import TrainOptions
+    from hemalens.runs.train import train as train_method
 
     talk = Talk(quiet, as_json)
     options = TrainOptions(
@@ -132,17 +138,10 @@ def train(
         strict=strict,
     )
     chosen = [*(settings or []), *([f"weights={weights}"] if weights else [])]
-    made = "segmenter" if method in SEGMENTERS else "bundle"
-    if method in SEGMENTERS:
-        from hemalens.runs.segment import train_segmenter
-
-        report = train_segmenter(
-            data, out=out, settings=chosen, options=options, seed=seed, overwrite=overwrite, say=talk.say
-        )
-    else:
-        from hemalens.runs.train import train as run
-
-        report = run(method, data, out=out, settings=chosen, options=options, seed=seed, overwrite=overwrite, say=talk.say)
+    segments = method in SEGMENTERS
+    run = train_segmenter if segments else partial(train_method, method)
+    report = run(data, out=out, settings=chosen, options=options, seed=seed, overwrite=overwrite, say=talk.say)
     show_report(talk, report, out)
     if not as_json:
+        made = "segmenter" if segments else "bundle"
         print(f"{made}: {out / made}")

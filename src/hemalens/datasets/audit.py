@@ -14,6 +14,7 @@ from PIL import Image
 
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import ImageError
+from hemalens.imaging.reading import Exposure, exposure
 
 HASH_SIDE = 8
 MAX_HASH_DISTANCE = 6
@@ -47,6 +48,10 @@ class Audit:
     n_with_mask: int
     domains: dict[str, dict[str, list[float]]]
     """Mean and standard deviation of L*, a*, b* over the images of each domain."""
+    exposures: dict[str, list[str]]
+    """Images that are nearly "black", nearly "white" or "flat", which a camera or an export went wrong on."""
+    warned: dict[str, str]
+    """What the decoder warned of, by image; the image is read."""
     leaks: dict[str, int]
     """Test images of a plain 5-fold split that have a copy, near-duplicate or group member in training."""
     notes: list[str]
@@ -58,6 +63,8 @@ class _Look:
     perceptual: NDArray[np.bool_]
     thumbnail: NDArray[np.float32]
     lab: NDArray[np.float64]
+    exposure: Exposure | None
+    warnings: tuple[str, ...]
 
 
 def audit(dataset: CellDataset, *, n_threads: int = 2, progress: Callable[[int], None] = lambda n: None) -> Audit:
@@ -95,21 +102,24 @@ def audit(dataset: CellDataset, *, n_threads: int = 2, progress: Callable[[int],
         n_without_group=sum(record.group is None for record in dataset.records),
         n_with_mask=sum(record.mask_path is not None for record in dataset.records),
         domains=_colours(dataset, looks),
+        exposures=_exposures(dataset, looks),
+        warned={_name(dataset.records[i]): "; ".join(looks[i].warnings) for i in readable if looks[i].warnings},
         leaks=_leaks(dataset, readable, identical, near),
         notes=list(dataset.notes),
     )
 
 
 def _name(record: Record) -> str:
-    return f"{record.path}" if record.box is None else f"{record.path} {record.box}"
+    return record.name if record.box is None else f"{record.name} {record.box}"
 
 
 def _look(record: Record) -> _Look | str:
     import imagehash
     from skimage.color import rgb2lab
 
+    warnings: list[str] = []
     try:
-        image = record.read()
+        image = record.read(warnings)
     except ImageError as error:
         return str(error)
     pillow = Image.fromarray(image)
@@ -121,7 +131,18 @@ def _look(record: Record) -> _Look | str:
         perceptual=np.asarray(imagehash.phash(pillow, hash_size=HASH_SIDE).hash).ravel(),
         thumbnail=np.asarray(thumbnail.convert("L"), np.float32).ravel(),
         lab=np.stack([lab.mean(axis=0), lab.std(axis=0)]),
+        exposure=exposure(image),
+        warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _exposures(dataset: CellDataset, looks: dict[int, _Look]) -> dict[str, list[str]]:
+    """Names of the images of each unusual exposure."""
+    found: dict[str, list[str]] = {}
+    for i, look in sorted(looks.items()):
+        if look.exposure is not None:
+            found.setdefault(look.exposure, []).append(_name(dataset.records[i]))
+    return found
 
 
 def _near_duplicates(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hemalens.datasets.base import NO_LABEL, NO_TYPE, CellDataset, Reader, Record, Source
+from hemalens.datasets.images import prepared
 from hemalens.datasets.parts import part_named
 from hemalens.datasets.readers import READERS
 from hemalens.datasets.tables import table_file
@@ -46,7 +47,7 @@ def open_dataset(
         root = Path(path).expanduser()
     except RuntimeError as error:
         raise DatasetError(f"cannot find the folder {one_line(path)}", got=str(error)) from error
-    listing = reader.read(root)
+    listing = prepared(reader.read(root), root)
     left_out = {"": NO_LABEL} if reader.own_labels else {}
     if reader.own_labels and chosen is not None:
         left_out |= _unknown_labels(listing.records, root, keep, strict=strict)
@@ -127,7 +128,7 @@ def _meaning(record: Record, reader: Reader) -> str | Excluded | None:
         return cell_type_of(record.source_label)
     if record.source_label not in reader.labels:
         raise LabelError(
-            f"{one_line(record.path)} has the label {record.source_label!r}, which {reader.title} does not use",
+            f"{one_line(record.name)} has the label {record.source_label!r}, which {reader.title} does not use",
             remedy=near_matches(record.source_label, reader.labels),
         )
     return reader.labels[record.source_label]

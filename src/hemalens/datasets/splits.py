@@ -68,8 +68,9 @@ def clean(dataset: CellDataset, *, unreadable: Unreadable = "refuse") -> tuple[C
     broken, sizes = _checked(dataset, thorough=thorough)
     if broken and unreadable == "refuse":
         _, error = broken[0]
+        reason = error.what if error.got is None else f"{error.what} ({error.got})"
         raise ImageError(
-            f"{len(broken)} of {len(dataset)} images cannot be read, first: {error.what}",
+            f"{len(broken)} of {len(dataset)} images cannot be read, first: {reason}",
             remedy="Run `hemalens data audit`, repair or remove them, or use --drop-unreadable.",
         )
     if unreadable == "keep":
@@ -111,7 +112,7 @@ def _checked(dataset: CellDataset, *, thorough: bool) -> tuple[list[tuple[Record
 
 def _size(record: Record) -> tuple[int, int]:
     """(width, height) by the header of the image, or of its box within the image."""
-    width, height = image_size(record.path)
+    width, height = image_size(record.path, page=record.page)
     if record.box is None:
         return width, height
     x_min, y_min, x_max, y_max = record.box

@@ -1,6 +1,7 @@
 """Images as arrays: safe reading, and pure functions that find a cell and cut it out.
 
-Begin with `reading.read_image`. `segmentation` finds the white cell by colour, `nucleus` its nucleus, `centred_crop` the
-window around it, `compositing` puts masked cells on other backgrounds.
+Begin with `reading.read_image`; `formats`, `headers`, `tiff`, `depth` and `quiet` are its parts. `segmentation` finds the
+white cell by colour, `nucleus` its nucleus, `centred_crop` the window around it, `compositing` puts masked cells on other
+backgrounds.
 Imports `config`, `files` and `errors`; no torch.
 """

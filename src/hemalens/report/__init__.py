@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from hemalens.errors import HemalensError, ReportError, one_line
 from hemalens.evaluation.results import Report
-from hemalens.files import atomic_dir, write_json, write_text
+from hemalens.files import atomic_dir, open_regular, write_json, write_text
 from hemalens.report import training_curves
 from hemalens.report.html import render_html
 from hemalens.report.markdown import render_markdown
@@ -63,7 +63,8 @@ def _not_finite(value: Any, key: str = "") -> Iterator[str]:
 def read_report(path: Path) -> Report:
     """Read a `report.json`; raises `ReportError` when it is missing, damaged or not a report of this schema."""
     try:
-        return Report.model_validate_json(path.read_bytes())
+        with open_regular(path) as file:
+            return Report.model_validate_json(file.read())
     except OSError as error:
         raise ReportError(
             f"cannot read the report {one_line(path)}", expected="a report.json", got=error.strerror or str(error)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hemalens.datasets.base import Listing, Reader, Record
+from hemalens.datasets.images import FOLLOW, split_page
 from hemalens.datasets.parts import describe_parts, part_named
 from hemalens.datasets.tables import Table, read_table, table_file
 from hemalens.errors import DatasetError, one_line
+from hemalens.files import is_below, links_are_followed
 
 REQUIRED = {
     "path": ("filename", "file_name", "file", "filepath", "file_path", "image", "image_path", "image_file", "img"),
@@ -79,9 +82,10 @@ def _values(table: Table, used: Mapping[str, str]) -> list[tuple[int, dict[str, 
 
 def _record(table: Path, line: int, row: Mapping[str, str]) -> Record:
     where = f"{one_line(table)}, line {line}"
-    mask = row.get("mask", "").strip()
+    mask, name = row.get("mask", "").strip(), row["path"]
+    _, page = split_page(table.parent / name)
     return Record(
-        path=_inside(table.parent, row["path"], where),
+        path=_inside(table.parent, name if page is None else name.removesuffix(f"#{page}"), where),
         # an empty one is left out under every label map, and counted
         source_label=row["label"].strip(),
         domain=row.get("domain", "").strip() or table.stem,
@@ -89,6 +93,7 @@ def _record(table: Path, line: int, row: Mapping[str, str]) -> Record:
         group=row.get("group", "").strip() or None,
         mask_path=_inside(table.parent, mask, where) if mask else None,
         part=_part(row.get("part", "").strip(), where),
+        page=page,
     )
 
 
@@ -110,7 +115,14 @@ def _inside(folder: Path, name: str, where: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         raise DatasetError(f"{where}: {one_line(name)} cannot be a path", got=str(error)) from error
     if not inside:
-        raise DatasetError(f"{where}: {one_line(name)} lies outside the CSV's folder", expected="a path inside it")
+        linked = is_below(os.path.abspath(path), os.path.abspath(folder))
+        if not (linked and links_are_followed()):
+            raise DatasetError(
+                f"{where}: {one_line(name)} lies outside the CSV's folder",
+                expected="a path inside it",
+                got="a link out of it" if linked else None,
+                remedy=FOLLOW if linked else None,
+            )
     if not exists:
         raise DatasetError(
             f"{where}: there is no file {one_line(path)}", remedy="Correct the path; it starts at the CSV's folder."
