@@ -16,6 +16,26 @@ from hemalens.datasets.base import Record
 from hemalens.errors import ImageError
 
 Outputs = dict[str, NDArray[Any]]
+SUM_TOLERANCE = 1e-3
+"""Largest distance of the sum of an image's probabilities from 1."""
+
+
+def check_probabilities(values: NDArray[Any], n_classes: int) -> str | None:
+    """Why `values` are no probabilities (k,) or (n, k) of `n_classes`, or None: shape, finite, in [0, 1], sum 1.
+
+    Both limits allow `SUM_TOLERANCE`.
+    """
+    if values.ndim not in (1, 2) or values.shape[-1] != n_classes or values.dtype.kind != "f":
+        return f"the graph gives {values.dtype} of shape {values.shape}, not {n_classes} probabilities"
+    if not np.isfinite(values).all():
+        return "the graph gives NaN or infinity as probability"
+    if values.size and not (values.min() >= -SUM_TOLERANCE and values.max() <= 1 + SUM_TOLERANCE):
+        return f"the graph gives probabilities from {values.min():.4g} to {values.max():.4g}, outside 0 to 1"
+    sums = values.sum(axis=-1, dtype=np.float64)
+    if not np.allclose(sums, 1, rtol=0, atol=SUM_TOLERANCE):
+        worst = np.ravel(sums)[np.abs(np.ravel(sums) - 1).argmax()]
+        return f"the graph gives probabilities that sum to {worst:.4g}, not 1"
+    return None
 
 
 def n_cores() -> int:
