@@ -95,7 +95,7 @@ def _suggest(
     given = [Record(r.path, "", r.domain, box=r.box, before=bundle.stages) for r in open_images(source)]
     known = READERS["csv"].read(options.labelled).records if options.labelled else []
     records = [*given, *(Record(r.path, "", r.domain, before=bundle.stages) for r in known)]
-    encoder = graphs.cut(bundle.graph, ["image"], ["embedding"])
+    encoder = graphs.cut(bundle.tested_graph, ["image"], ["embedding"])
     with track("embedding", len(records)) as progress:
         found = extract(records, encoder, cache=FeatureCache(default_cache_dir()), progress=progress)
     if found.errors:

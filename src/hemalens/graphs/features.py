@@ -77,6 +77,10 @@ def extract(
             if isinstance(found, ImageError):
                 broken[content] = str(found)
                 continue
+            # maps of 16 bits are checked where they are collected
+            if dtype == np.float32 and not np.isfinite(found[output]).all():
+                broken[content] = f"the network gives NaN or infinity for {one_line(todo[content].path)}"
+                continue
             fresh[content] = vectors[content] = found[output].ravel()
             if cache and len(fresh) >= 256:
                 cache.put(graph_digest, fresh)

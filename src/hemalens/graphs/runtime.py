@@ -13,7 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from hemalens.datasets.base import Record
-from hemalens.errors import ImageError
+from hemalens.errors import BundleError, ImageError
 
 Outputs = dict[str, NDArray[Any]]
 SUM_TOLERANCE = 1e-3
@@ -66,7 +66,12 @@ class GraphRunner:
 
     def run(self, image: NDArray[np.uint8]) -> Outputs:
         """The outputs for one image uint8 (h, w, 3), each without its batch axis."""
-        values = self._session.run(list(self.outputs), {"image": image[None]})
+        try:
+            values = self._session.run(list(self.outputs), {"image": image[None]})
+        except Exception as error:
+            # ONNX Runtime has its own class for each kind of failure
+            size = " x ".join(map(str, image.shape[1::-1]))
+            raise BundleError(f"the graph cannot be run on an image of {size} pixels", got=str(error)[:120]) from error
         return {name: np.asarray(value)[0] for name, value in zip(self.outputs, values, strict=True)}
 
     def _outputs_of(self, record: Record) -> Outputs | ImageError:
@@ -94,6 +99,12 @@ class GraphRunner:
             finally:
                 for _, future in waiting:
                     future.cancel()
+
+
+def require_probabilities(values: NDArray[Any], n_classes: int, where: str) -> None:
+    """Raise `BundleError`, naming the graph by `where`, unless `values` pass `check_probabilities`."""
+    if reason := check_probabilities(values, n_classes):
+        raise BundleError(f"the probabilities of {where} cannot be used", got=reason)
 
 
 def run_rows(graph: bytes, inputs: dict[str, NDArray[Any]], outputs: Sequence[str]) -> Outputs:
