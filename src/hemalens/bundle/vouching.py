@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ def _differing(first: Any, second: Any) -> tuple[Any, Any]:
 def _shown(*values: Any) -> list[str]:
     """Values on one line each, of long ones the place where they differ."""
     texts = [_text(value) for value in values]
-    same = len(os.path.commonprefix(texts))
+    same = next((i for i, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), 0)
     start = max(0, same - MOST_SHOWN // 4) if max(map(len, texts)) > MOST_SHOWN else 0
     shown = [text[start : start + MOST_SHOWN] for text in texts]
     return [

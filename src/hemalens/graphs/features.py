@@ -65,7 +65,9 @@ def extract(
             contents[i] = record.view_id()
         except OSError as error:
             errors[i] = f"cannot read {one_line(record.path)}: {error.strerror}"
-    vectors = cache.get(graph_digest, list(dict.fromkeys(contents.values())), dtype) if cache else {}
+    known = list(dict.fromkeys(contents.values()))
+    # an axis of unknown length counts as 0
+    vectors = cache.get(graph_digest, known, dtype, size=int(np.prod(shape)) or None) if cache else {}
     todo = {content: records[i] for i, content in contents.items() if content not in vectors}
     progress(len(records) - len(todo))
     broken: dict[str, str] = {}
