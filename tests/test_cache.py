@@ -131,9 +131,7 @@ def test_a_damaged_file_is_moved_aside_and_made_anew(tmp_path: Path, name: str) 
     cache.put("graph", VALUES)
     assert cache.get("graph", ["a"])["a"].tolist() == [0, 1, 2, 3]
     assert (tmp_path / "features" / "graph.sqlite.damaged-1").exists()
-    assert caches.damage_notes() == [
-        "a damaged file of the cache was moved to 'graph.sqlite.damaged-1', and made anew"
-    ]
+    assert caches.damage_notes() == ["a damaged file of the cache was moved to 'graph.sqlite.damaged-1', and made anew"]
     FILES["text"](_file(tmp_path))
     assert cache.get("graph", ["a"]) == {}
     assert (tmp_path / "features" / "graph.sqlite.damaged-2").exists()

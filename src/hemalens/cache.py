@@ -33,6 +33,11 @@ def damage_notes() -> list[str]:
     return notes + [note for note in _damaged if note]
 
 
+def note_damage(note: str) -> None:
+    """Remember what was found damaged, in one line."""
+    _damaged.append(note)
+
+
 def forget_damage() -> None:
     """Begin to count anew."""
     _damaged.clear()
@@ -145,9 +150,7 @@ def _checksum(graph_digest: str, content: str, value: bytes, kind: np.dtype[Any]
     return hashlib.blake2b(head + value, digest_size=16).digest()
 
 
-def _checked(
-    graph_digest: str, content: str, value: object, checksum: object, kind: np.dtype[Any]
-) -> NDArray[Any] | None:
+def _checked(graph_digest: str, content: str, value: object, checksum: object, kind: np.dtype[Any]) -> NDArray[Any] | None:
     """The array of a row; None where it is not the one that was stored."""
     if not isinstance(value, bytes) or checksum != _checksum(graph_digest, content, value, kind):
         return None
@@ -164,6 +167,6 @@ def _move_aside(path: Path) -> None:
     n = next(n for n in range(1, 10_000) if not path.with_name(f"{path.name}.damaged-{n}").exists())
     with suppress(FileNotFoundError):  # another process was first
         os.replace(path, path.with_name(f"{path.name}.damaged-{n}"))
-        _damaged.append(f"a damaged file of the cache was moved to {one_line(f'{path.name}.damaged-{n}')}, and made anew")
+        note_damage(f"a damaged file of the cache was moved to {one_line(f'{path.name}.damaged-{n}')}, and made anew")
     for journal in ("-journal", "-wal", "-shm"):
         path.with_name(path.name + journal).unlink(missing_ok=True)

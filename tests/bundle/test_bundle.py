@@ -77,7 +77,7 @@ def test_a_bundle_without_a_list_of_seen_images_has_seen_none_known(original: Pa
 def test_a_list_of_seen_images_is_whole_or_refused(original: Path, copy: Path, content: bytes) -> None:
     bundle = open_bundle(original)
     again = write_bundle(copy, bundle.manifest, {MODEL: bundle.graph_bytes, SEEN: content})
-    with pytest.raises(BundleError, match="seen_images.txt of '.*' is no list of images; expected a digest"):
+    with pytest.raises(BundleError, match=r"seen_images\.txt of '.*' is no list of images; expected a digest"):
         _ = again.seen
 
 
@@ -153,7 +153,7 @@ def test_a_missing_folder_and_a_file_are_no_bundles(tmp_path: Path) -> None:
 
 def test_a_graph_that_is_none_is_a_bundle_error(copy: Path) -> None:
     _with_model(copy, b"this is no graph")
-    with pytest.raises(BundleError, match="the graph in '.*' cannot be parsed"):
+    with pytest.raises(BundleError, match=r"the graph in '.*' cannot be parsed"):
         open_bundle(copy)
 
 
