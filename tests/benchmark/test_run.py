@@ -30,7 +30,6 @@ from hemalens.cli.options import Talk
 from hemalens.cli.trial_table import TrialLines, TrialTable
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, InputError, SplitError
-from hemalens.evaluation.results import Report
 from hemalens.methods import Method
 from hemalens.report import read_report
 from trained import Colour, colour_cells

@@ -108,6 +108,8 @@ class ArtifactManifest(Part):
     """Fields that say what the graph's outputs mean."""
     tested: ClassVar[tuple[str, ...]] = ()
     """Outputs in [0, 1] that the self-test compares."""
+    n_drawn: ClassVar[int] = 1
+    """Images that the self-test is chosen from."""
 
     kind: str
     schema_version: Literal[2] = 2

@@ -156,6 +156,7 @@ class Manifest(ArtifactManifest):
         "label_map", "classes", "fine", "temperature", "preprocessing", "before_graph", "embedding_size", "embedding_parts",
     )  # fmt: skip
     tested: ClassVar[tuple[str, ...]] = ("probabilities", FINE)
+    n_drawn: ClassVar[int] = 8
 
     kind: Literal["hemalens-bundle"] = "hemalens-bundle"
     label_map: str
@@ -295,8 +296,16 @@ class Bundle:
             # ONNX Runtime has its own class for each kind of invalid graph
             raise BundleError(f"the graph in {one_line(self.path)} cannot be run", got=str(error)[:120]) from error
         if reason := check_runner(runner, self.manifest):
+            how = self.manifest.quantisation
+            other = (
+                " Older processors need one quantised with --set reduce_range=true."
+                if how and how.precision == "int8"
+                else ""
+            )
             raise BundleError(
-                f"the bundle {one_line(self.path)} fails its own test", got=reason, remedy="Copy the folder again."
+                f"the bundle {one_line(self.path)} fails its own test",
+                got=reason,
+                remedy=f"Copy the folder again.{other}",
             )
         return runner
 

@@ -119,7 +119,9 @@ def _read_manifest(path: Path, model: type[M], kind: str) -> M:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise BundleError(
-            f"the manifest of {one_line(path)} is damaged", expected=first["msg"], got=f"key {key!r}"
+            f"the manifest of {one_line(path)} is damaged",
+            expected=first["msg"].removeprefix("Value error, "),
+            got=f"key {key!r}" if key else "something else",
         ) from error
 
 
