@@ -40,7 +40,8 @@ def drawn_cell(seed: int, side_px: int) -> NDArray[np.uint8]:
     far = np.hypot(*(np.indices((side_px, side_px)) - (side_px - 1) / 2))[..., None] / side_px
     inner, outer = 0.12 + first[9] / 1500, 0.3 + first[10] / 1500
     colours = np.where(far < inner, nucleus, np.where(far < outer, cytoplasm, background))
-    return (colours + noise.reshape(side_px, side_px, 3) % 32 - 16).clip(0, 255).astype(np.uint8)
+    image: NDArray[np.uint8] = np.clip(colours + noise.reshape(side_px, side_px, 3) % 32 - 16, 0, 255).astype(np.uint8)
+    return image
 
 
 def measured(graph: bytes, manifest: ArtifactManifest, *, int8: bool) -> SelfTest:

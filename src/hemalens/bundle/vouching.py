@@ -38,7 +38,7 @@ def with_statement(graph: onnx.ModelProto, manifest: ArtifactManifest) -> bytes:
     model.CopyFrom(graph)
     drop_statement(model)
     model.metadata_props.add(key=KEY, value=json.dumps(statement(manifest), sort_keys=True))
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def drop_statement(model: onnx.ModelProto) -> None:

@@ -67,8 +67,7 @@ def _declared(value: onnx.ValueInfoProto) -> tuple[int, Shape | None]:
 
 
 def _name(kind: int) -> str:
-    known = {number: name for name, number in TensorProto.DataType.items()}
-    return known.get(kind, str(kind))
+    return next((str(name) for name, number in TensorProto.DataType.items() if number == kind), str(kind))
 
 
 def _shown(shape: Shape | None) -> str:
