@@ -24,9 +24,10 @@ M = TypeVar("M", bound=ArtifactManifest)
 def write_artifact(path: Path, manifest: ArtifactManifest, files: dict[str, bytes]) -> None:
     """Write a folder atomically; its graph gets the statement of the manifest, and the manifest its self-test.
 
-    Raises `BundleError`, before anything is written, for a graph that does not give what the manifest names, and
-    `OutputError` when the folder cannot be written.
+    Raises `BundleError`, before anything is written, for an impossible manifest and a graph that does not give what it
+    names, and `OutputError` when the folder cannot be written.
     """
+    _validated(manifest.model_dump_json(), type(manifest), path)
     graph = parsed(files[manifest.graph_file], path)
     drop_statement(graph)
     _check_graph(path, graph, manifest)
@@ -113,6 +114,10 @@ def _read_manifest(path: Path, model: type[M], kind: str) -> M:
     if not isinstance(content, dict) or content.get("kind") != f"hemalens-{kind}":
         raise BundleError(f"{one_line(path)} is no hemalens {kind}", expected=f'"kind": "hemalens-{kind}" in its manifest')
     _check_version(path, kind, content.get("schema_version"))
+    return _validated(text, model, path)
+
+
+def _validated(text: str | bytes, model: type[M], path: Path) -> M:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

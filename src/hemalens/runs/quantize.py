@@ -114,7 +114,8 @@ def _written(out: Path, base: Bundle, content: bytes, images: CellDataset, *, co
         base_model_sha256=base.manifest.files[MODEL].sha256,
         n_images=len(images),
         fingerprint=images.fingerprint,
-        size_ratio=len(content) / base.manifest.files[MODEL].n_bytes,
+        # both without the statement of a manifest
+        size_ratio=len(content) / base.graph.ByteSize(),
         **asdict(compared),
     )
     data = (*base.manifest.data, DataEntry.of(images, "calibration")) if config else base.manifest.data
