@@ -240,6 +240,7 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object atomically, with a digest of its content; raises `OutputError`."""
     # as it will be read: with keys that are texts, and lists for tuples
     plain = json.loads(json.dumps(value))
+    plain.pop(SEAL, None)
     write_json(path, {**plain, SEAL: _seal(plain)})
 
 
