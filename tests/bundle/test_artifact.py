@@ -18,7 +18,7 @@ from hemalens.bundle.artifact import MANIFEST, ArtifactManifest, DataEntry, Part
 from hemalens.bundle.folders import MAX_MANIFEST_BYTES, open_artifact, write_artifact
 from hemalens.bundle.vouching import drop_statement
 from hemalens.datasets import CellDataset, Record
-from hemalens.errors import BundleError
+from hemalens.errors import BundleError, FileAccessError
 
 
 class _Manifest(ArtifactManifest):
@@ -206,3 +206,12 @@ def test_versions_are_those_of_what_is_installed(monkeypatch: pytest.MonkeyPatch
     artifacts._library_versions.cache_clear()
     assert list(library_versions()) == ["numpy"]
     artifacts._library_versions.cache_clear()
+
+
+def test_without_permission_it_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> object:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("hemalens.bundle.folders.open_regular", refuse)
+    with pytest.raises(FileAccessError, match=r"no permission for '.*manifest\.json'; expected the right to read it"):
+        _open(folder)
