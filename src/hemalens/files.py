@@ -13,7 +13,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -236,6 +236,35 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+SEAL = "digest"
+"""The key with which sealed JSON vouches for its other keys."""
+MAX_SEALED_BYTES = 2_000_000_000
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically, with a digest of its content; raises `OutputError`."""
+    # as it will be read: with keys that are texts, and lists for tuples
+    plain = json.loads(json.dumps(value))
+    plain.pop(SEAL, None)
+    write_json(path, {**plain, SEAL: _seal(plain)})
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """The object that `write_sealed` wrote; None for a missing or damaged file, and for one that was edited."""
+    try:
+        with open_regular(path) as file:
+            content = json.loads(file.read(MAX_SEALED_BYTES).decode("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or content.pop(SEAL, None) != _seal(content):
+        return None
+    return content
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 MAX_RAM_BYTES = 1_000_000_000

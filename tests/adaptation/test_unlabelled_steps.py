@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
-from pydantic import ValidationError
 
 from command import Command
-from hemalens import open_bundle
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.class_bias import class_bias
 from hemalens.adaptation.options import AdaptOptions
@@ -22,7 +20,6 @@ from hemalens.bundle.bundle import (
     SEEN,
     Bundle,
     Manifest,
-    Unlabelled,
     class_entries,
     fine_entries,
     seen_images,
@@ -230,12 +227,3 @@ def test_the_command_says_which_types_are_scarce(
 
 
 # -------------------------------------------------------------------------------------------------------- the bundle
-
-
-def test_a_manifest_of_before_opens(base: Bundle) -> None:
-    entry = {"settings": {}, "base_model_sha256": "0", "n_images": 9, "n_unreadable": 0, "fingerprint": "f"}
-    opened = Unlabelled.model_validate(entry | {"prior": None, "taught": None})
-    assert (opened.typical_nucleus_px, opened.size_widening, opened.bias) == (None, None, None)
-    with pytest.raises(ValidationError, match="prior"):
-        Unlabelled.model_validate(entry | {"prior": [0.5, 0.5]})
-    assert open_bundle(base.path).manifest.unlabelled is None

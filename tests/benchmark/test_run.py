@@ -25,11 +25,11 @@ from hemalens.benchmark.plan import plan_benchmark
 from hemalens.benchmark.run import benchmark
 from hemalens.benchmark.trials import Status, Trial
 from hemalens.bundle.bundle import Bundle
+from hemalens.cache import damage_notes, forget_damage
 from hemalens.cli.options import Talk
 from hemalens.cli.trial_table import TrialLines, TrialTable
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, InputError, SplitError
-from hemalens.evaluation.results import Report
 from hemalens.methods import Method
 from hemalens.report import read_report
 from trained import Colour, colour_cells
@@ -232,6 +232,20 @@ def test_after_a_change_only_what_it_touches_runs(labs: Path, fits: list[str], t
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_an_edited_result_is_computed_anew_and_noted(labs: Path, fits: list[str], tmp_path: Path) -> None:
+    out, config = tmp_path / "run", _asked(labs, methods=("near",), sources=f"folder:{labs / 'one'}")
+    whole = benchmark(config, out=out)
+    file = next((out / "results" / "near").rglob("result.json"))
+    content = json.loads(file.read_text())
+    content["outcome"]["evaluations"][0]["scores"]["accuracy"]["value"] = 0.123
+    file.write_text(json.dumps(content))
+    forget_damage()
+    assert benchmark(config, out=out).evaluations == whole.evaluations
+    assert damage_notes() == [f"a damaged result of the benchmark was computed anew: '{file}'"]
+    forget_damage()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_damaged_results_and_models_are_made_again(labs: Path, fits: list[str], tmp_path: Path) -> None:
     out, config = tmp_path / "run", _asked(labs, sources=f"folder:{labs / 'one'}")
     whole = benchmark(config, out=out)
@@ -403,7 +417,7 @@ def test_the_command_fails_when_something_failed_and_says_what(
     assert ended.error.startswith("failure: 1 part(s) of the benchmark failed; got too few of everything. Add images. They")
     assert "FAILED: broken, one -> one, two, cross-domain" in ended.out
     assert "near: one -> one" in ended.out, "what did not fail is shown"
-    assert Report.model_validate_json((tmp_path / "run" / "report.json").read_text()).failures
+    assert read_report(tmp_path / "run" / "report.json").failures
 
 
 def test_a_benchmark_without_data_is_refused_on_one_line(tmp_path: Path, hemalens: Command) -> None:

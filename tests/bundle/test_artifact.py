@@ -7,35 +7,40 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import onnx
 import pytest
 
+import trained
 from hemalens.bundle import artifact as artifacts
-from hemalens.bundle.artifact import (
-    MANIFEST,
-    MAX_MANIFEST_BYTES,
-    ArtifactManifest,
-    DataEntry,
-    Part,
-    library_versions,
-    open_artifact,
-    write_artifact,
-)
+from hemalens.bundle.artifact import MANIFEST, ArtifactManifest, DataEntry, Part, library_versions
+from hemalens.bundle.folders import MAX_MANIFEST_BYTES, open_artifact, write_artifact
+from hemalens.bundle.vouching import drop_statement
 from hemalens.datasets import CellDataset, Record
-from hemalens.errors import BundleError
+from hemalens.errors import BundleError, FileAccessError
 
 
 class _Manifest(ArtifactManifest):
+    graph_file: ClassVar[str] = "model"
+    stated: ClassVar[tuple[str, ...]] = ("size",)
+    tested: ClassVar[tuple[str, ...]] = ("cell_probability",)
+
     kind: Literal["hemalens-tool"] = "hemalens-tool"
     size: int
 
+    @property
+    def outputs(self) -> dict[str, tuple[int | None, ...]]:
+        return {"cell_probability": (None, None)}
+
 
 class _Other(ArtifactManifest):
+    graph_file: ClassVar[str] = "model"
     kind: Literal["hemalens-other"] = "hemalens-other"
 
 
-CONTENT = {"model": b"the model", "more.txt": b""}
+GRAPH = trained.dark_graph()
+CONTENT = {"model": GRAPH.SerializeToString(), "more.txt": b""}
 
 
 def _manifest(**changes: Any) -> _Manifest:
@@ -58,20 +63,24 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _open(folder: Path) -> _Manifest:
-    return open_artifact(folder, _Manifest, needs="model")
+    return open_artifact(folder, _Manifest)
 
 
 def test_what_is_written_is_opened(folder: Path) -> None:
     manifest = _open(folder)
     assert {entry.name for entry in folder.iterdir()} == {MANIFEST, *CONTENT}
-    for name, content in CONTENT.items():
-        assert (folder / name).read_bytes() == content
+    for name in CONTENT:
+        content = (folder / name).read_bytes()
         assert manifest.files[name].n_bytes == len(content)
         assert manifest.files[name].sha256 == hashlib.sha256(content).hexdigest()
-    assert manifest.model_copy(update={"files": {}}) == _manifest()
+    graph = onnx.load_model(folder / "model")
+    drop_statement(graph)
+    assert graph == GRAPH, "the graph's metadata alone differs"
+    assert manifest.self_test is not None
+    assert manifest.model_copy(update={"files": {}, "self_test": None}) == _manifest()
     raw = json.loads((folder / MANIFEST).read_text())
     assert raw["kind"] == "hemalens-tool"
-    assert raw["schema_version"] == 1
+    assert raw["schema_version"] == 2
 
 
 def _edit(folder: Path, **changes: Any) -> None:
@@ -85,8 +94,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no text": (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe{"), "the manifest of '.*' is damaged"),
     "cut off": (lambda f: (f / MANIFEST).write_text('{"kind": "hemalens-'), "the manifest of '.*' is damaged"),
     "a bundle": (lambda f: _edit(f, kind="hemalens-bundle"), r'is no hemalens tool; expected "kind": "hemalens-tool" in'),
-    "newer": (lambda f: _edit(f, schema_version=2), "the tool '.*' is newer than this program; .*; got 2. Upgrade"),
-    "older than there is": (lambda f: _edit(f, schema_version=0), "is damaged; .*got key 'schema_version'"),
+    "newer": (lambda f: _edit(f, schema_version=3), "the tool '.*' is newer than this program; .*; got 3. Upgrade"),
+    "older": (lambda f: _edit(f, schema_version=1), "is older than this program; expected schema version 2; got 1. Train"),
+    "no version": (lambda f: _edit(f, schema_version=None), "is damaged; .*got key 'schema_version'"),
     "unknown key": (lambda f: _edit(f, colour="red"), "is damaged; .*got key 'colour'"),
     "wrong value": (lambda f: _edit(f, size="large"), "is damaged; .*got key 'size'"),
     "no such part": (lambda f: _edit(f, data=[{"role": "judge"}]), "is damaged; .*got key 'data.0."),
@@ -97,10 +107,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "'more.txt' of the tool '.*' is missing",
     ),
     "file longer": (
-        lambda f: (f / "model").write_bytes(b"the model, and more"),
-        r"'model' of the tool '.*' is damaged; expected 9 bytes with sha256 [0-9a-f]{12}\.\.\.; got 19 bytes",
+        lambda f: (f / "model").write_bytes(b"the model"),
+        r"'model' of the tool '.*' is damaged; expected \d+ bytes with sha256 [0-9a-f]{12}\.\.\.; got 9 bytes",
     ),
-    "file changed": (lambda f: (f / "model").write_bytes(b"the Model"), r"is damaged; expected 9 bytes .*; got 9 bytes"),
+    "file changed": (
+        lambda f: (f / "model").write_bytes((f / "model").read_bytes().replace(b"Sigmoid", b"sigmoid")),
+        r"is damaged; expected (\d+) bytes .*; got \1 bytes",
+    ),
     "file outside": (
         lambda f: _edit(f, files={"model": {"sha256": "0" * 64, "n_bytes": 1}, "../x": {"sha256": "0" * 64, "n_bytes": 1}}),
         "(model|x)' of the tool '.*' is (missing|damaged)",
@@ -129,7 +142,7 @@ def test_a_manifest_too_large_to_be_one_is_not_read(folder: Path) -> None:
 
 def test_a_folder_of_another_kind_and_none_at_all(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r'is no hemalens other; expected "kind": "hemalens-other" in its manifest'):
-        open_artifact(folder, _Other, needs="model")
+        open_artifact(folder, _Other)
     (tmp_path / "file").write_bytes(b"x")
     for path in (tmp_path / "gone", tmp_path / "file"):
         with pytest.raises(
@@ -140,7 +153,7 @@ def test_a_folder_of_another_kind_and_none_at_all(folder: Path, tmp_path: Path) 
 
 def test_a_folder_is_replaced_whole(folder: Path) -> None:
     (folder / "left over").write_bytes(b"x")
-    write_artifact(folder, _manifest(size=4), {"model": b"another"})
+    write_artifact(folder, _manifest(size=4), {"model": CONTENT["model"]})
     assert {entry.name for entry in folder.iterdir()} == {MANIFEST, "model"}
     assert _open(folder).size == 4
     assert [entry.name for entry in folder.parent.iterdir()] == ["a tool"]
@@ -193,3 +206,12 @@ def test_versions_are_those_of_what_is_installed(monkeypatch: pytest.MonkeyPatch
     artifacts._library_versions.cache_clear()
     assert list(library_versions()) == ["numpy"]
     artifacts._library_versions.cache_clear()
+
+
+def test_without_permission_it_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> object:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("hemalens.bundle.folders.open_regular", refuse)
+    with pytest.raises(FileAccessError, match=r"no permission for '.*manifest\.json'; expected the right to read it"):
+        _open(folder)

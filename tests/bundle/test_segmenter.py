@@ -72,7 +72,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> CellDataset:
 def test_a_written_segmenter_is_opened(folder: Path) -> None:
     opened = open_trained_segmenter(folder)
     assert opened.path == folder
-    assert opened.manifest.model_copy(update={"files": {}}) == _manifest()
+    assert opened.manifest.model_copy(update={"files": {}, "self_test": None}) == _manifest()
     assert opened.manifest.kind == "hemalens-segmenter"
     assert opened.graph == GRAPH
 
@@ -122,7 +122,7 @@ def test_a_damaged_or_foreign_folder_is_refused(folder: Path, damage: str) -> No
 def test_a_graph_that_is_none_is_a_bundle_error(folder: Path) -> None:
     _with_graph(folder, b"this is no graph")
     with pytest.raises(BundleError, match=r"the graph in '.*a segmenter' cannot be parsed; got "):
-        _ = open_trained_segmenter(folder).graph
+        open_trained_segmenter(folder)
     with pytest.raises(BundleError, match="cannot be parsed"):
         open_segmenter(str(folder))
 

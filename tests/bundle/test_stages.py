@@ -493,10 +493,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: (f / SEGMENTER).write_bytes((f / SEGMENTER).read_bytes()[:99]),
         "'segmenter.onnx' of the bundle '.*' is damaged",
     ),
-    "not brought along": (_without_segmenter, "the manifest of '.*' names no 'segmenter.onnx'"),
+    "not brought along": (_without_segmenter, r"does not fit its graph; expected files: .*segmenter.onnx.*; got nothing"),
     "outside of the bundle": (
         lambda f: _named(f, "../segmenter.onnx"),
-        "the manifest of '.*' names no '../segmenter.onnx'",
+        r"does not fit its graph; expected before_graph: .*segmenter\.onnx.*; got .*\.\./segmenter\.onnx",
     ),
     "unknown kind": (lambda f: _edit(f, before_graph=[{"kind": "blur"}]), "got key 'before_graph.0"),
     "wrong extent": (
@@ -534,12 +534,20 @@ def test_a_segmenter_that_is_none_is_an_error_of_the_bundle(
 ) -> None:
     if not isinstance(content, bytes):
         content = content(tmp_path / "another", cells).graph_bytes
-    _with_segmenter(with_graph, content)
-    bundle = open_bundle(with_graph)
-    with pytest.raises(BundleError, match=r"the segmenter in '.*bundle' cannot be parsed; got "):
+    whole = open_bundle(with_graph)
+    files = {name: (with_graph / name).read_bytes() for name in whole.manifest.files}
+    bundle = write_bundle(tmp_path / "written", whole.manifest, {**files, SEGMENTER: content})
+    message = r"the segmenter in '.*written' cannot be parsed; got |segmenter.onnx' is no segmenter; got no output"
+    with pytest.raises(BundleError, match=message):
         _ = bundle.stages
-    with pytest.raises(BundleError, match=r"the segmenter in '.*bundle' cannot be parsed; got "):
+    with pytest.raises(BundleError, match=message):
         list(Predictor(bundle).predict([cells.records[0].path]))
+
+
+def test_an_exchanged_segmenter_is_refused(with_graph: Path) -> None:
+    _with_segmenter(with_graph, trained.dark_graph(limit=100.0).SerializeToString())
+    with pytest.raises(BundleError, match=r"does not fit its graph; expected files: \{\"segmenter.onnx"):
+        open_bundle(with_graph)
 
 
 def test_a_stage_is_made_from_its_entry(tmp_path: Path) -> None:

@@ -700,7 +700,7 @@ def test_a_full_disk_while_the_bundle_is_written_leaves_a_run_that_goes_on(
     assert (tmp_path / "run" / "bundle" / "manifest.json").is_file()
 
 
-def test_the_feature_cache_damaged_or_in_the_way_is_a_typed_error(
+def test_the_feature_cache_in_the_way_is_a_typed_error_and_a_damaged_one_is_made_anew(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, settings = f"folder:{folder}", trained.settings(trained.PROBE)
@@ -712,8 +712,9 @@ def test_the_feature_cache_damaged_or_in_the_way_is_a_typed_error(
     train("linear_probe", spec, out=tmp_path / "run", settings=settings)
     for file in (tmp_path / "cache" / "features").iterdir():
         file.write_bytes(b"no database" * 500)
-    with pytest.raises(OutputError, match=r"the feature cache '.*' cannot be used; got .*HEMALENS_CACHE"):
-        train("linear_probe", spec, out=tmp_path / "run", settings=settings, overwrite=True)
+    n = len(list((tmp_path / "cache" / "features").iterdir()))
+    train("linear_probe", spec, out=tmp_path / "run", settings=settings, overwrite=True)
+    assert len(list((tmp_path / "cache" / "features").glob("*.damaged-1"))) == n
 
 
 # ---------------------------------------------------------------------------------------------------------- weights

@@ -19,7 +19,8 @@ import trained
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import BundleError, ConfigError, ImageError
 from hemalens.graphs.build import cut, float_value, side_by_side
-from hemalens.graphs.int8 import QuantisationConfig, is_quantised, quantise
+from hemalens.graphs.checks import is_quantised
+from hemalens.graphs.int8 import QuantisationConfig, quantise
 from hemalens.graphs.runtime import Outputs, session_of
 from networks import conv_encoder, with_head
 

@@ -96,7 +96,7 @@ def test_the_bundle_reopens_where_it_was_asked_to_be(fit: Fitted) -> None:
     again = open_bundle(fit.run_dir / "bundle")
     assert again.manifest == fit.bundle.manifest
     assert again.manifest.method == fit.method.name
-    assert again.manifest.schema_version == 1
+    assert again.manifest.schema_version == 2
 
 
 def test_the_labels_are_the_classes_of_the_training_data_in_their_order(fit: Fitted) -> None:

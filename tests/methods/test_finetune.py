@@ -681,3 +681,16 @@ def test_the_module_normalises_as_the_graph_does(unbroken: Fitted) -> None:
     pixels = module.pixels(image).numpy()
     for channel, (mean, std) in enumerate(zip(preprocessing.mean, preprocessing.std, strict=True)):
         np.testing.assert_allclose(pixels[0, channel].ravel(), (np.arange(256) - mean) / std, rtol=1e-5, atol=1e-6)
+
+
+def test_an_edited_checkpoint_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.ckpt"
+    SafetensorsCheckpointIO().save_checkpoint({"epoch": 3, "state": {"w": torch.ones(4)}}, file)
+    content = file.read_bytes()
+    for before, after in ((b'[\\"epoch\\", 3]', b'[\\"epoch\\", 9]'), (b"\x00\x00\x80\x3f", b"\x00\x00\x80\x40")):
+        assert before in content
+        file.write_bytes(content.replace(before, after))
+        with pytest.raises(InputError, match=r"checkpoint '.*a\.ckpt' is damaged; got its digest does not fit its content"):
+            SafetensorsCheckpointIO().load_checkpoint(file)
+    file.write_bytes(content)
+    assert SafetensorsCheckpointIO().load_checkpoint(file)["epoch"] == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import trained
+from hemalens.cache import damage_notes, forget_damage
 from hemalens.datasets import CellDataset
 from hemalens.errors import ConfigError, WeightsError
 from hemalens.graphs.build import digest
@@ -346,8 +348,23 @@ def test_a_frozen_graph_is_kept_under_everything_that_shapes_it(tmp_path: Path, 
     assert n_kept() == 5
 
 
-def test_a_damaged_graph_in_the_cache_is_made_anew(tmp_path: Path) -> None:
+def _zero_a_weight(file: Path) -> None:
+    graph = onnx.load_model(file)
+    largest = max(graph.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    largest.raw_data = bytes(len(largest.raw_data))
+    onnx.save_model(graph, file)
+
+
+@pytest.mark.parametrize("harm", [lambda file: file.write_bytes(file.read_bytes()[:5000]), _zero_a_weight])
+def test_a_damaged_graph_in_the_cache_is_made_anew(tmp_path: Path, harm: Callable[[Path], object]) -> None:
     first = frozen_graph(_tiny(image_size_px=32), tmp_path)
     (file,) = (tmp_path / "graphs").iterdir()
-    file.write_bytes(file.read_bytes()[:5000])
-    assert digest(frozen_graph(_tiny(image_size_px=32), tmp_path)) == digest(first)
+    forget_damage()
+    harm(file)
+    again = frozen_graph(_tiny(image_size_px=32), tmp_path)
+    assert digest(again) == digest(first)
+    assert not again.metadata_props, "graphs of other digests can be joined to it"
+    assert damage_notes() == [f"a damaged network in the cache was made anew: '{file}'"]
+    forget_damage()
+    frozen_graph(_tiny(image_size_px=32), tmp_path)
+    assert damage_notes() == []

@@ -264,6 +264,20 @@ def test_newer_schema_and_unknown_keys_are_refused(report: Report, tmp_path: Pat
             read_report(path)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_an_edited_report_is_refused(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    path = tmp_path / "report.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["evaluations"][0]["scores"]["accuracy"]["value"] = 1.0
+    for change in (content, {**content, "digest": ""}, {k: v for k, v in content.items() if k != "digest"}):
+        path.write_text(json.dumps(change), encoding="utf-8")
+        with pytest.raises(
+            InputError, match=r"report\.json' was edited or written by another program; expected the digest"
+        ):
+            read_report(path)
+
+
 def test_missing_report_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         read_report(tmp_path / "report.json")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hemalens.errors import OutputError
+from hemalens.files import write_sealed
 from hemalens.runs.curves import read_curve
 
 BALANCED = (0.4, 0.7, 0.7, 0.6)
@@ -18,7 +19,7 @@ def _run(folder: Path, rows: list[dict[str, Any]], config: dict[str, Any] | None
     folder.mkdir(exist_ok=True)
     (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if config is not None:
-        (folder / "fit.json").write_text(json.dumps({"key": "k", "config": config}))
+        write_sealed(folder / "fit.json", {"key": "k", "config": config})
     return folder
 
 

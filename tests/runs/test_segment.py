@@ -22,6 +22,7 @@ from hemalens.datasets import CellDataset, Record, open_dataset
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import ConfigError, DatasetError, ImageError, InputError, OutputError, SplitError, WeightsError
 from hemalens.evaluation.results import Report
+from hemalens.files import write_sealed
 from hemalens.imaging.segmentation import CellImageConfig, cell_image, cut_source, segment_cell
 from hemalens.methods.bc_sam import BCSamConfig
 from hemalens.methods.bc_sam_segmenter import SegmenterConfig, build
@@ -205,7 +206,7 @@ def test_a_finished_training_is_refused_and_a_stopped_one_goes_on(
         run(seed=1)
     shutil.copytree(run.out, tmp_path / "out")
     file = tmp_path / "out" / "run.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "finished": False}))
+    write_sealed(file, {**json.loads(file.read_text()), "finished": False})
 
     def again(*given: object, **more: object) -> None:
         raise AssertionError("trained again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 import trained
+from hemalens.cache import damage_notes, forget_damage
 from hemalens.datasets import CellDataset
-from hemalens.errors import ConfigError, DatasetError, WeightsError
+from hemalens.errors import ConfigError, DatasetError
 from hemalens.files import default_cache_dir
 from hemalens.imaging.reading import Preprocessing
 from hemalens.models.backbone import BackboneConfig, create_backbone
@@ -159,12 +161,22 @@ def test_the_same_seed_trains_the_same_network_and_leaves_the_generator(
         torch.testing.assert_close(again.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_a_damaged_one_is_named(regions: CellDataset, empty_cache: Path) -> None:
-    reconstruction_encoder(regions, SIZE, TINY.model_copy(update={"epochs": 1}))
+def _exchange_two_bytes(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1], content[-5] = content[-5] ^ 1, content[-1]
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [lambda file: file.write_bytes(b"damaged"), _exchange_two_bytes])
+def test_a_damaged_one_is_trained_anew(regions: CellDataset, empty_cache: Path, harm: Callable[[Path], object]) -> None:
+    first = reconstruction_encoder(regions, SIZE, TINY.model_copy(update={"epochs": 1}))
     (file,) = empty_cache.glob("*/weights.safetensors")
-    file.write_bytes(b"damaged")
-    with pytest.raises(WeightsError, match=r"the weights in '.*weights.safetensors' cannot be read.*Remove the file"):
-        reconstruction_encoder(regions, SIZE, TINY.model_copy(update={"epochs": 1}))
+    forget_damage()
+    harm(file)
+    again = reconstruction_encoder(regions, SIZE, TINY.model_copy(update={"epochs": 1}))
+    assert damage_notes() == [f"damaged weights in the cache were made anew: '{file}'"]
+    for name, tensor in first.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 def test_a_stopped_training_goes_on(regions: CellDataset, empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ class Embedder:
     def of(cls, bundle: Bundle) -> Embedder:
         """The encoder of an opened bundle."""
         manifest = bundle.manifest
-        encoder = graphs.cut(bundle.graph, ["image"], ["embedding"])
+        encoder = graphs.cut(bundle.tested_graph, ["image"], ["embedding"])
         return cls(manifest.method, encoder, manifest.embedding_size, manifest.files[MODEL].sha256, bundle)
 
 

@@ -101,7 +101,7 @@ def _suggest(
     listed = prepared(READERS["csv"].read(options.labelled), options.labelled).records if options.labelled else []
     known = [record for record in listed if record.source_label]
     records = [replace(record, source_label="", before=bundle.stages) for record in (*given, *known)]
-    encoder = graphs.cut(bundle.graph, ["image"], ["embedding"])
+    encoder = graphs.cut(bundle.tested_graph, ["image"], ["embedding"])
     with track("embedding", len(records)) as progress:
         found = extract(records, encoder, cache=FeatureCache(default_cache_dir()), progress=progress)
     if found.errors:

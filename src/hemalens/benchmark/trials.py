@@ -17,10 +17,11 @@ from hemalens.benchmark.config import Entry
 from hemalens.benchmark.protocols.base import FitFold, Outcome, Task
 from hemalens.bundle.artifact import library_versions
 from hemalens.bundle.bundle import Bundle, open_bundle
+from hemalens.cache import note_damage
 from hemalens.datasets import CellDataset
-from hemalens.errors import BundleError, HemalensError
+from hemalens.errors import BundleError, HemalensError, one_line
 from hemalens.evaluation.results import Failure
-from hemalens.files import atomic_dir, output_errors, sha256_text, write_json, write_text
+from hemalens.files import atomic_dir, output_errors, read_sealed, sha256_file, sha256_text, write_sealed, write_text
 from hemalens.progress import Say
 from hemalens.runs.auxiliary import parts_for
 from hemalens.runs.folders import fit_or_resume, method_request
@@ -94,14 +95,20 @@ def plan_trials(
 
 def cached_outcome(trial: Trial) -> Outcome | None:
     """The kept outcome of a trial; None where it was not run, or where the result or its first model is damaged."""
+    stored = read_sealed(trial.result / RESULT)
+    if stored is None:
+        if (trial.result / RESULT).exists():
+            note_damage(f"a damaged result of the benchmark was computed anew: {one_line(trial.result / RESULT)}")
+        return None
     try:
-        stored = json.loads((trial.result / RESULT).read_text(encoding="utf-8"))
         if stored["key"] != trial.key:
             return None
         outcome = Outcome.model_validate_json(json.dumps(stored["outcome"]))
         open_bundle(trial.fits / outcome.model)
         if not outcome.points:
             return outcome
+        if stored["embeddings"] != sha256_file(trial.result / EMBEDDINGS):
+            return None
         embeddings = np.load(trial.result / EMBEDDINGS, allow_pickle=False)
         return outcome.model_copy(update={"embeddings": embeddings})
     except (OSError, ValueError, KeyError, TypeError, ValidationError, BundleError):
@@ -111,15 +118,18 @@ def cached_outcome(trial: Trial) -> Outcome | None:
 def write_outcome(trial: Trial, outcome: Outcome) -> None:
     """Write the outcome of a trial, whole or not at all."""
     with atomic_dir(trial.result) as folder:
+        embeddings = ""
         if outcome.embeddings is not None:
             np.save(folder / EMBEDDINGS, outcome.embeddings, allow_pickle=False)
+            embeddings = sha256_file(folder / EMBEDDINGS)
         names = {
             "method": trial.entry.name,
             "source": trial.source,
             "target": trial.target,
             "protocol": trial.task.protocol,
         }
-        write_json(folder / RESULT, {"key": trial.key, **names, "outcome": outcome.model_dump(mode="json")})
+        kept = {"key": trial.key, **names, "embeddings": embeddings, "outcome": outcome.model_dump(mode="json")}
+        write_sealed(folder / RESULT, kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,21 @@
-"""Artifacts: folders of a manifest and files with digests, written atomically and checked when opened; no pickle."""
+"""Artifacts: the parts of a manifest that bundles and segmenters share."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import onnx
+from pydantic import BaseModel, ConfigDict, Field
 
 from hemalens.datasets.base import CellDataset
-from hemalens.errors import BundleError, one_line
-from hemalens.files import atomic_dir, sha256_file
+from hemalens.graphs.checks import Shape, check_interface
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
-MAX_MANIFEST_BYTES = 16_000_000
 PACKAGES = (
     "hemalens",
     "numpy",
@@ -84,11 +81,38 @@ class FileEntry(Part):
     n_bytes: int = Field(ge=0)
 
 
+class SelfTest(Part):
+    """The outputs of a graph on the drawn image of `seed` and `side_px`, to 4 digits.
+
+    Of a two-dimensional output, the means of its parts. `tolerance`: largest difference with which the graph is used.
+    """
+
+    MOST: ClassVar[float] = 0.5
+
+    seed: int = Field(ge=0)
+    side_px: int = Field(ge=16, le=256)
+    outputs: dict[str, tuple[float, ...]]
+    tolerance: float = Field(gt=0, le=MOST)
+
+
 class ArtifactManifest(Part):
-    """The part of a manifest that bundles and segmenters share."""
+    """The part of a manifest that bundles and segmenters share.
+
+    `self_test` is measured when the folder is written. Of the fields `stated` the graph keeps the values, of the others
+    digests.
+    """
+
+    graph_file: ClassVar[str]
+    """Name of the file with the graph."""
+    stated: ClassVar[tuple[str, ...]] = ()
+    """Fields that say what the graph's outputs mean."""
+    tested: ClassVar[tuple[str, ...]] = ()
+    """Outputs in [0, 1] that the self-test compares."""
+    n_drawn: ClassVar[int] = 1
+    """Images that the self-test is chosen from."""
 
     kind: str
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     created: str
     method: str
     config: dict[str, Any]
@@ -97,14 +121,21 @@ class ArtifactManifest(Part):
     parity: float
     versions: dict[str, str]
     files: dict[str, FileEntry] = Field(default_factory=dict)
+    self_test: SelfTest | None = None
+
+    @property
+    def outputs(self) -> dict[str, Shape]:
+        """Shapes of the graph's outputs, without the first axis."""
+        raise NotImplementedError
+
+    def contradiction(self, graph: onnx.ModelProto) -> str | None:
+        """What in the graph itself contradicts the manifest, or None."""
+        return check_interface(graph, self.outputs)
 
     @property
     def synthetic(self) -> bool:
         """Whether any training image is synthetic."""
         return any(entry.synthetic for entry in self.data if entry.role in ("train", "support"))
-
-
-M = TypeVar("M", bound=ArtifactManifest)
 
 
 def library_versions() -> dict[str, str]:
@@ -119,69 +150,3 @@ def _library_versions() -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions
-
-
-def write_artifact(path: Path, manifest: ArtifactManifest, files: dict[str, bytes]) -> None:
-    """Write a folder atomically; raises `OutputError` when it cannot be written."""
-    with atomic_dir(path) as folder:
-        entries = {}
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-            entries[name] = FileEntry(sha256=sha256_file(folder / name), n_bytes=len(content))
-        complete = manifest.model_copy(update={"files": entries})
-        (folder / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def open_artifact(path: Path, model: type[M], *, needs: str) -> M:
-    """The manifest of a folder, after checking schema, sizes and digests; the file `needs` is required.
-
-    Raises `BundleError` for a missing or damaged folder, and for another kind.
-    """
-    kind = str(model.model_fields["kind"].default).removeprefix("hemalens-")
-    if not path.is_dir():
-        raise BundleError(f"there is no {kind} folder {one_line(path)}", expected=f"a folder with {MANIFEST} and {needs}")
-    manifest = _read_manifest(path, model, kind)
-    if needs not in manifest.files:
-        raise BundleError(f"the manifest of {one_line(path)} names no {needs}")
-    for name, entry in manifest.files.items():
-        file = path / name
-        if Path(name).name != name or not file.is_file():
-            raise BundleError(
-                f"{one_line(name)} of the {kind} {one_line(path)} is missing", remedy="Copy the whole folder."
-            )
-        if file.stat().st_size != entry.n_bytes or sha256_file(file) != entry.sha256:
-            raise BundleError(
-                f"{one_line(name)} of the {kind} {one_line(path)} is damaged",
-                expected=f"{entry.n_bytes} bytes with sha256 {entry.sha256[:12]}...",
-                got=f"{file.stat().st_size} bytes",
-                remedy="Copy the folder again.",
-            )
-    return manifest
-
-
-def _read_manifest(path: Path, model: type[M], kind: str) -> M:
-    file = path / MANIFEST
-    if not file.is_file() or file.stat().st_size > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{one_line(path)} is no {kind}", expected=f"a {MANIFEST} in it")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise BundleError(f"the manifest of {one_line(path)} is damaged", got=str(error)) from error
-    if not isinstance(content, dict) or content.get("kind") != f"hemalens-{kind}":
-        raise BundleError(f"{one_line(path)} is no hemalens {kind}", expected=f'"kind": "hemalens-{kind}" in its manifest')
-    version = content.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise BundleError(
-            f"the {kind} {one_line(path)} is newer than this program",
-            expected=f"schema version {SCHEMA_VERSION} or older",
-            got=str(version),
-            remedy="Upgrade hemalens.",
-        )
-    try:
-        return model.model_validate_json(file.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise BundleError(
-            f"the manifest of {one_line(path)} is damaged", expected=first["msg"], got=f"key {key!r}"
-        ) from error

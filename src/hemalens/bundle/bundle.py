@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import onnx
 from pydantic import Field, model_validator
 
-from hemalens.bundle.artifact import MANIFEST, WEIGHTS, ArtifactManifest, Part, open_artifact, write_artifact
+from hemalens.bundle.artifact import MANIFEST, WEIGHTS, ArtifactManifest, Part
+from hemalens.bundle.folders import open_artifact, parsed, write_artifact
 from hemalens.bundle.nucleus_size import NucleusSize
+from hemalens.bundle.self_test import check_runner
 from hemalens.bundle.stages import SEGMENTER, Stage, StageEntry, stage_of
+from hemalens.bundle.vouching import drop_statement
 from hemalens.errors import BundleError, one_line
+from hemalens.graphs.build import temperature_of
+from hemalens.graphs.runtime import GraphRunner
 from hemalens.imaging.reading import Preprocessing
 from hemalens.taxonomy import cell_types
 from hemalens.trust.conformal import COVERAGE
@@ -34,6 +41,9 @@ FILES = (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, REFERENCE_FILE, WEI
 """All files that a bundle may hold."""
 FINE = "fine_probabilities"
 """Graph output where the manifest names subtypes: their probabilities given the class, (n, f)."""
+
+
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class ClassEntry(Part):
@@ -132,13 +142,6 @@ class Unlabelled(Part):
     neighbours: int | None = None
     beside: tuple[str, ...] = ()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _older(cls, values: Any) -> Any:
-        """Drop the fields of older versions where they are null."""
-        old = ("prior", "taught")
-        return {k: v for k, v in values.items() if k not in old or v is not None} if isinstance(values, dict) else values
-
 
 class Manifest(ArtifactManifest):
     """The manifest of a bundle. `before_graph` lists the stages of an image before the graph.
@@ -147,6 +150,13 @@ class Manifest(ArtifactManifest):
     `embedding_parts` are the widths of concatenated embeddings. `fine` names the columns of the graph's output `FINE`: at
     least one for each class, and none of another class.
     """
+
+    graph_file: ClassVar[str] = MODEL
+    stated: ClassVar[tuple[str, ...]] = (
+        "label_map", "classes", "fine", "temperature", "preprocessing", "before_graph", "embedding_size", "embedding_parts",
+    )  # fmt: skip
+    tested: ClassVar[tuple[str, ...]] = ("probabilities", FINE)
+    n_drawn: ClassVar[int] = 8
 
     kind: Literal["hemalens-bundle"] = "hemalens-bundle"
     label_map: str
@@ -164,10 +174,33 @@ class Manifest(ArtifactManifest):
     unlabelled: Unlabelled | None = None
 
     @model_validator(mode="after")
-    def _subtypes_cover_all_classes(self) -> Manifest:
+    def _parts_fit_each_other(self) -> Manifest:
+        k, subtypes = len(self.classes), [entry.code for entry in self.fine]
         if self.fine and {entry.of for entry in self.fine} != set(self.labels):
             raise ValueError("subtypes of every class and of no other")
+        if len(set(self.labels)) < k or len(set(subtypes)) < len(subtypes):
+            raise ValueError("every class and subtype once")
+        if self.nucleus_sizes and len(self.nucleus_sizes) != k:
+            raise ValueError("nucleus sizes of every class")
+        if self.unlabelled and self.unlabelled.bias and len(self.unlabelled.bias) != k:
+            raise ValueError("a bias of every class")
+        if self.embedding_parts and sum(self.embedding_parts) != self.embedding_size:
+            raise ValueError("parts that make up the embedding")
         return self
+
+    @property
+    def outputs(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of the graph's outputs, without the first axis."""
+        subtypes = {FINE: (len(self.fine),)} if self.fine else {}
+        return {"probabilities": (len(self.classes),), "embedding": (self.embedding_size,), **subtypes}
+
+    def contradiction(self, graph: onnx.ModelProto) -> str | None:
+        """Inputs, outputs or the temperature of the graph where they are not those of the manifest."""
+        found = super().contradiction(graph)
+        known = temperature_of(graph)
+        if found or known is None or math.isclose(known, self.temperature, rel_tol=1e-5):
+            return found
+        return f"the temperature {known:.6g}, not {self.temperature:.6g}"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -205,15 +238,25 @@ class Bundle:
 
     @cached_property
     def seen(self) -> frozenset[str]:
-        """Content digests of the training and validation images; empty without such a file."""
-        file = self.path / SEEN
-        return frozenset(file.read_text(encoding="ascii").split()) if file.is_file() else frozenset()
+        """Content digests of the training and validation images; empty without such a file, otherwise `BundleError`."""
+        return self._digests(SEEN)
 
     @cached_property
     def seen_unlabelled(self) -> frozenset[str]:
         """Content digests of the images used without labels."""
-        file = self.path / SEEN_UNLABELLED
-        return frozenset(file.read_text(encoding="ascii").split()) if file.is_file() else frozenset()
+        return self._digests(SEEN_UNLABELLED)
+
+    def _digests(self, name: str) -> frozenset[str]:
+        if name not in self.manifest.files:
+            return frozenset()
+        found = (self.path / name).read_text(encoding="ascii", errors="replace").split("\n")
+        if found[-1] != "" or len(found) < 2 or not all(map(DIGEST.fullmatch, found[:-1])):
+            raise BundleError(
+                f"{name} of {one_line(self.path)} is no list of images",
+                expected="a digest of 64 hexadecimal digits on each line",
+                remedy="Train or adapt the bundle again.",
+            )
+        return frozenset(found[:-1])
 
     @cached_property
     def reference(self) -> ReferenceStatistics | None:
@@ -232,17 +275,45 @@ class Bundle:
         """The stages of an image before the graph."""
         try:
             return tuple(stage_of(entry, self.path) for entry in self.manifest.before_graph)
+        except BundleError:
+            raise
         except Exception as error:
+            # protobuf's error classes differ between its backends
             raise BundleError(f"the segmenter in {one_line(self.path)} cannot be parsed", got=str(error)[:120]) from error
 
     @cached_property
     def graph(self) -> onnx.ModelProto:
-        """The graph, parsed; raises `BundleError` when it is not one."""
+        """The graph, parsed, without the statement of its manifest."""
+        graph = parsed(self.graph_bytes, self.path)
+        drop_statement(graph)
+        return graph
+
+    def runner(self, outputs: Sequence[str], *, n_workers: int | None = None) -> GraphRunner:
+        """A runner of the graph that gives `outputs`, after the bundle's own test; raises `BundleError`."""
         try:
-            return onnx.load_model_from_string(self.graph_bytes)
+            runner = GraphRunner(self.graph_bytes, outputs, n_workers=n_workers)
         except Exception as error:
-            # protobuf's error classes differ between its backends
-            raise BundleError(f"the graph in {one_line(self.path)} cannot be parsed", got=str(error)[:120]) from error
+            # ONNX Runtime has its own class for each kind of invalid graph
+            raise BundleError(f"the graph in {one_line(self.path)} cannot be run", got=str(error)[:120]) from error
+        if reason := check_runner(runner, self.manifest):
+            how = self.manifest.quantisation
+            other = (
+                " Older processors need one quantised with --set reduce_range=true."
+                if how and how.precision == "int8"
+                else ""
+            )
+            raise BundleError(
+                f"the bundle {one_line(self.path)} fails its own test",
+                got=reason,
+                remedy=f"Copy the folder again.{other}",
+            )
+        return runner
+
+    @cached_property
+    def tested_graph(self) -> onnx.ModelProto:
+        """The graph, after the bundle's own test; raises `BundleError` where it fails, or the graph cannot be run."""
+        self.runner(tuple(self.manifest.outputs), n_workers=1)
+        return self.graph
 
     def monitor(self, *, coverage: float | None = COVERAGE, seed: int = 0) -> Monitor:
         """A monitor that compares predictions with this bundle's reference statistics; arguments as in `Monitor`."""
@@ -313,8 +384,11 @@ def write_bundle(path: Path, manifest: Manifest, files: dict[str, bytes]) -> Bun
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Open a bundle folder after checking schema, sizes and digests; raises `BundleError`."""
-    manifest = open_artifact(path, Manifest, needs=MODEL)
+    """Open a bundle folder after checking schema, sizes, digests, and manifest and graph against each other.
+
+    Raises `BundleError`.
+    """
+    manifest = open_artifact(path, Manifest)
     for entry in manifest.before_graph:
         for name in entry.needs:
             if name not in manifest.files:

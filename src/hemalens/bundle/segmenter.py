@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import onnx
 
-from hemalens.bundle.artifact import MANIFEST, ArtifactManifest, open_artifact, write_artifact
+from hemalens.bundle.artifact import MANIFEST, ArtifactManifest
+from hemalens.bundle.folders import open_artifact, parsed, write_artifact
+from hemalens.bundle.self_test import check_runner
 from hemalens.bundle.stages import (
     CENTRED,
     CLASSICAL,
@@ -21,8 +23,10 @@ from hemalens.bundle.stages import (
     Segmenter,
     Stage,
 )
+from hemalens.bundle.vouching import drop_statement
 from hemalens.errors import BundleError, InputError, near_matches, one_line
 from hemalens.files import sha256_file
+from hemalens.graphs.runtime import GraphRunner
 from hemalens.imaging.centred_crop import CentredCropConfig
 from hemalens.imaging.reading import Preprocessing
 from hemalens.imaging.segmentation import CellImageConfig
@@ -34,6 +38,10 @@ class SegmenterManifest(ArtifactManifest):
     `from_scratch`: trained without published weights. `n_masks`: number of training masks.
     """
 
+    graph_file: ClassVar[str] = SEGMENTER
+    stated: ClassVar[tuple[str, ...]] = ("architecture", "preprocessing")
+    tested: ClassVar[tuple[str, ...]] = ("cell_probability",)
+
     kind: Literal["hemalens-segmenter"] = "hemalens-segmenter"
     architecture: str
     from_scratch: bool
@@ -41,6 +49,11 @@ class SegmenterManifest(ArtifactManifest):
     n_masks: int
     n_parameters: int
     n_trained_parameters: int
+
+    @property
+    def outputs(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of the graph's outputs, without the first axis."""
+        return {"cell_probability": (None, None), "full_map": (None, None, None)}
 
 
 @dataclass(frozen=True)
@@ -55,12 +68,22 @@ class TrainedSegmenter:
 
     @cached_property
     def graph(self) -> onnx.ModelProto:
-        """The graph, parsed; raises `BundleError` when it is not one."""
+        """The graph, parsed, without the statement of its manifest."""
+        graph = parsed((self.path / SEGMENTER).read_bytes(), self.path)
+        drop_statement(graph)
+        return graph
+
+    def check_test(self) -> None:
+        """Run the segmenter's own test; raises `BundleError` where it fails, or the graph cannot be run."""
         try:
-            return onnx.load_model(self.path / SEGMENTER)
+            runner = GraphRunner(self.graph.SerializeToString(), tuple(self.manifest.outputs), n_workers=1)
         except Exception as error:
-            # protobuf's error classes differ between its backends
-            raise BundleError(f"the graph in {one_line(self.path)} cannot be parsed", got=str(error)[:120]) from error
+            # ONNX Runtime has its own class for each kind of invalid graph
+            raise BundleError(f"the graph in {one_line(self.path)} cannot be run", got=str(error)[:120]) from error
+        if reason := check_runner(runner, self.manifest):
+            raise BundleError(
+                f"the segmenter {one_line(self.path)} fails its own test", got=reason, remedy="Copy the folder again."
+            )
 
 
 def write_segmenter(path: Path, manifest: SegmenterManifest, files: dict[str, bytes]) -> TrainedSegmenter:
@@ -71,7 +94,7 @@ def write_segmenter(path: Path, manifest: SegmenterManifest, files: dict[str, by
 
 def open_trained_segmenter(path: Path) -> TrainedSegmenter:
     """Open a segmenter folder after checking schema, sizes and digests; raises `BundleError`."""
-    return TrainedSegmenter(path, open_artifact(path, SegmenterManifest, needs=SEGMENTER))
+    return TrainedSegmenter(path, open_artifact(path, SegmenterManifest))
 
 
 def open_segmenter(name: str, *, known: tuple[str, ...] = (CLASSICAL,)) -> Segmenter:
@@ -87,7 +110,9 @@ def open_segmenter(name: str, *, known: tuple[str, ...] = (CLASSICAL,)) -> Segme
             expected="a known name, or the folder of one trained with hemalens train bc_sam_segmenter",
             remedy=near_matches(name, known),
         )
-    return GraphSegmenter(name, open_trained_segmenter(Path(name)).graph)
+    segmenter = open_trained_segmenter(Path(name))
+    segmenter.check_test()
+    return GraphSegmenter(name, segmenter.graph)
 
 
 def segmenter_source(key: str, name: str) -> dict[str, str]:

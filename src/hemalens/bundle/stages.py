@@ -21,9 +21,10 @@ from pydantic import Field
 from hemalens.bundle.artifact import Part
 from hemalens.cache import FeatureCache
 from hemalens.datasets.base import CellDataset, Record
-from hemalens.errors import ImageError
-from hemalens.files import default_cache_dir, sha256_text
+from hemalens.errors import BundleError, ImageError, one_line
+from hemalens.files import default_cache_dir, open_regular, sha256_text
 from hemalens.graphs import build as graphs
+from hemalens.graphs.checks import check_interface
 from hemalens.graphs.runtime import session_of
 from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
 from hemalens.imaging.nucleus import find_nucleus
@@ -39,6 +40,8 @@ CENTRED = "centred"
 """The crop around the nucleus, without a segmenter."""
 CENTRED_VERSION = "2"
 """Part of the cache key: change it with the crop or the search for the nucleus."""
+SLACK = 1e-3
+"""How far a probability may lie outside 0 to 1."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
@@ -89,6 +92,12 @@ class GraphSegmenter:
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """The cell's mask (H, W): where its probability, interpolated, is at least one half."""
         (found,) = self._session.run(["cell_probability"], {"image": image[None]})
+        if found.ndim != 3 or not (found.min() >= -SLACK and found.max() <= 1 + SLACK):  # NaN is no probability either
+            raise BundleError(
+                f"the segmenter {one_line(self.name)} gives no probabilities",
+                expected="values from 0 to 1",
+                got=f"{found.min():.4g} to {found.max():.4g} of shape {found.shape}",
+            )
         height, width = image.shape[:2]
         whole = Image.fromarray(found[0]).resize((width, height), Image.Resampling.BILINEAR)
         mask: NDArray[np.bool_] = np.asarray(whole) >= 0.5
@@ -259,7 +268,11 @@ def stage_of(entry: StageEntry, folder: Path) -> Stage:
         return CentredCropStage(entry.config)
     if entry.segmenter == CLASSICAL:
         return CellImageStage(ClassicalSegmenter(), entry.config)
-    return CellImageStage(GraphSegmenter(entry.segmenter, onnx.load_model(folder / entry.segmenter)), entry.config)
+    with open_regular(folder / entry.segmenter) as file:
+        graph = onnx.load_model_from_string(file.read())
+    if reason := check_interface(graph, {"cell_probability": (None, None)}):
+        raise BundleError(f"{one_line(folder / entry.segmenter)} is no segmenter", got=reason)
+    return CellImageStage(GraphSegmenter(entry.segmenter, graph), entry.config)
 
 
 def count_outcomes(dataset: CellDataset, stage: Stage) -> dict[Outcome, int]:

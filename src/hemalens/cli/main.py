@@ -73,11 +73,22 @@ def main() -> None:
         # typer exits silently on Ctrl-C
         if ending.code == INTERRUPTED:
             _fail("stopped; run the same command again to resume", INTERRUPTED)
+        if not ending.code:
+            _note_damage()
         raise
     except BrokenPipeError:
         # the reader of our output has closed the pipe, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _note_damage() -> None:
+    """Say what was damaged in the cache, where the command has used it."""
+    cache = sys.modules.get("hemalens.cache")
+    for note in cache.damage_notes() if cache else ():
+        print(f"note: {note}", file=sys.stderr)
+    if cache:
+        cache.forget_damage()
 
 
 def _fail(message: str, code: int) -> None:

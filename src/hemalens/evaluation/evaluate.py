@@ -14,7 +14,7 @@ from hemalens.cache import FeatureCache
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.splits import units
-from hemalens.errors import DatasetError
+from hemalens.errors import DatasetError, one_line
 from hemalens.evaluation import metrics
 from hemalens.evaluation.projection import scatter
 from hemalens.evaluation.results import (
@@ -31,7 +31,7 @@ from hemalens.evaluation.thumbnails import thumbnail
 from hemalens.files import default_cache_dir
 from hemalens.graphs.build import cut
 from hemalens.graphs.features import extract
-from hemalens.graphs.runtime import run_rows
+from hemalens.graphs.runtime import require_probabilities, run_rows
 from hemalens.progress import track
 
 N_WRONG = 12
@@ -51,7 +51,7 @@ class DatasetPredictions:
 
 def predict_dataset(bundle: Bundle, dataset: CellDataset) -> DatasetPredictions:
     """Run a bundle over a dataset. Embeddings of a frozen backbone come from and go to the cache."""
-    graph = bundle.graph
+    graph = bundle.tested_graph
     cache = FeatureCache(default_cache_dir()) if bundle.manifest.frozen_backbone else None
     encoder = cut(graph, ["image"], ["embedding"])
     with track("testing", len(dataset)) as progress:
@@ -60,6 +60,7 @@ def predict_dataset(bundle: Bundle, dataset: CellDataset) -> DatasetPredictions:
         raise DatasetError(f"no image of {dataset.name} can be read", got=next(iter(found.errors.values()), "no image"))
     head = cut(graph, ["embedding"], ["probabilities"]).SerializeToString()
     probabilities = run_rows(head, {"embedding": found.embeddings}, ["probabilities"])["probabilities"]
+    require_probabilities(probabilities, len(bundle.manifest.labels), one_line(bundle.path))
     return DatasetPredictions(
         records=tuple(dataset.records[i] for i in found.readable),
         index=found.readable,

@@ -21,7 +21,7 @@ from hemalens.evaluation.evaluate import DatasetPredictions, predict_dataset
 from hemalens.evaluation.results import Picture, PictureTable
 from hemalens.evaluation.thumbnails import WHITE, outlined, thumbnail
 from hemalens.graphs.cost import count_graph
-from hemalens.graphs.runtime import n_cores, session_of
+from hemalens.graphs.runtime import n_cores, require_probabilities, session_of
 from hemalens.imaging.reading import rim_colour
 from hemalens.progress import track
 
@@ -97,7 +97,7 @@ class Occluder:
     """Covers parts of images and runs a bundle on them, `n_workers` batches at once.
 
     The patch has `share` of each side of the image, so that it is square where the graph sees a square, and moves by half
-    of itself. Raises `BundleError` for a graph that is none of a bundle, `InputError` for a share outside (0, 1].
+    of itself. Raises `BundleError` for a graph that cannot be run, `InputError` for a share outside (0, 1].
     """
 
     def __init__(self, bundle: Bundle, *, share: float = PATCH_SHARE, n_workers: int | None = None) -> None:
@@ -112,14 +112,6 @@ class Occluder:
         except Exception as error:
             # ONNX Runtime has one error class for each kind of invalid graph
             raise BundleError(f"the graph in {self._name} cannot be run", got=str(error)[:120]) from error
-        inputs = [value.name for value in self._session.get_inputs()]
-        outputs = [value.name for value in self._session.get_outputs()]
-        if inputs != ["image"] or "probabilities" not in outputs:
-            raise BundleError(
-                f"the graph in {self._name} is none of a bundle",
-                expected="image -> probabilities",
-                got=f"{', '.join(inputs)} -> {', '.join(outputs)}",
-            )
 
     def __call__(self, image: NDArray[np.uint8]) -> Occlusion:
         """The probabilities for an image uint8 (H, W, 3) as the graph receives it, after the bundle's stages."""
@@ -156,12 +148,7 @@ class Occluder:
         except Exception as error:
             raise BundleError(f"the graph in {self._name} cannot be run", got=str(error)[:120]) from error
         probabilities = np.asarray(found, np.float32)
-        if probabilities.shape != (len(batch), self._n_classes):
-            raise BundleError(
-                f"the graph in {self._name} does not fit its manifest",
-                expected=f"{self._n_classes} probabilities an image",
-                got=f"values of shape {probabilities.shape} for {len(batch)} image(s)",
-            )
+        require_probabilities(probabilities, self._n_classes, self._name)
         return probabilities
 
 

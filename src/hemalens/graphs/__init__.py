@@ -2,6 +2,7 @@
 
 Begin with `build` (parts of a graph and cuts) and `runtime` (ONNX Runtime over many images). `features` computes
 embeddings through the cache, `batch_norm` re-estimates statistics, `weights` reads them back, `cost` counts
-multiply-adds, `fp16` and `int8` make graphs smaller. `additions` removes the layers that adaptation adds.
+multiply-adds, `fp16` and `int8` make graphs smaller. `checks` compares inputs and outputs. `additions` removes the layers
+that adaptation adds.
 Imports `datasets`, `imaging`, `cache` and the rooms below; no torch.
 """

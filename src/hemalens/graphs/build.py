@@ -144,6 +144,18 @@ def temperature_graph(n_classes: int, temperature: float) -> onnx.ModelProto:
     )
 
 
+def temperature_of(model: onnx.ModelProto) -> float | None:
+    """The temperature in a bundle's graph; None where adaptation has put further layers between it and the logits."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        # joining puts numbers in front of names
+        named = node.op_type == "Div" and list(node.output) == ["logits"] and node.input[1].lstrip("0123456789_")
+        if named == "temperature" and node.input[1] in constants:
+            values = numpy_helper.to_array(constants[node.input[1]])
+            return float(values[0]) if values.shape == (1,) else None
+    return None
+
+
 def log_probability_graph(n_classes: int) -> onnx.ModelProto:
     """head_probabilities (n, k) -> raw_logits = log(max(p, 1e-7)), for heads that give probabilities only."""
     nodes = [

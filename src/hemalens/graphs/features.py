@@ -65,7 +65,9 @@ def extract(
             contents[i] = record.view_id()
         except OSError as error:
             errors[i] = f"cannot read {one_line(record.name)}: {error.strerror}"
-    vectors = cache.get(graph_digest, list(dict.fromkeys(contents.values())), dtype) if cache else {}
+    known = list(dict.fromkeys(contents.values()))
+    # an axis of unknown length counts as 0
+    vectors = cache.get(graph_digest, known, dtype, size=int(np.prod(shape)) or None) if cache else {}
     todo = {content: records[i] for i, content in contents.items() if content not in vectors}
     progress(len(records) - len(todo))
     broken: dict[str, str] = {}
@@ -76,6 +78,10 @@ def extract(
             progress(1)
             if isinstance(found, ImageError):
                 broken[content] = str(found)
+                continue
+            # maps of 16 bits are checked where they are collected
+            if dtype == np.float32 and not np.isfinite(found[output]).all():
+                broken[content] = f"the network gives NaN or infinity for {one_line(todo[content].path)}"
                 continue
             fresh[content] = vectors[content] = found[output].ravel()
             if cache and len(fresh) >= 256:

@@ -26,6 +26,7 @@ from hemalens.datasets.base import Record
 from hemalens.errors import BundleError, HemalensError
 from hemalens.graphs.batch_norm import pixels_of
 from hemalens.graphs.build import IR_VERSION, cut, join
+from hemalens.graphs.checks import is_quantised
 from hemalens.graphs.runtime import session_of
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -50,11 +51,6 @@ class QuantisationConfig(StrictConfig):
     # at least one: ONNX Runtime would otherwise transpose the image before the resize, and fail
     fp32_layers: int = Field(default=2, ge=1)
     reduce_range: bool = False
-
-
-def is_quantised(graph: onnx.ModelProto) -> bool:
-    """Whether any part of a graph computes in 8 bits."""
-    return any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
 
 
 def quantise(

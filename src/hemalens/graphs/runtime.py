@@ -13,9 +13,29 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from hemalens.datasets.base import Record
-from hemalens.errors import ImageError
+from hemalens.errors import BundleError, ImageError
 
 Outputs = dict[str, NDArray[Any]]
+SUM_TOLERANCE = 1e-3
+"""Largest distance of the sum of an image's probabilities from 1."""
+
+
+def check_probabilities(values: NDArray[Any], n_classes: int) -> str | None:
+    """Why `values` are no probabilities (k,) or (n, k) of `n_classes`, or None: shape, finite, in [0, 1], sum 1.
+
+    Both limits allow `SUM_TOLERANCE`.
+    """
+    if values.ndim not in (1, 2) or values.shape[-1] != n_classes or values.dtype.kind != "f":
+        return f"the graph gives {values.dtype} of shape {values.shape}, not {n_classes} probabilities"
+    if not np.isfinite(values).all():
+        return "the graph gives NaN or infinity as probability"
+    if values.size and not (values.min() >= -SUM_TOLERANCE and values.max() <= 1 + SUM_TOLERANCE):
+        return f"the graph gives probabilities from {values.min():.4g} to {values.max():.4g}, outside 0 to 1"
+    sums = values.sum(axis=-1, dtype=np.float64)
+    if not np.allclose(sums, 1, rtol=0, atol=SUM_TOLERANCE):
+        worst = np.ravel(sums)[np.abs(np.ravel(sums) - 1).argmax()]
+        return f"the graph gives probabilities that sum to {worst:.4g}, not 1"
+    return None
 
 
 def n_cores() -> int:
@@ -46,7 +66,12 @@ class GraphRunner:
 
     def run(self, image: NDArray[np.uint8]) -> Outputs:
         """The outputs for one image uint8 (h, w, 3), each without its batch axis."""
-        values = self._session.run(list(self.outputs), {"image": image[None]})
+        try:
+            values = self._session.run(list(self.outputs), {"image": image[None]})
+        except Exception as error:
+            # ONNX Runtime has its own class for each kind of failure
+            size = " x ".join(map(str, image.shape[1::-1]))
+            raise BundleError(f"the graph cannot be run on an image of {size} pixels", got=str(error)[:120]) from error
         return {name: np.asarray(value)[0] for name, value in zip(self.outputs, values, strict=True)}
 
     def _outputs_of(self, record: Record) -> Outputs | ImageError:
@@ -74,6 +99,12 @@ class GraphRunner:
             finally:
                 for _, future in waiting:
                     future.cancel()
+
+
+def require_probabilities(values: NDArray[Any], n_classes: int, where: str) -> None:
+    """Raise `BundleError`, naming the graph by `where`, unless `values` pass `check_probabilities`."""
+    if reason := check_probabilities(values, n_classes):
+        raise BundleError(f"the probabilities of {where} cannot be used", got=reason)
 
 
 def run_rows(graph: bytes, inputs: dict[str, NDArray[Any]], outputs: Sequence[str]) -> Outputs:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from hemalens.bundle.bundle import FINE, Bundle
 from hemalens.datasets.base import Record
-from hemalens.errors import BundleError, ImageError, one_line
-from hemalens.graphs.runtime import GraphRunner, Outputs
+from hemalens.errors import ImageError
+from hemalens.graphs.runtime import Outputs
 from hemalens.trust.monitor import Monitor
 
 MONITORED_AT_ONCE = 256
@@ -46,7 +46,7 @@ class Predictor:
 
     `monitor`, as from `bundle.monitor()`, fills typicality and prediction set and reports on all images. `abstain_below` in
     [0, 1] is the threshold on the highest probability; `embeddings` adds the embedding (d,). `stages` process images before
-    the graph and count their outcomes. Raises `BundleError` for a graph that cannot run.
+    the graph and count their outcomes. Raises `BundleError` for a graph that cannot run, or that fails its own test.
     """
 
     def __init__(
@@ -67,17 +67,7 @@ class Predictor:
         self.fine = bundle.manifest.fine
         embedded = embeddings or (monitor is not None and monitor.needs_embeddings)
         outputs = ["probabilities", *([FINE] if self.fine else []), *(["embedding"] if embedded else [])]
-        try:
-            self._runner = GraphRunner(bundle.graph_bytes, outputs, n_workers=n_workers)
-        except Exception as error:
-            # ONNX Runtime has its own class for each kind of invalid graph
-            raise BundleError(f"the graph in {one_line(bundle.path)} cannot be run", got=str(error)[:120]) from error
-        if self.fine and FINE not in self._runner.given:
-            raise BundleError(
-                f"the graph in {one_line(bundle.path)} has no subtypes",
-                expected=f"the output {FINE}, as in its manifest",
-                got=", ".join(self._runner.given),
-            )
+        self._runner = bundle.runner(outputs, n_workers=n_workers)
 
     def predict(self, inputs: Iterable[Path | Record]) -> Iterator[Prediction]:
         """Predictions for image paths or records, one each, in order; an unreadable image gives one with an error."""

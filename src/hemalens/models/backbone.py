@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,9 +15,10 @@ from google.protobuf.message import DecodeError
 from pydantic import Field
 
 from hemalens.bundle.artifact import WEIGHTS
+from hemalens.cache import note_damage
 from hemalens.config import StrictConfig
 from hemalens.errors import ConfigError, WeightsError, near_matches, one_line, require_extra
-from hemalens.files import atomic_path, sha256_file, sha256_text
+from hemalens.files import atomic_path, is_regular, sha256_file, sha256_text
 from hemalens.graphs.build import digest, half_map_graph, join, normalise_graph, resize_graph
 from hemalens.imaging.reading import Preprocessing
 
@@ -271,6 +271,8 @@ def _hub_digest(config: BackboneConfig) -> str:
 
 
 Output = Literal["embedding", "feature_map"]
+DIGEST = "hemalens_digest"
+"""The entry in the metadata of a kept graph with the digest of its nodes and weights."""
 
 
 def frozen_graph(config: BackboneConfig, cache_dir: Path, *, output: Output = "embedding") -> onnx.ModelProto:
@@ -284,9 +286,10 @@ def frozen_graph(config: BackboneConfig, cache_dir: Path, *, output: Output = "e
     recipe = [digest(make(Preprocessing())) for make in (resize_graph, normalise_graph)]
     key = sha256_text(config.backbone, weights_digest(config), str(config.image_size_px), output, *recipe, *versions)
     stored = cache_dir / "graphs" / f"{key}.onnx"
-    if stored.is_file():
-        with suppress(DecodeError):  # a damaged file is replaced
-            return onnx.load_model(stored)
+    if is_regular(stored):
+        if (kept := _kept_graph(stored)) is not None:
+            return kept
+        note_damage(f"a damaged network in the cache was made anew: {one_line(stored)}")
     from hemalens.models.export import LastMap, to_onnx
 
     preprocessing = preprocessing_of(config)
@@ -298,5 +301,19 @@ def frozen_graph(config: BackboneConfig, cache_dir: Path, *, output: Output = "e
         last = LastMap(network)
         graph = join(before, to_onnx(last, preprocessing, ["full_map"]), half_map_graph(last.shape(preprocessing)))
     with atomic_path(stored) as temporary:
-        onnx.save_model(graph, temporary)
+        sealed = onnx.ModelProto()
+        sealed.CopyFrom(graph)
+        sealed.metadata_props.add(key=DIGEST, value=digest(graph))
+        onnx.save_model(sealed, temporary)
     return graph
+
+
+def _kept_graph(stored: Path) -> onnx.ModelProto | None:
+    """The graph in a file of the cache, without its digest; None where that does not hold."""
+    try:
+        graph = onnx.load_model_from_string(stored.read_bytes())
+    except DecodeError:
+        return None
+    kept = [entry.value for entry in graph.metadata_props if entry.key == DIGEST]
+    del graph.metadata_props[:]
+    return graph if kept == [digest(graph)] else None

@@ -10,6 +10,7 @@ Imports `evaluation` and the rooms below; no torch.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 
 from hemalens.errors import HemalensError, ReportError, one_line
 from hemalens.evaluation.results import Report
-from hemalens.files import atomic_dir, open_regular, write_json, write_text
+from hemalens.files import SEAL, atomic_dir, open_regular, read_sealed, write_sealed, write_text
 from hemalens.report import training_curves
 from hemalens.report.html import render_html
 from hemalens.report.markdown import render_markdown
@@ -40,7 +41,7 @@ def write_report(report: Report, folder: Path) -> None:
     for key in _not_finite(values):
         raise HemalensError(f"the report's {key} is no number", expected="a finite number or None", got="NaN or infinity")
     markdown, html, drawn = render_markdown(report), render_html(report), training_curves.files(report.curves)
-    write_json(folder / JSON_NAME, values)
+    write_sealed(folder / JSON_NAME, values)
     write_text(folder / MARKDOWN_NAME, markdown)
     write_text(folder / HTML_NAME, html)
     if drawn:
@@ -61,14 +62,17 @@ def _not_finite(value: Any, key: str = "") -> Iterator[str]:
 
 
 def read_report(path: Path) -> Report:
-    """Read a `report.json`; raises `ReportError` when it is missing, damaged or not a report of this schema."""
+    """Read a `report.json`; raises `ReportError` when it is missing, damaged, edited or not a report of this schema."""
     try:
         with open_regular(path) as file:
-            return Report.model_validate_json(file.read())
+            content = file.read()
     except OSError as error:
         raise ReportError(
             f"cannot read the report {one_line(path)}", expected="a report.json", got=error.strerror or str(error)
         ) from error
+    sealed = read_sealed(path)
+    try:
+        report = Report.model_validate_json(_without_seal(content) if sealed is None else json.dumps(sealed))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -78,3 +82,19 @@ def read_report(path: Path) -> Report:
             got=f"{key} as it is",
             remedy="Make the report again, or give the report.json that `hemalens` wrote.",
         ) from error
+    if sealed is None:
+        raise ReportError(
+            f"the report {one_line(path)} was edited or written by another program",
+            expected="the digest of its content",
+            remedy="Make the report again, or give the report.json that `hemalens` wrote.",
+        )
+    return report
+
+
+def _without_seal(content: bytes) -> bytes | str:
+    """An object without its digest; anything else as it is."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return content
+    return json.dumps({name: part for name, part in value.items() if name != SEAL}) if isinstance(value, dict) else content

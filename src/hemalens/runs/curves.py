@@ -10,6 +10,7 @@ from typing import Any
 
 from hemalens.errors import OutputError, one_line
 from hemalens.evaluation.results import TrainingCurve
+from hemalens.files import read_sealed
 
 HISTORY = "history.jsonl"
 _FIELDS = {
@@ -108,8 +109,5 @@ def _kept(run_dir: Path, rows: Sequence[_Row]) -> int | None:
 
 
 def _settings(run_dir: Path) -> Mapping[str, Any] | None:
-    try:
-        config = json.loads((run_dir / "fit.json").read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    config = (read_sealed(run_dir / "fit.json") or {}).get("config")
     return config if isinstance(config, dict) else None

@@ -19,7 +19,7 @@ from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.errors import BundleError, OutputError, one_line
 from hemalens.evaluation.results import Report
-from hemalens.files import output_errors, sha256_text, write_json
+from hemalens.files import output_errors, read_sealed, sha256_text, write_sealed
 from hemalens.methods import Method
 from hemalens.outputs import LOCK, check_apart, check_output, locked
 from hemalens.progress import Say
@@ -107,7 +107,7 @@ def _check_same(out: Path, known: Mapping[str, Any], key: str) -> None:
 def _begin(folder: Path, key: str, request: Mapping[str, Any], foreign: Sequence[str] = ()) -> None:
     """Write the run file of a run that is not finished; `foreign` files lie in its folder, and are not its own."""
     state = {"kind": "hemalens-run", "key": key, "finished": False, "foreign": list(foreign)}
-    write_json(folder / RUN_FILE, {**state, "request": request, "versions": library_versions()})
+    write_sealed(folder / RUN_FILE, {**state, "request": request, "versions": library_versions()})
 
 
 @contextmanager
@@ -183,16 +183,13 @@ def finish_run(folder: Path, report: Report) -> Report:
     write_report(report, folder)
     foreign = set(known.get("foreign", ()))
     files = sorted(set(_files(folder)) - foreign)
-    write_json(folder / RUN_FILE, {**known, "finished": True, "files": files})
+    write_sealed(folder / RUN_FILE, {**known, "finished": True, "files": files})
     return report
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) and content.get("kind") == "hemalens-run" else None
+    content = read_sealed(file)
+    return content if content is not None and content.get("kind") == "hemalens-run" else None
 
 
 def method_request(method: Method, config: StrictConfig) -> dict[str, Any]:
@@ -222,11 +219,7 @@ def fit_or_resume(
     }
     key = sha256_text(json.dumps(request, sort_keys=True))
     file = run_dir / "fit.json"
-    try:
-        same = json.loads(file.read_text(encoding="utf-8")).get("key") == key
-    except (OSError, ValueError):
-        same = False
-    if same:
+    if (read_sealed(file) or {}).get("key") == key:
         try:
             return open_bundle(run_dir / "bundle")
         except BundleError:
@@ -237,5 +230,5 @@ def fit_or_resume(
             for folder in ("bundle", "checkpoints", "scratch"):
                 shutil.rmtree(run_dir / folder, ignore_errors=True)
             (run_dir / "history.jsonl").unlink(missing_ok=True)
-    write_json(file, {"key": key, **request})
+    write_sealed(file, {"key": key, **request})
     return method.fit(train, validation=validation, auxiliary=auxiliary, config=config, rng=rng, run_dir=run_dir)

@@ -24,13 +24,14 @@ def package_model(
 ) -> Bundle:
     """Copy the bundle to `out` with a model card of its manifest, the `report.json` files of its tests, and remarks.
 
-    Weights for further training are left out. Raises `BundleError` for a bundle of more than 10 MB, `ReportError` for a
-    report of another model.
+    Weights for further training are left out. Raises `BundleError` for a bundle of more than 10 MB or one that fails
+    its own test, `ReportError` for a report of another model.
     """
     if not report_paths:
         raise InputError("a model card needs test results", expected="one report.json or more")
     with claim_folder(out, FILES, "a bundle", overwrite=overwrite, inputs=[bundle_path, *report_paths]):
         base = open_bundle(bundle_path)
+        base.runner(tuple(base.manifest.outputs), n_workers=1)
         card = model_card(base.manifest, [read_report(path) for path in report_paths], remarks)
         kept = [name for name in base.manifest.files if name not in (WEIGHTS, CARD)]
         files = {name: (base.path / name).read_bytes() for name in kept} | {CARD: card.encode("utf-8")}

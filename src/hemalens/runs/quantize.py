@@ -24,9 +24,10 @@ from hemalens.datasets import CellDataset, Record
 from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import Unreadable, seeded
 from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line
+from hemalens.graphs.checks import is_quantised
 from hemalens.graphs.fp16 import has_half_weights, with_half_weights
-from hemalens.graphs.int8 import CALIBRATION, QuantisationConfig, is_quantised, quantise
-from hemalens.graphs.runtime import GraphRunner, Outputs
+from hemalens.graphs.int8 import CALIBRATION, QuantisationConfig, quantise
+from hemalens.graphs.runtime import GraphRunner, Outputs, require_probabilities
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say, track
 from hemalens.runs.inputs import open_inputs, report_inputs
@@ -96,8 +97,9 @@ def quantize(
 
 
 def _refuse_small(base: Bundle) -> None:
-    """Raise `BundleError` for a quantised bundle."""
-    made = "int8" if is_quantised(base.graph) else "fp16" if has_half_weights(base.graph) else None
+    """Raise `BundleError` for a quantised bundle, and for one that fails its own test."""
+    graph = base.tested_graph
+    made = "int8" if is_quantised(graph) else "fp16" if has_half_weights(graph) else None
     if made:
         raise BundleError(f"the bundle {one_line(base.path)} is {made} already", remedy="Quantise its base.")
 
@@ -112,7 +114,8 @@ def _written(out: Path, base: Bundle, content: bytes, images: CellDataset, *, co
         base_model_sha256=base.manifest.files[MODEL].sha256,
         n_images=len(images),
         fingerprint=images.fingerprint,
-        size_ratio=len(content) / base.manifest.files[MODEL].n_bytes,
+        # both without the statement of a manifest
+        size_ratio=len(content) / base.graph.ByteSize(),
         **asdict(compared),
     )
     data = (*base.manifest.data, DataEntry.of(images, "calibration")) if config else base.manifest.data
@@ -170,6 +173,7 @@ def _compare(base: Bundle, after: bytes, images: CellDataset) -> _Compared:
                 rows.append(row)
                 progress(1)
             found.append({name: np.stack([row[name] for row in rows]) for name in outputs})
+            require_probabilities(found[-1]["probabilities"], len(base.manifest.labels), one_line(base.path))
     first, second = (each["probabilities"] for each in found)
     difference = np.abs(first - second)
     same = first.argmax(axis=1) == second.argmax(axis=1)

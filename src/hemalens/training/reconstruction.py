@@ -21,7 +21,7 @@ from hemalens.errors import ConfigError, DatasetError
 from hemalens.files import atomic_path, default_cache_dir, sha256_text
 from hemalens.imaging.reading import Preprocessing
 from hemalens.models.reconstruction import LATENT_SIZE, Autoencoder, PixelAutoencoder, SymmetricAutoencoder
-from hemalens.training.checkpoints import load_weights, tensor_bytes
+from hemalens.training.checkpoints import has_weights, load_weights, tensor_bytes
 from hemalens.training.data import EpochSampler, PixelDataset, resized_images
 from hemalens.training.losses import structural_similarity
 from hemalens.training.module import ADAM, Learner, OptimiserConfig
@@ -98,7 +98,7 @@ def reconstruction_weights(
         )
     network, folder = _trained(dataset, preprocessing, config, backbone)
     file = folder / ENCODER
-    if not file.is_file():
+    if not has_weights(file):
         with atomic_path(file) as temporary:
             temporary.write_bytes(tensor_bytes(network.encoder.state_dict()))
     return file
@@ -119,7 +119,7 @@ def _trained(
     }
     folder = default_cache_dir() / "reconstructions" / sha256_text(json.dumps(request, sort_keys=True))
     file = folder / WEIGHTS
-    if not file.is_file():
+    if not has_weights(file):
         module = ReconstructionModule(network, preprocessing, config)
         _train(module, dataset, preprocessing, folder)
         with atomic_path(file) as temporary:

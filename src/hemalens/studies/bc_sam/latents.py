@@ -36,7 +36,7 @@ from hemalens.training.autoencoder import (
     reconstruct,
 )
 from hemalens.training.baseline_autoencoders import BaselineConfig, drawings, embeddings, fit_baseline, read_baseline
-from hemalens.training.checkpoints import tensor_bytes
+from hemalens.training.checkpoints import has_weights, tensor_bytes
 
 Protocol = Literal["transductive", "inductive"]
 POOLED = "features"
@@ -203,7 +203,7 @@ class Material:
         kept = default_cache_dir() / "autoencoders" / f"{key}.safetensors"
         folder = run_dir / f"autoencoder_{key[:16]}"
         told, history = kept.with_suffix(".jsonl"), folder / HISTORY
-        if kept.is_file():
+        if has_weights(kept):
             if told.is_file() and not history.is_file():
                 write_text(history, told.read_text(encoding="utf-8"))
             return read(kept), folder
