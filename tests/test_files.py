@@ -20,7 +20,6 @@ from hemalens.errors import InputError, OutputError
 from hemalens.files import (
     atomic_dir,
     atomic_path,
-    claim_output,
     output_errors,
     sha256_file,
     sha256_text,
@@ -254,54 +253,6 @@ def test_full_disk_inside_the_block_leaves_nothing(tmp_path: Path) -> None:
         _fill_half(tmp_path / "bundle", OSError(errno.ENOSPC, "No space left on device"))
     _check(error.value, tmp_path / "bundle")
     assert os.listdir(tmp_path) == []
-
-
-# claim_output
-
-
-@pytest.mark.parametrize("kind", ["file", "full folder"])
-def test_claim_refuses_what_exists_unless_told_to_overwrite(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "out"
-    if kind == "file":
-        path.write_text("old")
-    else:
-        path.mkdir()
-        _fill(path, "old")
-    with pytest.raises(OutputError, match=r"exists already.*--overwrite") as error:
-        claim_output(path, overwrite=False)
-    _check(error.value, path)
-    claim_output(path, overwrite=True)
-    assert path.exists()
-    assert path.is_file() or os.listdir(path) == ["sub"]
-
-
-def test_claim_takes_a_free_or_empty_place_and_makes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    for name in ("free", "a/b/c", "empty"):
-        claim_output(tmp_path / name, overwrite=False)
-    assert os.listdir(tmp_path) == ["empty"]
-
-
-def test_claim_takes_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    claim_output(Path("runs/one"), overwrite=False)
-
-
-def test_claim_below_a_file_is_refused_before_the_work_starts(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"expected a folder; got the file '.*file'") as error:
-        claim_output(tmp_path / "file" / "a" / "out", overwrite=False)
-    _check(error.value, tmp_path / "file" / "a" / "out")
-
-
-def test_claim_in_a_read_only_place_is_refused_before_the_work_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # the test may run as root, to whom everything is writable
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    with pytest.raises(OutputError, match=r"expected a writable place; got '.*' is read-only") as error:
-        claim_output(tmp_path / "a" / "out", overwrite=False)
-    _check(error.value, tmp_path / "a" / "out")
 
 
 # walk_files

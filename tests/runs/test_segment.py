@@ -205,7 +205,11 @@ def test_a_finished_training_is_refused_and_a_stopped_one_goes_on(
         run(seed=1)
     shutil.copytree(run.out, tmp_path / "out")
     file = tmp_path / "out" / "run.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "finished": False}))
+    new = tmp_path / "out" / ".new"
+    new.mkdir()
+    for entry in set((tmp_path / "out").iterdir()) - {new}:
+        entry.rename(new / entry.name)
+    (new / "run.json").write_text(json.dumps({**json.loads((new / "run.json").read_text()), "finished": False}))
 
     def again(*given: object, **more: object) -> None:
         raise AssertionError("trained again")
@@ -460,7 +464,7 @@ def test_only_a_folder_of_its_own_kind_is_replaced(mixed: Path, tmp_path: Path) 
     segment("classical", str(mixed / "b"), out=out, overwrite=True)
     assert len(_rows(out)) == len(list((out / "masks").iterdir())) == 2
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="holds something else than masks of cells"):
+    with pytest.raises(OutputError, match=r"holds 'notes.txt' besides masks of cells. Move"):
         segment("classical", image, out=out, overwrite=True)
     assert len(_rows(out)) == 2
     assert (out / "notes.txt").read_text() == "mine"

@@ -11,7 +11,8 @@ from hemalens.adaptation.encoders import IMAGENET
 from hemalens.adaptation.few_labels import adapt_few_labels, few_shot_config
 from hemalens.adaptation.finetune import adapt_finetuned
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
-from hemalens.bundle.bundle import FILES, Bundle
+from hemalens.bundle.artifact import artifact_files
+from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.open import spec_path
 from hemalens.errors import InputError
 from hemalens.outputs import claim_folder
@@ -39,7 +40,7 @@ def adapt(
     _check(support, unlabelled, options)
     named = [bundle, support, unlabelled, *(beside for beside in options.beside if beside != IMAGENET)]
     inputs = [spec_path(given) for given in named if given is not None]
-    with claim_folder(out, FILES, "a bundle", overwrite=overwrite, inputs=inputs):
+    with claim_folder(out, artifact_files, "a bundle", overwrite=overwrite, inputs=inputs):
         return _adapt(bundle, support, unlabelled, run=RunOptions(out, seed, overwrite), options=options, say=say)
 
 

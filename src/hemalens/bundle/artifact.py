@@ -123,13 +123,23 @@ def _library_versions() -> dict[str, str]:
 
 def write_artifact(path: Path, manifest: ArtifactManifest, files: dict[str, bytes]) -> None:
     """Write a folder atomically; raises `OutputError` when it cannot be written."""
-    with atomic_dir(path) as folder:
+    with atomic_dir(path, artifact_files) as folder:
         entries = {}
         for name, content in files.items():
             (folder / name).write_bytes(content)
             entries[name] = FileEntry(sha256=sha256_file(folder / name), n_bytes=len(content))
         complete = manifest.model_copy(update={"files": entries})
         (folder / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def artifact_files(path: Path) -> list[str] | None:
+    """The files of the bundle or segmenter in a folder; None for a folder of something else."""
+    try:
+        content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        ours = content["kind"] in ("hemalens-bundle", "hemalens-segmenter")
+        return [MANIFEST, *content["files"]] if ours else None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return None
 
 
 def open_artifact(path: Path, model: type[M], *, needs: str) -> M:

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import onnx
 from pydantic import Field, model_validator
 
-from hemalens.bundle.artifact import MANIFEST, WEIGHTS, ArtifactManifest, Part, open_artifact, write_artifact
+from hemalens.bundle.artifact import ArtifactManifest, Part, open_artifact, write_artifact
 from hemalens.bundle.nucleus_size import NucleusSize
-from hemalens.bundle.stages import SEGMENTER, Stage, StageEntry, stage_of
+from hemalens.bundle.stages import Stage, StageEntry, stage_of
 from hemalens.errors import BundleError, one_line
 from hemalens.imaging.reading import Preprocessing
 from hemalens.taxonomy import cell_types
@@ -30,8 +30,6 @@ STATISTICS = "embedding_statistics.npy"
 """A file of the default model that nothing reads."""
 CARD = "MODEL_CARD.md"
 """The model card, rendered from the manifest and the test reports."""
-FILES = (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, REFERENCE_FILE, WEIGHTS, SEGMENTER, CARD)
-"""All files that a bundle may hold."""
 FINE = "fine_probabilities"
 """Graph output where the manifest names subtypes: their probabilities given the class, (n, f)."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hemalens.bundle.artifact import MANIFEST, WEIGHTS
-from hemalens.bundle.bundle import CARD, FILES, Bundle, open_bundle, write_bundle
+from hemalens.bundle.artifact import MANIFEST, WEIGHTS, artifact_files
+from hemalens.bundle.bundle import CARD, Bundle, open_bundle, write_bundle
 from hemalens.bundle.default_model import FOLDER, LARGEST_BYTES
 from hemalens.errors import BundleError, InputError, one_line
 from hemalens.outputs import claim_folder
@@ -29,7 +29,7 @@ def package_model(
     """
     if not report_paths:
         raise InputError("a model card needs test results", expected="one report.json or more")
-    with claim_folder(out, FILES, "a bundle", overwrite=overwrite, inputs=[bundle_path, *report_paths]):
+    with claim_folder(out, artifact_files, "a bundle", overwrite=overwrite, inputs=[bundle_path, *report_paths]):
         base = open_bundle(bundle_path)
         card = model_card(base.manifest, [read_report(path) for path in report_paths], remarks)
         kept = [name for name in base.manifest.files if name not in (WEIGHTS, CARD)]

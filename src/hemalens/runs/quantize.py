@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hemalens.bundle.artifact import DataEntry, library_versions
+from hemalens.bundle.artifact import DataEntry, artifact_files, library_versions
 from hemalens.bundle.bundle import (
-    FILES,
     FINE,
     MODEL,
     Bundle,
@@ -70,7 +69,7 @@ def quantize(
     if options.n_images < 1:
         raise InputError("no image to calibrate on", expected="at least one image", got=str(options.n_images))
     inputs = [bundle_path, spec_path(calibration_spec)]
-    with claim_folder(out, FILES, "a bundle", overwrite=overwrite, inputs=inputs):
+    with claim_folder(out, artifact_files, "a bundle", overwrite=overwrite, inputs=inputs):
         base = open_bundle(bundle_path)
         _refuse_small(base)
         how = base.manifest.unlabelled
