@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from hemalens.bundle.artifact import artifact_files
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.open import spec_path
 from hemalens.errors import InputError
+from hemalens.files import scratch_folder
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.runs.folders import RunOptions
@@ -55,8 +55,8 @@ def _adapt(
         return adapt_few_labels(bundle, support, run=run, options=options, say=say)
     unlabelled_config(options)
     few_shot_config(options)
-    with tempfile.TemporaryDirectory(prefix="hemalens.adapt.") as folder:
-        between = Path(folder) / "bundle"
+    with scratch_folder() as folder:
+        between = folder / "bundle"
         adapt_unlabelled(bundle, unlabelled, run=RunOptions(between, run.seed), options=options, say=say)
         # the adapted bundle contains the further encoders already
         return adapt_few_labels(between, support, run=run, options=replace(options, beside=()), say=say)

@@ -161,9 +161,10 @@ def _link(out: Path, new: Path, names: Collection[str]) -> None:
 
 
 def _drop_empty(new: Path) -> None:
-    """Remove the working folder of a run that has written nothing."""
+    """Remove the working folder of a run that was stopped before it has written anything."""
+    begun = _read(new / RUN_FILE)
     with suppress(OSError):
-        if files_below(new) == [RUN_FILE]:
+        if begun is not None and not begun.get("finished") and files_below(new) == [RUN_FILE]:
             shutil.rmtree(new)
 
 

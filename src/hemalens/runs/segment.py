@@ -77,7 +77,8 @@ def train_segmenter(
         "test": test.fingerprint if test else None,
         "seed": seed,
     }
-    inputs = [spec_path(spec) for spec in ([train_specs] if isinstance(train_specs, str) else train_specs)]
+    specs = [*([train_specs] if isinstance(train_specs, str) else train_specs), options.config_file]
+    inputs = [*(spec_path(spec) for spec in specs if spec), *config.named_paths()]
     with open_run(out, request, overwrite=overwrite, inputs=inputs, say=say) as folder:
         say(f"{trained:,} of {total:,} parameters are trained")
         say(f"training on {amount}, {len(test) if test else 0} held out for the test")
