@@ -27,8 +27,8 @@ from hemalens.errors import InputError, OutputError, one_line
 
 PathLike = str | os.PathLike[str]
 """A path as users pass it."""
-STALE_AFTER_S = 86_400
-"""Age at which a temporary file of another machine counts as left behind."""
+STALE_AFTER_S = 7 * 86_400
+"""Age at which a temporary file of another machine, or of a process that runs, counts as left behind."""
 
 
 def default_cache_dir() -> Path:
@@ -152,7 +152,7 @@ def is_temporary(name: str) -> bool:
 
 
 def _is_stale(temporary: Path, machine: str, process: int) -> bool:
-    """Whether the process that made a temporary file is gone; of another machine, whether the file is a day old."""
+    """Whether the process that made a temporary file is gone; of another machine, whether it is a week old."""
     if machine == _machine() and os.name == "posix":
         try:
             os.kill(process, 0)
@@ -161,7 +161,8 @@ def _is_stale(temporary: Path, machine: str, process: int) -> bool:
         except OSError:
             pass  # another user's process
     # also a process whose number was used again; a clock may have jumped in either direction
-    return abs(time.time() - temporary.lstat().st_mtime) > STALE_AFTER_S
+    folders = (Path(where) for where, _, _ in os.walk(temporary))
+    return abs(time.time() - max(path.lstat().st_mtime for path in (temporary, *folders))) > STALE_AFTER_S
 
 
 def remove_stale(folder: Path, *, held: str | None = None) -> None:

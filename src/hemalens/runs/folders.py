@@ -81,8 +81,9 @@ def open_run(
                 if known is not None and ((moved and known.get("key") == key) or _has_job(known, job)):
                     _link(out, new, _names(out, known))
                     say(KNOWN)
-            _begin(new, key, request)
         try:
+            with output_errors(new):
+                _begin(new, key, request)
             yield new
             with output_errors(out):
                 _exchange(out, say)
@@ -166,6 +167,7 @@ def _drop_empty(new: Path) -> None:
     with suppress(OSError):
         if begun is not None and not begun.get("finished") and files_below(new) == [RUN_FILE]:
             shutil.rmtree(new)
+        new.rmdir()  # if empty
 
 
 def _finish_exchange(out: Path) -> bool:
