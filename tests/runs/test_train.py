@@ -449,6 +449,8 @@ def test_quickstart_from_end_to_end(tmp_path: Path, fits: list[str], monkeypatch
     assert report.evaluations[-1].n_images == 2 * 8, "what was memorised is not tested"
     assert report.synthetic
     assert predicted.n_rows == 3 * 8 == len(pandas.read_csv(out / "predictions.csv"))
+    assert all(Path(path).is_file() for path in pandas.read_csv(out / "predictions.csv")["path"])
+    assert not any(b"/.new" in path.read_bytes() for path in out.rglob("*") if path.is_file())
     with pytest.raises(OutputError, match="finished"):
         quickstart(out=out)
 

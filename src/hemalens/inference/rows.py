@@ -20,9 +20,6 @@ ROWS_A_GROUP = 256
 """Rows of a Parquet row group."""
 
 
-FIRST_COLUMNS = ["path", "label", "probability", "abstained"]
-
-
 @dataclass(frozen=True, slots=True)
 class RowFormat:
     """Which columns a prediction fills: those of the label order, of subtypes, of prediction sets and of the embedding."""
@@ -44,7 +41,7 @@ class RowFormat:
         subtypes = ["fine_label", "fine_probability"] if self.subtypes else []
         monitored = ["typicality", *(["prediction_set"] if self.prediction_sets else [])]
         classes = [f"p_{label}" for label in self.labels]
-        return [*FIRST_COLUMNS, *classes, *subtypes, *monitored, "error"]
+        return ["path", "label", "probability", "abstained", *classes, *subtypes, *monitored, "error"]
 
     def row(self, prediction: Prediction) -> Row:
         """The row of a prediction, by column."""
@@ -84,7 +81,7 @@ def check_predictions(path: Path) -> None:
                 columns = []
     except (ValueError, csv.Error):
         columns = []
-    if columns[: len(FIRST_COLUMNS)] != FIRST_COLUMNS:
+    if not {"path", "label", "probability", "abstained"} <= set(columns):
         raise OutputError(
             f"{one_line(path)} holds something else than predictions",
             remedy="Choose another --out; it is not overwritten.",

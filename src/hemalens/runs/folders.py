@@ -293,10 +293,10 @@ def fit_or_resume(
     except (OSError, ValueError):
         same = False
     if same:
-        try:
-            return open_bundle(run_dir / "bundle")
-        except BundleError:
-            pass  # unfinished: resume below
+        with suppress(BundleError):  # unfinished: resume below
+            bundle = open_bundle(run_dir / "bundle")
+            shutil.rmtree(run_dir / "scratch", ignore_errors=True)
+            return bundle
     else:
         # the checkpoints of another request must not be resumed
         with output_errors(run_dir):
