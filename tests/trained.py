@@ -6,6 +6,7 @@ Synthetic cells of four types, and bundles of networks with a few thousand weigh
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -253,6 +254,16 @@ def undrawn() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hemalens.report.figures.Drawing.svg", lambda drawing: '<svg aria-hidden="true"></svg>')
         yield
+
+
+def stop_again(out: Path) -> None:
+    """Make a finished run one that was stopped before its end."""
+    entries, new = list(out.iterdir()), out / ".new"
+    new.mkdir()
+    for entry in entries:
+        entry.rename(new / entry.name)
+    run = json.loads((new / "run.json").read_text())
+    (new / "run.json").write_text(json.dumps({**run, "finished": False}))
 
 
 @contextmanager

@@ -205,11 +205,7 @@ def test_a_finished_training_is_refused_and_a_stopped_one_goes_on(
         run(seed=1)
     shutil.copytree(run.out, tmp_path / "out")
     file = tmp_path / "out" / "run.json"
-    new = tmp_path / "out" / ".new"
-    new.mkdir()
-    for entry in set((tmp_path / "out").iterdir()) - {new}:
-        entry.rename(new / entry.name)
-    (new / "run.json").write_text(json.dumps({**json.loads((new / "run.json").read_text()), "finished": False}))
+    trained.stop_again(tmp_path / "out")
 
     def again(*given: object, **more: object) -> None:
         raise AssertionError("trained again")
