@@ -132,7 +132,8 @@ def claim_folder(path: Path, owned: Owned, what: str, *, overwrite: bool, inputs
         check_output(path, overwrite=overwrite)
         if path.is_file():
             raise OutputError(f"{one_line(path)} is a file", expected="the name of a folder")
-        below = files_below(path)
+        empty = [Path(where) for where, folders, names in os.walk(path) if not folders and not names]
+        below = [*files_below(path), *(f"{each.relative_to(path).as_posix()}/" for each in empty if each != path)]
         own = owned(path) if below else ()
         if own is None:
             raise OutputError(

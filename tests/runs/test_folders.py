@@ -335,3 +335,13 @@ def test_a_report_needs_a_run(tmp_path: Path) -> None:
         (new / "a").write_text("")
     with suppress(FileNotFoundError):
         assert os.listdir(tmp_path / "a") == [NEW]
+
+
+def test_a_run_folder_in_a_read_only_folder_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the test may run as root, to whom everything is writable
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(OutputError, match="is read-only"):
+        _run(tmp_path / "new", OLD)
+    (tmp_path / "run").mkdir()
+    _run(tmp_path / "run", OLD)
+    assert _tree(tmp_path / "run") == OLD

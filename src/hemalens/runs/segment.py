@@ -194,7 +194,8 @@ def segmented_files(folder: Path) -> list[str] | None:
     if reports is None or any("mask" not in row for row in rows):
         return None
     names = [row["mask"].removeprefix(f"{MASKS}/") for row in rows if row["mask"]]
-    return [TABLE_NAME, *reports, *(f"{part}/{name}" for part in (MASKS, CELLS) for name in names)]
+    # the folders are empty where no image was readable
+    return [TABLE_NAME, *reports, *(f"{part}/{name}" for part in (MASKS, CELLS) for name in ("", *names))]
 
 
 def _write_cells(
