@@ -65,6 +65,9 @@ def test_a_folder_is_replaced_only_when_asked_and_with_files_of_its_own_alone(tm
     with pytest.raises(OutputError, match=r"holds 'sub/mine.txt' besides a list. Move"), _folder(path, overwrite=True):
         pass
     os.replace(path / "sub" / "mine.txt", tmp_path / "mine.txt")
+    with pytest.raises(OutputError, match="holds 'sub/' besides a list"), _folder(path, overwrite=True):
+        pass
+    (path / "sub").rmdir()
     with _folder(path, overwrite=True):
         pass
     (path / "list.json").unlink()
