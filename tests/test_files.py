@@ -7,6 +7,10 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,6 @@ from hemalens.errors import InputError, OutputError
 from hemalens.files import (
     atomic_dir,
     atomic_path,
-    claim_output,
     output_errors,
     sha256_file,
     sha256_text,
@@ -256,52 +259,134 @@ def test_full_disk_inside_the_block_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-# claim_output
+# What killed processes leave behind
+
+WRITE = """
+import sys, time
+from pathlib import Path
+from hemalens import files
+
+def hang(*given):
+    print("there", flush=True)
+    time.sleep(60)
+
+what, path = sys.argv[1], Path(sys.argv[2])
+if what == "file":
+    with files.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        hang()
+elif what == "folder":
+    with files.atomic_dir(path) as temporary:
+        (temporary / "half").write_text("half")
+        hang()
+elif what == "scratch":
+    with files.scratch_folder() as folder:
+        (folder / "half").write_text("half")
+        hang()
+else:  # between the two renames of an exchange
+    replace, calls = files.os.replace, []
+
+    def hang_at_second(source, target):
+        calls.append(source)
+        if len(calls) == 2:
+            hang()
+        replace(source, target)
+
+    files.os.replace = hang_at_second
+    with files.atomic_dir(path) as temporary:
+        (temporary / "new").write_text("new")
+"""
 
 
-@pytest.mark.parametrize("kind", ["file", "full folder"])
-def test_claim_refuses_what_exists_unless_told_to_overwrite(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "out"
-    if kind == "file":
-        path.write_text("old")
-    else:
-        path.mkdir()
-        _fill(path, "old")
-    with pytest.raises(OutputError, match=r"exists already.*--overwrite") as error:
-        claim_output(path, overwrite=False)
-    _check(error.value, path)
-    claim_output(path, overwrite=True)
-    assert path.exists()
-    assert path.is_file() or os.listdir(path) == ["sub"]
+def _kill_while(what: str, path: Path) -> None:
+    """A process that writes `path` by a temporary name, killed half-way."""
+    with subprocess.Popen([sys.executable, "-c", WRITE, what, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        process.send_signal(signal.SIGKILL)
 
 
-def test_claim_takes_a_free_or_empty_place_and_makes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    for name in ("free", "a/b/c", "empty"):
-        claim_output(tmp_path / name, overwrite=False)
-    assert os.listdir(tmp_path) == ["empty"]
+NAMES = ["a.csv", "[a-z]*?.csv", "ä" * 100 + ".parquet", "x" * 60, "new\nline.csv"]
 
 
-def test_claim_takes_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    claim_output(Path("runs/one"), overwrite=False)
-
-
-def test_claim_below_a_file_is_refused_before_the_work_starts(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"expected a folder; got the file '.*file'") as error:
-        claim_output(tmp_path / "file" / "a" / "out", overwrite=False)
-    _check(error.value, tmp_path / "file" / "a" / "out")
-
-
-def test_claim_in_a_read_only_place_is_refused_before_the_work_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_a_killed_process_was_writing_goes_with_the_next_that_writes_there(
+    tmp_path: Path, what: str, name: str
 ) -> None:
-    # the test may run as root, to whom everything is writable
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    with pytest.raises(OutputError, match=r"expected a writable place; got '.*' is read-only") as error:
-        claim_output(tmp_path / "a" / "out", overwrite=False)
-    _check(error.value, tmp_path / "a" / "out")
+    (tmp_path / "mine.part.csv").write_text("mine")
+    _kill_while(what, tmp_path / name)
+    (left,) = set(os.listdir(tmp_path)) - {"mine.part.csv"}
+    assert files.is_temporary(left)
+    write_text(tmp_path / "another", "x")
+    assert set(os.listdir(tmp_path)) == {"mine.part.csv", "another"}
+
+
+def test_a_folder_that_was_being_replaced_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "bundle"
+    path.mkdir()
+    _fill(path, "old")
+    _kill_while("exchange", path)
+    assert not path.exists()
+    files.remove_stale(tmp_path)
+    assert os.listdir(tmp_path) == ["bundle"]
+    assert (path / "sub" / "a.txt").read_text() == "old"
+
+
+def test_a_scratch_folder_of_a_killed_process_goes_with_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(files.tempfile, "tempdir", None)
+    _kill_while("scratch", tmp_path)
+    (left,) = os.listdir(tmp_path)
+    with files.scratch_folder() as folder:
+        assert os.listdir(tmp_path) == [folder.name] != [left]
+        (folder / "a").write_text("")
+    assert os.listdir(tmp_path) == []
+
+
+def _temporary(folder: Path, name: str, owner: str, kind: str = "part") -> Path:
+    path = folder / f".{name}.{owner}.x_y.{kind}"
+    path.write_text("")
+    return path
+
+
+def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
+    here = files._owner().partition("-")[0]
+    alive = _temporary(tmp_path, "a", f"{here}-{os.getppid()}")
+    elsewhere = _temporary(tmp_path, "a", "ffffff-1")
+    files.remove_stale(tmp_path)
+    assert alive.exists()
+    assert elsewhere.exists()
+
+
+@pytest.mark.parametrize("days", [-8, 8])
+def test_after_a_week_a_number_was_used_again_and_a_clock_may_have_jumped(tmp_path: Path, days: int) -> None:
+    here = files._owner().partition("-")[0]
+    found = [_temporary(tmp_path, "a", owner) for owner in (f"{here}-{os.getppid()}", f"{here}-{os.getpid()}", "ffffff-1")]
+    when = time.time() + days * 86_400
+    for path in found:
+        os.utime(path, (when, when))
+    files.remove_stale(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_who_holds_the_lock_of_an_output_has_no_other_writer(tmp_path: Path) -> None:
+    """Whatever machine, number and time say: another machine on a network folder that was switched off, say."""
+    for owner in (files._owner(), "ffffff-1", "ffffff-99999999999999999999"):
+        _temporary(tmp_path, "out.csv", owner)
+    other = _temporary(tmp_path, "other.csv", files._owner())
+    files.remove_stale(tmp_path, held="out.csv")
+    assert os.listdir(tmp_path) == [other.name]
+
+
+@given(name=st.text(st.characters(exclude_characters="/\x00.", exclude_categories=["Cs"]), min_size=1, max_size=100))
+def test_temporary_names_are_told_from_all_others_and_fit_the_disk(name: str) -> None:
+    prefix = files._temporary_prefix(Path("folder") / name)
+    for end in (f"part{files._suffix(Path(name))}", "old"):
+        temporary = f"{prefix}a1b2_c3d.{end}"
+        assert len(os.fsencode(temporary)) <= 255
+        assert files.is_temporary(temporary)
+    assert not files.is_temporary(f"{name}.part")
 
 
 # walk_files

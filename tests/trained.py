@@ -6,6 +6,7 @@ Synthetic cells of four types, and bundles of networks with a few thousand weigh
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.splits import hold_out
 from hemalens.datasets.synthetic import synthesize
+from hemalens.files import write_sealed
 from hemalens.graphs.build import cut, float_value, join, make_model, resize_graph, temperature_graph
 from hemalens.imaging.reading import Preprocessing
 from hemalens.methods import Method, find_method
@@ -253,6 +255,16 @@ def undrawn() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hemalens.report.figures.Drawing.svg", lambda drawing: '<svg aria-hidden="true"></svg>')
         yield
+
+
+def stop_again(out: Path) -> None:
+    """Make a finished run one that was stopped before its end."""
+    entries, new = list(out.iterdir()), out / ".new"
+    new.mkdir()
+    for entry in entries:
+        entry.rename(new / entry.name)
+    run = json.loads((new / "run.json").read_text())
+    write_sealed(new / "run.json", {**run, "finished": False})
 
 
 @contextmanager

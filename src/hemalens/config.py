@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
@@ -14,10 +15,29 @@ from hemalens.errors import ConfigError, near_matches, one_line
 from hemalens.files import open_regular
 
 
+def setting_paths(settings: Sequence[str]) -> list[Path]:
+    """The files and folders that exist under the value of a setting key=value."""
+    values = (setting.partition("=")[2].strip("'\"") for setting in settings)
+    return [Path(value) for value in values if os.path.exists(value)]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value of JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
 class StrictConfig(BaseModel):
     """Base of every configuration: frozen, without unknown keys, without coercion of values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def named_paths(self) -> list[Path]:
+        """The files and folders that exist under a text value."""
+        return [Path(text) for text in _texts(self.model_dump(mode="json")) if os.path.exists(text)]
 
     def file_digests(self) -> dict[str, str]:
         """Digests, by key, of the files that the configuration names; a changed file makes another configuration."""

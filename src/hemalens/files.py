@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import json
 import os
@@ -13,11 +12,11 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,8 @@ from hemalens.errors import InputError, OutputError, one_line
 
 PathLike = str | os.PathLike[str]
 """A path as users pass it."""
-STALE_AFTER_S = 86_400
-"""Age at which a temporary file of another machine counts as left behind."""
+STALE_AFTER_S = 7 * 86_400
+"""Age at which a temporary file of another machine, or of a process that runs, counts as left behind."""
 
 
 def default_cache_dir() -> Path:
@@ -118,46 +117,107 @@ def output_errors(path: Path) -> Iterator[None]:
         raise _as_output_error(error, path) from error
 
 
+@cache
+def _machine() -> str:
+    """This machine, and the space of its process numbers, in six hexadecimal digits."""
+    name = socket.gethostname()
+    with suppress(OSError):
+        name += f" {os.stat('/proc/self/ns/pid').st_ino}"  # containers may share a name
+    return hashlib.sha256(name.encode()).hexdigest()[:6]
+
+
 def _owner() -> str:
     """This process, as in the names of its temporary files: machine and process number."""
-    machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
-    return f"{machine}-{os.getpid()}"
+    return f"{_machine()}-{os.getpid()}"
+
+
+def short_name(name: str, longest: int = 40) -> str:
+    """The name itself, or, beyond so many bytes, its beginning with a digest of it."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= longest:
+        return name
+    return f"{os.fsencode(name[: longest // 5]).decode('utf-8', 'replace')}~{hashlib.sha256(encoded).hexdigest()[:8]}"
 
 
 def _temporary_prefix(path: Path) -> str:
-    return f".{path.name[:40]}.{_owner()}."
+    return f".{short_name(path.name)}.{_owner()}."
 
 
-def _is_stale(temporary: Path, owner: str) -> bool:
-    """Whether the process that made a temporary file is gone; of another machine, whether the file is a day old."""
-    machine, _, process = owner.partition("-")
-    if machine == _owner().partition("-")[0] and os.name == "posix":
+def _suffix(path: Path) -> str:
+    return path.suffix if len(os.fsencode(path.suffix)) <= 16 else ""
+
+
+_TEMPORARY = re.compile(
+    r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{6})-(?P<process>[0-9]+)\.[a-z0-9_]+\.(part(\..+)?|old)", re.DOTALL
+)
+"""Names of temporary files and folders: of `atomic_path`, `atomic_dir` and `scratch_folder`."""
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is that of a temporary file or folder of ours."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def _is_stale(temporary: Path, machine: str, process: int) -> bool:
+    """Whether the process that made a temporary file is gone; of another machine, whether it is a week old."""
+    if machine == _machine() and os.name == "posix":
         try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
+            os.kill(process, 0)
+        except (ProcessLookupError, OverflowError):
             return True
         except OSError:
-            pass
-        return False
-    return time.time() - temporary.stat().st_mtime > STALE_AFTER_S
+            pass  # another user's process
+    # also a process whose number was used again; a clock may have jumped in either direction
+    folders = (Path(where) for where, _, _ in os.walk(temporary))
+    return abs(time.time() - max(path.lstat().st_mtime for path in (temporary, *folders))) > STALE_AFTER_S
 
 
-def remove_stale(path: Path) -> None:
-    """Remove the temporary files that killed processes left of `path`; bring back a folder that was being replaced."""
-    for found in sorted(path.parent.glob(f".{glob.escape(path.name[:40])}.*-*.*")):
-        owner = found.name.removeprefix(f".{path.name[:40]}.").partition(".")[0]
-        if not re.fullmatch(r"[0-9a-f]{6}-[0-9]+", owner) or not re.search(r"\.(part(\..+)?|old)$", found.name):
-            continue
-        with suppress(OSError):
-            if not _is_stale(found, owner):
+def remove_stale(folder: Path, *, held: str | None = None) -> None:
+    """Remove the temporary files that killed processes left in `folder`; bring back folders that were being replaced.
+
+    Those of the output named `held`, whose lock the caller holds, have no other owner: they go at once.
+    """
+    with suppress(OSError):
+        for entry in sorted(os.listdir(folder)):
+            parts = _TEMPORARY.fullmatch(entry)
+            if parts is None:
                 continue
-            kept = found / path.name
-            if found.suffix == ".old" and kept.exists() and not path.exists():
-                os.replace(kept, path)
-            if found.is_dir() and not found.is_symlink():
-                shutil.rmtree(found)
-            else:
-                found.unlink()
+            found = folder / entry
+            with suppress(OSError):
+                ours = held is not None and parts["name"] == short_name(held)
+                if ours or _is_stale(found, parts["machine"], int(parts["process"])):
+                    _remove_or_restore(found)
+
+
+def _remove_or_restore(found: Path) -> None:
+    """Remove a stale temporary file or folder; what stood in a place that is empty returns to it."""
+    if found.suffix == ".old":
+        for kept in found.iterdir():
+            if not os.path.lexists(found.parent / kept.name):
+                os.replace(kept, found.parent / kept.name)
+    if found.is_dir() and not found.is_symlink():
+        shutil.rmtree(found)
+    else:
+        found.unlink()
+
+
+@cache
+def _swept(folder: Path) -> None:
+    """Remove what killed processes left in a folder, once in each process."""
+    remove_stale(folder)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder, removed at the end; those of killed processes go first."""
+    place = Path(tempfile.gettempdir())
+    with output_errors(place):
+        _swept(place)
+        folder = Path(tempfile.mkdtemp(prefix=f".hemalens.{_owner()}.", suffix=".part", dir=place))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -168,8 +228,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(path)
-        handle, name = tempfile.mkstemp(prefix=_temporary_prefix(path), suffix=f".part{path.suffix}", dir=path.parent)
+        _swept(path.parent.absolute())
+        handle, name = tempfile.mkstemp(prefix=_temporary_prefix(path), suffix=f".part{_suffix(path)}", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -183,20 +243,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_dir(path: Path) -> Iterator[Path]:
+def atomic_dir(path: Path, own: Callable[[Path], Collection[str] | None] = lambda path: None) -> Iterator[Path]:
     """Yield a temporary folder next to `path`; rename it to `path` on success, remove it on failure.
 
-    An existing folder at `path` is replaced at the end. Raises `OutputError` as `atomic_path` does.
+    An existing folder at `path` is replaced at the end; with `own`, the names of its own files, relative to it, all others
+    stay, as "NAME.before" where the new folder has a file of that name. Raises `OutputError` as `atomic_path` does.
     """
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(path)
+        _swept(path.parent.absolute())
         temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path), suffix=".part", dir=path.parent))
         try:
             yield temporary
             os.chmod(temporary, 0o777 & ~_umask())
             if path.exists():
-                _exchange(temporary, path)
+                _exchange(temporary, path, own(path) if path.is_dir() else None)
             else:
                 os.replace(temporary, path)
         finally:
@@ -204,21 +265,34 @@ def atomic_dir(path: Path) -> Iterator[Path]:
                 shutil.rmtree(temporary)
 
 
-def _exchange(new: Path, path: Path) -> None:
-    """Replace `path` by `new`; a failure restores the old folder."""
+def _exchange(new: Path, path: Path, own: Collection[str] | None) -> None:
+    """Replace `path` by `new`; a failure restores the old folder. Files that `own` does not name move into `new`."""
     aside = Path(tempfile.mkdtemp(prefix=_temporary_prefix(path), suffix=".old", dir=path.parent))
+    old = aside / path.name
     try:
-        os.replace(path, aside / path.name)
+        os.replace(path, old)
         try:
             os.replace(new, path)
         except BaseException:
-            os.replace(aside / path.name, path)
+            os.replace(old, path)
             raise
     except BaseException:
         # only if empty: a folder that could not be restored is kept
         aside.rmdir()
         raise
+    for name in [] if own is None else set(files_below(old)) - set(own):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(old / name, path / (f"{name}.before" if os.path.lexists(path / name) else name))
     shutil.rmtree(aside)
+
+
+def files_below(folder: Path) -> list[str]:
+    """All files and links below a folder, hidden ones included, relative to it; links are not followed."""
+    found = []
+    for where, folders, names in os.walk(folder):
+        names += [name for name in folders if (Path(where) / name).is_symlink()]
+        found += [(Path(where) / name).relative_to(folder).as_posix() for name in names]
+    return sorted(found)
 
 
 def _umask() -> int:

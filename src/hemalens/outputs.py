@@ -7,14 +7,14 @@ alone. While a command writes an output, a lock keeps a second one away.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from hemalens.errors import OutputError, one_line
-from hemalens.files import output_errors
+from hemalens.files import files_below, output_errors, remove_stale, short_name
 
 LOCK = ".lock"
 """Name of the lock in a run folder; that of any other output is hidden beside it."""
@@ -29,7 +29,8 @@ def locked(output: Path, lock: Path) -> Iterator[None]:
     with output_errors(output):
         made = _missing_parents(lock)
         lock.parent.mkdir(parents=True, exist_ok=True)
-        holder = FileLock(lock, timeout=0)
+        # not a singleton: a second claim in this process waits for nobody, it is refused
+        holder = FileLock(lock, timeout=0, is_singleton=False)
         try:
             holder.acquire()
         except Timeout as error:
@@ -40,6 +41,7 @@ def locked(output: Path, lock: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # before the release: who opened this file meanwhile finds that it is gone, and makes a new one
         with suppress(OSError):
             lock.unlink()
         holder.release()
@@ -55,10 +57,14 @@ def _missing_parents(path: Path) -> list[Path]:
 
 
 def check_apart(output: Path, inputs: Sequence[Path]) -> None:
-    """Raise `OutputError` where `output` lies on or above one of `inputs`, links followed."""
+    """Raise `OutputError` where `output` lies on or above one of `inputs`, whatever links and names lead there."""
     place = output.resolve()
     for given in inputs:
-        if given.resolve().is_relative_to(place) or (output.exists() and given.exists() and output.samefile(given)):
+        resolved = given.resolve()
+        above = (resolved, *resolved.parents)
+        # the same file under another name: a hard link, another case of letters, a mount
+        same = place.exists() and any(folder.exists() and folder.samefile(place) for folder in above)
+        if place in above or same:
             raise OutputError(
                 f"the output {one_line(output)} would replace the input {one_line(given)}",
                 expected="an output apart from all inputs",
@@ -69,11 +75,16 @@ def check_apart(output: Path, inputs: Sequence[Path]) -> None:
 def check_output(path: Path, *, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
     """Raise `OutputError` for an output on or above an input, one that cannot be written, or an existing one.
 
-    An existing output passes with `overwrite`. Writes and removes nothing.
+    An existing file or folder passes with `overwrite`. Writes and removes nothing.
     """
     with output_errors(path):
         check_apart(path, inputs)
-        occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+        occupied = os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
+        odd = occupied and not path.is_dir() and not path.is_file()
+    if odd:
+        raise OutputError(
+            f"{one_line(path)} is neither a file nor a folder", remedy="Choose another --out; it is not overwritten."
+        )
     if occupied and not overwrite:
         raise OutputError(
             f"{one_line(path)} exists already",
@@ -90,28 +101,61 @@ def check_output(path: Path, *, overwrite: bool, inputs: Sequence[Path] = ()) ->
         )
 
 
+Owned = Callable[[Path], Collection[str] | None]
+"""The files in a folder that a command has written there, relative to it; None for a folder of something else."""
+
+
 @contextmanager
-def claim_output(path: Path, *, overwrite: bool, inputs: Sequence[Path] = ()) -> Iterator[None]:
-    """Check the output as `check_output` does, and keep other processes away from it inside the block."""
-    check_output(path, overwrite=overwrite, inputs=inputs)
-    with locked(path, path.parent / f".{path.name[:80]}{LOCK}"):
+def claim_output(
+    path: Path, *, overwrite: bool, inputs: Sequence[Path] = (), check: Callable[[Path], None] = lambda path: None
+) -> Iterator[None]:
+    """Check an output file as `check_output` does, and keep other processes away from it inside the block.
+
+    What killed processes left of it is removed. `check` raises `OutputError` for a file that is not to be replaced.
+    """
+    with _claimed(path, inputs):
+        if path.is_dir():
+            raise OutputError(f"{one_line(path)} is a folder", expected="the name of a file")
+        check_output(path, overwrite=overwrite)
+        if path.exists():
+            check(path)
         yield
 
 
 @contextmanager
-def claim_folder(
-    path: Path, parts: Collection[str], what: str, *, overwrite: bool, inputs: Sequence[Path] = ()
-) -> Iterator[None]:
-    """`claim_output` for a folder whose entries are named in `parts`; `overwrite` replaces only such a folder.
+def claim_folder(path: Path, owned: Owned, what: str, *, overwrite: bool, inputs: Sequence[Path] = ()) -> Iterator[None]:
+    """`claim_output` for a folder; `overwrite` replaces only one in which every file is named by `owned`.
 
     `what` names it in the error, as in "a report". Raises `OutputError`.
     """
-    with output_errors(path):
-        check_apart(path, inputs)
-        ours = not path.exists() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= set(parts))
-    if overwrite and not ours:
-        raise OutputError(
-            f"{one_line(path)} holds something else than {what}", remedy="Choose another folder; it is not overwritten."
-        )
-    with claim_output(path, overwrite=overwrite, inputs=inputs):
+    with _claimed(path, inputs):
+        check_output(path, overwrite=overwrite)
+        if path.is_file():
+            raise OutputError(f"{one_line(path)} is a file", expected="the name of a folder")
+        empty = [Path(where) for where, folders, names in os.walk(path) if not folders and not names]
+        below = [*files_below(path), *(f"{each.relative_to(path).as_posix()}/" for each in empty if each != path)]
+        own = owned(path) if below else ()
+        if own is None:
+            raise OutputError(
+                f"{one_line(path)} holds something else than {what}",
+                remedy="Choose another folder; it is not overwritten.",
+            )
+        foreign = [name for name in below if name not in own]
+        if foreign:
+            more = f" and {len(foreign) - 1} more file(s)" if len(foreign) > 1 else ""
+            raise OutputError(
+                f"{one_line(path)} holds {one_line(foreign[0])}{more} besides {what}",
+                remedy="Move what is not replaced to another folder, or choose another --out.",
+            )
+        yield
+
+
+@contextmanager
+def _claimed(path: Path, inputs: Sequence[Path]) -> Iterator[None]:
+    """Hold the lock of an output that can be written, without what killed processes left of it."""
+    check_output(path, overwrite=True, inputs=inputs)
+    # two names of one place have one lock
+    place = path.resolve()
+    with locked(path, place.parent / f".{short_name(place.name, 80)}{LOCK}"):
+        remove_stale(path.parent, held=path.name)
         yield

@@ -301,12 +301,13 @@ def test_outputs_and_inputs_that_cannot_be_are_refused(base: Bundle, calibration
     with pytest.raises(OutputError, match="exists already"):
         quantize(base.path, spec, out=out)
     quantize(base.path, spec, out=out, options=QuantizeOptions(n_images=3), overwrite=True)
+    mine = shutil.copytree(calibration, tmp_path / "mine")
     with pytest.raises(OutputError, match="something else than a bundle"):
-        quantize(base.path, spec, out=calibration, overwrite=True)
-    # a bundle may be quantised in its own place
-    own = Path(shutil.copytree(base.path, tmp_path / "own"))
-    quantize(own, spec, out=own, options=QuantizeOptions(n_images=2), overwrite=True)
-    assert WEIGHTS not in _names(own)
+        quantize(base.path, spec, out=mine, overwrite=True)
+    for place in (base.path, calibration):
+        with pytest.raises(OutputError, match=r"would replace the input .*apart from all inputs"):
+            quantize(base.path, spec, out=place, overwrite=True)
+    assert WEIGHTS in _names(base.path)
 
 
 QUANTISE_AND_PREDICT = """

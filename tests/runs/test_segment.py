@@ -22,7 +22,6 @@ from hemalens.datasets import CellDataset, Record, open_dataset
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import ConfigError, DatasetError, ImageError, InputError, OutputError, SplitError, WeightsError
 from hemalens.evaluation.results import Report
-from hemalens.files import write_sealed
 from hemalens.imaging.segmentation import CellImageConfig, cell_image, cut_source, segment_cell
 from hemalens.methods.bc_sam import BCSamConfig
 from hemalens.methods.bc_sam_segmenter import SegmenterConfig, build
@@ -206,7 +205,7 @@ def test_a_finished_training_is_refused_and_a_stopped_one_goes_on(
         run(seed=1)
     shutil.copytree(run.out, tmp_path / "out")
     file = tmp_path / "out" / "run.json"
-    write_sealed(file, {**json.loads(file.read_text()), "finished": False})
+    trained.stop_again(tmp_path / "out")
 
     def again(*given: object, **more: object) -> None:
         raise AssertionError("trained again")
@@ -461,7 +460,7 @@ def test_only_a_folder_of_its_own_kind_is_replaced(mixed: Path, tmp_path: Path) 
     segment("classical", str(mixed / "b"), out=out, overwrite=True)
     assert len(_rows(out)) == len(list((out / "masks").iterdir())) == 2
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="holds something else than masks of cells"):
+    with pytest.raises(OutputError, match=r"holds 'notes.txt' besides masks of cells. Move"):
         segment("classical", image, out=out, overwrite=True)
     assert len(_rows(out)) == 2
     assert (out / "notes.txt").read_text() == "mine"

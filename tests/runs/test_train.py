@@ -22,9 +22,8 @@ from hemalens.cli.quickstart import quickstart
 from hemalens.errors import OutputError, SplitError
 from hemalens.methods import Method, find_method
 from hemalens.report import read_report
-from hemalens.report.compose import Results, make_report
 from hemalens.runs.evaluate import EvaluateOptions
-from hemalens.runs.folders import finish_run, fit_or_resume, method_request, start_run
+from hemalens.runs.folders import fit_or_resume, method_request
 from hemalens.runs.train import TrainOptions
 
 REPORT_FILES = {"report.json", "report.md", "report.html"}
@@ -155,11 +154,11 @@ def test_a_finished_run_is_refused_and_replaced_only_when_asked(
         train("stub", labs("lab_a"), out=out)
     with pytest.raises(OutputError, match=r"holds another run \(other data, settings or seed\)"):
         train("stub", labs("lab_a"), out=out, seed=1)
-    assert fits == ["run"]
+    assert fits == [".new"]
     (out / "left over").write_text("x")
     train("stub", labs("lab_a"), out=out, seed=1, overwrite=True)
-    assert fits == ["run", "run"]
-    assert "left over" not in _names(out)
+    assert fits == [".new", ".new"]
+    assert (out / "left over").read_text() == "x"
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -175,25 +174,9 @@ def test_a_run_stopped_after_the_fit_does_not_fit_again(
             train("stub", labs("lab_a"), out=tmp_path / "run")
     said: list[str] = []
     report = train("stub", labs("lab_a"), out=tmp_path / "run", say=said.append)
-    assert fits == ["run"]
+    assert fits == [".new"]
     assert any("stopped run" in text for text in said)
     assert report.evaluations
-
-
-def test_what_another_request_left_is_not_gone_on_with(tmp_path: Path) -> None:
-    assert start_run(tmp_path / "run", {"seed": 0}, overwrite=False) is False
-    assert start_run(tmp_path / "run", {"seed": 0}, overwrite=False) is True
-    with pytest.raises(OutputError, match="holds another run"):
-        start_run(tmp_path / "run", {"seed": 1}, overwrite=False)
-    report = make_report("a run", "a protocol", Results(), data=[], methods={}, seed=0)
-    finish_run(tmp_path / "run", report)
-    assert (tmp_path / "run" / "report.json").is_file()
-    with pytest.raises(OutputError, match="finished"):
-        start_run(tmp_path / "run", {"seed": 0}, overwrite=False)
-    assert start_run(tmp_path / "run", {"seed": 1}, overwrite=True) is False
-    shutil.rmtree(tmp_path / "run")
-    with pytest.raises(OutputError, match=r"'.*run.json' is missing"):
-        finish_run(tmp_path / "run", report)
 
 
 class _WithFile(trained.StubConfig):
@@ -232,7 +215,7 @@ def test_other_content_of_a_file_makes_another_run_and_another_fit(
     file.write_text("of tomorrow")
     with pytest.raises(OutputError, match=r"holds another run \(other data, settings or seed\)"):
         train("stub", labs("lab_a"), out=tmp_path / "run", settings=settings)
-    assert folders == ["run"]
+    assert folders == [".new"]
 
     cells, config = trained.laboratory(tmp_path_factory), _WithFile(weights=str(file))
     folders.clear()
@@ -466,6 +449,8 @@ def test_quickstart_from_end_to_end(tmp_path: Path, fits: list[str], monkeypatch
     assert report.evaluations[-1].n_images == 2 * 8, "what was memorised is not tested"
     assert report.synthetic
     assert predicted.n_rows == 3 * 8 == len(pandas.read_csv(out / "predictions.csv"))
+    assert all(Path(path).is_file() for path in pandas.read_csv(out / "predictions.csv")["path"])
+    assert not any(b"/.new" in path.read_bytes() for path in out.rglob("*") if path.is_file())
     with pytest.raises(OutputError, match="finished"):
         quickstart(out=out)
 

@@ -624,7 +624,7 @@ def test_a_killed_study_goes_on_after_what_was_finished(
         patch.setattr(bc_sam_latents, "fit_autoencoder", killed_at_the_second)
         with pytest.raises(KilledError):
             _study(data, tmp_path / "study", *settings)
-    assert json.loads((tmp_path / "study" / "run.json").read_text())["finished"] is False
+    assert json.loads((tmp_path / "study" / ".new" / "run.json").read_text())["finished"] is False
     done.clear()
     said: list[str] = []
     with monkeypatch.context() as patch:
@@ -666,7 +666,7 @@ def test_one_command_trains_the_segmenter_too(data: Roles, tmp_path: Path, monke
             patch.setattr(bc_sam_latents, "feature_graph", _never)
             with pytest.raises(AssertionError, match="trained again"):
                 _study(roles, out, *settings)
-        manifest = (out / "segmenter" / "segmenter" / "manifest.json").read_bytes()
+        manifest = (out / ".new" / "segmenter" / "segmenter" / "manifest.json").read_bytes()
         # 24 + 20 images
         assert json.loads(manifest)["n_masks"] == 5
         report = _study(roles, out, *settings)
@@ -675,6 +675,9 @@ def test_one_command_trains_the_segmenter_too(data: Roles, tmp_path: Path, monke
     assert [card.role for card in report.data] == ["first", "second", "masks"]
     assert {e.method for e in report.evaluations} == {f"{LATENT_ROW}, lr"}
     assert report.methods["segmenter"]["mask_fraction"] == 0.1
+    assert report.methods["features"]["segmenter"] == str(out / "segmenter" / "segmenter")
+    assert any(curve.group == "Segmenter" for curve in report.curves)
+    assert not any(b"/.new" in path.read_bytes() for path in out.rglob("*.[jmhn]*") if path.is_file())
 
 
 # ------------------------------------------------------------------------------------------------------- small examples

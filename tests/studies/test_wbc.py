@@ -154,7 +154,7 @@ def _watching(watched: Watched, module: Any, *, killed_at: str = "") -> Iterator
     fit_or_resume, run_rows, honest = wbc.fit_or_resume, module.run_rows, training_fit.train
 
     def spy_fit_in(run_dir: Path, method: Any, part: CellDataset, *, validation: CellDataset, **more: Any) -> Bundle:
-        name = str(run_dir.relative_to(watched.out / "fits"))
+        name = str(run_dir.relative_to(watched.out / ".new" / "fits"))
         if name == killed_at:
             raise KilledError
         watched.fits.append((name, part, validation))
@@ -188,7 +188,7 @@ def augmentation(root: Path, kong: Roles, tmp_path_factory: pytest.TempPathFacto
     asked = ("wbc-augmentation", data, watched.out, *AUGMENTATION)
     with _watching(watched, wbc_augmentation, killed_at="augmented/0.1/seed_0"), pytest.raises(KilledError):
         _run(*asked)
-    assert json.loads((watched.out / "run.json").read_text())["finished"] is False
+    assert json.loads((watched.out / ".new" / "run.json").read_text())["finished"] is False
     watched.fits.clear()
     with _watching(watched, wbc_augmentation):
         watched.report = _run(*asked, said=watched.said)
@@ -458,7 +458,7 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(augmentation: Watched) 
     folders = [f"{row}/{fraction}/seed_0" for row in ("scratch", "augmented") for fraction in ("1", "0.1")]
     assert sorted(name for name, *_ in augmentation.fits) == sorted(folders)
     own = [path for path in augmentation.trainings if path.is_relative_to(augmentation.out)]
-    assert [str(path.relative_to(augmentation.out / "fits")) for path in own] == folders
+    assert [str(path.relative_to(augmentation.out / ".new" / "fits")) for path in own] == folders
     assert len(augmentation.trainings) == len(own) + 1, "the classifier of tissue, once"
     assert not list(augmentation.out.rglob("checkpoints"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +10,11 @@ from hemalens.adaptation.encoders import IMAGENET
 from hemalens.adaptation.few_labels import adapt_few_labels, few_shot_config
 from hemalens.adaptation.finetune import adapt_finetuned
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
-from hemalens.bundle.bundle import FILES, Bundle
+from hemalens.bundle.bundle import Bundle
+from hemalens.bundle.folders import artifact_files
 from hemalens.datasets.open import spec_path
 from hemalens.errors import InputError
+from hemalens.files import scratch_folder
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.runs.folders import RunOptions
@@ -39,7 +40,7 @@ def adapt(
     _check(support, unlabelled, options)
     named = [bundle, support, unlabelled, *(beside for beside in options.beside if beside != IMAGENET)]
     inputs = [spec_path(given) for given in named if given is not None]
-    with claim_folder(out, FILES, "a bundle", overwrite=overwrite, inputs=inputs):
+    with claim_folder(out, artifact_files, "a bundle", overwrite=overwrite, inputs=inputs):
         return _adapt(bundle, support, unlabelled, run=RunOptions(out, seed, overwrite), options=options, say=say)
 
 
@@ -54,8 +55,8 @@ def _adapt(
         return adapt_few_labels(bundle, support, run=run, options=options, say=say)
     unlabelled_config(options)
     few_shot_config(options)
-    with tempfile.TemporaryDirectory(prefix="hemalens.adapt.") as folder:
-        between = Path(folder) / "bundle"
+    with scratch_folder() as folder:
+        between = folder / "bundle"
         adapt_unlabelled(bundle, unlabelled, run=RunOptions(between, run.seed), options=options, say=say)
         # the adapted bundle contains the further encoders already
         return adapt_few_labels(between, support, run=run, options=replace(options, beside=()), say=say)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.datasets import CellDataset, Record
 from hemalens.datasets.splits import k_fold, seeded, units
 from hemalens.errors import require_extra
+from hemalens.files import scratch_folder
 from hemalens.graphs import build as graphs
 from hemalens.progress import Say
 from hemalens.runs.folders import RunOptions
@@ -61,8 +61,8 @@ def adapt_finetuned(
     absent = "after fine-tuning they are rarely predicted"
     support = open_support(base, support_spec, options, new=None, absent=absent, say=say)
     note_seen(embedders.bundles, support, say)
-    with tempfile.TemporaryDirectory(prefix="hemalens_") as scratch:
-        tuner = FineTuner(base, config, Path(scratch))
+    with scratch_folder() as scratch:
+        tuner = FineTuner(base, config, scratch)
         tuner.check(support)
         logits = left_out(tuner, support, seed=run.seed)
         classifier = EnsembleClassifier.on(embedders, support) if config.classifier else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 from scipy.special import softmax
 
 from hemalens.adaptation.active_learning import WHY, Pool, check_strategy, choose
@@ -23,7 +25,7 @@ from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import seeded
 from hemalens.datasets.table_text import cell
 from hemalens.errors import DatasetError, InputError, OutputError, one_line, shell_words
-from hemalens.files import atomic_path, default_cache_dir
+from hemalens.files import atomic_path, default_cache_dir, open_regular
 from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
 from hemalens.imaging.reading import named
@@ -35,6 +37,8 @@ DEFAULT_STRATEGY = "typical"
 """The strategy for very few labels (Hacohen et al. 2022)."""
 COLUMNS = ("path", "label", "rank", "guess", "probability", "why")
 SHEET_COLUMNS, SHEET_PX, CAPTION_PX = 5, 144, 16
+SHEET_MARK = "hemalens suggest"
+"""Text in the PNG of a sheet, by which it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +90,45 @@ def suggest(
         raise OutputError("cannot write the suggestions", expected="an --out that ends in .csv and a --sheet in .png")
     inputs = [bundle_path, spec_path(source), *([options.labelled] if options.labelled else [])]
     with ExitStack() as claims:
-        for file in (out, *([sheet] if sheet else [])):
-            claims.enter_context(claim_output(file, overwrite=overwrite, inputs=inputs))
+        claims.enter_context(claim_output(out, overwrite=overwrite, inputs=inputs, check=_check_unlabelled))
+        if sheet is not None:
+            claims.enter_context(claim_output(sheet, overwrite=overwrite, inputs=inputs, check=_check_sheet))
         return _suggest(bundle_path, source, out, options, seed=seed, say=say)
+
+
+def _check_unlabelled(path: Path) -> None:
+    """Raise `OutputError` unless `path` is a list of suggestions without a label."""
+    try:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            ours = tuple(table.fieldnames or ()) == COLUMNS
+            n_labelled = sum(bool((row["label"] or "").strip()) for row in table) if ours else 0
+    except (ValueError, csv.Error):
+        ours = False
+    if not ours:
+        raise OutputError(
+            f"{one_line(path)} holds something else than suggestions",
+            remedy="Choose another --out; it is not overwritten.",
+        )
+    if n_labelled:
+        raise OutputError(
+            f"somebody has filled in {n_labelled} label(s) in {one_line(path)}",
+            remedy="Choose another --out, and name this file with --labelled; it is not overwritten.",
+        )
+
+
+def _check_sheet(path: Path) -> None:
+    """Raise `OutputError` unless `path` is a picture that `suggest` has drawn."""
+    try:
+        with open_regular(path) as file, Image.open(file, formats=["PNG"]) as picture:
+            ours = picture.info.get(SHEET_MARK) == SHEET_MARK
+    except (OSError, ValueError, SyntaxError):
+        ours = False
+    if not ours:
+        raise OutputError(
+            f"{one_line(path)} holds something else than a sheet of suggestions",
+            remedy="Choose another --sheet; it is not overwritten.",
+        )
 
 
 def _suggest(
@@ -130,7 +170,9 @@ def _suggest(
         _write(temporary, suggestions)
     if sheet is not None:
         with atomic_path(sheet) as temporary:
-            _contact_sheet([readable[i] for i in chosen], suggestions).save(temporary, "PNG")
+            mark = PngInfo()
+            mark.add_text(SHEET_MARK, SHEET_MARK)
+            _contact_sheet([readable[i] for i in chosen], suggestions).save(temporary, "PNG", pnginfo=mark)
     return suggestions
 
 

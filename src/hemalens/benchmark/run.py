@@ -39,7 +39,8 @@ def benchmark(
     plan = plan_benchmark(config, out)
     report_inputs(say, [*plan.sources, *plan.auxiliary.values()], *plan.notes)
     request = {"job": "benchmark", "asked": plan.request}
-    with open_run(out, request, overwrite=overwrite, inputs=config.paths(), grows=True, say=say) as folder:
+    inputs = [*config.paths(), *(path for entry in plan.entries for path in entry.config.named_paths())]
+    with open_run(out, request, overwrite=overwrite, inputs=inputs, grows=True, say=say) as folder:
         plan = plan.at(folder)
         for trial in plan.trials:
             on_trial(trial, "waiting", None)

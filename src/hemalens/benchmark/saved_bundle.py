@@ -15,7 +15,7 @@ from hemalens.evaluation.results import MethodCard, Report
 from hemalens.files import atomic_dir
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say
-from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
+from hemalens.report import report_files, write_report
 from hemalens.report.compose import Results, make_report
 
 
@@ -37,8 +37,8 @@ def benchmark_bundle(
     """
     if not target_specs:
         raise InputError("no target is named", remedy="Name one or more with --target SPEC.")
-    parts, inputs = (JSON_NAME, MARKDOWN_NAME, HTML_NAME), [bundle_path, *map(spec_path, target_specs)]
-    with claim_folder(out, parts, "a report", overwrite=overwrite, inputs=inputs):
+    inputs = [bundle_path, *map(spec_path, target_specs)]
+    with claim_folder(out, report_files, "a report", overwrite=overwrite, inputs=inputs):
         bundle = open_bundle(bundle_path)
         manifest = bundle.manifest
         laboratories = open_laboratories(
@@ -68,6 +68,6 @@ def benchmark_bundle(
             method_cards=[MethodCard(name=manifest.method, method=manifest.method, learned_from=learned)],
             seed=seed,
         )
-        with atomic_dir(out) as folder:
+        with atomic_dir(out, report_files) as folder:
             write_report(report, folder)
         return report

@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Literal
 import onnx
 from pydantic import Field, model_validator
 
-from hemalens.bundle.artifact import MANIFEST, WEIGHTS, ArtifactManifest, Part
+from hemalens.bundle.artifact import ArtifactManifest, Part
 from hemalens.bundle.folders import open_artifact, parsed, write_artifact
 from hemalens.bundle.nucleus_size import NucleusSize
 from hemalens.bundle.self_test import check_runner
-from hemalens.bundle.stages import SEGMENTER, Stage, StageEntry, stage_of
+from hemalens.bundle.stages import Stage, StageEntry, stage_of
 from hemalens.bundle.vouching import drop_statement
 from hemalens.errors import BundleError, one_line
 from hemalens.graphs.build import temperature_of
@@ -37,8 +37,6 @@ STATISTICS = "embedding_statistics.npy"
 """A file of the default model that nothing reads."""
 CARD = "MODEL_CARD.md"
 """The model card, rendered from the manifest and the test reports."""
-FILES = (MANIFEST, MODEL, SEEN, SEEN_UNLABELLED, STATISTICS, REFERENCE_FILE, WEIGHTS, SEGMENTER, CARD)
-"""All files that a bundle may hold."""
 FINE = "fine_probabilities"
 """Graph output where the manifest names subtypes: their probabilities given the class, (n, f)."""
 

@@ -37,7 +37,7 @@ def write_artifact(path: Path, manifest: ArtifactManifest, files: dict[str, byte
     complete = {**files, manifest.graph_file: stated}
     entries = {name: _entry(content) for name, content in complete.items()}
     final = manifest.model_copy(update={"files": entries, "self_test": test})
-    with atomic_dir(path) as folder:
+    with atomic_dir(path, artifact_files) as folder:
         for name, content in complete.items():
             (folder / name).write_bytes(content)
         (folder / MANIFEST).write_text(final.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -59,6 +59,17 @@ def parsed(content: bytes, path: Path) -> onnx.ModelProto:
 def _check_graph(path: Path, graph: onnx.ModelProto, manifest: ArtifactManifest) -> None:
     if reason := manifest.contradiction(graph):
         raise BundleError(f"the graph in {one_line(path)} does not fit its manifest", got=reason)
+
+
+def artifact_files(path: Path) -> list[str] | None:
+    """The files of the bundle or segmenter in a folder; None for a folder of something else."""
+    try:
+        with open_regular(path / MANIFEST) as file:
+            content = json.loads(file.read(MAX_MANIFEST_BYTES))
+        ours = content["kind"] in ("hemalens-bundle", "hemalens-segmenter")
+        return [MANIFEST, *content["files"]] if ours else None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return None
 
 
 def open_artifact(path: Path, model: type[M]) -> M:

@@ -130,15 +130,18 @@ def synthesize(
     Example:
     hemalens data synthesize my_cells --n-per-class 20 --laboratory lab_a
     """
-    from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES
+    from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES, drawn_files
     from hemalens.datasets.synthetic import synthesize as run
+    from hemalens.outputs import claim_folder
     from hemalens.progress import track
 
     talk = Talk(quiet)
-    _claim(folder, overwrite=overwrite)
     chosen = laboratory or list(LABORATORIES)
     n_images = n_per_class * len(CELL_TYPES) * len(chosen)
-    with track("drawing", n_images) as progress:
+    with (
+        claim_folder(folder, drawn_files, "synthetic images", overwrite=overwrite),
+        track("drawing", n_images) as progress,
+    ):
         run(folder, n_per_class=n_per_class, seed=seed, laboratories=chosen, progress=lambda: progress(1))
     talk.result(None, [f"{n_images} images with masks in {folder}; open them as synthetic:{folder}"])
 
@@ -158,30 +161,19 @@ def synthesize_tissue(
     Example:
     hemalens data synthesize-tissue my_tissue --n-per-class 20
     """
-    from hemalens.datasets.synthetic import tissue
+    from hemalens.datasets.synthetic import drawn_files, tissue
+    from hemalens.outputs import claim_folder
     from hemalens.progress import track
 
     talk = Talk(quiet)
-    _claim(folder, overwrite=overwrite)
     n_images = tissue.n_drawn(n_per_class)
-    with track("drawing", n_images) as progress:
+    with (
+        claim_folder(folder, drawn_files, "synthetic images", overwrite=overwrite),
+        track("drawing", n_images) as progress,
+    ):
         tissue.synthesize_tissue(folder, n_per_class=n_per_class, seed=seed, progress=lambda: progress(1))
     named = f"cam16:{folder / tissue.PATCHES} and prcc:{folder / tissue.REGIONS}"
     talk.result(None, [f"{n_images} images in {folder}; open them as {named}"])
-
-
-def _claim(folder: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that exists, or, with `overwrite`, one that holds anything but synthetic images."""
-    from hemalens.datasets.synthetic import MARKER
-    from hemalens.errors import OutputError, one_line
-    from hemalens.outputs import check_output
-
-    if overwrite and folder.exists() and not (folder.is_dir() and all((e / MARKER).is_file() for e in folder.iterdir())):
-        raise OutputError(
-            f"{one_line(folder)} holds something else than synthetic images",
-            remedy="Choose another folder; it is not overwritten.",
-        )
-    check_output(folder, overwrite=overwrite)
 
 
 def audit_lines(found: Audit) -> list[str]:

@@ -82,6 +82,9 @@ def quickstart(
         predicted = predict(
             folder / "adapted", str(data / "lab_b" / "images"), out=folder / "predictions.csv", overwrite=True
         )
+        # the table names images of the folder in which the run works
+        table = (folder / "predictions.csv").read_text(encoding="utf-8")
+        write_text(folder / "predictions.csv", table.replace(str(folder), str(out)))
         return finish_run(folder, _report(trained, tested, tested_again, n_support, seed)), predicted
 
 

@@ -7,7 +7,6 @@ import http.client
 import math
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from hemalens.datasets.base import Download
@@ -43,15 +42,8 @@ def download(name: str, out: Path, *, size_px: int, overwrite: bool = False) -> 
     published = sizes[size_px]
     path = out / published.name
     with claim_output(path, overwrite=overwrite):
-        made = [folder for folder in (out, *out.parents) if not folder.exists()]
-        try:
-            _fetch(published, path)
-        except BaseException:
-            for folder in made:
-                with suppress(OSError):
-                    folder.rmdir()
-            raise
-        return path
+        _fetch(published, path)
+    return path
 
 
 def _fetch(published: Download, path: Path) -> None:

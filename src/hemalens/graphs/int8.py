@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from pydantic import Field
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import Record
 from hemalens.errors import BundleError, HemalensError
+from hemalens.files import scratch_folder
 from hemalens.graphs.batch_norm import pixels_of
 from hemalens.graphs.build import IR_VERSION, cut, join
 from hemalens.graphs.checks import is_quantised
@@ -69,8 +69,8 @@ def quantise(
         raise BundleError("the graph is int8 already")
     preprocessing, backbone, head = _parts(graph)
     try:
-        with tempfile.TemporaryDirectory(prefix="hemalens.int8.") as folder, _silence():
-            small = _quantised(backbone, _Calibration(records, preprocessing, progress), config, Path(folder))
+        with scratch_folder() as folder, _silence():
+            small = _quantised(backbone, _Calibration(records, preprocessing, progress), config, folder)
         return join(preprocessing, small, head, keep=("embedding",))
     except HemalensError:
         raise

@@ -14,7 +14,7 @@ from hemalens.errors import InputError, OutputError, one_line
 from hemalens.files import atomic_path
 from hemalens.imaging.segmentation import Outcome
 from hemalens.inference.predictor import Predictor
-from hemalens.inference.rows import RowFormat, row_writer
+from hemalens.inference.rows import RowFormat, check_predictions, row_writer
 from hemalens.outputs import claim_output
 from hemalens.progress import Say, track
 from hemalens.taxonomy import AS_LABELLED
@@ -63,7 +63,8 @@ def predict(
         raise OutputError("embeddings do not fit a CSV", remedy="Name an --out that ends in .parquet.")
     if not 0 <= abstain_below <= 1:
         raise InputError("the abstention threshold is out of range", expected="0 to 1", got=str(abstain_below))
-    with claim_output(out, overwrite=overwrite, inputs=[bundle_path, spec_path(source)]):
+    inputs = [bundle_path, spec_path(source)]
+    with claim_output(out, overwrite=overwrite, inputs=inputs, check=check_predictions):
         bundle = open_bundle(bundle_path)
         notes: list[str] = []
         images = open_images(source, say=notes.append)

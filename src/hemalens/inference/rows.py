@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hemalens.errors import OutputError, one_line
+from hemalens.files import open_regular
 from hemalens.inference.predictor import Prediction, Predictor
 
 Value = str | float | bool | list[float] | None
@@ -61,6 +64,28 @@ class RowFormat:
         if self.embeddings:
             values["embedding"] = None if prediction.embedding is None else prediction.embedding.tolist()
         return values
+
+
+def check_predictions(path: Path) -> None:
+    """Raise `OutputError` unless the file at `path` is a table of predictions, which may be replaced."""
+    try:
+        if path.suffix == ".csv":
+            with io.TextIOWrapper(open_regular(path), encoding="utf-8", newline="") as file:
+                columns = next(csv.reader(file), [])
+        else:
+            from pyarrow import lib, parquet
+
+            try:
+                columns = parquet.read_schema(path).names
+            except lib.ArrowException:
+                columns = []
+    except (ValueError, csv.Error):
+        columns = []
+    if not {"path", "label", "probability", "abstained"} <= set(columns):
+        raise OutputError(
+            f"{one_line(path)} holds something else than predictions",
+            remedy="Choose another --out; it is not overwritten.",
+        )
 
 
 @contextmanager

@@ -6,12 +6,12 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hemalens.bundle.artifact import WEIGHTS
 from hemalens.bundle.bundle import Bundle
@@ -72,6 +72,11 @@ class BCSamConfig(BackboneConfig):
     head: str = "ann"
     class_weights: ClassWeights = "none"
 
+    @model_validator(mode="after")
+    def _check_head(self) -> Self:
+        check_head(self.head, self.class_weights)
+        return self
+
     def file_digests(self) -> dict[str, str]:
         """With the digest of a trained segmenter's manifest."""
         return super().file_digests() | segmenter_source("segmenter", self.segmenter)
@@ -102,7 +107,6 @@ def fit(
     unknown = [role for role in auxiliary if role != UNLABELLED]
     if unknown:
         raise ConfigError("bc_sam takes one kind of auxiliary data", expected=UNLABELLED, got=", ".join(unknown))
-    check_head(config.head, config.class_weights)
     more = [dataset.through(train.stages) for dataset in auxiliary.values()]
     records = [record for dataset in (train, *more) for record in dataset.records]
     check_domains([record.domain for record in records], config.autoencoder)

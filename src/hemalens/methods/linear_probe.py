@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import numpy as np
+from pydantic import model_validator
 
 from hemalens.bundle.bundle import Bundle
 from hemalens.cache import FeatureCache
@@ -29,6 +31,11 @@ class LinearProbeConfig(BackboneConfig):
     head: str = "lr"
     class_weights: ClassWeights = "none"
 
+    @model_validator(mode="after")
+    def _check_head(self) -> Self:
+        check_head(self.head, self.class_weights)
+        return self
+
 
 def fit(
     train: CellDataset,
@@ -42,7 +49,6 @@ def fit(
     """Embed the images once, fit the head, calibrate it on `validation`, write the bundle."""
     if auxiliary:
         raise ConfigError("linear_probe takes no auxiliary data", got=", ".join(auxiliary))
-    check_head(config.head, config.class_weights)
     encoder = frozen_graph(BackboneConfig(**config.model_dump(exclude={"head", "class_weights"})), default_cache_dir())
     cache = FeatureCache(default_cache_dir())
     n_images = len(train) + (len(validation) if validation else 0)

@@ -25,7 +25,7 @@ from hemalens.report import training_curves
 from hemalens.report.html import render_html
 from hemalens.report.markdown import render_markdown
 
-__all__ = ["read_report", "render_html", "render_markdown", "write_report"]
+__all__ = ["read_report", "render_html", "render_markdown", "report_files", "write_report"]
 
 JSON_NAME, MARKDOWN_NAME, HTML_NAME = "report.json", "report.md", "report.html"
 
@@ -48,6 +48,15 @@ def write_report(report: Report, folder: Path) -> None:
         with atomic_dir(folder / training_curves.FOLDER) as curves:
             for name, text in drawn.items():
                 write_text(curves / name, text)
+
+
+def report_files(folder: Path) -> list[str] | None:
+    """The files of a report without training curves in a folder; None for a folder without one."""
+    try:
+        title = json.loads((folder / JSON_NAME).read_text(encoding="utf-8")).get("title")
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return None
+    return [JSON_NAME, MARKDOWN_NAME, HTML_NAME] if isinstance(title, str) else None
 
 
 def _not_finite(value: Any, key: str = "") -> Iterator[str]:

@@ -15,7 +15,7 @@ from hemalens.evaluation.trust_check import trust_check
 from hemalens.files import atomic_dir
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say
-from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
+from hemalens.report import report_files, write_report
 from hemalens.report.compose import Results, make_report
 from hemalens.runs.inputs import open_inputs, report_inputs
 
@@ -52,8 +52,7 @@ def evaluate(
     The report lists unreadable images. Raises `SplitError` for images that the bundle has seen, unless the options drop
     them.
     """
-    parts = (JSON_NAME, MARKDOWN_NAME, HTML_NAME)
-    with claim_folder(out, parts, "a report", overwrite=overwrite, inputs=[bundle_path, spec_path(data_spec)]):
+    with claim_folder(out, report_files, "a report", overwrite=overwrite, inputs=[bundle_path, spec_path(data_spec)]):
         bundle = open_bundle(bundle_path)
         given = open_inputs(
             data_spec,
@@ -94,7 +93,7 @@ def evaluate(
             method_cards=[_card_of(bundle)],
             seed=seed,
         )
-        with atomic_dir(out) as folder:
+        with atomic_dir(out, report_files) as folder:
             write_report(report, folder)
         return report
 

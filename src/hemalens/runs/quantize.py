@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from hemalens.bundle.artifact import DataEntry, library_versions
 from hemalens.bundle.bundle import (
-    FILES,
     FINE,
     MODEL,
     Bundle,
@@ -20,6 +19,7 @@ from hemalens.bundle.bundle import (
     Quantisation,
     open_bundle,
 )
+from hemalens.bundle.folders import artifact_files
 from hemalens.datasets import CellDataset, Record
 from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import Unreadable, seeded
@@ -71,7 +71,7 @@ def quantize(
     if options.n_images < 1:
         raise InputError("no image to calibrate on", expected="at least one image", got=str(options.n_images))
     inputs = [bundle_path, spec_path(calibration_spec)]
-    with claim_folder(out, FILES, "a bundle", overwrite=overwrite, inputs=inputs):
+    with claim_folder(out, artifact_files, "a bundle", overwrite=overwrite, inputs=inputs):
         base = open_bundle(bundle_path)
         _refuse_small(base)
         how = base.manifest.unlabelled

@@ -23,12 +23,12 @@ from hemalens.datasets.splits import part_of, seeded
 from hemalens.errors import ImageError, InputError
 from hemalens.evaluation.results import ComparisonTable, PictureTable, Report
 from hemalens.evaluation.segmentation import mask_table, outlines, score_masks, shown_records
-from hemalens.files import atomic_dir
+from hemalens.files import atomic_dir, open_regular
 from hemalens.imaging.segmentation import CellImageConfig, cell_image, cut_source, dice, intersection_over_union
 from hemalens.inference.predict import open_images
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say, track
-from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
+from hemalens.report import report_files, write_report
 from hemalens.report.compose import Results, data_card, make_report
 from hemalens.runs.curves import read_curves
 from hemalens.runs.folders import finish_run, open_run
@@ -77,7 +77,8 @@ def train_segmenter(
         "test": test.fingerprint if test else None,
         "seed": seed,
     }
-    inputs = [spec_path(spec) for spec in ([train_specs] if isinstance(train_specs, str) else train_specs)]
+    specs = [*([train_specs] if isinstance(train_specs, str) else train_specs), options.config_file]
+    inputs = [*(spec_path(spec) for spec in specs if spec), *config.named_paths()]
     with open_run(out, request, overwrite=overwrite, inputs=inputs, say=say) as folder:
         say(f"{trained:,} of {total:,} parameters are trained")
         say(f"training on {amount}, {len(test) if test else 0} held out for the test")
@@ -162,13 +163,12 @@ def segment(
     `segmenter_name` is "classical" or the folder of a trained one, `source` an image, a folder or "reader:path". Images
     with masks get IoU and Dice. An unreadable image is a row with its error.
     """
-    parts = (MASKS, CELLS, TABLE_NAME, HTML_NAME, MARKDOWN_NAME, JSON_NAME)
     inputs = [spec_path(segmenter_name), spec_path(source)]
-    with claim_folder(out, parts, "masks of cells", overwrite=overwrite, inputs=inputs):
+    with claim_folder(out, segmented_files, "masks of cells", overwrite=overwrite, inputs=inputs):
         segmenter = open_segmenter(segmenter_name)
         records = open_images(source, say=say)
         chosen = config or CellImageConfig()
-        with atomic_dir(out) as folder:
+        with atomic_dir(out, segmented_files) as folder:
             rows = _write_cells(records, segmenter, chosen, folder)
             readable = [record for record, row in zip(records, rows, strict=True) if not row["error"]]
             report = _report(segmenter, (segmenter_name, source), readable, chosen, seed=seed)
@@ -182,6 +182,21 @@ def segment(
         errors = [row["error"] for row in rows if row["error"]]
         found = Segmented(len(rows), dict(outcomes), len(errors), next(iter(errors), None))
         return found, report
+
+
+def segmented_files(folder: Path) -> list[str] | None:
+    """The files that `segment` has written in a folder, as its table names them; None for a folder of something else."""
+    reports = report_files(folder)
+    try:
+        with io.TextIOWrapper(open_regular(folder / TABLE_NAME), encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        return None
+    if reports is None or any("mask" not in row for row in rows):
+        return None
+    names = [row["mask"].removeprefix(f"{MASKS}/") for row in rows if row["mask"]]
+    # the folders are empty where no image was readable
+    return [TABLE_NAME, *reports, *(f"{part}/{name}" for part in (MASKS, CELLS) for name in ("", *names))]
 
 
 def _write_cells(

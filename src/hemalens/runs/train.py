@@ -82,7 +82,7 @@ def train(
     learn, validation, test = data.parts
     report_inputs(say, data.inputs, mask_note(config, learn), *data.protocol.notes)
     request = _request(method, config, data) | {"seed": seed}
-    with open_run(out, request, overwrite=overwrite, inputs=_input_paths(train_specs, options), say=say) as folder:
+    with open_run(out, request, overwrite=overwrite, inputs=_input_paths(train_specs, options, config), say=say) as folder:
         n_test = len(test) if test else 0
         say(data.protocol.text)
         say(f"training on {len(learn)} images, {len(validation)} for validation, {n_test} held out for the test")
@@ -106,11 +106,11 @@ def train(
         return finish_run(folder, report)
 
 
-def _input_paths(train_specs: str | Sequence[str], options: TrainOptions) -> list[Path]:
+def _input_paths(train_specs: str | Sequence[str], options: TrainOptions, config: StrictConfig) -> list[Path]:
     """Everything that a training reads."""
     specs = [*([train_specs] if isinstance(train_specs, str) else train_specs), options.validation_spec]
     named = [*specs, *(spec for _, spec in options.auxiliary_specs), options.config_file, options.cell_image]
-    return [spec_path(spec) for spec in named if spec]
+    return [*(spec_path(spec) for spec in named if spec), *config.named_paths()]
 
 
 @dataclass(frozen=True, slots=True)

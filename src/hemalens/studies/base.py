@@ -12,8 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hemalens.config import StrictConfig
-from hemalens.datasets.open import spec_path
+from hemalens.config import StrictConfig, setting_paths
 from hemalens.errors import InputError, near_matches
 from hemalens.progress import Say
 
@@ -134,9 +133,12 @@ class Study(Description):
         return self.function(data, options)
 
 
-def input_paths(data: Mapping[str, Sequence[str]]) -> list[Path]:
-    """The paths of all data of a study."""
-    return [spec_path(spec) for specs in data.values() for spec in specs]
+def input_paths(data: Mapping[str, Sequence[str]], settings: Sequence[str]) -> list[Path]:
+    """The paths of all data of a study, and of the files that its settings name."""
+    # the readers load SciPy, and the help lists the studies
+    from hemalens.datasets.open import spec_path
+
+    return [*(spec_path(spec) for specs in data.values() for spec in specs), *setting_paths(settings)]
 
 
 def published(name: str) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from hemalens.datasets import CellDataset
 from hemalens.datasets.episodes import Episode, draw_episodes
 from hemalens.errors import require_extra
 from hemalens.evaluation.results import KShot
+from hemalens.files import scratch_folder
 from hemalens.progress import track
 
 if TYPE_CHECKING:
@@ -72,8 +71,8 @@ class FinetuningProtocol(LaboratoryProtocol):
         cells = target.dataset.under(bundle.manifest.labels)
         shots = []
         n_trainings = len(self.shots) * self.repeats
-        with tempfile.TemporaryDirectory(prefix="hemalens_") as scratch, track("finetuning", n_trainings) as progress:
-            network = FineTuner(bundle, config, Path(scratch))
+        with scratch_folder() as scratch, track("finetuning", n_trainings) as progress:
+            network = FineTuner(bundle, config, scratch)
             network.check(cells)
             kept = EnsembleClassifier.on(embedders, cells) if config.classifier else None
             for k in self.shots:

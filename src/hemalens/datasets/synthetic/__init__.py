@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from hemalens.datasets.synthetic.cells import CELL_TYPES
 from hemalens.datasets.synthetic.drawing import draw_cell
 from hemalens.datasets.synthetic.laboratory import LABORATORIES
 from hemalens.errors import ConfigError, near_matches
-from hemalens.files import atomic_dir
+from hemalens.files import atomic_dir, files_below
 
-__all__ = ["CELL_TYPES", "LABORATORIES", "READER", "draw_cell", "synthesize"]
+__all__ = ["CELL_TYPES", "LABORATORIES", "READER", "draw_cell", "drawn_files", "synthesize"]
 
 MARKER = SYNTHETIC_MARKER
 VERSION = 1
@@ -41,7 +42,7 @@ def synthesize(
         for name in names:
             if name not in known:
                 raise ConfigError(f"unknown laboratory or cell type {name!r}", remedy=near_matches(name, known))
-    with atomic_dir(folder) as top:
+    with atomic_dir(folder, drawn_files) as top:
         for laboratory in laboratories:
             for cell_type in cell_types:
                 images = top / laboratory / "images" / cell_type
@@ -58,6 +59,18 @@ def synthesize(
                     progress()
             facts = {"version": VERSION, "seed": seed, "laboratory": laboratory, "n_per_class": n_per_class}
             (top / laboratory / MARKER).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def drawn_files(folder: Path) -> list[str] | None:
+    """The files that `synthesize` or `synthesize_tissue` has drawn in a folder; None for a folder of something else."""
+    found = files_below(folder)
+    marked = {name.removesuffix(f"/{MARKER}") for name in found if name.endswith(f"/{MARKER}")}
+    drawn = [name for name in found if name.partition("/")[0] in marked and _DRAWN.fullmatch(name.rpartition("/")[2])]
+    return drawn if marked else None
+
+
+_DRAWN = re.compile(rf"{re.escape(MARKER)}|(region|normal|tumor|{'|'.join(CELL_TYPES)})_[0-9]{{4,}}\.png")
+"""Names of drawn files."""
 
 
 def _read(root: Path) -> Listing:

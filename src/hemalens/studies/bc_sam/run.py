@@ -63,7 +63,9 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
         say(note)
     sides = _sides(opened, config)
     request = _request(configs, sides, masks, options)
-    with open_run(options.out, request, overwrite=options.overwrite, inputs=input_paths(data), say=say) as out:
+    with open_run(
+        options.out, request, overwrite=options.overwrite, inputs=input_paths(data, options.settings), say=say
+    ) as out:
         tables: list[ComparisonTable] = []
         if masks is not None and configs.segmenter is not None:
             n_images = sum(len(side.dataset) for side in sides)
@@ -74,7 +76,11 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
         found = _run(sides, configs, out=out, seed=options.seed, say=say)
         if config.resnext:
             found.cells.extend(resnext_cells(sides, configs, out=out, seed=options.seed, say=say))
-        report = _report(found, sides, configs, [*opened, *([masks] if masks else [])], tables=tables, options=options)
+        # read below the folder of the work, and named as it will be
+        named = configs.features.segmenter.replace(str(out), str(options.out))
+        configs = replace(configs, features=configs.features.model_copy(update={"segmenter": named}))
+        inputs = [*opened, *([masks] if masks else [])]
+        report = _report(found, sides, configs, inputs, tables=tables, options=replace(options, out=out))
         shutil.rmtree(out / "scratch", ignore_errors=True)
         return finish_run(out, report)
 

@@ -113,7 +113,8 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
         "seed": seed,
     }
     plans = _plans(laboratories, config, generic.dataset, say)
-    with open_run(options.out, request, overwrite=options.overwrite, inputs=input_paths(data), say=say) as out:
+    inputs = input_paths(data, options.settings)
+    with open_run(options.out, request, overwrite=options.overwrite, inputs=inputs, say=say) as out:
         trained = _train(embedders, generic, replace(options, out=out))
         classifiers = {} if options.published_only else OPTIONS
         novel = _score_novel(

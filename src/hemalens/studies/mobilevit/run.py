@@ -45,7 +45,9 @@ def run(data: Mapping[str, Sequence[str]], options: StudyOptions) -> Report:
         "published only": options.published_only,
         "seed": options.seed,
     }
-    with open_run(options.out, request, overwrite=options.overwrite, inputs=input_paths(data), say=options.say) as folder:
+    with open_run(
+        options.out, request, overwrite=options.overwrite, inputs=input_paths(data, options.settings), say=options.say
+    ) as folder:
         options = replace(options, out=folder)
         validated = f"{len(parts.scored)} for validation, " if config.validation_fraction else ""
         counts = f"{len(parts.train)} training images, {validated}{len(parts.test)} for the test"

@@ -283,7 +283,9 @@ def open_study(
         "auxiliary": {role: each.dataset.fingerprint for role, each in more.items()},
         "seed": seed,
     }
-    with open_run(options.out, request, overwrite=options.overwrite, inputs=input_paths(data), say=options.say) as out:
+    with open_run(
+        options.out, request, overwrite=options.overwrite, inputs=input_paths(data, options.settings), say=options.say
+    ) as out:
         cells = open_white_cells(data, config, out=out, seed=seed)
         cells.parts.check(protocol, seed=seed)
         refuse_learned([user], {r: each.dataset for r, each in more.items()}, [cells.parts.validation, *cells.parts.tests])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +10,7 @@ from hemalens.datasets.masks import read_cell_mask
 from hemalens.evaluation.formatting import label
 from hemalens.evaluation.results import PictureTable
 from hemalens.evaluation.thumbnails import THUMBNAIL_PX
+from hemalens.files import scratch_folder
 from hemalens.imaging.reading import Preprocessing
 from hemalens.report.gallery import GalleryRow, mask_gallery
 from hemalens.studies.wbc.common import OpenStudy
@@ -40,9 +38,9 @@ def _one_a_class(train: CellDataset) -> CellDataset:
 
 
 def _table(cells: CellDataset, use: MaskUse, *, segmenter: str, seed: int) -> PictureTable:
-    with TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         preprocessing = Preprocessing(size_px=THUMBNAIL_PX)
-        pixels, _ = training_images(cells, preprocessing, use, seed=seed, run_dir=Path(folder))
+        pixels, _ = training_images(cells, preprocessing, use, seed=seed, run_dir=folder)
         images = [np.ascontiguousarray(image.transpose(1, 2, 0)) for image in pixels]
     rows = []
     for i, record in enumerate(cells.records):
