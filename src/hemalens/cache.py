@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hemalens.errors import OutputError, one_line
-from hemalens.files import output_errors
+from hemalens.files import optional_cache, output_errors
 
 
 class FeatureCache:
@@ -35,14 +35,22 @@ class FeatureCache:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
+        """Go on without a cache that cannot be written, which costs time alone; `OutputError` for a damaged one."""
         try:
-            yield
+            with optional_cache():
+                try:
+                    yield
+                except sqlite3.OperationalError as error:
+                    raise self._refused(error) from error
         except sqlite3.Error as error:
-            raise OutputError(
-                f"the feature cache {one_line(self.folder)} cannot be used",
-                got=str(error),
-                remedy="Free space, remove the folder, or name another with HEMALENS_CACHE.",
-            ) from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: sqlite3.Error) -> OutputError:
+        return OutputError(
+            f"the feature cache {one_line(self.folder)} cannot be used",
+            got=str(error),
+            remedy="Free space, remove the folder, or name another with HEMALENS_CACHE.",
+        )
 
     def get(self, graph_digest: str, contents: Sequence[str], dtype: DTypeLike = np.float32) -> dict[str, NDArray[Any]]:
         """The cached arrays of these contents, flat; `dtype` must be the type they were stored with."""

@@ -25,6 +25,7 @@ import platformdirs
 from numpy.typing import DTypeLike, NDArray
 
 from hemalens.errors import InputError, OutputError, one_line
+from hemalens.progress import note
 
 PathLike = str | os.PathLike[str]
 """A path as users pass it."""
@@ -89,6 +90,13 @@ def sha256_text(*parts: str) -> str:
 
 
 def _as_output_error(error: OSError, path: Path) -> OutputError:
+    cache = default_cache_dir()
+    if path.is_relative_to(cache):
+        return OutputError(
+            f"the cache {one_line(cache)} cannot be written",
+            got=error.strerror or str(error),
+            remedy="Free space, change the permissions, or name another folder in HEMALENS_CACHE.",
+        )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
             f"the disk is full while writing {one_line(path)}",
@@ -109,6 +117,15 @@ def output_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise _as_output_error(error, path) from error
+
+
+@contextmanager
+def optional_cache() -> Iterator[None]:
+    """Go on, with a note, where the block cannot use the cache: an `OutputError` ends the block alone."""
+    try:
+        yield
+    except OutputError as error:
+        note(f"going on without the cache: {error}")
 
 
 def _owner() -> str:
@@ -226,6 +243,30 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+MAX_JSON_BYTES = 64_000_000
+"""Size of the largest JSON file that is read."""
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file; `OSError` where it cannot be read, `ValueError` where it is no JSON.
+
+    Content nested too deeply, or of more than `MAX_JSON_BYTES`, is no JSON either.
+    """
+    with open_regular(file) as handle:
+        content = handle.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise ValueError(f"more than {MAX_JSON_BYTES:,} bytes")
+    return parse_json(content)
+
+
+def parse_json(content: str | bytes) -> Any:
+    """What a JSON text holds; `ValueError` where it is no JSON, or nested too deeply."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -248,10 +289,14 @@ def large_array(shape: tuple[int, ...], dtype: DTypeLike, scratch: Path | None) 
     return array
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def walk_files(root: Path) -> list[Path]:
-    """All files below `root`, sorted by name, without hidden files and folders."""
+    """All files below `root`, sorted by name, without hidden ones; `OSError` for a folder that cannot be listed."""
     found: list[Path] = []
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found.extend(Path(folder) / name for name in names if not name.startswith("."))
     return sorted(found)

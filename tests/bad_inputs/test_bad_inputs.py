@@ -59,7 +59,8 @@ def test_bad_input(
     monkeypatch.chdir(tmp_path)
     arguments = case.make(cases.Place(tmp_path, tmp_path_factory))
     before = cases.snapshot(tmp_path)
-    ended = Command(monkeypatch, capsys)(*arguments)
+    with case.around():
+        ended = Command(monkeypatch, capsys)(*arguments)
     after = cases.snapshot(tmp_path)
     printed = ended.error if case.code else ended.out + ended.err
     assert "Traceback" not in ended.err

@@ -20,7 +20,7 @@ from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.datasets import CellDataset
 from hemalens.errors import BundleError, HemalensError
 from hemalens.evaluation.results import Failure
-from hemalens.files import atomic_dir, output_errors, sha256_text, write_json, write_text
+from hemalens.files import atomic_dir, output_errors, read_json, sha256_text, write_json, write_text
 from hemalens.progress import Say
 from hemalens.runs.auxiliary import parts_for
 from hemalens.runs.folders import fit_or_resume, method_request
@@ -95,7 +95,7 @@ def plan_trials(
 def cached_outcome(trial: Trial) -> Outcome | None:
     """The kept outcome of a trial; None where it was not run, or where the result or its first model is damaged."""
     try:
-        stored = json.loads((trial.result / RESULT).read_text(encoding="utf-8"))
+        stored = read_json(trial.result / RESULT)
         if stored["key"] != trial.key:
             return None
         outcome = Outcome.model_validate_json(json.dumps(stored["outcome"]))

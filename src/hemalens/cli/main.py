@@ -14,6 +14,7 @@ from hemalens.cli.benchmark_options import BenchmarkCommand
 from hemalens.cli.process import (
     USAGE_ERROR,
     Stopped,
+    keep_caches_together,
     open_streams,
     silence,
     stdout_error,
@@ -74,6 +75,7 @@ app.add_typer(data.app, name="data", rich_help_panel=RESEARCH, short_help="List,
 def main() -> None:
     """Run the command; exit with 0 (success), 1 (a bug), 2 (wrong usage or input), or 128 and the number of a signal."""
     open_streams()
+    keep_caches_together()
     try:
         with stopped_by_signals():
             _run()
@@ -88,7 +90,7 @@ def main() -> None:
     except HemalensError as error:
         _fail(f"failure: {error}", 1)
     except Stopped as stopped:
-        _fail(f"stopped by {stopped.name}; run the same command again to resume", int(stopped.code))
+        _fail(f"stopped by {stopped.name}; run the same command again to resume", 128 + stopped.number)
     except KeyboardInterrupt:
         _fail("stopped; run the same command again to resume", INTERRUPTED)
     except Exception as error:

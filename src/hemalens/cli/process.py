@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -13,12 +14,16 @@ from typing import TextIO
 
 import typer
 
-from hemalens.errors import OutputError
+from hemalens.errors import OutputError, near_matches
+from hemalens.files import default_cache_dir
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """Base of the errors of typer for wrong options and arguments."""
 SIGNALS = ("SIGTERM", "SIGHUP")
 """Signals that end the command as Ctrl-C does: what is half-written is removed."""
+
+LONGEST = 400
+"""Characters of an error of usage, which may quote what the user gave."""
 
 
 class Stopped(SystemExit):
@@ -26,6 +31,7 @@ class Stopped(SystemExit):
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
+        self.number = number
         self.name = signal.Signals(number).name
 
 
@@ -74,6 +80,16 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def keep_caches_together() -> None:
+    """Let libraries keep their caches in ours, not in the user's home.
+
+    A folder that the user names is used. Where our cache cannot be written, the libraries use a temporary folder, silently.
+    """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    for variable, library in (("MPLCONFIGDIR", "matplotlib"), ("NUMBA_CACHE_DIR", "numba")):
+        os.environ.setdefault(variable, str(default_cache_dir() / library))
+
+
 def silence(stream: TextIO) -> None:
     """Send what is left in a broken stream, and all that follows, to the null device."""
     with suppress(OSError, ValueError):
@@ -107,6 +123,12 @@ def usage_line(error: Exception) -> str:
     if not message:
         # the help was the answer, and is printed
         return ""
-    end = "" if message.endswith(("?", ")")) else "."
-    hint = f"{end} See `{context.command_path} --help`." if context else end
-    return f"error: {message[:1].lower()}{message[1:]}{hint}"
+    unknown = getattr(error, "option_name", None)
+    if context is not None and unknown and not getattr(error, "possibilities", None):
+        known = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
+        hint = near_matches(unknown, known) if unknown not in known else ""
+        message += f". {hint}" if hint.startswith("did") else ""
+    message = f"error: {message[:1].lower()}{message[1:LONGEST]}"
+    if context is None:
+        return message
+    return f"{message}{'' if message.endswith(('?', ')')) else '.'} See `{context.command_path} --help`."

@@ -18,7 +18,7 @@ from pydantic import Field
 from hemalens.bundle.artifact import WEIGHTS
 from hemalens.config import Seed, StrictConfig
 from hemalens.errors import ConfigError, WeightsError, near_matches, one_line, require_extra
-from hemalens.files import atomic_path, sha256_file, sha256_text
+from hemalens.files import atomic_path, optional_cache, sha256_file, sha256_text
 from hemalens.graphs.build import digest, half_map_graph, join, normalise_graph, resize_graph
 from hemalens.imaging.reading import Preprocessing
 
@@ -297,6 +297,6 @@ def frozen_graph(config: BackboneConfig, cache_dir: Path, *, output: Output = "e
     else:
         last = LastMap(network)
         graph = join(before, to_onnx(last, preprocessing, ["full_map"]), half_map_graph(last.shape(preprocessing)))
-    with atomic_path(stored) as temporary:
+    with optional_cache(), atomic_path(stored) as temporary:
         onnx.save_model(graph, temporary)
     return graph

@@ -71,6 +71,7 @@ def evaluate(
         report_inputs(say, [given])
         dataset, card = given.dataset, given.card
         refuse_leaks(bundle.seen, dataset)
+        say(f"testing {len(dataset)} images, with confidence intervals")
         evaluation, (answered,) = evaluate_with_predictions(
             [bundle],
             [dataset],
@@ -83,6 +84,8 @@ def evaluate(
             name, error = next(iter(evaluation.unreadable.items()))
             say(f"left out {len(evaluation.unreadable)} unreadable image(s), first: {name}: {error}")
         evaluation = evaluation.model_copy(update={"trust": trust_check(bundle, answered, seed=seed)})
+        if options.n_occluded:
+            say(f"occlusion maps of at most {options.n_occluded} cells (--occlusion 0: none)")
         pictures = [occlusion_table(bundle, dataset, answered, n=options.n_occluded)] if options.n_occluded else []
         if any(not table.rows for table in pictures):
             say("no occlusion maps: the network is too large, or its operations cannot be counted")

@@ -19,7 +19,7 @@ from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.errors import BundleError, OutputError, one_line
 from hemalens.evaluation.results import Report
-from hemalens.files import output_errors, sha256_text, write_json
+from hemalens.files import output_errors, read_json, sha256_text, write_json
 from hemalens.methods import Method
 from hemalens.outputs import LOCK, check_apart, check_output, locked
 from hemalens.progress import Say
@@ -189,7 +189,7 @@ def finish_run(folder: Path, report: Report) -> Report:
 
 def _read(file: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and content.get("kind") == "hemalens-run" else None
@@ -223,7 +223,8 @@ def fit_or_resume(
     key = sha256_text(json.dumps(request, sort_keys=True))
     file = run_dir / "fit.json"
     try:
-        same = json.loads(file.read_text(encoding="utf-8")).get("key") == key
+        fitted = read_json(file)
+        same = isinstance(fitted, dict) and fitted.get("key") == key
     except (OSError, ValueError):
         same = False
     if same:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import nn
 
 from hemalens.errors import InputError, OutputError, WeightsError, one_line
-from hemalens.files import atomic_path
+from hemalens.files import atomic_path, parse_json
 
 STATE = "hemalens_state"
 
@@ -33,14 +33,14 @@ class SafetensorsCheckpointIO(CheckpointIO):
                 save_file(tensors, temporary, metadata={STATE: state})
             except SafetensorError as error:
                 raise OutputError(
-                    f"cannot write {one_line(path)}", got=str(error), remedy="Free space or choose another --out."
+                    f"cannot write {one_line(path)}", got=str(error), remedy="Free space on its disk."
                 ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read what `save_checkpoint` wrote; raises `InputError` for a damaged file."""
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
-                state = json.loads(file.metadata()[STATE])
+                state = parse_json(file.metadata()[STATE])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
