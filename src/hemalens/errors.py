@@ -113,9 +113,14 @@ def one_line(name: object) -> str:
     return repr(str(name))
 
 
+def _shortened(name: str, longest: int = 240) -> str:
+    """A name, without its middle where it is longer than a line has room for."""
+    return name if len(name) <= longest else f"{name[: longest // 2]} ... {name[-longest // 3 :]}"
+
+
 def access_error(error: OSError) -> FileAccessError:
     """An `OSError` in one line: the path, and the right that is missing."""
-    path = "a file" if error.filename is None else one_line(error.filename)
+    path = "a file" if error.filename is None else _shortened(one_line(error.filename))
     if isinstance(error, PermissionError):
         return FileAccessError(
             f"no permission for {path}",
@@ -142,7 +147,12 @@ def system_error(error: Exception) -> HemalensError | None:
         return InputError("an input is nested too deeply, or refers to itself")
     if isinstance(error, UnicodeEncodeError):
         given = one_line(error.object[error.start : error.end])
-        return InputError(f"a name holds {given}, which {error.encoding} does not have", remedy="Rename the file.")
+        return InputError(
+            f"the name {one_line(error.object)[:200]} cannot be written",
+            expected=f"a name in {error.encoding}",
+            got=given[:40],
+            remedy="Rename the file or folder.",
+        )
     if isinstance(error, OverflowError):
         return InputError("a number is too large to compute with", got=str(error))
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout, suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -13,12 +14,11 @@ from hemalens.cli import adapt, benchmark, data, evaluate, predict, quantize, se
 from hemalens.cli.benchmark_options import BenchmarkCommand
 from hemalens.cli.process import (
     USAGE_ERROR,
+    Printed,
     Stopped,
     keep_caches_together,
     open_streams,
     silence,
-    stdout_error,
-    stdout_fails,
     stopped_by_signals,
     usage_line,
 )
@@ -77,14 +77,9 @@ def main() -> None:
     open_streams()
     keep_caches_together()
     try:
-        with stopped_by_signals():
+        with stopped_by_signals(), redirect_stdout(Printed(sys.stdout)):
             _run()
             sys.stdout.flush()
-    except typer.Exit as ending:
-        _end(ending.exit_code)
-    except USAGE_ERROR as error:
-        line = usage_line(error)
-        _fail(line, 2) if line else _end(2)
     except InputError as error:
         _fail(f"error: {error}", 2)
     except HemalensError as error:
@@ -94,12 +89,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("stopped; run the same command again to resume", INTERRUPTED)
     except Exception as error:
-        refused = error if isinstance(error, OSError) and stdout_fails() else None
-        if isinstance(refused, BrokenPipeError):
-            # the reader of our output has closed the pipe, as in `| head`
-            silence(sys.stdout)
-            sys.exit(0)
-        known = stdout_error(refused) if refused else system_error(error)
+        known = system_error(error)
         if known is None:
             raise
         _fail(f"error: {known}", 2)
@@ -108,26 +98,25 @@ def main() -> None:
 def _run() -> None:
     """Run the command that the arguments name, without typer's own handling of errors."""
     command = typer.main.get_command(app)
-    with command.make_context("hemalens", sys.argv[1:]) as context:
-        command.invoke(context)
-
-
-def _end(code: int) -> NoReturn:
-    """Exit; what is printed must have arrived."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        silence(sys.stdout)
-    except OSError as error:
-        _fail(f"error: {stdout_error(error)}", 2)
-    sys.exit(code)
+        with command.make_context("hemalens", sys.argv[1:]) as context:
+            command.invoke(context)
+    except typer.Exit as ending:
+        if ending.exit_code:
+            raise SystemExit(ending.exit_code) from None
+    except USAGE_ERROR as error:
+        line = usage_line(error)
+        if not line:
+            # the help was the answer
+            raise SystemExit(2) from None
+        _fail(line, 2)
 
 
 def _fail(message: str, code: int) -> NoReturn:
+    with suppress(OSError):
+        print(message, file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         try:
-            if stream is sys.stderr:
-                print(message, file=stream)
             stream.flush()
         except OSError:
             silence(stream)

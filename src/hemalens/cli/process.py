@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 import typer
 
@@ -80,6 +80,44 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+class Printed:
+    """Standard output of a command, over the stream `stream`.
+
+    Where its reader is gone, as of `| head`, the rest is dropped and the command goes on. Raises `OutputError` where the
+    stream takes nothing more, as of a full disk.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text; its number of characters."""
+        with self._errors():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is kept back."""
+        with self._errors():
+            self._stream.flush()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            silence(self._stream)
+        except OSError as error:
+            raise OutputError(
+                "cannot print the result",
+                got=error.strerror or str(error),
+                remedy="What the command has written to files is complete.",
+            ) from error
+
+
 def keep_caches_together() -> None:
     """Let libraries keep their caches in ours, not in the user's home.
 
@@ -96,24 +134,6 @@ def silence(stream: TextIO) -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
-
-
-def stdout_fails() -> bool:
-    """Whether standard output takes nothing more: its disk is full, or its reader is gone."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False
-
-
-def stdout_error(error: OSError) -> OutputError:
-    """A failure of standard output in one line."""
-    return OutputError(
-        "cannot print the result",
-        got=error.strerror or str(error),
-        remedy="The files that the command writes are complete.",
-    )
 
 
 def usage_line(error: Exception) -> str:
