@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,8 @@ def test_bad_input(
     before = cases.snapshot(tmp_path)
     with case.around():
         ended = Command(monkeypatch, capsys)(*arguments)
+    late = capsys.readouterr()
+    ended = replace(ended, out=ended.out + late.out, err=ended.err + late.err)
     after = cases.snapshot(tmp_path)
     printed = ended.error if case.code else ended.out + ended.err
     assert "Traceback" not in ended.err

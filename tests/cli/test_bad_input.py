@@ -701,15 +701,9 @@ def test_a_full_disk_while_the_bundle_is_written_leaves_a_run_that_goes_on(
     assert (tmp_path / "run" / "bundle" / "manifest.json").is_file()
 
 
-def test_the_feature_cache_damaged_or_in_the_way_is_a_typed_error(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_feature_cache_damaged_is_a_typed_error(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, settings = f"folder:{folder}", trained.settings(trained.PROBE)
     monkeypatch.setenv("HEMALENS_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "cache").write_text("a file")
-    with pytest.raises(OutputError, match=r"cannot write '.*cache/"):
-        train("linear_probe", spec, out=tmp_path / "run", settings=settings)
-    (tmp_path / "cache").unlink()
     train("linear_probe", spec, out=tmp_path / "run", settings=settings)
     for file in (tmp_path / "cache" / "features").iterdir():
         file.write_bytes(b"no database" * 500)
