@@ -36,7 +36,7 @@ def test_any_other_bytes_are_a_value_error(tmp_path_factory: pytest.TempPathFact
     try:
         expected: object = json.loads(content)
     except ValueError:
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             read_json(file)
     else:
         np.testing.assert_equal(read_json(file), expected)

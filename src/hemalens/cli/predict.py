@@ -91,6 +91,7 @@ def _coverage(text: str) -> float | None:
     if not text.strip():
         return None
     try:
-        return numbers(text, "--coverage")[0]
-    except InputError as error:
+        (found,) = numbers(text, "--coverage")
+    except (InputError, ValueError) as error:
         raise InputError("cannot read --coverage", expected='a number, as in 0.9, or ""', got=repr(text)) from error
+    return found
