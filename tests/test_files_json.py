@@ -73,6 +73,7 @@ def test_without_its_cache_work_goes_on_with_one_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("hemalens.progress._noted", set())
+    monkeypatch.setattr("hemalens.progress._quiet", False)
     for _ in range(3):
         with optional_cache():
             raise OutputError("the cache is full")

@@ -253,6 +253,7 @@ def test_work_goes_on_without_a_full_or_locked_cache(
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr("hemalens.progress._noted", set())
+    monkeypatch.setattr("hemalens.progress._quiet", False)
     monkeypatch.setattr(sqlite3, "connect", full)
     cache.put("graph", {"a": np.zeros(2, np.float32)})
     assert cache.get("graph", ["a"]) == {}
