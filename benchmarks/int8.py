@@ -19,8 +19,8 @@ import numpy as np
 
 from hemalens.bundle.bundle import MODEL, Bundle, open_bundle
 from hemalens.datasets import CellDataset, Record
+from hemalens.datasets.walking import walk_files
 from hemalens.evaluation import metrics
-from hemalens.files import walk_files
 from hemalens.graphs.runtime import n_cores
 from hemalens.inference.predictor import Predictor
 from hemalens.progress import set_quiet

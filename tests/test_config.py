@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import math
+import pkgutil
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
-from hemalens.config import StrictConfig, read_toml
-from hemalens.errors import ConfigError, InputError
+import hemalens
+from hemalens.config import MAX_BYTES, MAX_DEPTH, Seed, StrictConfig, read_toml
+from hemalens.errors import MAX_SEED, ConfigError, InputError
 
 
 class _Config(StrictConfig):
@@ -172,3 +177,136 @@ def test_any_override_gives_a_configuration_or_a_one_line_config_error(text: str
     except ConfigError as error:
         outcome = str(error)
     assert isinstance(outcome, _Config) or not re.search(r"[\n\r]", str(outcome))
+
+
+# ---------------------------------------------------------------------------------- every configuration of the package
+
+
+def _every_config() -> list[type[StrictConfig]]:
+    for module in pkgutil.walk_packages(hemalens.__path__, "hemalens."):
+        importlib.import_module(module.name)
+    waiting, found = [StrictConfig], set()
+    while waiting:
+        for each in waiting.pop().__subclasses__():
+            waiting.append(each)
+            if each.__module__.startswith("hemalens."):
+                found.add(each)
+    return sorted(found, key=lambda each: (each.__module__, each.__name__))
+
+
+def _holding(kind: Any, number: float) -> Iterator[object]:
+    """Values of a type with the number in each of its places for a float, down to the parts of tuples and mappings."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is float:
+        yield number
+    elif origin is Annotated:
+        yield from _holding(inner[0], number)
+    elif origin is tuple:
+        kinds = inner[:1] if inner[-1] is Ellipsis else inner
+        for i, each in enumerate(kinds):
+            for value in _holding(each, number):
+                yield tuple(value if j == i else 1.0 for j in range(len(kinds)))
+    elif origin in (dict, Mapping):
+        for value in _holding(inner[1], number):
+            yield {"a": value}
+    else:
+        for each in inner:
+            yield from _holding(each, number)
+
+
+def _error_types(config: type[StrictConfig], key: str, value: object) -> set[str]:
+    try:
+        config.model_validate({key: value})
+    except ValidationError as error:
+        return {each["type"] for each in error.errors() if each["loc"][:1] == (key,)}
+    return set()
+
+
+def test_no_number_of_any_configuration_is_infinite_or_none() -> None:
+    configs, n_fields = _every_config(), 0
+    for config in configs:
+        for key, info in config.model_fields.items():
+            values = [v for number in (math.inf, -math.inf, math.nan) for v in _holding(info.annotation, number)]
+            n_fields += bool(values)
+            for value in values:
+                assert "finite_number" in _error_types(config, key, value), f"{config.__name__}.{key} takes {value}"
+    assert len(configs) > 30
+    assert n_fields > 60, "the walk must find the numbers"
+
+
+def test_every_seed_of_a_configuration_has_the_bounds_of_the_generators() -> None:
+    n_seeds = 0
+    for config in _every_config():
+        for key in config.model_fields:
+            if key == "seed" or key.endswith("_seed"):
+                n_seeds += 1
+                assert _error_types(config, key, MAX_SEED + 1) == {"less_than_equal"}, f"{config.__name__}.{key}"
+                assert _error_types(config, key, -1) == {"greater_than_equal"}, f"{config.__name__}.{key}"
+                assert not _error_types(config, key, MAX_SEED), f"{config.__name__}.{key}"
+    assert n_seeds > 8
+    import numpy as np
+    from sklearn.utils import check_random_state
+
+    np.random.default_rng(MAX_SEED)
+    check_random_state(MAX_SEED)
+    with pytest.raises(ValueError, match="Seed must be between 0 and"):
+        check_random_state(MAX_SEED + 1)
+
+
+class _Seeded(StrictConfig):
+    seed: Seed = 0
+    name: object = None
+
+
+@given(depth=st.integers(1, 3 * MAX_DEPTH), table=st.booleans())
+def test_files_are_as_deep_as_the_bound_and_no_deeper(
+    tmp_path_factory: pytest.TempPathFactory, depth: int, table: bool
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "deep.toml"
+    inner = "{a=" * depth + "1" + "}" * depth if table else "[" * depth + "]" * depth
+    file.write_text(f"name = {inner}")
+    # the file itself is the outermost group
+    allowed = depth <= MAX_DEPTH - 1 + (not table)
+    try:
+        outcome: object = read_toml(file)
+    except ConfigError as error:
+        outcome = str(error)
+        assert "is nested too deeply; expected at most 32 levels" in outcome
+    assert isinstance(outcome, dict) is allowed
+
+
+def test_the_largest_file_is_read_and_no_larger_one(tmp_path: Path) -> None:
+    head = "epochs = 3\n"
+    assert read_toml(_file(tmp_path, head + "#" * (MAX_BYTES - len(head)))) == {"epochs": 3}
+    with pytest.raises(ConfigError, match="is too large for settings; expected at most 1,000,000 bytes"):
+        read_toml(_file(tmp_path, head + "#" * (MAX_BYTES - len(head) + 1)))
+
+
+def test_a_byte_order_mark_is_no_key(tmp_path: Path) -> None:
+    file = tmp_path / "mark.toml"
+    file.write_bytes("epochs = 3\n".encode("utf-8-sig"))
+    assert _Config.load(file).epochs == 3
+
+
+def test_a_named_pipe_of_settings_is_refused_at_once(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(ConfigError, match="a named pipe, socket or device"):
+        read_toml(tmp_path / "pipe.toml")
+
+
+@given(content=st.binary(max_size=200))
+def test_any_file_gives_settings_or_a_one_line_config_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    from hemalens.benchmark.config import read_yaml
+
+    file = tmp_path_factory.getbasetemp() / "any settings"
+    file.write_bytes(content)
+    for read in (read_toml, read_yaml):
+        try:
+            outcome: object = read(file)
+        except ConfigError as error:
+            outcome = str(error)
+        assert isinstance(outcome, dict) or re.fullmatch(r"'[^\n\r]*any settings' [^\n\r]+", str(outcome))

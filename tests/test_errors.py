@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import shlex
 
+import numpy as np
 import pytest
 
+import hemalens
 from hemalens import errors
 from hemalens.errors import (
     HemalensError,
     InputError,
     MissingExtraError,
     ParityError,
+    check_seed,
     near_matches,
     one_line,
+    public,
     require_extra,
     shell_words,
 )
@@ -82,3 +87,66 @@ def test_a_missing_package_names_its_extra() -> None:
     require_extra("json", "train", "this")
     with pytest.raises(MissingExtraError, match=r"drawing needs .*'no_such_package'.*hemalens\[figures\]"):
         require_extra("no_such_package", "figures", "drawing")
+
+
+# ----------------------------------------------------------------------------------------------- what the system refuses
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (FileNotFoundError(2, "No such file", "gone.png"), r"cannot use 'gone.png'; got No such file. Check the path."),
+        (PermissionError(13, "Permission denied", "a.png"), r"no permission for 'a.png'; expected the right to read it.*"),
+        (OSError(28, "No space left on device"), r"the disk is full while using a file. Free space.*"),
+        (OSError("an image of no kind"), r"cannot use a file; got an image of no kind. Check the path."),
+        (OSError(36, "File name too long", "x" * 5000), r"cannot use 'x+ \.\.\. x+'; got File name too long.*"),
+        (MemoryError(), r"not enough memory. Close other programs.*"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), r"not enough memory.*"),
+        (RecursionError(), r"an input is nested too deeply, or refers to itself"),
+        (OverflowError("int too large"), r"a number is too large to compute with; got int too large"),
+        (
+            UnicodeEncodeError("utf-8", "a\udcff.png", 1, 2, "surrogates"),
+            r"the name 'a\\udcff.png' cannot be written; .*Rename.*",
+        ),
+    ],
+)
+def test_a_public_function_turns_what_the_system_refuses_into_one_line(error: Exception, message: str) -> None:
+    @public
+    def work() -> None:
+        raise error
+
+    with pytest.raises(InputError) as caught:
+        work()
+    assert re.fullmatch(message, str(caught.value))
+    assert len(str(caught.value)) < 500
+    assert caught.value.__cause__ is error
+
+
+def test_a_public_function_keeps_its_face_its_answer_and_all_other_errors() -> None:
+    def add(a: int, *, seed: int = 0) -> int:
+        """Add."""
+        return 1 // a + seed
+
+    decorated = public(add)
+    assert inspect.signature(decorated) == inspect.signature(add)
+    assert (decorated.__name__, decorated.__doc__, decorated(1, seed=4)) == ("add", "Add.", 5)
+    with pytest.raises(ZeroDivisionError):
+        decorated(0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**30, 1.0, "1", None, True, float("nan")])
+def test_seeds_are_whole_numbers_in_the_bounds_of_the_generators(seed: object) -> None:
+    with pytest.raises(InputError, match=r"the seed cannot be used; expected a whole number from 0 to 4294967295; got"):
+        check_seed(seed)
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, np.int64(3), np.uint32(7)])
+def test_numpy_s_whole_numbers_are_seeds(seed: object) -> None:
+    check_seed(seed)
+
+
+def test_the_public_functions_are_decorated() -> None:
+    """Each has the function beneath it, as `functools.wraps` leaves it."""
+    verbs = ("adapt", "benchmark", "evaluate", "open_bundle", "open_dataset", "predict", "quantize", "run_study", "segment")
+    for name in (*verbs, "suggest", "train"):
+        assert hasattr(getattr(hemalens, name), "__wrapped__"), name

@@ -20,17 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hemalens import files
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import InputError, OutputError
-from hemalens.files import (
-    atomic_dir,
-    atomic_path,
-    output_errors,
-    sha256_file,
-    sha256_text,
-    walk_files,
-    write_json,
-    write_text,
-)
+from hemalens.files import atomic_dir, atomic_path, output_errors, sha256_file, sha256_text, write_json, write_text
 
 
 def _fail_with(number: int) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hemalens.errors import OutputError, one_line
-from hemalens.files import is_regular, output_errors
+from hemalens.files import is_regular, optional_cache, output_errors
 
 VERSION = 2
 """Version of the table; a file of another one is emptied."""
@@ -45,6 +45,8 @@ def forget_damage() -> None:
 
 class FeatureCache:
     """Arrays on disk by graph and image: one SQLite file a graph, safe for several processes.
+
+    Where the folder cannot be written, nothing is cached, with a note.
 
     The key holds everything that changes the value: the graph's bytes, with its preprocessing and weights, and the image's
     bytes, box and stages. Each file holds flat arrays of one type. A value carries a checksum of key and bytes: one that
@@ -122,7 +124,9 @@ class FeatureCache:
                 _damaged.extend("" for _ in broken)
             return found
 
-        return self._run(graph_digest, read)
+        with optional_cache():
+            return self._run(graph_digest, read)
+        return {}
 
     def put(self, graph_digest: str, vectors: dict[str, NDArray[Any]]) -> None:
         """Store arrays; existing entries are kept, and arrays with NaN or infinity are left out."""
@@ -131,7 +135,8 @@ class FeatureCache:
             for content, vector in vectors.items()
             if _finite(vector)
         ]
-        self._run(graph_digest, lambda found: found.executemany("INSERT OR IGNORE INTO arrays VALUES (?, ?, ?)", rows))
+        with optional_cache():
+            self._run(graph_digest, lambda found: found.executemany("INSERT OR IGNORE INTO arrays VALUES (?, ?, ?)", rows))
 
 
 def _begin(connection: sqlite3.Connection) -> None:

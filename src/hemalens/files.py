@@ -14,8 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from io import BufferedReader
 from pathlib import Path
@@ -26,6 +24,7 @@ import platformdirs
 from numpy.typing import DTypeLike, NDArray
 
 from hemalens.errors import InputError, OutputError, one_line
+from hemalens.progress import note
 
 PathLike = str | os.PathLike[str]
 """A path as users pass it."""
@@ -95,6 +94,13 @@ def sha256_text(*parts: str) -> str:
 
 
 def _as_output_error(error: OSError, path: Path) -> OutputError:
+    cache = default_cache_dir()
+    if path.is_relative_to(cache):
+        return OutputError(
+            f"the cache {one_line(cache)} cannot be written",
+            got=error.strerror or str(error),
+            remedy="Free space, change the permissions, or name another folder in HEMALENS_CACHE.",
+        )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
             f"the disk is full while writing {one_line(path)}",
@@ -124,6 +130,15 @@ def _machine() -> str:
     with suppress(OSError):
         name += f" {os.stat('/proc/self/ns/pid').st_ino}"  # containers may share a name
     return hashlib.sha256(name.encode()).hexdigest()[:6]
+
+
+@contextmanager
+def optional_cache() -> Iterator[None]:
+    """Go on, with a note, where the block cannot use the cache: an `OutputError` ends the block alone."""
+    try:
+        yield
+    except OutputError as error:
+        note(f"going on without the cache: {error}")
 
 
 def _owner() -> str:
@@ -307,6 +322,30 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+MAX_JSON_BYTES = 64_000_000
+"""Size of the largest JSON file that is read."""
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file; `OSError` where it cannot be read, `ValueError` where it is no JSON.
+
+    Content nested too deeply, or of more than `MAX_JSON_BYTES`, is no JSON either.
+    """
+    with open_regular(file) as handle:
+        content = handle.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise ValueError(f"more than {MAX_JSON_BYTES:,} bytes")
+    return parse_json(content)
+
+
+def parse_json(content: str | bytes) -> Any:
+    """What a JSON text holds; `ValueError` where it is no JSON, or nested too deeply."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -329,7 +368,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
     """The object that `write_sealed` wrote; None for a missing or damaged file, and for one that was edited."""
     try:
         with open_regular(path) as file:
-            content = json.loads(file.read(MAX_SEALED_BYTES).decode("utf-8"))
+            content = parse_json(file.read(MAX_SEALED_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or content.pop(SEAL, None) != _seal(content):
@@ -356,69 +395,3 @@ def large_array(shape: tuple[int, ...], dtype: DTypeLike, scratch: Path | None) 
         scratch.parent.mkdir(parents=True, exist_ok=True)
         array: NDArray[Any] = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.dtype(dtype), shape=shape)
     return array
-
-
-_follow: ContextVar[bool] = ContextVar("follow_links", default=False)
-
-
-@contextmanager
-def following_links(follow: bool = True) -> Iterator[None]:
-    """Follow links that leave a data folder, for every set that is listed inside the block."""
-    before = _follow.set(follow)
-    try:
-        yield
-    finally:
-        _follow.reset(before)
-
-
-def links_are_followed() -> bool:
-    """Whether links that leave a data folder are followed here."""
-    return _follow.get()
-
-
-@dataclass(frozen=True, slots=True)
-class Walk:
-    """What lies below a folder, hidden entries left out: files, folders, and links to folders that were not followed."""
-
-    files: list[Path]
-    folders: list[Path]
-    outside: list[Path]
-
-
-def walk(top: Path, root: Path | None = None) -> Walk:
-    """Everything below `top`, sorted by name. Links to folders outside `root`, by default `top`, are not followed.
-
-    No folder is entered twice, so loops of links end.
-    """
-    found = Walk([], [], [])
-    within = os.path.realpath(top if root is None else root)
-    if root is not None and top != root and is_below(within, os.path.realpath(top)):
-        # a link back to the root or above it
-        return found
-    entered: set[str] = set()
-    for folder, folders, names in os.walk(top, followlinks=True):
-        place = os.path.realpath(folder)
-        if not links_are_followed() and not is_below(place, within):
-            found.outside.append(Path(folder))
-            folders.clear()
-            continue
-        if place in entered or (folder != os.fspath(top) and is_below(os.path.realpath(os.path.dirname(folder)), place)):
-            folders.clear()
-            continue
-        entered.add(place)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found.folders.append(Path(folder))
-        found.files.extend(Path(folder) / name for name in names if not name.startswith("."))
-    for paths in (found.files, found.folders, found.outside):
-        paths.sort()
-    return found
-
-
-def is_below(path: str, folder: str) -> bool:
-    """Whether a real path is a folder, or lies below it."""
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def walk_files(root: Path) -> list[Path]:
-    """All files below `root`, sorted by name, without hidden files and folders."""
-    return walk(root).files

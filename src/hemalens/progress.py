@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 Say = Callable[[str], None]
@@ -13,6 +13,17 @@ Say = Callable[[str], None]
 DELAY_S = 2.0
 
 _quiet = False
+
+
+_noted: set[str] = set()
+
+
+def note(text: str) -> None:
+    """Print a line on standard error, each text once, unless progress bars are switched off."""
+    if not _quiet and text not in _noted:
+        _noted.add(text)
+        with suppress(OSError):
+            print(f"note: {text}", file=sys.stderr)  # noqa: T201
 
 
 class Advance(Protocol):

@@ -14,8 +14,8 @@ from command import Command
 from hemalens import AdaptOptions, adapt
 from hemalens.bundle.bundle import MODEL
 from hemalens.datasets import open_dataset
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import ConfigError, InputError
-from hemalens.files import walk_files
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}

@@ -17,8 +17,8 @@ from hemalens.benchmark.protocols.unlabelled import UnlabelledProtocol
 from hemalens.benchmark.saved_bundle import benchmark_bundle
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import open_dataset
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import BundleError, ConfigError, InputError
-from hemalens.files import walk_files
 from hemalens.inference.predictor import Predictor
 from hemalens.runs.quantize import quantize
 from trained import Colour, colour_cells

@@ -22,8 +22,8 @@ from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.bundle import MODEL, SEEN, SEEN_UNLABELLED, Bundle
 from hemalens.bundle.stages import CellImageStage, ClassicalSegmenter
 from hemalens.datasets import open_dataset
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import BundleError, DatasetError, InputError, OutputError
-from hemalens.files import walk_files
 from hemalens.graphs.batch_norm import OP_TYPE, has_batch_norm
 from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.inference.predictor import Predictor

@@ -20,8 +20,8 @@ from hemalens.benchmark.saved_bundle import benchmark_bundle
 from hemalens.bundle.bundle import MODEL, Bundle
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import open_dataset
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import SplitError
-from hemalens.files import walk_files
 from hemalens.graphs import build as graphs
 from hemalens.inference.predictor import Predictor
 from hemalens.report import JSON_NAME, read_report

@@ -28,8 +28,8 @@ from hemalens.bundle.bundle import MODEL, Bundle
 from hemalens.classifiers.calibration import fit_temperature
 from hemalens.datasets import open_dataset
 from hemalens.datasets.synthetic import synthesize
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import ConfigError, ImageError, InputError, LabelError, OutputError, SplitError
-from hemalens.files import walk_files
 from hemalens.inference.predictor import Predictor
 from hemalens.runs.evaluate import EvaluateOptions
 from trained import Colour, colour_cells

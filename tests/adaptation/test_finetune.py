@@ -25,8 +25,8 @@ from hemalens.benchmark.saved_bundle import benchmark_bundle
 from hemalens.bundle.bundle import MODEL, Bundle, open_bundle
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import CellDataset, open_dataset
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import BundleError, ConfigError, LabelError, SplitError
-from hemalens.files import walk_files
 from hemalens.graphs import build as graphs
 from hemalens.graphs.runtime import run_rows
 from hemalens.inference.predictor import Predictor

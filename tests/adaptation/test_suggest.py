@@ -19,8 +19,8 @@ from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.suggest import SuggestOptions, suggest
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import open_dataset
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import ConfigError, DatasetError, InputError, OutputError
-from hemalens.files import walk_files
 from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}

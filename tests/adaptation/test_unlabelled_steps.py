@@ -26,7 +26,7 @@ from hemalens.bundle.bundle import (
     write_bundle,
 )
 from hemalens.datasets import Record, open_dataset
-from hemalens.files import walk_files
+from hemalens.datasets.walking import walk_files
 from hemalens.graphs import build as graphs
 from hemalens.graphs.batch_norm import OP_TYPE
 from hemalens.graphs.runtime import session_of

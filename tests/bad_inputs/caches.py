@@ -16,7 +16,8 @@ from hemalens import cache as caches
 from hemalens.bundle.bundle import open_bundle
 from hemalens.cache import FeatureCache
 from hemalens.datasets import Record
-from hemalens.files import default_cache_dir, walk_files
+from hemalens.datasets.walking import walk_files
+from hemalens.files import default_cache_dir
 from hemalens.graphs.build import cut, digest
 from hemalens.graphs.features import extract
 from hemalens.runs.train import train

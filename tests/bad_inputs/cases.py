@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +91,8 @@ class Case:
     writes: Collection[str] = ()
     stub: bool = False
     """Whether `train stub` is the nearest mean colour, which takes no time."""
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+    """In what the command runs: other streams, or an ordinary user's rights."""
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -101,6 +104,8 @@ def snapshot(folder: Path) -> dict[str, str]:
             key = path.relative_to(folder).as_posix()
             if path.is_symlink():
                 found[key] = f"link to {os.readlink(path)}"
+            elif not os.access(path, os.R_OK):
+                found[key] = "closed"
             elif path.is_file():
                 found[key] = hashlib.sha256(path.read_bytes()).hexdigest()
             else:

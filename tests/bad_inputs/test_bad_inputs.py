@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,10 @@ def test_bad_input(
     monkeypatch.chdir(tmp_path)
     arguments = case.make(cases.Place(tmp_path, tmp_path_factory))
     before = cases.snapshot(tmp_path)
-    ended = Command(monkeypatch, capsys)(*arguments)
+    with case.around():
+        ended = Command(monkeypatch, capsys)(*arguments)
+    late = capsys.readouterr()
+    ended = replace(ended, out=ended.out + late.out, err=ended.err + late.err)
     after = cases.snapshot(tmp_path)
     printed = ended.error if case.code else ended.out + ended.err
     assert "Traceback" not in ended.err

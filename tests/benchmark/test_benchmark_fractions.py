@@ -21,9 +21,9 @@ from hemalens.benchmark.protocols.fractions import FractionsProtocol, fixed_part
 from hemalens.benchmark.protocols.fractions import tested_whole as all_of_it_tested
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import CellDataset, open_dataset
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import DatasetError, SplitError
 from hemalens.evaluation.results import Report
-from hemalens.files import walk_files
 from hemalens.methods import Method
 from hemalens.methods.base import AuxiliaryRole
 from hemalens.report import read_report

@@ -22,9 +22,9 @@ from hemalens.benchmark.protocols.data import open_laboratories
 from hemalens.benchmark.protocols.k_shot import KShotProtocol
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets.episodes import draw_episodes
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import DatasetError, InputError, LabelError, SplitError
 from hemalens.evaluation.results import Report
-from hemalens.files import walk_files
 from hemalens.graphs.features import extract
 from hemalens.methods import Method
 from hemalens.report import read_report

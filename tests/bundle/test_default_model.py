@@ -19,8 +19,8 @@ from hemalens.bundle.default_model import (
     looks_like_bundle,
 )
 from hemalens.datasets.synthetic import synthesize
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import BundleError
-from hemalens.files import walk_files
 from hemalens.inference.predictor import Predictor
 
 

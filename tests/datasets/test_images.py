@@ -16,8 +16,9 @@ from hemalens.datasets import open_dataset
 from hemalens.datasets.base import Listing, Record
 from hemalens.datasets.images import plain_images, prepared, split_page
 from hemalens.datasets.splits import units
+from hemalens.datasets.walking import following_links
 from hemalens.errors import DatasetError
-from hemalens.files import following_links, sha256_file
+from hemalens.files import sha256_file
 from hemalens.imaging.reading import read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)

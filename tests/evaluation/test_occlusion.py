@@ -389,6 +389,7 @@ def test_a_table_of_twelve_photographs_stays_small(tmp_path: Path) -> None:
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image).save(path)
     records = tuple(Record(path, label, "lab", label=label) for path, label in zip(paths, labels, strict=True))
-    table = occlusion_table(bundle, CellDataset("lab", records, labels, AS_LABELLED, "-", "-"))
+    table = occlusion_table(bundle, CellDataset("lab", records, labels, AS_LABELLED, "-", "-"), n=12)
     assert len(table.rows) == 12
+    assert "at most 12 cells" in table.note
     assert sum(len(text) for row in table.rows for text in row.pictures) < 300_000

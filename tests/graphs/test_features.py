@@ -238,19 +238,28 @@ def test_two_processes_may_write_at_once(cache: FeatureCache) -> None:
     assert all(np.array_equal(found[f"{i:03d}"], np.full(4, i)) for i in range(120))
 
 
-def test_a_locked_or_damaged_cache_is_a_typed_error(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_cache_is_a_typed_error(cache: FeatureCache) -> None:
     cache.put("graph", {"a": np.zeros(2, np.float32)})
     (file,) = (cache.folder / "features").iterdir()
     file.write_bytes(b"this is no database " * 100)
     with pytest.raises(OutputError, match=r"the feature cache '.*' cannot be used; got .*HEMALENS_CACHE"):
         cache.get("graph", ["a"])
 
+
+def test_work_goes_on_without_a_full_or_locked_cache(
+    cache: FeatureCache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def full(*given: object, **more: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
+    monkeypatch.setattr("hemalens.progress._noted", set())
+    monkeypatch.setattr("hemalens.progress._quiet", False)
     monkeypatch.setattr(sqlite3, "connect", full)
-    with pytest.raises(OutputError, match=r"got database or disk is full. Free space"):
-        cache.put("graph", {})
+    cache.put("graph", {"a": np.zeros(2, np.float32)})
+    assert cache.get("graph", ["a"]) == {}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: going on without the cache: the feature cache '")
+    assert "got database or disk is full. Free space" in line
 
 
 def test_the_environment_names_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

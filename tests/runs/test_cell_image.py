@@ -28,8 +28,8 @@ from hemalens.bundle.stages import CellImageStage, CentredCropEntry, ClassicalSe
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.base import Record
 from hemalens.datasets.splits import k_fold, seeded
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import BundleError, ConfigError, InputError, OutputError
-from hemalens.files import walk_files
 from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
 from hemalens.imaging.nucleus import find_nucleus
 from hemalens.imaging.segmentation import CellImageConfig

@@ -18,8 +18,8 @@ from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.bundle import FINE, MODEL, Bundle, open_bundle, write_bundle
 from hemalens.bundle.export import check_parity
 from hemalens.datasets import CellDataset
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import BundleError, ParityError
-from hemalens.files import walk_files
 from hemalens.graphs import build as graphs
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.inference.predict import predict

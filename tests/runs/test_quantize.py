@@ -22,8 +22,8 @@ from hemalens.bundle.artifact import MANIFEST, WEIGHTS
 from hemalens.bundle.bundle import MODEL, SEEN, SEEN_UNLABELLED, Bundle
 from hemalens.bundle.stages import SEGMENTER, CellImageStage, ClassicalSegmenter, GraphSegmenter
 from hemalens.datasets import CellDataset, open_dataset
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import BundleError, DatasetError, ImageError, InputError, OutputError, SplitError
-from hemalens.files import walk_files
 from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.inference.predictor import Predictor
 from hemalens.runs.quantize import QuantizeOptions, drawn_evenly, quantize

@@ -16,8 +16,8 @@ from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.artifact import WEIGHTS
 from hemalens.bundle.bundle import FINE, MODEL, SEEN_UNLABELLED, Bundle, open_bundle
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import BundleError, ConfigError
-from hemalens.files import walk_files
 from hemalens.graphs.batch_norm import OP_TYPE
 from hemalens.inference.predictor import Predictor
 from hemalens.runs.evaluate import EvaluateOptions

@@ -13,13 +13,14 @@ from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.bundle.bundle import Bundle
 from hemalens.bundle.folders import artifact_files
 from hemalens.datasets.open import spec_path
-from hemalens.errors import InputError
+from hemalens.errors import InputError, public
 from hemalens.files import scratch_folder
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.runs.folders import RunOptions
 
 
+@public
 def adapt(
     bundle: Path,
     *,

@@ -24,7 +24,7 @@ from hemalens.datasets.images import prepared
 from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import seeded
 from hemalens.datasets.table_text import cell
-from hemalens.errors import DatasetError, InputError, OutputError, one_line, shell_words
+from hemalens.errors import DatasetError, InputError, OutputError, one_line, public, shell_words
 from hemalens.files import atomic_path, default_cache_dir, open_regular
 from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
@@ -68,6 +68,7 @@ class SuggestOptions:
 DEFAULTS = SuggestOptions()
 
 
+@public
 def suggest(
     bundle_path: Path,
     source: str,

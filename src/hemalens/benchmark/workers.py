@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from hemalens.benchmark.config import BenchmarkConfig
@@ -58,7 +60,12 @@ def run_in_workers(
     if n_fit < n_workers:
         say(f"{n_fit} of {n_workers} workers: each needs {BYTES_PER_WORKER / 1e9:g} GB of free memory")
     n = max(1, min(n_fit, len(groups)))
-    with _threads(max(1, n_cores() // n)), ProcessPoolExecutor(n, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with (
+        _threads(max(1, n_cores() // n)),
+        ProcessPoolExecutor(n, context, initializer=_end_when_asked) as pool,
+        _ended(pool),
+    ):
         begun = {pool.submit(_work, config, out, [t.key for t in group]): group for group in groups.values()}
         for group in groups.values():
             on_trial(group[0], "running", None)
@@ -77,6 +84,23 @@ def run_in_workers(
                 remedy="Run the same command with fewer --workers; finished trials are kept.",
             ) from broken
     return [results[trial.key] for trial in trials]
+
+
+@contextmanager
+def _ended(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """End the processes of the pool when the block is left early; each removes its temporary files."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in active_children():
+            child.terminate()
+        raise
+
+
+def _end_when_asked() -> None:
+    """Let SIGTERM end a process as an exception does."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def _work(config: BenchmarkConfig, out: Path, keys: list[str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from hemalens.bundle.nucleus_size import NucleusSize
 from hemalens.bundle.self_test import check_runner
 from hemalens.bundle.stages import Stage, StageEntry, stage_of
 from hemalens.bundle.vouching import drop_statement
-from hemalens.errors import BundleError, one_line
+from hemalens.errors import BundleError, one_line, public
 from hemalens.graphs.build import temperature_of
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.imaging.reading import Preprocessing
@@ -381,6 +381,7 @@ def write_bundle(path: Path, manifest: Manifest, files: dict[str, bytes]) -> Bun
     return open_bundle(path)
 
 
+@public
 def open_bundle(path: Path) -> Bundle:
     """Open a bundle folder after checking schema, sizes, digests, and manifest and graph against each other.
 

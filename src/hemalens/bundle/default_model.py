@@ -7,6 +7,7 @@ from pathlib import Path
 from hemalens.bundle.artifact import MANIFEST
 from hemalens.bundle.bundle import MODEL, Manifest
 from hemalens.errors import BundleError, one_line
+from hemalens.files import is_regular
 
 FOLDER = Path(__file__).parent / "default"
 """Folder of the default bundle; CONTRIBUTING.md describes how it is made."""
@@ -35,4 +36,4 @@ def describe_default_model(manifest: Manifest) -> str:
 
 def looks_like_bundle(path: Path) -> bool:
     """Whether a folder has the files of a bundle, without a check of their content."""
-    return all((path / name).is_file() for name in (MANIFEST, MODEL))
+    return all(is_regular(path / name) for name in (MANIFEST, MODEL))

@@ -30,7 +30,7 @@ def evaluate(
     out: Out,
     occlusion: Annotated[
         int, typer.Option(min=0, metavar="N", help="Maximum number of cells with an occlusion map; 0 for none.")
-    ] = 12,
+    ] = 4,
     min_per_class: MinPerClass = 1,
     drop_seen: DropSeen = False,
     strict: Strict = False,

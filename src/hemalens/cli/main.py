@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import Annotated
+from contextlib import redirect_stdout, suppress
+from typing import Annotated, NoReturn
 
 import typer
+import typer.main
 
 from hemalens import __version__
 from hemalens.cli import adapt, benchmark, data, evaluate, predict, quantize, segment, study, suggest, train
 from hemalens.cli.benchmark_options import BenchmarkCommand
-from hemalens.errors import HemalensError, InputError
+from hemalens.cli.process import (
+    USAGE_ERROR,
+    Printed,
+    Stopped,
+    keep_caches_together,
+    open_streams,
+    silence,
+    stopped_by_signals,
+    usage_line,
+)
+from hemalens.errors import HemalensError, InputError, system_error
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as in shells."""
@@ -62,35 +73,61 @@ app.add_typer(data.app, name="data", rich_help_panel=RESEARCH, short_help="List,
 
 
 def main() -> None:
-    """Run the command; exit with 0 (success), 1 (a bug) or 2 (wrong usage or input)."""
+    """Run the command; exit with 0 (success), 1 (a bug), 2 (wrong usage or input), or 128 and the number of a signal."""
+    open_streams()
+    keep_caches_together()
     try:
-        app(prog_name="hemalens")
+        with stopped_by_signals(), redirect_stdout(Printed(sys.stdout)):
+            _run()
+            sys.stdout.flush()
     except InputError as error:
         _fail(f"error: {error}", 2)
     except HemalensError as error:
         _fail(f"failure: {error}", 1)
-    except SystemExit as ending:
-        # typer exits silently on Ctrl-C
-        if ending.code == INTERRUPTED:
-            _fail("stopped; run the same command again to resume", INTERRUPTED)
-        if not ending.code:
-            _note_damage()
-        raise
-    except BrokenPipeError:
-        # the reader of our output has closed the pipe, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except Stopped as stopped:
+        _fail(f"stopped by {stopped.name}; run the same command again to resume", 128 + stopped.number)
+    except KeyboardInterrupt:
+        _fail("stopped; run the same command again to resume", INTERRUPTED)
+    except Exception as error:
+        known = system_error(error)
+        if known is None:
+            raise
+        _fail(f"error: {known}", 2)
+
+
+def _run() -> None:
+    """Run the command that the arguments name, without typer's own handling of errors."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("hemalens", sys.argv[1:]) as context:
+            command.invoke(context)
+    except typer.Exit as ending:
+        if ending.exit_code:
+            raise SystemExit(ending.exit_code) from None
+    except USAGE_ERROR as error:
+        line = usage_line(error)
+        if not line:
+            # the help was the answer
+            raise SystemExit(2) from None
+        _fail(line, 2)
+    _note_damage()
 
 
 def _note_damage() -> None:
     """Say what was damaged in the cache, where the command has used it."""
     cache = sys.modules.get("hemalens.cache")
-    for note in cache.damage_notes() if cache else ():
-        print(f"note: {note}", file=sys.stderr)
+    for each in cache.damage_notes() if cache else ():
+        print(f"note: {each}", file=sys.stderr)
     if cache:
         cache.forget_damage()
 
 
-def _fail(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+def _fail(message: str, code: int) -> NoReturn:
+    with suppress(OSError):
+        print(message, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            silence(stream)
     sys.exit(code)

@@ -18,6 +18,7 @@ from hemalens.cli.options import (
     Talk,
     bundle_and_images,
     bundle_or_default,
+    numbers,
 )
 from hemalens.errors import InputError
 
@@ -94,6 +95,7 @@ def _coverage(text: str) -> float | None:
     if not text.strip():
         return None
     try:
-        return float(text)
-    except ValueError as error:
+        (found,) = numbers(text, "--coverage")
+    except (InputError, ValueError) as error:
         raise InputError("cannot read --coverage", expected='a number, as in 0.9, or ""', got=repr(text)) from error
+    return found

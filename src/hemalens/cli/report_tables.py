@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hemalens.cli.options import Talk
+from hemalens.cli.options import Talk, as_json
 
 if TYPE_CHECKING:
     from hemalens.evaluation.results import ComparisonTable, FractionScores, KShot, Report
@@ -27,7 +27,7 @@ def show_report(talk: Talk, report: Report, out: Path) -> None:
     from hemalens.evaluation import formatting
 
     if talk.as_json:
-        print(report.model_dump_json(indent=2))
+        print(as_json(report.model_dump(mode="json")))
         return
     notice = formatting.synthetic_notice(report)
     if notice:

@@ -15,8 +15,9 @@ import numpy as np
 
 from hemalens.cache import FeatureCache
 from hemalens.datasets.base import Listing, Record, is_image_name
+from hemalens.datasets.walking import is_below, links_are_followed, walk
 from hemalens.errors import DatasetError, ImageError, one_line
-from hemalens.files import default_cache_dir, is_below, links_are_followed, sha256_text, walk
+from hemalens.files import default_cache_dir, sha256_text
 from hemalens.imaging.depth import bits_of
 from hemalens.imaging.formats import TIFF_SUFFIXES, not_read, note_not_read, suffix_of
 from hemalens.imaging.headers import is_deep, n_pages

@@ -14,7 +14,7 @@ from hemalens.datasets.parts import part_named
 from hemalens.datasets.readers import READERS
 from hemalens.datasets.tables import table_file
 from hemalens.datasets.unlabelled import as_classes, look_unlabelled, what_to_do
-from hemalens.errors import DatasetError, LabelError, near_matches, one_line
+from hemalens.errors import DatasetError, LabelError, near_matches, one_line, public
 from hemalens.taxonomy import AS_LABELLED, Excluded, LabelMap, cell_type_of, find_cell_type, label_hint, label_map
 
 Keep = Callable[[str], bool]
@@ -25,6 +25,7 @@ LONGEST_LABEL = 60
 """Letters of a label that are shown."""
 
 
+@public
 def open_dataset(
     spec: str, *, labels: str = "five_class", keep: Keep = lambda label: False, strict: bool = False
 ) -> CellDataset:

@@ -27,7 +27,8 @@ from hemalens.progress import track
 
 PATCH_SHARE = 1 / 5
 """Side of the patch as a share of the image's side: about a nuclear lobe, or a red cell beside the white one."""
-N_SHOWN = 12
+N_SHOWN = 4
+"""Cells with a map by default: a map takes as long as about eighty predictions."""
 MAX_FLOPS = 5e12
 """The most work for one table; cells are left out beyond it. Two minutes of one core at 40 GFLOPS a second."""
 COLUMNS = ("image", "occlusion map")
@@ -239,7 +240,7 @@ def occlusion_table(
         title=f"{bundle.manifest.method} on {dataset.name}: occlusion maps",
         columns=COLUMNS,
         rows=tuple(rows),
-        note=_note(room < n, cut_out=bool(bundle.stages)),
+        note=_note(n, shortened=room < n, cut_out=bool(bundle.stages)),
     )
 
 
@@ -274,7 +275,7 @@ def _verdict(label: str, predicted: str, probability: float) -> str:
     return f"{'right' if right else 'wrong'}: {name}, {formatting.probability(probability)}"
 
 
-def _note(shortened: bool, *, cut_out: bool) -> str:
+def _note(n: int, *, shortened: bool, cut_out: bool) -> str:
     sentences = [
         "A plain patch covers each part of the image in turn, and the model predicts again "
         "(occlusion sensitivity, Zeiler and Fergus 2014).",
@@ -285,8 +286,8 @@ def _note(shortened: bool, *, cut_out: bool) -> str:
         "A sound prediction depends on the white cell, not on red cells or background.",
         f"The patch has {formatting.share(PATCH_SHARE)} of the image's side and the median colour of its rim, and moves by "
         "half of itself. A part that another one replaces shows no colour.",
-        "The table shows the most confident correct prediction of each class, then the most confident wrong one of each "
-        "pair of classes.",
+        f"The table shows at most {n} cells: the most confident correct prediction of each class, then the most confident "
+        "wrong one of each pair of classes.",
     ]
     if cut_out:
         sentences.insert(1, "Images are shown as the network receives them, with the cell cut out.")

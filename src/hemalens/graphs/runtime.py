@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from hemalens.datasets.base import Record
 from hemalens.errors import BundleError, ImageError
 
+# where ONNX Runtime was imported before this package, its environment variable came too late
+onnxruntime.disable_telemetry_events()
+
 Outputs = dict[str, NDArray[Any]]
 SUM_TOLERANCE = 1e-3
 """Largest distance of the sum of an image's probabilities from 1."""

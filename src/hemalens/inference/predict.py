@@ -10,7 +10,7 @@ from hemalens.bundle.bundle import open_bundle
 from hemalens.datasets import READERS, Record, open_dataset
 from hemalens.datasets.images import plain_images
 from hemalens.datasets.open import spec_path
-from hemalens.errors import InputError, OutputError, one_line
+from hemalens.errors import InputError, OutputError, one_line, public
 from hemalens.files import atomic_path
 from hemalens.imaging.segmentation import Outcome
 from hemalens.inference.predictor import Predictor
@@ -39,6 +39,7 @@ class PredictionSummary:
     """What was left out of the folder or dataset, and how its images were read."""
 
 
+@public
 def predict(
     bundle_path: Path,
     source: str,

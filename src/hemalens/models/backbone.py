@@ -16,9 +16,9 @@ from pydantic import Field
 
 from hemalens.bundle.artifact import WEIGHTS
 from hemalens.cache import note_damage
-from hemalens.config import StrictConfig
+from hemalens.config import Seed, StrictConfig
 from hemalens.errors import ConfigError, WeightsError, near_matches, one_line, require_extra
-from hemalens.files import atomic_path, is_regular, sha256_file, sha256_text
+from hemalens.files import atomic_path, is_regular, optional_cache, sha256_file, sha256_text
 from hemalens.graphs.build import digest, half_map_graph, join, normalise_graph, resize_graph
 from hemalens.imaging.reading import Preprocessing
 
@@ -63,7 +63,7 @@ class BackboneConfig(StrictConfig):
     backbone: str = PACKAGED
     weights: str = "package"
     image_size_px: int | None = Field(default=None, ge=16, le=2048)
-    seed: int = 0
+    seed: Seed = 0
 
     def file_digests(self) -> dict[str, str]:
         """With the digest of a weights file."""
@@ -300,7 +300,7 @@ def frozen_graph(config: BackboneConfig, cache_dir: Path, *, output: Output = "e
     else:
         last = LastMap(network)
         graph = join(before, to_onnx(last, preprocessing, ["full_map"]), half_map_graph(last.shape(preprocessing)))
-    with atomic_path(stored) as temporary:
+    with optional_cache(), atomic_path(stored) as temporary:
         sealed = onnx.ModelProto()
         sealed.CopyFrom(graph)
         sealed.metadata_props.add(key=DIGEST, value=digest(graph))

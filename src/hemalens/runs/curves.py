@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from hemalens.errors import OutputError, one_line
 from hemalens.evaluation.results import TrainingCurve
-from hemalens.files import read_sealed
+from hemalens.files import parse_json, read_sealed
 
 HISTORY = "history.jsonl"
 _FIELDS = {
@@ -69,7 +68,7 @@ def _lines(file: Path) -> list[str]:
 def _row(file: Path, number: int, line: str) -> _Row:
     """One epoch of a history; raises `OutputError`."""
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         row = None
     if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):

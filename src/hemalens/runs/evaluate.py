@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hemalens.bundle.bundle import Bundle, open_bundle
+from hemalens.datasets import CellDataset
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.open import spec_path
-from hemalens.evaluation.evaluate import evaluate_with_predictions
+from hemalens.errors import public
+from hemalens.evaluation.evaluate import DatasetPredictions, evaluate_with_predictions
 from hemalens.evaluation.occlusion import N_SHOWN, occlusion_table
-from hemalens.evaluation.results import MethodCard, Report
+from hemalens.evaluation.results import MethodCard, PictureTable, Report
 from hemalens.evaluation.trust_check import trust_check
 from hemalens.files import atomic_dir
 from hemalens.outputs import claim_folder
@@ -37,6 +39,7 @@ class EvaluateOptions:
 DEFAULTS = EvaluateOptions()
 
 
+@public
 def evaluate(
     bundle_path: Path,
     data_spec: str,
@@ -69,6 +72,7 @@ def evaluate(
         report_inputs(say, [given])
         dataset, card = given.dataset, given.card
         refuse_leaks(bundle.seen, dataset)
+        say(f"testing {len(dataset)} images, with confidence intervals")
         evaluation, (answered,) = evaluate_with_predictions(
             [bundle],
             [dataset],
@@ -81,9 +85,7 @@ def evaluate(
             name, error = next(iter(evaluation.unreadable.items()))
             say(f"left out {len(evaluation.unreadable)} unreadable image(s), first: {name}: {error}")
         evaluation = evaluation.model_copy(update={"trust": trust_check(bundle, answered, seed=seed)})
-        pictures = [occlusion_table(bundle, dataset, answered, n=options.n_occluded)] if options.n_occluded else []
-        if any(not table.rows for table in pictures):
-            say("no occlusion maps: the network is too large, or its operations cannot be counted")
+        pictures = _occlusion_maps(bundle, dataset, answered, n=options.n_occluded, say=say)
         report = make_report(
             f"{bundle.manifest.method} tested on {dataset.name}",
             "a saved bundle on images whose labels it has not seen",
@@ -96,6 +98,19 @@ def evaluate(
         with atomic_dir(out, report_files) as folder:
             write_report(report, folder)
         return report
+
+
+def _occlusion_maps(
+    bundle: Bundle, dataset: CellDataset, answered: DatasetPredictions, *, n: int, say: Say
+) -> list[PictureTable]:
+    """A table of at most `n` occlusion maps; none with `n` of 0."""
+    if not n:
+        return []
+    say(f"occlusion maps of at most {n} cells (--occlusion 0: none)")
+    table = occlusion_table(bundle, dataset, answered, n=n)
+    if not table.rows:
+        say("no occlusion maps: the network is too large, or its operations cannot be counted")
+    return [table]
 
 
 def _card_of(bundle: Bundle) -> MethodCard:

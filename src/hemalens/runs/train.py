@@ -16,6 +16,7 @@ from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import Unreadable, seeded
+from hemalens.errors import public
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import Evaluation, Report
 from hemalens.methods import Method, find_method
@@ -60,6 +61,7 @@ class TrainOptions:
 DEFAULTS = TrainOptions()
 
 
+@public
 def train(
     method_name: str,
     train_specs: str | Sequence[str],

@@ -18,7 +18,7 @@ from torch import nn
 
 from hemalens.cache import note_damage
 from hemalens.errors import InputError, OutputError, WeightsError, one_line
-from hemalens.files import atomic_path
+from hemalens.files import atomic_path, parse_json
 
 STATE, DIGEST = "hemalens_state", "hemalens_digest"
 
@@ -35,7 +35,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
                 save_file(tensors, temporary, metadata={STATE: state, DIGEST: _digest(tensors, state)})
             except SafetensorError as error:
                 raise OutputError(
-                    f"cannot write {one_line(path)}", got=str(error), remedy="Free space or choose another --out."
+                    f"cannot write {one_line(path)}", got=str(error), remedy="Free space on its disk."
                 ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if kept[DIGEST] != _digest(tensors, kept[STATE]):
                 raise ValueError("its digest does not fit its content")
-            checkpoint: dict[str, Any] = _unpack(json.loads(kept[STATE]), tensors)
+            checkpoint: dict[str, Any] = _unpack(parse_json(kept[STATE]), tensors)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f"the checkpoint {one_line(path)} is damaged", got=str(error), remedy="Start again with --overwrite."

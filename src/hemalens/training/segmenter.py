@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from hemalens.config import StrictConfig
+from hemalens.config import Seed, StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.datasets.masks import read_cell_mask
 from hemalens.errors import ParityError
@@ -132,7 +132,7 @@ class SegmenterTraining(StrictConfig):
     ce_weight: float
     dice_weight: float
     augment: bool
-    seed: int
+    seed: Seed
 
 
 def fit_masks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import disable_possible_user_warnings
 from torch.utils.data import DataLoader
 
-from hemalens.files import write_text
+from hemalens.files import parse_json, write_text
 from hemalens.progress import Advance, track
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.module import Learner
@@ -77,8 +78,16 @@ class _History(Callback):
         row = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         # an epoch whose checkpoint was not written is listed already
-        kept = [line for line in lines if json.loads(line)["epoch"] < trainer.current_epoch]
+        kept = [line for line in lines if _epoch(line) < trainer.current_epoch]
         write_text(self.path, "\n".join([*kept, json.dumps({"epoch": trainer.current_epoch, **row})]) + "\n")
+
+
+def _epoch(line: str) -> float:
+    """The epoch of a line of the history; a damaged line belongs to none, and is left out."""
+    try:
+        return float(parse_json(line)["epoch"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 class _Bar(Callback):
@@ -176,8 +185,8 @@ def _fit(
             sampler.set_epoch(SafetensorsCheckpointIO().load_checkpoint(resume)["epoch"] + 1)
         try:
             trainer.fit(module, training, validation, ckpt_path=resume if resume.is_file() else None)
-        except SystemExit:
-            # the trainer turns Ctrl-C into an exit of its own
-            if trainer.interrupted:
+        except SystemExit as ending:
+            # the trainer turns Ctrl-C into an exit of its own; other signals have their own codes
+            if trainer.interrupted and ending.code == 1:
                 raise KeyboardInterrupt from None
             raise

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from hemalens.datasets.base import Download, Labels, Listing, Reader, Record, wrong_layout
 from hemalens.datasets.parts import part_named
+from hemalens.datasets.walking import walk_files
 from hemalens.errors import DatasetError, OutputError, near_matches, one_line
-from hemalens.files import atomic_dir, default_cache_dir, sha256_file, sha256_text, walk_files
+from hemalens.files import atomic_dir, default_cache_dir, read_json, sha256_file, sha256_text
 from hemalens.progress import track
 
 TITLE = "BloodMNIST"
@@ -110,7 +111,7 @@ def _images(folder: Path) -> list[Path]:
 def _unpacked(folder: Path, side_px: int) -> list[Path] | None:
     """The unpacked images of a part; None where they are missing or changed."""
     try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        marker = read_json(folder / MARKER)
         images = _images(folder)
         digests = {path.relative_to(folder).as_posix(): sha256_file(path) for path in images}
     except (OSError, ValueError):

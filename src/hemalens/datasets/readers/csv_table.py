@@ -10,8 +10,8 @@ from hemalens.datasets.base import Listing, Reader, Record
 from hemalens.datasets.images import FOLLOW, split_page
 from hemalens.datasets.parts import describe_parts, part_named
 from hemalens.datasets.tables import Table, read_table, table_file
+from hemalens.datasets.walking import is_below, links_are_followed
 from hemalens.errors import DatasetError, one_line
-from hemalens.files import is_below, links_are_followed
 
 REQUIRED = {
     "path": ("filename", "file_name", "file", "filepath", "file_path", "image", "image_path", "image_file", "img"),

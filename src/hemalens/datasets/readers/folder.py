@@ -8,8 +8,8 @@ from hemalens.datasets.base import Found, Listing, Reader, Record, is_image_name
 from hemalens.datasets.images import FOLLOW
 from hemalens.datasets.parts import describe_parts, part_named
 from hemalens.datasets.unlabelled import what_to_do
+from hemalens.datasets.walking import walk, walk_files
 from hemalens.errors import DatasetError, one_line
-from hemalens.files import walk, walk_files
 from hemalens.imaging.formats import note_not_read
 
 LAYOUT = "<class>/<image>.jpg|.png|.bmp|.tif, one folder a class; or train|val|test/<class>/<image>"
