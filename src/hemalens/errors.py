@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 MOST_NAMES = 20
@@ -104,6 +105,17 @@ def near_matches(name: str, known: Iterable[str]) -> str:
 def one_line(name: object) -> str:
     """A name in quotes on one line, with control characters and newlines escaped."""
     return repr(str(name))
+
+
+def visible(text: object) -> str:
+    """A user's text on one line: control, direction and other invisible characters are escaped."""
+    return "".join(escaped(c) for c in str(text))
+
+
+def escaped(character: str) -> str:
+    """The character, or its escape where it is invisible: an escape code of the terminal becomes \\x1b."""
+    shown = character.isprintable() or unicodedata.category(character) == "Zs"
+    return character if shown else character.encode("unicode_escape").decode("ascii")
 
 
 def access_error(error: OSError) -> FileAccessError:
