@@ -58,8 +58,8 @@ def polar_spectrum(gray: Float, centre: complex) -> NDArray[np.complex64]:
 def descriptor(spectra: NDArray[np.complex64]) -> Float:
     """What rotation and mirror leave as it is: the amplitudes over their spread in the set, (n, rings * frequencies)."""
     amplitudes = np.abs(spectra)
-    scaled = amplitudes / (amplitudes.std(axis=0) + 0.02)
-    return scaled.reshape(len(spectra), -1).astype(np.float32)
+    scaled: Float = (amplitudes / (amplitudes.std(axis=0) + 0.02)).astype(np.float32)
+    return scaled.reshape(len(spectra), -1)
 
 
 def best_rotation(first: NDArray[np.complex64], second: NDArray[np.complex64]) -> Start:
@@ -67,7 +67,7 @@ def best_rotation(first: NDArray[np.complex64], second: NDArray[np.complex64]) -
     n = len(first)
     best = Start(np.full(n, -1.0), np.zeros(n, bool), np.ones(n, complex))
     for mirrored in (False, True):
-        other = np.conj(second) if mirrored else second
+        other: NDArray[np.complex64] = np.conj(second) if mirrored else second
         for shift in range(-_MAX_RING_SHIFT, _MAX_RING_SHIFT + 1):
             inner, outer = slice(max(0, shift), N_RINGS + min(0, shift)), slice(max(0, -shift), N_RINGS + min(0, -shift))
             correlation = _correlation(first[:, inner], other[:, outer], _WEIGHTS[inner])
@@ -81,7 +81,9 @@ def best_rotation(first: NDArray[np.complex64], second: NDArray[np.complex64]) -
     return best
 
 
-def _correlation(first: Complex, second: Complex, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def _correlation(
+    first: NDArray[np.complex64], second: NDArray[np.complex64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Correlation of two stacks of rings under every rotation, (n, N_ANGLES)."""
     weights = weights / weights.sum()
     product = (first * np.conj(second) * weights[:, None]).sum(axis=1)
