@@ -18,7 +18,10 @@ def _records(names: list[str], **values: str) -> list[Record]:
     ("names", "expected"),
     [
         # Keras: <index>_<random number>
-        (["_0_207.jpeg", "_0_9312.jpeg", "_0_4411.jpeg", "_1_8.jpeg", "_1_7003.jpeg", "_1_902.jpeg"], [[0, 1, 2], [3, 4, 5]]),
+        (
+            ["_0_207.jpeg", "_0_9312.jpeg", "_0_4411.jpeg", "_1_8.jpeg", "_1_7003.jpeg", "_1_902.jpeg"],
+            [[0, 1, 2], [3, 4, 5]],
+        ),
         (["mono_3_1.png", "mono_3_88123.png", "mono_3_5190.png"], [[0, 1, 2]]),
         (["a.png", "a_aug1.png", "a_aug2.png", "b.png"], [[0, 1, 2]]),
         (["a_rot90.png", "a_rot180.png", "a_hflip.png", "A_FLIP_LR.png"], [[0, 1, 2, 3]]),

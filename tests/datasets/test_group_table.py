@@ -15,7 +15,7 @@ from fakes import bccd, folder
 from fakes.cells import drawn_cell
 from hemalens.datasets import open_dataset
 from hemalens.datasets.audit import audit
-from hemalens.datasets.group_table import check_group_table, write_group_table
+from hemalens.datasets.group_table import check_group_table, check_table_name, write_group_table
 from hemalens.datasets.splits import k_fold, units
 from hemalens.errors import DatasetError, OutputError
 from hemalens.taxonomy import AS_LABELLED
@@ -99,8 +99,11 @@ def test_what_a_table_cannot_hold_is_refused_with_a_place_that_works(spec: str, 
         check_group_table(dataset, tmp_path / "elsewhere" / "g.csv")
     assert caught.value.remedy == f"Choose {str(tmp_path / 'cells' / 'g.csv')!r}."
     check_group_table(dataset, tmp_path / "cells" / "g.csv")
-    with pytest.raises(OutputError, match=r"ends with \.csv"):
-        check_group_table(dataset, tmp_path / "g.txt")
+    for name in ("g.txt", "elsewhere"):
+        with pytest.raises(OutputError, match=r"ends with \.csv"):
+            check_table_name(tmp_path / name, tmp_path / "cells")
+    with pytest.raises(OutputError, match="would replace the table"):
+        check_table_name(tmp_path / "g.csv", tmp_path / "elsewhere" / ".." / "g.csv")
     fields = open_dataset(bccd.write_bccd_fields(tmp_path / "set", n_per_class=2), labels=AS_LABELLED)
     with pytest.raises(DatasetError, match="boxes"):
         check_group_table(fields, tmp_path / "g.csv")

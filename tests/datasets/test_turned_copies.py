@@ -29,7 +29,12 @@ def _cell(kind: str, number: int) -> NDArray[np.uint8]:
 
 
 def _augmented(
-    image: NDArray[np.uint8], orientation: Orientation, *, zoom: float = 1.0, shift: Sequence[float] = (0, 0), **fill: object
+    image: NDArray[np.uint8],
+    orientation: Orientation,
+    *,
+    zoom: float = 1.0,
+    shift: Sequence[float] = (0, 0),
+    **fill: object,
 ) -> NDArray[np.uint8]:
     """Mirror, turn counter-clockwise, enlarge by `zoom` and move by `shift` pixels, by the definition of each."""
     if orientation.mirrored:
@@ -64,7 +69,9 @@ def test_hashes_are_the_perceptual_hashes_of_the_turned_image() -> None:
 
 
 @given(KINDS, st.integers(0, 3), st.sampled_from(ORIENTATIONS[1:]))
-def test_each_quarter_turn_of_a_cell_is_found_with_its_orientation(kind: str, number: int, orientation: Orientation) -> None:
+def test_each_quarter_turn_of_a_cell_is_found_with_its_orientation(
+    kind: str, number: int, orientation: Orientation
+) -> None:
     image = _cell(kind, number)
     copy = np.ascontiguousarray(turned(image, orientation))
     near = join_near_copies([thumbnail(Image.fromarray(each)) for each in (image, copy)], Relatives(2))
@@ -123,7 +130,9 @@ def test_images_without_structure_and_small_ones_have_no_view() -> None:
 def test_a_crowd_of_copies_of_few_cells_falls_into_as_many_sets() -> None:
     rng = np.random.default_rng(3)
     images = [
-        _augmented(_cell("monocyte", number), Orientation(bool(rng.integers(2)), float(rng.uniform(0, 360))), mode="nearest")
+        _augmented(
+            _cell("monocyte", number), Orientation(bool(rng.integers(2)), float(rng.uniform(0, 360))), mode="nearest"
+        )
         for number in range(4)
         for _ in range(25)
     ]
@@ -140,7 +149,8 @@ def test_real_cells_of_one_smear_are_no_copies_but_their_turned_copies_are(real_
     images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.glob("*.jpg"))[:120]]
     rng = np.random.default_rng(0)
     copies = [
-        _augmented(image, Orientation(bool(rng.integers(2)), float(rng.uniform(0, 360))), mode="nearest") for image in images
+        _augmented(image, Orientation(bool(rng.integers(2)), float(rng.uniform(0, 360))), mode="nearest")
+        for image in images
     ]
     joined = _joined([*images, *copies])
     assert {abs(i - j) for i, j, _ in joined} == {120}

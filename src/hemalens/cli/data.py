@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -70,7 +71,7 @@ def audit(
     from hemalens.datasets import open_dataset
     from hemalens.datasets.audit import STEPS_PER_IMAGE
     from hemalens.datasets.audit import audit as run
-    from hemalens.datasets.group_table import check_group_table, write_group_table
+    from hemalens.datasets.group_table import check_group_table, check_table_name, write_group_table
     from hemalens.datasets.open import spec_path
     from hemalens.outputs import claim_output
     from hemalens.progress import track
@@ -78,7 +79,8 @@ def audit(
     talk = Talk(quiet, as_json)
     with ExitStack() as claimed:
         if groups_to is not None:
-            claimed.enter_context(claim_output(groups_to, overwrite=overwrite, inputs=[spec_path(spec)]))
+            check_table_name(groups_to, spec_path(spec))
+            claimed.enter_context(claim_output(groups_to, overwrite=overwrite))
         dataset = open_dataset(spec, labels=labels)
         if groups_to is not None:
             check_group_table(dataset, groups_to)
@@ -140,10 +142,9 @@ def synthesize(
     from hemalens.progress import track
 
     talk = Talk(quiet)
-    _claim(folder, overwrite=overwrite)
     chosen = laboratory or list(LABORATORIES)
     n_images = n_per_class * len(CELL_TYPES) * len(chosen)
-    with track("drawing", n_images) as progress:
+    with _claim(folder, overwrite=overwrite), track("drawing", n_images) as progress:
         run(folder, n_per_class=n_per_class, seed=seed, laboratories=chosen, progress=lambda: progress(1))
     talk.result(None, [f"{n_images} images with masks in {folder}; open them as synthetic:{folder}"])
 
@@ -167,26 +168,34 @@ def synthesize_tissue(
     from hemalens.progress import track
 
     talk = Talk(quiet)
-    _claim(folder, overwrite=overwrite)
     n_images = tissue.n_drawn(n_per_class)
-    with track("drawing", n_images) as progress:
+    with _claim(folder, overwrite=overwrite), track("drawing", n_images) as progress:
         tissue.synthesize_tissue(folder, n_per_class=n_per_class, seed=seed, progress=lambda: progress(1))
     named = f"cam16:{folder / tissue.PATCHES} and prcc:{folder / tissue.REGIONS}"
     talk.result(None, [f"{n_images} images in {folder}; open them as {named}"])
 
 
-def _claim(folder: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that exists, or, with `overwrite`, one that holds anything but synthetic images."""
+@contextmanager
+def _claim(folder: Path, *, overwrite: bool) -> Iterator[None]:
+    """Hold an output folder that is new or, with `overwrite`, one that holds nothing but synthetic images."""
     from hemalens.datasets.synthetic import MARKER
     from hemalens.errors import OutputError, one_line
-    from hemalens.outputs import check_output
+    from hemalens.files import output_errors
+    from hemalens.outputs import claim_output
 
-    if overwrite and folder.exists() and not (folder.is_dir() and all((e / MARKER).is_file() for e in folder.iterdir())):
+    with output_errors(folder):
+        drawn = not folder.exists() or (folder.is_dir() and all((entry / MARKER).is_file() for entry in folder.iterdir()))
+        more = (
+            [] if not drawn else [p for p in folder.rglob("*") if p.is_file() and p.suffix != ".png" and p.name != MARKER]
+        )
+    if overwrite and (not drawn or more):
         raise OutputError(
             f"{one_line(folder)} holds something else than synthetic images",
+            got=one_line(more[0].name) if more else None,
             remedy="Choose another folder; it is not overwritten.",
         )
-    check_output(folder, overwrite=overwrite)
+    with claim_output(folder, overwrite=overwrite):
+        yield
 
 
 def audit_lines(found: Audit) -> list[str]:

@@ -14,10 +14,23 @@ from hemalens.files import atomic_path
 from hemalens.taxonomy import AS_LABELLED
 
 
+def check_table_name(table: Path, source: Path) -> None:
+    """Raise unless `table` is named as a CSV and is another file than `source`, the data that it is made of."""
+    if table.suffix.lower() != ".csv" or table.is_dir():
+        raise OutputError(
+            f"--groups-to {one_line(table)} is no CSV",
+            expected="a file name that ends with .csv",
+            got="a folder" if table.is_dir() else None,
+        )
+    if table.resolve() == source.resolve():
+        raise OutputError(
+            f"--groups-to {one_line(table)} would replace the table that is audited",
+            remedy="Choose another --groups-to; nothing was changed.",
+        )
+
+
 def check_group_table(dataset: CellDataset, table: Path) -> None:
-    """Raise unless `table` can hold the dataset: a CSV on or above the folder of its images, each a file of its own."""
-    if table.suffix.lower() != ".csv":
-        raise OutputError(f"--groups-to {one_line(table)} is no CSV", expected="a file name that ends with .csv")
+    """Raise unless `table` can hold the dataset: it lies on or above all images, and each is a file of its own."""
     if any(record.box is not None for record in dataset.records):
         raise DatasetError(
             f"{dataset.name} has its cells in boxes, which a CSV does not hold",
