@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from fakes import folder
 from hemalens.datasets.base import Record
 from hemalens.datasets.copy_names import name_note, name_sources
+from hemalens.runs.inputs import open_inputs
 
 
 def _records(names: list[str], **values: str) -> list[Record]:
@@ -56,3 +58,13 @@ def test_the_note_counts_names_and_sources() -> None:
     assert note is not None
     assert note.startswith("4 of 5 names look like copies of 2 source(s)")
     assert name_note(_records(["a.png", "b.png"])) is None
+
+
+def test_training_notes_such_names_and_a_test_does_not(tmp_path: Path) -> None:
+    spec = folder.write(tmp_path / "cells", n_per_class=2)
+    (tmp_path / "cells" / "monocyte" / "cell 1.png").rename(tmp_path / "cells" / "monocyte" / "cell 0_flip.png")
+    train, test = (open_inputs(spec, labels="five_class", role=role).notes for role in ("train and test", "test"))
+    assert [note for note in train if note not in test] == [
+        "cells: 2 of 10 names look like copies of 1 source(s); a random split divides them: "
+        "hemalens data audit finds turned copies and writes their groups (--groups-to)"
+    ]

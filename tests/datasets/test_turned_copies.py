@@ -84,13 +84,16 @@ def test_each_quarter_turn_of_a_cell_is_found_with_its_orientation(
     st.integers(0, 3),
     st.booleans(),
     st.integers(0, 359),
-    st.floats(0.92, 1.08),
-    st.tuples(st.floats(-0.08, 0.08), st.floats(-0.08, 0.08)),
-    st.sampled_from(({"mode": "nearest"}, {"mode": "constant", "cval": 0}, {"mode": "constant", "cval": 255})),
+    st.tuples(
+        st.floats(0.92, 1.08),
+        st.tuples(st.floats(-0.08, 0.08), st.floats(-0.08, 0.08)),
+        st.sampled_from(({"mode": "nearest"}, {"mode": "constant", "cval": 0}, {"mode": "constant", "cval": 255})),
+    ),
 )
 def test_a_copy_at_any_angle_is_found_with_its_orientation(
-    kind: str, number: int, mirrored: bool, angle: int, zoom: float, shift: tuple[float, float], fill: dict[str, object]
+    kind: str, number: int, mirrored: bool, angle: int, moves: tuple[float, tuple[float, float], dict[str, object]]
 ) -> None:
+    zoom, shift, fill = moves
     image = _cell(kind, number)
     wanted = Orientation(mirrored, float(angle))
     moved = [share * image.shape[0] for share in shift]

@@ -230,8 +230,8 @@ def audit_lines(found: Audit) -> list[str]:
     lines += [f"  {n} {what}" for what, n in found.leaks.items()]
     lines += [
         "Training drops images under two labels, keeps one of identical copies and never",
-        "splits a group. Check the near-duplicates and turned copies yourself;",
-        "--groups-to FILE.csv puts each set into one group, and csv:FILE.csv trains on it.",
+        "splits a group. Check the near-duplicates and turned copies yourself; a CSV by",
+        "--groups-to FILE.csv puts each set into one group: train on csv:FILE.csv.",
     ]
     return [visible(line) for line in lines]
 
