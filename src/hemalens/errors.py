@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import subprocess
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import ParamSpec, TypeVar
 
@@ -136,6 +137,17 @@ def shell_words(words: Sequence[str]) -> str:
 def _shortened(name: str, longest: int = 240) -> str:
     """A name, without its middle where it is longer than a line has room for."""
     return name if len(name) <= longest else f"{name[: longest // 2]} ... {name[-longest // 3 :]}"
+
+
+def visible(text: object) -> str:
+    """A user's text on one line: control, direction and other invisible characters are escaped."""
+    return "".join(escaped(c) for c in str(text))
+
+
+def escaped(character: str) -> str:
+    """The character, or its escape where it is invisible: an escape code of the terminal becomes \\x1b."""
+    shown = character.isprintable() or unicodedata.category(character) == "Zs"
+    return character if shown else character.encode("unicode_escape").decode("ascii")
 
 
 def access_error(error: OSError) -> FileAccessError:

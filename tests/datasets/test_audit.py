@@ -16,9 +16,10 @@ from PIL import Image
 from fakes import bccd, folder
 from fakes.cells import drawn_cell
 from hemalens.datasets import CellDataset, Record, open_dataset
-from hemalens.datasets.audit import MAX_GRAY_DIFFERENCE, audit
+from hemalens.datasets.audit import STEPS_PER_IMAGE, audit
+from hemalens.datasets.near_copies import MAX_GRAY_DIFFERENCE
 from hemalens.imaging.reading import read_image
-from hemalens.taxonomy import AS_LABELLED
+from hemalens.taxonomy import AS_LABELLED, label_map_names
 
 
 @pytest.fixture
@@ -38,10 +39,50 @@ def _save(path: Path, number: int, **changes: str | None) -> Record:
     return dataclasses.replace(Record(path, "a", "lab", label="a"), **changes)
 
 
-def test_clean_data_has_no_findings(root: Path) -> None:
-    found = audit(open_dataset(f"folder:{root}"))
+def test_clean_data_has_no_findings(tmp_path: Path) -> None:
+    dataset = _dataset([_save(tmp_path / f"{i}.png", 8 * i) for i in range(10)])
+    found = audit(dataset)
     assert (found.unreadable, found.copies, found.conflicts, found.near_duplicates) == ({}, [], [], [])
+    assert found.turned_copies == found.name_sources == found.related == []
     assert set(found.leaks.values()) == {0}
+
+
+def test_turned_copies_are_sets_with_the_orientation_and_leak(tmp_path: Path) -> None:
+    # eight orientations of each of three cells
+    records = [_save(tmp_path / f"{i:02}.png", i) for i in range(24)]
+    found = audit(_dataset(records))
+    assert [[name for name, _ in members] for members in found.turned_copies] == [
+        [str(records[i].path) for i in range(start, start + 8)] for start in (0, 8, 16)
+    ]
+    expected = ["", *(f"turned by {angle} degrees" for angle in (90, 180, 270)), "mirrored"]
+    assert [turned for _, turned in found.turned_copies[0]][:5] == expected
+    assert found.related == [list(range(start, start + 8)) for start in (0, 8, 16)]
+    fold = np.random.default_rng(0).permutation(24) % 5
+    assert all(len(set(fold[start : start + 8])) > 1 for start in (0, 8, 16))
+    assert found.leaks["turned or mirrored copies"] == 24
+    assert found.leaks["near-duplicates"] == 0
+
+
+def test_many_images_that_are_all_alike_are_joined_with_few_pairs(tmp_path: Path) -> None:
+    records = []
+    for i in range(60):
+        plain = np.full((40, 40, 3), 200, np.uint8)
+        plain[0, 0] = i  # no two files are identical
+        Image.fromarray(plain).save(tmp_path / f"{i}.png")
+        records.append(Record(tmp_path / f"{i}.png", "a", "lab", label="a"))
+    found = audit(_dataset(records))
+    assert len(found.near_duplicates) == 59
+    assert found.related == [list(range(60))]
+
+
+def test_an_image_under_several_folders_is_a_conflict_with_all_labels_under_every_map(root: Path) -> None:
+    source = root / "monocyte" / "cell 0.png"
+    for label in ("LYM", "basophil", "blast"):
+        shutil.copy(source, root / label / "same.png")
+    labels = ("LYM", "basophil", "blast", "monocyte")
+    for name in label_map_names():
+        (members,) = audit(open_dataset(f"folder:{root}", labels=name)).conflicts
+        assert [text.rpartition(" (")[2] for text in members] == [f"{label})" for label in labels]
 
 
 def test_counts_sizes_and_colours_are_those_of_the_images(root: Path) -> None:
@@ -190,10 +231,16 @@ def test_boxes_of_one_field_are_named_apart_and_share_their_group(tmp_path: Path
 
 
 def test_progress_is_told_of_every_image_and_threads_change_nothing(root: Path) -> None:
-    steps: list[int] = []
+    steps: list[tuple[int, str | None]] = []
     dataset = open_dataset(f"folder:{root}")
-    one, four = audit(dataset, n_threads=1, progress=steps.append), audit(dataset, n_threads=4)
-    assert sum(steps) == len(dataset)
+
+    def advance(n: int, what: str | None = None) -> None:
+        steps.append((n, what))
+
+    one, four = audit(dataset, n_threads=1, progress=advance), audit(dataset, n_threads=4)
+    assert steps[: 2 * len(dataset)].count((1, "reading images")) >= len(dataset)
+    assert sum(n for n, _ in steps) == STEPS_PER_IMAGE * len(dataset)
+    assert {what for _, what in steps} == {"reading images", "comparing images"}
     assert one == four
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hemalens.cli.options import FollowLinks, Json, Labels, Out, Overwrite, Quiet, Seed, Strict, Talk
+from hemalens.errors import visible
 
 if TYPE_CHECKING:
     from hemalens.datasets.audit import Audit
@@ -18,6 +20,8 @@ WIDTH = 80
 NO_BREAK = "\N{NO-BREAK SPACE}"
 N_LISTED = 20
 """Findings of one kind that are printed; `--json` holds all of them."""
+N_NAMED = 5
+"""Sources that are printed of names that look like copies."""
 
 app = typer.Typer(help="List, audit, download and draw datasets.", no_args_is_help=True)
 
@@ -60,30 +64,50 @@ def list_types(as_json: Json = False) -> None:
 
 @app.command("audit")
 def audit(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A dataset, as in folder:my_cells.")],
     *,
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A dataset, as in folder:my_cells.")],
     labels: Labels = "five_class",
     strict: Strict = False,
     follow_links: FollowLinks = False,
+    groups_to: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Write a CSV with a group for each set of copies, to train on."),
+    ] = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Find unreadable images, copies, contradictory labels and leaks across splits. The data stay as they are.
+    """Find unreadable images, copies, contradictory labels and leaks across splits. The images stay as they are.
 
     \b
     Examples:
     hemalens data audit folder:my_cells
+    hemalens data audit folder:my_cells --groups-to my_cells.csv
     hemalens data audit acevedo20:DATA/acevedo20 --labels eight_class --json
     """
     from hemalens.datasets import open_dataset
+    from hemalens.datasets.audit import STEPS_PER_IMAGE
     from hemalens.datasets.audit import audit as run
+    from hemalens.datasets.group_table import check_group_table, check_table_name, write_group_table
+    from hemalens.datasets.open import spec_path
+    from hemalens.outputs import claim_output
     from hemalens.progress import track
 
     talk = Talk(quiet, as_json)
-    dataset = open_dataset(spec, labels=labels, strict=strict)
-    with track("reading images", len(dataset)) as progress:
-        found = run(dataset, progress=progress)
-    talk.result(asdict(found), audit_lines(found))
+    with ExitStack() as claimed:
+        if groups_to is not None:
+            check_table_name(groups_to, spec_path(spec))
+            claimed.enter_context(claim_output(groups_to, overwrite=overwrite, inputs=[spec_path(spec)]))
+        dataset = open_dataset(spec, labels=labels, strict=strict)
+        if groups_to is not None:
+            check_group_table(dataset, groups_to)
+        with track("reading images", STEPS_PER_IMAGE * len(dataset)) as progress:
+            found = run(dataset, progress=progress)
+        lines = audit_lines(found)
+        if groups_to is not None:
+            n_groups, n_rows = write_group_table(dataset, found.related, groups_to)
+            lines.append(f"{n_rows} images and {n_groups} groups in {groups_to}; open it as csv:{groups_to}")
+    talk.result(asdict(found), lines)
 
 
 @app.command("download")
@@ -201,14 +225,20 @@ def audit_lines(found: Audit) -> list[str]:
     lines += _section("byte-identical copies", found.copies)
     near = [[a, f"{b} (differ by {d:g} gray levels)"] for a, b, d in found.near_duplicates]
     lines += _section("near-duplicates", near, "~")
+    turned = [[m[0][0], *(f"{name} ({how})" for name, how in m[1:])] for m in found.turned_copies]
+    lines += _section("turned, mirrored or shifted copies", turned, "~")
+    if found.name_sources:
+        n_named = sum(map(len, found.name_sources))
+        lines += _wrapped(f"file names: {n_named} look like copies of {len(found.name_sources)} source(s)")
+        lines += [f"  {members[0]} and {len(members) - 1} more" for members in found.name_sources[:N_NAMED]]
     lines.append("test images of a random 5-fold split with a relative in training:")
     lines += [f"  {n} {what}" for what, n in found.leaks.items()]
     lines += [
         "Training drops images under two labels, keeps one of identical copies and never",
-        "splits a group. Check the near-duplicates yourself; a CSV can put them into one",
-        "group.",
+        "splits a group. Check the near-duplicates and turned copies yourself; a CSV by",
+        "--groups-to FILE.csv puts each set into one group: train on csv:FILE.csv.",
     ]
-    return lines
+    return [visible(line) for line in lines]
 
 
 def _wrapped(text: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +12,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hemalens.datasets.base import CellDataset, Record
+from hemalens.datasets.copy_names import name_sources
+from hemalens.datasets.near_copies import THUMBNAIL_PX, Thumbnail, join_near_copies, thumbnail
+from hemalens.datasets.relatives import UPRIGHT, Relatives
+from hemalens.datasets.turned_copies import View, join_turned_copies, view
 from hemalens.errors import ImageError
 from hemalens.imaging.reading import Exposure, exposure
+from hemalens.progress import Advance
 
-HASH_SIDE = 8
-MAX_HASH_DISTANCE = 6
-"""Largest Hamming distance between the 64-bit perceptual hashes of a pair whose thumbnails are compared."""
-THUMBNAIL_PX = 32
-MAX_GRAY_DIFFERENCE = 4.0
-"""A pair is a near-duplicate when its 32x32 thumbnails differ by at most this many gray levels on average."""
+STEPS_PER_IMAGE = 2
+"""Steps of progress: an image is read, and compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,13 @@ class Audit:
     conflicts: list[list[str]]
     """Sets of byte-identical images under different labels, each as "path (label)"."""
     near_duplicates: list[tuple[str, str, float]]
-    """Pairs that look alike but are not identical, with their mean difference in gray levels."""
+    """Pairs that look alike but are not identical, with their mean difference in gray levels; as few as join each set."""
+    turned_copies: list[list[tuple[str, str]]]
+    """Sets of images of one cell, turned, mirrored, shifted or scaled: path, and orientation against the set's first."""
+    name_sources: list[list[str]]
+    """Sets of images whose file names look like copies of one source."""
+    related: list[list[int]]
+    """Sets of images, by position in the dataset, that are identical, near-duplicates or turned copies."""
     sizes: dict[str, int]
     """Images of each size, "width x height", most frequent first."""
     class_counts: dict[str, int]
@@ -53,47 +59,50 @@ class Audit:
     warned: dict[str, str]
     """What the decoder warned of, by image; the image is read."""
     leaks: dict[str, int]
-    """Test images of a plain 5-fold split that have a copy, near-duplicate or group member in training."""
+    """Test images of a plain 5-fold split that have a copy, near-duplicate, turned copy or group member in training."""
     notes: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
     size: str
-    perceptual: NDArray[np.bool_]
-    thumbnail: NDArray[np.float32]
+    thumbnail: Thumbnail
+    view: View | None
     lab: NDArray[np.float64]
     exposure: Exposure | None
     warnings: tuple[str, ...]
 
 
-def audit(dataset: CellDataset, *, n_threads: int = 2, progress: Callable[[int], None] = lambda n: None) -> Audit:
-    """Read every image once and report copies, contradictions and leaks; nothing on disk changes."""
-    looks: dict[int, _Look] = {}
-    unreadable: dict[str, str] = {}
-    with ThreadPoolExecutor(n_threads) as pool:
-        for i, found in enumerate(pool.map(_look, dataset.records)):
-            if isinstance(found, _Look):
-                looks[i] = found
-            else:
-                unreadable[_name(dataset.records[i])] = found
-            progress(1)
+def audit(dataset: CellDataset, *, n_threads: int = 2, progress: Advance = lambda n, what=None: None) -> Audit:
+    """Read every image once and report copies, contradictions and leaks; nothing on disk changes.
+
+    `progress` is called with numbers of steps, `STEPS_PER_IMAGE` an image, and what is being done.
+    """
+    looks, unreadable = _read(dataset, n_threads, progress)
     readable = sorted(looks)
     by_content: dict[str, list[int]] = defaultdict(list)
     for i in readable:
         by_content[dataset.records[i].content_id()].append(i)
     identical = [members for members in by_content.values() if len(members) > 1]
     conflicts = [m for m in identical if len({dataset.records[i].source_label for i in m}) > 1]
-    near = _near_duplicates(readable, looks, {i: m[0] for m in by_content.values() for i in m})
+    progress(len(dataset) - len(by_content), "comparing images")
+    found = _compare([members[0] for members in by_content.values()], looks, len(dataset), progress)
+    for members in identical:
+        for other in members[1:]:
+            found.related.join(members[0], other)
     groups = {(r.domain, r.group) for r in dataset.records if r.group is not None}
+    names = [_name(record) for record in dataset.records]
     return Audit(
         dataset=dataset.name,
         label_map=dataset.label_map,
         n_images=len(dataset),
         unreadable=unreadable,
-        copies=[[_name(dataset.records[i]) for i in m] for m in identical if m not in conflicts],
-        conflicts=[[f"{_name(r)} ({r.source_label})" for r in (dataset.records[i] for i in m)] for m in conflicts],
-        near_duplicates=[(_name(dataset.records[i]), _name(dataset.records[j]), d) for i, j, d in near],
+        copies=[[names[i] for i in m] for m in identical if m not in conflicts],
+        conflicts=[[f"{names[i]} ({dataset.records[i].source_label})" for i in m] for m in conflicts],
+        near_duplicates=[(names[i], names[j], d) for i, j, d in found.near],
+        turned_copies=[[(names[i], turned) for i, turned in members] for members in found.turned],
+        name_sources=[[names[i] for i in members] for members in name_sources(dataset.records)],
+        related=found.related.sets(),
         sizes=dict(Counter(looks[i].size for i in readable).most_common()),
         class_counts=dataset.class_counts,
         source_label_counts=dict(sorted(Counter(r.source_label for r in dataset.records).items())),
@@ -104,9 +113,23 @@ def audit(dataset: CellDataset, *, n_threads: int = 2, progress: Callable[[int],
         domains=_colours(dataset, looks),
         exposures=_exposures(dataset, looks),
         warned={_name(dataset.records[i]): "; ".join(looks[i].warnings) for i in readable if looks[i].warnings},
-        leaks=_leaks(dataset, readable, identical, near),
+        leaks=_leaks(dataset, readable, identical, found),
         notes=list(dataset.notes),
     )
+
+
+def _read(dataset: CellDataset, n_threads: int, progress: Advance) -> tuple[dict[int, _Look], dict[str, str]]:
+    """What the comparison needs of each readable image, and why the others are not readable."""
+    looks: dict[int, _Look] = {}
+    unreadable: dict[str, str] = {}
+    with ThreadPoolExecutor(n_threads) as pool:
+        for i, found in enumerate(pool.map(_look, dataset.records)):
+            if isinstance(found, _Look):
+                looks[i] = found
+            else:
+                unreadable[_name(dataset.records[i])] = found
+            progress(1, "reading images")
+    return looks, unreadable
 
 
 def _name(record: Record) -> str:
@@ -114,7 +137,6 @@ def _name(record: Record) -> str:
 
 
 def _look(record: Record) -> _Look | str:
-    import imagehash
     from skimage.color import rgb2lab
 
     warnings: list[str] = []
@@ -123,13 +145,13 @@ def _look(record: Record) -> _Look | str:
     except ImageError as error:
         return str(error)
     pillow = Image.fromarray(image)
-    thumbnail = pillow.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
+    small = pillow.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
     # the thumbnail's pixels are means: its colour statistics are those of the image without noise
-    lab = rgb2lab(np.asarray(thumbnail)).reshape(-1, 3)
+    lab = rgb2lab(np.asarray(small)).reshape(-1, 3)
     return _Look(
         size=f"{image.shape[1]} x {image.shape[0]}",
-        perceptual=np.asarray(imagehash.phash(pillow, hash_size=HASH_SIDE).hash).ravel(),
-        thumbnail=np.asarray(thumbnail.convert("L"), np.float32).ravel(),
+        thumbnail=thumbnail(pillow),
+        view=view(pillow),
         lab=np.stack([lab.mean(axis=0), lab.std(axis=0)]),
         exposure=exposure(image),
         warnings=tuple(dict.fromkeys(warnings)),
@@ -145,26 +167,34 @@ def _exposures(dataset: CellDataset, looks: dict[int, _Look]) -> dict[str, list[
     return found
 
 
-def _near_duplicates(
-    readable: list[int], looks: dict[int, _Look], first_copy: dict[int, int]
-) -> list[tuple[int, int, float]]:
-    """Pairs (i, j, mean gray difference) close in both the perceptual hash and the thumbnail; copies are not repeated."""
-    chosen = [i for i in readable if first_copy[i] == i]
-    if len(chosen) < 2:
-        return []
-    bits = np.stack([looks[i].perceptual for i in chosen]).astype(np.float32)
-    pairs = []
-    for start in range(0, len(chosen), 1000):
-        part = bits[start : start + 1000]
-        # Hamming distance of 0/1 rows by one matrix product: |a - b| = a + b - 2ab
-        distance = part.sum(axis=1)[:, None] + bits.sum(axis=1)[None, :] - 2 * part @ bits.T
-        for a, b in np.argwhere(distance <= MAX_HASH_DISTANCE):
-            i, j = start + int(a), int(b)
-            if i < j:
-                difference = float(np.abs(looks[chosen[i]].thumbnail - looks[chosen[j]].thumbnail).mean())
-                if difference <= MAX_GRAY_DIFFERENCE:
-                    pairs.append((chosen[i], chosen[j], round(difference, 2)))
-    return pairs
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Near-duplicates as pairs, turned copies as sets with orientations, and all of them as sets of related images."""
+
+    near: list[tuple[int, int, float]]
+    turned: list[list[tuple[int, str]]]
+    related: Relatives
+
+
+def _compare(chosen: list[int], looks: dict[int, _Look], n_images: int, progress: Advance) -> _Found:
+    """Compare the images `chosen`, one of each set of identical ones."""
+    relatives = Relatives(len(chosen))
+    close = join_near_copies([looks[i].thumbnail for i in chosen], relatives)
+    upright = [(chosen[i], chosen[j], difference) for i, j, turned, difference in close if turned == UPRIGHT]
+    turned = [(i, j) for i, j, orientation, _ in close if orientation != UPRIGHT]
+    views = [looks[i].view for i in chosen]
+    turned += [(i, j) for i, j, _ in join_turned_copies(views, relatives, lambda n: progress(n, "comparing images"))]
+    roots = {relatives.root(i) for i, _ in turned}
+    sets = [members for members in relatives.sets() if relatives.root(members[0]) in roots]
+    related = Relatives(n_images)
+    for members in relatives.sets():
+        for other in members[1:]:
+            related.join(chosen[members[0]], chosen[other])
+    return _Found(
+        upright,
+        [[(chosen[i], str(relatives.orientation(i, m[0])) if i != m[0] else "") for i in m] for m in sets],
+        related,
+    )
 
 
 def _colours(dataset: CellDataset, looks: dict[int, _Look]) -> dict[str, dict[str, list[float]]]:
@@ -180,22 +210,25 @@ def _colours(dataset: CellDataset, looks: dict[int, _Look]) -> dict[str, dict[st
     }
 
 
-def _leaks(
-    dataset: CellDataset, readable: list[int], identical: list[list[int]], near: list[tuple[int, int, float]]
-) -> dict[str, int]:
+def _leaks(dataset: CellDataset, readable: list[int], identical: list[list[int]], found: _Found) -> dict[str, int]:
     """Images that a random 5-fold split, blind to copies and groups, would test with a relative in training."""
     fold = dict(zip(readable, np.random.default_rng(0).permutation(len(readable)) % 5, strict=True))
 
     def crossing(sets: list[list[int]]) -> int:
-        return sum(any(fold[j] != fold[i] for j in members) for members in sets for i in members)
+        # in a set of more than one fold, each member meets another fold
+        return sum(len(members) for members in sets if len({fold[i] for i in members}) > 1)
 
     by_group: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i in readable:
         record: Any = dataset.records[i]
         if record.group is not None:
             by_group[record.domain, record.group].append(i)
+    near = Relatives(len(dataset))
+    for i, j, _ in found.near:
+        near.join(i, j)
     return {
         "byte-identical copies": crossing(identical),
-        "near-duplicates": crossing([[i, j] for i, j, _ in near]),
+        "near-duplicates": crossing(near.sets()),
+        "turned or mirrored copies": crossing([[i for i, _ in members] for members in found.turned]),
         "members of a group": crossing(list(by_group.values())),
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from hemalens.bundle.stages import Stage, count_outcomes
 from hemalens.datasets import CellDataset, Keep, open_dataset, together
 from hemalens.datasets.base import NO_LABEL, NO_TYPE
+from hemalens.datasets.copy_names import name_note
 from hemalens.datasets.file_checks import file_checks
 from hemalens.datasets.splits import Cleaning, Unreadable, clean, leave_out_small
 from hemalens.errors import LabelError
@@ -75,6 +76,8 @@ def open_inputs(
     ]
     if any(cleaning.counts().values()):
         notes.append(str(cleaning))
+    by_name = name_note(kept.records) if "train" in role else None
+    notes += [by_name] if by_name else []
     dropped = {f"class {name}, fewer than {min_per_class} images": n for name, n in small.items()}
     notes += [f"left out {what}: {n}" for what, n in dropped.items()]
     left_out = {name: f"{n} image(s), at least {min_per_class} required" for name, n in small.items()}
