@@ -70,7 +70,7 @@ def clean(dataset: CellDataset, *, unreadable: Unreadable = "refuse") -> tuple[C
         _, error = broken[0]
         raise ImageError(
             f"{len(broken)} of {len(dataset)} images cannot be read, first: {error.what}",
-            remedy="Run `hemalens data audit`, repair or remove them, or use --drop-unreadable.",
+            remedy="Run `hemalens data audit`, repair or remove them, or use --drop-unreadable (not in a study).",
         )
     if unreadable == "keep":
         broken = []
