@@ -8,6 +8,9 @@ from collections.abc import Iterable
 MOST_NAMES = 20
 """Names that a hint lists; of more, it lists so many and their number."""
 
+LONGEST_PART = 400
+"""Characters of a part of a message; of a longer one, a value or a library's words, the middle is left out."""
+
 
 class HemalensError(Exception):
     """Base of the package's errors.
@@ -22,15 +25,23 @@ class HemalensError(Exception):
         self.expected = expected
         self.got = got
         self.remedy = remedy
-        parts = [what]
+        parts = [_shortened(what)]
         if expected is not None:
             parts.append(f"expected {expected}")
         if got is not None:
-            parts.append(f"got {got}")
+            parts.append(f"got {_shortened(got)}")
         message = "; ".join(parts)
         if remedy is not None:
             message = f"{message}. {remedy}"
-        super().__init__(" ".join(message.splitlines()))
+        plain = " ".join(message.splitlines())
+        # what a file holds must not reach the terminal as an escape code
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in plain))
+
+
+def _shortened(text: str) -> str:
+    """A part of a message, without its middle where that is very long."""
+    half = LONGEST_PART // 2
+    return text if len(text) <= LONGEST_PART else f"{text[:half]} ... {text[-half:]}"
 
 
 class InputError(HemalensError):
