@@ -187,7 +187,7 @@ YAML: dict[str, tuple[str | bytes, str]] = {
     "with a text for a number": ("methods: [linear_probe]\nsources: [x]\nseed: two\n", "key 'seed'"),
     "with a number for a method": ("methods: [3]\nsources: [x]\n", "key 'methods"),
     "with two methods of one name": (
-        "methods: [{method: robust}, robust]\nsources: ['folder:x']\n",
+        "methods: [{method: robust}, robust]\nsources: [x]\ntargets: [y]\n",
         "two methods are called",
     ),
     "with a reader that is unknown": ("methods: [linear_probe]\nsources: ['foldr:x']\ntargets: ['folder:y']\n", "'foldr'"),

@@ -56,7 +56,8 @@ def spec_path(spec: str | os.PathLike[str]) -> Path:
     """The path in a dataset's name "reader:path", or in a plain path; nothing is opened or checked."""
     text = os.fspath(spec)
     name, separator, path = text.partition(":")
-    return Path(path if separator and name in READERS and not Path(text).exists() else text).expanduser()
+    # of os.path, which raises neither for a name too long nor for the home of an unknown user
+    return Path(os.path.expanduser(path if separator and name in READERS and not os.path.exists(text) else text))
 
 
 def together(datasets: Sequence[CellDataset]) -> CellDataset:
