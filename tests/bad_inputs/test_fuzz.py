@@ -1,7 +1,7 @@
 """Any bytes, any table, any setting: success, or one line of ours. No traceback, no warning, no file left behind.
 
 hypothesis changes valid files at random and draws texts and values; `pyproject.toml` turns every warning into an error.
-More examples: `pytest tests/bad_inputs/test_fuzz.py --hypothesis-profile default --hypothesis-seed N`.
+Many more examples: `pytest tests/bad_inputs/test_fuzz.py --hypothesis-profile long`.
 """
 
 from __future__ import annotations
