@@ -17,6 +17,8 @@ settings.register_profile(
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
+# `pytest --hypothesis-profile long FILE` looks for faults with other examples at each call.
+settings.register_profile("long", settings.get_profile("hemalens"), max_examples=2_000, derandomize=False, database=None)
 settings.load_profile("hemalens")
 
 _REPOSITORY = Path(__file__).resolve().parents[1]

@@ -35,6 +35,20 @@ def test_the_message_has_its_parts_in_order_on_one_line() -> None:
     assert str(HemalensError("a file is bad")) == "a file is bad"
 
 
+def test_what_a_file_holds_reaches_no_terminal_as_it_is() -> None:
+    error = HemalensError("the header \x1b[31m", got="a\u202eb\x00", remedy="Use \x85 this.")
+    assert str(error) == "the header \\x1b[31m; got a\\u202eb\\x00. Use   this."
+    assert str(HemalensError("é 細胞 🔬")) == "é 細胞 🔬"
+
+
+def test_a_long_value_loses_its_middle() -> None:
+    error = str(HemalensError("x" * 5000, got="a" + "b" * 5000 + "c"))
+    assert len(error) < 3 * errors.LONGEST_PART
+    assert error.endswith("bc")
+    assert "; got ab" in error
+    assert " ... " in error
+
+
 @pytest.mark.parametrize("kind", CLASSES)
 def test_only_the_parity_of_a_graph_is_a_bug(kind: type[HemalensError]) -> None:
     assert issubclass(kind, InputError) is (kind not in (HemalensError, ParityError))

@@ -24,6 +24,9 @@ CLOSE = 0.6
 SHORTEST = 3
 """Letters of a name that is looked for within others."""
 
+LONGEST_PART = 400
+"""Characters of a part of a message; of a longer one, a value or a library's words, the middle is left out."""
+
 
 class HemalensError(Exception):
     """Base of the package's errors.
@@ -38,15 +41,16 @@ class HemalensError(Exception):
         self.expected = expected
         self.got = got
         self.remedy = remedy
-        parts = [what]
+        parts = [_shortened(what)]
         if expected is not None:
             parts.append(f"expected {expected}")
         if got is not None:
-            parts.append(f"got {got}")
+            parts.append(f"got {_shortened(got)}")
         message = "; ".join(parts)
         if remedy is not None:
             message = f"{message}. {remedy}"
-        super().__init__(" ".join(message.splitlines()))
+        # what a file holds must not reach the terminal as an escape code
+        super().__init__(visible(" ".join(message.splitlines())))
 
 
 class InputError(HemalensError):
@@ -134,9 +138,9 @@ def shell_words(words: Sequence[str]) -> str:
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
-def _shortened(name: str, longest: int = 240) -> str:
-    """A name, without its middle where it is longer than a line has room for."""
-    return name if len(name) <= longest else f"{name[: longest // 2]} ... {name[-longest // 3 :]}"
+def _shortened(text: str, longest: int = LONGEST_PART) -> str:
+    """A name or a part of a message, without its middle where it is longer than a line has room for."""
+    return text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
 
 
 def visible(text: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from hemalens.bundle.stages import (
 )
 from hemalens.bundle.vouching import drop_statement
 from hemalens.errors import BundleError, InputError, near_matches, one_line
-from hemalens.files import sha256_file
+from hemalens.files import is_regular, sha256_file
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.imaging.centred_crop import CentredCropConfig
 from hemalens.imaging.reading import Preprocessing
@@ -104,7 +105,7 @@ def open_segmenter(name: str, *, known: tuple[str, ...] = (CLASSICAL,)) -> Segme
     """
     if name == CLASSICAL:
         return ClassicalSegmenter()
-    if not Path(name).is_dir():
+    if not os.path.isdir(name):
         raise InputError(
             f"there is no segmenter {name!r}",
             expected="a known name, or the folder of one trained with hemalens train bc_sam_segmenter",
@@ -118,7 +119,7 @@ def open_segmenter(name: str, *, known: tuple[str, ...] = (CLASSICAL,)) -> Segme
 def segmenter_source(key: str, name: str) -> dict[str, str]:
     """The digest of the trained segmenter that a configuration's `key` names; empty for others."""
     manifest = Path(name) / MANIFEST
-    return {key: sha256_file(manifest)} if name not in ("", CLASSICAL) and manifest.is_file() else {}
+    return {key: sha256_file(manifest)} if name not in ("", CLASSICAL) and is_regular(manifest) else {}
 
 
 def cell_image_stages(name: str | None) -> tuple[Stage, ...]:

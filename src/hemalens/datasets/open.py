@@ -72,9 +72,10 @@ def spec_path(spec: str | os.PathLike[str]) -> Path:
     """The path in a dataset's name "reader:path", or in a plain path; nothing is opened or checked."""
     text = os.fspath(spec)
     name, separator, path = text.partition(":")
-    if separator and name in READERS and not Path(text).exists():
-        return table_file(Path(path).expanduser())[0]
-    return Path(text).expanduser()
+    # of os.path, which raises neither for a name too long nor for the home of an unknown user
+    if separator and name in READERS and not os.path.exists(text):
+        return table_file(Path(os.path.expanduser(path)))[0]
+    return Path(os.path.expanduser(text))
 
 
 def together(datasets: Sequence[CellDataset]) -> CellDataset:

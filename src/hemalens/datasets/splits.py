@@ -71,7 +71,7 @@ def clean(dataset: CellDataset, *, unreadable: Unreadable = "refuse") -> tuple[C
         reason = error.what if error.got is None else f"{error.what} ({error.got})"
         raise ImageError(
             f"{len(broken)} of {len(dataset)} images cannot be read, first: {reason}",
-            remedy="Run `hemalens data audit`, repair or remove them, or use --drop-unreadable.",
+            remedy="Run `hemalens data audit`, repair or remove them, or use --drop-unreadable (not in a study).",
         )
     if unreadable == "keep":
         broken = []

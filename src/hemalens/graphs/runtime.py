@@ -54,7 +54,8 @@ def session_of(graph: bytes) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
     # images have many sizes: memory patterns would be kept for each of them
     options.enable_mem_pattern = False
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    # a second try would print to standard output
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 class GraphRunner:

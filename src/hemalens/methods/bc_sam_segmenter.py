@@ -19,7 +19,7 @@ from hemalens.imaging.reading import Preprocessing
 from hemalens.models.lora import add_lora, count_parameters, merge_lora, trainable_state
 from hemalens.models.sam import SamConfig, SamSegmenter, build_sam, image_size_of
 from hemalens.training.checkpoints import tensor_bytes
-from hemalens.training.module import OptimiserConfig
+from hemalens.training.module import MOST, OptimiserConfig
 from hemalens.training.segmenter import SegmenterTraining, check_masks, fit_masks, segmenter_graph
 from hemalens.training.trainer import Precision
 
@@ -55,10 +55,10 @@ class SegmenterConfig(StrictConfig):
     architecture: Literal["vit_b", "small"] = "vit_b"
     weights: str = ""
     image_size_px: int | None = Field(default=None, ge=16, le=1024)
-    rank: int = Field(default=4, ge=0)
+    rank: int = Field(default=4, ge=0, le=4_096)
     mask_fraction: float = Field(default=0.01, gt=0, le=1)
-    epochs: int = Field(default=85, ge=1)
-    batch_size: int = Field(default=32, ge=1)
+    epochs: int = Field(default=85, ge=1, le=MOST)
+    batch_size: int = Field(default=32, ge=1, le=MOST)
     ce_weight: float = Field(default=0.2, ge=0)
     dice_weight: float = Field(default=0.8, ge=0)
     augment: bool = True

@@ -28,7 +28,7 @@ from hemalens.training.augmentation import AugmentationConfig, border_colours
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import TrainingConfig, TrainingData, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.losses import AAMSoftmax, rotate_each, rotation_consistency
-from hemalens.training.module import ADAM, OptimiserConfig
+from hemalens.training.module import ADAM, MOST, OptimiserConfig
 from hemalens.training.trainer import KeptEpoch, Precision
 
 MARGIN_RAD = math.radians(28.6)
@@ -68,11 +68,11 @@ class BloodShotConfig(TrainingConfig):
     passes: Literal["two", "one"] = "two"
     rotation_fill: Literal["black", "border"] = "black"
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    head_size: int = Field(default=1000, ge=0)
-    epochs: int = Field(default=6, ge=0)
+    head_size: int = Field(default=1000, ge=0, le=65_536)
+    epochs: int = Field(default=6, ge=0, le=MOST)
     sampling: Literal["balanced", "none"] = "none"
     reshuffle: bool = False
-    patience: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=None, ge=1, le=MOST)
     kept_epoch: KeptEpoch = "last"
     precision: Precision = "fp32"
     optimiser: OptimiserConfig = ADAM

@@ -23,7 +23,7 @@ from hemalens.training.classifier import CellClassifier
 from hemalens.training.cluster_labels import ClusteringConfig, clusters_of
 from hemalens.training.fit import TrainingConfig, TrainingData, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.masks import MaskUse
-from hemalens.training.module import OptimiserConfig
+from hemalens.training.module import MOST, OptimiserConfig
 from hemalens.training.pretraining import PLAIN, PretrainingConfig, pretrained
 from hemalens.training.reconstruction import ReconstructionConfig, reconstruction_encoder
 from hemalens.training.trainer import Precision
@@ -53,9 +53,9 @@ class CombinedNetworkConfig(TrainingConfig):
     weights: str = "hub:tv_in1k"
     image_size_px: int | None = Field(default=224, ge=16, le=2048)
     open_stages: int | None = Field(default=1, ge=0)
-    epochs: int = Field(default=30, ge=1)
+    epochs: int = Field(default=30, ge=1, le=MOST)
     sampling: Literal["balanced", "none"] = "none"
-    patience: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=None, ge=1, le=MOST)
     selection_score: Literal["balanced_accuracy", "accuracy"] = "accuracy"
     optimiser: OptimiserConfig = PLAIN
     augmentation: AugmentationConfig = MOVED

@@ -34,7 +34,7 @@ from hemalens.training.data import EpochSampler, PixelDataset, resized_images
 from hemalens.training.fit import ModulePredictions, logits_of, set_batch_norm_momentum
 from hemalens.training.laboratory_augmentation import LaboratoryAugmentation, LaboratoryConfig
 from hemalens.training.masks import without_background
-from hemalens.training.module import OptimiserConfig
+from hemalens.training.module import MOST, OptimiserConfig
 from hemalens.training.subclass_labels import FineLabels
 from hemalens.training.trainer import Precision, Schedule, train
 
@@ -69,8 +69,8 @@ class FewShotFinetuneConfig(StrictConfig):
     `classifier`: average the log probabilities with those of a few-shot classifier on the bundle before fine-tuning.
     """
 
-    steps: int = Field(default=100, ge=1)
-    batch_size: int = Field(default=32, ge=2)
+    steps: int = Field(default=100, ge=1, le=MOST)
+    batch_size: int = Field(default=32, ge=2, le=MOST)
     weight_average: float = Field(default=0.97, ge=0, lt=1)
     folds: int = Field(default=3, ge=0, le=20)
     classifier: bool = True

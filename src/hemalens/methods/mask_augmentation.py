@@ -16,7 +16,7 @@ from hemalens.methods.finetune import PRETRAINING, FinetuneConfig, Start, fit_as
 from hemalens.models.backbone import preprocessing_of
 from hemalens.training.augmentation import AugmentationConfig
 from hemalens.training.masks import MaskUse
-from hemalens.training.module import OptimiserConfig
+from hemalens.training.module import MOST, OptimiserConfig
 from hemalens.training.pretraining import PLAIN, PretrainingConfig
 from hemalens.training.reconstruction import ReconstructionConfig, reconstruction_weights
 from hemalens.training.trainer import Precision
@@ -37,9 +37,9 @@ class MaskAugmentationConfig(FinetuneConfig):
     backbone: str = "resnet18"
     weights: str = "none"
     image_size_px: int | None = Field(default=224, ge=16, le=2048)
-    epochs: int = Field(default=30, ge=1)
+    epochs: int = Field(default=30, ge=1, le=MOST)
     sampling: Literal["balanced", "none"] = "none"
-    patience: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=None, ge=1, le=MOST)
     selection_score: Literal["balanced_accuracy", "accuracy"] = "accuracy"
     optimiser: OptimiserConfig = PLAIN
     augmentation: AugmentationConfig = AugmentationConfig.none()

@@ -12,7 +12,7 @@ from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.base import CellDataset
 from hemalens.methods.base import Method
 from hemalens.methods.finetune import PRETRAINING_ROLE, FinetuneConfig, fit_as
-from hemalens.training.module import ADAM, OptimiserConfig
+from hemalens.training.module import ADAM, MOST, OptimiserConfig
 from hemalens.training.trainer import KeptEpoch, Precision
 
 
@@ -29,9 +29,9 @@ class MobileVitConfig(FinetuneConfig):
     backbone: str = "mobilevit_plain_xs"
     weights: str = "none"
     image_size_px: int | None = Field(default=256, ge=16, le=2048)
-    epochs: int = Field(default=200, ge=1)
-    batch_size: int = Field(default=128, ge=2)
-    patience: int | None = Field(default=None, ge=1)
+    epochs: int = Field(default=200, ge=1, le=MOST)
+    batch_size: int = Field(default=128, ge=2, le=MOST)
+    patience: int | None = Field(default=None, ge=1, le=MOST)
     kept_epoch: KeptEpoch = "last"
     precision: Precision = "fp32"
     optimiser: OptimiserConfig = ADAM

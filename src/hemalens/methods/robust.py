@@ -33,6 +33,7 @@ from hemalens.training.ema import average_into
 from hemalens.training.fit import TrainingData, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.laboratory_augmentation import LaboratoryAugmentation, LaboratoryConfig
 from hemalens.training.masks import without_background
+from hemalens.training.module import MOST
 from hemalens.training.subclass_labels import FineLabels, admitted_cross_entropy
 from hemalens.training.trainer import KeptEpoch
 
@@ -64,17 +65,17 @@ class RobustConfig(FinetuneConfig):
     validation images of the training laboratory cannot choose an epoch for another one.
     """
 
-    epochs: int = Field(default=15, ge=1)
+    epochs: int = Field(default=15, ge=1, le=MOST)
     image_size_px: int | None = Field(default=96, ge=16, le=2048)
-    images_per_epoch: int | None = Field(default=1600, ge=2)
-    patience: int | None = Field(default=None, ge=1)
+    images_per_epoch: int | None = Field(default=1600, ge=2, le=100 * MOST)
+    patience: int | None = Field(default=None, ge=1, le=MOST)
     kept_epoch: KeptEpoch = "last"
     augmentation: AugmentationConfig = GEOMETRY
     laboratory: LaboratoryConfig = LaboratoryConfig()
     white_balance: bool = True
     views: Views = 4
     fine_labels: bool = True
-    min_fine_images: int = Field(default=20, ge=1)
+    min_fine_images: int = Field(default=20, ge=1, le=MOST)
     outline: bool = True
 
     @classmethod

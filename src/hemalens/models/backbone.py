@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -177,7 +178,7 @@ def weights_file(weights: str) -> Path | None:
     """The file that `weights` names, in a bundle where it names a folder; None for package, hub and none."""
     if weights in ("package", "none") or _from_hub(weights):
         return None
-    return Path(weights) / WEIGHTS if Path(weights).is_dir() else Path(weights)
+    return Path(weights) / WEIGHTS if os.path.isdir(weights) else Path(weights)
 
 
 def _from_hub(weights: str) -> bool:
@@ -219,7 +220,7 @@ def _packaged_state_dict(backbone: str, full: torch.nn.Module) -> dict[str, torc
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
+    if not is_regular(path):
         raise _no_file(str(path))
     from hemalens.models.checkpoint_files import read_state_dict
 
@@ -260,7 +261,7 @@ def weights_digest(config: BackboneConfig) -> str:
     if _from_hub(config.weights):
         return _hub_digest(config)
     file = weights_file(config.weights)
-    if file is None or not file.is_file():
+    if file is None or not is_regular(file):
         raise _no_file(config.weights)
     return sha256_file(file)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from hemalens.config import Seed, StrictConfig
 from hemalens.errors import ConfigError, WeightsError, one_line, require_extra
+from hemalens.files import is_regular
 from hemalens.models.checkpoint_files import read_state_dict
 
 CHANNELS = ("background", "cell")
@@ -308,8 +310,8 @@ def _resized(tensor: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
 
 def _weights_file(path: Path) -> Path:
     """The file itself, or the one in a folder of transformers."""
-    candidates = [path / "model.safetensors", path / "pytorch_model.bin"] if path.is_dir() else [path]
-    found = [candidate for candidate in candidates if candidate.is_file()]
+    candidates = [path / "model.safetensors", path / "pytorch_model.bin"] if os.path.isdir(path) else [path]
+    found = [candidate for candidate in candidates if is_regular(candidate)]
     if found:
         return found[0]
     raise WeightsError(

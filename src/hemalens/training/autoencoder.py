@@ -25,7 +25,7 @@ from hemalens.models.autoencoder import LATENT_SIZE, CellAutoencoder, channels_o
 from hemalens.models.export import to_onnx
 from hemalens.training.checkpoints import load_weights, tensor_bytes
 from hemalens.training.losses import Kernel, Padding, maximum_mean_discrepancy, structural_similarity
-from hemalens.training.module import Learner, OptimiserConfig
+from hemalens.training.module import MOST, Learner, OptimiserConfig
 from hemalens.training.trainer import Precision, Schedule, train
 
 ADAMW = OptimiserConfig(
@@ -57,12 +57,12 @@ class AutoencoderConfig(StrictConfig):
     published, less for training on a CPU.
     """
 
-    latent_size: int = Field(default=LATENT_SIZE, ge=1)
+    latent_size: int = Field(default=LATENT_SIZE, ge=1, le=65_536)
     mmd: Discrepancy = "linear"
     mmd_weight: float = Field(default=5.0, ge=0)
     ssim_padding: Padding = "zeros"
-    epochs: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=128, ge=2)
+    epochs: int = Field(default=10, ge=1, le=MOST)
+    batch_size: int = Field(default=128, ge=2, le=MOST)
     side_px: Literal[128, 64, 32] = 128
     decoder_width: float = Field(default=1.0, gt=0, le=4)
     seed: Seed = 1234

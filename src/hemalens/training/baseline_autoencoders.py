@@ -21,7 +21,7 @@ from hemalens.models.dorl import DoRL
 from hemalens.training.autoencoder import ADAMW, CellPairs, DomainBatches, PairBatches
 from hemalens.training.checkpoints import load_weights
 from hemalens.training.losses import structural_similarity
-from hemalens.training.module import Learner, OptimiserConfig
+from hemalens.training.module import MOST, Learner, OptimiserConfig
 from hemalens.training.trainer import Precision, Schedule, train
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -33,8 +33,8 @@ class BaselineConfig(StrictConfig):
 
     name: ClassVar[str]
 
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=4)
+    epochs: int = Field(ge=1, le=MOST)
+    batch_size: int = Field(ge=4, le=MOST)
     seed: Seed = 1234
     precision: Precision = "fp32"
     optimiser: OptimiserConfig
@@ -57,8 +57,8 @@ class AECFEConfig(BaselineConfig):
 
     name: ClassVar[str] = "AE-CFE"
 
-    epochs: int = Field(default=150, ge=1)
-    batch_size: int = Field(default=500, ge=4)
+    epochs: int = Field(default=150, ge=1, le=MOST)
+    batch_size: int = Field(default=500, ge=4, le=MOST)
     discrepancy_weight: float = Field(default=5.0, ge=0)
     width: float = Field(default=1.0, gt=0, le=4)
     optimiser: OptimiserConfig = OptimiserConfig(
@@ -92,13 +92,13 @@ class DoRLConfig(BaselineConfig):
 
     name: ClassVar[str] = "DoRL"
 
-    epochs: int = Field(default=300, ge=1)
-    batch_size: int = Field(default=64, ge=4)
+    epochs: int = Field(default=300, ge=1, le=MOST)
+    batch_size: int = Field(default=64, ge=4, le=MOST)
     loss_weight: float = Field(default=2.0, ge=0)
     mask_ratio: float = Field(default=0.75, ge=0, lt=1)
-    encoder_layers: int = Field(default=12, ge=1)
-    decoder_layers: int = Field(default=4, ge=1)
-    n_heads: int = Field(default=12, ge=1)
+    encoder_layers: int = Field(default=12, ge=1, le=256)
+    decoder_layers: int = Field(default=4, ge=1, le=256)
+    n_heads: int = Field(default=12, ge=1, le=1_024)
     decoder_width: float = Field(default=1.0, gt=0, le=4)
     optimiser: OptimiserConfig = ADAMW.model_copy(update={"learning_rate": 1e-4})
 

@@ -37,9 +37,9 @@ class ClusteringConfig(BackboneConfig):
     backbone: str = "vgg16"
     weights: str = "hub:tv_in1k"
     image_size_px: int | None = Field(default=224, ge=16, le=2048)
-    n_components: int = Field(default=100, ge=1)
-    n_clusters: int = Field(default=2, ge=2)
-    tile_px: int | None = Field(default=None, ge=32)
+    n_components: int = Field(default=100, ge=1, le=65_536)
+    n_clusters: int = Field(default=2, ge=2, le=65_536)
+    tile_px: int | None = Field(default=None, ge=32, le=65_536)
 
 
 class Agreement(StrictConfig):

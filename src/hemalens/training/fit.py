@@ -32,7 +32,7 @@ from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.data import EpochSampler, PixelDataset, resized_images
 from hemalens.training.masks import MaskUse, training_images, without_background
-from hemalens.training.module import OptimiserConfig
+from hemalens.training.module import MOST, OptimiserConfig
 from hemalens.training.trainer import KeptEpoch, Precision, Schedule, train
 
 BATCH_NORM_MOMENTUM = 0.1
@@ -56,19 +56,19 @@ class TrainingConfig(BackboneConfig):
     history, the bundle does not depend on it, and may be tested on it. Such a bundle has no reference statistics.
     """
 
-    epochs: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=32, ge=2)
-    images_per_epoch: int | None = Field(default=None, ge=2)
+    epochs: int = Field(default=10, ge=1, le=MOST)
+    batch_size: int = Field(default=32, ge=2, le=MOST)
+    images_per_epoch: int | None = Field(default=None, ge=2, le=100 * MOST)
     sampling: Literal["balanced", "none"] = "balanced"
     class_weights: Literal["balanced", "none"] = "none"
     reshuffle: bool = True
-    accumulate: int = Field(default=1, ge=1)
-    patience: int | None = Field(default=5, ge=1)
+    accumulate: int = Field(default=1, ge=1, le=MOST)
+    patience: int | None = Field(default=5, ge=1, le=MOST)
     kept_epoch: KeptEpoch = "best"
     selection_score: Literal["balanced_accuracy", "accuracy"] = "balanced_accuracy"
     calibrate: bool = True
     precision: Precision = "auto"
-    n_loader_workers: int = Field(default=0, ge=0)
+    n_loader_workers: int = Field(default=0, ge=0, le=256)
     optimiser: OptimiserConfig = OptimiserConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     masks: MaskUse = MaskUse()

@@ -14,6 +14,9 @@ from pydantic import Field
 from hemalens.config import StrictConfig
 from hemalens.errors import ConfigError
 
+MOST = 1_000_000
+"""Largest number of epochs, steps or images of a batch: what a machine still counts, and more than any training needs."""
+
 
 class OptimiserConfig(StrictConfig):
     """AdamW (without weight decay: Adam) and the learning-rate schedule.
@@ -29,9 +32,9 @@ class OptimiserConfig(StrictConfig):
     weight_decay: float = Field(default=0.05, ge=0)
     decay_all: bool = False
     warmup_epochs: float = Field(default=1.0, ge=0)
-    warmup_steps: int | None = Field(default=None, ge=0)
+    warmup_steps: int | None = Field(default=None, ge=0, le=MOST)
     schedule: Literal["cosine", "constant"] = "cosine"
-    schedule_epochs: int | None = Field(default=None, ge=1)
+    schedule_epochs: int | None = Field(default=None, ge=1, le=MOST)
     cosine_length: Literal["rest", "whole"] = "rest"
     label_smoothing: float = Field(default=0.1, ge=0, le=1)
     gradient_clip: float | None = Field(default=1.0, gt=0)

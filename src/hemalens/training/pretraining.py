@@ -22,7 +22,7 @@ from hemalens.training.augmentation import AugmentationConfig
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.fit import TrainingConfig, TrainingData, fit_network, set_batch_norm_momentum
 from hemalens.training.masks import EmptyMasks, MaskUse
-from hemalens.training.module import OptimiserConfig
+from hemalens.training.module import MOST, OptimiserConfig
 from hemalens.training.trainer import KeptEpoch
 
 VALIDATION_FRACTION = 0.15
@@ -37,11 +37,11 @@ class PretrainingConfig(StrictConfig):
     that have a mask show nothing outside it; `empty_masks` as in `MaskUse`.
     """
 
-    epochs: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=32, ge=2)
-    images_per_epoch: int | None = Field(default=None, ge=2)
+    epochs: int = Field(default=20, ge=1, le=MOST)
+    batch_size: int = Field(default=32, ge=2, le=MOST)
+    images_per_epoch: int | None = Field(default=None, ge=2, le=100 * MOST)
     sampling: Literal["balanced", "none"] = "balanced"
-    patience: int | None = Field(default=5, ge=1)
+    patience: int | None = Field(default=5, ge=1, le=MOST)
     kept_epoch: KeptEpoch = "best"
     selection_score: Literal["balanced_accuracy", "accuracy"] = "balanced_accuracy"
     frozen_blocks: int = Field(default=0, ge=0)

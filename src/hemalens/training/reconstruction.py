@@ -24,7 +24,7 @@ from hemalens.models.reconstruction import LATENT_SIZE, Autoencoder, PixelAutoen
 from hemalens.training.checkpoints import has_weights, load_weights, tensor_bytes
 from hemalens.training.data import EpochSampler, PixelDataset, resized_images
 from hemalens.training.losses import structural_similarity
-from hemalens.training.module import ADAM, Learner, OptimiserConfig
+from hemalens.training.module import ADAM, MOST, Learner, OptimiserConfig
 from hemalens.training.trainer import Precision, Schedule, train
 
 ENCODER = "encoder.safetensors"
@@ -41,13 +41,13 @@ class ReconstructionConfig(StrictConfig):
     """
 
     encoder: Literal["convolutions", "backbone"] = "convolutions"
-    latent_size: int = Field(default=LATENT_SIZE, ge=1)
+    latent_size: int = Field(default=LATENT_SIZE, ge=1, le=65_536)
     loss: Literal["mse", "ssim"] = "mse"
-    tile_px: int | None = Field(default=None, ge=32)
-    width: int = Field(default=32, ge=1)
-    epochs: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=32, ge=2)
-    images_per_epoch: int | None = Field(default=None, ge=2)
+    tile_px: int | None = Field(default=None, ge=32, le=65_536)
+    width: int = Field(default=32, ge=1, le=4_096)
+    epochs: int = Field(default=20, ge=1, le=MOST)
+    batch_size: int = Field(default=32, ge=2, le=MOST)
+    images_per_epoch: int | None = Field(default=None, ge=2, le=100 * MOST)
     seed: Seed = 0
     precision: Precision = "fp32"
     optimiser: OptimiserConfig = ADAM

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import disable_possible_user_warnings
 from torch.utils.data import DataLoader
 
+from hemalens.errors import InputError
 from hemalens.files import parse_json, write_text
 from hemalens.progress import Advance, track
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
@@ -66,6 +67,19 @@ class Schedule:
     kept_epoch: KeptEpoch = "last"
     precision: Precision = "auto"
     accumulate: int = 1
+
+
+class _Finite(Callback):
+    """Stops a training whose weights are no numbers any more, before a checkpoint keeps them."""
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in pl_module.parameters()):
+            raise InputError(
+                f"the training diverged in epoch {trainer.current_epoch + 1}",
+                expected="finite weights",
+                got="NaN or infinity",
+                remedy="Set a smaller optimiser.learning_rate or weight decay, and train with --overwrite.",
+            )
 
 
 class _History(Callback):
@@ -168,7 +182,7 @@ def _fit(
             accelerator="auto",
             devices=1,
             precision="bf16-mixed" if chosen == "bf16" else "32-true",
-            callbacks=[*best, *stopping, history, _Bar(advance, score), last],
+            callbacks=[_Finite(), *best, *stopping, history, _Bar(advance, score), last],
             plugins=[SafetensorsCheckpointIO()],
             logger=False,
             enable_progress_bar=False,

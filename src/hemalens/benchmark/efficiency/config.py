@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 from hemalens.config import Seed, StrictConfig
 from hemalens.graphs.runtime import n_cores
 
-Paths = Annotated[tuple[str, ...], BeforeValidator(lambda given: tuple(map(str, given))), Field(strict=False)]
+
+def _texts(value: Any) -> Any:
+    """Paths in a list as texts."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    return tuple(str(each) if isinstance(each, Path) else each for each in value)
+
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(_texts), Field(strict=False)]
 
 
 class EfficiencyConfig(StrictConfig):
