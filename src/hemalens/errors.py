@@ -156,7 +156,7 @@ def escaped(character: str) -> str:
 
 def access_error(error: OSError) -> FileAccessError:
     """An `OSError` in one line: the path, and the right that is missing."""
-    path = "a file" if error.filename is None else _shortened(one_line(error.filename))
+    path = "a file" if error.filename is None else _shortened(one_line(error.filename), 240)
     if isinstance(error, PermissionError):
         return FileAccessError(
             f"no permission for {path}",
