@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import reprlib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hemalens.errors import ConfigError, near_matches, one_line
+from hemalens.errors import MAX_SEED, ConfigError, near_matches, one_line
+from hemalens.files import open_regular
+
+MAX_BYTES = 1_000_000
+"""Size of the largest file of settings."""
+MAX_VALUES, MAX_DEPTH = 100_000, 32
+"""Values in a file of settings, aliases counted each time, and groups within groups."""
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+"""The type of a seed in a configuration."""
 
 
 class StrictConfig(BaseModel):
-    """Base of every configuration: frozen, without unknown keys, without coercion of values."""
+    """Base of every configuration: frozen, without unknown keys, without coercion of values, every number finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     def file_digests(self) -> dict[str, str]:
         """Digests, by key, of the files that the configuration names; a changed file makes another configuration."""
@@ -75,15 +84,50 @@ def _defaults_of_parts(model: type[BaseModel]) -> dict[str, Any]:
 
 def read_toml(file: Path) -> dict[str, Any]:
     """A TOML file as a dict; raises `ConfigError` when it cannot be read or parsed."""
+    found: dict[str, Any] = read_settings(file, "TOML", tomllib.loads)
+    return found
+
+
+def read_settings(file: Path, language: str, parse: Callable[[str], Any]) -> Any:
+    """What `parse` makes of a file of settings; raises `ConfigError`.
+
+    The file has at most `MAX_BYTES`, and its values are bounded in number and depth. `parse` raises `ValueError`.
+    """
     try:
-        with open(file, "rb") as handle:
-            return tomllib.load(handle)
+        with open_regular(file) as handle:
+            content = handle.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(
             f"cannot read {one_line(file)}", got=error.strerror or str(error), remedy="Check the path and its permissions."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{one_line(file)} is not valid TOML", got=str(error)) from error
+    except ValueError as error:
+        raise ConfigError(f"{one_line(file)} is no path", got=str(error)) from error
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{one_line(file)} is too large for settings", expected=f"at most {MAX_BYTES:,} bytes")
+    try:
+        values = parse(content.decode("utf-8-sig"))
+        _check_bounds(values)
+    except RecursionError as error:
+        raise ConfigError(f"{one_line(file)} is nested too deeply", expected=f"at most {MAX_DEPTH} levels") from error
+    except ValueError as error:
+        raise ConfigError(f"{one_line(file)} is not valid {language}", got=str(error)) from error
+    return values
+
+
+def _check_bounds(values: Any) -> None:
+    """Raise `RecursionError` or `ValueError` for values too deep or too many, as of aliases to aliases in YAML."""
+    waiting, n = [(values, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        n += 1
+        if depth > MAX_DEPTH:
+            raise RecursionError
+        if n > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES:,} values")
+        if isinstance(value, dict):
+            waiting += [(each, depth + 1) for each in value.values()]
+        elif isinstance(value, list):
+            waiting += [(each, depth + 1) for each in value]
 
 
 def _parse_override(text: str) -> tuple[str, Any]:
@@ -91,10 +135,18 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not separator or not key.strip():
         raise ConfigError(f"cannot read the setting {text!r}", expected="key=value, as in --set epochs=10")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        found = tomllib.loads(f"value = {value}")["value"]
+        _check_bounds(found)
+    except RecursionError as error:
+        raise ConfigError(f"the setting {key.strip()!r} is nested too deeply") from error
+    except ValueError:
         # a bare word is a string: --set head=rf
-        return key.strip(), value.strip()
+        found = value.strip()
+    return key.strip(), found
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
 
 
 def _readable(model: type[BaseModel], error: ValidationError, source: str) -> ConfigError:
@@ -105,7 +157,7 @@ def _readable(model: type[BaseModel], error: ValidationError, source: str) -> Co
     if first["type"] == "value_error":
         return ConfigError(f"{source}: {first['msg'].removeprefix('Value error, ')}")
     return ConfigError(
-        f"{source}: key {key!r}", expected=first["msg"].removeprefix("Input should be "), got=repr(first["input"])
+        f"{source}: key {key!r}", expected=first["msg"].removeprefix("Input should be "), got=_SHORT.repr(first["input"])
     )
 
 

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+import functools
+import operator
+import re
+from collections.abc import Callable, Iterable
+from typing import ParamSpec, TypeVar
 
+MAX_SEED = 2**32 - 1
+"""Largest seed: that of NumPy's and scikit-learn's generators."""
 MOST_NAMES = 20
 """Names that a hint lists; of more, it lists so many and their number."""
 
@@ -108,15 +115,68 @@ def one_line(name: object) -> str:
 
 def access_error(error: OSError) -> FileAccessError:
     """An `OSError` in one line: the path, and the right that is missing."""
-    path = error.filename if error.filename is not None else "a file"
+    path = "a file" if error.filename is None else one_line(error.filename)
     if isinstance(error, PermissionError):
         return FileAccessError(
-            f"no permission for {one_line(path)}",
+            f"no permission for {path}",
             expected="the right to read it, and to enter every folder above it",
             got=error.strerror,
             remedy="Ask its owner for the right, or copy it to a folder of your own.",
         )
-    return FileAccessError(f"cannot use {one_line(path)}", got=error.strerror or str(error), remedy="Check the path.")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return FileAccessError(f"the disk is full while using {path}", remedy="Free space, also in the temporary folder.")
+    return FileAccessError(f"cannot use {path}", got=error.strerror or str(error), remedy="Check the path.")
+
+
+_OUT_OF_MEMORY = re.compile("out of memory|allocate memory|bad_alloc", re.IGNORECASE)
+"""What libraries say instead of a `MemoryError`."""
+
+
+def system_error(error: Exception) -> HemalensError | None:
+    """What the system, the memory or the interpreter refuses, in one line; None for any other error."""
+    if isinstance(error, OSError):
+        return access_error(error)
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+        return InputError("not enough memory", remedy="Close other programs, or use fewer or smaller images.")
+    if isinstance(error, RecursionError):
+        return InputError("an input is nested too deeply, or refers to itself")
+    if isinstance(error, UnicodeEncodeError):
+        given = one_line(error.object[error.start : error.end])
+        return InputError(f"a name holds {given}, which {error.encoding} does not have", remedy="Rename the file.")
+    if isinstance(error, OverflowError):
+        return InputError("a number is too large to compute with", got=str(error))
+    return None
+
+
+def check_seed(seed: object) -> None:
+    """Raise `InputError` for a seed that is no whole number from 0 to `MAX_SEED`."""
+    try:
+        known = not isinstance(seed, bool) and 0 <= operator.index(seed) <= MAX_SEED  # type: ignore[arg-type]
+    except TypeError:
+        known = False
+    if not known:
+        raise InputError("the seed cannot be used", expected=f"a whole number from 0 to {MAX_SEED}", got=f"{seed!r:.40}")
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorate a public function: its `seed` is checked, and errors of the system leave it as a `HemalensError`."""
+
+    @functools.wraps(function)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        check_seed(kwargs.get("seed", 0))
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            known = system_error(error)
+            if known is None:
+                raise
+            raise known from error
+
+    return checked
 
 
 def require_extra(module: str, extra: str, purpose: str) -> None:

@@ -13,12 +13,13 @@ from hemalens.adaptation.finetune import adapt_finetuned
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.bundle.bundle import FILES, Bundle
 from hemalens.datasets.open import spec_path
-from hemalens.errors import InputError
+from hemalens.errors import InputError, public
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.runs.folders import RunOptions
 
 
+@public
 def adapt(
     bundle: Path,
     *,

@@ -19,7 +19,7 @@ from hemalens.cache import FeatureCache
 from hemalens.datasets import READERS, Record
 from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import seeded
-from hemalens.errors import DatasetError, InputError, OutputError, one_line
+from hemalens.errors import DatasetError, InputError, OutputError, one_line, public
 from hemalens.files import atomic_path, default_cache_dir
 from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
@@ -60,6 +60,7 @@ class SuggestOptions:
 DEFAULTS = SuggestOptions()
 
 
+@public
 def suggest(
     bundle_path: Path,
     source: str,

@@ -18,7 +18,7 @@ from hemalens.benchmark.protocols.fractions import FractionsProtocol
 from hemalens.benchmark.protocols.k_shot import KShotProtocol
 from hemalens.benchmark.protocols.labelling import LabellingProtocol
 from hemalens.benchmark.protocols.unlabelled import UnlabelledProtocol
-from hemalens.config import StrictConfig
+from hemalens.config import Seed, StrictConfig, read_settings
 from hemalens.datasets.open import spec_path
 from hemalens.errors import ConfigError, InputError, near_matches, one_line, require_extra
 from hemalens.methods import METHODS, Method, find_method
@@ -55,7 +55,7 @@ class BenchmarkConfig(StrictConfig):
     settings: Names = ()
     cell_image: str | None = None
     drop_unreadable: bool = False
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     projection: Literal["PCA", "UMAP"] = "PCA"
     folds: int = Field(default=KFoldProtocol().folds, ge=2)
     k_shot: KShotProtocol = KShotProtocol()
@@ -182,20 +182,20 @@ def _settings_of(name: str, settings: Sequence[str], names: Sequence[str]) -> li
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """A YAML file as a dict; raises `ConfigError` when it cannot be read or is no mapping."""
-    import yaml
-
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {one_line(file)}", got=error.strerror or str(error), remedy="Check the path and its permissions."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{one_line(file)} is not valid YAML", got=one_line(str(error))) from error
-    if not isinstance(values, dict):
+    values = read_settings(file, "YAML", _parse_yaml)
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(
             f"{one_line(file)} is no benchmark",
             expected="keys and values, as in `methods: [linear_probe]`",
-            got=repr(values),
+            got=f"{type(values).__name__}" if not isinstance(values, dict) else "a key that is no text",
         )
     return values
+
+
+def _parse_yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(one_line(str(error))) from error

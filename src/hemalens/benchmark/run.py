@@ -10,6 +10,7 @@ from hemalens.benchmark.figures import first_models, joint_scatters, measure_eff
 from hemalens.benchmark.plan import BenchmarkPlan, plan_benchmark
 from hemalens.benchmark.trials import TrialCallback, TrialResult, failures, run_trials
 from hemalens.benchmark.workers import run_in_workers
+from hemalens.errors import public
 from hemalens.evaluation.results import MethodCard, Report
 from hemalens.evaluation.significance import compare
 from hemalens.progress import Say
@@ -21,6 +22,7 @@ MOST_NAMES = 4
 """The most methods that the report's title names; it counts more."""
 
 
+@public
 def benchmark(
     config: BenchmarkConfig,
     *,

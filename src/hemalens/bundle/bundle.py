@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from hemalens.bundle.artifact import MANIFEST, WEIGHTS, ArtifactManifest, Part, open_artifact, write_artifact
 from hemalens.bundle.nucleus_size import NucleusSize
 from hemalens.bundle.stages import SEGMENTER, Stage, StageEntry, stage_of
-from hemalens.errors import BundleError, one_line
+from hemalens.errors import BundleError, one_line, public
 from hemalens.imaging.reading import Preprocessing
 from hemalens.taxonomy import cell_types
 from hemalens.trust.conformal import COVERAGE
@@ -312,6 +312,7 @@ def write_bundle(path: Path, manifest: Manifest, files: dict[str, bytes]) -> Bun
     return open_bundle(path)
 
 
+@public
 def open_bundle(path: Path) -> Bundle:
     """Open a bundle folder after checking schema, sizes and digests; raises `BundleError`."""
     manifest = open_artifact(path, Manifest, needs=MODEL)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+import typer.main
 
 from hemalens import __version__
 from hemalens.cli import adapt, benchmark, data, evaluate, predict, quantize, segment, study, suggest, train
 from hemalens.cli.benchmark_options import BenchmarkCommand
-from hemalens.errors import HemalensError, InputError
+from hemalens.cli.process import (
+    USAGE_ERROR,
+    Stopped,
+    open_streams,
+    silence,
+    stdout_error,
+    stdout_fails,
+    stopped_by_signals,
+    usage_line,
+)
+from hemalens.errors import HemalensError, InputError, system_error
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as in shells."""
@@ -62,24 +72,61 @@ app.add_typer(data.app, name="data", rich_help_panel=RESEARCH, short_help="List,
 
 
 def main() -> None:
-    """Run the command; exit with 0 (success), 1 (a bug) or 2 (wrong usage or input)."""
+    """Run the command; exit with 0 (success), 1 (a bug), 2 (wrong usage or input), or 128 and the number of a signal."""
+    open_streams()
     try:
-        app(prog_name="hemalens")
+        with stopped_by_signals():
+            _run()
+            sys.stdout.flush()
+    except typer.Exit as ending:
+        _end(ending.exit_code)
+    except USAGE_ERROR as error:
+        line = usage_line(error)
+        _fail(line, 2) if line else _end(2)
     except InputError as error:
         _fail(f"error: {error}", 2)
     except HemalensError as error:
         _fail(f"failure: {error}", 1)
-    except SystemExit as ending:
-        # typer exits silently on Ctrl-C
-        if ending.code == INTERRUPTED:
-            _fail("stopped; run the same command again to resume", INTERRUPTED)
-        raise
+    except Stopped as stopped:
+        _fail(f"stopped by {stopped.name}; run the same command again to resume", int(stopped.code))
+    except KeyboardInterrupt:
+        _fail("stopped; run the same command again to resume", INTERRUPTED)
+    except Exception as error:
+        refused = error if isinstance(error, OSError) and stdout_fails() else None
+        if isinstance(refused, BrokenPipeError):
+            # the reader of our output has closed the pipe, as in `| head`
+            silence(sys.stdout)
+            sys.exit(0)
+        known = stdout_error(refused) if refused else system_error(error)
+        if known is None:
+            raise
+        _fail(f"error: {known}", 2)
+
+
+def _run() -> None:
+    """Run the command that the arguments name, without typer's own handling of errors."""
+    command = typer.main.get_command(app)
+    with command.make_context("hemalens", sys.argv[1:]) as context:
+        command.invoke(context)
+
+
+def _end(code: int) -> NoReturn:
+    """Exit; what is printed must have arrived."""
+    try:
+        sys.stdout.flush()
     except BrokenPipeError:
-        # the reader of our output has closed the pipe, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        silence(sys.stdout)
+    except OSError as error:
+        _fail(f"error: {stdout_error(error)}", 2)
+    sys.exit(code)
 
 
-def _fail(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+def _fail(message: str, code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is sys.stderr:
+                print(message, file=stream)
+            stream.flush()
+        except OSError:
+            silence(stream)
     sys.exit(code)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hemalens.errors import InputError, one_line
+from hemalens.errors import MAX_SEED, InputError, one_line
 from hemalens.progress import set_quiet
 
 ADVANCED = "Advanced options"
@@ -68,7 +70,7 @@ DropSeen = Annotated[
     bool,
     typer.Option("--drop-seen", help="Leave out images that the bundle was trained on.", rich_help_panel=ADVANCED),
 ]
-Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Random seed.", rich_help_panel=ADVANCED)]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="N", help="Random seed.", rich_help_panel=ADVANCED)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.", rich_help_panel=ADVANCED)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.", rich_help_panel=ADVANCED)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=ADVANCED)]
@@ -96,9 +98,18 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
 def numbers(text: str, option: str) -> tuple[float, ...]:
     """The numbers of an option like 1,0.5,0.01; raises `InputError`."""
     try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(f"cannot read {option}", expected="numbers, as in 1,0.5,0.01", got=repr(text)) from error
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = (math.nan,)
+    if not all(map(math.isfinite, found)):
+        raise InputError(f"cannot read {option}", expected="numbers, as in 1,0.5,0.01", got=repr(text))
+    return found
+
+
+def as_json(value: Any) -> str:
+    """Indented JSON; characters that standard output does not have are escaped as JSON does."""
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    return json.dumps(value, indent=2, ensure_ascii=not unicode)
 
 
 class Talk:
@@ -110,13 +121,17 @@ class Talk:
         set_quiet(quiet)
 
     def say(self, text: str) -> None:
-        """Print a note."""
+        """Print a note; where standard error takes none, the work goes on without it."""
         if not self.quiet:
-            print(text, file=sys.stderr)
+            with suppress(OSError):
+                print(text, file=sys.stderr)
 
     def result(self, value: Any, lines: Sequence[str]) -> None:
         """Print the result as JSON where requested, otherwise as lines."""
-        print(json.dumps(value, indent=2, ensure_ascii=False) if self.as_json else "\n".join(lines))
+        if self.as_json:
+            print(as_json(value))
+        else:
+            print("\n".join(lines))
 
 
 def bundle_and_images(first: str | None, second: str | None, *, usage: str) -> tuple[Path | None, str]:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hemalens.cli.options import BundleOrImages, Json, Out, Overwrite, Quiet, Talk, bundle_and_images, bundle_or_default
+from hemalens.cli.options import (
+    BundleOrImages,
+    Json,
+    Out,
+    Overwrite,
+    Quiet,
+    Talk,
+    bundle_and_images,
+    bundle_or_default,
+    numbers,
+)
 from hemalens.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,6 +91,6 @@ def _coverage(text: str) -> float | None:
     if not text.strip():
         return None
     try:
-        return float(text)
-    except ValueError as error:
+        return numbers(text, "--coverage")[0]
+    except InputError as error:
         raise InputError("cannot read --coverage", expected='a number, as in 0.9, or ""', got=repr(text)) from error

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from hemalens.datasets.base import CellDataset, Reader, Record, Source
 from hemalens.datasets.readers import READERS
-from hemalens.errors import DatasetError, LabelError, near_matches, one_line
+from hemalens.errors import DatasetError, LabelError, near_matches, one_line, public
 from hemalens.taxonomy import AS_LABELLED, Excluded, LabelMap, find_cell_type, label_map
 
 Keep = Callable[[str], bool]
 """Whether a cell type, or an unknown word, becomes a class of its own where the label map leaves it out."""
 
 
+@public
 def open_dataset(spec: str, *, labels: str = "five_class", keep: Keep = lambda label: False) -> CellDataset:
     """Open the data named by `spec`, "reader:path", under the label map `labels`.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from hemalens.bundle.bundle import open_bundle
 from hemalens.datasets import READERS, Record, open_dataset
 from hemalens.datasets.open import spec_path
-from hemalens.errors import InputError, OutputError, one_line
+from hemalens.errors import InputError, OutputError, one_line, public
 from hemalens.files import atomic_path
 from hemalens.imaging.segmentation import Outcome
 from hemalens.inference.predictor import Predictor, list_images
@@ -36,6 +36,7 @@ class PredictionSummary:
     """Domain shift and estimated accuracy, without labels."""
 
 
+@public
 def predict(
     bundle_path: Path,
     source: str,

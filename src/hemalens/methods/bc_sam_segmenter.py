@@ -12,7 +12,7 @@ from pydantic import Field
 from hemalens.bundle.artifact import WEIGHTS, DataEntry, library_versions
 from hemalens.bundle.segmenter import SegmenterManifest, TrainedSegmenter, write_segmenter
 from hemalens.bundle.stages import SEGMENTER
-from hemalens.config import StrictConfig
+from hemalens.config import Seed, StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import ConfigError
 from hemalens.imaging.reading import Preprocessing
@@ -65,7 +65,7 @@ class SegmenterConfig(StrictConfig):
     antialias: bool = False
     mean: tuple[float, float, float] = Field(default=PIXEL_MEAN, strict=False)
     std: tuple[float, float, float] = Field(default=PIXEL_STD, strict=False)
-    seed: int = Field(default=1234, ge=0)
+    seed: Seed = 1234
     precision: Precision = "fp32"
     optimiser: OptimiserConfig = ADAMW
 

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hemalens.bundle.bundle import Bundle
+from hemalens.config import Seed
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import ConfigError, WeightsError
 from hemalens.imaging.reading import Interpolation, Preprocessing
@@ -55,7 +56,7 @@ class BloodShotConfig(TrainingConfig):
     backbone: str = "efficientnet_b0"
     weights: str = "none"
     image_size_px: int | None = Field(default=224, ge=16, le=2048)
-    seed: int = 123
+    seed: Seed = 123
     interpolation: Interpolation = "bicubic"
     normalisation: Literal["unit", "backbone"] = "unit"
     initialisation: Literal["torchvision", "timm"] = "torchvision"

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from pydantic import Field
 
 from hemalens.bundle.artifact import WEIGHTS
-from hemalens.config import StrictConfig
+from hemalens.config import Seed, StrictConfig
 from hemalens.errors import ConfigError, WeightsError, near_matches, one_line, require_extra
 from hemalens.files import atomic_path, sha256_file, sha256_text
 from hemalens.graphs.build import digest, half_map_graph, join, normalise_graph, resize_graph
@@ -63,7 +63,7 @@ class BackboneConfig(StrictConfig):
     backbone: str = PACKAGED
     weights: str = "package"
     image_size_px: int | None = Field(default=None, ge=16, le=2048)
-    seed: int = 0
+    seed: Seed = 0
 
     def file_digests(self) -> dict[str, str]:
         """With the digest of a weights file."""

@@ -20,7 +20,7 @@ import hemalens.models._torchvision  # noqa: F401
 import torch
 from torch import Tensor, nn
 
-from hemalens.config import StrictConfig
+from hemalens.config import Seed, StrictConfig
 from hemalens.errors import ConfigError, WeightsError, one_line, require_extra
 from hemalens.models.checkpoint_files import read_state_dict
 
@@ -113,7 +113,7 @@ class SamConfig(StrictConfig):
     architecture: Literal["vit_b", "small"] = "vit_b"
     image_size_px: int | None = None
     weights: str
-    seed: int = 0
+    seed: Seed = 0
 
 
 class SamSegmenter(nn.Module):

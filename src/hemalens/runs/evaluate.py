@@ -8,6 +8,7 @@ from pathlib import Path
 from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.open import spec_path
+from hemalens.errors import public
 from hemalens.evaluation.evaluate import evaluate_with_predictions
 from hemalens.evaluation.occlusion import N_SHOWN, occlusion_table
 from hemalens.evaluation.results import MethodCard, Report
@@ -36,6 +37,7 @@ class EvaluateOptions:
 DEFAULTS = EvaluateOptions()
 
 
+@public
 def evaluate(
     bundle_path: Path,
     data_spec: str,

@@ -23,7 +23,7 @@ from hemalens.bundle.bundle import (
 from hemalens.datasets import CellDataset, Record
 from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import Unreadable, seeded
-from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line
+from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line, public
 from hemalens.graphs.fp16 import has_half_weights, with_half_weights
 from hemalens.graphs.int8 import CALIBRATION, QuantisationConfig, is_quantised, quantise
 from hemalens.graphs.runtime import GraphRunner, Outputs
@@ -46,6 +46,7 @@ class QuantizeOptions:
 DEFAULTS = QuantizeOptions()
 
 
+@public
 def quantize(
     bundle_path: Path,
     calibration_spec: str,

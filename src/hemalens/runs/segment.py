@@ -20,7 +20,7 @@ from hemalens.datasets import READERS, CellDataset, Record
 from hemalens.datasets.masks import check_cell_masks, read_cell_mask, with_masks
 from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import part_of, seeded
-from hemalens.errors import ImageError, InputError
+from hemalens.errors import ImageError, InputError, public
 from hemalens.evaluation.results import ComparisonTable, PictureTable, Report
 from hemalens.evaluation.segmentation import mask_table, outlines, score_masks, shown_records
 from hemalens.files import atomic_dir
@@ -41,6 +41,7 @@ MASKS, CELLS = "masks", "cells"
 COLUMNS = ("path", "mask", "outcome", "cell_share", "iou", "dice", "error")
 
 
+@public
 def train_segmenter(
     train_specs: Sequence[str],
     *,
@@ -147,6 +148,7 @@ class Segmented:
     first_error: str | None
 
 
+@public
 def segment(
     segmenter_name: str,
     source: str,

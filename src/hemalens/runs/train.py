@@ -17,7 +17,7 @@ from hemalens.datasets import CellDataset
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import Unreadable, check_classes, hold_out, seeded
-from hemalens.errors import SplitError
+from hemalens.errors import SplitError, public
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import Evaluation, Report
 from hemalens.methods import Method, find_method
@@ -58,6 +58,7 @@ class TrainOptions:
 DEFAULTS = TrainOptions()
 
 
+@public
 def train(
     method_name: str,
     train_specs: str | Sequence[str],

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hemalens.errors import InputError, near_matches
+from hemalens.errors import InputError, near_matches, public
 from hemalens.progress import Say
 from hemalens.studies.base import Description, Study, StudyOptions, describe
 
@@ -43,6 +43,7 @@ def find_study(name: str) -> Study:
     return study
 
 
+@public
 def run_study(
     name: str,
     *,

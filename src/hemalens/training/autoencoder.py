@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hemalens.config import StrictConfig
+from hemalens.config import Seed, StrictConfig
 from hemalens.errors import ConfigError, ParityError, SplitError, one_line
 from hemalens.graphs.build import full_map_graph, join
 from hemalens.graphs.features import MAPS_AT_ONCE
@@ -65,7 +65,7 @@ class AutoencoderConfig(StrictConfig):
     batch_size: int = Field(default=128, ge=2)
     side_px: Literal[128, 64, 32] = 128
     decoder_width: float = Field(default=1.0, gt=0, le=4)
-    seed: int = Field(default=1234, ge=0)
+    seed: Seed = 1234
     precision: Precision = "fp32"
     optimiser: OptimiserConfig = ADAMW
 

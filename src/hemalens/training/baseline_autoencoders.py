@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hemalens.config import StrictConfig
+from hemalens.config import Seed, StrictConfig
 from hemalens.errors import ConfigError, one_line
 from hemalens.graphs.features import MAPS_AT_ONCE
 from hemalens.models.ae_cfe import AECFE, scaled_map
@@ -35,7 +35,7 @@ class BaselineConfig(StrictConfig):
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=4)
-    seed: int = Field(default=1234, ge=0)
+    seed: Seed = 1234
     precision: Precision = "fp32"
     optimiser: OptimiserConfig
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from hemalens.bundle.artifact import library_versions
 from hemalens.bundle.bundle import Bundle, open_bundle
-from hemalens.config import StrictConfig
+from hemalens.config import Seed, StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.splits import check_classes, hold_out, seeded
@@ -47,7 +47,7 @@ class PretrainingConfig(StrictConfig):
     frozen_blocks: int = Field(default=0, ge=0)
     masked_inputs: bool = False
     empty_masks: EmptyMasks = "whole"
-    seed: int = 0
+    seed: Seed = 0
     optimiser: OptimiserConfig = OptimiserConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hemalens.bundle.artifact import WEIGHTS, library_versions
-from hemalens.config import StrictConfig
+from hemalens.config import Seed, StrictConfig
 from hemalens.datasets.base import CellDataset
 from hemalens.datasets.tiles import tiled
 from hemalens.errors import ConfigError, DatasetError
@@ -48,7 +48,7 @@ class ReconstructionConfig(StrictConfig):
     epochs: int = Field(default=20, ge=1)
     batch_size: int = Field(default=32, ge=2)
     images_per_epoch: int | None = Field(default=None, ge=2)
-    seed: int = 0
+    seed: Seed = 0
     precision: Precision = "fp32"
     optimiser: OptimiserConfig = ADAM
 

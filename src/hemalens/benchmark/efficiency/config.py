@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from hemalens.config import StrictConfig
+from hemalens.config import Seed, StrictConfig
 from hemalens.graphs.runtime import n_cores
 
 Paths = Annotated[tuple[str, ...], BeforeValidator(lambda given: tuple(map(str, given))), Field(strict=False)]
@@ -38,4 +38,4 @@ class NetworksConfig(EfficiencyConfig):
     classes: int = Field(default=8, ge=1)
     min_per_class: int = Field(default=1, ge=1)
     drop_seen: bool = False
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from hemalens.classifiers.heads import check_head
-from hemalens.config import StrictConfig
+from hemalens.config import Seed, StrictConfig
 from hemalens.errors import ConfigError
 from hemalens.methods.bc_sam import BCSamConfig
 from hemalens.methods.bc_sam_segmenter import SegmenterConfig
@@ -47,7 +47,7 @@ class BCSamStudyConfig(StrictConfig):
 
     labels: str = "thirteen_class"
     n_folds: int = Field(default=5, ge=2)
-    split_seed: int = Field(default=1234, ge=0, lt=2**32)
+    split_seed: Seed = 1234
     min_per_class: int = Field(default=1, ge=1)
     heads: tuple[str, ...] = Field(default=(*PUBLISHED_HEADS, "lr"), strict=False)
     protocols: tuple[Protocol, ...] = Field(default=("transductive", "inductive"), strict=False)

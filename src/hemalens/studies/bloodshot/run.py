@@ -18,7 +18,7 @@ from hemalens.benchmark.protocols.k_shot import PUBLISHED_SHOTS, KShotProtocol
 from hemalens.benchmark.protocols.laboratory import EmbeddedLaboratory, concatenate, embed_laboratory
 from hemalens.bundle.bundle import Bundle
 from hemalens.classifiers.few_shot import FewShotConfig
-from hemalens.config import StrictConfig
+from hemalens.config import Seed, StrictConfig
 from hemalens.datasets import CellDataset
 from hemalens.datasets.episodes import Generator, Shared, shared_groups
 from hemalens.datasets.splits import check_classes
@@ -73,7 +73,7 @@ class BloodShotStudyConfig(StrictConfig):
     leave_out: tuple[str, ...] = Field(default=LEFT_OUT, strict=False)  # TOML knows lists only
     min_per_class: int = Field(default=1, ge=1)
     split: Literal["random", "stratified"] = "random"
-    split_seed: int = 42
+    split_seed: Seed = 42
     checkpoint: str | None = None
     novel_min_per_class: int = Field(default=1, ge=1)
     table_shots: int = Field(default=10, ge=1)
@@ -82,7 +82,7 @@ class BloodShotStudyConfig(StrictConfig):
     sweep_repeats: int = Field(default=20, ge=2)
     replacement: bool = True
     generator: Generator = "one"
-    drawing_seed: int = 42
+    drawing_seed: Seed = 42
     shared_groups: Shared = "allow"
     scatter_points: int = Field(default=400, ge=3)
     classifier: FewShotConfig = FewShotConfig()
