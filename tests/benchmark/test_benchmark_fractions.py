@@ -23,7 +23,7 @@ from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import DatasetError, SplitError
 from hemalens.evaluation.results import Report
-from hemalens.inference.predictor import list_images
+from hemalens.files import walk_files
 from hemalens.methods import Method
 from hemalens.methods.base import AuxiliaryRole
 from hemalens.report import read_report
@@ -168,7 +168,7 @@ def test_methods_are_compared_on_the_same_images_learned_from_and_tested(labs: P
     validation = fits.given[0][1]
     assert {held.fingerprint for _, held, _ in fits.given} == {validation.fingerprint}
     assert not _contents(*learned) & _contents(validation)
-    everything = len(list_images(labs / "home"))
+    everything = len(walk_files(labs / "home"))
     assert report.fractions[0].n_images == everything - len(_contents(*learned, validation))
     assert not list((tmp_path / "run").rglob("checkpoints"))
 
@@ -285,7 +285,7 @@ def test_further_data_go_to_the_methods_that_have_a_use_for_them(
 
 def test_a_test_image_among_further_data_is_refused_before_training(labs: Path, fits: Fits, tmp_path: Path) -> None:
     further = shutil.copytree(labs / "first", tmp_path / "further")
-    tested = list_images(labs / "away")[4]
+    tested = walk_files(labs / "away")[4]
     shutil.copy(tested, further / "one" / "under another name.png")
     for selection in ("validation", "published-selection"):
         plan = changed(SMALL, selection=selection)

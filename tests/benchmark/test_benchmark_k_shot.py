@@ -24,8 +24,8 @@ from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets.episodes import draw_episodes
 from hemalens.errors import DatasetError, InputError, LabelError, SplitError
 from hemalens.evaluation.results import Report
+from hemalens.files import walk_files
 from hemalens.graphs.features import extract
-from hemalens.inference.predictor import list_images
 from hemalens.methods import Method
 from hemalens.report import read_report
 from trained import Colour, colour_cells
@@ -137,7 +137,7 @@ def test_the_embedder_learns_from_all_of_the_source_but_a_validation_part(
     _run(labs, tmp_path / "run")
     ((learn, held),) = given
     assert held is not None
-    assert {r.path for r in learn.records} | {r.path for r in held.records} == set(list_images(labs / "home"))
+    assert {r.path for r in learn.records} | {r.path for r in held.records} == set(walk_files(labs / "home"))
     assert len(learn) + len(held) == 18
     assert held.class_counts == {"neutrophil": 1, "lymphocyte": 1, "monocyte": 1}
 
@@ -169,11 +169,11 @@ def test_the_answers_are_those_of_the_class_means_by_hand(labs: Path, fits: list
         plan=KShotProtocol(shots=(4,), repeats=2, replacement=False),
     )
     means = {
-        name: np.mean([np.asarray(Image.open(p)).mean(axis=(0, 1)) for p in list_images(labs / "pool" / name)], axis=0)
+        name: np.mean([np.asarray(Image.open(p)).mean(axis=(0, 1)) for p in walk_files(labs / "pool" / name)], axis=0)
         for name in AWAY
     }
     right = []
-    for path in list_images(labs / "away"):
+    for path in walk_files(labs / "away"):
         colour = np.asarray(Image.open(path)).mean(axis=(0, 1))
         cosine = {name: colour @ mean / np.linalg.norm(colour) / np.linalg.norm(mean) for name, mean in means.items()}
         right.append(max(cosine, key=cosine.__getitem__) == path.parent.name)
@@ -244,7 +244,7 @@ def test_too_large_a_k_is_refused_before_training(labs: Path, fits: list[str], t
 
 def test_a_small_class_of_the_pool_can_be_left_out_too(labs: Path, fits: list[str], tmp_path: Path) -> None:
     pool = shutil.copytree(labs / "pool", tmp_path / "pool")
-    list_images(pool / "lymphocyte")[0].unlink()
+    walk_files(pool / "lymphocyte")[0].unlink()
     arguments: dict[str, Any] = {"plan": changed(SMALL, shots=(4,)), "support": f"folder:{pool}"}
     with pytest.raises(SplitError, match=r"'lymphocyte' of pool allows; .*got 3\. .*--min-per-class 4"):
         _run(labs, tmp_path / "run", **arguments)
@@ -278,7 +278,7 @@ def test_a_pool_with_images_or_patients_of_the_target_is_refused_and_the_pairs_a
     labs: Path, fits: list[str], tmp_path: Path
 ) -> None:
     shutil.copytree(labs / "pool", tmp_path / "pool")
-    copied = list_images(labs / "away")[0]
+    copied = walk_files(labs / "away")[0]
     shutil.copy(copied, tmp_path / "pool" / copied.parent.name / "twin.png")
     with pytest.raises(SplitError, match=r"support pool and test away overlap in 1 image\(s\)") as caught:
         _run(labs, tmp_path / "run", support=f"folder:{tmp_path / 'pool'}")
@@ -288,7 +288,7 @@ def test_a_pool_with_images_or_patients_of_the_target_is_refused_and_the_pairs_a
         with open(tmp_path / "tables" / f"{part}.csv", "w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["path", "label", "group", "domain"])
-            for i, path in enumerate(list_images(tmp_path / "tables" / part)):
+            for i, path in enumerate(walk_files(tmp_path / "tables" / part)):
                 patient = "anna" if i == 2 else f"{part} {i}"
                 table.writerow([path.relative_to(tmp_path / "tables"), path.parent.name, patient, "clinic"])
     away, pool = (f"csv:{tmp_path / 'tables' / part}.csv" for part in ("away", "pool"))

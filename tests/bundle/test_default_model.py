@@ -20,7 +20,8 @@ from hemalens.bundle.default_model import (
 )
 from hemalens.datasets.synthetic import synthesize
 from hemalens.errors import BundleError
-from hemalens.inference.predictor import Predictor, list_images
+from hemalens.files import walk_files
+from hemalens.inference.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,6 @@ def test_the_packaged_model_s_card_says_what_it_is_for(packaged: Path) -> None:
 
 def test_the_packaged_model_answers_a_drawn_cell(packaged: Path, tmp_path: Path) -> None:
     synthesize(tmp_path / "cells", n_per_class=1, seed=0, cell_types=("neutrophil",))
-    (found,) = Predictor(open_bundle(packaged)).predict(list_images(tmp_path / "cells" / "lab_a" / "images"))
+    (found,) = Predictor(open_bundle(packaged)).predict(walk_files(tmp_path / "cells" / "lab_a" / "images"))
     assert found.error is None
     assert found.label in open_bundle(packaged).manifest.labels

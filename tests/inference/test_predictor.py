@@ -18,9 +18,9 @@ from PIL import Image
 import trained
 from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.datasets import CellDataset, Record
-from hemalens.errors import BundleError, DatasetError
+from hemalens.errors import BundleError
 from hemalens.graphs.runtime import GraphRunner
-from hemalens.inference.predictor import Prediction, Predictor, list_images
+from hemalens.inference.predictor import Prediction, Predictor
 
 
 @pytest.fixture(scope="module")
@@ -159,22 +159,6 @@ def test_a_failure_that_is_no_image_error_is_not_swallowed(
     monkeypatch.setattr(GraphRunner, "run", fail)
     with pytest.raises(ValueError, match="ours"):
         list(Predictor(bundle).predict(cells.records[:3]))
-
-
-def test_list_images_is_sorted_and_complete(tmp_path: Path) -> None:
-    for name in ("b/2.PNG", "b/1.jpg", "a.tif", "note.txt", ".hidden.png", "c.jpg/inner.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    names = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
-    assert names == ["a.tif", "b/1.jpg", "b/2.PNG", "c.jpg"], "a folder with an image's name is an entry of its own"
-    assert list_images(tmp_path / "note.txt") == [tmp_path / "note.txt"]
-
-
-def test_list_images_says_what_it_wanted(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no image in .*; expected files named \*\.jpg"):
-        list_images(tmp_path)
-    with pytest.raises(DatasetError, match=r"there is no image or folder '.*gone'"):
-        list_images(tmp_path / "gone")
 
 
 PREDICT_WITHOUT = """

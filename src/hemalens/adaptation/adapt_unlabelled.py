@@ -24,9 +24,9 @@ from hemalens.bundle.export import check_parity
 from hemalens.bundle.nucleus_size import extent_of
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import READERS, CellDataset, Record, open_dataset
+from hemalens.datasets.images import plain_images
 from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line
 from hemalens.graphs.batch_norm import has_batch_norm, pixels_of
-from hemalens.inference.predictor import list_images
 from hemalens.progress import Say
 from hemalens.runs.folders import RunOptions
 from hemalens.taxonomy import AS_LABELLED
@@ -166,7 +166,8 @@ class _Images:
     def notes(self, base: Bundle) -> list[str]:
         """Remarks on the images, for the user."""
         n, name = len(self.dataset), self.dataset.name
-        notes = [f"{name}: {n} image(s), labels not read"]
+        notes = [f"{name}: {note}" for note in self.dataset.notes]
+        notes.append(f"{name}: {n} image(s), labels not read")
         if self.n_unreadable or self.n_copies:
             notes.append(f"{name}: left out {self.n_unreadable} unreadable image(s), {self.n_copies} copies")
         if n < FEW:
@@ -189,8 +190,9 @@ def _open_images(spec: str, fewest: int) -> _Images:
         folder = Path(place if reader == "folder" else spec).expanduser()
         own = READERS["folder"]
         name = folder.resolve().name
-        records = tuple(Record(path, "", domain=name) for path in list_images(folder))
-        listed = CellDataset(name, records, (), AS_LABELLED, own.licence, own.citation)
+        found = plain_images(folder)
+        records = tuple(replace(record, domain=name) for record in found.records)
+        listed = CellDataset(name, records, (), AS_LABELLED, own.licence, own.citation, notes=tuple(found.notes))
     else:
         # unlabelled images include cells that a label map would exclude
         listed = open_dataset(spec, labels=AS_LABELLED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,14 @@ from hemalens.adaptation.source_head import SourceHead
 from hemalens.bundle.bundle import open_bundle
 from hemalens.cache import FeatureCache
 from hemalens.datasets import READERS, Record
+from hemalens.datasets.images import prepared
 from hemalens.datasets.open import spec_path
 from hemalens.datasets.splits import seeded
 from hemalens.errors import DatasetError, InputError, OutputError, one_line, public
 from hemalens.files import atomic_path, default_cache_dir
 from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
+from hemalens.imaging.reading import named
 from hemalens.inference.predict import open_images
 from hemalens.outputs import claim_output
 from hemalens.progress import Say, track
@@ -93,9 +95,9 @@ def _suggest(
 ) -> list[Suggestion]:
     sheet = options.sheet
     bundle = open_bundle(bundle_path)
-    given = [Record(r.path, "", r.domain, box=r.box, before=bundle.stages) for r in open_images(source)]
-    known = READERS["csv"].read(options.labelled).records if options.labelled else []
-    records = [*given, *(Record(r.path, "", r.domain, before=bundle.stages) for r in known)]
+    given = open_images(source, say=say)
+    known = prepared(READERS["csv"].read(options.labelled), options.labelled).records if options.labelled else []
+    records = [replace(record, source_label="", before=bundle.stages) for record in (*given, *known)]
     encoder = graphs.cut(bundle.graph, ["image"], ["embedding"])
     with track("embedding", len(records)) as progress:
         found = extract(records, encoder, cache=FeatureCache(default_cache_dir()), progress=progress)
@@ -113,7 +115,7 @@ def _suggest(
         say(f"only {len(chosen)} image(s) are left to label")
     suggestions = [
         Suggestion(
-            _inside(readable[i].path, out),
+            named(Path(_inside(readable[i].path, out)), readable[i].page),
             rank,
             labels[int(probabilities[i].argmax())],
             float(probabilities[i].max()),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hemalens.cli.options import Json, Labels, Out, Overwrite, Quiet, Seed, Talk
+from hemalens.cli.options import FollowLinks, Json, Labels, Out, Overwrite, Quiet, Seed, Talk
 
 if TYPE_CHECKING:
     from hemalens.datasets.audit import Audit
@@ -46,6 +46,7 @@ def list_datasets(as_json: Json = False) -> None:
 def audit(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="A dataset, as in folder:my_cells.")],
     labels: Labels = "five_class",
+    follow_links: FollowLinks = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

@@ -9,6 +9,7 @@ import typer
 from hemalens.cli.options import (
     Bundle,
     DropSeen,
+    FollowLinks,
     Json,
     MinPerClass,
     Out,
@@ -31,6 +32,7 @@ def evaluate(
     ] = 12,
     min_per_class: MinPerClass = 1,
     drop_seen: DropSeen = False,
+    follow_links: FollowLinks = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hemalens.errors import MAX_SEED, InputError, one_line
+from hemalens.errors import MAX_SEED, InputError, one_line, visible
+from hemalens.files import following_links
 from hemalens.progress import set_quiet
 
 ADVANCED = "Advanced options"
@@ -70,6 +71,23 @@ DropSeen = Annotated[
     bool,
     typer.Option("--drop-seen", help="Leave out images that the bundle was trained on.", rich_help_panel=ADVANCED),
 ]
+
+
+def _follow(context: typer.Context, follow: bool) -> bool:
+    """Follow links for as long as the command runs."""
+    context.with_resource(following_links(follow))
+    return follow
+
+
+FollowLinks = Annotated[
+    bool,
+    typer.Option(
+        "--follow-links",
+        callback=_follow,
+        help="Read what links lead to outside the data folder.",
+        rich_help_panel=ADVANCED,
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="N", help="Random seed.", rich_help_panel=ADVANCED)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.", rich_help_panel=ADVANCED)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.", rich_help_panel=ADVANCED)]
@@ -124,14 +142,14 @@ class Talk:
         """Print a note; where standard error takes none, the work goes on without it."""
         if not self.quiet:
             with suppress(OSError):
-                print(text, file=sys.stderr)
+                print("\n".join(map(visible, text.split("\n"))), file=sys.stderr)
 
     def result(self, value: Any, lines: Sequence[str]) -> None:
-        """Print the result as JSON where requested, otherwise as lines."""
+        """Print the result as JSON where requested, otherwise as lines, with control characters escaped."""
         if self.as_json:
             print(as_json(value))
         else:
-            print("\n".join(lines))
+            print("\n".join(map(visible, lines)))
 
 
 def bundle_and_images(first: str | None, second: str | None, *, usage: str) -> tuple[Path | None, str]:

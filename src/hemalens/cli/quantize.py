@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hemalens.cli.options import ADVANCED, DropUnreadable, Json, Out, Overwrite, Quiet, Seed, Talk
+from hemalens.cli.options import ADVANCED, DropUnreadable, FollowLinks, Json, Out, Overwrite, Quiet, Seed, Talk
 
 if TYPE_CHECKING:
     from hemalens.bundle.bundle import Manifest
@@ -37,6 +37,7 @@ def quantize(
         ),
     ] = None,
     drop_unreadable: DropUnreadable = False,
+    follow_links: FollowLinks = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hemalens.cli.options import Json, Out, Overwrite, Quiet, Seed, Talk
+from hemalens.cli.options import FollowLinks, Json, Out, Overwrite, Quiet, Seed, Talk
 from hemalens.cli.report_tables import print_table
 
 
@@ -17,6 +17,7 @@ def segment(
     images: Annotated[str, typer.Argument(help="An image, a folder of images, or a dataset as in jtsc:zheng2018.")],
     out: Out,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the cell images, in px.")] = 128,
+    follow_links: FollowLinks = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -35,7 +36,8 @@ def segment(
     from hemalens.runs.segment import segment as run
 
     talk = Talk(quiet, as_json)
-    found, report = run(segmenter, images, out=out, config=CellImageConfig(size_px=size), seed=seed, overwrite=overwrite)
+    config = CellImageConfig(size_px=size)
+    found, report = run(segmenter, images, out=out, config=config, seed=seed, overwrite=overwrite, say=talk.say)
     if not as_json:
         for table in report.tables:
             print_table(table)

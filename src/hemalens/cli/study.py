@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hemalens.cli.options import Json, Overwrite, Quiet, Seed, Set, Talk, role_specs
+from hemalens.cli.options import FollowLinks, Json, Overwrite, Quiet, Seed, Set, Talk, role_specs
 from hemalens.cli.report_tables import show_report
 from hemalens.errors import InputError
 from hemalens.studies import STUDIES, Description, describe_study
@@ -112,6 +112,7 @@ def _runner(name: str) -> Callable[..., None]:
             bool, typer.Option("--published-only", help="Only the rows of the paper, none of ours.")
         ] = False,
         settings: Set = None,
+        follow_links: FollowLinks = False,
         seed: Seed = 0,
         overwrite: Overwrite = False,
         quiet: Quiet = False,

@@ -10,6 +10,7 @@ import typer
 
 from hemalens.cli.options import (
     BundleOrImages,
+    FollowLinks,
     Json,
     Out,
     Overwrite,
@@ -36,6 +37,7 @@ def suggest(
         Path | None, typer.Option(metavar="FILE", help="A CSV path,label of cells that have a label.")
     ] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the cells into one .png.")] = None,
+    follow_links: FollowLinks = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,

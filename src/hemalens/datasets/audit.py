@@ -101,7 +101,7 @@ def audit(dataset: CellDataset, *, n_threads: int = 2, progress: Callable[[int],
 
 
 def _name(record: Record) -> str:
-    return f"{record.path}" if record.box is None else f"{record.path} {record.box}"
+    return record.name if record.box is None else f"{record.name} {record.box}"
 
 
 def _look(record: Record) -> _Look | str:

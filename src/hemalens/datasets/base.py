@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from hemalens.errors import DatasetError, one_line
 from hemalens.files import sha256_file, sha256_text
-from hemalens.imaging.reading import SUFFIXES, Box, read_image
+from hemalens.imaging.formats import SUFFIXES, not_read, note_not_read
+from hemalens.imaging.reading import Box, is_deep, named, read_image
 from hemalens.taxonomy import Excluded
 
 SYNTHETIC_MARKER = "synthetic.json"
@@ -39,7 +40,9 @@ class Record:
     `source_label` is the label that the dataset gives, `cell_type` a code of the taxonomy, `label` the class under the
     dataset's label map. Where `label` is None, `excluded` is the reason. `group` is the patient, smear or field, which no
     split divides, or None. `box` (x_min, y_min, x_max, y_max) in pixels cuts the cell out of a larger field. `before` are
-    the stages that `read` applies. `source` is an index into the `sources` of its dataset. `annotations` are all labels of
+    the stages that `read` applies. `page` counts the pages of a TIFF from 1; None is for a file of one page. `bits` are
+    those that values of more than 8 bits are read as, 8 for an image without such values; None leaves it to the image
+    alone. `source` is an index into the `sources` of its dataset. `annotations` are all labels of
     a cell that was annotated several times, the first annotation first.
     """
 
@@ -55,10 +58,25 @@ class Record:
     before: tuple[Stage, ...] = ()
     source: int = 0
     annotations: tuple[str, ...] = ()
+    page: int | None = None
+    bits: int | None = None
 
-    def read(self) -> NDArray[np.uint8]:
-        """Read the image, RGB uint8 (H, W, 3), and apply its stages; raises `ImageError`."""
-        image = read_image(self.path, self.box)
+    @property
+    def name(self) -> str:
+        """The path, with the page of a TIFF of several, as in "smear.tif#2"."""
+        return named(self.path, self.page)
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the name."""
+        return named(Path(self.path.name), self.page)
+
+    def read(self, notes: list[str] | None = None) -> NDArray[np.uint8]:
+        """Read the image, RGB uint8 (H, W, 3), and apply its stages; raises `ImageError`.
+
+        What the decoder warns of is appended to `notes`.
+        """
+        image = read_image(self.path, self.box, page=self.page, bits=self.bits, notes=notes)
         for stage in self.before:
             image = stage(image)
         return image
@@ -68,13 +86,17 @@ class Record:
         return replace(self, before=()) if self.before else self
 
     def content_id(self) -> str:
-        """A digest of the file's bytes and the box: the same for copies under other names."""
+        """A digest of the file's bytes, the page and the box: the same for copies under other names."""
         digest = sha256_file(self.path)
-        return digest if self.box is None else sha256_text(digest, str(self.box))
+        page = [] if self.page is None else [f"page {self.page}"]
+        box = [] if self.box is None else [str(self.box)]
+        return sha256_text(digest, *page, *box) if page or box else digest
 
     def view_id(self) -> str:
-        """A digest of the content and the stages: of what `read` returns."""
+        """A digest of the content, the bits and the stages: of what `read` returns."""
         content = self.content_id()
+        if self.bits not in (8, 16) and (self.bits is not None or is_deep(self.path)):
+            content = sha256_text(content, f"bits {self.bits}")
         return sha256_text(content, *(stage.digest for stage in self.before)) if self.before else content
 
 
@@ -117,7 +139,7 @@ class CellDataset:
     def fingerprint(self) -> str:
         """A digest of the contents and labels, independent of file names and order."""
         pairs = zip(self.contents, self.records, strict=True)
-        rows = sorted(f"{content}:{record.source_label}:{record.label}" for content, record in pairs)
+        rows = sorted(f"{content}:{record.source_label}:{record.label}{_bits(record)}" for content, record in pairs)
         return sha256_text(self.label_map, *rows)
 
     @cached_property
@@ -202,7 +224,11 @@ def _content(record: Record) -> str:
     try:
         return record.content_id()
     except OSError:
-        return f"unreadable:{record.path}:{record.box}"
+        return f"unreadable:{record.name}:{record.box}"
+
+
+def _bits(record: Record) -> str:
+    return "" if record.bits in (None, 8, 16) else f":{record.bits} bits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,14 +330,19 @@ def is_image_name(path: Path) -> bool:
 
 
 def is_image_file(path: Path, suffixes: Collection[str] = SUFFIXES) -> bool:
-    """Whether `path` is a file with one of `suffixes`, and not hidden."""
+    """Whether `path` has one of `suffixes`, and is neither hidden nor a folder.
+
+    A named pipe or a broken link is listed too, and is an unreadable image.
+    """
     # hidden files are what operating systems leave behind
-    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and not path.is_dir()
 
 
 def note_ignored(paths: Sequence[Path]) -> list[str]:
-    """A note on files and folders outside the layout, if there are any."""
-    if not paths:
-        return []
-    shown = ", ".join(one_line(p.name) for p in paths[:3]) + (" ..." if len(paths) > 3 else "")
-    return [f"{len(paths)} file(s) or folder(s) outside the expected layout were left out: {shown}"]
+    """Notes on files and folders that were left out: images of kinds that are not read, and others outside the layout."""
+    others = [path for path in paths if not_read(path) is None]
+    if not others:
+        return note_not_read(paths)
+    shown = ", ".join(one_line(p.name) for p in others[:3]) + (" ..." if len(others) > 3 else "")
+    outside = f"{len(others)} file(s) or folder(s) outside the expected layout were left out: {shown}"
+    return [*note_not_read(paths), outside]

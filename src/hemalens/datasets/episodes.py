@@ -99,7 +99,7 @@ def refuse_overlap(support: CellDataset, test: CellDataset, *, groups: Shared = 
         elif record.group is not None and (record.domain, record.group) in by_group:
             pairs.append((by_group[record.domain, record.group], record, f"same group {one_line(record.group)}"))
     if pairs:
-        shown = "; ".join(f"{one_line(a.path)} and {one_line(b.path)} ({why})" for a, b, why in pairs[:N_PAIRS_SHOWN])
+        shown = "; ".join(f"{one_line(a.name)} and {one_line(b.name)} ({why})" for a, b, why in pairs[:N_PAIRS_SHOWN])
         more = f"; and {len(pairs) - N_PAIRS_SHOWN} more" if len(pairs) > N_PAIRS_SHOWN else ""
         raise SplitError(
             f"support {support.name} and test {test.name} overlap in {len(pairs)} image(s)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import SplitError
@@ -15,8 +16,9 @@ def refuse_leaks(train_contents: Collection[str], target: CellDataset) -> None:
     """
     shared = [r for content, r in zip(target.contents, target.records, strict=True) if content in train_contents]
     if shared:
+        first = "/".join(Path(shared[0].name).parts[-2:])
         raise SplitError(
-            f"{len(shared)} image(s) of {target.name} were trained on, first: {'/'.join(shared[0].path.parts[-2:])!r}",
+            f"{len(shared)} image(s) of {target.name} were trained on, first: {first!r}",
             expected="test images the model has not seen",
             remedy="Test on other images; evaluate --drop-seen leaves these out.",
         )

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import DatasetError, ImageError, one_line
+from hemalens.imaging.formats import JPEG_SUFFIXES, suffix_of
 from hemalens.imaging.reading import read_mask
 
 JPEG_TRACES = 63
@@ -40,8 +41,9 @@ def read_cell_mask(
     or all cell. `may_fill` allows all cell, `may_be_empty` all background, as in tissue without tumour.
     """
     if record.mask_path is None:
-        raise DatasetError(f"{one_line(record.path)} has no mask")
-    mask = read_mask(record.mask_path) > (JPEG_TRACES if record.mask_path.suffix.lower() in (".jpg", ".jpeg") else 0)
+        raise DatasetError(f"{one_line(record.name)} has no mask")
+    traces = JPEG_TRACES if suffix_of(record.mask_path) in JPEG_SUFFIXES else 0
+    mask = read_mask(record.mask_path, page=record.page) > traces
     if mask.shape != image.shape[:2]:
         height, width = image.shape[:2]
         raise ImageError(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hemalens.datasets.base import CellDataset, Reader, Record, Source
+from hemalens.datasets.images import prepared
 from hemalens.datasets.readers import READERS
 from hemalens.errors import DatasetError, LabelError, near_matches, one_line, public
 from hemalens.taxonomy import AS_LABELLED, Excluded, LabelMap, find_cell_type, label_map
@@ -36,7 +37,7 @@ def open_dataset(spec: str, *, labels: str = "five_class", keep: Keep = lambda l
         root = Path(path).expanduser()
     except RuntimeError as error:
         raise DatasetError(f"cannot find the folder {one_line(path)}", got=str(error)) from error
-    listing = reader.read(root)
+    listing = prepared(reader.read(root), root)
     records = tuple(_labelled(record, reader, chosen, keep) for record in listing.records)
     present = {record.label for record in records if record.label is not None}
     mapped = chosen.classes if chosen else ()
@@ -105,7 +106,7 @@ def _meaning(record: Record, reader: Reader, *, required: bool) -> str | Exclude
     if reader.labels is not None:
         if record.source_label not in reader.labels:
             raise LabelError(
-                f"{one_line(record.path)} has the label {record.source_label!r}, which {reader.title} does not use",
+                f"{one_line(record.name)} has the label {record.source_label!r}, which {reader.title} does not use",
                 remedy=near_matches(record.source_label, reader.labels),
             )
         return reader.labels[record.source_label]

@@ -110,7 +110,7 @@ def _checked(dataset: CellDataset, *, thorough: bool) -> tuple[list[tuple[Record
 
 def _size(record: Record) -> tuple[int, int]:
     """(width, height) by the header of the image, or of its box within the image."""
-    width, height = image_size(record.path)
+    width, height = image_size(record.path, page=record.page)
     if record.box is None:
         return width, height
     x_min, y_min, x_max, y_max = record.box

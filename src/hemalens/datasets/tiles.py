@@ -22,10 +22,10 @@ def tiled(dataset: CellDataset, tile_px: int) -> CellDataset:
 
 
 def _tiles(record: Record, tile_px: int) -> list[Record]:
-    left, top, right, bottom = record.box or (0, 0, *image_size(record.path))
+    left, top, right, bottom = record.box or (0, 0, *image_size(record.path, page=record.page))
     if right - left <= 0 or bottom - top <= 0:
-        raise ImageError(f"the box of {one_line(record.path)} is empty")
-    group = record.group or str(record.path.name)
+        raise ImageError(f"the box of {one_line(record.name)} is empty")
+    group = record.group or record.file_name
     if right - left <= tile_px and bottom - top <= tile_px:
         return [replace(record, group=group)]
     return [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,7 @@ def predict_dataset(bundle: Bundle, dataset: CellDataset) -> DatasetPredictions:
         index=found.readable,
         probabilities=probabilities,
         embeddings=found.embeddings,
-        unreadable={str(dataset.records[i].path): error for i, error in found.errors.items()},
+        unreadable={dataset.records[i].name: error for i, error in found.errors.items()},
     )
 
 
@@ -306,18 +305,18 @@ def _scatter_of_fold(fold: _Fold, labels: tuple[str, ...], seed: int) -> Scatter
 
 def _wrong_cells(folds: list[_Fold], labels: tuple[str, ...]) -> tuple[WrongCell, ...]:
     """The wrong predictions with the highest probability, each image once."""
-    worst: dict[Path, tuple[float, Record, str, str]] = {}
+    worst: dict[str, tuple[float, Record, str, str]] = {}
     for fold in folds:
         best = fold.predictions.probabilities.max(axis=1)
         for i in np.flatnonzero(fold.predicted != fold.truth):
             record = fold.predictions.records[i]
             entry = (float(best[i]), record, labels[fold.truth[i]], labels[fold.predicted[i]])
-            if record.path not in worst or worst[record.path][0] < entry[0]:
-                worst[record.path] = entry
-    ranked = sorted(worst.values(), key=lambda entry: (-entry[0], str(entry[1].path)))[:N_WRONG]
+            if record.name not in worst or worst[record.name][0] < entry[0]:
+                worst[record.name] = entry
+    ranked = sorted(worst.values(), key=lambda entry: (-entry[0], entry[1].name))[:N_WRONG]
     return tuple(
         WrongCell(
-            name=record.path.name, label=label, predicted=predicted, probability=p, thumbnail=thumbnail(record.read())
+            name=record.file_name, label=label, predicted=predicted, probability=p, thumbnail=thumbnail(record.read())
         )
         for p, record, label, predicted in ranked
     )

@@ -201,7 +201,7 @@ def chosen_cells(predictions: DatasetPredictions, labels: Sequence[str], n: int 
     """
     best = predictions.probabilities.argmax(axis=1)
     sure = predictions.probabilities.max(axis=1)
-    order = sorted(range(len(best)), key=lambda i: (-float(sure[i]), str(predictions.records[i].path)))
+    order = sorted(range(len(best)), key=lambda i: (-float(sure[i]), predictions.records[i].name))
     right: dict[str, int] = {}
     wrong: dict[tuple[str, str], int] = {}
     sizes = dict.fromkeys(labels, 0)
@@ -246,7 +246,7 @@ def occlusion_table(
         for i in chosen:
             record = replace(known.records[i], before=bundle.stages)
             image = record.read()
-            rows.append(_row(record.path.name, str(record.label), image, occluder(image), bundle.manifest.labels))
+            rows.append(_row(record.file_name, str(record.label), image, occluder(image), bundle.manifest.labels))
             progress(1)
     return PictureTable(
         title=f"{bundle.manifest.method} on {dataset.name}: occlusion maps",

@@ -98,6 +98,6 @@ def outlines(title: str, records: Sequence[Record], segmenters: Mapping[str, Seg
             pictures.append(thumbnail(outlined(image, found), SHOWN_PX))
             if truth is not None:
                 captions.append(f"{name} IoU {intersection_over_union(found, truth):.2f}")
-        rows.append(Picture(name=record.path.name, caption=", ".join(captions), pictures=tuple(pictures)))
+        rows.append(Picture(name=record.file_name, caption=", ".join(captions), pictures=tuple(pictures)))
     columns = (*(("true outline",) if with_truth else ()), *segmenters)
     return PictureTable(title=title, columns=columns, rows=tuple(rows), note=note)

@@ -64,7 +64,7 @@ def extract(
         try:
             contents[i] = record.view_id()
         except OSError as error:
-            errors[i] = f"cannot read {one_line(record.path)}: {error.strerror}"
+            errors[i] = f"cannot read {one_line(record.name)}: {error.strerror}"
     vectors = cache.get(graph_digest, list(dict.fromkeys(contents.values())), dtype) if cache else {}
     todo = {content: records[i] for i, content in contents.items() if content not in vectors}
     progress(len(records) - len(todo))

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
 from hemalens.config import StrictConfig
-from hemalens.errors import ImageError, one_line
+from hemalens.errors import HemalensError, ImageError, one_line
+from hemalens.files import open_regular
+from hemalens.imaging import tiff
+from hemalens.imaging.depth import DeepImage, whole_values
+from hemalens.imaging.formats import EXPECTED, PNG_SUFFIXES, TIFF_SUFFIXES, not_read, pillow_formats, suffix_of
+from hemalens.imaging.quiet import decoder_warnings
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 MAX_PIXELS = 64_000_000
 """Largest accepted image, in pixels, read from the header before anything is decoded."""
 MIN_SIDE_PX = 8
@@ -31,33 +37,63 @@ _LYING = (5, 6, 7, 8)
 """Its values that swap rows and columns."""
 _RIM_SHARE = 1 / 20
 """Width of the rim as a share of the shorter side: dark lines at the border of a photograph are thinner."""
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+"""Formats that may hold several frames. Of a JPEG's further pictures, such as a camera's preview, the first counts."""
 
 Box = tuple[int, int, int, int]
 """(x_min, y_min, x_max, y_max) in pixels; the maximum is exclusive."""
 
 
-def read_image(path: Path, box: Box | None = None) -> NDArray[np.uint8]:
-    """Read a JPEG, PNG, BMP or TIFF as RGB uint8 (H, W, 3), upright by its EXIF orientation.
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is read: a file, and one of its pages, counted from 1."""
 
-    Alpha is dropped, a palette and CMYK are converted, 16 bits are reduced to their upper 8, gray is repeated.
-    `box` cuts a part out. Raises `ImageError`, which names the file, for anything else.
+    path: Path
+    page: int | None = None
+
+    @property
+    def shown(self) -> str:
+        return one_line(named(self.path, self.page))
+
+
+def named(path: Path, page: int | None) -> str:
+    """The name of an image: its path, with "#" and the page for one of several."""
+    return f"{path}" if page is None else f"{path}#{page}"
+
+
+def read_image(
+    path: Path,
+    box: Box | None = None,
+    *,
+    page: int | None = None,
+    bits: int | None = None,
+    notes: list[str] | None = None,
+) -> NDArray[np.uint8]:
+    """Read an image as RGB uint8 (H, W, 3), upright by its EXIF orientation.
+
+    Alpha is dropped, a palette and CMYK are converted, gray is repeated. Values of more than 8 bits are reduced to the
+    upper 8 of `bits`; None takes the bits that the header states or, without them, the fewest of 8, 10, 12, 14 and 16
+    that hold the image's largest value. `page` counts the pages of a TIFF from 1; None is for a file of one page. `box`
+    cuts a part out. What the decoder warns of is appended to `notes`. Raises `ImageError`, which names the file.
     """
+    asked = _Asked(path, page)
     if box is None:
-        return np.asarray(_open_rgb(path))
-    image = _cut(_field(path), box, path)
-    _check_smallest(image.shape[1], image.shape[0], path)
+        return _read_rgb(asked, bits, notes)
+    image = _cut(_field(asked, bits, notes), box, asked)
+    _check_smallest(image.shape[1], image.shape[0], asked)
     return image
 
 
-def _field(path: Path) -> NDArray[np.uint8]:
+def _field(asked: _Asked, bits: int | None, notes: list[str] | None) -> NDArray[np.uint8]:
     """A large image that several boxes are cut from: each thread caches the last one it decoded."""
     try:
-        state = path.stat()
+        state = asked.path.stat()
     except OSError:
-        return np.asarray(_open_rgb(path))  # raises the error
-    key = (path, state.st_size, state.st_mtime_ns)
+        return _read_rgb(asked, bits, notes)  # raises the error
+    key = (asked, bits, state.st_size, state.st_mtime_ns)
     if getattr(_last, "key", None) != key:
-        _last.image, _last.key = np.asarray(_open_rgb(path)), key
+        _last.image, _last.key = _read_rgb(asked, bits, notes), key
+        _last.image.flags.writeable = False
     field: NDArray[np.uint8] = _last.image
     return field
 
@@ -65,190 +101,268 @@ def _field(path: Path) -> NDArray[np.uint8]:
 _last = threading.local()
 
 
-def read_mask(path: Path) -> NDArray[np.uint8]:
+def read_mask(path: Path, *, page: int | None = None) -> NDArray[np.uint8]:
     """Read a segmentation mask as uint8 (H, W), values as stored, those above 255 as 255; raises `ImageError`.
 
     Colours must be gray: the channels of a pixel differ by at most `MASK_SPREAD`.
     """
-    with _opened(path) as image:
-        try:
-            if image.mode in ("L", "1"):
-                return np.asarray(image.convert("L"))
-            if image.mode.startswith("I"):
-                values: NDArray[np.uint8] = np.clip(np.asarray(image), 0, 255).astype(np.uint8)
-                return values
-            colours = _to_rgb(image, path)
-        except ImageError:
-            raise
-        except Exception as error:
-            raise _damaged("mask", path, error) from error
+    asked = _Asked(path, page)
+    with _reading(asked, "mask") as file:
+        found = _decode(file, asked)
+        if isinstance(found, DeepImage):
+            if found.values.ndim == 2:
+                return np.minimum(found.values, 255).astype(np.uint8)
+            mode, colours = "16-bit colours", Image.fromarray(found.to_8_bits(16))
+        elif found.mode in ("L", "1"):
+            return np.asarray(found.convert("L"))
+        else:
+            mode, colours = found.mode, _to_rgb(found, asked)
     spread = int(np.ptp(np.asarray(colours), axis=2).max())
     if spread > MASK_SPREAD:
         raise ImageError(
-            f"mask {one_line(path)} is no mask",
+            f"mask {asked.shown} is no mask",
             expected="gray values",
-            got=f"{image.mode} with channels that differ by up to {spread}",
+            got=f"{mode} with channels that differ by up to {spread}",
         )
     return np.asarray(colours.convert("L"))
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path, *, page: int | None = None) -> tuple[int, int]:
     """(width, height) in pixels of the upright image, from the header alone; raises `ImageError`."""
-    with _opened(path) as image:
-        width, height = image.size
-        try:
-            # PNG's own method decodes the whole image to find EXIF behind its pixels; Pillow swaps TIFF's size itself
-            turned = image.format != "TIFF" and Image.Image.getexif(image).get(_ORIENTATION) in _LYING
-        except Exception as error:
-            raise _damaged("image", path, error) from error
+    asked = _Asked(path, page)
+    with _reading(asked) as file:
+        chosen = _tiff_page(file, asked)
+        if chosen is not None:
+            turned = chosen.orientation in _LYING
+            width, height = chosen.width, chosen.height
+        else:
+            with _opened(file, asked) as image:
+                width, height = image.size
+                # PNG's own method decodes the whole image to find EXIF behind its pixels
+                turned = Image.Image.getexif(image).get(_ORIENTATION) in _LYING
         return (height, width) if turned else (width, height)
 
 
-def _cut(image: NDArray[np.uint8], box: Box, path: Path) -> NDArray[np.uint8]:
+def n_pages(path: Path) -> int:
+    """Pages of a TIFF by its headers; 1 for any other file and for a damaged one, which is an error when it is read."""
+    if suffix_of(path) not in TIFF_SUFFIXES:
+        return 1
+    try:
+        with open_regular(path) as file:
+            return len(tiff.read_pages(file))
+    except Exception:
+        return 1
+
+
+def is_deep(path: Path) -> bool:
+    """Whether a TIFF or PNG has more than 8 bits a value in a page, by its headers; False for an unreadable file."""
+    suffix = suffix_of(path)
+    if suffix not in TIFF_SUFFIXES and suffix not in PNG_SUFFIXES:
+        return False
+    try:
+        with open_regular(path) as file:
+            if suffix in PNG_SUFFIXES:
+                # signature, length and name of the first chunk, width, height, bit depth
+                return file.read(25)[24:] == b"\x10"
+            return any(page.bits > 8 for page in tiff.read_pages(file))
+    except Exception:
+        return False
+
+
+def deep_image(path: Path, *, page: int | None = None) -> DeepImage | None:
+    """The image with all its bits; None for one of 8 bits. Raises `ImageError`."""
+    asked = _Asked(path, page)
+    with _reading(asked) as file:
+        found = _decode(file, asked)
+    return found if isinstance(found, DeepImage) else None
+
+
+def _cut(image: NDArray[np.uint8], box: Box, asked: _Asked) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     x_min, y_min, x_max, y_max = box
     x_min, y_min, x_max, y_max = max(x_min, 0), max(y_min, 0), min(x_max, width), min(y_max, height)
     if x_min >= x_max or y_min >= y_max:
-        raise ImageError(f"box {box} lies outside image {one_line(path)}", got=f"{width}x{height} px")
+        raise ImageError(f"box {box} lies outside image {asked.shown}", got=f"{width}x{height} px")
     return image[y_min:y_max, x_min:x_max]
 
 
-def _opened(path: Path) -> Image.Image:
-    """Open and check the header: kind of file, format, number of pages, size."""
+@contextmanager
+def _reading(asked: _Asked, kind: str = "image", notes: list[str] | None = None) -> Iterator[BufferedReader]:
+    """Open the file, and turn whatever goes wrong inside the block into an `ImageError`."""
     try:
-        if os.path.isdir(path):
-            raise ImageError(f"{one_line(path)} is a folder", expected="an image file")
-        if os.path.getsize(path) == 0:
-            raise ImageError(f"image {one_line(path)} is empty", expected="a JPEG, PNG, BMP or TIFF", got="0 bytes")
-        with warnings.catch_warnings():
-            # Pillow warns between its limit and twice that; `MAX_PIXELS` is checked below
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=FORMATS)
+        if os.path.isdir(asked.path):
+            raise ImageError(f"{one_line(asked.path)} is a folder", expected="an image file")
+        with decoder_warnings(notes), open_regular(asked.path) as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise ImageError(f"image {asked.shown} is empty", expected=EXPECTED, got="0 bytes")
+            yield file
     except ImageError:
         raise
+    except HemalensError as error:
+        raise ImageError(error.what, expected=error.expected, got=error.got, remedy=error.remedy) from error
     except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{one_line(path)} is not a readable image", expected="a whole JPEG, PNG, BMP or 8/16-bit TIFF"
-        ) from error
+        raise _unknown(asked) from error
     except Image.DecompressionBombError as error:
-        raise _too_large(path, str(error)) from error
+        raise _too_large(asked, str(error)) from error
     except FileNotFoundError as error:
-        raise ImageError(f"image {one_line(path)} does not exist") from error
+        raise ImageError(f"image {asked.shown} does not exist") from error
     except OSError as error:
-        raise ImageError(f"image {one_line(path)} cannot be opened", got=error.strerror or str(error)) from error
+        if error.errno is not None:
+            raise ImageError(f"image {asked.shown} cannot be opened", got=error.strerror or str(error)) from error
+        raise _damaged(kind, asked, error) from error
     except Exception as error:
-        raise _damaged("image", path, error) from error
-    try:
-        _check_header(image, path)
-    except ImageError:
-        image.close()
-        raise
+        # a decoder's: TypeError, struct.error, zlib.error and more
+        raise _damaged(kind, asked, error) from error
+
+
+def _tiff_page(file: BufferedReader, asked: _Asked) -> tiff.Page | None:
+    """The page of a TIFF that is asked for, with its size checked; None for any other format."""
+    file.seek(0)
+    if file.read(4) not in tiff.MAGIC:
+        return None
+    pages = tiff.read_pages(file)
+    if asked.page is None and len(pages) > 1:
+        raise ImageError(
+            f"image {asked.shown} has several pages",
+            expected="the name of one",
+            got=f"{len(pages)} pages",
+            remedy=f"Name one, as in {one_line(named(asked.path, 2))}.",
+        )
+    number = asked.page or 1
+    if not 1 <= number <= len(pages):
+        raise _no_page(asked, len(pages))
+    page = pages[number - 1]
+    _check_size(page.width, page.height, asked)
+    return page
+
+
+def _no_page(asked: _Asked, n_found: int) -> ImageError:
+    return ImageError(f"there is no page {asked.page} in {one_line(asked.path)}", expected=f"1 to {n_found}")
+
+
+def _opened(file: BufferedReader, asked: _Asked) -> Image.Image:
+    """Open by Pillow and check the header: format, number of frames, size."""
+    file.seek(0)
+    image = Image.open(file, formats=pillow_formats(asked.path))
+    _check_size(*image.size, asked)
+    if image.format in _ANIMATED and getattr(image, "is_animated", False):
+        raise ImageError(
+            f"image {asked.shown} has several frames",
+            expected="one image a file",
+            got=f"an animated {image.format}",
+            remedy="Save the frames as images of their own.",
+        )
+    if image.format != "TIFF" and asked.page not in (None, 1):
+        raise _no_page(asked, 1)
     return image
 
 
-def _check_header(image: Image.Image, path: Path) -> None:
-    width, height = image.size
+def _check_size(width: int, height: int, asked: _Asked) -> None:
     if width * height > MAX_PIXELS:
-        raise _too_large(path, f"{width}x{height} px")
-    _check_smallest(width, height, path)
-    try:
-        n_pages = getattr(image, "n_frames", 1)
-    except Exception as error:
-        raise _damaged("image", path, error) from error
-    if n_pages != 1 and image.format == "TIFF":
-        raise _several_pages(path, n_pages)
+        raise _too_large(asked, f"{width}x{height} px")
+    _check_smallest(width, height, asked)
 
 
-def _check_smallest(width: int, height: int, path: Path) -> None:
+def _check_smallest(width: int, height: int, asked: _Asked) -> None:
     if min(width, height) < MIN_SIDE_PX:
         raise ImageError(
-            f"image {one_line(path)} is too small",
+            f"image {asked.shown} is too small",
             expected=f"at least {MIN_SIDE_PX}x{MIN_SIDE_PX} px",
             got=f"{width}x{height} px",
         )
 
 
-def _several_pages(path: Path, n_pages: int) -> ImageError:
-    return ImageError(f"image {one_line(path)} has several pages", expected="one image a file", got=f"{n_pages}")
+def _unknown(asked: _Asked) -> ImageError:
+    known = not_read(asked.path)
+    if known is not None:
+        kind, remedy = known
+        return ImageError(f"{asked.shown} is {kind}, which is not read", expected=EXPECTED, remedy=remedy)
+    return ImageError(f"{asked.shown} is not a readable image", expected=f"{EXPECTED}, whole and of 8 or 16 bits")
 
 
-def _damaged(kind: str, path: Path, error: Exception) -> ImageError:
-    """The error for a decoder's exception: OSError, TypeError, struct.error, zlib.error and more."""
-    return ImageError(f"{kind} {one_line(path)} is damaged or truncated", got=str(error) or type(error).__name__)
+def _damaged(kind: str, asked: _Asked, error: Exception) -> ImageError:
+    return ImageError(f"{kind} {asked.shown} is damaged or truncated", got=str(error) or type(error).__name__)
 
 
-def _too_large(path: Path, got: str) -> ImageError:
+def _too_large(asked: _Asked, got: str) -> ImageError:
     return ImageError(
-        f"image {one_line(path)} is too large",
+        f"image {asked.shown} is too large",
         expected=f"at most {MAX_PIXELS // 1_000_000} million pixels (single-cell images, not whole slides)",
         got=got,
     )
 
 
-def _open_rgb(path: Path) -> Image.Image:
-    try:
-        with _opened(path) as image:
-            if ImageFile.LOAD_TRUNCATED_IMAGES:
-                raise ImageError("Pillow's LOAD_TRUNCATED_IMAGES is on", remedy="Switch it off: it hides damage.")
-            if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_misread(image, path):
-                return ImageOps.exif_transpose(_planar_tiff(path))
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            return _to_rgb(upright, path)
-    except ImageError:
-        raise
-    except Exception as error:
-        raise _damaged("image", path, error) from error
+def _read_rgb(asked: _Asked, bits: int | None, notes: list[str] | None) -> NDArray[np.uint8]:
+    with _reading(asked, notes=notes) as file:
+        found = _decode(file, asked)
+        if isinstance(found, DeepImage):
+            levels = found.to_8_bits(bits)
+            return levels if levels.ndim == 3 else np.repeat(levels[..., None], 3, axis=2)
+        return np.asarray(_to_rgb(found, asked))
 
 
-def _is_misread(image: TiffImagePlugin.TiffImageFile, path: Path) -> bool:
-    """Whether Pillow would silently read wrong values: 16-bit channels stored one plane after the other.
-
-    Raises `ImageError` for 16-bit gray that counts from white to black, which Pillow does not turn around.
-    """
-    bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
-    if max(bits) <= 8:
-        return False
-    if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+def _decode(file: BufferedReader, asked: _Asked) -> Image.Image | DeepImage:
+    """The upright image: with Pillow's mode where it has 8 bits, otherwise its values."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ImageError("Pillow's LOAD_TRUNCATED_IMAGES is on", remedy="Switch it off: it hides damage.")
+    page = _tiff_page(file, asked)
+    if page is not None and not page.by_pillow:
+        values = tiff.decode(file, page, asked.shown, MAX_PIXELS)
+        return Image.fromarray(values) if values.dtype == np.uint8 else _deep(values, page.stated_bits, asked)
+    if page is not None and page.bits > 8 and page.photometric == 0:
         raise ImageError(
-            f"image {one_line(path)} has an unsupported pixel type", expected="0 for black", got="16 bits with 0 for white"
+            f"image {asked.shown} has an unsupported pixel type", expected="0 for black", got="16 bits with 0 for white"
         )
-    return bool(len(bits) > 1 and image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2)
+
+    def opened() -> Image.Image:
+        image = _opened(file, asked)
+        if page is not None and page.index:
+            image.seek(page.index)
+        return image
+
+    image = opened()
+    # other formats than PNG and TIFF are scaled to 16 bits by their headers
+    stated = page.stated_bits if page is not None else None if image.format == "PNG" else 16
+    deep = whole_values(image, opened)
+    if deep is not None:
+        return _deep(deep, stated, asked)
+    image.load()
+    return ImageOps.exif_transpose(image)
 
 
-def _planar_tiff(path: Path) -> Image.Image:
-    """A 16-bit RGB or RGBA TIFF stored in planes, through tifffile; alpha is dropped, the orientation is passed on."""
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
-        page = file.pages.first
-        values = page.asarray()  # (3 or 4, H, W)
-        orientation = page.tags.valueof(_ORIENTATION, default=1)
-    if values.dtype != np.uint16 or values.ndim != 3 or values.shape[0] not in (3, 4):
-        raise ImageError(
-            f"image {one_line(path)} has an unsupported pixel type",
-            expected="16-bit RGB or RGBA planes",
-            got=f"{values.dtype} planes of shape {values.shape}",
-        )
-    image = Image.fromarray(np.ascontiguousarray(np.moveaxis(values[:3] >> 8, 0, 2).astype(np.uint8)))
-    image.getexif()[_ORIENTATION] = int(orientation)
-    return image
+def _deep(values: NDArray[np.integer[Any]], stated_bits: int | None, asked: _Asked) -> DeepImage:
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(f"image {asked.shown} has values beyond 16 bits", expected="8 or 16 bits a channel")
+    return DeepImage(values.astype(np.uint16), stated_bits)
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _to_rgb(image: Image.Image, asked: _Asked) -> Image.Image:
     if image.mode in ("RGB", "L", "1", "CMYK", "YCbCr", "LAB"):
         return image.convert("RGB")
     if image.mode in ("RGBA", "LA", "P", "PA", "RGBX"):
         # through RGBA, so that a palette's or an alpha's colours stay as stored, and alpha is dropped
         return Image.fromarray(np.ascontiguousarray(np.asarray(image.convert("RGBA"))[..., :3]))
-    if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(f"image {one_line(path)} has values beyond 16 bits", expected="8 or 16 bits a channel")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     raise ImageError(
-        f"image {one_line(path)} has an unsupported pixel type", expected="8 or 16 bits a channel", got=image.mode
+        f"image {asked.shown} has an unsupported pixel type", expected="8 or 16 bits a channel", got=image.mode
     )
+
+
+Exposure = Literal["black", "white", "flat"]
+_BLACK, _WHITE, _FLAT = 48, 220, 16
+"""Gray levels. In 6,900 images of five laboratories the brightest 1 % reach 149 or more, the darkest 1 % lie at 145 or
+less, and the two are 81 or more apart."""
+
+
+def exposure(image: NDArray[np.uint8]) -> Exposure | None:
+    """Whether an image (H, W, 3) is nearly black, nearly white or flat, by its brightest and darkest 1 %; else None."""
+    step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / 40_000)))
+    pixels = image[::step, ::step].reshape(-1, 3)
+    low, high = np.percentile(pixels, (1, 99), axis=0)
+    if high.max() < _BLACK:
+        return "black"
+    if low.min() > _WHITE:
+        return "white"
+    return "flat" if (high - low).max() < _FLAT else None
 
 
 Interpolation = Literal["bilinear", "bicubic"]

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from hemalens.bundle.bundle import open_bundle
 from hemalens.datasets import READERS, Record, open_dataset
+from hemalens.datasets.images import plain_images
 from hemalens.datasets.open import spec_path
 from hemalens.errors import InputError, OutputError, one_line, public
 from hemalens.files import atomic_path
 from hemalens.imaging.segmentation import Outcome
-from hemalens.inference.predictor import Predictor, list_images
+from hemalens.inference.predictor import Predictor
 from hemalens.inference.rows import RowFormat, row_writer
 from hemalens.outputs import claim_output
-from hemalens.progress import track
+from hemalens.progress import Say, track
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.trust.conformal import COVERAGE
 from hemalens.trust.monitor import BatchReport
@@ -34,6 +35,8 @@ class PredictionSummary:
     """Outcomes of cutting the cells out; empty for a bundle of whole images."""
     trust: BatchReport
     """Domain shift and estimated accuracy, without labels."""
+    notes: tuple[str, ...]
+    """What was left out of the folder or dataset, and how its images were read."""
 
 
 @public
@@ -63,7 +66,8 @@ def predict(
         raise InputError("the abstention threshold is out of range", expected="0 to 1", got=str(abstain_below))
     with claim_output(out, overwrite=overwrite, inputs=[bundle_path, spec_path(source)]):
         bundle = open_bundle(bundle_path)
-        images = open_images(source)
+        notes: list[str] = []
+        images = open_images(source, say=notes.append)
         monitor = bundle.monitor(coverage=coverage)
         predictor = Predictor(bundle, monitor=monitor, abstain_below=abstain_below, embeddings=embeddings)
         counts: Counter[str] = Counter()
@@ -85,12 +89,24 @@ def predict(
                 progress(1)
         by_label = {label: counts[label] for label in predictor.labels if counts[label]}
         cells = dict(sum((stage.seen for stage in predictor.stages), Counter[Outcome]()))
-        return PredictionSummary(len(images), by_label, n_abstained, n_unreadable, first_error, cells, monitor.report())
+        told = tuple(notes)
+        return PredictionSummary(
+            len(images), by_label, n_abstained, n_unreadable, first_error, cells, monitor.report(), told
+        )
 
 
-def open_images(source: str) -> tuple[Record, ...]:
-    """The images of a dataset ("reader:path"), a folder, or one image; raises `DatasetError` when there is none."""
+def open_images(source: str, *, say: Say) -> tuple[Record, ...]:
+    """The images of a dataset ("reader:path"), a folder, or one image; raises `DatasetError` when there is none.
+
+    `say` is given a line on each thing that was left out, and on how the images are read.
+    """
     reader, separator, _ = source.partition(":")
     if separator and reader in READERS and not Path(source).exists():
-        return open_dataset(source, labels=AS_LABELLED).records
-    return tuple(Record(path, source_label="", domain=path.parent.name) for path in list_images(Path(source)))
+        dataset = open_dataset(source, labels=AS_LABELLED)
+        records, notes = dataset.records, dataset.notes
+    else:
+        listing = plain_images(Path(source))
+        records, notes = tuple(listing.records), tuple(listing.notes)
+    for note in notes:
+        say(note)
+    return records

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemalens.bundle.bundle import FINE, Bundle
-from hemalens.datasets.base import Record, is_image_name
-from hemalens.errors import BundleError, DatasetError, ImageError, one_line
-from hemalens.files import walk_files
+from hemalens.datasets.base import Record
+from hemalens.errors import BundleError, ImageError, one_line
 from hemalens.graphs.runtime import GraphRunner, Outputs
 from hemalens.trust.monitor import Monitor
 
@@ -149,23 +148,3 @@ def _batches(predictions: Iterable[Prediction]) -> Iterator[list[Prediction]]:
             batch = []
     if batch:
         yield batch
-
-
-def list_images(path: Path) -> list[Path]:
-    """The image at `path`, or every entry below the folder `path` with an image's name, sorted.
-
-    A folder with an image's name is listed too, and becomes an unreadable row. Raises `DatasetError` when there is none.
-    """
-    if not path.exists():
-        raise DatasetError(
-            f"there is no image or folder {one_line(path)}",
-            remedy="Check the path; a relative one starts at the current folder.",
-        )
-    if path.is_file():
-        return [path]
-    folders = [entry for entry in path.rglob("*") if entry.is_dir() and is_image_name(entry)]
-    found = [p for p in walk_files(path) if is_image_name(p) and not any(f in p.parents for f in folders)]
-    images = sorted([*found, *folders])
-    if not images:
-        raise DatasetError(f"no image in {one_line(path)}", expected="files named *.jpg, *.png, *.bmp or *.tif")
-    return images

@@ -45,7 +45,7 @@ class RowFormat:
         p = prediction.probabilities
         values: Row = {
             # a name that is not UTF-8 is written with its bytes escaped
-            "path": str(prediction.record.path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+            "path": prediction.record.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
             "label": prediction.label,
             "probability": None if p is None else float(p.max()),
             "abstained": None if p is None else prediction.abstained,

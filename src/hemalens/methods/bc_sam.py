@@ -187,7 +187,7 @@ def cell_images(records: Sequence[Record], stage: CellImageStage) -> tuple[NDArr
     with track("cutting cells out", len(records)) as progress:
         for start in range(0, len(records), MAPS_AT_ONCE):
             part = [record.unstaged() for record in records[start : start + MAPS_AT_ONCE]]
-            contents = [record.content_id() for record in part]
+            contents = [record.view_id() for record in part]
             known = cache.get(once.digest_by_content, contents, np.uint8)
             fresh = {}
             for i, (content, record) in enumerate(zip(contents, part, strict=True)):
@@ -222,7 +222,7 @@ def reconstruction_table(
     """Cell images (n, side, side, 3) and one or more reconstructions of each."""
     rows = [
         Picture(
-            name=record.path.name,
+            name=record.file_name,
             caption=", ".join(text for text in (record.domain, record.label) if text),
             pictures=tuple(thumbnail(images[i]) for images in (cells, *reconstructed.values())),
         )

@@ -48,7 +48,7 @@ def sample_gallery(
             except ImageError:
                 n_unreadable += 1
                 continue
-            rows.append(Picture(name=record.path.name, caption=formatting.label(code), pictures=(shown,)))
+            rows.append(Picture(name=record.file_name, caption=formatting.label(code), pictures=(shown,)))
             n_shown += 1
     if n_unreadable:
         note = f"{note} {formatting.counted(n_unreadable, 'unreadable image')} passed over.".strip()

@@ -157,6 +157,7 @@ def segment(
     config: CellImageConfig | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    say: Say = lambda text: None,
 ) -> tuple[Segmented, Report]:
     """Segment the cell in every image of `source`; write masks and cell images as PNG, a CSV and a report into `out`.
 
@@ -167,7 +168,7 @@ def segment(
     inputs = [spec_path(segmenter_name), spec_path(source)]
     with claim_folder(out, parts, "masks of cells", overwrite=overwrite, inputs=inputs):
         segmenter = open_segmenter(segmenter_name)
-        records = open_images(source)
+        records = open_images(source, say=say)
         chosen = config or CellImageConfig()
         with atomic_dir(out) as folder:
             rows = _write_cells(records, segmenter, chosen, folder)
@@ -194,7 +195,7 @@ def _write_cells(
         (folder / part).mkdir()
     with track("finding cells", len(records)) as progress:
         for number, record in enumerate(records):
-            row: dict[str, str] = {**dict.fromkeys(COLUMNS, ""), "path": str(record.path)}
+            row: dict[str, str] = {**dict.fromkeys(COLUMNS, ""), "path": record.name}
             try:
                 image = record.read()
                 truth = read_cell_mask(record, image) if record.mask_path is not None else None

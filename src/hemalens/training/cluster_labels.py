@@ -111,9 +111,9 @@ def write_clusters(clusters: Clusters, folder: Path) -> None:
     """Write `FEATURE_TABLE`, the features of each region, and `LABEL_TABLE`, its cluster, as CSV files with a head."""
     records = clusters.regions.records
     columns = [f"feature_{i + 1}" for i in range(clusters.features.shape[1])]
-    features = ([r.path.name, *(f"{v:.6g}" for v in row)] for r, row in zip(records, clusters.features, strict=True))
+    features = ([r.file_name, *(f"{v:.6g}" for v in row)] for r, row in zip(records, clusters.features, strict=True))
     _write_table(folder / FEATURE_TABLE, ["image", *columns], features)
-    labels = ([r.path.name, r.source_label, label] for r, label in zip(records, clusters.labels, strict=True))
+    labels = ([r.file_name, r.source_label, label] for r, label in zip(records, clusters.labels, strict=True))
     _write_table(folder / LABEL_TABLE, ["image", "source_label", "cluster"], labels)
 
 

@@ -81,7 +81,7 @@ def embed(encoder: onnx.ModelProto, dataset: CellDataset) -> Embedded:
         found = extract(dataset.records, encoder, cache=FeatureCache(default_cache_dir()), progress=progress)
     if len(found.readable) == 0:
         raise DatasetError(f"no image of {dataset.name} can be read", got=next(iter(found.errors.values()), "no image"))
-    unreadable = {str(dataset.records[i].path): error for i, error in found.errors.items()}
+    unreadable = {dataset.records[i].name: error for i, error in found.errors.items()}
     return Embedded(dataset.subset(found.readable), found.embeddings.astype(np.float64), unreadable)
 
 

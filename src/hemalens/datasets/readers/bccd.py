@@ -7,6 +7,8 @@ from xml.etree import ElementTree
 
 from hemalens.datasets.base import Labels, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
 from hemalens.errors import DatasetError, one_line
+from hemalens.files import open_regular
+from hemalens.imaging.formats import note_not_read
 from hemalens.imaging.reading import Box
 
 CROPS_LAYOUT = "BCCD_cropped/<Class>/<field>_<number>.jpg with the classes Neutrophil ... Basophil"
@@ -61,12 +63,14 @@ def _read_fields(root: Path) -> Listing:
             records.append(Record(path, label, domain="bccd", group=path.stem, box=box))
     if not records:
         raise wrong_layout(root, "BCCD fields", FIELDS_LAYOUT)
-    return Listing(records, [f"{empty} box(es) without area were left out"] if empty else [])
+    notes = [f"{empty} box(es) without area were left out"] if empty else []
+    return Listing(records, notes + note_not_read(images.iterdir()))
 
 
 def _boxes(path: Path) -> list[tuple[str, Box]]:
     try:
-        root = ElementTree.parse(path).getroot()
+        with open_regular(path) as file:
+            root = ElementTree.parse(file).getroot()
         found = []
         for item in root.iter("object"):
             corners = [int(float(item.findtext(f"bndbox/{name}", ""))) for name in ("xmin", "ymin", "xmax", "ymax")]

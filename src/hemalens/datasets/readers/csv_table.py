@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
 from hemalens.datasets.base import Listing, Reader, Record
+from hemalens.datasets.images import FOLLOW, split_page
 from hemalens.errors import DatasetError, one_line
+from hemalens.files import is_below, links_are_followed
 
 COLUMNS = ("path", "label")
 OPTIONAL = ("group", "domain", "mask")
@@ -48,13 +51,16 @@ def _record(table: Path, line: int, row: dict[str | Any, str | Any]) -> Record:
     if not label:
         raise DatasetError(f"{where}: the label is empty", remedy="Fill it in, or take the row out.")
     mask = row.get("mask") or ""
+    name = row["path"] or ""
+    _, page = split_page(table.parent / name)
     return Record(
-        path=_inside(table.parent, row["path"] or "", where),
+        path=_inside(table.parent, name if page is None else name.removesuffix(f"#{page}"), where),
         source_label=label,
         domain=(row.get("domain") or "").strip() or table.stem,
         # a stray space would make two groups of one, and a group must not cross a split
         group=(row.get("group") or "").strip() or None,
         mask_path=_inside(table.parent, mask, where) if mask else None,
+        page=page,
     )
 
 
@@ -67,7 +73,14 @@ def _inside(folder: Path, name: str, where: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         raise DatasetError(f"{where}: {one_line(name)} cannot be a path", got=str(error)) from error
     if not inside:
-        raise DatasetError(f"{where}: {one_line(name)} lies outside the CSV's folder", expected="a path inside it")
+        linked = is_below(os.path.abspath(path), os.path.abspath(folder))
+        if not (linked and links_are_followed()):
+            raise DatasetError(
+                f"{where}: {one_line(name)} lies outside the CSV's folder",
+                expected="a path inside it",
+                got="a link out of it" if linked else None,
+                remedy=FOLLOW if linked else None,
+            )
     if not exists:
         raise DatasetError(
             f"{where}: there is no file {one_line(path)}", remedy="Correct the path; it starts at the CSV's folder."

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hemalens.datasets.base import Labels, Listing, Reader, Record, is_image_file, wrong_layout
 from hemalens.errors import DatasetError, one_line
+from hemalens.imaging.formats import note_not_read
 
 CITATION = (
     "Zheng et al., Fast and robust segmentation of white blood cell images by self-supervised learning, Micron 107 (2018)"
@@ -55,7 +56,8 @@ def _read_set(number: int, domain: str, title: str, layout: str) -> Callable[[Pa
             raise DatasetError(f"{one_line(table)} has no label for {', '.join(unlabelled[:3])}")
         if not records:
             raise wrong_layout(root, title, layout)
-        return Listing(records, [f"{without_mask} image(s) have no mask"] if without_mask else [])
+        notes = [f"{without_mask} image(s) have no mask"] if without_mask else []
+        return Listing(records, notes + note_not_read(folder.iterdir()))
 
     return read
 

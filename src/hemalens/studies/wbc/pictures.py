@@ -51,7 +51,7 @@ def _table(cells: CellDataset, use: MaskUse, *, segmenter: str, seed: int) -> Pi
         shown["mask"] = read_cell_mask(record, original)
         for n in range(use.copies):
             shown[f"new image {n + 1}"] = images[len(cells) + i * use.copies + n]
-        rows.append(GalleryRow(record.path.name, shown, caption=label(str(record.label))))
+        rows.append(GalleryRow(record.file_name, shown, caption=label(str(record.label))))
     return mask_gallery(
         rows,
         title="Cells with their masks, and new images of them",
