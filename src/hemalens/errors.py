@@ -7,6 +7,7 @@ import errno
 import functools
 import operator
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
 
@@ -113,6 +114,17 @@ def one_line(name: object) -> str:
     return repr(str(name))
 
 
+def visible(text: object) -> str:
+    """A user's text on one line: control, direction and other invisible characters are escaped."""
+    return "".join(escaped(c) for c in str(text))
+
+
+def escaped(character: str) -> str:
+    """The character, or its escape where it is invisible: an escape code of the terminal becomes \\x1b."""
+    shown = character.isprintable() or unicodedata.category(character) == "Zs"
+    return character if shown else character.encode("unicode_escape").decode("ascii")
+
+
 def access_error(error: OSError) -> FileAccessError:
     """An `OSError` in one line: the path, and the right that is missing."""
     path = "a file" if error.filename is None else one_line(error.filename)
@@ -163,11 +175,18 @@ _R = TypeVar("_R")
 
 
 def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Decorate a public function: its `seed` is checked, and errors of the system leave it as a `HemalensError`."""
+    """Decorate a public function: errors of the system leave it as a `HemalensError`.
+
+    Its `seed`, `overwrite` and `say` are checked, where it has them.
+    """
 
     @functools.wraps(function)
     def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         check_seed(kwargs.get("seed", 0))
+        if not isinstance(kwargs.get("overwrite", False), bool):
+            raise InputError("overwrite is neither True nor False", got=f"{kwargs['overwrite']!r:.40}")
+        if not callable(kwargs.get("say", print)):
+            raise InputError("say is no function", expected="a function of a text", got=f"{kwargs['say']!r:.40}")
         try:
             return function(*args, **kwargs)
         except Exception as error:

@@ -7,21 +7,25 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image, ImageDraw
+from pydantic import Field
 from scipy.special import softmax
 
 from hemalens.adaptation.active_learning import WHY, Pool, check_strategy, choose
 from hemalens.adaptation.source_head import SourceHead
-from hemalens.bundle.bundle import open_bundle
+from hemalens.bundle.bundle import Bundle, BundleLike, bundle_folder, open_bundle
 from hemalens.cache import FeatureCache
+from hemalens.config import checked
 from hemalens.datasets import READERS, Record
 from hemalens.datasets.images import prepared
-from hemalens.datasets.open import spec_path
+from hemalens.datasets.open import check_spec, spec_path
 from hemalens.datasets.splits import seeded
+from hemalens.datasets.table_text import cell
 from hemalens.errors import DatasetError, InputError, OutputError, one_line, public
-from hemalens.files import atomic_path, default_cache_dir
+from hemalens.files import PathLike, as_path, atomic_path, default_cache_dir
 from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
 from hemalens.imaging.reading import named
@@ -53,10 +57,10 @@ class SuggestOptions:
     `labelled` is a CSV path,label of cells that have a label: none of them is chosen. `sheet` (.png) shows the cells.
     """
 
-    n: int = 20
+    n: Annotated[int, Field(ge=1)] = 20
     strategy: str = DEFAULT_STRATEGY
-    labelled: Path | None = None
-    sheet: Path | None = None
+    labelled: PathLike | None = None
+    sheet: PathLike | None = None
 
 
 DEFAULTS = SuggestOptions()
@@ -64,10 +68,10 @@ DEFAULTS = SuggestOptions()
 
 @public
 def suggest(
-    bundle_path: Path,
-    source: str,
+    bundle: BundleLike,
+    source: PathLike,
     *,
-    out: Path,
+    out: PathLike,
     options: SuggestOptions = DEFAULTS,
     seed: int = 0,
     overwrite: bool = False,
@@ -79,24 +83,31 @@ def suggest(
     Unreadable images are left out and counted. Raises `InputError` if no image is left, `ConfigError` for an unknown
     strategy and `OutputError` for a file that cannot be written.
     """
+    options = checked(options, SuggestOptions)
     check_strategy(options.strategy)
-    sheet = options.sheet
+    out, source = as_path(out, "out"), check_spec(source, "the source of the images")
+    sheet = None if options.sheet is None else as_path(options.sheet, "the sheet")
     if out.suffix != ".csv" or (sheet is not None and sheet.suffix != ".png"):
         raise OutputError("cannot write the suggestions", expected="an --out that ends in .csv and a --sheet in .png")
-    inputs = [bundle_path, spec_path(source), *([options.labelled] if options.labelled else [])]
+    known = [] if options.labelled is None else [as_path(options.labelled, "the list of labelled cells")]
+    inputs = [bundle_folder(bundle), spec_path(source), *known]
     with ExitStack() as claims:
         for file in (out, *([sheet] if sheet else [])):
             claims.enter_context(claim_output(file, overwrite=overwrite, inputs=inputs))
-        return _suggest(bundle_path, source, out, options, seed=seed, say=say)
+        return _suggest(open_bundle(bundle), source, out, options, seed=seed, say=say)
 
 
-def _suggest(
-    bundle_path: Path, source: str, out: Path, options: SuggestOptions, *, seed: int, say: Say
-) -> list[Suggestion]:
-    sheet = options.sheet
-    bundle = open_bundle(bundle_path)
+def _suggest(bundle: Bundle, source: str, out: Path, options: SuggestOptions, *, seed: int, say: Say) -> list[Suggestion]:
+    sheet = None if options.sheet is None else Path(options.sheet)
+    labelled = None if options.labelled is None else Path(options.labelled)
     given = open_images(source, say=say)
-    known = prepared(READERS["csv"].read(options.labelled), options.labelled).records if options.labelled else []
+    if any(record.box is not None for record in given):
+        raise InputError(
+            f"the cells of {one_line(source)} are boxes in larger images, which a list of paths cannot name",
+            expected="an image a cell",
+            remedy="Save each cell as an image of its own first.",
+        )
+    known = prepared(READERS["csv"].read(labelled), labelled).records if labelled else []
     records = [replace(record, source_label="", before=bundle.stages) for record in (*given, *known)]
     encoder = graphs.cut(bundle.graph, ["image"], ["embedding"])
     with track("embedding", len(records)) as progress:
@@ -147,7 +158,7 @@ def _write(file: Path, suggestions: Sequence[Suggestion]) -> None:
     with open(file, "w", newline="", encoding="utf-8") as handle:
         table = csv.writer(handle)
         table.writerow(COLUMNS)
-        table.writerows([s.path, "", s.rank, s.guess, f"{s.probability:.3f}", s.why] for s in suggestions)
+        table.writerows([cell(s.path), "", s.rank, s.guess, f"{s.probability:.3f}", s.why] for s in suggestions)
 
 
 def _contact_sheet(records: Sequence[Record], suggestions: Sequence[Suggestion]) -> Image.Image:

@@ -21,7 +21,7 @@ from hemalens.cli.process import (
     stopped_by_signals,
     usage_line,
 )
-from hemalens.errors import HemalensError, InputError, system_error
+from hemalens.errors import HemalensError, InputError, system_error, visible
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as in shells."""
@@ -125,7 +125,7 @@ def _fail(message: str, code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is sys.stderr:
-                print(message, file=stream)
+                print(visible(message), file=stream)
             stream.flush()
         except OSError:
             silence(stream)

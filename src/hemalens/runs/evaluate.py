@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated
 
-from hemalens.bundle.bundle import Bundle, open_bundle
+from pydantic import Field
+
+from hemalens.bundle.bundle import Bundle, BundleLike, bundle_folder, open_bundle
+from hemalens.config import checked
 from hemalens.datasets.leaks import refuse_leaks
-from hemalens.datasets.open import spec_path
+from hemalens.datasets.open import check_spec, spec_path
 from hemalens.errors import public
 from hemalens.evaluation.evaluate import evaluate_with_predictions
 from hemalens.evaluation.occlusion import N_SHOWN, occlusion_table
 from hemalens.evaluation.results import MethodCard, Report
 from hemalens.evaluation.trust_check import trust_check
-from hemalens.files import atomic_dir
+from hemalens.files import PathLike, as_path, atomic_dir
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.report import HTML_NAME, JSON_NAME, MARKDOWN_NAME, write_report
@@ -29,9 +32,9 @@ class EvaluateOptions:
     The report shows occlusion maps of at most `n_occluded` cells.
     """
 
-    min_per_class: int = 1
+    min_per_class: Annotated[int, Field(ge=1)] = 1
     drop_seen: bool = False
-    n_occluded: int = N_SHOWN
+    n_occluded: Annotated[int, Field(ge=0)] = N_SHOWN
 
 
 DEFAULTS = EvaluateOptions()
@@ -39,10 +42,10 @@ DEFAULTS = EvaluateOptions()
 
 @public
 def evaluate(
-    bundle_path: Path,
-    data_spec: str,
+    bundle: BundleLike,
+    data: PathLike,
     *,
-    out: Path,
+    out: PathLike,
     options: EvaluateOptions = DEFAULTS,
     seed: int = 0,
     overwrite: bool = False,
@@ -50,20 +53,20 @@ def evaluate(
 ) -> Report:
     """Test a bundle on a dataset under the bundle's own label map, and write a report into `out`.
 
-    The report lists unreadable images. Raises `SplitError` for images that the bundle has seen, unless the options drop
-    them.
+    The report lists unreadable images. Raises `SplitError` for images that the bundle has seen, unless dropped.
     """
+    options = checked(options, EvaluateOptions)
+    out, data = as_path(out, "out"), check_spec(data, "the test data")
     parts = (JSON_NAME, MARKDOWN_NAME, HTML_NAME)
-    with claim_folder(out, parts, "a report", overwrite=overwrite, inputs=[bundle_path, spec_path(data_spec)]):
-        bundle = open_bundle(bundle_path)
-        # an adapted bundle may have classes outside its label map
-        known = bundle.manifest.labels
+    with claim_folder(out, parts, "a report", overwrite=overwrite, inputs=[bundle_folder(bundle), spec_path(data)]):
+        bundle = open_bundle(bundle)
         given = open_inputs(
-            data_spec,
+            data,
             labels=bundle.manifest.label_map,
             role="test",
             unreadable="keep",
-            keep=lambda label: label in known,
+            # an adapted bundle may have classes outside its label map
+            keep=bundle.manifest.labels.__contains__,
             stages=bundle.stages,
         )
         if options.drop_seen:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from hemalens.bundle.stages import Stage, count_outcomes
 from hemalens.datasets import CellDataset, Keep, open_dataset, together
 from hemalens.datasets.file_checks import file_checks
+from hemalens.datasets.open import check_specs
 from hemalens.datasets.splits import Cleaning, Unreadable, clean, leave_out_small
 from hemalens.evaluation.results import DataCard
+from hemalens.files import PathLike
 from hemalens.imaging.segmentation import Outcome
 from hemalens.progress import Say
 from hemalens.report.compose import data_card
@@ -44,7 +46,7 @@ class Inputs:
 
 
 def open_inputs(
-    specs: str | Sequence[str],
+    specs: PathLike | Sequence[PathLike],
     *,
     labels: str,
     role: str,
@@ -57,7 +59,7 @@ def open_inputs(
 
     Several `specs` give one dataset of all their images. `stages` process each image when it is read.
     """
-    named = [specs] if isinstance(specs, str) else list(dict.fromkeys(specs))
+    named = list(dict.fromkeys(check_specs(specs, "the data")))
     opened = together([open_dataset(spec, labels=labels, keep=keep) for spec in named])
     cleaned, cleaning = clean(opened, unreadable=unreadable)
     kept, small = leave_out_small(cleaned, min_per_class)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hemalens.config import StrictConfig
-from hemalens.datasets.open import spec_path
 from hemalens.errors import InputError, near_matches
 from hemalens.progress import Say
 
@@ -136,6 +135,8 @@ class Study(Description):
 
 def input_paths(data: Mapping[str, Sequence[str]]) -> list[Path]:
     """The paths of all data of a study."""
+    from hemalens.datasets.open import spec_path
+
     return [spec_path(spec) for specs in data.values() for spec in specs]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from hemalens.datasets.base import Listing, Reader, Record
 from hemalens.datasets.images import FOLLOW, split_page
+from hemalens.datasets.table_text import plain
 from hemalens.errors import DatasetError, one_line
 from hemalens.files import is_below, links_are_followed
 
@@ -47,19 +48,20 @@ def _record(table: Path, line: int, row: dict[str | Any, str | Any]) -> Record:
     where = f"{one_line(table)}, line {line}"
     if None in row:
         raise DatasetError(f"{where}: more values than columns", remedy="Put a value that holds a comma in double quotes.")
-    label = (row["label"] or "").strip()
+    label = plain((row["label"] or "").strip())
     if not label:
         raise DatasetError(f"{where}: the label is empty", remedy="Fill it in, or take the row out.")
-    mask = row.get("mask") or ""
-    name = row["path"] or ""
+    mask = plain(row.get("mask") or "")
+    name = plain(row["path"] or "")
     _, page = split_page(table.parent / name)
     return Record(
         path=_inside(table.parent, name if page is None else name.removesuffix(f"#{page}"), where),
         source_label=label,
-        domain=(row.get("domain") or "").strip() or table.stem,
+        domain=plain((row.get("domain") or "").strip()) or table.stem,
         # a stray space would make two groups of one, and a group must not cross a split
-        group=(row.get("group") or "").strip() or None,
+        group=plain((row.get("group") or "").strip()) or None,
         mask_path=_inside(table.parent, mask, where) if mask else None,
+        extra=tuple((name, plain(value or "")) for name, value in row.items() if name not in (*COLUMNS, *OPTIONAL)),
         page=page,
     )
 
