@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from hemalens.adaptation.adapt import adapt
     from hemalens.adaptation.options import AdaptOptions
     from hemalens.adaptation.suggest import SuggestOptions, suggest
+    from hemalens.benchmark.config import BenchmarkConfig
     from hemalens.benchmark.run import benchmark
     from hemalens.bundle.bundle import Bundle, open_bundle
     from hemalens.bundle.default_model import default_model_path
     from hemalens.datasets import CellDataset, Record, open_dataset
     from hemalens.errors import HemalensError
+    from hemalens.imaging.segmentation import CellImageConfig
     from hemalens.inference.predict import predict
     from hemalens.inference.predictor import Prediction, Predictor
     from hemalens.runs.evaluate import EvaluateOptions, evaluate
@@ -36,8 +38,10 @@ os.environ.update(
 
 _PLACES = {
     "AdaptOptions": "hemalens.adaptation.options",
+    "BenchmarkConfig": "hemalens.benchmark.config",
     "Bundle": "hemalens.bundle.bundle",
     "CellDataset": "hemalens.datasets",
+    "CellImageConfig": "hemalens.imaging.segmentation",
     "EvaluateOptions": "hemalens.runs.evaluate",
     "HemalensError": "hemalens.errors",
     "Prediction": "hemalens.inference.predictor",
@@ -62,8 +66,10 @@ _PLACES = {
 
 __all__ = [
     "AdaptOptions",
+    "BenchmarkConfig",
     "Bundle",
     "CellDataset",
+    "CellImageConfig",
     "EvaluateOptions",
     "HemalensError",
     "Prediction",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import reprlib
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar, cast, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from hemalens.errors import MAX_SEED, ConfigError, near_matches, one_line
+from hemalens.errors import MAX_SEED, ConfigError, InputError, near_matches, one_line, visible
 from hemalens.files import open_regular
 
 MAX_BYTES = 1_000_000
@@ -193,3 +197,78 @@ def _keys(model: type[BaseModel]) -> list[str]:
         else:
             keys.append(name)
     return keys
+
+
+def check_whole(value: object, what: str, *, least: int) -> None:
+    """Raise `InputError`, naming `what`, unless `value` is a whole number of at least `least`."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or int(value) < least:  # type: ignore[call-overload]
+        problem = f"{what} is out of range" if whole else f"{what} is no number"
+        raise InputError(problem, expected=f"a whole number from {least} on", got=_brief(value))
+
+
+def check_share(value: object, what: str, *, ends: bool = True) -> None:
+    """Raise `InputError`, naming `what`, unless `value` is a number from 0 to 1, without 0 and 1 if not `ends`."""
+    number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    within = number and (0 <= float(value) <= 1 if ends else 0 < float(value) < 1)  # type: ignore[arg-type]
+    if not within:
+        problem = f"{what} is out of range" if number else f"{what} is no number"
+        raise InputError(problem, expected="0 to 1" if ends else "above 0, below 1", got=_brief(value))
+
+
+def check_flag(value: object, what: str) -> None:
+    """Raise `InputError`, naming `what`, unless `value` is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{what} is neither True nor False", got=_brief(value))
+
+
+def check_text(value: object, what: str) -> None:
+    """Raise `InputError`, naming `what`, unless `value` is a text."""
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{what} is no name", expected="a text", got=_brief(value))
+
+
+def check_texts(values: object, what: str) -> None:
+    """Raise `InputError`, naming `what`, unless `values` are several texts: a list of them, and not one."""
+    if not isinstance(values, Sequence) or isinstance(values, str) or not all(isinstance(v, str) for v in values):
+        raise InputError(f"{what} are no list of texts", expected='a list, as in ["epochs=10"]', got=_brief(values))
+
+
+Options = TypeVar("Options")
+
+
+def checked(given: Options, kind: type[Options]) -> Options:
+    """The options `kind`, a dataclass, with paths as texts; raises `InputError` for a value that one cannot have."""
+    if not isinstance(given, kind):
+        raise InputError("these are no options of this function", expected=kind.__name__, got=_brief(given))
+    values = {}
+    for name, adapter in _adapters(cast(type, kind)).items():
+        value = getattr(given, name)
+        try:
+            adapter.validate_python(value.item() if isinstance(value, np.generic) else value)
+        except ValidationError as error:
+            problem = f"the option {name} of {kind.__name__} is not valid"
+            expected = error.errors()[0]["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            raise InputError(problem, expected=expected, got=_brief(value)) from error
+        values[name] = _as_text(value)
+    return kind(**values)
+
+
+def _as_text(value: Any) -> Any:
+    """A value with its paths as texts."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return tuple(map(_as_text, value)) if isinstance(value, list | tuple) else value
+
+
+@cache
+def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
+    """A check of each field of a dataclass, by its annotation."""
+    hints = get_type_hints(kind, include_extras=True)
+    how = ConfigDict(strict=True, allow_inf_nan=False)
+    return {field.name: TypeAdapter(hints[field.name], config=how) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+
+
+def _brief(value: object) -> str:
+    """A value in a few characters, on one line."""
+    return visible(_SHORT.repr(value))

@@ -209,11 +209,18 @@ _R = TypeVar("_R")
 
 
 def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Decorate a public function: its `seed` is checked, and errors of the system leave it as a `HemalensError`."""
+    """Decorate a public function: errors of the system leave it as a `HemalensError`.
+
+    Its `seed`, `overwrite` and `say` are checked, where it has them.
+    """
 
     @functools.wraps(function)
     def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         check_seed(kwargs.get("seed", 0))
+        if not isinstance(kwargs.get("overwrite", False), bool):
+            raise InputError("overwrite is neither True nor False", got=f"{kwargs['overwrite']!r:.40}")
+        if not callable(kwargs.get("say", print)):
+            raise InputError("say is no function", expected="a function of a text", got=f"{kwargs['say']!r:.40}")
         try:
             return function(*args, **kwargs)
         except Exception as error:

@@ -41,7 +41,7 @@ from hemalens.errors import BundleError, ImageError
 from hemalens.evaluation.evaluate import predict_dataset
 from hemalens.files import sha256_file
 from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
-from hemalens.imaging.nucleus import find_nucleus
+from hemalens.imaging.nucleus import Nuclei, find_nuclei, find_nucleus
 from hemalens.imaging.segmentation import CellImageConfig, cell_image, segment_cell
 from hemalens.inference.predictor import Predictor
 from hemalens.methods import find_method
@@ -237,11 +237,11 @@ def test_a_centred_crop_is_made_once_kept_and_counted(monkeypatch: pytest.Monkey
     config = CLOSE
     asked: list[NDArray[np.uint8]] = []
 
-    def spy(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    def spy(image: NDArray[np.uint8]) -> Nuclei:
         asked.append(image)
-        return find_nucleus(image)
+        return find_nuclei(image)
 
-    monkeypatch.setattr(stages, "find_nucleus", spy)
+    monkeypatch.setattr(stages, "find_nuclei", spy)
     first = CentredCropStage(config)
     for stage in (first, first, CentredCropStage(config)):
         for outcome, image in NUCLEI.items():

@@ -23,6 +23,7 @@ import trained
 from bench import benchmark
 from command import Command
 from hemalens import evaluate, predict, train
+from hemalens.datasets.table_text import cell, plain
 from hemalens.errors import (
     ConfigError,
     DatasetError,
@@ -447,7 +448,9 @@ def test_strange_names_survive_the_table(bundle: Path, tmp_path: Path, suffix: s
         _image(images / name, seed=number)
     out = tmp_path / f"answers{suffix}"
     assert predict(bundle, str(images), out=out).n_rows == len(STRANGE_NAMES)
-    expected = sorted(str(images / name) for name in STRANGE_NAMES)
+    paths = sorted(str(images / name) for name in STRANGE_NAMES)
+    expected = [cell(path) for path in paths]
+    assert [plain(path) for path in expected] == paths
     if suffix == ".parquet":
         assert pandas.read_parquet(out)["path"].tolist() == expected
         return
@@ -465,7 +468,7 @@ def test_a_name_that_is_no_utf8_is_a_row_like_any_other(bundle: Path, tmp_path: 
         pytest.skip("this file system takes UTF-8 names only")
     for out in (tmp_path / "answers.csv", tmp_path / "answers.parquet"):
         assert predict(bundle, str(images), out=out).n_unreadable == 0
-    assert pandas.read_csv(tmp_path / "answers.csv")["path"].tolist() == [f"{images}/bad \\xff.png"]
+    assert pandas.read_csv(tmp_path / "answers.csv")["path"].tolist() == [f"'{images}/bad \\udcff.png"]
 
 
 def test_broken_images_are_rows_and_the_command_succeeds(bundle: Path, tmp_path: Path, hemalens: Command) -> None:
@@ -488,7 +491,9 @@ def test_broken_images_are_rows_and_the_command_succeeds(bundle: Path, tmp_path:
         assert message in row.error
         assert Path(row.path).name in row.error
     assert "is a folder" in rows["error"].iloc[-2]
-    assert rows[rows["error"].notna()].drop(columns=["path", "error"]).isna().all(axis=None)
+    broken_rows = rows[rows["error"].notna()]
+    assert broken_rows["abstained"].all()
+    assert broken_rows.drop(columns=["path", "abstained", "error"]).isna().all(axis=None)
 
 
 def test_predicting_nothing_and_the_unknown(bundle: Path, tmp_path: Path, hemalens: Command) -> None:

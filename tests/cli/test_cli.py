@@ -311,8 +311,10 @@ def test_starting_loads_nothing_heavy(statement: str) -> None:
 def test_the_public_names_are_these() -> None:
     assert set(hemalens.__all__) == {
         "AdaptOptions",
+        "BenchmarkConfig",
         "Bundle",
         "CellDataset",
+        "CellImageConfig",
         "EvaluateOptions",
         "HemalensError",
         "Prediction",

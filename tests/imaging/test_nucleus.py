@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES, draw_cell
-from hemalens.imaging.nucleus import find_nucleus, reduced, spread
+from hemalens.imaging.nucleus import find_nuclei, find_nucleus, is_noise, reduced, spread
 from hemalens.imaging.reading import read_image, read_mask
 
 
@@ -124,3 +124,36 @@ def test_real_nuclei_lie_within_their_cells_and_are_as_wide_as_published(real_da
     assert len(inside) > 30
     assert np.mean(np.array(inside) > 0.9) > 0.95
     assert 0.95 < float(np.median(ratios)) < 1.05
+
+
+# ------------------------------------------------------------------------------------- other cells, and nothing at all
+
+
+def _drawn(seed: int) -> NDArray[np.uint8]:
+    return draw_cell("lymphocyte", LABORATORIES["lab_a"], np.random.default_rng(seed))[0]
+
+
+def test_another_white_cell_is_seen_and_lobes_are_not() -> None:
+    one, other = _drawn(1), _drawn(2)
+    assert find_nuclei(np.concatenate([one, other], axis=1)).several
+    assert not find_nuclei(one).several
+    lobes = np.full((120, 120, 3), 230, np.uint8)
+    for row in (50, 72):
+        lobes[_disk((120, 120), row, 60, 9)] = (90, 40, 140)
+    assert not find_nuclei(lobes).several
+    lobes[_disk((120, 120), 12, 60, 9)] = (90, 40, 140)
+    assert find_nuclei(lobes).several
+
+
+@pytest.mark.parametrize("side", [16, 40, 120, 300])
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_is_no_picture(side: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    assert is_noise(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+    gray = rng.integers(0, 256, (side, side, 1), dtype=np.uint8)
+    assert is_noise(np.repeat(gray, 3, axis=2))
+
+
+def test_a_cell_is_a_picture_and_so_is_one_colour() -> None:
+    assert not is_noise(_drawn(3))
+    assert not is_noise(np.full((40, 40, 3), 128, np.uint8))

@@ -109,7 +109,7 @@ def test_an_unreadable_image_is_a_row_with_its_error(bundle: Bundle, cells: Cell
     for prediction, name in zip(predictions[1:3], ("broken.png", "missing.png"), strict=True):
         assert name in str(prediction.error)
         assert prediction.label is prediction.probabilities is prediction.embedding is None
-        assert not prediction.abstained
+        assert prediction.abstained
     np.testing.assert_array_equal(predictions[0].probabilities, predictions[3].probabilities)
 
 

@@ -10,11 +10,12 @@ from hemalens.adaptation.encoders import IMAGENET
 from hemalens.adaptation.few_labels import adapt_few_labels, few_shot_config
 from hemalens.adaptation.finetune import adapt_finetuned
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
-from hemalens.bundle.bundle import Bundle
+from hemalens.bundle.bundle import Bundle, BundleLike, bundle_folder
 from hemalens.bundle.folders import artifact_files
-from hemalens.datasets.open import spec_path
+from hemalens.config import checked
+from hemalens.datasets.open import check_spec, spec_path
 from hemalens.errors import InputError, public
-from hemalens.files import scratch_folder
+from hemalens.files import PathLike, as_path, scratch_folder
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.runs.folders import RunOptions
@@ -22,22 +23,26 @@ from hemalens.runs.folders import RunOptions
 
 @public
 def adapt(
-    bundle: Path,
+    bundle: BundleLike,
     *,
-    out: Path,
-    support: str | None = None,
-    unlabelled: str | None = None,
+    out: PathLike,
+    support: PathLike | None = None,
+    unlabelled: PathLike | None = None,
     options: AdaptOptions = DEFAULTS,
     seed: int = 0,
     overwrite: bool = False,
     say: Say = lambda text: None,
 ) -> Bundle:
-    """Adapt the bundle in the folder `bundle` to a new laboratory, and write the adapted bundle to `out`.
+    """Adapt a bundle, or that in a folder, to a new laboratory, and write the adapted bundle to `out`.
 
     `support` names labelled cells, as in "folder:my_cells"; they fit a new classifier, or all weights with
     `options.finetune`. `unlabelled` names a dataset or a folder of images. With both, the bundle is adapted to the images
     first. Raises `InputError` for options that the given data have no use for.
     """
+    options = checked(options, AdaptOptions)
+    out, bundle = as_path(out, "out"), bundle_folder(bundle)
+    support = None if support is None else check_spec(support, "the support")
+    unlabelled = None if unlabelled is None else check_spec(unlabelled, "the source of unlabelled images")
     _check(support, unlabelled, options)
     named = [bundle, support, unlabelled, *(beside for beside in options.beside if beside != IMAGENET)]
     inputs = [spec_path(given) for given in named if given is not None]

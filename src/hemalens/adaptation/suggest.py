@@ -9,23 +9,26 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
+from pydantic import Field
 from scipy.special import softmax
 
 from hemalens.adaptation.active_learning import WHY, Pool, check_strategy, choose
 from hemalens.adaptation.source_head import SourceHead
-from hemalens.bundle.bundle import open_bundle
+from hemalens.bundle.bundle import Bundle, BundleLike, bundle_folder, open_bundle
 from hemalens.cache import FeatureCache
+from hemalens.config import checked
 from hemalens.datasets import READERS, Record
 from hemalens.datasets.images import prepared
-from hemalens.datasets.open import spec_path
+from hemalens.datasets.open import check_spec, spec_path
 from hemalens.datasets.splits import seeded
 from hemalens.datasets.table_text import cell
 from hemalens.errors import DatasetError, InputError, OutputError, one_line, public, shell_words
-from hemalens.files import atomic_path, default_cache_dir, open_regular
+from hemalens.files import PathLike, as_path, atomic_path, default_cache_dir, open_regular
 from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
 from hemalens.imaging.reading import named
@@ -59,10 +62,10 @@ class SuggestOptions:
     `labelled` is a CSV path,label of cells that have a label: none of them is chosen. `sheet` (.png) shows the cells.
     """
 
-    n: int = 20
+    n: Annotated[int, Field(ge=1)] = 20
     strategy: str = DEFAULT_STRATEGY
-    labelled: Path | None = None
-    sheet: Path | None = None
+    labelled: PathLike | None = None
+    sheet: PathLike | None = None
 
 
 DEFAULTS = SuggestOptions()
@@ -70,10 +73,10 @@ DEFAULTS = SuggestOptions()
 
 @public
 def suggest(
-    bundle_path: Path,
-    source: str,
+    bundle: BundleLike,
+    source: PathLike,
     *,
-    out: Path,
+    out: PathLike,
     options: SuggestOptions = DEFAULTS,
     seed: int = 0,
     overwrite: bool = False,
@@ -85,16 +88,19 @@ def suggest(
     Unreadable images are left out and counted. Raises `InputError` if no image is left, `ConfigError` for an unknown
     strategy and `OutputError` for a file that cannot be written.
     """
+    options = checked(options, SuggestOptions)
     check_strategy(options.strategy)
-    sheet = options.sheet
+    out, source = as_path(out, "out"), check_spec(source, "the source of the images")
+    sheet = None if options.sheet is None else as_path(options.sheet, "the sheet")
     if out.suffix != ".csv" or (sheet is not None and sheet.suffix != ".png"):
         raise OutputError("cannot write the suggestions", expected="an --out that ends in .csv and a --sheet in .png")
-    inputs = [bundle_path, spec_path(source), *([options.labelled] if options.labelled else [])]
+    known = [] if options.labelled is None else [as_path(options.labelled, "the list of labelled cells")]
+    inputs = [bundle_folder(bundle), spec_path(source), *known]
     with ExitStack() as claims:
         claims.enter_context(claim_output(out, overwrite=overwrite, inputs=inputs, check=_check_unlabelled))
         if sheet is not None:
             claims.enter_context(claim_output(sheet, overwrite=overwrite, inputs=inputs, check=_check_sheet))
-        return _suggest(bundle_path, source, out, options, seed=seed, say=say)
+        return _suggest(open_bundle(bundle), source, out, options, seed=seed, say=say)
 
 
 def _check_unlabelled(path: Path) -> None:
@@ -132,14 +138,18 @@ def _check_sheet(path: Path) -> None:
         )
 
 
-def _suggest(
-    bundle_path: Path, source: str, out: Path, options: SuggestOptions, *, seed: int, say: Say
-) -> list[Suggestion]:
-    sheet = options.sheet
-    bundle = open_bundle(bundle_path)
+def _suggest(bundle: Bundle, source: str, out: Path, options: SuggestOptions, *, seed: int, say: Say) -> list[Suggestion]:
+    sheet = None if options.sheet is None else Path(options.sheet)
+    labelled = None if options.labelled is None else Path(options.labelled)
     given = open_images(source, say=say)
+    if any(record.box is not None for record in given):
+        raise InputError(
+            f"the cells of {one_line(source)} are boxes in larger images, which a list of paths cannot name",
+            expected="an image a cell",
+            remedy="Save each cell as an image of its own first.",
+        )
     _check_place(out, [record.path for record in given])
-    listed = prepared(READERS["csv"].read(options.labelled), options.labelled).records if options.labelled else []
+    listed = prepared(READERS["csv"].read(labelled), labelled).records if labelled else []
     known = [record for record in listed if record.source_label]
     records = [replace(record, source_label="", before=bundle.stages) for record in (*given, *known)]
     encoder = graphs.cut(bundle.tested_graph, ["image"], ["embedding"])

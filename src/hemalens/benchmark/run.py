@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from hemalens.benchmark.config import EFFICIENCY, BenchmarkConfig, Entry
 from hemalens.benchmark.figures import first_models, joint_scatters, measure_efficiency, occlusion_maps, training_curves
 from hemalens.benchmark.plan import BenchmarkPlan, plan_benchmark
 from hemalens.benchmark.trials import TrialCallback, TrialResult, failures, run_trials
 from hemalens.benchmark.workers import run_in_workers
-from hemalens.errors import public
+from hemalens.config import check_whole
+from hemalens.errors import InputError, public
 from hemalens.evaluation.results import MethodCard, Report
 from hemalens.evaluation.significance import compare
+from hemalens.files import PathLike, as_path
 from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report, method_card
 from hemalens.runs.folders import finish_run, open_run
@@ -26,7 +27,7 @@ MOST_NAMES = 4
 def benchmark(
     config: BenchmarkConfig,
     *,
-    out: Path,
+    out: PathLike,
     n_workers: int = 1,
     overwrite: bool = False,
     say: Say = lambda text: None,
@@ -38,6 +39,10 @@ def benchmark(
     and after a change only the trials that it affects run. A trial that fails is a row of the report, and the others go
     on. `n_workers` processes run at once where memory allows; `on_trial` is called as trials begin and end.
     """
+    if not isinstance(config, BenchmarkConfig):
+        raise InputError("this is no benchmark", expected="BenchmarkConfig", got=type(config).__name__)
+    check_whole(n_workers, "the number of workers", least=1)
+    out = as_path(out, "out")
     plan = plan_benchmark(config, out)
     report_inputs(say, [*plan.sources, *plan.auxiliary.values()], *plan.notes)
     request = {"job": "benchmark", "asked": plan.request}

@@ -13,13 +13,15 @@ from typing import Any, ClassVar, Literal
 import onnx
 from pydantic import Field, model_validator
 
-from hemalens.bundle.artifact import ArtifactManifest, Part
+from hemalens.bundle.artifact import MANIFEST, ArtifactManifest, Part
 from hemalens.bundle.folders import open_artifact, parsed, write_artifact
 from hemalens.bundle.nucleus_size import NucleusSize
 from hemalens.bundle.self_test import check_runner
 from hemalens.bundle.stages import Stage, StageEntry, stage_of
 from hemalens.bundle.vouching import drop_statement
+from hemalens.datasets.table_text import html_table
 from hemalens.errors import BundleError, one_line, public
+from hemalens.files import PathLike, as_path
 from hemalens.graphs.build import temperature_of
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.imaging.reading import Preprocessing
@@ -229,6 +231,12 @@ class Bundle:
     path: Path
     manifest: Manifest
 
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        manifest = self.manifest
+        rows = [("folder", self.path), ("method", manifest.method), ("trained on", manifest.trained_on)]
+        return html_table("Bundle", [*rows, ("labels", ", ".join(manifest.labels)), ("made", manifest.created)])
+
     @cached_property
     def graph_bytes(self) -> bytes:
         """The serialised graph."""
@@ -381,12 +389,28 @@ def write_bundle(path: Path, manifest: Manifest, files: dict[str, bytes]) -> Bun
     return open_bundle(path)
 
 
-@public
-def open_bundle(path: Path) -> Bundle:
-    """Open a bundle folder after checking schema, sizes, digests, and manifest and graph against each other.
+BundleLike = Bundle | PathLike
+"""A bundle as users pass it: opened, its folder, or the folder of the run that has made it."""
 
-    Raises `BundleError`.
+
+def bundle_folder(given: BundleLike) -> Path:
+    """The folder of a bundle; of a run folder, the one in it. Nothing is opened; raises `InputError` for no path."""
+    if isinstance(given, Bundle):
+        return given.path
+    path = as_path(given, "the bundle")
+    within = path / "bundle"
+    return within if not (path / MANIFEST).exists() and (within / MANIFEST).is_file() else path
+
+
+@public
+def open_bundle(path: BundleLike) -> Bundle:
+    """Open a bundle's folder, or that of a run, after checking schema, sizes, digests, and manifest against graph.
+
+    An opened bundle is returned as it is. Raises `BundleError`.
     """
+    if isinstance(path, Bundle):
+        return path
+    path = bundle_folder(path)
     manifest = open_artifact(path, Manifest)
     for entry in manifest.before_graph:
         for name in entry.needs:

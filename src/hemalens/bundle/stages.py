@@ -8,6 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, Self, get_args
@@ -27,7 +28,7 @@ from hemalens.graphs import build as graphs
 from hemalens.graphs.checks import check_interface
 from hemalens.graphs.runtime import session_of
 from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
-from hemalens.imaging.nucleus import find_nucleus
+from hemalens.imaging.nucleus import find_nuclei
 from hemalens.imaging.segmentation import CellImage, CellImageConfig, Outcome, cell_image, cut_source, segment_cell
 from hemalens.progress import track
 
@@ -43,6 +44,8 @@ CENTRED_VERSION = "2"
 SLACK = 1e-3
 """How far a probability may lie outside 0 to 1."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+_SEVERAL = 128
+"""The bit beside the number of the outcome, in the cache, of an image with several cells."""
 
 
 class Segmenter(Protocol):
@@ -181,10 +184,14 @@ class Stage(ABC):
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Image (H, W, 3) -> cell image (side, side, 3)."""
+        return self.counted(image).pixels
+
+    def counted(self, image: NDArray[np.uint8]) -> CellImage:
+        """The cell image with its outcome, which counts in `seen`."""
         made = self.make(image)
         with self._lock:
             self.seen[made.outcome] += 1
-        return made.pixels
+        return made
 
     def make(self, image: NDArray[np.uint8]) -> CellImage:
         """The cell image and its outcome, from the cache where it is known."""
@@ -202,13 +209,16 @@ class Stage(ABC):
 
 def packed(made: CellImage) -> NDArray[np.uint8]:
     """A cell image with its outcome as one flat array, for the cache."""
-    return np.concatenate([np.array([OUTCOMES.index(made.outcome)], np.uint8), made.pixels.ravel()])
+    first = OUTCOMES.index(made.outcome) | _SEVERAL * made.several
+    return np.concatenate([np.array([first], np.uint8), made.pixels.ravel()])
 
 
 def unpacked(known: NDArray[np.uint8]) -> CellImage:
     """The cell image that `packed` has stored."""
     side = math.isqrt(known[1:].size // 3)
-    return CellImage(pixels=known[1:].reshape(side, side, 3), outcome=OUTCOMES[int(known[0])])
+    first = int(known[0])
+    pixels = known[1:].reshape(side, side, 3)
+    return CellImage(pixels, OUTCOMES[first & ~_SEVERAL], several=bool(first & _SEVERAL))
 
 
 class CellImageStage(Stage):
@@ -224,7 +234,8 @@ class CellImageStage(Stage):
     def cut(self, image: NDArray[np.uint8]) -> CellImage:
         """The cell under the segmenter's mask."""
         source = cut_source(image, self.config)
-        return cell_image(source, self.segmenter(source), self.config)
+        made = cell_image(source, self.segmenter(source), self.config)
+        return replace(made, several=find_nuclei(source).several)
 
     def once(self) -> CellImageStage:
         """The same stage without the cache."""
@@ -251,7 +262,8 @@ class CentredCropStage(Stage):
 
     def cut(self, image: NDArray[np.uint8]) -> CellImage:
         """The window around the nucleus."""
-        return centred_crop(image, find_nucleus(image), self.config)
+        found = find_nuclei(image)
+        return replace(centred_crop(image, found.mask, self.config), several=found.several)
 
     def once(self) -> CentredCropStage:
         """The same stage without the cache."""

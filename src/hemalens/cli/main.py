@@ -22,7 +22,7 @@ from hemalens.cli.process import (
     stopped_by_signals,
     usage_line,
 )
-from hemalens.errors import HemalensError, InputError, system_error
+from hemalens.errors import HemalensError, InputError, system_error, visible
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as in shells."""
@@ -124,7 +124,7 @@ def _note_damage() -> None:
 
 def _fail(message: str, code: int) -> NoReturn:
     with suppress(OSError):
-        print(message, file=sys.stderr)
+        print(visible(message), file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from hemalens.datasets.walking import following_links
-from hemalens.errors import MAX_SEED, InputError, one_line
+from hemalens.errors import MAX_SEED, InputError, one_line, visible
 from hemalens.progress import set_quiet
 
 ADVANCED = "Advanced options"
@@ -143,14 +143,14 @@ class Talk:
         """Print a note; where standard error takes none, the work goes on without it."""
         if not self.quiet:
             with suppress(OSError):
-                print(text, file=sys.stderr)
+                print("\n".join(map(visible, text.split("\n"))), file=sys.stderr)
 
     def result(self, value: Any, lines: Sequence[str]) -> None:
-        """Print the result as JSON where requested, otherwise as lines."""
+        """Print the result as JSON where requested, otherwise as lines, with control characters escaped."""
         if self.as_json:
             print(as_json(value))
         else:
-            print("\n".join(lines))
+            print("\n".join(map(visible, lines)))
 
 
 def bundle_and_images(first: str | None, second: str | None, *, usage: str) -> tuple[Path | None, str]:

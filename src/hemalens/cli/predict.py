@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,12 +17,11 @@ from hemalens.cli.options import (
     Talk,
     bundle_and_images,
     bundle_or_default,
-    numbers,
 )
-from hemalens.errors import InputError
+from hemalens.errors import ImageError, InputError, one_line
 
 if TYPE_CHECKING:
-    from hemalens.imaging.segmentation import Outcome
+    from hemalens.inference.predict import PredictionSummary
 
 USAGE = "hemalens predict [BUNDLE] IMAGES --out FILE"
 
@@ -38,7 +36,11 @@ def predict(
     out: Out,
     abstain_below: Annotated[float, typer.Option(min=0, max=1, help="Mark predictions below this probability.")] = 0.0,
     coverage: Annotated[
-        str, typer.Option(metavar="SHARE", help='Nominal coverage of the prediction sets; "" leaves the sets out.')
+        str,
+        typer.Option(
+            metavar="SHARE",
+            help='Nominal coverage of prediction sets, for the training laboratory only; "" leaves them out.',
+        ),
     ] = "0.9",
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embedding (Parquet only).")] = False,
     follow_links: FollowLinks = False,
@@ -74,20 +76,32 @@ def predict(
     lines = [f"{found.n_rows} rows in {out}: {counts or 'no prediction'}"]
     if abstain_below:
         lines.append(f"below {abstain_below:g}: {found.n_abstained}")
-    if found.cell_images:
-        lines.append(_describe_cells(found.cell_images))
+    lines += _cell_lines(found)
     lines.append(f"unreadable: {found.n_unreadable}" + (f", first: {found.first_error}" if found.first_error else ""))
     lines += found.trust.lines
+    if found.coverage is not None:
+        lines.append(
+            f"prediction sets: coverage of {found.coverage:g} only for images like those of the training laboratory"
+        )
     value = asdict(found)
     value["trust"]["lines"] = list(found.trust.lines)
     talk.result(value, lines)
+    if found.n_unreadable == found.n_rows:
+        raise ImageError(f"no prediction: {found.first_error}. The table with the error of each image is {one_line(out)}")
 
 
-def _describe_cells(outcomes: Mapping[Outcome, int]) -> str:
-    """How many cells are found, and how many of them touch the border."""
-    n, cut = sum(outcomes.values()), outcomes.get("touches border", 0)
-    text = f"cells found: {n - outcomes.get('empty mask', 0)} of {n}"
-    return f"{text}; {cut} touch the image's border" if cut else text
+def _cell_lines(found: PredictionSummary) -> list[str]:
+    """How many cells are found, how many of them touch the border, and what gets no label."""
+    lines = []
+    n, cut = sum(found.cell_images.values()), found.cell_images.get("touches border", 0)
+    if n:
+        line = f"cells found: {n - found.cell_images.get('empty mask', 0)} of {n}"
+        line += f"; {cut} touch the image's border" if cut else ""
+        lines.append(line + (f"; {found.n_several_cells} with another white cell" if found.n_several_cells else ""))
+    if found.without_cell:
+        what = ", ".join(f"{what} {n}" for what, n in found.without_cell.items())
+        lines.append(f"without a label: {what}")
+    return lines
 
 
 def _coverage(text: str) -> float | None:
@@ -95,7 +109,6 @@ def _coverage(text: str) -> float | None:
     if not text.strip():
         return None
     try:
-        (found,) = numbers(text, "--coverage")
-    except (InputError, ValueError) as error:
+        return float(text)
+    except ValueError as error:
         raise InputError("cannot read --coverage", expected='a number, as in 0.9, or ""', got=repr(text)) from error
-    return found

@@ -7,17 +7,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hemalens.datasets.table_text import free_names, html_table
 from hemalens.errors import DatasetError, one_line
 from hemalens.files import sha256_file, sha256_text
 from hemalens.imaging.formats import SUFFIXES, not_read, note_not_read
 from hemalens.imaging.headers import is_deep
 from hemalens.imaging.reading import Box, named, read_image
 from hemalens.taxonomy import Excluded
+
+if TYPE_CHECKING:
+    import pandas
 
 SYNTHETIC_MARKER = "synthetic.json"
 """File that marks a folder of synthetic images, in any layout."""
@@ -49,6 +53,7 @@ class Record:
     those that values of more than 8 bits are read as, 8 for an image without such values; None leaves it to the image
     alone. `source` is an index into the `sources` of its dataset. `annotations` are all labels of a cell that was annotated
     several times, the first annotation first. `part` is "train", "validation" or "test" in a set that is given in parts.
+    `extra` are further columns of its row, (name, value) each, which predictions repeat.
     """
 
     path: Path
@@ -64,6 +69,7 @@ class Record:
     source: int = 0
     annotations: tuple[str, ...] = ()
     part: str | None = None
+    extra: tuple[tuple[str, str], ...] = ()
     page: int | None = None
     bits: int | None = None
 
@@ -170,6 +176,32 @@ class CellDataset:
     def excluded_counts(self) -> dict[str, int]:
         """Number of excluded records by reason."""
         return dict(Counter(r.excluded for r in self.records if r.excluded is not None))
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A table with a row for each record: its path, its box, its labels, group, domain and mask, and further columns.
+
+        A further column whose name is in use gets "source_" in front.
+        """
+        import pandas
+
+        corners = ("x_min", "y_min", "x_max", "y_max")
+        texts = ("source_label", "cell_type", "label", "excluded", "group", "domain")
+        extra = list(dict.fromkeys(name for record in self.records for name, _ in record.extra))
+        names = free_names(extra, ("path", *corners, *texts, "mask_path"))
+        rows = [
+            {"path": record.name, "mask_path": record.mask_path and str(record.mask_path)}
+            | dict(zip(corners, record.box or (None,) * 4, strict=True))
+            | {name: getattr(record, name) for name in texts}
+            | {name: dict(record.extra).get(given) for name, given in zip(names, extra, strict=True)}
+            for record in self.records
+        ]
+        frame = pandas.DataFrame(rows, columns=["path", *corners, *texts, "mask_path", *names])
+        return frame.astype(dict.fromkeys(corners, "Int64"))
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        facts = {"images": len(self), "label map": self.label_map, "licence": self.licence, "citation": self.citation}
+        return html_table(self.name, [*facts.items(), *((f"class {name}", n) for name, n in self.class_counts.items())])
 
     def subset(self, indices: Iterable[int]) -> CellDataset:
         """The records at `indices`, in that order, under the same classes."""

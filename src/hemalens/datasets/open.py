@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hemalens.config import check_text
 from hemalens.datasets.base import NO_LABEL, NO_TYPE, CellDataset, Reader, Record, Source
 from hemalens.datasets.images import prepared
 from hemalens.datasets.parts import part_named
 from hemalens.datasets.readers import READERS
 from hemalens.datasets.tables import table_file
 from hemalens.datasets.unlabelled import as_classes, look_unlabelled, what_to_do
-from hemalens.errors import DatasetError, LabelError, near_matches, one_line, public
+from hemalens.errors import DatasetError, InputError, LabelError, near_matches, one_line, public
+from hemalens.files import PathLike, as_path
 from hemalens.taxonomy import AS_LABELLED, Excluded, LabelMap, cell_type_of, find_cell_type, label_hint, label_map
 
 Keep = Callable[[str], bool]
@@ -27,7 +29,7 @@ LONGEST_LABEL = 60
 
 @public
 def open_dataset(
-    spec: str, *, labels: str = "five_class", keep: Keep = lambda label: False, strict: bool = False
+    spec: PathLike, *, labels: str = "five_class", keep: Keep = lambda label: False, strict: bool = False
 ) -> CellDataset:
     """Open the data named by `spec`, "reader:path", under the label map `labels`.
 
@@ -35,6 +37,8 @@ def open_dataset(
     an error. Raises `DatasetError` for an unknown reader or a folder of another layout, `LabelError` for an unknown label
     map, and where no label names a cell type.
     """
+    spec = check_spec(spec, "the dataset")
+    check_text(labels, "the label map")
     name, separator, path = spec.partition(":")
     if not separator or not path:
         raise DatasetError(
@@ -68,7 +72,22 @@ def open_dataset(
     )
 
 
-def spec_path(spec: str | os.PathLike[str]) -> Path:
+def check_spec(spec: PathLike, what: str) -> str:
+    """A dataset's name "reader:path", or a path, as text; raises `InputError`, naming `what`, for anything else."""
+    as_path(spec, what)
+    return os.fspath(spec)
+
+
+def check_specs(specs: PathLike | Sequence[PathLike], what: str) -> list[str]:
+    """One or several names as texts; raises `InputError` for anything else, and for none."""
+    several = isinstance(specs, Sequence) and not isinstance(specs, str | bytes)
+    found = [check_spec(spec, what) for spec in specs] if several else [check_spec(specs, what)]  # type: ignore[union-attr, arg-type]
+    if not found:
+        raise InputError(f"{what} is empty", expected="reader:path, as in folder:my_cells, one or several")
+    return found
+
+
+def spec_path(spec: PathLike) -> Path:
     """The path in a dataset's name "reader:path", or in a plain path; nothing is opened or checked."""
     text = os.fspath(spec)
     name, separator, path = text.partition(":")

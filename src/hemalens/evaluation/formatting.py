@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+from hemalens import errors
 from hemalens.evaluation.results import Estimate, Report
 
+visible = errors.visible
 MISSING = "n/a"
 EN_DASH = "\N{EN DASH}"
 ARROW = "\N{RIGHTWARDS ARROW}"
@@ -83,11 +85,6 @@ def synthetic_notice(report: Report) -> str:
 def counted(n: int, noun: str, plural: str | None = None) -> str:
     """A count with its noun: "1 fold", "5 folds"."""
     return f"{count(n)} {noun if n == 1 else plural or noun + 's'}"
-
-
-def visible(text: object) -> str:
-    """A user's text on one line: control, direction and other invisible characters are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
 def label(code: str) -> str:

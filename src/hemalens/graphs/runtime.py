@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -19,6 +19,8 @@ from hemalens.errors import BundleError, ImageError
 onnxruntime.disable_telemetry_events()
 
 Outputs = dict[str, NDArray[Any]]
+T = TypeVar("T")
+R = TypeVar("R")
 SUM_TOLERANCE = 1e-3
 """Largest distance of the sum of an image's probabilities from 1."""
 
@@ -89,11 +91,18 @@ class GraphRunner:
 
         At most four records per worker are in flight.
         """
-        waiting: deque[tuple[Record, Future[Outputs | ImageError]]] = deque()
+        return self.apply(self._outputs_of, records)
+
+    def apply(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+        """Each item with the result of `function`, computed by the workers, in input order.
+
+        At most four items per worker are in flight.
+        """
+        waiting: deque[tuple[T, Future[R]]] = deque()
         with ThreadPoolExecutor(self.n_workers) as pool:
             try:
-                for record in records:
-                    waiting.append((record, pool.submit(self._outputs_of, record)))
+                for item in items:
+                    waiting.append((item, pool.submit(function, item)))
                     if len(waiting) >= 4 * self.n_workers:
                         first, future = waiting.popleft()
                         yield first, future.result()

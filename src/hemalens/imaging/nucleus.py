@@ -42,6 +42,10 @@ _LOBE_SHARE, _LOBE_STAIN, _LOBE_GAP = 0.1, 0.75, 1.2
 """Least area and least stain of a lobe as shares of the main region's, and its largest gap to that."""
 _NEIGHBOUR_GAP = 2.5
 """Gap beyond which a nucleus belongs to a neighbour."""
+_OTHER_SHARE = 0.4
+"""Least area of another cell's nucleus as a share of the main nucleus with its lobes."""
+_NOISE_CORRELATION = 0.5
+"""Correlation of neighbouring pixels below which an image is noise; the least of 500 photographs of cells is 0.95."""
 _FLAT = 1e-6
 """Range of values within rounding errors."""
 EIGHT = np.ones((3, 3), bool)
@@ -58,18 +62,50 @@ class Spread:
     """Of a disk with the mask's root-mean-square distance from its centre."""
 
 
+@dataclass(frozen=True, slots=True)
+class Nuclei:
+    """What `find_nuclei` finds: the mask (H, W) of the central nucleus with its lobes, and whether another cell has one.
+
+    `several`: a region stained alike, of at least 0.4 times its area, lies apart from it or at the image's border.
+    """
+
+    mask: Mask
+    several: bool
+
+
 def find_nucleus(image: NDArray[np.uint8]) -> Mask:
     """The nucleus of the white cell near the centre of a single-cell image, uint8 (H, W, 3) -> (H, W), with its lobes.
 
     Deterministic, for any Romanowsky stain and scale; all False where no nucleus is found.
     """
+    return find_nuclei(image).mask
+
+
+def find_nuclei(image: NDArray[np.uint8]) -> Nuclei:
+    """The nucleus as `find_nucleus` finds it, and whether the image shows another white cell; image uint8 (H, W, 3)."""
     height, width = image.shape[:2]
-    seed, _ = central_nucleus(absorbance_of(reduced(image)[0]) @ CHROMATIN)
+    regions = _regions(absorbance_of(reduced(image)[0]) @ CHROMATIN)
+    if regions is None:
+        return Nuclei(np.zeros((height, width), bool), False)
+    seed = regions.mask(regions.own)
+    others = regions.areas[regions.alike & ~regions.own]
+    several = bool(others.size and others.max() >= _OTHER_SHARE * np.count_nonzero(seed))
     if seed.shape == (height, width):
-        return seed
+        return Nuclei(seed, several)
     share = Image.fromarray(seed.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
-    found: Mask = np.asarray(share) > 0.5
-    return found
+    return Nuclei(np.asarray(share) > 0.5, several)
+
+
+def is_noise(image: NDArray[np.uint8]) -> bool:
+    """Whether no channel of an image, uint8 (H, W, 3), shows anything: neighbouring pixels are independent."""
+    values = reduced(image)[0].astype(float)
+    values -= values.mean(axis=(0, 1))
+    variance = (values**2).mean(axis=(0, 1))
+    if (variance < _FLAT).all():
+        return False
+    down, across = (values[1:] * values[:-1]).mean(axis=(0, 1)), (values[:, 1:] * values[:, :-1]).mean(axis=(0, 1))
+    correlation = (down + across) / 2 / variance.clip(_FLAT)
+    return bool(correlation.max() < _NOISE_CORRELATION)
 
 
 def spread(mask: Mask) -> Spread:
@@ -118,15 +154,41 @@ def absorbance_of(image: NDArray[np.uint8]) -> Plane:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Regions:
+    """Strongly stained regions, numbered in `labels` (h, w) from 1: which are parts of the central nucleus, (n,) each."""
+
+    labels: NDArray[np.int32]
+    areas: NDArray[np.intp]
+    own: Mask
+    """The region nearest the centre, and its lobes."""
+    alike: Mask
+    """Stained as it is, and no speck beside it."""
+    apart: Mask
+    """At the image's border, or far from it."""
+
+    def mask(self, chosen: Mask) -> Mask:
+        """The pixels of the chosen regions, (h, w)."""
+        return np.isin(self.labels, 1 + np.flatnonzero(chosen))
+
+
 def central_nucleus(chromatin: Plane) -> tuple[Mask, Mask]:
     """(the strongly stained region nearest the centre with its lobes, the other such regions), (h, w) each.
 
     The first is empty where no region is stained strongly.
     """
-    nothing = np.zeros(chromatin.shape, bool)
+    regions = _regions(chromatin)
+    if regions is None:
+        nothing = np.zeros(chromatin.shape, bool)
+        return nothing, nothing
+    return regions.mask(regions.own), regions.mask(regions.alike & regions.apart & ~regions.own)
+
+
+def _regions(chromatin: Plane) -> _Regions | None:
+    """The strongly stained regions of a chromatin signal (h, w); None where no region is a nucleus."""
     labels, n_labels = ndimage.label(chromatin > _chromatin_threshold(chromatin), EIGHT)
     if n_labels == 0:
-        return nothing, nothing
+        return None
     rows, columns = np.indices(chromatin.shape)
     height, width = chromatin.shape
     distance = np.hypot(rows - (height - 1) / 2, columns - (width - 1) / 2) / (_CENTRE_SIGMA * (height + width) / 2)
@@ -136,18 +198,17 @@ def central_nucleus(chromatin: Plane) -> tuple[Mask, Mask]:
     scores[areas < _MIN_NUCLEUS_SHARE * labels.size] = 0
     best = int(np.argmax(scores))
     if scores[best] <= 0:
-        return nothing, nothing
+        return None
     main = labels == index[best]
     gap = ndimage.minimum(ndimage.distance_transform_edt(~main), labels, index)
     large = areas >= _LOBE_SHARE * areas[best]
-    alike = ndimage.mean(chromatin, labels, index) > _LOBE_STAIN * chromatin[main].mean()
+    alike = large & (ndimage.mean(chromatin, labels, index) > _LOBE_STAIN * chromatin[main].mean())
     # a region at the border belongs to a neighbour
     cut = np.isin(index, np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     gap = gap / np.sqrt(areas[best] / np.pi)
-    own = (gap < _LOBE_GAP) & large & alike & ~cut
+    own = (gap < _LOBE_GAP) & alike & ~cut
     own[best] = True
-    neighbours = (cut | (gap > _NEIGHBOUR_GAP)) & large & alike & ~own
-    return np.isin(labels, index[own]), np.isin(labels, index[neighbours])
+    return _Regions(labels, areas, own, alike, cut | (gap > _NEIGHBOUR_GAP))
 
 
 def _chromatin_threshold(chromatin: Plane) -> float:

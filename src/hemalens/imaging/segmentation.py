@@ -275,6 +275,8 @@ class CellImage:
     pixels: NDArray[np.uint8]
     """(size_px, size_px, 3) RGB."""
     outcome: Outcome
+    several: bool = False
+    """Whether the image shows another white cell (`nucleus.find_nuclei`)."""
 
 
 _DEFAULT = CellImageConfig()

@@ -6,45 +6,75 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from hemalens.bundle.bundle import open_bundle
+from hemalens.bundle.bundle import BundleLike, bundle_folder, open_bundle
+from hemalens.config import check_flag, check_share
 from hemalens.datasets import READERS, Record, open_dataset
 from hemalens.datasets.images import plain_images
-from hemalens.datasets.open import spec_path
-from hemalens.errors import InputError, OutputError, one_line, public
-from hemalens.files import atomic_path
+from hemalens.datasets.open import check_spec, spec_path
+from hemalens.errors import OutputError, one_line, public
+from hemalens.files import PathLike, as_path, atomic_path
 from hemalens.imaging.segmentation import Outcome
-from hemalens.inference.predictor import Predictor
+from hemalens.inference.predictor import NO_CELL, Cell, Prediction, Predictor
 from hemalens.inference.rows import RowFormat, check_predictions, row_writer
 from hemalens.outputs import claim_output
 from hemalens.progress import Say, track
 from hemalens.taxonomy import AS_LABELLED
-from hemalens.trust.conformal import COVERAGE
+from hemalens.trust.conformal import COVERAGE, check_coverage
 from hemalens.trust.monitor import BatchReport
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionSummary:
-    """Counts of a prediction run: rows, predictions by label, abstentions and unreadable images."""
+    """Counts of a prediction run: rows, predictions by label, abstentions, errors and images without a cell."""
 
     n_rows: int
     by_label: dict[str, int]
     n_abstained: int
+    """Predictions below the threshold."""
     n_unreadable: int
+    """Rows with an error."""
     first_error: str | None
     cell_images: dict[Outcome, int]
     """Outcomes of cutting the cells out; empty for a bundle of whole images."""
     trust: BatchReport
     """Domain shift and estimated accuracy, without labels."""
+    without_cell: dict[Cell, int]
+    """Images that get no label, by what they show."""
+    n_several_cells: int
+    coverage: float | None
+    """Nominal coverage of the prediction sets, for images of the training laboratory; None without sets."""
     notes: tuple[str, ...]
     """What was left out of the folder or dataset, and how its images were read."""
 
 
+class _Counts:
+    """Counts the predictions of a run."""
+
+    def __init__(self) -> None:
+        self.labels: Counter[str] = Counter()
+        self.cells: Counter[Cell] = Counter()
+        self.n_abstained = 0
+        self.errors = 0
+        self.first_error: str | None = None
+
+    def add(self, prediction: Prediction) -> None:
+        """Count one."""
+        if prediction.error is not None:
+            self.errors += 1
+            self.first_error = self.first_error or prediction.error
+        if prediction.cell is not None:
+            self.cells[prediction.cell] += 1
+        if prediction.label is not None:
+            self.labels[prediction.label] += 1
+            self.n_abstained += prediction.abstained
+
+
 @public
 def predict(
-    bundle_path: Path,
-    source: str,
+    bundle: BundleLike,
+    source: PathLike,
     *,
-    out: Path,
+    out: PathLike,
     abstain_below: float = 0.0,
     embeddings: bool = False,
     coverage: float | None = COVERAGE,
@@ -52,47 +82,53 @@ def predict(
 ) -> PredictionSummary:
     """Predict for an image, a folder of images or a dataset ("reader:path"), and write `out` (.csv or .parquet).
 
-    Columns: path, label, probability, abstained, p_<label> of each class, fine_label and fine_probability of a bundle with
-    subtypes, typicality, prediction_set, error; with `embeddings` (Parquet only) a list column. The typicality in (0, 1] is
-    the conformal p-value of the out-of-distribution score. The prediction set holds the labels that the nominal
-    `coverage` in (0, 1) needs, joined by "|"; None leaves the column out. Both are empty for a bundle without reference
-    statistics. An unreadable image is a row with its error. The file appears whole at the end, or not at all.
+    Columns: path, the box of a cell in a larger field, label, probability, abstained, p_<label> of each class, fine_label
+    and fine_probability of a bundle with subtypes, typicality, prediction_set, cell, error, and what the dataset knows of
+    the image; with `embeddings` (Parquet only) a list column. The typicality in (0, 1] is the conformal p-value of the
+    out-of-distribution score. The prediction set holds the labels that the nominal `coverage` in (0, 1) needs, joined by
+    "|", for images of the laboratory that the bundle was trained on; None leaves the column out. Both are empty for a
+    bundle without reference statistics. An image that cannot be read is a row with its error, one without a cell a row
+    without a label. The file appears whole at the end, or not at all.
     """
+    out = as_path(out, "out")
     if out.suffix not in (".csv", ".parquet"):
         raise OutputError(f"cannot write {one_line(out)}", expected="a name that ends in .csv or .parquet")
+    check_flag(embeddings, "embeddings")
     if embeddings and out.suffix != ".parquet":
         raise OutputError("embeddings do not fit a CSV", remedy="Name an --out that ends in .parquet.")
-    if not 0 <= abstain_below <= 1:
-        raise InputError("the abstention threshold is out of range", expected="0 to 1", got=str(abstain_below))
-    inputs = [bundle_path, spec_path(source)]
+    check_share(abstain_below, "the abstention threshold")
+    if coverage is not None:
+        check_coverage(coverage)
+    source = check_spec(source, "the source of the images")
+    inputs = [bundle_folder(bundle), spec_path(source)]
     with claim_output(out, overwrite=overwrite, inputs=inputs, check=check_predictions):
-        bundle = open_bundle(bundle_path)
+        opened = open_bundle(bundle)
         notes: list[str] = []
         images = open_images(source, say=notes.append)
-        monitor = bundle.monitor(coverage=coverage)
-        predictor = Predictor(bundle, monitor=monitor, abstain_below=abstain_below, embeddings=embeddings)
-        counts: Counter[str] = Counter()
-        n_abstained = n_unreadable = 0
-        first_error = None
+        monitor = opened.monitor(coverage=coverage)
+        predictor = Predictor(opened, monitor=monitor, abstain_below=abstain_below, embeddings=embeddings)
+        counts = _Counts()
         with (
             atomic_path(out) as temporary,
-            row_writer(temporary, RowFormat.of(predictor)) as write,
+            row_writer(temporary, RowFormat.of(predictor, images)) as write,
             track("predicting", len(images)) as progress,
         ):
             for prediction in predictor.predict(images):
                 write(prediction)
-                n_abstained += prediction.abstained
-                if prediction.label is not None:
-                    counts[prediction.label] += 1
-                else:
-                    n_unreadable += 1
-                    first_error = first_error or prediction.error
+                counts.add(prediction)
                 progress(1)
-        by_label = {label: counts[label] for label in predictor.labels if counts[label]}
-        cells = dict(sum((stage.seen for stage in predictor.stages), Counter[Outcome]()))
-        told = tuple(notes)
         return PredictionSummary(
-            len(images), by_label, n_abstained, n_unreadable, first_error, cells, monitor.report(), told
+            len(images),
+            by_label={label: counts.labels[label] for label in predictor.labels if counts.labels[label]},
+            n_abstained=counts.n_abstained,
+            n_unreadable=counts.errors,
+            first_error=counts.first_error,
+            cell_images=dict(sum((stage.seen for stage in predictor.stages), Counter[Outcome]())),
+            trust=monitor.report(),
+            without_cell={what: counts.cells[what] for what in NO_CELL if counts.cells[what]},
+            n_several_cells=counts.cells["several cells"],
+            coverage=None if monitor.sets is None else monitor.sets.coverage,
+            notes=tuple(notes),
         )
 
 

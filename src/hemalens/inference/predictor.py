@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hemalens.bundle.bundle import FINE, Bundle
+from hemalens.bundle.bundle import FINE, BundleLike, open_bundle
+from hemalens.config import check_flag, check_share, check_whole
 from hemalens.datasets.base import Record
-from hemalens.errors import ImageError
-from hemalens.graphs.runtime import Outputs
+from hemalens.datasets.table_text import html_table
+from hemalens.errors import ImageError, InputError
+from hemalens.graphs.runtime import Outputs, check_probabilities
+from hemalens.imaging.nucleus import is_noise
+from hemalens.imaging.reading import Exposure, exposure
+from hemalens.imaging.segmentation import CellImage
+from hemalens.inference.inputs import Images, Input, inputs_of
 from hemalens.trust.monitor import Monitor
 
 MONITORED_AT_ONCE = 256
 """Images that a monitor observes together; predictions of a monitored predictor arrive in batches of so many."""
 
 
+Cell = Literal["found", "touches border", "several cells", "no cell", "black image", "white image", "flat image"]
+"""What was found where the cell is looked for: one whole cell, one that the border cuts, several, or nothing to predict."""
+NO_CELL: tuple[Cell, ...] = ("no cell", "black image", "white image", "flat image")
+"""What gets no label."""
+_EXPOSURES: dict[Exposure, Cell] = {"black": "black image", "white": "white image", "flat": "flat image"}
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The prediction for one image: a label with its probabilities (k,) in label order, or the error of reading it.
+    """The prediction for one image: a label with its probabilities (k,) in label order, or why there is none.
 
-    `abstained`: the highest probability is below the threshold; the label is the best guess. `fine_label` is the likeliest
-    subtype within the class and `fine_probability` its p(class) x p(type | class); None where the bundle has no subtypes.
-    `typicality` in (0, 1] is the conformal p-value of the out-of-distribution score and `prediction_set` the labels that
-    the nominal coverage needs; None without a monitor or without reference statistics.
+    `error` states that the image cannot be read, or that the graph gives no probabilities for it. `cell` is what was found:
+    an image without a cell, and one that is nearly black, white or flat, gets no label; None where a bundle of whole images
+    looks for no cell. `abstained`: there is no label, or its probability is below the threshold; the label is the best
+    guess. `fine_label` is the likeliest subtype within the class and `fine_probability` its p(class) x p(type | class);
+    None where the bundle has no subtypes. `typicality` in (0, 1] is the conformal p-value of the out-of-distribution score
+    and `prediction_set` the labels that the nominal coverage needs, which holds for the laboratory of the training images;
+    None without a monitor or without reference statistics.
     """
 
     record: Record
@@ -39,51 +55,108 @@ class Prediction:
     fine_probability: float | None = None
     typicality: float | None = None
     prediction_set: tuple[str, ...] | None = None
+    cell: Cell | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in plain Python values: the record as path, box and group, arrays as lists."""
+        record = {"path": self.record.name, "box": self.record.box, "group": self.record.group}
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "record"}
+        return record | {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in own.items()}
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        shown = self.to_dict() | {"probabilities": None, "embedding": None}
+        rows = [(name, value) for name, value in shown.items() if value is not None]
+        if self.probabilities is not None:
+            rows.append(("probabilities", ", ".join(f"{p:.3f}" for p in self.probabilities)))
+        return html_table("Prediction", rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a worker finds of one image: the graph's outputs, an error, or no cell to predict."""
+
+    outputs: Outputs | None = None
+    error: str | None = None
+    cell: Cell | None = None
 
 
 class Predictor:
     """Classifies images with a bundle: one prediction an input, in input order, in bounded memory.
 
-    `monitor`, as from `bundle.monitor()`, fills typicality and prediction set and reports on all images. `abstain_below` in
-    [0, 1] is the threshold on the highest probability; `embeddings` adds the embedding (d,). `stages` process images before
-    the graph and count their outcomes. Raises `BundleError` for a graph that cannot run, or that fails its own test.
+    `bundle` is an opened bundle or its folder. `monitor`, as from `bundle.monitor()`, fills typicality and prediction set
+    and reports on all images. `abstain_below` in [0, 1] is the threshold on the highest probability; `embeddings` adds the
+    embedding (d,). `n_workers` threads work at once, one a core by default. `stages` process images before the graph and
+    count their outcomes. Raises `BundleError` for a graph that cannot run, or fails its
+    own test, and `InputError` for other arguments.
     """
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: BundleLike,
         *,
         monitor: Monitor | None = None,
         abstain_below: float = 0.0,
         embeddings: bool = False,
         n_workers: int | None = None,
     ) -> None:
+        check_share(abstain_below, "the abstention threshold")
+        check_flag(embeddings, "embeddings")
+        if n_workers is not None:
+            check_whole(n_workers, "the number of workers", least=1)
+        if monitor is not None and not isinstance(monitor, Monitor):
+            raise InputError("this is no monitor", expected="bundle.monitor()", got=type(monitor).__name__)
+        bundle = open_bundle(bundle)
         self.bundle = bundle
         self.monitor = monitor
         self.stages = tuple(stage.once() for stage in bundle.stages)
         self.labels = bundle.manifest.labels
-        self.abstain_below = abstain_below
-        self.embeddings = embeddings
+        self.abstain_below = float(abstain_below)
+        self.embeddings = bool(embeddings)
         self.fine = bundle.manifest.fine
         embedded = embeddings or (monitor is not None and monitor.needs_embeddings)
         outputs = ["probabilities", *([FINE] if self.fine else []), *(["embedding"] if embedded else [])]
         self._runner = bundle.runner(outputs, n_workers=n_workers)
 
-    def predict(self, inputs: Iterable[Path | Record]) -> Iterator[Prediction]:
-        """Predictions for image paths or records, one each, in order; an unreadable image gives one with an error."""
-        stages = self.stages
-        given = (i if isinstance(i, Record) else Record(i, source_label="", domain="") for i in inputs)
-        records = (record if record.before == stages else replace(record, before=stages) for record in given)
-        classified = (self._classified(record, outputs) for record, outputs in self._runner.map(records))
+    def predict(self, inputs: Images) -> Iterator[Prediction]:
+        """Predictions for one image or many, one each, in order; an unreadable image gives one with an error.
+
+        An image is a path, a `Record`, an array uint8 (H, W, 3) of RGB or (H, W) of gray, a Pillow image, the bytes of a
+        file, or an open binary file. A text is one path. Raises `InputError` for anything else, before the first
+        prediction; of an iterator, when its turn comes.
+        """
+        return self._predictions(inputs_of(inputs))
+
+    def _predictions(self, inputs: Iterable[Input]) -> Iterator[Prediction]:
+        classified = (self._classified(given.record, found) for given, found in self._runner.apply(self._find, inputs))
         if self.monitor is None:
             yield from classified
             return
         for batch in _batches(classified):
             yield from self._monitored(batch, self.monitor)
 
-    def _classified(self, record: Record, outputs: Outputs | ImageError) -> Prediction:
-        if isinstance(outputs, ImageError):
-            return Prediction(record, None, None, error=str(outputs))
+    def _find(self, given: Input) -> _Found:
+        """Read an image, look for its cell, and run the graph."""
+        try:
+            image = given.read()
+            shown = exposure(image)
+            if shown is not None:
+                return _Found(cell=_EXPOSURES[shown])
+            cell: Cell | None = None
+            if self.stages and is_noise(image):
+                return _Found(cell="no cell")
+            for stage in self.stages:
+                made = stage.counted(image)
+                image, cell = made.pixels, _cell_of(made)
+            return _Found(cell=cell) if cell in NO_CELL else _Found(self._runner.run(image), cell=cell)
+        except ImageError as error:
+            return _Found(error=str(error))
+
+    def _classified(self, record: Record, found: _Found) -> Prediction:
+        outputs = found.outputs
+        error = found.error if outputs is None else self._wrong(outputs)
+        if outputs is None or error is not None:
+            return Prediction(record, None, None, abstained=True, error=error, cell=found.cell)
         probabilities = outputs["probabilities"]
         best = int(probabilities.argmax())
         fine_label, fine_probability = self._subtype(best, float(probabilities[best]), outputs)
@@ -95,7 +168,31 @@ class Predictor:
             embedding=outputs.get("embedding"),
             fine_label=fine_label,
             fine_probability=fine_probability,
+            cell=found.cell,
         )
+
+    def _wrong(self, outputs: Outputs) -> str | None:
+        """Why the outputs for an image are no prediction; None where they are one."""
+        probabilities = outputs["probabilities"]
+        if probabilities.ndim != 1:
+            return f"the graph gives probabilities of shape {probabilities.shape} for one image"
+        wrong = check_probabilities(probabilities, len(self.labels))
+        if wrong is None and self.fine:
+            wrong = self._wrong_subtypes(outputs[FINE])
+        if wrong is None and "embedding" in outputs and not np.isfinite(outputs["embedding"]).all():
+            wrong = "the graph gives NaN or infinity in the embedding"
+        return wrong
+
+    def _wrong_subtypes(self, values: NDArray[Any]) -> str | None:
+        """Why values are no probabilities of the subtypes, which sum to 1 within each class."""
+        if values.shape != (len(self.fine),):
+            return f"the graph gives subtypes of shape {values.shape}, not {len(self.fine)} of them"
+        for label in self.labels:
+            within = values[[i for i, entry in enumerate(self.fine) if entry.of == label]]
+            wrong = check_probabilities(within, len(within))
+            if wrong is not None:
+                return f"{wrong} (subtypes of {label})"
+        return None
 
     def _subtype(self, best: int, probability: float, outputs: Outputs) -> tuple[str | None, float | None]:
         """The likeliest subtype within the class `best` and its probability; (None, None) for a bundle without subtypes."""
@@ -127,6 +224,15 @@ class Predictor:
                 prediction_set=None if members is None else tuple(labels[members[row]].tolist()),
             )
             row += 1
+
+
+def _cell_of(made: CellImage) -> Cell:
+    """The outcome of cutting a cell out, in the words of `Cell`."""
+    if made.outcome == "empty mask":
+        return "no cell"
+    if made.several:
+        return "several cells"
+    return "found" if made.outcome == "cell" else "touches border"
 
 
 def _batches(predictions: Iterable[Prediction]) -> Iterator[list[Prediction]]:

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hemalens.datasets.base import Record
+from hemalens.datasets.table_text import cell, free_names
 from hemalens.errors import OutputError, one_line
 from hemalens.files import open_regular
 from hemalens.inference.predictor import Prediction, Predictor
 
-Value = str | float | bool | list[float] | None
+Value = str | int | float | bool | list[float] | None
 Row = dict[str, Value]
 Write = Callable[[Prediction], None]
 ROWS_A_GROUP = 256
@@ -21,49 +23,101 @@ ROWS_A_GROUP = 256
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """What the source knows of its images, which their rows repeat: boxes, labels, groups, domains and further columns."""
+
+    boxes: bool = False
+    fields: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> Source:
+        """What some of the records know; the domain only of records with labels: it is the folder's name otherwise."""
+        labelled = any(record.source_label for record in records)
+        known = {
+            "source_label": labelled,
+            "group": any(record.group is not None for record in records),
+            "domain": labelled,
+        }
+        extra = dict.fromkeys(name for record in records for name, _ in record.extra)
+        boxes = any(record.box is not None for record in records)
+        return cls(boxes, tuple(name for name, given in known.items() if given), tuple(extra))
+
+    def renamed(self, taken: Sequence[str]) -> list[str]:
+        """The names of its columns, those of further ones renamed where they are `taken`."""
+        return [*self.fields, *free_names(map(cell, self.extra), (*taken, *self.fields))]
+
+    def values(self, record: Record) -> list[str | None]:
+        """The cells of a record, in the order of the columns."""
+        given = dict(record.extra)
+        return [_cell(value) for value in (*(getattr(record, f) for f in self.fields), *map(given.get, self.extra))]
+
+
+BOX = ("x_min", "y_min", "x_max", "y_max")
+
+
+@dataclass(frozen=True, slots=True)
 class RowFormat:
-    """Which columns a prediction fills: those of the label order, of subtypes, of prediction sets and of the embedding."""
+    """Which columns a prediction fills: of the label order, subtypes, prediction sets, the embedding, and of the source.
+
+    `source` are the columns of `Source`.
+    """
 
     labels: tuple[str, ...]
     subtypes: bool
     prediction_sets: bool
     embeddings: bool
+    source: Source = Source()
 
     @classmethod
-    def of(cls, predictor: Predictor) -> RowFormat:
-        """The columns that a predictor fills; prediction sets where its monitor has a coverage."""
+    def of(cls, predictor: Predictor, records: Sequence[Record] = ()) -> RowFormat:
+        """The columns that a predictor fills for `records`; prediction sets where its monitor has a coverage."""
         monitored = predictor.monitor is not None and predictor.monitor.coverage is not None
-        return cls(predictor.labels, bool(predictor.fine), monitored, predictor.embeddings)
+        return cls(predictor.labels, bool(predictor.fine), monitored, predictor.embeddings, Source.of(records))
 
     @property
     def columns(self) -> list[str]:
         """Names of the columns, without that of the embedding."""
+        return [*self._place, *self._own, *self.source.renamed(self._place + self._own)]
+
+    @property
+    def _place(self) -> list[str]:
+        return ["path", *(BOX if self.source.boxes else ())]
+
+    @property
+    def _own(self) -> list[str]:
         subtypes = ["fine_label", "fine_probability"] if self.subtypes else []
         monitored = ["typicality", *(["prediction_set"] if self.prediction_sets else [])]
         classes = [f"p_{label}" for label in self.labels]
-        return ["path", "label", "probability", "abstained", *classes, *subtypes, *monitored, "error"]
+        return ["label", "probability", "abstained", *classes, *subtypes, *monitored, "cell", "error"]
 
     def row(self, prediction: Prediction) -> Row:
         """The row of a prediction, by column."""
-        p = prediction.probabilities
+        p, record = prediction.probabilities, prediction.record
         values: Row = {
-            # a name that is not UTF-8 is written with its bytes escaped
-            "path": prediction.record.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
-            "label": prediction.label,
+            "path": cell(record.name),
+            "label": _cell(prediction.label),
             "probability": None if p is None else float(p.max()),
-            "abstained": None if p is None else prediction.abstained,
+            "abstained": prediction.abstained,
             **{f"p_{label}": None if p is None else float(p[i]) for i, label in enumerate(self.labels)},
             "typicality": prediction.typicality,
-            "error": prediction.error,
+            "cell": prediction.cell,
+            "error": _cell(prediction.error),
         }
+        if self.source.boxes:
+            values |= dict(zip(BOX, record.box or (None,) * 4, strict=True))
         if self.subtypes:
-            values |= {"fine_label": prediction.fine_label, "fine_probability": prediction.fine_probability}
+            values |= {"fine_label": _cell(prediction.fine_label), "fine_probability": prediction.fine_probability}
         if self.prediction_sets:
             members = prediction.prediction_set
-            values["prediction_set"] = None if members is None else "|".join(members)
+            values["prediction_set"] = None if members is None else cell("|".join(members))
         if self.embeddings:
             values["embedding"] = None if prediction.embedding is None else prediction.embedding.tolist()
-        return values
+        return values | dict(zip(self.source.renamed(self._place + self._own), self.source.values(record), strict=True))
+
+
+def _cell(text: str | None) -> str | None:
+    return None if text is None else cell(text)
 
 
 def check_predictions(path: Path) -> None:
@@ -106,9 +160,9 @@ def _parquet_writer(path: Path, rows: RowFormat) -> Iterator[Write]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    texts = ("path", "label", "fine_label", "prediction_set", "error")
-    types = {**dict.fromkeys(texts, pa.string()), "abstained": pa.bool_()}
-    fields = [pa.field(name, types.get(name, pa.float32())) for name in rows.columns]
+    numbers = ("probability", "fine_probability", "typicality", *(f"p_{label}" for label in rows.labels))
+    types = {**dict.fromkeys(numbers, pa.float32()), **dict.fromkeys(BOX, pa.int64()), "abstained": pa.bool_()}
+    fields = [pa.field(name, types.get(name, pa.string())) for name in rows.columns]
     if rows.embeddings:
         fields.append(pa.field("embedding", pa.list_(pa.float32())))
     schema = pa.schema(fields)

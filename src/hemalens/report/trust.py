@@ -12,6 +12,7 @@ NOTE = (
     "images like the held-out training images, 1 for images that share nothing with them. Prediction sets reach their "
     "stated coverage on images like the training data; domain shift lowers it."
 )
+HOLDS_FOR = "for the training laboratory only"
 NAMES = {
     "thresholded_confidence": "Accuracy estimated by thresholded confidence",
     "difference_of_confidences": "Accuracy estimated by the difference of confidences",
@@ -40,7 +41,7 @@ def table(check: TrustCheck, *, where: str) -> Table:
         name = NAMES.get(estimate.name, formatting.visible(estimate.name))
         off = f"off by {estimate.value - check.accuracy:+.3f}; valid if {formatting.visible(estimate.assumes)}"
         rows.append((Cell(name), Cell(score(estimate.value)), Cell(off)))
-    rows.append((Cell("Coverage of prediction sets"), estimate_cell(check.coverage), Cell(f"{stated} stated")))
+    rows.append((Cell("Coverage of prediction sets"), estimate_cell(check.coverage), Cell(f"{stated} stated, {HOLDS_FOR}")))
     rows.append((Cell("Mean size of prediction sets"), Cell(score(check.set_size)), Cell("labels")))
     columns = (Column("Quantity", numeric=False, heads=True), Column("Value"), Column("Remark", numeric=False))
     return Table(
@@ -67,6 +68,6 @@ def sentences(evaluation: Evaluation) -> tuple[str, ...]:
         stated = formatting.share(check.coverage_stated)
         parts.append(
             f"prediction sets ({check.set_size:.2f} labels on average) hold the true label for "
-            f"{100 * check.coverage.value:.1f} % of the cells (nominal {stated})"
+            f"{100 * check.coverage.value:.1f} % of the cells (nominal {stated}, {HOLDS_FOR})"
         )
     return ("; ".join(parts) + ".",)

@@ -11,6 +11,7 @@ from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.splits import Unreadable
 from hemalens.errors import ConfigError, InputError, LabelError, near_matches
+from hemalens.files import PathLike
 from hemalens.methods import Method
 from hemalens.methods.base import AuxiliaryRole
 from hemalens.runs.inputs import Inputs, open_inputs
@@ -19,7 +20,7 @@ from hemalens.taxonomy import AS_LABELLED
 
 def open_auxiliary(
     methods: Sequence[Method],
-    specs: Sequence[tuple[str, str]],
+    specs: Sequence[tuple[str, PathLike]],
     *,
     labels: str,
     unreadable: Unreadable = "refuse",
@@ -91,11 +92,11 @@ def _roles_of(methods: Sequence[Method]) -> dict[str, AuxiliaryRole]:
     return {role.name: role for method in methods for role in method.roles}
 
 
-def _shows_cells(specs: Sequence[str], labels: str) -> bool:
+def _shows_cells(specs: Sequence[PathLike], labels: str) -> bool:
     return any(r.cell_type is not None for spec in specs for r in open_dataset(spec, labels=labels).records)
 
 
-def _labels_for(specs: Sequence[str], labels: str) -> str:
+def _labels_for(specs: Sequence[PathLike], labels: str) -> str:
     """`labels` where a set has any class under it, otherwise as labelled."""
     if labels == AS_LABELLED:
         return labels

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated
 
-from hemalens.bundle.bundle import Bundle, open_bundle
+from pydantic import Field
+
+from hemalens.bundle.bundle import Bundle, BundleLike, bundle_folder, open_bundle
+from hemalens.config import checked
 from hemalens.datasets import CellDataset
 from hemalens.datasets.leaks import refuse_leaks
-from hemalens.datasets.open import spec_path
+from hemalens.datasets.open import check_spec, spec_path
 from hemalens.errors import public
 from hemalens.evaluation.evaluate import DatasetPredictions, evaluate_with_predictions
 from hemalens.evaluation.occlusion import N_SHOWN, occlusion_table
 from hemalens.evaluation.results import MethodCard, PictureTable, Report
 from hemalens.evaluation.trust_check import trust_check
-from hemalens.files import atomic_dir
+from hemalens.files import PathLike, as_path, atomic_dir
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.report import report_files, write_report
@@ -30,9 +33,9 @@ class EvaluateOptions:
     The report shows occlusion maps of at most `n_occluded` cells. With `strict` a label that is no cell type is an error.
     """
 
-    min_per_class: int = 1
+    min_per_class: Annotated[int, Field(ge=1)] = 1
     drop_seen: bool = False
-    n_occluded: int = N_SHOWN
+    n_occluded: Annotated[int, Field(ge=0)] = N_SHOWN
     strict: bool = False
 
 
@@ -41,10 +44,10 @@ DEFAULTS = EvaluateOptions()
 
 @public
 def evaluate(
-    bundle_path: Path,
-    data_spec: str,
+    bundle: BundleLike,
+    data: PathLike,
     *,
-    out: Path,
+    out: PathLike,
     options: EvaluateOptions = DEFAULTS,
     seed: int = 0,
     overwrite: bool = False,
@@ -52,18 +55,19 @@ def evaluate(
 ) -> Report:
     """Test a bundle on a dataset under the bundle's own label map, and write a report into `out`.
 
-    The report lists unreadable images. Raises `SplitError` for images that the bundle has seen, unless the options drop
-    them.
+    The report lists unreadable images. Raises `SplitError` for images that the bundle has seen, unless dropped.
     """
-    with claim_folder(out, report_files, "a report", overwrite=overwrite, inputs=[bundle_path, spec_path(data_spec)]):
-        bundle = open_bundle(bundle_path)
+    options = checked(options, EvaluateOptions)
+    out, data = as_path(out, "out"), check_spec(data, "the test data")
+    with claim_folder(out, report_files, "a report", overwrite=overwrite, inputs=[bundle_folder(bundle), spec_path(data)]):
+        bundle = open_bundle(bundle)
         given = open_inputs(
-            data_spec,
+            data,
             labels=bundle.manifest.label_map,
             role="test",
             unreadable="keep",
             # an adapted bundle may have classes outside its label map
-            keep=lambda label: label in bundle.manifest.labels,
+            keep=bundle.manifest.labels.__contains__,
             stages=bundle.stages,
             strict=options.strict,
         )

@@ -10,9 +10,11 @@ from hemalens.datasets import CellDataset, Keep, open_dataset, together
 from hemalens.datasets.base import NO_LABEL, NO_TYPE
 from hemalens.datasets.copy_names import name_note
 from hemalens.datasets.file_checks import file_checks
+from hemalens.datasets.open import check_specs
 from hemalens.datasets.splits import Cleaning, Unreadable, clean, leave_out_small
 from hemalens.errors import LabelError
 from hemalens.evaluation.results import DataCard
+from hemalens.files import PathLike
 from hemalens.imaging.segmentation import Outcome
 from hemalens.progress import Say
 from hemalens.report.compose import data_card
@@ -48,7 +50,7 @@ class Inputs:
 
 
 def open_inputs(
-    specs: str | Sequence[str],
+    specs: PathLike | Sequence[PathLike],
     *,
     labels: str,
     role: str,
@@ -64,7 +66,7 @@ def open_inputs(
 
     Several `specs` give one dataset of all their images. `stages` process each image when it is read.
     """
-    named = [specs] if isinstance(specs, str) else list(dict.fromkeys(specs))
+    named = list(dict.fromkeys(check_specs(specs, "the data")))
     opened = together([open_dataset(spec, labels=labels, keep=keep, strict=strict) for spec in named])
     _check_known(opened)
     cleaned, cleaning = clean(opened, unreadable=unreadable)

@@ -6,24 +6,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from hemalens.bundle.artifact import DataEntry, library_versions
 from hemalens.bundle.bundle import (
     FINE,
     MODEL,
     Bundle,
+    BundleLike,
     Precision,
     Quantisation,
+    bundle_folder,
     open_bundle,
 )
 from hemalens.bundle.folders import artifact_files
+from hemalens.config import checked
 from hemalens.datasets import CellDataset, Record
-from hemalens.datasets.open import spec_path
+from hemalens.datasets.open import check_spec, spec_path
 from hemalens.datasets.splits import Unreadable, seeded
 from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line, public
+from hemalens.files import PathLike, as_path
 from hemalens.graphs.checks import is_quantised
 from hemalens.graphs.fp16 import has_half_weights, with_half_weights
 from hemalens.graphs.int8 import CALIBRATION, QuantisationConfig, quantise
@@ -39,7 +45,7 @@ from hemalens.trust.reference import REFERENCE_FILE
 class QuantizeOptions:
     """The calibration images, at most `n_images`, and `settings` key=value of `QuantisationConfig`."""
 
-    n_images: int = 200
+    n_images: Annotated[int, Field(ge=1)] = 200
     settings: Sequence[str] = ()
     drop_unreadable: bool = False
 
@@ -49,41 +55,43 @@ DEFAULTS = QuantizeOptions()
 
 @public
 def quantize(
-    bundle_path: Path,
-    calibration_spec: str,
+    bundle: BundleLike,
+    calibration: PathLike,
     *,
-    out: Path,
+    out: PathLike,
     precision: Precision = "int8",
     options: QuantizeOptions = DEFAULTS,
     seed: int = 0,
     overwrite: bool = False,
     say: Say = lambda text: None,
 ) -> Bundle:
-    """Write a smaller bundle `out` from the one at `bundle_path`, and compare their predictions on calibration images.
+    """Write a smaller bundle `out` from `bundle`, and compare their predictions on calibration images.
 
     "int8" computes the backbone in 8 bits, calibrated on the images, which count as seen without labels. "fp16" stores the
     backbone's weights in 16 bits and computes in 32; the images are only compared on. They are drawn by `seed`, evenly over
     their classes. The new bundle has no weights for further training. Raises `BundleError` for a bundle that is quantised
     already or has nothing to quantise, `ConfigError` for settings with fp16, which has none.
     """
+    options = checked(options, QuantizeOptions)
+    out, calibration = as_path(out, "out"), check_spec(calibration, "the calibration images")
+    if precision not in get_args(Precision):
+        raise InputError("unknown precision", expected=" or ".join(get_args(Precision)), got=repr(precision))
     config = QuantisationConfig.load(None, options.settings)
     if precision == "fp16" and options.settings:
         raise ConfigError("fp16 has no settings", got=options.settings[0], remedy="Use --precision int8.")
-    if options.n_images < 1:
-        raise InputError("no image to calibrate on", expected="at least one image", got=str(options.n_images))
-    inputs = [bundle_path, spec_path(calibration_spec)]
+    inputs = [bundle_folder(bundle), spec_path(calibration)]
     with claim_folder(out, artifact_files, "a bundle", overwrite=overwrite, inputs=inputs):
-        base = open_bundle(bundle_path)
+        base = open_bundle(bundle)
         _refuse_small(base)
         how = base.manifest.unlabelled
         if precision == "int8" and how is not None and (how.typical_nucleus_px or how.neighbours):
             what = "uses nucleus sizes" if how.typical_nucleus_px else "smooths predictions over nearest neighbours"
             raise BundleError(
-                f"the bundle {one_line(bundle_path)} {what}, which int8 does not support",
+                f"the bundle {one_line(base.path)} {what}, which int8 does not support",
                 remedy="Quantise its base, then adapt that; or use --precision fp16.",
             )
         unreadable: Unreadable = "drop" if options.drop_unreadable else "refuse"
-        given = open_inputs(calibration_spec, labels=AS_LABELLED, role="calibration", unreadable=unreadable)
+        given = open_inputs(calibration, labels=AS_LABELLED, role="calibration", unreadable=unreadable)
         report_inputs(say, [given])
         images = drawn_evenly(given.dataset, options.n_images, seeded(seed, "calibration")).through(base.stages)
         counts = ", ".join(f"{one_line(name)} ({n})" for name, n in images.class_counts.items())

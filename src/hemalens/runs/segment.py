@@ -18,14 +18,16 @@ from hemalens.bundle.segmenter import open_segmenter
 from hemalens.bundle.stages import CLASSICAL, ClassicalSegmenter, Segmenter
 from hemalens.datasets import READERS, CellDataset, Record
 from hemalens.datasets.masks import check_cell_masks, read_cell_mask, with_masks
-from hemalens.datasets.open import spec_path
+from hemalens.datasets.open import check_spec, spec_path
 from hemalens.datasets.splits import part_of, seeded
+from hemalens.datasets.table_text import cell, plain
 from hemalens.errors import ImageError, InputError, public
 from hemalens.evaluation.results import ComparisonTable, PictureTable, Report
 from hemalens.evaluation.segmentation import mask_table, outlines, score_masks, shown_records
-from hemalens.files import atomic_dir, open_regular
+from hemalens.files import PathLike, as_path, atomic_dir, open_regular
 from hemalens.imaging.segmentation import CellImageConfig, cell_image, cut_source, dice, intersection_over_union
 from hemalens.inference.predict import open_images
+from hemalens.inference.rows import BOX
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say, track
 from hemalens.report import report_files, write_report
@@ -61,7 +63,7 @@ def train_segmenter(
     from hemalens.models.lora import count_parameters
 
     _refuse_useless(options)
-    config = SegmenterConfig.load(options.config_file, settings)
+    config = SegmenterConfig.load(options.settings_file, settings)
     given = open_inputs(train_specs, labels=AS_LABELLED, role="train and test", unreadable=options.unreadable)
     report_inputs(say, [given])
     masked = with_masks(given.dataset)
@@ -151,10 +153,10 @@ class Segmented:
 
 @public
 def segment(
-    segmenter_name: str,
-    source: str,
+    segmenter: PathLike,
+    source: PathLike,
     *,
-    out: Path,
+    out: PathLike,
     config: CellImageConfig | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -162,26 +164,31 @@ def segment(
 ) -> tuple[Segmented, Report]:
     """Segment the cell in every image of `source`; write masks and cell images as PNG, a CSV and a report into `out`.
 
-    `segmenter_name` is "classical" or the folder of a trained one, `source` an image, a folder or "reader:path". Images
+    `segmenter` is "classical" or the folder of a trained one, `source` an image, a folder or "reader:path". Images
     with masks get IoU and Dice. An unreadable image is a row with its error.
     """
-    inputs = [spec_path(segmenter_name), spec_path(source)]
+    if config is not None and not isinstance(config, CellImageConfig):
+        raise InputError("these are no settings of a cell image", expected="CellImageConfig", got=type(config).__name__)
+    name, source = check_spec(segmenter, "the segmenter"), check_spec(source, "the source of the images")
+    out = as_path(out, "out")
+    inputs = [spec_path(name), spec_path(source)]
     with claim_folder(out, segmented_files, "masks of cells", overwrite=overwrite, inputs=inputs):
-        segmenter = open_segmenter(segmenter_name)
+        found_by = open_segmenter(name)
         records = open_images(source, say=say)
         chosen = config or CellImageConfig()
         with atomic_dir(out, segmented_files) as folder:
-            rows = _write_cells(records, segmenter, chosen, folder)
+            rows = _write_cells(records, found_by, chosen, folder)
             readable = [record for record, row in zip(records, rows, strict=True) if not row["error"]]
-            report = _report(segmenter, (segmenter_name, source), readable, chosen, seed=seed)
+            report = _report(found_by, (name, source), readable, chosen, seed=seed)
             write_report(report, folder)
             text = io.StringIO()
-            table = csv.DictWriter(text, COLUMNS)
+            boxes = BOX if any(record.box is not None for record in records) else ()
+            table = csv.DictWriter(text, (COLUMNS[0], *boxes, *COLUMNS[1:]))
             table.writeheader()
             table.writerows(rows)
             (folder / TABLE_NAME).write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
         outcomes = Counter(row["outcome"] for row in rows if row["outcome"])
-        errors = [row["error"] for row in rows if row["error"]]
+        errors = [plain(row["error"]) for row in rows if row["error"]]
         found = Segmented(len(rows), dict(outcomes), len(errors), next(iter(errors), None))
         return found, report
 
@@ -210,12 +217,13 @@ def _write_cells(
         (folder / part).mkdir()
     with track("finding cells", len(records)) as progress:
         for number, record in enumerate(records):
-            row: dict[str, str] = {**dict.fromkeys(COLUMNS, ""), "path": record.name}
+            row: dict[str, str] = {**dict.fromkeys(COLUMNS, ""), "path": cell(record.name)}
+            row |= dict(zip(BOX, map(str, record.box), strict=True)) if record.box is not None else {}
             try:
                 image = record.read()
                 truth = read_cell_mask(record, image) if record.mask_path is not None else None
             except ImageError as error:
-                row["error"] = str(error)
+                row["error"] = cell(str(error))
             else:
                 mask = segmenter(image)
                 source = cut_source(image, config)
@@ -224,7 +232,7 @@ def _write_cells(
                 name = f"{number:05d}_{record.path.stem}.png"
                 Image.fromarray(mask.astype(np.uint8) * 255).save(folder / MASKS / name)
                 Image.fromarray(cut.pixels).save(folder / CELLS / name)
-                row |= {"mask": f"{MASKS}/{name}", "outcome": cut.outcome, "cell_share": f"{mask.mean():.4f}"}
+                row |= {"mask": cell(f"{MASKS}/{name}"), "outcome": cut.outcome, "cell_share": f"{mask.mean():.4f}"}
                 if truth is not None:
                     row |= {"iou": f"{intersection_over_union(mask, truth):.4f}", "dice": f"{dice(mask, truth):.4f}"}
             rows.append(row)

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from hemalens.bundle.bundle import Bundle
 from hemalens.bundle.segmenter import cell_image_stages
 from hemalens.bundle.stages import Stage
-from hemalens.config import StrictConfig
+from hemalens.config import StrictConfig, check_text, check_texts, checked
 from hemalens.datasets import CellDataset
-from hemalens.datasets.open import spec_path
+from hemalens.datasets.open import check_spec, check_specs, spec_path
 from hemalens.datasets.splits import Unreadable, seeded
 from hemalens.errors import public
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import Evaluation, Report
+from hemalens.files import PathLike, as_path
 from hemalens.methods import Method, find_method
 from hemalens.progress import Say
 from hemalens.report.compose import Results, make_report, method_card
@@ -42,13 +44,13 @@ class TrainOptions:
     """
 
     labels: str = "five_class"
-    validation_spec: str | None = None
+    validation_spec: PathLike | None = None
     test_fraction: float = 0.2
     validation_fraction: float = 0.15
-    min_per_class: int = 1
-    auxiliary_specs: Sequence[tuple[str, str]] = ()
-    cell_image: str | None = None
-    config_file: Path | None = None
+    min_per_class: Annotated[int, Field(ge=1)] = 1
+    auxiliary_specs: Sequence[tuple[str, PathLike]] = ()
+    cell_image: PathLike | None = None
+    config_file: PathLike | None = None
     drop_unreadable: bool = False
     strict: bool = False
 
@@ -57,6 +59,11 @@ class TrainOptions:
         """What happens to unreadable images."""
         return "drop" if self.drop_unreadable else "refuse"
 
+    @property
+    def settings_file(self) -> Path | None:
+        """The file with settings of the method."""
+        return None if self.config_file is None else as_path(self.config_file, "the file of settings")
+
 
 DEFAULTS = TrainOptions()
 
@@ -64,9 +71,9 @@ DEFAULTS = TrainOptions()
 @public
 def train(
     method_name: str,
-    train_specs: str | Sequence[str],
+    train_specs: PathLike | Sequence[PathLike],
     *,
-    out: Path,
+    out: PathLike,
     settings: Sequence[str] = (),
     options: TrainOptions = DEFAULTS,
     seed: int = 0,
@@ -78,8 +85,12 @@ def train(
     Several `train_specs` are one dataset under one label map; each is split on its own. `settings` are the method's, as
     key=value.
     """
+    check_text(method_name, "the method")
+    check_texts(settings, "the settings")
+    options = checked(options, TrainOptions)
+    out, train_specs = as_path(out, "out"), check_specs(train_specs, "the training data")
     method = find_method(method_name)
-    config = method.config.load(options.config_file, settings)
+    config = method.config.load(options.settings_file, settings)
     data = _open(method, train_specs, options, seed)
     learn, validation, test = data.parts
     report_inputs(say, data.inputs, mask_note(config, learn), *data.protocol.notes)
@@ -108,9 +119,9 @@ def train(
         return finish_run(folder, report)
 
 
-def _input_paths(train_specs: str | Sequence[str], options: TrainOptions, config: StrictConfig) -> list[Path]:
+def _input_paths(train_specs: Sequence[str], options: TrainOptions, config: StrictConfig) -> list[Path]:
     """Everything that a training reads."""
-    specs = [*([train_specs] if isinstance(train_specs, str) else train_specs), options.validation_spec]
+    specs = [*train_specs, options.validation_spec]
     named = [*specs, *(spec for _, spec in options.auxiliary_specs), options.config_file, options.cell_image]
     return [*(spec_path(spec) for spec in named if spec), *config.named_paths()]
 
@@ -131,9 +142,10 @@ class _Data:
         return self.inputs[0].dataset.name
 
 
-def _open(method: Method, train_specs: str | Sequence[str], options: TrainOptions, seed: int) -> _Data:
+def _open(method: Method, train_specs: Sequence[str], options: TrainOptions, seed: int) -> _Data:
     """Open and split the data; raises `SplitError` where an image is in two parts."""
-    labels, unreadable, stages = options.labels, options.unreadable, cell_image_stages(options.cell_image)
+    segmenter = None if options.cell_image is None else check_spec(options.cell_image, "the segmenter")
+    labels, unreadable, stages = options.labels, options.unreadable, cell_image_stages(segmenter)
     given = open_inputs(
         train_specs,
         role="train, validation and test" if options.test_fraction else "train and validation",

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hemalens.config import check_flag, check_text, check_texts
 from hemalens.errors import InputError, near_matches, public
+from hemalens.files import PathLike, as_path
 from hemalens.progress import Say
 from hemalens.studies.base import Description, Study, StudyOptions, describe
 
@@ -47,8 +48,8 @@ def find_study(name: str) -> Study:
 def run_study(
     name: str,
     *,
-    data: Mapping[str, str | Sequence[str]],
-    out: Path,
+    data: Mapping[str, PathLike | Sequence[PathLike]],
+    out: PathLike,
     settings: Sequence[str] = (),
     published_only: bool = False,
     seed: int = 0,
@@ -60,8 +61,17 @@ def run_study(
     `data` names the dataset of each role, or a list of them where a role takes several. `settings` are key=value.
     `published_only` leaves out the study's own rows. Raises `InputError` for an unknown study or role.
     """
-    specs = {role: [given] if isinstance(given, str) else list(given) for role, given in data.items()}
-    options = StudyOptions(Path(out), settings, published_only=published_only, seed=seed, overwrite=overwrite, say=say)
+    from hemalens.datasets.open import check_specs
+
+    check_text(name, "the study")
+    check_texts(settings, "the settings")
+    check_flag(published_only, "published_only")
+    if not isinstance(data, Mapping):
+        raise InputError("data name no roles", expected="a dict from role to dataset", got=type(data).__name__)
+    specs = {role: check_specs(given, f"the data of {role}") for role, given in data.items()}
+    options = StudyOptions(
+        as_path(out, "out"), settings, published_only=published_only, seed=seed, overwrite=overwrite, say=say
+    )
     return find_study(name).run(specs, options)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemalens.errors import InputError
+from hemalens.config import check_share
 
 Floats = NDArray[np.floating[Any]]
 COVERAGE = 0.9
@@ -57,10 +57,7 @@ class PredictionSets:
 
 def check_coverage(coverage: float) -> None:
     """Raise `InputError` for a coverage outside (0, 1)."""
-    if not 0 < coverage < 1:
-        raise InputError(
-            "the coverage of prediction sets is out of range", expected="above 0, below 1", got=f"{coverage:g}"
-        )
+    check_share(coverage, "the coverage of prediction sets", ends=False)
 
 
 def threshold(scores: Floats, coverage: float) -> float:

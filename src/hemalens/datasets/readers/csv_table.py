@@ -9,7 +9,7 @@ from pathlib import Path
 from hemalens.datasets.base import Listing, Reader, Record
 from hemalens.datasets.images import FOLLOW, split_page
 from hemalens.datasets.parts import describe_parts, part_named
-from hemalens.datasets.tables import Table, read_table, table_file
+from hemalens.datasets.tables import read_table, table_file
 from hemalens.datasets.walking import is_below, links_are_followed
 from hemalens.errors import DatasetError, one_line
 
@@ -41,7 +41,12 @@ def _read(table: Path) -> Listing:
             got=", ".join(found.columns)[:200] or "no header",
         )
     used = {wanted: name for wanted, name in named.items() if name is not None}
-    records = [_record(file, line, values) for line, values in _values(found, used)]
+    places = {wanted: found.columns.index(name) for wanted, name in used.items()}
+    further = [(i, name) for i, name in enumerate(found.columns) if i not in places.values()]
+    records = [
+        _record(file, line, {w: row[i] for w, i in places.items()}, tuple((name, row[i]) for i, name in further))
+        for line, row in found.rows
+    ]
     if not records:
         raise DatasetError(f"{one_line(file)} lists no image", expected=LAYOUT)
     notes = [found.read_as] if found.read_as else []
@@ -75,12 +80,7 @@ def _one_column(file: Path, names: Sequence[str], wanted: str) -> str | None:
     return found[0] if found else None
 
 
-def _values(table: Table, used: Mapping[str, str]) -> list[tuple[int, dict[str, str]]]:
-    places = {wanted: table.columns.index(name) for wanted, name in used.items()}
-    return [(line, {wanted: row[place] for wanted, place in places.items()}) for line, row in table.rows]
-
-
-def _record(table: Path, line: int, row: Mapping[str, str]) -> Record:
+def _record(table: Path, line: int, row: Mapping[str, str], extra: tuple[tuple[str, str], ...]) -> Record:
     where = f"{one_line(table)}, line {line}"
     mask, name = row.get("mask", "").strip(), row["path"]
     _, page = split_page(table.parent / name)
@@ -93,6 +93,7 @@ def _record(table: Path, line: int, row: Mapping[str, str]) -> Record:
         group=row.get("group", "").strip() or None,
         mask_path=_inside(table.parent, mask, where) if mask else None,
         part=_part(row.get("part", "").strip(), where),
+        extra=extra,
         page=page,
     )
 

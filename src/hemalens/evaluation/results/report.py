@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from hemalens.datasets.table_text import html_table
 from hemalens.evaluation.results.base import Part
 from hemalens.evaluation.results.comparisons import Comparison
 from hemalens.evaluation.results.costs import Efficiency
@@ -88,3 +89,8 @@ class Report(Part):
     method_cards: tuple[MethodCard, ...] = ()
     environment: dict[str, str]
     seed: int
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        scores = [(e.name, f"macro F1 {e.scores.macro_f1.value or 0:.3f} on {e.n_images} images") for e in self.evaluations]
+        return html_table(self.title, [*(("", sentence) for sentence in self.summary), *scores])
