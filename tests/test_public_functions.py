@@ -148,7 +148,9 @@ def test_every_public_function_has_a_door() -> None:
         assert paths - {"data"} == set(door.paths) - {"data"}, name
 
 
-@pytest.mark.parametrize("bad", [3, None, "", b"x", "a\x00b", object()], ids=repr)
+@pytest.mark.parametrize(
+    "bad", [3, None, "", b"x", "a\x00b", object()], ids=["int", "None", "empty", "bytes", "NUL", "object"]
+)
 @pytest.mark.parametrize(("door", "name"), PATHS)
 def test_what_is_no_path_is_refused(door: Door, name: str, bad: object, bundle: Bundle, tmp_path: Path) -> None:
     given = door.valid(tmp_path, bundle)

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file
 
 import trained
-from hemalens.bundle.bundle import WEIGHTS, Bundle
+from hemalens.bundle.artifact import WEIGHTS
+from hemalens.bundle.bundle import Bundle
 from hemalens.errors import BundleError
 from hemalens.graphs.build import cut, make_model
 from hemalens.graphs.fp16 import with_half_weights
