@@ -90,11 +90,11 @@ def check_output(path: Path, *, overwrite: bool, inputs: Sequence[Path] = ()) ->
             f"{one_line(path)} exists already",
             remedy="Choose another file or folder, or replace it with --overwrite.",
         )
-    parent = path
-    while not parent.exists():
-        parent = parent.parent
-        if parent.exists() and not parent.is_dir():
-            raise OutputError(f"cannot write {one_line(path)}", expected="a folder", got=f"the file {one_line(parent)}")
+    with output_errors(path):
+        parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        below_file = parent != path and not parent.is_dir()
+    if below_file:
+        raise OutputError(f"cannot write {one_line(path)}", expected="a folder", got=f"the file {one_line(parent)}")
     if not os.access(parent, os.W_OK):
         raise OutputError(
             f"cannot write {one_line(path)}", expected="a writable place", got=f"{one_line(parent)} is read-only"

@@ -128,9 +128,9 @@ CASES = (
     Case("nothing but DICOM in predict", _only("dcm", "plain"), ("no image in 'scans'", ".dcm (1)")),
     Case("nothing but slides in a folder of classes", _only("svs", "folder"), ("no image in 'scans'", ".svs (1)")),
     Case("a row of a kind that is not read", _row_of("heic"), ("unreadable: 1", "a HEIC photograph, which is not read"), 0),
-    Case("a PCX named .png", _saved("a.png", _renamed("PCX")), ("unreadable: 1", "is not a readable image"), 0, CSV),
-    Case("an icon named .png", _saved("a.png", _renamed("ICO")), ("unreadable: 1", "is not a readable image"), 0, CSV),
-    Case("a TGA named .png", _saved("a.png", _renamed("TGA")), ("unreadable: 1", "is not a readable image"), 0, CSV),
+    Case("a PCX named .png", _saved("a.png", _renamed("PCX")), ("no prediction: ", "is not a readable image"), 2, CSV),
+    Case("an icon named .png", _saved("a.png", _renamed("ICO")), ("no prediction: ", "is not a readable image"), 2, CSV),
+    Case("a TGA named .png", _saved("a.png", _renamed("TGA")), ("no prediction: ", "is not a readable image"), 2, CSV),
     Case("a JPEG named .png", _saved("a.png", _renamed("JPEG")), ("1 rows", "unreadable: 0"), 0, CSV),
     Case("a WebP", _saved("a.webp", _renamed("WEBP")), ("1 rows", "unreadable: 0"), 0, CSV),
     Case("a JPEG named .jfif", _saved("a.jfif", _renamed("JPEG")), ("1 rows", "unreadable: 0"), 0, CSV),
@@ -160,14 +160,18 @@ CASES = (
     Case(
         "JPEG 2000 inside a TIFF",
         _saved("a.tif", _tiff(DEEP, compression="jpeg2000")),
-        ("unreadable: 1", "a compression that is not read", "got JPEG 2000"),
-        0,
+        ("no prediction: ", "a compression that is not read", "got JPEG 2000"),
+        2,
         CSV,
     ),
     Case(
-        "JPEG XL inside a TIFF", _saved("a.tif", _tiff(RGB, compression="jpegxl")), ("unreadable: 1", "got JPEG XL"), 0, CSV
+        "JPEG XL inside a TIFF",
+        _saved("a.tif", _tiff(RGB, compression="jpegxl")),
+        ("no prediction: ", "got JPEG XL"),
+        2,
+        CSV,
     ),
-    Case("signed values", _saved("a.tif", _tiff(RGB.astype(np.int16))), ("unreadable: 1", "signed integers"), 0, CSV),
+    Case("signed values", _saved("a.tif", _tiff(RGB.astype(np.int16))), ("no prediction: ", "signed integers"), 2, CSV),
     Case(
         "ten channels",
         _saved(
@@ -176,8 +180,8 @@ CASES = (
                 p, np.zeros((40, 40, 10), np.uint16), photometric="minisblack", planarconfig="contig"
             ),
         ),
-        ("unreadable: 1", "10 channels"),
-        0,
+        ("no prediction: ", "10 channels"),
+        2,
         CSV,
     ),
 )

@@ -244,7 +244,7 @@ def _near(verb: str, place: Place) -> tuple[object, ...]:
 def _labels(place: Place) -> tuple[object, ...]:
     cells = _lab(place)
     (cells / "neutrophil").rename(cells / "neutrophill")
-    return _verb("train", place, f"folder:{cells}")
+    return (*_verb("train", place, f"folder:{cells}"), "--strict")
 
 
 def _names() -> Iterator[Case]:

@@ -208,20 +208,24 @@ CASES = (
         0,
         CSV,
     ),
-    Case("half a WebP", _one("a.webp", _half("WEBP")), ("unreadable: 1", "a.webp'"), 0, CSV),
-    Case("half a GIF", _one("a.gif", _half("GIF")), ("unreadable: 1", "a.gif'"), 0, CSV),
+    Case("half a WebP", _one("a.webp", _half("WEBP")), ("no prediction: ", "a.webp'"), 2, CSV),
+    Case("half a GIF", _one("a.gif", _half("GIF")), ("no prediction: ", "a.gif'"), 2, CSV),
     Case(
-        "a TIFF whose pages form a loop", _one("a.tif", _looping_tiff), ("unreadable: 1", "the pages form a loop"), 0, CSV
+        "a TIFF whose pages form a loop", _one("a.tif", _looping_tiff), ("no prediction: ", "the pages form a loop"), 2, CSV
     ),
-    Case("a TIFF of floats", _one("a.tif", _float_tiff), ("unreadable: 1", "floating point"), 0, CSV),
+    Case("a TIFF of floats", _one("a.tif", _float_tiff), ("no prediction: ", "floating point"), 2, CSV),
     Case(
-        "an animated GIF", _one("a.gif", lambda: _gif_of(3)), ("unreadable: 1", "several frames", "Save the frames"), 0, CSV
+        "an animated GIF",
+        _one("a.gif", lambda: _gif_of(3)),
+        ("no prediction: ", "several frames", "Save the frames"),
+        2,
+        CSV,
     ),
     Case(
         "a PNG that states 100,000 x 100,000 px",
         _one("a.png", lambda: _png_of(100_000, 100_000)),
-        ("unreadable: 1", "too large"),
-        0,
+        ("no prediction: ", "too large"),
+        2,
         CSV,
     ),
     Case(
@@ -233,8 +237,8 @@ CASES = (
     Case(
         "an image of 7 px",
         _one("a.png", lambda: _encoded("PNG", (7, 50))),
-        ("unreadable: 1", "too small", "7x50 px"),
-        0,
+        ("no prediction: ", "too small", "7x50 px"),
+        2,
         CSV,
     ),
     Case(
@@ -253,8 +257,8 @@ CASES = (
     Case(
         "a page that is not there",
         _page_that_is_not_there,
-        ("unreadable: 1", "there is no page 7 in 's.tif'", "1 to 2"),
-        0,
+        ("no prediction: ", "there is no page 7 in 's.tif'", "1 to 2"),
+        2,
         CSV,
     ),
     Case(
@@ -264,7 +268,7 @@ CASES = (
     Case("a named pipe in train", _pipe(_train), ("1 of 13 images", "pipe.png' cannot be opened", PIPE), stub=True),
     Case("a named pipe in predict", _pipe(lambda p: _predict(p, p.cells())), ("unreadable: 1", PIPE), 0, CSV),
     Case("a named pipe in the audit", _pipe(_audit), ("unreadable: 1", PIPE), 0),
-    Case("a named pipe alone", _empty_pipe_alone, ("unreadable: 1", PIPE), 0, CSV),
+    Case("a named pipe alone", _empty_pipe_alone, ("no prediction: ", PIPE), 2, CSV),
     Case("a named pipe as --config", _pipe_as("--config"), ("cannot read 'pipe'", PIPE), stub=True),
     Case(
         "a link to a device",

@@ -131,7 +131,7 @@ CASES = (
     Case("numbers as they are", _all_unknown("1", "2", "--labels", "as_labelled"), ("bundle: ",), 0, WRITES, stub=True),
     Case("a misspelt label map", _map("five_clas"), ("did you mean 'five_class'",), stub=True),
     Case("no such label map", _map("xyz"), ("unknown label map 'xyz'", "known: as_labelled, "), stub=True),
-    Case("no label map", _map(""), ("unknown label map ''",), stub=True),
+    Case("no label map", _map(""), ("the label map is no name", "got ''"), stub=True),
     Case("no such label map to audit", _map("six_class", "data", "audit"), ("unknown label map",)),
     Case(
         "an unknown label in a CSV",

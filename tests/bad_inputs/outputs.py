@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,6 +9,8 @@ from pathlib import Path
 
 from bad_input_cases import Case, Place
 from PIL import Image
+
+from hemalens.files import write_sealed
 
 Arguments = tuple[object, ...]
 NOT_APART = ("would replace the input", "expected an output apart from all inputs", "nothing was changed")
@@ -108,7 +109,7 @@ def _train_wrong_head(place: Place) -> Arguments:
 
 
 def _train_legacy(place: Place) -> Arguments:
-    place.file("out/run.json", json.dumps({"kind": "hemalens-run", "key": "k", "finished": True, "request": {}}))
+    write_sealed(place.out / "run.json", {"kind": "hemalens-run", "key": "k", "finished": True, "request": {}})
     return ("train", "stub", "--train", f"folder:{place.cells()}", "--out", place.out, "--overwrite")
 
 

@@ -119,7 +119,7 @@ CASES = (
     Case("embeddings in a CSV", lambda p: _output_with(p, ".csv", "--embeddings"), ("embeddings do not fit a CSV",)),
     Case("a coverage of 2", lambda p: _predict(p, p.image(), "--coverage", "2"), ("coverage", "above 0, below 1", "got 2")),
     Case("a coverage of 0", lambda p: _predict(p, p.image(), "--coverage", "0"), ("coverage", "above 0, below 1")),
-    Case("a coverage of nan", lambda p: _predict(p, p.image(), "--coverage", "nan"), ("coverage", "got nan")),
+    Case("a coverage of nan", lambda p: _predict(p, p.image(), "--coverage", "nan"), ("coverage", "got 'nan'")),
     Case("a coverage in words", lambda p: _predict(p, p.image(), "--coverage", "high"), ("--coverage", "'high'")),
     Case("a threshold of 2", lambda p: _predict(p, p.image(), "--abstain-below", "2"), ("--abstain-below",)),
     Case("a threshold of nan", lambda p: _predict(p, p.image(), "--abstain-below", "nan"), ("--abstain-below",)),

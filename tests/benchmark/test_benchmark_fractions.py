@@ -471,7 +471,7 @@ def test_the_command_prints_a_table_and_where_the_report_lies(
         (("--fractions", ""), "cannot read --fractions"),
         (("--fractions", "50"), "a fraction is out of range; expected above 0, at most 1; got 50.0"),
         (("--fractions", "0"), "a fraction is out of range"),
-        (("--fractions", "nan"), "a fraction is out of range"),
+        (("--fractions", "nan"), "cannot read --fractions"),
         (
             ("--fractions", "0.01", "--strict"),
             "0.01 of class 'neutrophil' is no image; expected at least 100 images; got 14",

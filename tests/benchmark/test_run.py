@@ -241,7 +241,7 @@ def test_an_edited_result_is_computed_anew_and_noted(labs: Path, fits: list[str]
     file.write_text(json.dumps(content))
     forget_damage()
     assert benchmark(config, out=out).evaluations == whole.evaluations
-    assert damage_notes() == [f"a damaged result of the benchmark was computed anew: '{file}'"]
+    assert damage_notes() == [f"a damaged result of the benchmark was computed anew: '{file.relative_to(out)}'"]
     forget_damage()
 
 

@@ -183,7 +183,7 @@ def test_a_bundle_is_replaced_whole(original: Path, copy: Path) -> None:
     bundle = open_bundle(original)
     (copy / "left over").write_text("x")
     again = write_bundle(copy, bundle.manifest, {MODEL: bundle.graph_bytes})
-    assert {entry.name for entry in copy.iterdir()} == {MODEL, MANIFEST}
+    assert {entry.name for entry in copy.iterdir()} == {MODEL, MANIFEST, "left over"}, "a file of somebody else stays"
     assert set(again.manifest.files) == {MODEL}
     assert again.graph == bundle.graph
 

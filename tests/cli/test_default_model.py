@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import shutil
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_suggest_without_a_bundle(abroad: Path, own: Bundle, tmp_path: Path, hem
     assert f"hemalens adapt --support csv:{tmp_path / 'a.csv'}" in alone.out
     named = hemalens("suggest", own.path, images, "--out", tmp_path / "b.csv", "--n", 4)
     assert (named.code, "default model" in named.err) == (0, False)
-    assert f"hemalens adapt {own.path} --support" in named.out
+    assert f"hemalens adapt {shlex.quote(str(own.path))} --support" in named.out
     assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
 
 

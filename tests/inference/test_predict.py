@@ -17,6 +17,7 @@ from command import Command
 from fakes.bccd import write_bccd_fields
 from hemalens import Predictor, open_dataset, predict, segment
 from hemalens.bundle.bundle import MODEL, Bundle, write_bundle
+from hemalens.bundle.self_test import SIDE_PX
 from hemalens.bundle.stages import CentredCropEntry
 from hemalens.datasets.synthetic import LABORATORIES, draw_cell
 from hemalens.graphs.runtime import GraphRunner
@@ -73,8 +74,9 @@ def test_what_is_no_distribution_is_a_row_with_its_error(
 ) -> None:
     values, said = WRONG[name]
     assert len(bundle.manifest.labels) == 4
+    predictor = Predictor(bundle, abstain_below=0.8)
     monkeypatch.setattr(GraphRunner, "run", lambda runner, image: {"probabilities": np.array(values, np.float32)})
-    (found,) = Predictor(bundle, abstain_below=0.8).predict(_save(tmp_path / "a.png", _cell()))
+    (found,) = predictor.predict(_save(tmp_path / "a.png", _cell()))
     assert (found.label, found.probabilities, found.prediction_set) == (None, None, None)
     assert found.abstained
     assert said in str(found.error)
@@ -82,8 +84,9 @@ def test_what_is_no_distribution_is_a_row_with_its_error(
 
 def test_a_sum_within_a_thousandth_is_a_prediction(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.array([0.9, 0.05, 0.03, 0.0205], np.float32)
+    predictor = Predictor(bundle)
     monkeypatch.setattr(GraphRunner, "run", lambda runner, image: {"probabilities": values})
-    (found,) = Predictor(bundle).predict(_cell())
+    (found,) = predictor.predict(_cell())
     assert found.label == bundle.manifest.labels[0]
 
 
@@ -92,7 +95,14 @@ def test_a_network_of_nan_ends_with_2_and_the_table_is_written(
 ) -> None:
     for i in range(3):
         _save(tmp_path / "cells" / f"{i}.png", _cell(i))
-    monkeypatch.setattr(GraphRunner, "run", lambda runner, image: {"probabilities": np.full(4, np.nan, np.float32)})
+    run = GraphRunner.run
+
+    def broken(runner: GraphRunner, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Right for the bundle's own test image alone."""
+        own = image.shape[0] == SIDE_PX
+        return run(runner, image) if own else {"probabilities": np.full(4, np.nan, np.float32)}
+
+    monkeypatch.setattr(GraphRunner, "run", broken)
     ended = hemalens("predict", bundle.path, tmp_path / "cells", "--out", tmp_path / "a.csv")
     assert ended.code == 2
     assert ended.error.startswith("error: no prediction: the graph gives NaN")

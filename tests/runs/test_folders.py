@@ -14,6 +14,7 @@ import pytest
 
 from hemalens.errors import OutputError
 from hemalens.evaluation.results import Report
+from hemalens.files import write_sealed
 from hemalens.report.compose import Results, make_report
 from hemalens.runs import folders
 from hemalens.runs.folders import finish_run, open_run
@@ -296,7 +297,7 @@ def test_a_run_of_an_earlier_version_that_names_no_files_is_not_replaced(tmp_pat
     _run(out, OLD)
     known = json.loads((out / "run.json").read_text())
     del known["files"]
-    (out / "run.json").write_text(json.dumps(known))
+    write_sealed(out / "run.json", known)
     with pytest.raises(OutputError, match="does not name its files"):
         _run(out, NEWER, overwrite=True)
     assert _tree(out) == OLD
@@ -307,9 +308,7 @@ def test_an_edited_list_of_files_removes_nothing_outside(tmp_path: Path) -> None
     _run(out, OLD)
     _with_mine(tmp_path, {"mine.txt": "mine"})
     known = json.loads((out / "run.json").read_text())
-    (out / "run.json").write_text(
-        json.dumps(known | {"files": [*known["files"], "../mine.txt", str(tmp_path / "mine.txt")]})
-    )
+    write_sealed(out / "run.json", known | {"files": [*known["files"], "../mine.txt", str(tmp_path / "mine.txt")]})
     _run(out, NEWER, overwrite=True)
     assert (tmp_path / "mine.txt").read_text() == "mine"
 

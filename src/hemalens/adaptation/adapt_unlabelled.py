@@ -12,12 +12,12 @@ from hemalens.adaptation.encoders import Embedders, open_embedders
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.adaptation.unlabelled_config import UnlabelledConfig
 from hemalens.adaptation.unlabelled_steps import Adapted, adapted_to
+from hemalens.bundle.adaptations import Unlabelled
 from hemalens.bundle.artifact import DataEntry, library_versions
 from hemalens.bundle.bundle import (
     MODEL,
     Bundle,
     Manifest,
-    Unlabelled,
     open_bundle,
 )
 from hemalens.bundle.export import check_parity

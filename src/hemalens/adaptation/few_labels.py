@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from hemalens.adaptation.encoders import Embedders, open_embedders
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
+from hemalens.bundle.adaptations import Adaptation, ExpectedAccuracy
 from hemalens.bundle.artifact import DataEntry, library_versions
 from hemalens.bundle.bundle import (
-    Adaptation,
     Bundle,
-    ExpectedAccuracy,
     Manifest,
     class_entries,
     open_bundle,

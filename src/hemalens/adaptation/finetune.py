@@ -14,8 +14,9 @@ from hemalens.adaptation.ensemble import RULE as CLASSIFIER
 from hemalens.adaptation.ensemble import EnsembleClassifier, mean_log_probabilities, refuse_without_classifier
 from hemalens.adaptation.few_labels import expected_accuracy, note_seen, open_support
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
+from hemalens.bundle.adaptations import Adaptation, ExpectedAccuracy
 from hemalens.bundle.artifact import WEIGHTS, DataEntry, library_versions
-from hemalens.bundle.bundle import MODEL, Adaptation, Bundle, ExpectedAccuracy, Manifest, open_bundle
+from hemalens.bundle.bundle import MODEL, Bundle, Manifest, open_bundle
 from hemalens.bundle.export import Reference, check_parity
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.datasets import CellDataset, Record

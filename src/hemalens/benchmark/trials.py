@@ -98,7 +98,9 @@ def cached_outcome(trial: Trial) -> Outcome | None:
     stored = read_sealed(trial.result / RESULT)
     if stored is None:
         if (trial.result / RESULT).exists():
-            note_damage(f"a damaged result of the benchmark was computed anew: {one_line(trial.result / RESULT)}")
+            note_damage(
+                f"a damaged result of the benchmark was computed anew: {one_line(Path(*trial.result.parts[-3:], RESULT))}"
+            )
         return None
     try:
         if stored["key"] != trial.key:

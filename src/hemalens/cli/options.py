@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 
-from hemalens.datasets.walking import following_links
 from hemalens.errors import MAX_SEED, InputError, one_line, visible
 from hemalens.progress import set_quiet
 
@@ -76,6 +75,8 @@ Strict = Annotated[bool, typer.Option("--strict", help="Stop at a label that is 
 
 def _follow(context: typer.Context, follow: bool) -> bool:
     """Follow links for as long as the command runs."""
+    from hemalens.datasets.walking import following_links
+
     context.with_resource(following_links(follow))
     return follow
 

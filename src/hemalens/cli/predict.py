@@ -17,6 +17,7 @@ from hemalens.cli.options import (
     Talk,
     bundle_and_images,
     bundle_or_default,
+    numbers,
 )
 from hemalens.errors import ImageError, InputError, one_line
 
@@ -70,9 +71,19 @@ def predict(
         coverage=_coverage(coverage),
         overwrite=overwrite,
     )
-    counts = ", ".join(f"{label} {n}" for label, n in found.by_label.items())
     for note in found.notes:
         talk.say(f"note: {note}")
+    value = asdict(found)
+    value["trust"]["lines"] = list(found.trust.lines)
+    talk.result(value, _lines(found, out, abstain_below))
+    if found.n_unreadable == found.n_rows:
+        reason = str(found.first_error).rstrip(".")
+        raise ImageError(f"no prediction: {reason}. The table with the error of each image is {one_line(out)}")
+
+
+def _lines(found: PredictionSummary, out: object, abstain_below: float) -> list[str]:
+    """The summary: counts, what was found, domain shift, and what the prediction sets hold for."""
+    counts = ", ".join(f"{label} {n}" for label, n in found.by_label.items())
     lines = [f"{found.n_rows} rows in {out}: {counts or 'no prediction'}"]
     if abstain_below:
         lines.append(f"below {abstain_below:g}: {found.n_abstained}")
@@ -83,11 +94,7 @@ def predict(
         lines.append(
             f"prediction sets: coverage of {found.coverage:g} only for images like those of the training laboratory"
         )
-    value = asdict(found)
-    value["trust"]["lines"] = list(found.trust.lines)
-    talk.result(value, lines)
-    if found.n_unreadable == found.n_rows:
-        raise ImageError(f"no prediction: {found.first_error}. The table with the error of each image is {one_line(out)}")
+    return lines
 
 
 def _cell_lines(found: PredictionSummary) -> list[str]:
@@ -109,6 +116,7 @@ def _coverage(text: str) -> float | None:
     if not text.strip():
         return None
     try:
-        return float(text)
-    except ValueError as error:
+        (found,) = numbers(text, "--coverage")
+    except (InputError, ValueError) as error:
         raise InputError("cannot read --coverage", expected='a number, as in 0.9, or ""', got=repr(text)) from error
+    return found

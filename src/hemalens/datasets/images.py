@@ -37,11 +37,13 @@ def plain_images(path: Path) -> Listing:
     Raises `DatasetError` when there is no image, and for a single file of a kind that is not read.
     """
     file, page = split_page(path)
-    if not os.path.lexists(file):
+    try:
+        file.lstat()
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DatasetError(
             f"there is no image or folder {one_line(path)}",
             remedy="Check the path; a relative one starts at the current folder.",
-        )
+        ) from error
     if not file.is_dir():
         kind = not_read(file)
         if kind is not None:

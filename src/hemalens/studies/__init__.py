@@ -68,7 +68,8 @@ def run_study(
     check_flag(published_only, "published_only")
     if not isinstance(data, Mapping):
         raise InputError("data name no roles", expected="a dict from role to dataset", got=type(data).__name__)
-    specs = {role: check_specs(given, f"the data of {role}") for role, given in data.items()}
+    # the study says what an empty role needs
+    specs = {role: [] if given in ([], ()) else check_specs(given, f"the data of {role}") for role, given in data.items()}
     options = StudyOptions(
         as_path(out, "out"), settings, published_only=published_only, seed=seed, overwrite=overwrite, say=say
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from onnx import helper
 
 import trained
 from command import Command
@@ -287,11 +288,13 @@ def test_bad_bundles_targets_and_numbers_are_refused(labs: Path, tmp_path: Path)
 def test_a_bundle_that_cannot_be_counted_is_named(labs: Path, tmp_path: Path) -> None:
     near = open_bundle(labs / "near")
     graph = near.graph
-    graph.opset_import.add(domain="elsewhere", version=1)
-    node = next(node for node in graph.graph.node if node.op_type == "Sub")
-    node.domain = "elsewhere"
+    graph.opset_import.add(domain="com.microsoft", version=1)
+    (last,) = (i for i, node in enumerate(graph.graph.node) if "raw_logits" in node.output)
+    node = graph.graph.node[last]
+    graph.graph.node.insert(last, helper.make_node("FastGelu", [node.input[0]], ["curved"], domain="com.microsoft"))
+    graph.graph.node[last + 1].input[0] = "curved"
     path = _with(near, tmp_path / "foreign", files={"model.onnx": graph.SerializeToString()})
-    with pytest.raises(BundleError, match=r"cannot be counted, in '.*foreign'; expected .*; got elsewhere Sub"):
+    with pytest.raises(BundleError, match=r"cannot be counted, in '.*foreign'; expected .*; got com.microsoft FastGelu"):
         _measure(path, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

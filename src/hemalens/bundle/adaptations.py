@@ -1,0 +1,63 @@
+"""How a bundle was adapted to a laboratory: the parts of its manifest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from hemalens.bundle.artifact import Part
+
+
+class ExpectedAccuracy(Part):
+    """Expected accuracy of an adapted bundle, by leave-one-out over its support images.
+
+    `n` images enter: their class has another image or group. `low` and `high` are exact binomial limits, 95 %. `tells` is
+    False when the support is too small for an estimate; `verdict` states the result in words.
+    """
+
+    n: int
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    balanced_accuracy: float | None
+    majority_rate: float | None
+    tells: bool
+    verdict: str
+
+
+class Adaptation(Part):
+    """How a bundle was adapted to a target laboratory by labelled images, and its expected accuracy.
+
+    `base_model_sha256` are the digests of the base bundles' graphs, or of the ImageNet network's weights. `beside` names
+    the encoders whose embeddings are concatenated to the first. `support_images` are content digests.
+    """
+
+    base_model_sha256: tuple[str, ...]
+    beside: tuple[str, ...] = ()
+    few_shot: dict[str, Any]
+    support_images: tuple[str, ...]
+    new_classes: tuple[str, ...]
+    expected: ExpectedAccuracy
+
+
+class Unlabelled(Part):
+    """How a bundle was adapted to a laboratory's unlabelled images.
+
+    `settings` are those of `UnlabelledConfig`; `n_images` and `fingerprint` describe the images used, `n_unreadable` those
+    left out. `base_model_sha256` is the digest of the graph before. With nucleus sizes, `typical_nucleus_px` is the
+    laboratory's median diameter, `size_widening` the factor on the scales, and the embedding ends with the log relative
+    diameter. `bias` is added to the logits (k,). `neighbours` is the number of neighbours, `beside` names the encoders that
+    find them.
+    """
+
+    settings: dict[str, Any]
+    base_model_sha256: str
+    n_images: int = Field(ge=1)
+    n_unreadable: int = Field(ge=0)
+    fingerprint: str
+    typical_nucleus_px: float | None = Field(default=None, gt=0)
+    size_widening: float | None = Field(default=None, ge=1)
+    bias: tuple[float, ...] | None = None
+    neighbours: int | None = None
+    beside: tuple[str, ...] = ()
