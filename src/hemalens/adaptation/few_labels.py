@@ -15,14 +15,8 @@ from numpy.typing import NDArray
 from hemalens.adaptation.encoders import Embedders, open_embedders
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.bundle.artifact import DataEntry, library_versions
-from hemalens.bundle.bundle import (
-    Adaptation,
-    Bundle,
-    ExpectedAccuracy,
-    Manifest,
-    class_entries,
-    open_bundle,
-)
+from hemalens.bundle.bundle import Adaptation, Bundle, ExpectedAccuracy, Manifest, open_bundle
+from hemalens.bundle.class_entries import class_entries
 from hemalens.bundle.export import check_parity
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.classifiers.few_shot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
