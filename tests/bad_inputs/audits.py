@@ -33,13 +33,14 @@ def _audited(change: Callable[[Place, Path], None], *more: object) -> Make:
     return make
 
 
-def _table(text: str | bytes, *more: object) -> Make:
-    """`data audit` of a table."""
+def _table(text: str | bytes, *more: object, spec: str = "csv:table.csv") -> Make:
+    """`data audit` of a table, or beside one."""
 
     def make(place: Place) -> Sequence[object]:
         place.cells(n=2)
+        place.image("a cell.png")
         place.file("table.csv", text)
-        return ("data", "audit", "csv:table.csv", "--quiet", *more)
+        return ("data", "audit", spec, "--quiet", *more)
 
     return make
 
@@ -104,7 +105,12 @@ CASES = (
     Case("audit: an empty table", _table(""), ("'table.csv' lacks the column(s) path, label", "got no header")),
     Case("audit: a table without rows", _table(ROWS), ("'table.csv' lists no image",)),
     Case("audit: a table of bytes", _table(b"\xff\xfe\x00\x81"), ("'table.csv'",)),
-    Case("audit: no label in a row", _table(f"{ROWS}a.png,\n"), ("'table.csv', line 2: the label is empty",)),
+    Case(
+        "audit: no label in a row",
+        _table(f"{ROWS}a cell.png,\n"),
+        ("excluded: 1 x no label filled in",),
+        code=0,
+    ),
     Case("audit: no such image", _table(f"{ROWS}a.png,neutrophil\n"), ("line 2: there is no file 'a.png'",)),
     Case("audit: out of the folder", _table(f"{ROWS}../a.png,neutrophil\n"), ("lies outside the CSV's folder",)),
     Case(
@@ -135,7 +141,16 @@ CASES = (
     Case(
         "groups: the audited table",
         _table(f"{ROWS}cells/neutrophil/0.png,neutrophil\n", "--groups-to", "table.csv", "--overwrite"),
-        ("--groups-to 'table.csv' would replace the table that is audited", "nothing was changed"),
+        ("'table.csv' would replace the input 'table.csv'", "Choose another --groups-to; nothing was changed"),
+    ),
+    Case(
+        "groups: a table of somebody",
+        _table(
+            "path,label,group,domain\na cell.png,monocyte,,\n",
+            *("--groups-to", "table.csv", "--overwrite"),
+            spec="folder:cells",
+        ),
+        ("--groups-to 'table.csv' holds labels that these images do not have", "it is not overwritten"),
     ),
     Case(
         "groups: where the remedy names it",
@@ -166,11 +181,11 @@ CASES = (
         ("'lab_c'", "'lab_b' or 'lab_a'"),
     ),
     Case("synthesize: below a file", _in_place("data", "synthesize", "a file/x"), ("cannot write 'a file/x'",)),
-    Case("synthesize: over a file", _in_place("data", "synthesize", "a file", "--overwrite"), ("holds something else",)),
+    Case("synthesize: over a file", _in_place("data", "synthesize", "a file", "--overwrite"), ("'a file' is a file",)),
     Case("synthesize: over notes", _in_place("data", "synthesize", "notes", "--overwrite"), ("holds something else",)),
     Case("synthesize: it exists", _synthetic("synthesize", note=False), ("'set' exists already", "--overwrite")),
-    Case("synthesize: a note inside", _synthetic("synthesize", note=True), ("something else", "got 'my notes.txt'")),
-    Case("tissue: a note inside", _synthetic("synthesize-tissue", note=True), ("something else", "got 'my notes.txt'")),
+    Case("synthesize: a note inside", _synthetic("synthesize", note=True), ("my notes.txt'", "another FOLDER")),
+    Case("tissue: a note inside", _synthetic("synthesize-tissue", note=True), ("my notes.txt'", "another FOLDER")),
     Case(
         "tissue: over notes",
         _in_place("data", "synthesize-tissue", "notes", "--overwrite"),
