@@ -109,11 +109,6 @@ def _check(
         raise OutputError(f"{one_line(out / NEW)} is no folder of a run", remedy="Move it away, or choose another --out.")
     if known is None and begun is None and set(os.listdir(out)) - {LOCK, NEW}:
         raise OutputError(f"{one_line(out)} is not a run folder", remedy="Choose another --out.")
-    if known is not None and not isinstance(known.get("files"), list):
-        raise OutputError(
-            f"the run in {one_line(out)} does not name its files",
-            remedy="Choose another --out; it is not overwritten.",
-        )
     here = known or begun
     if here is None or overwrite or _has_job(here, job):
         return
