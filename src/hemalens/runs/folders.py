@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,6 @@ from hemalens.report import write_report
 
 RUN_FILE = "run.json"
 NO_AUXILIARY: Mapping[str, CellDataset] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """Where a run writes, its seed, and whether an existing output is replaced."""
-
-    out: Path
-    seed: int = 0
-    overwrite: bool = False
 
 
 NEW = ".new"

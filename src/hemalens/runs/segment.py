@@ -84,7 +84,7 @@ def train_segmenter(
         "test": test.fingerprint if test else None,
         "seed": seed,
     }
-    inputs = [*map(spec_path, filter(None, [*specs, options.config_file])), *config.named_paths()]
+    inputs = [*(spec_path(spec) for spec in (*specs, options.config_file) if spec), *config.named_paths()]
     with open_run(out, request, overwrite=overwrite, inputs=inputs, say=say) as folder:
         say(f"{trained:,} of {total:,} parameters are trained")
         say(f"training on {amount}, {len(test) if test else 0} held out for the test")
