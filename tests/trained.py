@@ -21,8 +21,7 @@ from PIL import Image
 
 from fakes import FAKES
 from hemalens.bundle.artifact import DataEntry
-from hemalens.bundle.bundle import Bundle, Manifest, seen_images, write_bundle
-from hemalens.bundle.class_entries import class_entries
+from hemalens.bundle.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
 from hemalens.bundle.segmenter import TrainedSegmenter, open_trained_segmenter
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset, open_dataset

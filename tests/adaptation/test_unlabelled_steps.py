@@ -14,8 +14,17 @@ from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.class_bias import class_bias
 from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.artifact import DataEntry
-from hemalens.bundle.bundle import FINE, MODEL, SEEN, Bundle, Manifest, seen_images, write_bundle
-from hemalens.bundle.class_entries import class_entries, fine_entries
+from hemalens.bundle.bundle import (
+    FINE,
+    MODEL,
+    SEEN,
+    Bundle,
+    Manifest,
+    class_entries,
+    fine_entries,
+    seen_images,
+    write_bundle,
+)
 from hemalens.datasets import Record, open_dataset
 from hemalens.datasets.walking import walk_files
 from hemalens.graphs import build as graphs

@@ -105,12 +105,6 @@ CASES = (
     Case("audit: an empty table", _table(""), ("'table.csv' lacks the column(s) path, label", "got no header")),
     Case("audit: a table without rows", _table(ROWS), ("'table.csv' lists no image",)),
     Case("audit: a table of bytes", _table(b"\xff\xfe\x00\x81"), ("'table.csv'",)),
-    Case(
-        "audit: no label in a row",
-        _table(f"{ROWS}a cell.png,\n"),
-        ("excluded: 1 x no label filled in",),
-        code=0,
-    ),
     Case("audit: no such image", _table(f"{ROWS}a.png,neutrophil\n"), ("line 2: there is no file 'a.png'",)),
     Case("audit: out of the folder", _table(f"{ROWS}../a.png,neutrophil\n"), ("lies outside the CSV's folder",)),
     Case(
@@ -184,8 +178,14 @@ CASES = (
     Case("synthesize: over a file", _in_place("data", "synthesize", "a file", "--overwrite"), ("'a file' is a file",)),
     Case("synthesize: over notes", _in_place("data", "synthesize", "notes", "--overwrite"), ("holds something else",)),
     Case("synthesize: it exists", _synthetic("synthesize", note=False), ("'set' exists already", "--overwrite")),
-    Case("synthesize: a note inside", _synthetic("synthesize", note=True), ("my notes.txt'", "another FOLDER")),
-    Case("tissue: a note inside", _synthetic("synthesize-tissue", note=True), ("my notes.txt'", "another FOLDER")),
+    Case(
+        "synthesize: a note inside",
+        _synthetic("synthesize", note=True),
+        ("my notes.txt'", "besides synthetic images", "Move"),
+    ),
+    Case(
+        "tissue: a note inside", _synthetic("synthesize-tissue", note=True), ("my notes.txt'", "besides synthetic", "Move")
+    ),
     Case(
         "tissue: over notes",
         _in_place("data", "synthesize-tissue", "notes", "--overwrite"),

@@ -246,7 +246,7 @@ CASES = (
     Case("a run above its validation images", _train_validation, NOT_APART, stub=True),
     Case("a wrong setting leaves no folder", _train_wrong_setting, ("unknown key 'scal'",), stub=True),
     Case("a wrong head leaves no folder", _train_wrong_head, ("unknown head 'lrr'", "did you mean 'lr'")),
-    Case("a run of an earlier version", _train_legacy, ("is not a run folder",), stub=True),
+    Case("a run that names no files", _train_legacy, ("does not name its files",), stub=True),
     Case("an adapted bundle onto its base", _adapt(lambda place: place.bundle()), NOT_APART),
     Case("an adapted bundle onto the run beside it", _adapt_beside_run, NOT_APART),
     Case("an adapted bundle onto its cells", _adapt(lambda place: place.cells()), NOT_APART),

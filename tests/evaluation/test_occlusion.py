@@ -14,8 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from hemalens.bundle.bundle import Bundle, Manifest, seen_images, write_bundle
-from hemalens.bundle.class_entries import class_entries
+from hemalens.bundle.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
 from hemalens.bundle.stages import CellImageStage, ClassicalSegmenter
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import BundleError, InputError

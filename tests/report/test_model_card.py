@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 import trained
-from hemalens.bundle.bundle import Bundle
-from hemalens.bundle.class_entries import fine_entries
+from hemalens.bundle.bundle import Bundle, fine_entries
 from hemalens.datasets import open_dataset
 from hemalens.errors import ReportError
 from hemalens.evaluation.formatting import score

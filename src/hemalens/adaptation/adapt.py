@@ -9,7 +9,7 @@ from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled, unlabelled_co
 from hemalens.adaptation.encoders import folders_of
 from hemalens.adaptation.few_labels import adapt_few_labels, few_shot_config
 from hemalens.adaptation.finetune import adapt_finetuned
-from hemalens.adaptation.options import DEFAULTS, AdaptOptions, Run
+from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.bundle.bundle import Bundle, BundleLike, bundle_folder
 from hemalens.bundle.folders import artifact_files
 from hemalens.config import checked
@@ -18,6 +18,7 @@ from hemalens.errors import InputError, public
 from hemalens.files import PathLike, as_path, scratch_folder
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say
+from hemalens.runs.folders import RunOptions
 
 
 @public
@@ -45,11 +46,11 @@ def adapt(
     _check(support, unlabelled, options)
     inputs = [bundle, *folders_of(options.beside), *(spec_path(given) for given in (support, unlabelled) if given)]
     with claim_folder(out, artifact_files, "a bundle", overwrite=overwrite, inputs=inputs):
-        return _adapt(bundle, support, unlabelled, run=Run(out, seed), options=options, say=say)
+        return _adapt(bundle, support, unlabelled, run=RunOptions(out, seed), options=options, say=say)
 
 
 def _adapt(
-    bundle: Path, support: str | None, unlabelled: str | None, *, run: Run, options: AdaptOptions, say: Say
+    bundle: Path, support: str | None, unlabelled: str | None, *, run: RunOptions, options: AdaptOptions, say: Say
 ) -> Bundle:
     if support is None:
         return adapt_unlabelled(bundle, str(unlabelled), run=run, options=options, say=say)
@@ -61,7 +62,7 @@ def _adapt(
     few_shot_config(options)
     with scratch_folder() as folder:
         between = folder / "bundle"
-        adapt_unlabelled(bundle, unlabelled, run=Run(between, run.seed), options=options, say=say)
+        adapt_unlabelled(bundle, unlabelled, run=RunOptions(between, run.seed), options=options, say=say)
         # the adapted bundle contains the further encoders already
         return adapt_few_labels(between, support, run=run, options=replace(options, beside=()), say=say)
 

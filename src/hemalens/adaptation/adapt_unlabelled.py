@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hemalens.adaptation.encoders import Embedders, open_embedders
-from hemalens.adaptation.options import DEFAULTS, AdaptOptions, Run
+from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.adaptation.unlabelled_config import UnlabelledConfig
 from hemalens.adaptation.unlabelled_steps import Adapted, adapted_to
 from hemalens.bundle.artifact import DataEntry, library_versions
@@ -28,6 +28,7 @@ from hemalens.datasets.images import plain_images
 from hemalens.errors import BundleError, ConfigError, ImageError, InputError, one_line
 from hemalens.graphs.batch_norm import has_batch_norm, pixels_of
 from hemalens.progress import Say
+from hemalens.runs.folders import RunOptions
 from hemalens.taxonomy import AS_LABELLED
 
 FEWEST = 8
@@ -40,7 +41,7 @@ def adapt_unlabelled(
     bundle_path: Path,
     spec: str,
     *,
-    run: Run,
+    run: RunOptions,
     options: AdaptOptions = DEFAULTS,
     say: Say = lambda text: None,
 ) -> Bundle:

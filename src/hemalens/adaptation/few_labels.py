@@ -13,10 +13,16 @@ import onnx
 from numpy.typing import NDArray
 
 from hemalens.adaptation.encoders import Embedders, open_embedders
-from hemalens.adaptation.options import DEFAULTS, AdaptOptions, Run
+from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.bundle.artifact import DataEntry, library_versions
-from hemalens.bundle.bundle import Adaptation, Bundle, ExpectedAccuracy, Manifest, open_bundle
-from hemalens.bundle.class_entries import class_entries
+from hemalens.bundle.bundle import (
+    Adaptation,
+    Bundle,
+    ExpectedAccuracy,
+    Manifest,
+    class_entries,
+    open_bundle,
+)
 from hemalens.bundle.export import check_parity
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.classifiers.few_shot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
@@ -26,6 +32,7 @@ from hemalens.errors import ConfigError, LabelError, SplitError, one_line
 from hemalens.evaluation import metrics
 from hemalens.graphs import build as graphs
 from hemalens.progress import Say
+from hemalens.runs.folders import RunOptions
 from hemalens.runs.inputs import open_inputs
 from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, adapt_reference, reference_bytes
 
@@ -39,7 +46,7 @@ def adapt_few_labels(
     bundle_path: Path,
     support_spec: str,
     *,
-    run: Run,
+    run: RunOptions,
     options: AdaptOptions = DEFAULTS,
     say: Say = lambda text: None,
 ) -> Bundle:

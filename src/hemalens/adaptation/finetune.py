@@ -13,7 +13,7 @@ from hemalens.adaptation.encoders import open_embedders
 from hemalens.adaptation.ensemble import RULE as CLASSIFIER
 from hemalens.adaptation.ensemble import EnsembleClassifier, mean_log_probabilities, refuse_without_classifier
 from hemalens.adaptation.few_labels import expected_accuracy, note_seen, open_support
-from hemalens.adaptation.options import DEFAULTS, AdaptOptions, Run
+from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.bundle.artifact import WEIGHTS, DataEntry, library_versions
 from hemalens.bundle.bundle import MODEL, Adaptation, Bundle, ExpectedAccuracy, Manifest, open_bundle
 from hemalens.bundle.export import Reference, check_parity
@@ -24,6 +24,7 @@ from hemalens.errors import require_extra
 from hemalens.files import scratch_folder
 from hemalens.graphs import build as graphs
 from hemalens.progress import Say
+from hemalens.runs.folders import RunOptions
 from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, reference_bytes
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def adapt_finetuned(
     bundle_path: Path,
     support_spec: str,
     *,
-    run: Run,
+    run: RunOptions,
     options: AdaptOptions = DEFAULTS,
     say: Say = lambda text: None,
 ) -> Bundle:
@@ -88,7 +89,7 @@ def left_out(tuner: FineTuner, support: CellDataset, *, seed: int) -> Logits:
 
 
 def _fine_tune(
-    tuner: FineTuner, support: CellDataset, logits: Logits, classifier: EnsembleClassifier | None, run: Run
+    tuner: FineTuner, support: CellDataset, logits: Logits, classifier: EnsembleClassifier | None, run: RunOptions
 ) -> Bundle:
     """Fine-tune on all of the support, calibrate on the cross-validated logits, and write the bundle."""
     from hemalens.training.checkpoints import tensor_bytes

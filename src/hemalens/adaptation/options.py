@@ -34,11 +34,3 @@ class AdaptOptions:
 
 
 DEFAULTS = AdaptOptions()
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Where an adaptation writes, and its seed."""
-
-    out: Path
-    seed: int

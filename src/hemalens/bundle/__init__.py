@@ -2,8 +2,7 @@
 
 Begin with `bundle.open_bundle`; `artifact` is the manifest that bundles and segmenters share, `folders` writes and opens
 the folder, `vouching` compares manifest and graph, `self_test` runs the graph's own test. `export` writes a bundle after
-training. `class_entries` names the classes in a manifest. `stages` and `segmenter` cut the cell out before the graph,
-`nucleus_size` measures it, `reference` computes the reference statistics, `default_model` finds the packaged bundle in
-`default/`.
+training. `stages` and `segmenter` cut the cell out before the graph, `nucleus_size` measures it, `reference`
+computes the reference statistics, `default_model` finds the packaged bundle in `default/`.
 Imports `graphs`, `datasets`, `imaging`, `trust` and the rooms below them; no torch.
 """

@@ -14,7 +14,6 @@ import onnx
 from pydantic import Field, model_validator
 
 from hemalens.bundle.artifact import MANIFEST, ArtifactManifest, Part
-from hemalens.bundle.class_entries import ClassEntry, FineEntry
 from hemalens.bundle.folders import open_artifact, parsed, write_artifact
 from hemalens.bundle.nucleus_size import NucleusSize
 from hemalens.bundle.self_test import check_runner
@@ -26,6 +25,7 @@ from hemalens.files import PathLike, as_path
 from hemalens.graphs.build import temperature_of
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.imaging.reading import Preprocessing
+from hemalens.taxonomy import cell_types
 from hemalens.trust.conformal import COVERAGE
 from hemalens.trust.monitor import Monitor
 from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, read_reference
@@ -42,6 +42,23 @@ FINE = "fine_probabilities"
 
 
 DIGEST = re.compile("[0-9a-f]{64}")
+
+
+class ClassEntry(Part):
+    """One class of the label order, with its ICSH name and LOINC code where it is a cell type of the taxonomy."""
+
+    code: str
+    name: str
+    loinc: str | None = None
+
+
+class FineEntry(ClassEntry):
+    """One subtype within the class of code `of`.
+
+    A class without subtypes has one entry, itself.
+    """
+
+    of: str
 
 
 class ExpectedAccuracy(Part):
@@ -343,6 +360,22 @@ class Bundle:
 def seen_images(contents: Iterable[str]) -> bytes:
     """The content of `SEEN` for images of these content digests."""
     return ("\n".join(sorted(set(contents))) + "\n").encode("ascii")
+
+
+def class_entries(classes: tuple[str, ...]) -> tuple[ClassEntry, ...]:
+    """Entries of a label order; a class outside the taxonomy keeps its code as name."""
+    return tuple(_class_entry(code) for code in classes)
+
+
+def fine_entries(types: Iterable[tuple[str, str]]) -> tuple[FineEntry, ...]:
+    """Entries of subtypes, each given as (code, code of its class)."""
+    named = [(_class_entry(code), of) for code, of in types]
+    return tuple(FineEntry(code=entry.code, name=entry.name, loinc=entry.loinc, of=of) for entry, of in named)
+
+
+def _class_entry(code: str) -> ClassEntry:
+    known = cell_types().get(code)
+    return ClassEntry(code=code, name=known.name if known else code, loinc=known.loinc if known else None)
 
 
 def write_bundle(path: Path, manifest: Manifest, files: dict[str, bytes]) -> Bundle:

@@ -13,8 +13,18 @@ import onnx
 from numpy.typing import NDArray
 
 from hemalens.bundle.artifact import DataEntry, library_versions
-from hemalens.bundle.bundle import FINE, MODEL, SEEN, SEEN_UNLABELLED, Bundle, Manifest, seen_images, write_bundle
-from hemalens.bundle.class_entries import FineEntry, class_entries
+from hemalens.bundle.bundle import (
+    FINE,
+    MODEL,
+    SEEN,
+    SEEN_UNLABELLED,
+    Bundle,
+    FineEntry,
+    Manifest,
+    class_entries,
+    seen_images,
+    write_bundle,
+)
 from hemalens.bundle.nucleus_size import sizes_of
 from hemalens.bundle.reference import reference_files
 from hemalens.bundle.stages import Stage

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -71,18 +70,9 @@ def predict(
         coverage=_coverage(coverage),
         overwrite=overwrite,
     )
+    counts = ", ".join(f"{label} {n}" for label, n in found.by_label.items())
     for note in found.notes:
         talk.say(f"note: {note}")
-    value = asdict(found)
-    value["trust"]["lines"] = list(found.trust.lines)
-    talk.result(value, _lines(found, out, abstain_below))
-    if found.n_unreadable == found.n_rows:
-        raise ImageError(f"no prediction: {found.first_error}. The table with the error of each image is {one_line(out)}")
-
-
-def _lines(found: PredictionSummary, out: Path, abstain_below: float) -> list[str]:
-    """The counts of a run, its domain shift, and what the prediction sets hold for."""
-    counts = ", ".join(f"{label} {n}" for label, n in found.by_label.items())
     lines = [f"{found.n_rows} rows in {out}: {counts or 'no prediction'}"]
     if abstain_below:
         lines.append(f"below {abstain_below:g}: {found.n_abstained}")
@@ -93,7 +83,11 @@ def _lines(found: PredictionSummary, out: Path, abstain_below: float) -> list[st
         lines.append(
             f"prediction sets: coverage of {found.coverage:g} only for images like those of the training laboratory"
         )
-    return lines
+    value = asdict(found)
+    value["trust"]["lines"] = list(found.trust.lines)
+    talk.result(value, lines)
+    if found.n_unreadable == found.n_rows:
+        raise ImageError(f"no prediction: {found.first_error}. The table with the error of each image is {one_line(out)}")
 
 
 def _cell_lines(found: PredictionSummary) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ from hemalens.report import write_report
 
 RUN_FILE = "run.json"
 NO_AUXILIARY: Mapping[str, CellDataset] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Where a run writes, and its seed."""
+
+    out: Path
+    seed: int = 0
 
 
 NEW = ".new"
@@ -99,6 +108,11 @@ def _check(
         raise OutputError(f"{one_line(out / NEW)} is no folder of a run", remedy="Move it away, or choose another --out.")
     if known is None and begun is None and set(os.listdir(out)) - {LOCK, NEW}:
         raise OutputError(f"{one_line(out)} is not a run folder", remedy="Choose another --out.")
+    if known is not None and not isinstance(known.get("files"), list):
+        raise OutputError(
+            f"the run in {one_line(out)} does not name its files",
+            remedy="Choose another --out; it is not overwritten.",
+        )
     here = known or begun
     if here is None or overwrite or _has_job(here, job):
         return

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hemalens.bundle.artifact import MANIFEST, WEIGHTS
-from hemalens.bundle.bundle import FINE, Bundle, open_bundle
-from hemalens.bundle.class_entries import fine_entries
+from hemalens.bundle.bundle import FINE, Bundle, fine_entries, open_bundle
 from hemalens.bundle.export import FineTypes, Trained, export_bundle
 from hemalens.classifiers.calibration import fit_temperature
 from hemalens.datasets.base import CellDataset, Record

@@ -313,7 +313,7 @@ def test_a_fake_is_determined_by_its_seed(fake: Fake, name: str, seed: int, same
     assert (again.fingerprint == open_dataset(fake(name)).fingerprint) is same
 
 
-@pytest.mark.parametrize("spec", ["acevedo20", "acevedo20:", "./cells"])
+@pytest.mark.parametrize("spec", ["", "acevedo20", "acevedo20:", "./cells"])
 def test_name_without_a_reader_or_a_path_says_how_to_write_it(spec: str) -> None:
     with pytest.raises(DatasetError, match=r"expected reader:path, as in folder:my_cells"):
         open_dataset(spec)
