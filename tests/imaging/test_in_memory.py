@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,6 @@ import pytest
 from PIL import Image
 
 from hemalens.errors import ImageError
-from hemalens.files import is_temporary
-from hemalens.imaging import in_memory
 from hemalens.imaging.in_memory import from_array, from_bytes, from_picture
 from hemalens.imaging.reading import read_image
 
@@ -64,17 +61,6 @@ def test_an_error_names_the_image_and_no_temporary_file(content: bytes) -> None:
         from_bytes(content, "#3")
     assert "'#3'" in str(refused.value)
     assert "hemalens.image" not in str(refused.value)
-
-
-def test_bytes_lie_in_a_scratch_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    seen: list[Path] = []
-    monkeypatch.setattr(in_memory, "read_image", seen.append)
-    from_bytes(b"anything", "a.png")
-    (path,) = seen
-    assert path.parent.parent == tmp_path
-    assert is_temporary(path.parent.name), "what a killed process leaves is known, and removed later"
-    assert not any(tmp_path.iterdir())
 
 
 def test_a_closed_picture_is_an_image_error() -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import threading
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from hemalens.errors import ImageError, one_line
-from hemalens.files import output_errors, scratch_folder
 from hemalens.imaging.reading import MIN_SIDE_PX, read_image
 
 _loading = threading.Lock()
@@ -22,10 +23,9 @@ def from_bytes(content: bytes, name: str) -> NDArray[np.uint8]:
 
     The decoders need a file: the bytes lie in the temporary folder, for this user alone, while they are read.
     """
-    with scratch_folder() as folder:
-        path = folder / "image"
-        with output_errors(path):
-            path.write_bytes(content)
+    with tempfile.TemporaryDirectory(prefix="hemalens.image.") as folder:
+        path = Path(folder) / "image"
+        path.write_bytes(content)
         try:
             return read_image(path)
         except ImageError as error:
