@@ -167,7 +167,7 @@ CASES = (
     Case(
         "download: into a file",
         _in_place("data", "download", "bloodmnist", "--out", "a file"),
-        ("cannot write 'a file/bloodmnist.npz'", "got the file 'a file'"),
+        ("cannot write 'a file/bloodmnist.npz'", "got the file", "a file'"),
     ),
     Case(
         "synthesize: another laboratory",

@@ -21,7 +21,7 @@ from hemalens.bundle.stages import Stage, StageEntry, stage_of
 from hemalens.bundle.vouching import drop_statement
 from hemalens.datasets.table_text import html_table
 from hemalens.errors import BundleError, one_line, public
-from hemalens.files import PathLike, as_path
+from hemalens.files import PathLike, as_path, is_regular
 from hemalens.graphs.build import temperature_of
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.imaging.reading import Preprocessing
@@ -397,7 +397,7 @@ def bundle_folder(given: BundleLike) -> Path:
         return given.path
     path = as_path(given, "the bundle")
     within = path / "bundle"
-    return within if not (path / MANIFEST).exists() and (within / MANIFEST).is_file() else path
+    return within if not is_regular(path / MANIFEST) and is_regular(within / MANIFEST) else path
 
 
 @public
