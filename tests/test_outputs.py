@@ -162,6 +162,27 @@ def test_an_output_under_any_name_of_an_input_is_refused(tmp_path: Path, name: s
     assert given.read_text() == "path,label"
 
 
+def test_a_word_that_is_no_file_is_no_input(tmp_path: Path) -> None:
+    with claim_output(tmp_path / "classical", overwrite=False, inputs=[tmp_path / "classical"]):
+        pass
+
+
+def test_errors_name_the_option_of_the_output(tmp_path: Path) -> None:
+    given = tmp_path / "cells.csv"
+    given.touch()
+    with (
+        pytest.raises(OutputError, match=r"would replace the input .*Choose another --sheet; nothing was changed"),
+        claim_output(given, overwrite=True, inputs=[given], option="--sheet"),
+    ):
+        pass
+    with (
+        claim_output(tmp_path / "a", overwrite=False, option="--sheet"),
+        pytest.raises(OutputError, match="or choose another --sheet"),
+        claim_output(tmp_path / "a", overwrite=False, option="--sheet"),
+    ):
+        pass
+
+
 def test_an_output_above_an_input_is_refused_and_one_below_is_not(tmp_path: Path) -> None:
     cells = _filled(tmp_path / "data" / "cells", a="1")
     (tmp_path / "elsewhere").symlink_to(tmp_path / "data")

@@ -369,7 +369,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
     try:
         with open_regular(path) as file:
             content = parse_json(file.read(MAX_SEALED_BYTES))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return None
     if not isinstance(content, dict) or content.pop(SEAL, None) != _seal(content):
         return None

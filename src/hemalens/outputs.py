@@ -21,10 +21,10 @@ LOCK = ".lock"
 
 
 @contextmanager
-def locked(output: Path, lock: Path) -> Iterator[None]:
+def locked(output: Path, lock: Path, *, option: str = "--out") -> Iterator[None]:
     """Hold the lock file `lock` of `output` inside the block; the lock goes with the process, whatever ends it.
 
-    Raises `OutputError` at once where another process holds it.
+    Raises `OutputError`, which names the `option` of the output, at once where another process holds it.
     """
     with output_errors(output):
         made = _missing_parents(lock)
@@ -36,7 +36,7 @@ def locked(output: Path, lock: Path) -> Iterator[None]:
         except Timeout as error:
             raise OutputError(
                 f"{one_line(output)} is being written by another process",
-                remedy="Wait until that ends, or choose another --out.",
+                remedy=f"Wait until that ends, or choose another {option}.",
             ) from error
     try:
         yield
@@ -56,10 +56,13 @@ def _missing_parents(path: Path) -> list[Path]:
     return [folder for folder in path.parents if not folder.exists()]
 
 
-def check_apart(output: Path, inputs: Sequence[Path]) -> None:
-    """Raise `OutputError` where `output` lies on or above one of `inputs`, whatever links and names lead there."""
+def check_apart(output: Path, inputs: Sequence[Path], *, option: str = "--out") -> None:
+    """Raise `OutputError` where `output` lies on or above one of `inputs`, whatever links and names lead there.
+
+    An input that is not there, such as the word for a built-in segmenter, is in no danger.
+    """
     place = output.resolve()
-    for given in inputs:
+    for given in filter(os.path.lexists, inputs):
         resolved = given.resolve()
         above = (resolved, *resolved.parents)
         # the same file under another name: a hard link, another case of letters, a mount
@@ -68,22 +71,22 @@ def check_apart(output: Path, inputs: Sequence[Path]) -> None:
             raise OutputError(
                 f"the output {one_line(output)} would replace the input {one_line(given)}",
                 expected="an output apart from all inputs",
-                remedy="Choose another --out; nothing was changed.",
+                remedy=f"Choose another {option}; nothing was changed.",
             )
 
 
-def check_output(path: Path, *, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
+def check_output(path: Path, *, overwrite: bool, inputs: Sequence[Path] = (), option: str = "--out") -> None:
     """Raise `OutputError` for an output on or above an input, one that cannot be written, or an existing one.
 
     An existing file or folder passes with `overwrite`. Writes and removes nothing.
     """
     with output_errors(path):
-        check_apart(path, inputs)
+        check_apart(path, inputs, option=option)
         occupied = os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
         odd = occupied and not path.is_dir() and not path.is_file()
     if odd:
         raise OutputError(
-            f"{one_line(path)} is neither a file nor a folder", remedy="Choose another --out; it is not overwritten."
+            f"{one_line(path)} is neither a file nor a folder", remedy=f"Choose another {option}; it is not overwritten."
         )
     if occupied and not overwrite:
         raise OutputError(
@@ -107,13 +110,19 @@ Owned = Callable[[Path], Collection[str] | None]
 
 @contextmanager
 def claim_output(
-    path: Path, *, overwrite: bool, inputs: Sequence[Path] = (), check: Callable[[Path], None] = lambda path: None
+    path: Path,
+    *,
+    overwrite: bool,
+    inputs: Sequence[Path] = (),
+    check: Callable[[Path], None] = lambda path: None,
+    option: str = "--out",
 ) -> Iterator[None]:
     """Check an output file as `check_output` does, and keep other processes away from it inside the block.
 
-    What killed processes left of it is removed. `check` raises `OutputError` for a file that is not to be replaced.
+    What killed processes left of it is removed. `check` raises `OutputError` for a file that is not to be replaced. Errors
+    name the `option` of the output.
     """
-    with _claimed(path, inputs):
+    with _claimed(path, inputs, option):
         if path.is_dir():
             raise OutputError(f"{one_line(path)} is a folder", expected="the name of a file")
         check_output(path, overwrite=overwrite)
@@ -123,12 +132,14 @@ def claim_output(
 
 
 @contextmanager
-def claim_folder(path: Path, owned: Owned, what: str, *, overwrite: bool, inputs: Sequence[Path] = ()) -> Iterator[None]:
+def claim_folder(
+    path: Path, owned: Owned, what: str, *, overwrite: bool, inputs: Sequence[Path] = (), option: str = "--out"
+) -> Iterator[None]:
     """`claim_output` for a folder; `overwrite` replaces only one in which every file is named by `owned`.
 
     `what` names it in the error, as in "a report". Raises `OutputError`.
     """
-    with _claimed(path, inputs):
+    with _claimed(path, inputs, option):
         check_output(path, overwrite=overwrite)
         if path.is_file():
             raise OutputError(f"{one_line(path)} is a file", expected="the name of a folder")
@@ -145,17 +156,17 @@ def claim_folder(path: Path, owned: Owned, what: str, *, overwrite: bool, inputs
             more = f" and {len(foreign) - 1} more file(s)" if len(foreign) > 1 else ""
             raise OutputError(
                 f"{one_line(path)} holds {one_line(foreign[0])}{more} besides {what}",
-                remedy="Move what is not replaced to another folder, or choose another --out.",
+                remedy=f"Move what is not replaced to another folder, or choose another {option}.",
             )
         yield
 
 
 @contextmanager
-def _claimed(path: Path, inputs: Sequence[Path]) -> Iterator[None]:
+def _claimed(path: Path, inputs: Sequence[Path], option: str) -> Iterator[None]:
     """Hold the lock of an output that can be written, without what killed processes left of it."""
-    check_output(path, overwrite=True, inputs=inputs)
+    check_output(path, overwrite=True, inputs=inputs, option=option)
     # two names of one place have one lock
     place = path.resolve()
-    with locked(path, place.parent / f".{short_name(place.name, 80)}{LOCK}"):
+    with locked(path, place.parent / f".{short_name(place.name, 80)}{LOCK}", option=option):
         remove_stale(path.parent, held=path.name)
         yield

@@ -33,13 +33,14 @@ def _audited(change: Callable[[Place, Path], None], *more: object) -> Make:
     return make
 
 
-def _table(text: str | bytes, *more: object) -> Make:
-    """`data audit` of a table."""
+def _table(text: str | bytes, *more: object, spec: str = "csv:table.csv") -> Make:
+    """`data audit` of a table, or beside one."""
 
     def make(place: Place) -> Sequence[object]:
         place.cells(n=2)
+        place.image("a cell.png")
         place.file("table.csv", text)
-        return ("data", "audit", "csv:table.csv", "--quiet", *more)
+        return ("data", "audit", spec, "--quiet", *more)
 
     return make
 
@@ -134,7 +135,16 @@ CASES = (
     Case(
         "groups: the audited table",
         _table(f"{ROWS}cells/neutrophil/0.png,neutrophil\n", "--groups-to", "table.csv", "--overwrite"),
-        ("--groups-to 'table.csv' would replace the table that is audited", "nothing was changed"),
+        ("'table.csv' would replace the input 'table.csv'", "Choose another --groups-to; nothing was changed"),
+    ),
+    Case(
+        "groups: a table of somebody",
+        _table(
+            "path,label,group,domain\na cell.png,monocyte,,\n",
+            *("--groups-to", "table.csv", "--overwrite"),
+            spec="folder:cells",
+        ),
+        ("--groups-to 'table.csv' holds labels that these images do not have", "it is not overwritten"),
     ),
     Case(
         "groups: where the remedy names it",
@@ -157,7 +167,7 @@ CASES = (
     Case(
         "download: into a file",
         _in_place("data", "download", "bloodmnist", "--out", "a file"),
-        ("cannot write 'a file/bloodmnist.npz'", "got the file 'a file'"),
+        ("cannot write 'a file/bloodmnist.npz'", "got the file", "a file'"),
     ),
     Case(
         "synthesize: another laboratory",

@@ -122,6 +122,13 @@ def _adapt(out: Callable[[Place], Path], *, overwrite: bool = True) -> Callable[
     return make
 
 
+def _adapt_beside_run(place: Place) -> Arguments:
+    """The encoder beside is named by the folder of its run, and the output is the bundle in it."""
+    inner = place.bundle("run/bundle")
+    call = ("adapt", place.bundle(), "--support", f"folder:{place.cells()}", "--beside", inner.parent)
+    return (*call, "--out", inner, "--overwrite")
+
+
 def _own_bundle(place: Place) -> Path:
     """A bundle, with a picture that somebody has put beside its files."""
     place.file("own/picture.png", "mine")
@@ -242,6 +249,7 @@ CASES = (
     Case("a wrong head leaves no folder", _train_wrong_head, ("unknown head 'lrr'", "did you mean 'lr'")),
     Case("a run that names no files", _train_legacy, ("does not name its files",), stub=True),
     Case("an adapted bundle onto its base", _adapt(lambda place: place.bundle()), NOT_APART),
+    Case("an adapted bundle onto the run beside it", _adapt_beside_run, NOT_APART),
     Case("an adapted bundle onto its cells", _adapt(lambda place: place.cells()), NOT_APART),
     Case("an adapted bundle above its cells", _adapt(lambda place: place.folder), NOT_APART),
     Case("a bundle with a file of somebody", _adapt(_own_bundle), ("'picture.png' besides a bundle", "Move")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,14 @@ def test_the_protocols_that_train() -> None:
 def test_bad_settings_are_refused(values: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         _config(**values)
+
+
+def test_bundles_beside_the_model_are_inputs_by_their_folders(tmp_path: Path) -> None:
+    (tmp_path / "run" / "bundle").mkdir(parents=True)
+    (tmp_path / "run" / "bundle" / "manifest.json").touch()
+    beside = {"beside": [str(tmp_path / "run"), "imagenet"], "support": "csv:cells.csv"}
+    config = _config(protocols="k-shot", k_shot=beside, labelling={"beside": ["unused"]})
+    assert config.paths() == [Path("a"), Path("b"), Path("cells.csv"), tmp_path / "run" / "bundle"]
 
 
 def test_settings_may_be_words_with_commas() -> None:

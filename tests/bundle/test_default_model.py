@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,8 @@ def test_it_is_told_on_one_line(small: Bundle) -> None:
 
 def test_a_folder_looks_like_a_bundle_by_its_files(small: Bundle, tmp_path: Path) -> None:
     assert looks_like_bundle(small.path)
+    shutil.copytree(small.path, tmp_path / "run" / "bundle")
+    assert looks_like_bundle(tmp_path / "run"), "the folder of the run that made it"
     (tmp_path / "manifest.json").write_text("{}")
     assert not looks_like_bundle(tmp_path)
 

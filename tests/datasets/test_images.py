@@ -160,11 +160,25 @@ def test_the_largest_value_of_the_set_decides(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), (dark // 4).astype(np.uint8))
 
 
-def test_16_bits_stay_as_they_are(tmp_path: Path) -> None:
+def test_16_bits_keep_the_content_of_the_file(tmp_path: Path) -> None:
     _deep(tmp_path / "a.tif", 60_000)
     (record,) = plain_images(tmp_path).records
     assert record.bits == 16
-    assert record.view_id() == record.content_id() == sha256_file(tmp_path / "a.tif")
+    assert record.content_id() == sha256_file(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("largest", [200, 500, 4000, 16_000])
+def test_one_file_under_two_scales_has_two_views_and_fingerprints(tmp_path: Path, largest: int) -> None:
+    for name in ("one", "two"):
+        _deep(tmp_path / name / "neutrophil" / "a.tif", largest)
+        _image(tmp_path / name / "lymphocyte" / "c.png")
+    _deep(tmp_path / "two" / "neutrophil" / "b.tif", 60_000)
+    first, second = (open_dataset(f"folder:{tmp_path / name}") for name in ("one", "two"))
+    a, b = (next(r for r in each.records if r.path.name == "a.tif") for each in (first, second))
+    assert (a.read() != b.read()).any()
+    assert a.view_id() != b.view_id()
+    part = second.subset(i for i, r in enumerate(second.records) if r.path.name != "b.tif")
+    assert first.fingerprint != part.fingerprint
 
 
 def test_another_scale_is_another_view_and_the_same_content(tmp_path: Path) -> None:

@@ -242,6 +242,32 @@ def test_without_a_test_part_the_report_says_so(
     assert report.data[0].n_images == 8
 
 
+@pytest.mark.parametrize("fraction", [0.5, 0.0])
+def test_a_given_test_part_is_never_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, fraction: float
+) -> None:
+    learned: list[CellDataset] = []
+
+    def known(train: CellDataset, *, config: SegmenterConfig, run_dir: Path) -> None:
+        learned.append(train)
+        shutil.copytree(run.out / "segmenter", run_dir / "segmenter")
+
+    monkeypatch.setattr("hemalens.methods.bc_sam_segmenter.fit_segmenter", known)
+    spec = _table(tmp_path / "cells", _mask())
+    table = tmp_path / "cells" / "cells.csv"
+    header, *rows = table.read_text().splitlines()
+    parts = ["test" if i in (1, 4) else "train" for i in range(len(rows))]
+    table.write_text("\n".join([f"{header},part", *(f"{row},{part}" for row, part in zip(rows, parts, strict=True))]))
+    report = train_segmenter(
+        spec,
+        out=tmp_path / "run",
+        options=TrainOptions(test_fraction=fraction),
+        settings=[*TINY, "mask_fraction=1.0"],
+    )
+    assert sorted(record.path.stem for record in learned[0].records) == ["0", "2", "3", "5"]
+    assert report.protocol == ("one split: the given test part, 2 mask(s)" if fraction else "no test part")
+
+
 def _table(folder: Path, mask: Image.Image | None, n: int = 6) -> str:
     """Images with the same mask each, or without one, in a user's table."""
     folder.mkdir(parents=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled, unlabelled_config
-from hemalens.adaptation.encoders import IMAGENET
+from hemalens.adaptation.encoders import folders_of
 from hemalens.adaptation.few_labels import adapt_few_labels, few_shot_config
 from hemalens.adaptation.finetune import adapt_finetuned
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
@@ -44,10 +44,9 @@ def adapt(
     support = None if support is None else check_spec(support, "the support")
     unlabelled = None if unlabelled is None else check_spec(unlabelled, "the source of unlabelled images")
     _check(support, unlabelled, options)
-    named = [bundle, support, unlabelled, *(beside for beside in options.beside if beside != IMAGENET)]
-    inputs = [spec_path(given) for given in named if given is not None]
+    inputs = [bundle, *folders_of(options.beside), *(spec_path(given) for given in (support, unlabelled) if given)]
     with claim_folder(out, artifact_files, "a bundle", overwrite=overwrite, inputs=inputs):
-        return _adapt(bundle, support, unlabelled, run=RunOptions(out, seed, overwrite), options=options, say=say)
+        return _adapt(bundle, support, unlabelled, run=RunOptions(out, seed), options=options, say=say)
 
 
 def _adapt(

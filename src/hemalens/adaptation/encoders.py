@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from hemalens.adaptation.source_head import SourceHead
-from hemalens.bundle.bundle import MODEL, Bundle, open_bundle
+from hemalens.bundle.bundle import MODEL, Bundle, bundle_folder, open_bundle
 from hemalens.cache import FeatureCache
 from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import CellDataset
@@ -110,9 +110,14 @@ def open_embedders(base: Bundle, beside: Sequence[str | Path], config: FewShotCo
     return Embedders(each, graphs.cut(graph, ["image"], ["embedding"]), head)
 
 
+def folders_of(beside: Sequence[str | Path]) -> list[Path]:
+    """The folders of the bundles among `beside`."""
+    return [bundle_folder(name) for name in beside if name != IMAGENET]
+
+
 def bundles_of(beside: Sequence[str | Path]) -> list[Bundle]:
     """Open the bundles among `beside`."""
-    return [open_bundle(Path(name)) for name in beside if name != IMAGENET]
+    return [open_bundle(folder) for folder in folders_of(beside)]
 
 
 def digests_of(beside: Sequence[str | Path]) -> list[str]:

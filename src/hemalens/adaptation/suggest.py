@@ -99,7 +99,9 @@ def suggest(
     with ExitStack() as claims:
         claims.enter_context(claim_output(out, overwrite=overwrite, inputs=inputs, check=_check_unlabelled))
         if sheet is not None:
-            claims.enter_context(claim_output(sheet, overwrite=overwrite, inputs=inputs, check=_check_sheet))
+            claims.enter_context(
+                claim_output(sheet, overwrite=overwrite, inputs=inputs, check=_check_sheet, option="--sheet")
+            )
         return _suggest(open_bundle(bundle), source, out, options, seed=seed, say=say)
 
 

@@ -17,6 +17,7 @@ from hemalens.benchmark.protocols.folds import KFoldProtocol
 from hemalens.benchmark.protocols.fractions import FractionsProtocol
 from hemalens.benchmark.protocols.k_shot import KShotProtocol
 from hemalens.benchmark.protocols.labelling import LabellingProtocol
+from hemalens.benchmark.protocols.laboratory import LaboratoryProtocol
 from hemalens.benchmark.protocols.unlabelled import UnlabelledProtocol
 from hemalens.config import Seed, StrictConfig, read_settings
 from hemalens.datasets.open import spec_path
@@ -80,7 +81,13 @@ class BenchmarkConfig(StrictConfig):
     def paths(self) -> list[Path]:
         """Everything that a run reads."""
         sets = [*self.sources, *self.targets, *(spec for specs in self.auxiliary.values() for spec in specs)]
-        return [spec_path(spec) for spec in (*sets, self.k_shot.support, self.cell_image) if spec]
+        paths = [spec_path(spec) for spec in (*sets, self.k_shot.support, self.cell_image) if spec]
+        own = [
+            protocol
+            for protocol in map(self.protocol, self.trained_protocols())
+            if isinstance(protocol, LaboratoryProtocol)
+        ]
+        return [*paths, *(folder for protocol in own for folder in protocol.beside_folders)]
 
     def targets_of(self, source: str) -> tuple[str, ...]:
         """The targets of a source."""

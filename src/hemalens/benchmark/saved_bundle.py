@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hemalens.benchmark.protocols.data import open_laboratories
 from hemalens.benchmark.protocols.laboratory import LaboratoryProtocol, score_bundle
-from hemalens.bundle.bundle import open_bundle
+from hemalens.bundle.bundle import bundle_folder, open_bundle
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.open import spec_path
 from hemalens.errors import InputError
@@ -37,7 +37,8 @@ def benchmark_bundle(
     """
     if not target_specs:
         raise InputError("no target is named", remedy="Name one or more with --target SPEC.")
-    inputs = [bundle_path, *map(spec_path, target_specs)]
+    beside = [folder for protocol in protocols.values() for folder in protocol.beside_folders]
+    inputs = [bundle_folder(bundle_path), *beside, *map(spec_path, target_specs)]
     with claim_folder(out, report_files, "a report", overwrite=overwrite, inputs=inputs):
         bundle = open_bundle(bundle_path)
         manifest = bundle.manifest

@@ -22,7 +22,7 @@ from hemalens.bundle.stages import Stage, StageEntry, stage_of
 from hemalens.bundle.vouching import drop_statement
 from hemalens.datasets.table_text import html_table
 from hemalens.errors import BundleError, one_line, public
-from hemalens.files import PathLike, as_path
+from hemalens.files import PathLike, as_path, is_regular
 from hemalens.graphs.build import temperature_of
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.imaging.reading import Preprocessing
@@ -36,8 +36,6 @@ SEEN = "seen_images.txt"
 """Digests of the training and validation images: `evaluate` refuses a test on them."""
 SEEN_UNLABELLED = "seen_unlabelled_images.txt"
 """Digests of images used without their labels: a test on them is transductive."""
-STATISTICS = "embedding_statistics.npy"
-"""A file of the default model that nothing reads."""
 CARD = "MODEL_CARD.md"
 """The model card, rendered from the manifest and the test reports."""
 FINE = "fine_probabilities"
@@ -346,7 +344,7 @@ def bundle_folder(given: BundleLike) -> Path:
         return given.path
     path = as_path(given, "the bundle")
     within = path / "bundle"
-    return within if not (path / MANIFEST).exists() and (within / MANIFEST).is_file() else path
+    return within if not is_regular(path / MANIFEST) and is_regular(within / MANIFEST) else path
 
 
 @public

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hemalens.bundle.artifact import MANIFEST
-from hemalens.bundle.bundle import MODEL, Manifest
+from hemalens.bundle.bundle import MODEL, Manifest, bundle_folder
 from hemalens.errors import BundleError, one_line
 from hemalens.files import is_regular
 
@@ -35,5 +35,5 @@ def describe_default_model(manifest: Manifest) -> str:
 
 
 def looks_like_bundle(path: Path) -> bool:
-    """Whether a folder has the files of a bundle, without a check of their content."""
-    return all(is_regular(path / name) for name in (MANIFEST, MODEL))
+    """Whether a folder, or that of a run, has the files of a bundle, without a check of their content."""
+    return all(is_regular(bundle_folder(path) / name) for name in (MANIFEST, MODEL))

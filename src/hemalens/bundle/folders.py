@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ from hemalens.bundle.artifact import MANIFEST, SCHEMA_VERSION, ArtifactManifest,
 from hemalens.bundle.self_test import measured
 from hemalens.bundle.vouching import check_statement, drop_statement, with_statement
 from hemalens.errors import BundleError, access_error, one_line
-from hemalens.files import atomic_dir, is_regular, open_regular, sha256_file
+from hemalens.files import atomic_dir, is_regular, open_regular, parse_json, read_json, sha256_file
 from hemalens.graphs.checks import is_quantised
 
 MAX_MANIFEST_BYTES = 16_000_000
@@ -64,11 +63,10 @@ def _check_graph(path: Path, graph: onnx.ModelProto, manifest: ArtifactManifest)
 def artifact_files(path: Path) -> list[str] | None:
     """The files of the bundle or segmenter in a folder; None for a folder of something else."""
     try:
-        with open_regular(path / MANIFEST) as file:
-            content = json.loads(file.read(MAX_MANIFEST_BYTES))
+        content = read_json(path / MANIFEST)
         ours = content["kind"] in ("hemalens-bundle", "hemalens-segmenter")
         return [MANIFEST, *content["files"]] if ours else None
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -119,8 +117,8 @@ def _read_manifest(path: Path, model: type[M], kind: str) -> M:
     with open_regular(file) as handle:
         text = handle.read()
     try:
-        content = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text.decode("utf-8"))
+    except ValueError as error:
         raise BundleError(f"the manifest of {one_line(path)} is damaged", got=str(error)[:120]) from error
     if not isinstance(content, dict) or content.get("kind") != f"hemalens-{kind}":
         raise BundleError(f"{one_line(path)} is no hemalens {kind}", expected=f'"kind": "hemalens-{kind}" in its manifest')

@@ -10,7 +10,7 @@ import onnx
 
 from hemalens.bundle.artifact import MANIFEST, ArtifactManifest
 from hemalens.errors import BundleError, one_line
-from hemalens.files import sha256_text
+from hemalens.files import parse_json, sha256_text
 
 KEY = "hemalens"
 """The entry of a graph's metadata that holds the statement."""
@@ -70,10 +70,10 @@ def _read(path: Path, graph: onnx.ModelProto) -> dict[str, dict[str, Any]]:
     values = [entry.value for entry in graph.metadata_props if entry.key == KEY]
     try:
         (text,) = values
-        found = json.loads(text)
+        found = parse_json(text)
         if set(found) == {"stated", "digests"} and all(isinstance(part, dict) for part in found.values()):
             return dict(found)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError):
         pass
     raise BundleError(
         f"the graph in {one_line(path)} does not name its manifest",

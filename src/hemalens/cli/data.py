@@ -96,8 +96,9 @@ def audit(
     talk = Talk(quiet, as_json)
     with ExitStack() as claimed:
         if groups_to is not None:
-            check_table_name(groups_to, spec_path(spec))
-            claimed.enter_context(claim_output(groups_to, overwrite=overwrite, inputs=[spec_path(spec)]))
+            check_table_name(groups_to)
+            inputs = [spec_path(spec)]
+            claimed.enter_context(claim_output(groups_to, overwrite=overwrite, inputs=inputs, option="--groups-to"))
         dataset = open_dataset(spec, labels=labels, strict=strict)
         if groups_to is not None:
             check_group_table(dataset, groups_to)
@@ -163,7 +164,7 @@ def synthesize(
     chosen = laboratory or list(LABORATORIES)
     n_images = n_per_class * len(CELL_TYPES) * len(chosen)
     with (
-        claim_folder(folder, drawn_files, "synthetic images", overwrite=overwrite),
+        claim_folder(folder, drawn_files, "synthetic images", overwrite=overwrite, option="FOLDER"),
         track("drawing", n_images) as progress,
     ):
         run(folder, n_per_class=n_per_class, seed=seed, laboratories=chosen, progress=lambda: progress(1))
@@ -192,7 +193,7 @@ def synthesize_tissue(
     talk = Talk(quiet)
     n_images = tissue.n_drawn(n_per_class)
     with (
-        claim_folder(folder, drawn_files, "synthetic images", overwrite=overwrite),
+        claim_folder(folder, drawn_files, "synthetic images", overwrite=overwrite, option="FOLDER"),
         track("drawing", n_images) as progress,
     ):
         tissue.synthesize_tissue(folder, n_per_class=n_per_class, seed=seed, progress=lambda: progress(1))

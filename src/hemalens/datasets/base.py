@@ -107,7 +107,8 @@ class Record:
     def view_id(self) -> str:
         """A digest of the content, the bits and the stages: of what `read` returns."""
         content = self.content_id()
-        if self.bits not in (8, 16) and (self.bits is not None or is_deep(self.path)):
+        # 8 bits stand for an image without larger values, which is read in one way alone
+        if self.bits != 8 and (self.bits is not None or is_deep(self.path)):
             content = sha256_text(content, f"bits {self.bits}")
         return sha256_text(content, *(stage.digest for stage in self.before)) if self.before else content
 
@@ -272,7 +273,7 @@ def _content(record: Record) -> str:
 
 
 def _bits(record: Record) -> str:
-    return "" if record.bits in (None, 8, 16) else f":{record.bits} bits"
+    return "" if record.bits in (None, 8) else f":{record.bits} bits"
 
 
 @dataclass(frozen=True, slots=True)

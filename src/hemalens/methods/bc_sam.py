@@ -182,7 +182,7 @@ def _preprocessing(config: BCSamConfig) -> Preprocessing:
 def cell_images(records: Sequence[Record], stage: CellImageStage) -> tuple[NDArray[np.uint8], Counter[Outcome]]:
     """The cell images (n, side, side, 3) of records as stored on disk, and the number of each outcome.
 
-    They are cached by the file's content. Raises `ImageError` for an unreadable one.
+    They are cached by content and bits. Raises `ImageError` for an unreadable one.
     """
     shape = (stage.config.size_px, stage.config.size_px, 3)
     cells = np.empty((len(records), *shape), np.uint8)

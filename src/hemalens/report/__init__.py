@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from hemalens.errors import HemalensError, ReportError, one_line
 from hemalens.evaluation.results import Report
-from hemalens.files import SEAL, atomic_dir, open_regular, read_sealed, write_sealed, write_text
+from hemalens.files import SEAL, atomic_dir, open_regular, parse_json, read_sealed, write_sealed, write_text
 from hemalens.report import training_curves
 from hemalens.report.html import render_html
 from hemalens.report.markdown import render_markdown
@@ -53,8 +53,9 @@ def write_report(report: Report, folder: Path) -> None:
 def report_files(folder: Path) -> list[str] | None:
     """The files of a report without training curves in a folder; None for a folder without one."""
     try:
-        title = json.loads((folder / JSON_NAME).read_text(encoding="utf-8")).get("title")
-    except (OSError, ValueError, RecursionError, AttributeError):
+        with open_regular(folder / JSON_NAME) as file:
+            title = parse_json(file.read()).get("title")
+    except (OSError, ValueError, AttributeError):
         return None
     return [JSON_NAME, MARKDOWN_NAME, HTML_NAME] if isinstance(title, str) else None
 
@@ -103,7 +104,7 @@ def read_report(path: Path) -> Report:
 def _without_seal(content: bytes) -> bytes | str:
     """An object without its digest; anything else as it is."""
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
+        value = parse_json(content)
+    except ValueError:
         return content
     return json.dumps({name: part for name, part in value.items() if name != SEAL}) if isinstance(value, dict) else content

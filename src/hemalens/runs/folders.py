@@ -31,11 +31,10 @@ NO_AUXILIARY: Mapping[str, CellDataset] = {}
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """Where a run writes, its seed, and whether an existing output is replaced."""
+    """Where a run writes, and its seed."""
 
     out: Path
     seed: int = 0
-    overwrite: bool = False
 
 
 NEW = ".new"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hemalens.bundle.artifact import MANIFEST, WEIGHTS
-from hemalens.bundle.bundle import CARD, Bundle, open_bundle, write_bundle
+from hemalens.bundle.bundle import CARD, Bundle, bundle_folder, open_bundle, write_bundle
 from hemalens.bundle.default_model import FOLDER, LARGEST_BYTES
 from hemalens.bundle.folders import artifact_files
 from hemalens.errors import BundleError, InputError, one_line
@@ -30,7 +30,8 @@ def package_model(
     """
     if not report_paths:
         raise InputError("a model card needs test results", expected="one report.json or more")
-    with claim_folder(out, artifact_files, "a bundle", overwrite=overwrite, inputs=[bundle_path, *report_paths]):
+    inputs = [bundle_folder(bundle_path), *report_paths]
+    with claim_folder(out, artifact_files, "a bundle", overwrite=overwrite, inputs=inputs):
         base = open_bundle(bundle_path)
         base.runner(tuple(base.manifest.outputs), n_workers=1)
         card = model_card(base.manifest, [read_report(path) for path in report_paths], remarks)

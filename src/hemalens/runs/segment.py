@@ -16,9 +16,11 @@ from PIL import Image
 
 from hemalens.bundle.segmenter import open_segmenter
 from hemalens.bundle.stages import CLASSICAL, ClassicalSegmenter, Segmenter
+from hemalens.config import check_texts, checked
 from hemalens.datasets import READERS, CellDataset, Record
 from hemalens.datasets.masks import check_cell_masks, read_cell_mask, with_masks
-from hemalens.datasets.open import check_spec, spec_path
+from hemalens.datasets.open import check_spec, check_specs, spec_path
+from hemalens.datasets.parts import given_part, without
 from hemalens.datasets.splits import part_of, seeded
 from hemalens.datasets.table_text import cell, plain
 from hemalens.errors import ImageError, InputError, public
@@ -45,9 +47,9 @@ COLUMNS = ("path", "mask", "outcome", "cell_share", "iou", "dice", "error")
 
 @public
 def train_segmenter(
-    train_specs: Sequence[str],
+    train_specs: PathLike | Sequence[PathLike],
     *,
-    out: Path,
+    out: PathLike,
     settings: Sequence[str] = (),
     options: TrainOptions = DEFAULTS,
     seed: int = 0,
@@ -56,20 +58,22 @@ def train_segmenter(
 ) -> Report:
     """Train on masks, write `out`/segmenter, and report IoU and Dice on held-out masks; the same call resumes.
 
-    The report compares with the classical segmenter. Labels are not used: raises `InputError` for options other than
-    `test_fraction`, `config_file` and `drop_unreadable`.
+    The report compares with the classical segmenter. Of a set that is given in parts, the test part is held out. Labels
+    are not used: raises `InputError` for options other than `test_fraction`, `config_file` and `drop_unreadable`.
     """
     from hemalens.methods.bc_sam_segmenter import NAME, SegmenterConfig, build, fit_segmenter
     from hemalens.models.lora import count_parameters
 
+    check_texts(settings, "the settings")
+    options = checked(options, TrainOptions)
+    out, specs = as_path(out, "out"), check_specs(train_specs, "the training data")
     _refuse_useless(options)
     config = SegmenterConfig.load(options.settings_file, settings)
-    given = open_inputs(train_specs, labels=AS_LABELLED, role="train and test", unreadable=options.unreadable)
+    given = open_inputs(specs, labels=AS_LABELLED, role="train and test", unreadable=options.unreadable)
     report_inputs(say, [given])
     masked = with_masks(given.dataset)
     check_cell_masks(masked)
-    held_out = options.test_fraction
-    rest, test = part_of(masked, held_out, seeded(seed, "test")) if held_out else (masked, None)
+    rest, test, held_out = _held_out(masked, options.test_fraction, seed)
     learn, amount = _learned_masks(rest, len(given.dataset), config.mask_fraction, seed)
     trained, total = count_parameters(build(config))
     request = {
@@ -80,8 +84,7 @@ def train_segmenter(
         "test": test.fingerprint if test else None,
         "seed": seed,
     }
-    specs = [*([train_specs] if isinstance(train_specs, str) else train_specs), options.config_file]
-    inputs = [*(spec_path(spec) for spec in specs if spec), *config.named_paths()]
+    inputs = [*(spec_path(spec) for spec in (*specs, options.config_file) if spec), *config.named_paths()]
     with open_run(out, request, overwrite=overwrite, inputs=inputs, say=say) as folder:
         say(f"{trained:,} of {total:,} parameters are trained")
         say(f"training on {amount}, {len(test) if test else 0} held out for the test")
@@ -92,7 +95,7 @@ def train_segmenter(
         note = f"{config.architecture}: {origin}; {amount}; {trained:,} of {total:,} parameters trained."
         report = make_report(
             f"{NAME} on {masked.name}",
-            f"one split: {held_out:.0%} of the masks held out for the test" if test else "no test part",
+            held_out,
             Results(
                 tables=[_compared(segmenters, test, "Held-out masks", seed=seed, note=note)] if test else [],
                 pictures=[_shown("Held-out cells", test.records, segmenters)] if test else [],
@@ -103,6 +106,17 @@ def train_segmenter(
             seed=seed,
         )
         return finish_run(folder, report)
+
+
+def _held_out(masked: CellDataset, fraction: float, seed: int) -> tuple[CellDataset, CellDataset | None, str]:
+    """(rest, test part, protocol): the test part as given, otherwise `fraction` of the masks; with 0 it is left out."""
+    given = given_part(masked, "test")
+    rest = without(masked, given)
+    if not fraction:
+        return rest, None, "no test part"
+    if given:
+        return rest, masked.subset(sorted(given)), f"one split: the given test part, {len(given)} mask(s)"
+    return *part_of(masked, fraction, seeded(seed, "test")), f"one split: {fraction:.0%} of the masks held out for the test"
 
 
 def _learned_masks(masked: CellDataset, n_images: int, fraction: float, seed: int) -> tuple[CellDataset, str]:
@@ -203,7 +217,7 @@ def segmented_files(folder: Path) -> list[str] | None:
         return None
     if reports is None or any("mask" not in row for row in rows):
         return None
-    names = [row["mask"].removeprefix(f"{MASKS}/") for row in rows if row["mask"]]
+    names = [plain(row["mask"]).removeprefix(f"{MASKS}/") for row in rows if row["mask"]]
     # the folders are empty where no image was readable
     return [TABLE_NAME, *reports, *(f"{part}/{name}" for part in (MASKS, CELLS) for name in ("", *names))]
 

@@ -15,7 +15,7 @@ from hemalens.benchmark.efficiency.networks import (
     saved_models,
     time_networks,
 )
-from hemalens.bundle.bundle import open_bundle
+from hemalens.bundle.bundle import bundle_folder, open_bundle
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.open import spec_path
 from hemalens.errors import InputError
@@ -52,7 +52,7 @@ def measure_networks(config: NetworksConfig, *, out: Path, overwrite: bool = Fal
         "min_per_class": config.min_per_class,
         "seed": config.seed,
     }
-    inputs = [Path(path) for path in config.bundles] + ([spec_path(config.target)] if config.target else [])
+    inputs = [*map(bundle_folder, config.bundles), *([spec_path(config.target)] if config.target else [])]
     with open_run(out, request, overwrite=overwrite, inputs=inputs, say=say) as folder:
         evaluations = _evaluate(networks, tests, seed=config.seed, min_per_class=config.min_per_class)
         how = f"{formatting.counted(config.rounds, 'round')}, {formatting.counted(n_threads, 'thread')}"

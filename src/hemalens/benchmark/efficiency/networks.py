@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hemalens.benchmark.efficiency.timing import Run, alternate, graph_runner, peak_memory_mb
-from hemalens.bundle.bundle import MODEL, Bundle, open_bundle
+from hemalens.bundle.bundle import MODEL, Bundle, bundle_folder, open_bundle
 from hemalens.errors import BundleError, ConfigError, InputError, one_line, require_extra
 from hemalens.evaluation.results import Efficiency, Timing
 from hemalens.graphs.build import cut
@@ -169,7 +169,7 @@ def named_backbones(names: Sequence[str], n_classes: int, seed: int) -> list[Bac
 def saved_models(paths: Sequence[Path]) -> list[SavedModel]:
     """Bundles by method and folder, the run's folder where it is called "bundle"; a number where these are the same."""
     found: list[SavedModel] = []
-    for path in dict.fromkeys(path.resolve() for path in paths):
+    for path in dict.fromkeys(bundle_folder(path).resolve() for path in paths):
         bundle = open_bundle(path)
         folder = path.parent.name if path.name == "bundle" else path.name
         name = f"{bundle.manifest.method} ({folder})"

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hemalens.adaptation.encoders import bundles_of, digests_of
+from hemalens.adaptation.encoders import bundles_of, digests_of, folders_of
 from hemalens.adaptation.source_head import SourceHead
 from hemalens.benchmark.protocols.base import FitFold, Outcome, ProtocolConfig, Task, Words, relative_path
 from hemalens.benchmark.protocols.data import BenchmarkData, NewLaboratory
@@ -219,6 +219,11 @@ class LaboratoryProtocol(ProtocolConfig):
     """What k counts in the results."""
 
     beside: Words = ()
+
+    @property
+    def beside_folders(self) -> list[Path]:
+        """The folders of the bundles beside it."""
+        return folders_of(self.beside)
 
     @property
     @abstractmethod
