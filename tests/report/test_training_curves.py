@@ -17,6 +17,7 @@ from report_fakes import make_curve, make_report
 from report_page import HOSTILE, Page, check_no_escape, check_self_contained, markdown_rows
 
 from hemalens.evaluation.results import Report, TrainingCurve
+from hemalens.files import write_sealed
 from hemalens.report import read_report, render_html, render_markdown, training_curves, training_panels, write_report
 from hemalens.report.compose import Results
 from hemalens.report.compose import make_report as make_report_of
@@ -67,7 +68,7 @@ def test_a_report_without_curves_opens_and_has_no_section(tmp_path: Path) -> Non
     write_report(report, tmp_path)
     values = json.loads((tmp_path / "report.json").read_text())
     assert values.pop("curves") == []
-    (tmp_path / "report.json").write_text(json.dumps(values))
+    write_sealed(tmp_path / "report.json", values)
     assert read_report(tmp_path / "report.json") == report
     assert "Training curves" not in render_html(report) + render_markdown(report)
     assert not (tmp_path / "curves").exists()

@@ -107,7 +107,7 @@ def audit(
         lines = audit_lines(found)
         if groups_to is not None:
             n_groups, n_rows = write_group_table(dataset, found.related, groups_to)
-            lines.append(f"{n_rows} images and {n_groups} groups in {groups_to}; open it as csv:{groups_to}")
+            lines.append(f"{n_rows} images and {n_groups} group(s) in {groups_to}; open it as csv:{groups_to}")
     talk.result(asdict(found), lines)
 
 
