@@ -82,7 +82,7 @@ class WeightsError(InputError):
 
 
 class BundleError(InputError):
-    """A bundle is missing, damaged, of another program, or of a newer schema."""
+    """A bundle is missing, damaged, of another program, or of another schema."""
 
 
 class ReportError(InputError):

@@ -149,7 +149,7 @@ CASES = (
     Case(
         "groups: where the remedy names it",
         _audit("--groups-to", "cells/groups.csv", spec="folder:cells/../cells"),
-        ("6 images and", "groups in cells/groups.csv", "csv:cells/groups.csv"),
+        ("6 images and", "group(s) in cells/groups.csv", "csv:cells/groups.csv"),
         code=0,
         writes=("cells/groups.csv",),
     ),

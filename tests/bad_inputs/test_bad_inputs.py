@@ -6,6 +6,7 @@ The cases lie in the modules beside this one, one for each kind of input; each m
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -38,6 +39,17 @@ cases = _load("cases")
 TABLES = {
     path.stem: _load(path.stem).CASES for path in sorted(FOLDER.glob("*.py")) if path.stem[:5] not in ("cases", "test_")
 }
+RECIPE = re.findall(r"^```python\n(.*?)^```$", (FOLDER.parents[1] / "CONTRIBUTING.md").read_text("utf-8"), re.M | re.S)[-1]
+"""The module that CONTRIBUTING shows."""
+
+
+def _recipe():  # type: ignore[no-untyped-def]
+    names: dict[str, object] = {}
+    exec(compile(RECIPE, "CONTRIBUTING.md", "exec"), names)
+    return names["CASES"]
+
+
+TABLES["recipe"] = _recipe()
 ALL = [pytest.param(case, id=f"{table}: {case.name}") for table, found in TABLES.items() for case in found]
 
 

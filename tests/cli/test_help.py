@@ -31,7 +31,7 @@ ORDER = (
     "study",
     "data",
 )
-LONG = ("benchmark", "data")
+LONG = ("benchmark",)
 """Commands whose help may have more than `MOST_LINES` lines."""
 MOST_LINES = 45
 
@@ -67,7 +67,7 @@ def _parse(words: list[str]) -> Any:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "80")
     return Command(monkeypatch, capsys)
 
 
@@ -87,7 +87,23 @@ def test_each_command_has_one_line_in_the_list(command: Command) -> None:
 def test_help_is_short(path: Words, command: Command) -> None:
     lines = command(*path, "--help").out.strip().splitlines()
     assert len(lines) <= MOST_LINES
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= 80
+
+
+def test_options_show_no_range_and_flags_no_type(command: Command) -> None:
+    printed = command("train", "--help").out
+    assert "<=" not in printed
+    assert re.search(r"^│ --quiet +-q +No progress", printed, re.M)
+    assert re.search(r"^│ --seed +N +Random seed. Default: 0.", printed, re.M)
+    assert re.search(r"^│ --out +-o +PATH +Where the results go. Required.", printed, re.M)
+    assert "Default: all cores." in command("benchmark", "--help").out
+
+
+def test_an_error_states_the_range_of_an_option(command: Command) -> None:
+    ended = command("train", "linear_probe", "--train", "folder:cells", "--out", "net", "--test-fraction", "7")
+    assert ended.code == 2
+    assert "--test-fraction" in ended.error
+    assert "less than or equal to 0.9" in ended.error
 
 
 @pytest.mark.parametrize("verb", ORDER)

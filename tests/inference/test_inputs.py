@@ -179,6 +179,10 @@ def test_notebooks_and_dictionaries(bundle: Bundle, image: Path, tmp_path: Path)
     for shown in (found, bundle, dataset):
         assert shown._repr_html_().startswith("<table>")
     assert "<b>" not in dataset._repr_html_()
+    assert f">{found.label} ({max(found.probabilities):.3f})</td>" in found._repr_html_()
+    assert "abstained" not in found._repr_html_()
+    (unsure,) = Predictor(bundle, abstain_below=1.0).predict(image)
+    assert "abstained" in unsure._repr_html_()
     frame = dataset.to_frame()
     assert frame["label"].tolist() == [record.label for record in dataset.records]
     assert frame["path"].tolist() == [str(record.path) for record in dataset.records]

@@ -1,4 +1,4 @@
-"""The recipe of CONTRIBUTING.md for a dataset: its two blocks as they stand there, and a line in the table."""
+"""The recipe of CONTRIBUTING.md for a dataset: the first two blocks as they stand there, and a line in the table."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reader and the fake of the recipe, as files."""
     folder = tmp_path_factory.mktemp("recipe")
     text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    reader, fake = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    reader, fake, *_ = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
     (folder / "toyset.py").write_text(reader, encoding="utf-8")
     (folder / "fake_toyset.py").write_text(fake, encoding="utf-8")
     return folder

@@ -51,7 +51,7 @@ Settings = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="With --unlabelled: batch_norm, size, class_bias, neighbours, strength, scarce, neighbour_weight, "
-        "batch_size. With --finetune: steps, folds, classifier, optimiser.learning_rate, ...; repeatable.",
+        "batch_size. With --finetune: steps, folds, classifier, optimiser.learning_rate.",
         rich_help_panel=ADVANCED,
     ),
 ]

@@ -58,12 +58,16 @@ Protocols = Annotated[
         "networks). Repeatable.",
     ),
 ]
-Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes at once, where memory allows.")]
-Folds = Annotated[int | None, typer.Option(min=2, show_default=DEFAULTS["--folds"], help="Folds of the source.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Processes at once, where memory allows.")]
+Folds = Annotated[
+    int | None, typer.Option(min=2, metavar="N", show_default=DEFAULTS["--folds"], help="Folds of the source.")
+]
 Projection = Annotated[
     Literal["PCA", "UMAP"] | None,
     typer.Option(
-        show_default=DEFAULTS["--projection"], help="Plane of the report's embeddings; UMAP needs the extra `figures`."
+        metavar="PCA|UMAP",
+        show_default=DEFAULTS["--projection"],
+        help="Plane of the report's embeddings; UMAP needs the extra `figures`.",
     ),
 ]
 Backbones = Annotated[
@@ -80,17 +84,23 @@ Bundles = Annotated[
     ),
 ]
 Classes = Annotated[
-    int | None, typer.Option(min=1, show_default=DEFAULTS["--classes"], help="Classes of the backbones' head.")
+    int | None, typer.Option(min=1, metavar="N", show_default=DEFAULTS["--classes"], help="Classes of the backbones' head.")
 ]
 Rounds = Annotated[
     int | None,
-    typer.Option(min=1, show_default=DEFAULTS["--rounds"], help="Rounds of timing in which all networks take turns."),
+    typer.Option(
+        min=1, metavar="N", show_default=DEFAULTS["--rounds"], help="Rounds of timing in which all networks take turns."
+    ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, show_default=DEFAULTS["--threads"], help="Threads of a network.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, metavar="N", show_default=DEFAULTS["--threads"], help="Threads of a network.")
+]
 Shots = Annotated[str | None, typer.Option(metavar="K,K", show_default=DEFAULTS["--shots"], help="Images a class.")]
 Repeats = Annotated[
     int | None,
-    typer.Option(min=2, show_default=DEFAULTS["--repeats"], help="Drawings of the labelled images for each k."),
+    typer.Option(
+        min=2, metavar="N", show_default=DEFAULTS["--repeats"], help="Drawings of the labelled images for each k."
+    ),
 ]
 WithoutReplacement = Annotated[
     bool, typer.Option("--without-replacement", help="Draw no image twice (published: with replacement).")
@@ -132,14 +142,16 @@ Fractions = Annotated[
     typer.Option(metavar="F,F", show_default=DEFAULTS["--fractions"], help="Fractions of the training part."),
 ]
 Seeds = Annotated[
-    int | None, typer.Option(min=1, show_default=DEFAULTS["--seeds"], help="Draws and trainings of each fraction.")
+    int | None,
+    typer.Option(min=1, metavar="N", show_default=DEFAULTS["--seeds"], help="Draws and trainings of each fraction."),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Fail where a fraction leaves a class without an image.")]
 Selection = Annotated[
     Literal["validation", "published-selection"] | None,
     typer.Option(
+        metavar="NAME",
         show_default=DEFAULTS["--selection"],
-        help="Images that choose the epoch; published-selection uses the test set (optimistic).",
+        help="Images that choose the epoch: validation, or published-selection, which uses the test set (optimistic).",
     ),
 ]
 

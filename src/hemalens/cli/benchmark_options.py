@@ -8,6 +8,7 @@ from typing import Any
 import typer
 import typer.core
 
+from hemalens.cli.help import Verb
 from hemalens.cli.options import ADVANCED, numbers, role_specs, whole_numbers
 
 MAIN = ("--config", "--methods", "--source", "--target", "--protocol", "--out")
@@ -162,7 +163,7 @@ def given_options(context: typer.Context) -> dict[str, Any]:
     }
 
 
-class BenchmarkCommand(typer.core.TyperCommand):
+class BenchmarkCommand(Verb):
     """Groups the options of the help: the main ones, one panel a protocol, and the advanced ones."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hemalens.cli.help import Verb, Verbs
 from hemalens.cli.options import FollowLinks, Json, Labels, Out, Overwrite, Quiet, Seed, Strict, Talk
 from hemalens.errors import visible
 
@@ -23,10 +24,10 @@ N_LISTED = 20
 N_NAMED = 5
 """Sources that are printed of names that look like copies."""
 
-app = typer.Typer(help="List, audit, download and draw datasets.", no_args_is_help=True)
+app = typer.Typer(cls=Verbs, help="List, audit, download and synthesize datasets.", no_args_is_help=True)
 
 
-@app.command("list")
+@app.command("list", cls=Verb)
 def list_datasets(as_json: Json = False) -> None:
     """List the datasets that hemalens reads, with their layout, size and licence.
 
@@ -46,7 +47,7 @@ def list_datasets(as_json: Json = False) -> None:
     talk.result(facts_of, lines)
 
 
-@app.command("types")
+@app.command("types", cls=Verb)
 def list_types(as_json: Json = False) -> None:
     """List the cell types with their names and the other spellings that labels may have.
 
@@ -62,7 +63,7 @@ def list_types(as_json: Json = False) -> None:
     talk.result({code: asdict(kind) for code, kind in found.items()}, lines)
 
 
-@app.command("audit")
+@app.command("audit", cls=Verb)
 def audit(
     *,
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="A dataset, as in folder:my_cells.")],
@@ -107,16 +108,16 @@ def audit(
         lines = audit_lines(found)
         if groups_to is not None:
             n_groups, n_rows = write_group_table(dataset, found.related, groups_to)
-            lines.append(f"{n_rows} images and {n_groups} groups in {groups_to}; open it as csv:{groups_to}")
+            lines.append(f"{n_rows} images and {n_groups} group(s) in {groups_to}; open it as csv:{groups_to}")
     talk.result(asdict(found), lines)
 
 
-@app.command("download")
+@app.command("download", cls=Verb)
 def download(
     *,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A dataset with a download, as in bloodmnist.")],
     out: Out,
-    size: Annotated[int, typer.Option(help="Side of the images in pixels: 28, 64, 128 or 224.")] = 28,
+    size: Annotated[int, typer.Option(metavar="PX", help="Side of the images in pixels: 28, 64, 128 or 224.")] = 28,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -139,17 +140,19 @@ def download(
     talk.result(None, lines)
 
 
-@app.command("synthesize")
+@app.command("synthesize", cls=Verb)
 def synthesize(
     *,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write.")],
-    n_per_class: Annotated[int, typer.Option(min=1, help="Cells of each type in each laboratory.")] = 60,
-    laboratory: Annotated[list[str] | None, typer.Option(help="lab_a or lab_b, both by default; repeatable.")] = None,
+    n_per_class: Annotated[int, typer.Option(min=1, metavar="N", help="Cells of each type in each laboratory.")] = 60,
+    laboratory: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="lab_a or lab_b, both by default; repeatable.")
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw synthetic cells with masks, to try hemalens without data.
+    """Synthesize cells with masks, to try hemalens without data.
 
     \b
     Example:
@@ -171,16 +174,18 @@ def synthesize(
     talk.result(None, [f"{n_images} images with masks in {folder}; open them as synthetic:{folder}"])
 
 
-@app.command("synthesize-tissue")
+@app.command("synthesize-tissue", cls=Verb)
 def synthesize_tissue(
     *,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write.")],
-    n_per_class: Annotated[int, typer.Option(min=4, help="Training patches of each class, and regions.")] = 60,
+    n_per_class: Annotated[
+        int, typer.Option(min=4, metavar="N", help="Training patches of each class, and regions; at least 4.")
+    ] = 60,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw synthetic tissue in the layouts of cam16 and prcc, to try the methods that use these sets.
+    """Synthesize tissue in the layouts of cam16 and prcc, to try the methods that use these sets.
 
     \b
     Example:

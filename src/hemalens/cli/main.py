@@ -12,6 +12,7 @@ import typer.main
 from hemalens import __version__
 from hemalens.cli import adapt, benchmark, data, evaluate, predict, quantize, segment, study, suggest, train
 from hemalens.cli.benchmark_options import BenchmarkCommand
+from hemalens.cli.help import Verb, Verbs
 from hemalens.cli.process import (
     USAGE_ERROR,
     Printed,
@@ -31,6 +32,7 @@ START, TARGET, TOOLS, RESEARCH = "Train and predict", "Adapt to a new laboratory
 
 app = typer.Typer(
     name="hemalens",
+    cls=Verbs,
     help="Classify single blood-cell images across laboratories.",
     no_args_is_help=True,
     add_completion=False,
@@ -64,12 +66,12 @@ for name, function, panel, line in (
     ("segment", segment.segment, TOOLS, "Segment the white cell in each image."),
     ("quantize", quantize.quantize, TOOLS, "Make a bundle smaller: int8 or fp16."),
 ):
-    app.command(name, rich_help_panel=panel, short_help=line)(function)
+    app.command(name, cls=Verb, rich_help_panel=panel, short_help=line)(function)
 app.command("benchmark", cls=BenchmarkCommand, rich_help_panel=RESEARCH, short_help="Compare methods across laboratories.")(
     benchmark.benchmark
 )
 app.add_typer(study.app, name="study", rich_help_panel=RESEARCH, short_help="Reproduce a published study.")
-app.add_typer(data.app, name="data", rich_help_panel=RESEARCH, short_help="List, audit, download and draw datasets.")
+app.add_typer(data.app, name="data", rich_help_panel=RESEARCH, short_help="List, audit, download and synthesize datasets.")
 
 
 def main() -> None:

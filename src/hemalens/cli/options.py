@@ -18,7 +18,9 @@ from hemalens.progress import set_quiet
 ADVANCED = "Advanced options"
 """The help panel of options with defaults that suit most users."""
 
-Bundle = Annotated[Path | None, typer.Argument(help="A bundle folder; by default the model that comes with hemalens.")]
+Bundle = Annotated[
+    Path | None, typer.Argument(metavar="BUNDLE", help="A bundle folder; by default the model that comes with hemalens.")
+]
 BundleOrImages = Annotated[
     str | None, typer.Argument(metavar="BUNDLE", help="A bundle folder; by default the model that comes with hemalens.")
 ]
@@ -27,7 +29,7 @@ Labels = Annotated[
     str,
     typer.Option(
         metavar="MAP",
-        help="Label map: five_class (default), eight_class, thirteen_class, fab_eight, blast_or_not, as_labelled.",
+        help="five_class (default), eight_class, thirteen_class, fab_eight, blast_or_not, as_labelled.",
         show_default=False,
     ),
 ]
@@ -37,7 +39,7 @@ CellImage = Annotated[
     typer.Option(
         "--cell-image",
         metavar="SEGMENTER",
-        help="Cut out the cell: centred, classical, or a segmenter's folder.",
+        help="centred, classical, or a segmenter.",
     ),
 ]
 Auxiliary = Annotated[
@@ -45,7 +47,7 @@ Auxiliary = Annotated[
     typer.Option(
         "--aux",
         metavar="ROLE=SPEC",
-        help="Auxiliary data, as pretraining=cam16:DIR.",
+        help="Further data by role; repeatable.",
         rich_help_panel=ADVANCED,
     ),
 ]
@@ -54,14 +56,12 @@ FewShot = Annotated[
     typer.Option(
         "--few-shot",
         metavar="KEY=VALUE",
-        help="Few-shot classifier: rule=base (fine-tunes the bundle's head), prototype, nearest_neighbour or "
-        "logistic_regression; normalise, centre, n_prototypes, c; repeatable.",
+        help="rule=base (fine-tunes the bundle's head), prototype, nearest_neighbour or logistic_regression; normalise, "
+        "centre, n_prototypes, c; repeatable.",
         rich_help_panel=ADVANCED,
     ),
 ]
-MinPerClass = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Leave out classes of fewer images.", rich_help_panel=ADVANCED)
-]
+MinPerClass = Annotated[int, typer.Option(min=1, metavar="N", help="Fewest images a class.", rich_help_panel=ADVANCED)]
 DropUnreadable = Annotated[
     bool,
     typer.Option("--drop-unreadable", help="Leave out unreadable images.", rich_help_panel=ADVANCED),
@@ -70,7 +70,7 @@ DropSeen = Annotated[
     bool,
     typer.Option("--drop-seen", help="Leave out images that the bundle was trained on.", rich_help_panel=ADVANCED),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at a label that is no cell type.", rich_help_panel=ADVANCED)]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at labels of no cell type.", rich_help_panel=ADVANCED)]
 
 
 def _follow(context: typer.Context, follow: bool) -> bool:
@@ -86,7 +86,7 @@ FollowLinks = Annotated[
     typer.Option(
         "--follow-links",
         callback=_follow,
-        help="Read what links lead to outside the data folder.",
+        help="Follow links out of the folder.",
         rich_help_panel=ADVANCED,
     ),
 ]

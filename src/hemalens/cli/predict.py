@@ -35,7 +35,9 @@ def predict(
         typer.Argument(metavar="IMAGES", help="An image, a folder of images, or a dataset as in jtsc:zheng2018."),
     ] = None,
     out: Out,
-    abstain_below: Annotated[float, typer.Option(min=0, max=1, help="Mark predictions below this probability.")] = 0.0,
+    abstain_below: Annotated[
+        float, typer.Option(min=0, max=1, metavar="P", help="Mark predictions below this probability.")
+    ] = 0.0,
     coverage: Annotated[
         str,
         typer.Option(

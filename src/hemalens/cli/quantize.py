@@ -18,7 +18,7 @@ Precision = Literal["int8", "fp16"]
 
 def quantize(
     *,
-    bundle: Annotated[Path, typer.Argument(help="The bundle to quantise.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to make smaller.")],
     calibrate: Annotated[
         str, typer.Option("--calibrate", metavar="SPEC", help="Images for calibration, as in folder:my_cells.")
     ],
@@ -26,7 +26,9 @@ def quantize(
     precision: Annotated[
         Precision, typer.Option(help="int8 computes in 8 bits; fp16 stores weights in 16 bits and computes in 32.")
     ] = "int8",
-    images: Annotated[int, typer.Option(min=1, help="Maximum number of images, drawn evenly over the classes.")] = 200,
+    images: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Maximum number of images, drawn evenly over the classes.")
+    ] = 200,
     settings: Annotated[
         list[str] | None,
         typer.Option(

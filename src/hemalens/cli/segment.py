@@ -13,10 +13,14 @@ from hemalens.cli.report_tables import print_table
 
 def segment(
     *,
-    segmenter: Annotated[str, typer.Argument(help="classical, or the folder of a trained segmenter.")],
-    images: Annotated[str, typer.Argument(help="An image, a folder of images, or a dataset as in jtsc:zheng2018.")],
+    segmenter: Annotated[str, typer.Argument(metavar="SEGMENTER", help="classical, or the folder of a trained segmenter.")],
+    images: Annotated[
+        str, typer.Argument(metavar="IMAGES", help="An image, a folder of images, or a dataset as in jtsc:zheng2018.")
+    ],
     out: Out,
-    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the cell images, in px.")] = 128,
+    size: Annotated[
+        int, typer.Option(min=16, max=1024, metavar="PX", help="Side of the cell images, 16 to 1024 px.")
+    ] = 128,
     follow_links: FollowLinks = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,

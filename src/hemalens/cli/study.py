@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hemalens.cli.help import Verb, Verbs
 from hemalens.cli.options import FollowLinks, Json, Overwrite, Quiet, Seed, Set, Talk, role_specs
 from hemalens.cli.report_tables import show_report
 from hemalens.errors import InputError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from hemalens.studies.catalogue import Index, RoleData
 
 app = typer.Typer(
+    cls=Verbs,
     help="Reproduce a published study, with the published numbers in its tables; or list the studies.",
     no_args_is_help=True,
 )
@@ -26,7 +28,7 @@ Data = Annotated[
 ]
 
 
-@app.command("list")
+@app.command("list", cls=Verb)
 def list_studies(
     data: Data = None,
     root: Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Look for the data in this folder.")] = None,
@@ -107,7 +109,7 @@ def _runner(name: str) -> Callable[..., None]:
     def run(
         *,
         data: Data = None,
-        out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the results go.")] = None,
+        out: Annotated[Path | None, typer.Option("--out", "-o", metavar="PATH", help="Where the results go.")] = None,
         published_only: Annotated[
             bool, typer.Option("--published-only", help="Only the rows of the paper, none of ours.")
         ] = False,
@@ -140,20 +142,26 @@ def _runner(name: str) -> Callable[..., None]:
     return run
 
 
+def _summary(study: Description) -> str:
+    """The summary of a study as a sentence."""
+    return f"{study.summary[0].upper()}{study.summary[1:]}."
+
+
 def _help(study: Description) -> str:
     """The help of a study, with a paragraph for each role and each required setting, and the command."""
     roles = []
     for role in study.roles:
         words = f"{', optional' if not role.required else ''}{', repeatable' if role.repeatable else ''}"
-        roles.append(f"{role.name}{words}: {role.what}; published: {role.published.title}.")
-    summary = study.summary[0].upper() + study.summary[1:]
+        roles.append(f"- {role.name}{words}: {role.what}; published: {role.published.title}.")
     data = " ".join(f"--data {role.name}={role.published.reader}:DATA" for role in study.roles if role.required)
-    needs = [f"--set {setting}: {what}." for setting, what in study.needs.items()]
+    needs = [f"- --set {setting}: {what}." for setting, what in study.needs.items()]
     required = "".join(f" --set {setting}" for setting in study.needs)
     example = f"hemalens study {study.name} {data}{required} --out runs/{study.name}"
-    parts = [f"{summary}. The same command resumes a stopped run. Roles of the data:", *roles]
-    return "\n\n".join([*parts, *(["Required settings:", *needs] if needs else []), example])
+    blocks = [["Roles of the data:", *roles], *([["Required settings:", *needs]] if needs else []), ["Example:", example]]
+    parts = ["\b\n" + "\n".join(block) for block in blocks]
+    return "\n\n".join([f"{_summary(study)} The same command resumes a stopped run.", *parts])
 
 
 for _name in STUDIES:
-    app.command(_name, help=_help(describe_study(_name)))(_runner(_name))
+    _study = describe_study(_name)
+    app.command(_name, cls=Verb, help=_help(_study), short_help=_summary(_study))(_runner(_name))

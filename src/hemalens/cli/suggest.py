@@ -31,8 +31,10 @@ def suggest(
         str | None, typer.Argument(metavar="IMAGES", help="A folder of images, or a dataset as in jtsc:zheng2018.")
     ] = None,
     out: Out,
-    n: Annotated[int, typer.Option("--n", min=1, help="How many cells to label.")] = 20,
-    strategy: Annotated[str, typer.Option(help="typical, even (better from 16 cells on) or random.")] = "typical",
+    n: Annotated[int, typer.Option("--n", min=1, metavar="N", help="How many cells to label.")] = 20,
+    strategy: Annotated[
+        str, typer.Option(metavar="NAME", help="typical, even (better from 16 cells on) or random.")
+    ] = "typical",
     labelled: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A CSV path,label of cells that have a label.")
     ] = None,

@@ -28,8 +28,7 @@ from hemalens.cli.options import (
 from hemalens.cli.report_tables import show_report
 
 METHOD_NAMES = (
-    "linear_probe, finetune, robust, bloodshot, bc_sam, mask_augmentation, combined_network, mobilevit; "
-    "bc_sam_segmenter (trained on masks)."
+    "linear_probe, finetune, robust, bloodshot, bc_sam, mask_augmentation, combined_network, mobilevit, bc_sam_segmenter."
 )
 
 TrainingData = Annotated[
@@ -37,7 +36,7 @@ TrainingData = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(help="Backbone: package, hub, hub:TAG, none, or a FILE.", rich_help_panel=ADVANCED),
+    typer.Option(metavar="NAME", help="package, hub, none, or FILE.", rich_help_panel=ADVANCED),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Settings of the method, TOML.", rich_help_panel=ADVANCED)
@@ -47,19 +46,17 @@ Validation = Annotated[
     typer.Option(
         "--val",
         metavar="SPEC",
-        help="Validation data; by default split off.",
+        help="Validation data, else split off.",
         rich_help_panel=ADVANCED,
     ),
 ]
 TestFraction = Annotated[
     float,
-    typer.Option(min=0, max=0.9, metavar="X", help="Part held out for the test.", rich_help_panel=ADVANCED),
+    typer.Option(min=0, max=0.9, metavar="X", help="Held out as test.", rich_help_panel=ADVANCED),
 ]
 ValidationFraction = Annotated[
     float,
-    typer.Option(
-        min=0.01, max=0.9, metavar="X", help="Part of the remaining images for validation.", rich_help_panel=ADVANCED
-    ),
+    typer.Option(min=0.01, max=0.9, metavar="X", help="Part of the others, for validation.", rich_help_panel=ADVANCED),
 ]
 
 
@@ -89,7 +86,7 @@ def quickstart(
 
 def train(
     *,
-    method: Annotated[str, typer.Argument(help=METHOD_NAMES)],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help=METHOD_NAMES)],
     data: TrainingData,
     out: Out,
     labels: Labels = "five_class",
@@ -110,12 +107,12 @@ def train(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a method, save its bundle, and test it on a held-out part; the same call resumes.
+    """Train and test a method, and save its bundle. The same command resumes.
 
     \b
     Examples:
     hemalens train linear_probe --train folder:my_cells --out runs/probe
-    hemalens train robust --train acevedo20:DIR --cell-image centred --out runs/robust
+    hemalens train robust --train folder:cells --cell-image centred --out runs/net
     """
     from functools import partial
 

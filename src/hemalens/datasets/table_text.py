@@ -61,8 +61,9 @@ def free_names(names: Iterable[str], taken: Iterable[str]) -> list[str]:
 
 def html_table(title: str, rows: Iterable[tuple[object, object]]) -> str:
     """Names and values as a small table of HTML, escaped, for notebooks."""
-    cells = "".join(f"<tr><th>{_html(name)}</th><td>{_html(value)}</td></tr>" for name, value in rows)
-    return f"<table><caption>{_html(title)}</caption><tbody>{cells}</tbody></table>"
+    left = ' style="text-align: left"'
+    cells = "".join(f"<tr><th{left}>{_html(name)}</th><td{left}>{_html(value)}</td></tr>" for name, value in rows)
+    return f"<table><caption{left}>{_html(title)}</caption><tbody>{cells}</tbody></table>"
 
 
 def _html(value: object) -> str:

@@ -65,11 +65,24 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         """A small table, for notebooks."""
-        shown = self.to_dict() | {"probabilities": None, "embedding": None}
-        rows = [(name, value) for name, value in shown.items() if value is not None]
-        if self.probabilities is not None:
-            rows.append(("probabilities", ", ".join(f"{p:.3f}" for p in self.probabilities)))
-        return html_table("Prediction", rows)
+        sure = None if self.probabilities is None else float(self.probabilities.max())
+        rows = {
+            "image": self.record.name,
+            "label": _with_probability(self.label, sure),
+            "finest type": None
+            if self.fine_label == self.label
+            else _with_probability(self.fine_label, self.fine_probability),
+            "abstained": "yes" if self.abstained else None,
+            "typicality": None if self.typicality is None else f"{self.typicality:.3f}",
+            "prediction set (training laboratory)": None if self.prediction_set is None else ", ".join(self.prediction_set),
+            "cell": self.cell,
+            "error": self.error,
+        }
+        return html_table("Prediction", [(name, value) for name, value in rows.items() if value is not None])
+
+
+def _with_probability(label: str | None, probability: float | None) -> str | None:
+    return label if label is None or probability is None else f"{label} ({probability:.3f})"
 
 
 @dataclass(frozen=True, slots=True)

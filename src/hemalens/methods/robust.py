@@ -48,7 +48,7 @@ REMOVED_SETTINGS: Mapping[str, object] = {
     "optimiser.cosine_from": "warmup",
     "pretraining.optimiser.cosine_from": "warmup",
 }
-"""Settings that manifests of schema 1 may hold, each with the only value that this method still has."""
+"""Settings that an older manifest may hold, each with the only value that this method still has."""
 
 
 class RobustConfig(FinetuneConfig):

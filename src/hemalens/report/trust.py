@@ -8,8 +8,8 @@ from hemalens.report.tables import Cell, Column, Table, estimate_cell
 
 HEADING = "Reliability without labels"
 NOTE = (
-    "Estimated as `predict` does, from the images alone, then compared with the labels. The domain-shift score is 0 for "
-    "images like the held-out training images, 1 for images that share nothing with them. Prediction sets reach their "
+    "Estimated as hemalens predict does, from the images alone, then compared with the labels. The domain-shift score is 0 "
+    "for images like the held-out training images, 1 for images that share nothing with them. Prediction sets reach their "
     "stated coverage on images like the training data; domain shift lowers it."
 )
 HOLDS_FOR = "for the training laboratory only"

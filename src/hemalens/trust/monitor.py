@@ -19,7 +19,7 @@ from hemalens.trust.accuracy_estimates import (
     typical_cells,
 )
 from hemalens.trust.conformal import COVERAGE, PredictionSets, check_coverage
-from hemalens.trust.domain_shift import DETECTED, FEWEST, NO_REFERENCE, Shift, domain_shift, ood_auroc
+from hemalens.trust.domain_shift import DETECTED, FEWEST, NO_REFERENCE, TOO_FEW, Shift, domain_shift, ood_auroc
 from hemalens.trust.reference import ReferenceStatistics
 
 Floats = NDArray[np.floating[Any]]
@@ -54,7 +54,8 @@ class BatchReport:
         if shift.score is not None:
             verdict += f" (score {shift.score:.2f}, p {shift.p_value:.3f}; {compared})"
         elif shift.verdict != NO_REFERENCE:
-            verdict += f" ({compared}; at least {FEWEST} are needed)"
+            given = f"{self.n_images} images" if shift.verdict == TOO_FEW else f"{compared}, {self.n_images} given"
+            verdict += f" ({given}; at least {FEWEST} are needed)"
         found = [verdict]
         if self.estimates:
             values = sorted({f"{value:.2f}" for value in (min(self.estimates.values()), max(self.estimates.values()))})

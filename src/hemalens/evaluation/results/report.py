@@ -92,5 +92,4 @@ class Report(Part):
 
     def _repr_html_(self) -> str:
         """A small table, for notebooks."""
-        scores = [(e.name, f"macro F1 {e.scores.macro_f1.value or 0:.3f} on {e.n_images} images") for e in self.evaluations]
-        return html_table(self.title, [*(("", sentence) for sentence in self.summary), *scores])
+        return html_table(self.title, [(f"{n}.", sentence) for n, sentence in enumerate(self.summary, 1)])
