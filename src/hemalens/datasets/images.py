@@ -84,7 +84,7 @@ def prepared(listing: Listing, root: Path) -> Listing:
     outside += listing.links
     if outside and not kept:
         raise DatasetError(f"every image of {one_line(root)} lies behind a link out of it", remedy=FOLLOW)
-    records = [page for record in kept for page in _pages(record)]
+    records = [page for record in kept for page in _pages(record, root)]
     notes = [*listing.notes, *_note_links(outside)]
     n_files = len({record.path for record in records if record.page is not None})
     if n_files:
@@ -131,11 +131,12 @@ def _within(records: Sequence[Record], root: Path) -> tuple[Sequence[Record], li
     return kept, outside
 
 
-def _pages(record: Record) -> list[Record]:
+def _pages(record: Record, root: Path) -> list[Record]:
     n = 1 if record.page is not None else n_pages(record.path)
     if n == 1:
         return [record]
-    group = record.group or str(record.path)
+    # tables repeat the group, and leave the house: no path of this machine
+    group = record.group or Path(os.path.relpath(record.path, root if root.is_dir() else root.parent)).as_posix()
     return [replace(record, page=page, group=group) for page in range(1, n + 1)]
 
 
