@@ -247,7 +247,7 @@ class CellDataset:
                 raise DatasetError(
                     f"no image of {self.name} has a label",
                     expected="a label in each row",
-                    remedy="Fill the column label in.",
+                    remedy="Fill the column label in; of a table of predictions it does not count.",
                 )
             reasons = "; ".join(f"{n} x {reason}" for reason, n in self.excluded_counts.items())
             raise DatasetError(
