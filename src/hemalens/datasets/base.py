@@ -142,6 +142,9 @@ class CellDataset:
     def __len__(self) -> int:
         return len(self.records)
 
+    def __repr__(self) -> str:
+        return f"CellDataset({self.name!r}, {len(self)} images, classes={self.classes}, label_map={self.label_map!r})"
+
     @cached_property
     def contents(self) -> tuple[str, ...]:
         """Each record's content digest; an unreadable file has a digest of its own."""
