@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from bad_input_cases import CLASSES, Case, Place
 from PIL import Image
+
+from ordinary import close, ordinary_user
 
 TABLE = ("answers.csv",)
 
@@ -98,6 +102,18 @@ def _page_beyond_the_last(place: Place) -> tuple[object, ...]:
     return ("predict", place.bundle(), f"csv:{table}", "--out", place.folder / "answers.csv")
 
 
+@contextmanager
+def _as_ordinary_user() -> Iterator[None]:
+    with ordinary_user():
+        yield
+
+
+def _closed_run(place: Place) -> tuple[object, ...]:
+    run = place.file("out/run.json", "{}")
+    close(run)
+    return ("train", "stub", "--train", f"folder:{place.cells()}", "--out", place.out)
+
+
 CASES = (
     Case("train on guesses", _train_on_guesses, ("no image of guesses has a label", "table of predictions"), stub=True),
     Case("test by guesses", _test_by_guesses, ("no image of guesses has a label", "table of predictions")),
@@ -112,6 +128,7 @@ CASES = (
     Case("sheet among images", _sheet_among_images, ("todo.png", "read as a cell", "Use --sheet")),
     Case("two groups to train on", _few_groups, ("at least 3 independent", "got 2", "from further groups"), stub=True),
     Case("adapt to a test part", _adapt_to_parts, ("left out the given test part, 4 image(s)",), 0, writes=("out",)),
+    Case("run that may not be read", _closed_run, ("no permission for", "run.json"), stub=True, around=_as_ordinary_user),
     Case("no image is left to test", _nothing_unseen, ("is left to test", "not seen", "Test on other images")),
     Case("page beyond the last", _page_beyond_the_last, ("there is no page 9", "expected 1 to 2"), 0, writes=TABLE),
     Case("train on contradictions", _contradictory_training, ("no image of set is left", "data audit"), stub=True),

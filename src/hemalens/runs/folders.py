@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from hemalens.bundle.artifact import library_versions
 from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
-from hemalens.errors import BundleError, OutputError, one_line
+from hemalens.errors import BundleError, OutputError, access_error, one_line
 from hemalens.evaluation.results import Report
 from hemalens.files import files_below, is_temporary, output_errors, read_sealed, sha256_text, write_sealed
 from hemalens.methods import Method
@@ -250,6 +251,8 @@ def finish_run(folder: Path, report: Report) -> Report:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
+    if file.is_file() and not os.access(file, os.R_OK):
+        raise access_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file)))
     content = read_sealed(file)
     return content if content is not None and content.get("kind") == "hemalens-run" else None
 
