@@ -48,6 +48,11 @@ def _sheet_among_images(place: Place) -> tuple[object, ...]:
     return ("suggest", place.bundle(), cells, "--out", cells / "todo.csv", "--sheet", cells / "todo.png", "--n", "2")
 
 
+def _masks_among_images(place: Place) -> tuple[object, ...]:
+    cells = place.cells()
+    return ("segment", "classical", cells, "--out", cells / "masks")
+
+
 def _few_groups(place: Place, *more: object) -> tuple[object, ...]:
     cells = place.cells()
     rows = [
@@ -125,7 +130,8 @@ CASES = (
         0,
     ),
     Case("predict guesses again", _predict_guesses, ("a table of predictions", "12 rows"), 0, writes=TABLE),
-    Case("sheet among images", _sheet_among_images, ("todo.png", "read as a cell", "Use --sheet")),
+    Case("sheet among images", _sheet_among_images, ("todo.png", "be read as cells", "Use --sheet")),
+    Case("masks among images", _masks_among_images, ("cells/masks", "be read as cells", "Use --out")),
     Case("two groups to train on", _few_groups, ("at least 3 independent", "got 2", "from further groups"), stub=True),
     Case("adapt to a test part", _adapt_to_parts, ("left out the given test part, 4 image(s)",), 0, writes=("out",)),
     Case("run that may not be read", _closed_run, ("no permission for", "run.json"), stub=True, around=_as_ordinary_user),

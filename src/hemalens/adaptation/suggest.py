@@ -33,7 +33,7 @@ from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
 from hemalens.imaging.reading import named
 from hemalens.inference.predict import open_images
-from hemalens.outputs import claim_output
+from hemalens.outputs import check_outside, claim_output
 from hemalens.progress import Say, track
 
 DEFAULT_STRATEGY = "typical"
@@ -95,7 +95,7 @@ def suggest(
     if out.suffix != ".csv" or (sheet is not None and sheet.suffix != ".png"):
         raise OutputError("cannot write the suggestions", expected="an --out that ends in .csv and a --sheet in .png")
     if sheet is not None:
-        _check_beside(sheet, spec_path(source))
+        check_outside(sheet, spec_path(source), "--sheet")
     known = [] if options.labelled is None else [as_path(options.labelled, "the list of labelled cells")]
     inputs = [bundle_folder(bundle), spec_path(source), *known]
     with ExitStack() as claims:
@@ -137,17 +137,6 @@ def _check_sheet(path: Path) -> None:
         raise OutputError(
             f"{one_line(path)} holds something else than a sheet of suggestions",
             remedy="Choose another --sheet; it is not overwritten.",
-        )
-
-
-def _check_beside(sheet: Path, images: Path) -> None:
-    """Raise `OutputError` for a sheet in the folder of images: the next command would read it as a cell."""
-    if not sheet.exists() and images.is_dir() and sheet.resolve().is_relative_to(images.resolve()):
-        beside = images.resolve().parent / sheet.name
-        raise OutputError(
-            f"the sheet {one_line(sheet)} would lie among the images and be read as a cell",
-            expected="a --sheet outside their folder",
-            remedy=f"Use --sheet {shell_words([str(beside)])}",
         )
 
 
