@@ -65,7 +65,7 @@ def _unknown_label(place: Path) -> Sequence[object]:
 
 
 def _existing(place: Path) -> Sequence[object]:
-    (place / "out.csv").write_text("")
+    (place / "out.csv").write_text("path,label,probability,abstained\n")
     return ("predict", "bundle", "cells", "--out", "out.csv")
 
 

@@ -129,9 +129,10 @@ def claim_output(
     with _claimed(path, inputs):
         if path.is_dir():
             raise OutputError(f"{one_line(path)} is a folder", expected="the name of a file")
-        check_output(path, overwrite=overwrite)
-        if path.exists():
+        # first, so that --overwrite is named only where it replaces
+        if path.is_file():
             check(path)
+        check_output(path, overwrite=overwrite)
         yield
 
 

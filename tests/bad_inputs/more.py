@@ -43,6 +43,12 @@ def _predict_guesses(place: Place) -> tuple[object, ...]:
     return ("predict", place.bundle(), _guesses(place, labels=False), "--out", place.folder / "answers.csv")
 
 
+def _filled_sheet(place: Place) -> tuple[object, ...]:
+    rows = "path;label;rank;guess;probability;why\r\ncells/a.png;Zelle \xe4;1;neutrophil;0,9;typical\r\n"
+    sheet = place.file("todo.csv", rows.encode("cp1252"))
+    return ("suggest", place.bundle(), place.cells(), "--out", sheet, "--overwrite")
+
+
 def _sheet_among_images(place: Place) -> tuple[object, ...]:
     cells = place.cells()
     return ("suggest", place.bundle(), cells, "--out", cells / "todo.csv", "--sheet", cells / "todo.png", "--n", "2")
@@ -130,6 +136,8 @@ CASES = (
         0,
     ),
     Case("predict guesses again", _predict_guesses, ("a table of predictions", "12 rows"), 0, writes=TABLE),
+    Case("sheet filled in by a spreadsheet", _filled_sheet, ("filled in 1 label", "--labelled", "not overwritten")),
+    Case("sheet filled in, no --overwrite", lambda p: _filled_sheet(p)[:-1], ("filled in 1 label", "--labelled")),
     Case("sheet among images", _sheet_among_images, ("todo.png", "be read as cells", "Use --sheet")),
     Case("masks among images", _masks_among_images, ("cells/masks", "be read as cells", "Use --out")),
     Case("two groups to train on", _few_groups, ("at least 3 independent", "got 2", "from further groups"), stub=True),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from hemalens.datasets.images import prepared
 from hemalens.datasets.open import check_spec, spec_path
 from hemalens.datasets.splits import seeded
 from hemalens.datasets.table_text import cell
+from hemalens.datasets.tables import Table, read_table
 from hemalens.errors import DatasetError, InputError, OutputError, one_line, public, shell_words
 from hemalens.files import PathLike, as_path, atomic_path, default_cache_dir, open_regular
 from hemalens.graphs import build as graphs
@@ -108,17 +108,17 @@ def suggest(
 def _check_unlabelled(path: Path) -> None:
     """Raise `OutputError` unless `path` is a list of suggestions without a label."""
     try:
-        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            ours = tuple(table.fieldnames or ()) == COLUMNS
-            n_labelled = sum(bool((row["label"] or "").strip()) for row in table) if ours else 0
-    except (ValueError, csv.Error):
-        ours = False
-    if not ours:
+        # also as a spreadsheet has saved it, with semicolons or in cp1252
+        table = read_table(path, fits=lambda names: set(COLUMNS) <= set(names))
+    except DatasetError:
+        table = Table((), ())
+    if not set(COLUMNS) <= set(table.columns):
         raise OutputError(
             f"{one_line(path)} holds something else than suggestions",
             remedy="Choose another --out; it is not overwritten.",
         )
+    label = table.columns.index("label")
+    n_labelled = sum(bool(row[label].strip()) for _, row in table.rows)
     if n_labelled:
         raise OutputError(
             f"somebody has filled in {n_labelled} label(s) in {one_line(path)}",
