@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import hemalens
 import trained
@@ -230,6 +231,23 @@ def test_options_of_another_type_are_refused(name: str, bundle: Bundle, tmp_path
 def test_values_that_cannot_be_are_refused(function: str, more: dict[str, Any], bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         DOORS[function].function(**{**DOORS[function].valid(tmp_path, bundle), **more})
+
+
+def test_notebooks_complete_every_public_name() -> None:
+    assert set(hemalens.__all__) <= set(dir(hemalens))
+
+
+def test_what_a_console_shows_of_a_dataset_and_a_predictor_is_one_short_line(bundle: Bundle, tmp_path: Path) -> None:
+    cells = tmp_path / "cells"
+    for kind in ("lymphocyte", "neutrophil"):
+        (cells / kind).mkdir(parents=True)
+        for number in range(30):
+            Image.new("RGB", (20, 20), (number, 0, 0)).save(cells / kind / f"{number}.png")
+    shown = repr(hemalens.open_dataset(f"folder:{cells}"))
+    assert "60 images" in shown
+    assert "neutrophil" in shown
+    assert len(shown) < 200
+    assert repr(hemalens.Predictor(bundle)).startswith(f"Predictor({str(bundle.path)!r}")
 
 
 def test_benchmark_is_a_function_though_a_room_has_its_name(tmp_path: Path) -> None:

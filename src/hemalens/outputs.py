@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from hemalens.errors import OutputError, one_line
+from hemalens.errors import OutputError, one_line, shell_words
 from hemalens.files import files_below, output_errors, remove_stale, short_name
 
 LOCK = ".lock"
@@ -75,6 +75,19 @@ def check_apart(output: Path, inputs: Sequence[Path], *, option: str = "--out") 
             )
 
 
+def check_outside(output: Path, images: Path, option: str) -> None:
+    """Raise `OutputError` for pictures in a folder of images, where the next command would read them as cells.
+
+    `option` names the output. One that exists has passed before, or is refused for what it is.
+    """
+    if not os.path.lexists(output) and images.is_dir() and output.resolve().is_relative_to(images.resolve()):
+        raise OutputError(
+            f"{one_line(output)} would lie among the images, and be read as cells",
+            expected=f"{'an' if option == '--out' else 'a'} {option} outside their folder",
+            remedy=f"Use {option} {shell_words([str(images.resolve().parent / output.name)])}",
+        )
+
+
 def check_output(path: Path, *, overwrite: bool, inputs: Sequence[Path] = (), option: str = "--out") -> None:
     """Raise `OutputError` for an output on or above an input, one that cannot be written, or an existing one.
 
@@ -125,9 +138,10 @@ def claim_output(
     with _claimed(path, inputs, option):
         if path.is_dir():
             raise OutputError(f"{one_line(path)} is a folder", expected="the name of a file")
-        check_output(path, overwrite=overwrite)
-        if path.exists():
+        # first, so that --overwrite is named only where it replaces
+        if path.is_file():
             check(path)
+        check_output(path, overwrite=overwrite)
         yield
 
 

@@ -231,6 +231,8 @@ def _outputs() -> Iterator[Case]:
     for verb in (verb for verb in ALL if verb not in ("audit", "study")):
         runs = ("train", "benchmark", "efficiency")
         says = ("is not a run folder",) if verb in runs else ("exists already", "--overwrite")
+        if verb in ("predict", "suggest"):
+            says = ("holds something else", "not overwritten")
         yield Case(f"{verb}: an output that holds something else", partial(_taken, verb), says, stub=True)
 
 

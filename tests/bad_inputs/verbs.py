@@ -195,7 +195,7 @@ BENCHMARKS = (
         "more folds than images",
         lambda p: _benchmark(p, "--protocol", "k-fold", "--folds", "50"),
         "too small for 50 folds",
-        "--min-per-class",
+        "Add images",
     ),
     _case(
         "a backbone tested on cells",

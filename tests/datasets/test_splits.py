@@ -430,6 +430,8 @@ def test_k_fold_needs_two_folds_and_as_many_units_as_folds() -> None:
     with pytest.raises(SplitError, match="too few folds; expected at least 2; got 1"):
         k_fold(_singles([5, 5]), 1, np.random.default_rng(0))
     with pytest.raises(SplitError, match=r"class 'class 1' of cells is too small for 5 folds.*got 4. .*--min-per-class 5"):
+        k_fold(_singles([9, 4, 9]), 5, np.random.default_rng(0))
+    with pytest.raises(SplitError, match=r"got 4. Add images; where they have groups, from further groups"):
         k_fold(_singles([9, 4]), 5, np.random.default_rng(0))
 
 
@@ -465,9 +467,19 @@ def test_one_class_or_none_is_a_dataset_error() -> None:
         check_classes(_dataset([]))
 
 
+def test_the_minimum_in_the_error_leaves_a_class_of_few_groups_out() -> None:
+    rows: list[Row] = [(name, None if name != "a" else "g", i) for i, name in enumerate("aaaabbbbbbcccccc")]
+    dataset = _dataset(rows)
+    with pytest.raises(SplitError, match=r"class 'a' .* got 1. .*--min-per-class 5; in a study with --set min_per_class=5"):
+        check_classes(dataset)
+    kept, small = leave_out_small(dataset, 5)
+    assert small == {"a": 4}
+    check_classes(kept)
+
+
 def test_copies_and_groups_count_once_as_units() -> None:
     rows: list[Row] = [("a", None, 0), ("a", None, 0), ("a", None, 0), ("b", None, 1), ("b", None, 2)]
-    with pytest.raises(SplitError, match=r"class 'a' of cells is too small for training; .* got 1. Add images, or leave"):
+    with pytest.raises(SplitError, match=r"class 'a' of cells is too small for training; .* got 1. Add images; where"):
         check_classes(_dataset(rows))
     check_classes(_dataset([*rows, ("a", "one patient", 5), ("a", "one patient", 6)]), n_units=2)
     with pytest.raises(SplitError, match=r"at least 3 independent images or groups; got 2"):

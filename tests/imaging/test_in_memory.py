@@ -63,6 +63,15 @@ def test_an_error_names_the_image_and_no_temporary_file(content: bytes) -> None:
     assert "hemalens.image" not in str(refused.value)
 
 
+def test_pages_in_memory_are_named_as_those_of_a_file_and_no_temporary_one() -> None:
+    pages = [Image.fromarray(PIXELS) for _ in range(3)]
+    content = io.BytesIO()
+    pages[0].save(content, "TIFF", save_all=True, append_images=pages[1:])
+    with pytest.raises(ImageError, match=r"image '#4' has several pages.* got 3 pages\. Save it as a file") as error:
+        from_bytes(content.getvalue(), "#4")
+    assert "/image" not in str(error.value)
+
+
 def test_a_closed_picture_is_an_image_error() -> None:
     file = io.BytesIO()
     Image.fromarray(PIXELS).save(file, "PNG")

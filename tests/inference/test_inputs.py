@@ -39,6 +39,7 @@ WAYS: dict[str, Callable[[Path], Any]] = {
     "picture": Image.open,
     "bytes": Path.read_bytes,
     "bytearray": lambda path: bytearray(path.read_bytes()),
+    "memoryview": lambda path: memoryview(path.read_bytes()),
     "open file": io.FileIO,
     "file in memory": lambda path: io.BytesIO(path.read_bytes()),
 }

@@ -303,6 +303,17 @@ def test_a_run_of_an_earlier_version_that_names_no_files_is_not_replaced(tmp_pat
     assert _tree(out) == OLD
 
 
+def test_the_run_of_another_command_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    _run(out, OLD)
+    with (
+        pytest.raises(OutputError, match=r"holds a run of another command \(a job\); expected a run of another"),
+        open_run(out, {"job": "another"}, overwrite=True),
+    ):
+        raise AssertionError("the run has begun")
+    assert _tree(out) == OLD
+
+
 def test_an_edited_list_of_files_removes_nothing_outside(tmp_path: Path) -> None:
     out = tmp_path / "run"
     _run(out, OLD)

@@ -26,6 +26,7 @@ from hemalens.bundle.export import check_parity
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.classifiers.few_shot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
 from hemalens.datasets import READERS, CellDataset, Record
+from hemalens.datasets.parts import given_part, without
 from hemalens.datasets.splits import units
 from hemalens.errors import ConfigError, LabelError, SplitError, one_line
 from hemalens.evaluation import metrics
@@ -202,8 +203,11 @@ def open_support(
     )
     for note in given.notes:
         say(note)
-    support = given.dataset
-    unknown = [c for c in support.classes if c not in known]
+    tested = given_part(given.dataset, "test")
+    if tested:
+        say(f"{given.dataset.name}: left out the given test part, {len(tested)} image(s)")
+    support = without(given.dataset, tested)
+    unknown = [c for c in support.classes if c not in known and support.class_counts[c]]
     if unknown and not new:
         raise LabelError(
             f"label(s) unknown to the bundle: {', '.join(f'{one_line(c)} ({support.class_counts[c]})' for c in unknown)}",
@@ -212,7 +216,7 @@ def open_support(
             if new is None
             else "To learn them as new classes, use --allow-new.",
         )
-    present = (*(c for c in known if c in support.classes), *unknown)
+    present = (*(c for c in known if support.class_counts.get(c)), *unknown)
     if len(present) < 2:
         counts = ", ".join(f"{name} ({n})" for name, n in support.class_counts.items())
         raise SplitError("the support has one class only", expected="labelled cells of two classes or more", got=counts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,13 +26,14 @@ from hemalens.datasets.images import prepared
 from hemalens.datasets.open import check_spec, spec_path
 from hemalens.datasets.splits import seeded
 from hemalens.datasets.table_text import cell
+from hemalens.datasets.tables import Table, read_table
 from hemalens.errors import DatasetError, InputError, OutputError, one_line, public, shell_words
 from hemalens.files import PathLike, as_path, atomic_path, default_cache_dir, open_regular
 from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
 from hemalens.imaging.reading import named
 from hemalens.inference.predict import open_images
-from hemalens.outputs import claim_output
+from hemalens.outputs import check_outside, claim_output
 from hemalens.progress import Say, track
 
 DEFAULT_STRATEGY = "typical"
@@ -94,6 +94,8 @@ def suggest(
     sheet = None if options.sheet is None else as_path(options.sheet, "the sheet")
     if out.suffix != ".csv" or (sheet is not None and sheet.suffix != ".png"):
         raise OutputError("cannot write the suggestions", expected="an --out that ends in .csv and a --sheet in .png")
+    if sheet is not None:
+        check_outside(sheet, spec_path(source), "--sheet")
     known = [] if options.labelled is None else [as_path(options.labelled, "the list of labelled cells")]
     inputs = [bundle_folder(bundle), spec_path(source), *known]
     with ExitStack() as claims:
@@ -108,17 +110,17 @@ def suggest(
 def _check_unlabelled(path: Path) -> None:
     """Raise `OutputError` unless `path` is a list of suggestions without a label."""
     try:
-        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            ours = tuple(table.fieldnames or ()) == COLUMNS
-            n_labelled = sum(bool((row["label"] or "").strip()) for row in table) if ours else 0
-    except (ValueError, csv.Error):
-        ours = False
-    if not ours:
+        # also as a spreadsheet has saved it, with semicolons or in cp1252
+        table = read_table(path, fits=lambda names: set(COLUMNS) <= set(names))
+    except DatasetError:
+        table = Table((), ())
+    if not set(COLUMNS) <= set(table.columns):
         raise OutputError(
             f"{one_line(path)} holds something else than suggestions",
             remedy="Choose another --out; it is not overwritten.",
         )
+    label = table.columns.index("label")
+    n_labelled = sum(bool(row[label].strip()) for _, row in table.rows)
     if n_labelled:
         raise OutputError(
             f"somebody has filled in {n_labelled} label(s) in {one_line(path)}",

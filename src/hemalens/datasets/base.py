@@ -143,6 +143,9 @@ class CellDataset:
     def __len__(self) -> int:
         return len(self.records)
 
+    def __repr__(self) -> str:
+        return f"CellDataset({self.name!r}, {len(self)} images, classes={self.classes}, label_map={self.label_map!r})"
+
     @cached_property
     def contents(self) -> tuple[str, ...]:
         """Each record's content digest; an unreadable file has a digest of its own."""
@@ -248,7 +251,7 @@ class CellDataset:
                 raise DatasetError(
                     f"no image of {self.name} has a label",
                     expected="a label in each row",
-                    remedy="Fill the column label in.",
+                    remedy="Fill the column label in; of a table of predictions it does not count.",
                 )
             reasons = "; ".join(f"{n} x {reason}" for reason, n in self.excluded_counts.items())
             raise DatasetError(

@@ -20,5 +20,5 @@ def refuse_leaks(train_contents: Collection[str], target: CellDataset) -> None:
         raise SplitError(
             f"{len(shared)} image(s) of {target.name} were trained on, first: {first!r}",
             expected="test images the model has not seen",
-            remedy="Test on other images; evaluate --drop-seen leaves these out.",
+            remedy="Use other images. `hemalens evaluate` leaves these out with --drop-seen.",
         )

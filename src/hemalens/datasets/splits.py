@@ -156,9 +156,20 @@ def check_classes(dataset: CellDataset, *, n_units: int = 2, purpose: str = "tra
                 f"class {one_line(name)} of {dataset.name} is too small for {purpose}",
                 expected=f"at least {n_units} independent images or groups",
                 got=str(found),
-                remedy=f"Add images, or leave small classes out with --min-per-class {n_units}; in a study with --set "
-                f"min_per_class={n_units}.",
+                remedy=_larger_classes(dataset, name, n_units),
             )
+
+
+def _larger_classes(dataset: CellDataset, name: str, n_units: int) -> str:
+    """What to do about the class `name`, which has too few units: with a minimum that leaves it out, where two remain."""
+    counts = dataset.class_counts
+    # a class of many images may be few groups
+    least = max(n_units, counts[name] + 1)
+    if sum(n >= least for n in counts.values()) < 2:
+        return "Add images; where they have groups, from further groups."
+    return (
+        f"Add images, or leave small classes out with --min-per-class {least}; in a study with --set min_per_class={least}."
+    )
 
 
 def leave_out_small(dataset: CellDataset, minimum: int) -> tuple[CellDataset, dict[str, int]]:

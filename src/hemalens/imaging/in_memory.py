@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import tempfile
 import threading
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from hemalens.errors import ImageError, one_line
+from hemalens.files import scratch_folder
 from hemalens.imaging.reading import MIN_SIDE_PX, read_image
 
 _loading = threading.Lock()
@@ -23,14 +22,17 @@ def from_bytes(content: bytes, name: str) -> NDArray[np.uint8]:
 
     The decoders need a file: the bytes lie in the temporary folder, for this user alone, while they are read.
     """
-    with tempfile.TemporaryDirectory(prefix="hemalens.image.") as folder:
-        path = Path(folder) / "image"
+    with scratch_folder() as folder:
+        path = folder / "image"
         path.write_bytes(content)
         try:
             return read_image(path)
         except ImageError as error:
             parts = (error.what, error.expected, error.got, error.remedy)
             what, expected, got, remedy = (part and part.replace(one_line(path), one_line(name)) for part in parts)
+            if remedy and str(path) in remedy:
+                # a page that can be named only of a file
+                remedy = "Save it as a file, and name the page, as in 'file.tif#2'."
             raise ImageError(str(what), expected=expected, got=got, remedy=remedy) from error
 
 

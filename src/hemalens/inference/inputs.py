@@ -18,7 +18,7 @@ from hemalens.errors import InputError
 from hemalens.files import PathLike, as_path
 from hemalens.imaging.in_memory import from_array, from_bytes, from_picture
 
-OneImage = PathLike | Record | NDArray[np.uint8] | Image.Image | bytes | bytearray | BinaryIO
+OneImage = PathLike | Record | NDArray[np.uint8] | Image.Image | bytes | bytearray | memoryview | BinaryIO
 """An image as users pass it: a path, a record, uint8 (H, W, 3) or (H, W), a Pillow image, or the bytes of a file."""
 Images = OneImage | Iterable[OneImage] | CellDataset
 """One image, or many."""
@@ -64,7 +64,9 @@ def _is_one(images: object) -> bool:
     """Whether this is a single image rather than several."""
     if isinstance(images, np.ndarray):
         return images.dtype.kind not in "OU" and images.ndim != 4
-    return isinstance(images, str | bytes | bytearray | os.PathLike | Record | Image.Image) or hasattr(images, "read")
+    return isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Record | Image.Image) or hasattr(
+        images, "read"
+    )
 
 
 def _input(image: Any, number: int) -> Input:
@@ -76,7 +78,7 @@ def _input(image: Any, number: int) -> Input:
     record = Record(Path(f"#{number}"), source_label="", domain="")
     if hasattr(image, "read") and not isinstance(image, Image.Image):
         image = _content(image)
-    if isinstance(image, bytes | bytearray):
+    if isinstance(image, bytes | bytearray | memoryview):
         return Input(record, bytes(image))
     if isinstance(image, Image.Image):
         return Input(record, image)

@@ -131,6 +131,9 @@ class Predictor:
         outputs = ["probabilities", *([FINE] if self.fine else []), *(["embedding"] if embedded else [])]
         self._runner = bundle.runner(outputs, n_workers=n_workers)
 
+    def __repr__(self) -> str:
+        return f"Predictor({str(self.bundle.path)!r}, labels={self.labels})"
+
     def predict(self, inputs: Images) -> Iterator[Prediction]:
         """Predictions for one image or many, one each, in order; an unreadable image gives one with an error.
 

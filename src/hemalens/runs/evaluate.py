@@ -12,7 +12,7 @@ from hemalens.config import checked
 from hemalens.datasets import CellDataset
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.open import check_spec, spec_path
-from hemalens.errors import public
+from hemalens.errors import DatasetError, public
 from hemalens.evaluation.evaluate import DatasetPredictions, evaluate_with_predictions
 from hemalens.evaluation.occlusion import N_SHOWN, occlusion_table
 from hemalens.evaluation.results import MethodCard, PictureTable, Report
@@ -22,7 +22,7 @@ from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.report import report_files, write_report
 from hemalens.report.compose import Results, make_report
-from hemalens.runs.inputs import open_inputs, report_inputs
+from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ def evaluate(
             strict=options.strict,
         )
         if options.drop_seen:
-            given = given.unseen(bundle.seen)
+            given = _unseen(given, bundle)
         report_inputs(say, [given])
         dataset, card = given.dataset, given.card
         refuse_leaks(bundle.seen, dataset)
@@ -102,6 +102,19 @@ def evaluate(
         with atomic_dir(out, report_files) as folder:
             write_report(report, folder)
         return report
+
+
+def _unseen(given: Inputs, bundle: Bundle) -> Inputs:
+    """The images that the bundle was not trained on; raises `DatasetError` where there are none."""
+    rest = given.unseen(bundle.seen)
+    if not len(rest.dataset):
+        raise DatasetError(
+            f"no image of {given.dataset.name} is left to test",
+            expected="images that the model has not seen",
+            got="training images only",
+            remedy="Test on other images.",
+        )
+    return rest
 
 
 def _occlusion_maps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from hemalens.bundle.artifact import library_versions
 from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
-from hemalens.errors import BundleError, OutputError, one_line
+from hemalens.errors import BundleError, OutputError, access_error, one_line
 from hemalens.evaluation.results import Report
 from hemalens.files import files_below, is_temporary, output_errors, read_sealed, sha256_text, write_sealed
 from hemalens.methods import Method
@@ -71,6 +72,7 @@ def open_run(
             moved = _finish_exchange(out)
             known, begun = _read(out / RUN_FILE), _read(new / RUN_FILE)
             job = request["job"] if grows and not overwrite else None
+            _check_command(out, known, request["job"])
             _check(out, known, begun, key=key, job=job, overwrite=overwrite, moved=moved)
             if begun is not None and (begun.get("key") == key or _has_job(begun, job)):
                 say(KNOWN if grows else "resuming the stopped run")
@@ -88,6 +90,17 @@ def open_run(
                 _exchange(out, say)
         finally:
             _drop_empty(new)
+
+
+def _check_command(out: Path, known: Mapping[str, Any] | None, job: str) -> None:
+    """Raise `OutputError` for the run of another command, which is never replaced."""
+    other = known.get("request", {}).get("job") if known else None
+    if other not in (None, job):
+        raise OutputError(
+            f"{one_line(out)} holds a run of another command ({other})",
+            expected=f"a run of {job}",
+            remedy="Choose another --out; it is not overwritten.",
+        )
 
 
 def _check(
@@ -249,6 +262,8 @@ def finish_run(folder: Path, report: Report) -> Report:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
+    if file.is_file() and not os.access(file, os.R_OK):
+        raise access_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file)))
     content = read_sealed(file)
     return content if content is not None and content.get("kind") == "hemalens-run" else None
 

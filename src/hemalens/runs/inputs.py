@@ -12,7 +12,7 @@ from hemalens.datasets.copy_names import name_note
 from hemalens.datasets.file_checks import file_checks
 from hemalens.datasets.open import check_specs
 from hemalens.datasets.splits import Cleaning, Unreadable, clean, leave_out_small
-from hemalens.errors import LabelError
+from hemalens.errors import DatasetError, LabelError
 from hemalens.evaluation.results import DataCard
 from hemalens.files import PathLike
 from hemalens.imaging.segmentation import Outcome
@@ -70,6 +70,13 @@ def open_inputs(
     opened = together([open_dataset(spec, labels=labels, keep=keep, strict=strict) for spec in named])
     _check_known(opened)
     cleaned, cleaning = clean(opened, unreadable=unreadable)
+    if not len(cleaned):
+        raise DatasetError(
+            f"no image of {opened.name} is left",
+            expected="readable images, each under one label",
+            got=str(cleaning),
+            remedy="`hemalens data audit` lists them.",
+        )
     kept, small = leave_out_small(cleaned, min_per_class)
     notes = list(opened.notes)
     notes += [

@@ -30,7 +30,7 @@ from hemalens.files import PathLike, as_path, atomic_dir, open_regular
 from hemalens.imaging.segmentation import CellImageConfig, cell_image, cut_source, dice, intersection_over_union
 from hemalens.inference.predict import open_images
 from hemalens.inference.rows import BOX
-from hemalens.outputs import claim_folder
+from hemalens.outputs import check_outside, claim_folder
 from hemalens.progress import Say, track
 from hemalens.report import report_files, write_report
 from hemalens.report.compose import Results, data_card, make_report
@@ -186,6 +186,7 @@ def segment(
     name, source = check_spec(segmenter, "the segmenter"), check_spec(source, "the source of the images")
     out = as_path(out, "out")
     inputs = [spec_path(name), spec_path(source)]
+    check_outside(out, spec_path(source), "--out")
     with claim_folder(out, segmented_files, "masks of cells", overwrite=overwrite, inputs=inputs):
         found_by = open_segmenter(name)
         records = open_images(source, say=say)

@@ -295,3 +295,27 @@ def test_no_path_leaves_the_folder(tmp_path_factory: pytest.TempPathFactory, nam
     standard.writer(text).writerows([["path", "label"], *([f"../{name}", "a"] for name in names)])
     with pytest.raises(DatasetError, match=r"lies outside|there is no file|cannot be a path"):
         _open(root, text.getvalue())
+
+
+# Tables that predict has written
+
+GUESSES = "path,label,probability,abstained,p_a,typicality,cell,error"
+
+
+def test_the_labels_of_a_table_of_predictions_are_those_of_its_source(root: Path) -> None:
+    dataset = _open(
+        root,
+        f"{GUESSES},source_label,group,p_id\nimages/000.png,a,0.9,False,0.9,0.5,,,b,g,7\nimages/001.png,a,0.9,False,0.9,0.5,,,,,\n",
+    )
+    assert [record.label for record in dataset.records] == ["b", None]
+    assert [record.group for record in dataset.records] == ["g", None]
+    # what `predict` filled is not carried through as a column of the source
+    assert [record.extra for record in dataset.records] == [(("p_id", "7"),), (("p_id", ""),)]
+    assert any("holds guesses" in note for note in dataset.notes)
+
+
+def test_a_table_of_predictions_without_labels_has_none(root: Path) -> None:
+    dataset = _open(root, f"{GUESSES}\nimages/000.png,a,0.9,False,0.9,0.5,,\n")
+    assert [record.label for record in dataset.records] == [None]
+    with pytest.raises(DatasetError, match="no image of list has a label"):
+        clean(dataset)

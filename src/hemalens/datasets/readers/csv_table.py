@@ -19,6 +19,14 @@ REQUIRED = {
 }
 """Columns that a table must have, and what others call them."""
 COLUMNS: Mapping[str, tuple[str, ...]] = {**REQUIRED, "group": (), "domain": (), "mask": (), "part": ("split",)}
+PREDICTIONS = {"path", "label", "probability", "abstained", "error"}
+"""Columns of a table that `predict` has written: its labels are guesses, and no one may learn or test by them."""
+SOURCE_LABEL = "source_label"
+"""The column of such a table with the labels of its source."""
+GUESSES = (
+    "a table of predictions: its column 'label' holds guesses and is not used as labels; "
+    "save corrected labels as a CSV of path,label alone"
+)
 LAYOUT = (
     "a CSV or .xlsx with the columns path,label and optionally group,domain,mask,part; "
     "paths relative to the table, inside its folder"
@@ -32,8 +40,11 @@ def _read(table: Path) -> Listing:
             f"there is no CSV file {one_line(file)}", expected=LAYOUT, got="a folder" if file.is_dir() else None
         )
     found = read_table(table, fits=lambda names: all(_column(names, wanted) for wanted in REQUIRED))
+    predicted = set(found.columns) >= PREDICTIONS
     named = {wanted: _one_column(file, found.columns, wanted) for wanted in COLUMNS}
-    missing = [wanted for wanted in REQUIRED if named[wanted] is None]
+    if predicted:
+        named["label"] = _one_column(file, found.columns, SOURCE_LABEL)
+    missing = [wanted for wanted in REQUIRED if named[wanted] is None and not (predicted and wanted == "label")]
     if missing:
         raise DatasetError(
             f"{one_line(file)} lacks the column(s) {', '.join(missing)}",
@@ -43,6 +54,9 @@ def _read(table: Path) -> Listing:
     used = {wanted: name for wanted, name in named.items() if name is not None}
     places = {wanted: found.columns.index(name) for wanted, name in used.items()}
     further = [(i, name) for i, name in enumerate(found.columns) if i not in places.values()]
+    if predicted:
+        # what `predict` has filled; the columns of its source follow the errors
+        further = [(i, name) for i, name in further if i > found.columns.index("error")]
     records = [
         _record(file, line, {w: row[i] for w, i in places.items()}, tuple((name, row[i]) for i, name in further))
         for line, row in found.rows
@@ -51,6 +65,7 @@ def _read(table: Path) -> Listing:
         raise DatasetError(f"{one_line(file)} lists no image", expected=LAYOUT)
     notes = [found.read_as] if found.read_as else []
     notes += [f"the column {one_line(name)} is read as {wanted}" for wanted, name in used.items() if name != wanted]
+    notes += [GUESSES] if predicted else []
     unknown = [name for name in found.columns if name not in used.values()]
     notes += [f"column(s) not used: {', '.join(unknown)}"] if unknown else []
     return Listing(records, [*notes, *describe_parts(records)], name=file.stem)
@@ -65,7 +80,7 @@ def _column(names: Sequence[str], wanted: str) -> list[str]:
     if wanted in names:
         return [wanted]
     same = [name for name in names if _folded(name) == wanted]
-    return same or [name for name in names if _folded(name) in COLUMNS[wanted]]
+    return same or [name for name in names if _folded(name) in COLUMNS.get(wanted, ())]
 
 
 def _one_column(file: Path, names: Sequence[str], wanted: str) -> str | None:
@@ -87,7 +102,7 @@ def _record(table: Path, line: int, row: Mapping[str, str], extra: tuple[tuple[s
     return Record(
         path=_inside(table.parent, name if page is None else name.removesuffix(f"#{page}"), where),
         # an empty one is left out under every label map, and counted
-        source_label=row["label"].strip(),
+        source_label=row.get("label", "").strip(),
         domain=row.get("domain", "").strip() or table.stem,
         # a stray space would make two groups of one, and a group must not cross a split
         group=row.get("group", "").strip() or None,
