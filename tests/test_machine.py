@@ -74,7 +74,7 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", ["predict", *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("train", "adapt"))])
 def test_nothing_leaves_the_machine_and_nothing_is_written_elsewhere(ground: Path, verb: str) -> None:
     before = _files(ground)
     command = _traced([sys.executable, "-c", MAIN, *VERBS[verb]], ground / "trace")

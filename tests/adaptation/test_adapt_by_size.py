@@ -191,7 +191,7 @@ def test_the_bias_comes_behind_the_sizes(base: Bundle, by_size: Bundle, away: st
     np.testing.assert_allclose(_answered(made, open_dataset(away))[0], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("factor", [0.7, 1.8])
+@pytest.mark.parametrize("factor", [0.7, pytest.param(1.8, marks=pytest.mark.slow)])
 def test_a_laboratory_at_another_magnification_is_answered_alike(
     base: Bundle, away: str, tmp_path: Path, factor: float
 ) -> None:

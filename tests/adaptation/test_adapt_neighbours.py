@@ -85,6 +85,7 @@ def test_the_bundle_answers_as_the_formula_and_says_so(base: Bundle, leaning: Bu
 
 
 @pytest.mark.usefixtures("small_imagenet")
+@pytest.mark.slow
 def test_what_stands_beside_makes_neighbours_the_default(base: Bundle, away: Path, tmp_path: Path) -> None:
     made = adapt(
         base.path,

@@ -126,6 +126,7 @@ def test_nothing_is_left_of_a_training_but_its_images(plain: Fitted, abroad: Cel
     assert not [path for path in (tmp_path / "scratch").iterdir() if path.is_dir()]
 
 
+@pytest.mark.slow
 def test_what_is_more_than_the_network_is_refused(
     plain: Fitted, abroad: CellDataset, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

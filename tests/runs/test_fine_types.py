@@ -134,6 +134,7 @@ def test_a_class_bias_leaves_the_shares_within_classes(bundle: Bundle, abroad: P
     assert np.abs(after["probabilities"] - before["probabilities"]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_adapting_by_labels_drops_them(bundle: Bundle, abroad: Path, tmp_path: Path) -> None:
     made = adapt(bundle.path, out=tmp_path / "adapted", support=f"synthetic:{abroad}")
     assert made.manifest.fine == ()

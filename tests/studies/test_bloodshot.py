@@ -228,6 +228,7 @@ def test_a_random_split_that_divides_groups_or_loses_a_class_is_refused() -> Non
         random_parts(_named({"a": 60, "b": 40, "c": 3}), [], seed=0)
 
 
+@pytest.mark.slow
 def test_the_random_split_and_the_authors_checkpoint_run_to_the_end(data: dict[str, list[str]], tmp_path: Path) -> None:
     kept = ("LYT", "MON", "NGS")
     with torch.random.fork_rng():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout, suppress
-from typing import Annotated, NoReturn
+from functools import cache
+from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.main
@@ -97,12 +98,17 @@ def main() -> None:
         _fail(f"error: {known}", 2)
 
 
+@cache
+def _command() -> Any:
+    """The whole command line, which takes a while to build."""
+    return typer.main.get_command(app)
+
+
 def _run() -> None:
     """Run the command that the arguments name, without typer's own handling of errors."""
-    command = typer.main.get_command(app)
     try:
-        with command.make_context("hemalens", sys.argv[1:]) as context:
-            command.invoke(context)
+        with _command().make_context("hemalens", sys.argv[1:]) as context:
+            context.command.invoke(context)
     except typer.Exit as ending:
         if ending.exit_code:
             raise SystemExit(ending.exit_code) from None

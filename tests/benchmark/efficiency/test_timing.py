@@ -62,6 +62,7 @@ def test_short_calls_are_repeated_and_one_round_has_no_interval() -> None:
     assert (latency.low, latency.high, rate.low, rate.high) == (None,) * 4
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_tells_its_peak(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     bundle = trained.colour_bundle(tmp_path / "bundle", trained.laboratory(tmp_path_factory))
     small = {"graph": str(bundle.path / "model.onnx"), "n_threads": 1}
