@@ -89,6 +89,7 @@ def test_the_command_line_knows_it(
     assert command("data", "audit", toyset, "--quiet").out.startswith("toyset: 12 images")
 
 
+@pytest.mark.slow
 def test_the_contract_of_all_readers_covers_it(written: Path) -> None:
     (written / "recipe_plugin.py").write_text(PLUGIN, encoding="utf-8")
     paths = [str(written), str(REPOSITORY / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import typer
 import typer.core
 
 
-def _plain(parameters: list[Any]) -> None:
-    """Change how parameters are shown. It cannot run afterwards: ranges and needs are gone."""
-    for each in parameters:
+def _plain(command: Any, ctx: Any) -> Any:
+    """A copy of the command to be shown, not run: its parameters have neither ranges nor needs."""
+    shown = copy.copy(command)
+    shown.params = [copy.copy(each) for each in command.params]
+    for each in shown.get_params(ctx):
         each.min = each.max = None
         if getattr(each, "is_flag", False):
             each.metavar = ""
@@ -20,6 +23,7 @@ def _plain(parameters: list[Any]) -> None:
         if each.required and each.param_type_name == "option":
             each.help, each.required = f"{each.help} Required.", False
         each.show_default = False
+    return shown
 
 
 class Verb(typer.core.TyperCommand):
@@ -27,8 +31,7 @@ class Verb(typer.core.TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
-        _plain(self.get_params(ctx))
-        super().format_help(ctx, formatter)
+        typer.core.TyperCommand.format_help(_plain(self, ctx), ctx, formatter)
 
 
 class Verbs(typer.core.TyperGroup):
@@ -36,5 +39,4 @@ class Verbs(typer.core.TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
-        _plain(self.get_params(ctx))
-        super().format_help(ctx, formatter)
+        typer.core.TyperGroup.format_help(_plain(self, ctx), ctx, formatter)
