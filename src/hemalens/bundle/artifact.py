@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from abc import abstractmethod
 from contextlib import suppress
 from functools import cache
 from typing import Any, ClassVar, Literal
@@ -124,9 +125,9 @@ class ArtifactManifest(Part):
     self_test: SelfTest | None = None
 
     @property
+    @abstractmethod
     def outputs(self) -> dict[str, Shape]:
         """Shapes of the graph's outputs, without the first axis."""
-        raise NotImplementedError
 
     def contradiction(self, graph: onnx.ModelProto) -> str | None:
         """What in the graph itself contradicts the manifest, or None."""

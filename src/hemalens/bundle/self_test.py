@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hemalens.bundle.artifact import ArtifactManifest, SelfTest
 from hemalens.errors import BundleError
 from hemalens.graphs.checks import check_outputs
-from hemalens.graphs.runtime import GraphRunner
+from hemalens.graphs.runtime import GraphRunner, session_of
 
 SIDE_PX = 64
 UNSURE = 0.9
@@ -117,14 +117,9 @@ def _outputs(
 
 
 def _session(graph: bytes, *, fuse: bool) -> onnxruntime.InferenceSession:
-    """A session of the graph, with or without ONNX Runtime's fusion of layers."""
-    options = onnxruntime.SessionOptions()
-    if not fuse:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    """A session of the graph; raises `BundleError` where there can be none."""
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return session_of(graph, fuse=fuse)
     except Exception as error:
         # ONNX Runtime has its own class for each kind of invalid graph
         raise BundleError("the graph cannot be run", got=str(error)[:120]) from error

@@ -48,9 +48,14 @@ def n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def session_of(graph: bytes) -> onnxruntime.InferenceSession:
-    """A session of one thread; several images at once use the cores better than several threads on one image."""
+def session_of(graph: bytes, *, fuse: bool = True) -> onnxruntime.InferenceSession:
+    """A session of one thread; several images at once use the cores better than several threads on one image.
+
+    Without `fuse` the layers are computed one by one, as the graph states them.
+    """
     options = onnxruntime.SessionOptions()
+    if not fuse:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
