@@ -64,7 +64,7 @@ def artifact_files(path: Path) -> list[str] | None:
     """The files of the bundle or segmenter in a folder; None for a folder of something else."""
     try:
         content = read_json(path / MANIFEST)
-        ours = content["kind"] in ("hemalens-bundle", "hemalens-segmenter")
+        ours = content["kind"] in ("hemalens-bundle", "hemalens-segmenter", "hemalens-detector")
         return [MANIFEST, *content["files"]] if ours else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

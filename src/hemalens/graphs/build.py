@@ -130,6 +130,24 @@ def normalise_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
     )
 
 
+def unscaled_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
+    """image uint8 (n, h, w, 3) -> pixels (n, 3, h, w) = (image - mean) / std, without a resize."""
+    mean = np.asarray(preprocessing.mean, np.float32).reshape(1, 3, 1, 1)
+    std = np.asarray(preprocessing.std, np.float32).reshape(1, 3, 1, 1)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["image_float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["image_float"], ["image_nchw"], perm=[0, 3, 1, 2]),
+        helper.make_node("Sub", ["image_nchw", "pixel_mean"], ["centred"]),
+        helper.make_node("Div", ["centred", "pixel_std"], ["pixels"]),
+    ]
+    return make_model(
+        nodes,
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "height", "width", 3])],
+        [float_value("pixels", ["n", 3, "height", "width"])],
+        [numpy_helper.from_array(mean, "pixel_mean"), numpy_helper.from_array(std, "pixel_std")],
+    )
+
+
 def temperature_graph(n_classes: int, temperature: float) -> onnx.ModelProto:
     """raw_logits (n, k) -> logits = raw_logits / temperature -> probabilities (softmax)."""
     nodes = [

@@ -46,10 +46,12 @@ def to_onnx(
     outputs: list[str],
     *,
     feature_map: tuple[int, ...] | None = None,
+    free_sides: bool = False,
 ) -> onnx.ModelProto:
     """Trace a module in evaluation mode: pixels float (n, 3, size, size) -> `outputs`, first axis free.
 
-    With `feature_map`, a shape (c, h, w), the module takes `full_map` (n, c, h, w) instead of pixels.
+    With `feature_map`, a shape (c, h, w), the module takes `full_map` (n, c, h, w) instead of pixels. With `free_sides`
+    height and width of the pixels are free, and the outputs are maps (n, h', w', c).
 
     Batch norm is not folded into the convolution before it, so that its statistics can be re-estimated on other images;
     ONNX Runtime folds it when it opens the graph. Uses the TorchScript exporter, which is ten times faster than the
@@ -58,6 +60,8 @@ def to_onnx(
     pixels = (3, preprocessing.size_px, preprocessing.size_px)
     source, shape = ("pixels", pixels) if feature_map is None else ("full_map", feature_map)
     axes: dict[str, Any] = {name: {0: "n"} for name in (source, *outputs)}
+    if free_sides:
+        axes = {source: {0: "n", 2: "height", 3: "width"}} | {name: {0: "n", 1: "rows", 2: "columns"} for name in outputs}
     buffer = io.BytesIO()
     training = module.training
     module.eval()

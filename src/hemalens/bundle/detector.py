@@ -1,0 +1,95 @@
+"""The detector as a folder: graph, manifest and model card, as bundles have them; and the one in the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from hemalens.bundle.artifact import ArtifactManifest
+from hemalens.bundle.folders import open_artifact, write_artifact
+from hemalens.bundle.self_test import check_runner
+from hemalens.detection.finder import CellFinder
+from hemalens.detection.maps import N_DISTANCES, N_SCORES
+from hemalens.errors import BundleError, one_line
+from hemalens.files import open_regular
+from hemalens.graphs.runtime import GraphRunner
+from hemalens.imaging.reading import Preprocessing
+
+DETECTOR = "detector.onnx"
+FOLDER = Path(__file__).parent / "default_detector"
+"""Folder of the package's detector; CONTRIBUTING.md describes how it is made."""
+
+
+class DetectorManifest(ArtifactManifest):
+    """The manifest of a detector. `n_fields`: number of training fields; `n_boxes`: boxes of each kind in them."""
+
+    graph_file: ClassVar[str] = DETECTOR
+    stated: ClassVar[tuple[str, ...]] = ("preprocessing",)
+    tested: ClassVar[tuple[str, ...]] = ("scores",)
+
+    kind: Literal["hemalens-detector"] = "hemalens-detector"
+    preprocessing: Preprocessing
+    n_fields: int
+    n_boxes: dict[str, int]
+    n_parameters: int
+
+    @property
+    def outputs(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of the graph's outputs, without the first axis."""
+        return {"scores": (None, None, N_SCORES), "distances": (None, None, N_DISTANCES)}
+
+
+@dataclass(frozen=True)
+class Detector:
+    """An opened detector folder: its manifest, and the finder that runs its graph."""
+
+    path: Path
+    manifest: DetectorManifest
+
+    @cached_property
+    def graph(self) -> bytes:
+        """The serialised graph."""
+        with open_regular(self.path / DETECTOR) as file:
+            return file.read()
+
+    @cached_property
+    def finder(self) -> CellFinder:
+        """Finds cells with the graph."""
+        return CellFinder(self.graph)
+
+    def check_test(self) -> None:
+        """Run the detector's own test; raises `BundleError` where it fails, or the graph cannot be run."""
+        try:
+            runner = GraphRunner(self.graph, tuple(self.manifest.outputs), n_workers=1)
+        except Exception as error:
+            # ONNX Runtime has its own class for each kind of invalid graph
+            raise BundleError(f"the graph in {one_line(self.path)} cannot be run", got=str(error)[:120]) from error
+        if reason := check_runner(runner, self.manifest):
+            raise BundleError(
+                f"the detector {one_line(self.path)} fails its own test", got=reason, remedy="Copy the folder again."
+            )
+
+
+def write_detector(path: Path, manifest: DetectorManifest, files: dict[str, bytes]) -> Detector:
+    """Write a detector atomically, and open it; raises `OutputError`."""
+    write_artifact(path, manifest, files)
+    return open_detector(path)
+
+
+def open_detector(path: Path) -> Detector:
+    """Open a detector folder after checking schema, sizes and digests; raises `BundleError`."""
+    return Detector(path, open_artifact(path, DetectorManifest))
+
+
+@cache
+def default_detector() -> Detector:
+    """The package's detector; raises `BundleError` where this installation has none."""
+    if not FOLDER.is_dir():
+        raise BundleError(
+            "this installation of hemalens has no detector",
+            expected=f"a detector in {one_line(FOLDER)}",
+            remedy="Give one; `hemalens train detector` makes it.",
+        )
+    return open_detector(FOLDER)
