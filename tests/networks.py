@@ -10,7 +10,8 @@ from onnx import helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
 
 from hemalens.bundle.artifact import DataEntry
-from hemalens.bundle.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
+from hemalens.bundle.bundle import Bundle, Manifest, class_entries, write_bundle
+from hemalens.bundle.seen import seen_images
 from hemalens.bundle.stages import Stage
 from hemalens.datasets import CellDataset
 from hemalens.graphs.build import float_value, join, make_model, normalise_graph, resize_graph, temperature_graph

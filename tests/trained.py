@@ -21,7 +21,8 @@ from PIL import Image
 
 from fakes import FAKES
 from hemalens.bundle.artifact import DataEntry
-from hemalens.bundle.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
+from hemalens.bundle.bundle import Bundle, Manifest, class_entries, write_bundle
+from hemalens.bundle.seen import seen_images
 from hemalens.bundle.segmenter import TrainedSegmenter, open_trained_segmenter
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset, open_dataset

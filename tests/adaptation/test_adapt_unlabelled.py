@@ -19,7 +19,8 @@ from command import Command
 from hemalens import evaluate, open_bundle
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
-from hemalens.bundle.bundle import MODEL, SEEN, SEEN_UNLABELLED, Bundle
+from hemalens.bundle.bundle import MODEL, SEEN_UNLABELLED, Bundle
+from hemalens.bundle.seen import SEEN
 from hemalens.bundle.stages import CellImageStage, ClassicalSegmenter
 from hemalens.datasets import open_dataset
 from hemalens.datasets.walking import walk_files

@@ -14,17 +14,8 @@ from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.class_bias import class_bias
 from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.artifact import DataEntry
-from hemalens.bundle.bundle import (
-    FINE,
-    MODEL,
-    SEEN,
-    Bundle,
-    Manifest,
-    class_entries,
-    fine_entries,
-    seen_images,
-    write_bundle,
-)
+from hemalens.bundle.bundle import FINE, MODEL, Bundle, Manifest, class_entries, fine_entries, write_bundle
+from hemalens.bundle.seen import SEEN, seen_images
 from hemalens.datasets import Record, open_dataset
 from hemalens.datasets.walking import walk_files
 from hemalens.graphs import build as graphs

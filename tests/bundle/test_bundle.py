@@ -16,7 +16,8 @@ import pytest
 import trained
 from hemalens import files
 from hemalens.bundle.artifact import MANIFEST, library_versions
-from hemalens.bundle.bundle import MODEL, SEEN, class_entries, open_bundle, seen_images, write_bundle
+from hemalens.bundle.bundle import MODEL, class_entries, open_bundle, write_bundle
+from hemalens.bundle.seen import SEEN, seen_images
 from hemalens.datasets import CellDataset
 from hemalens.errors import BundleError, OutputError
 

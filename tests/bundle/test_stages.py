@@ -20,7 +20,8 @@ from PIL import Image
 import trained
 from hemalens.bundle import stages
 from hemalens.bundle.artifact import MANIFEST
-from hemalens.bundle.bundle import MODEL, SEEN, Bundle, open_bundle, seen_images, write_bundle
+from hemalens.bundle.bundle import MODEL, Bundle, open_bundle, write_bundle
+from hemalens.bundle.seen import SEEN, seen_images
 from hemalens.bundle.stages import (
     CENTRED,
     CLASSICAL,

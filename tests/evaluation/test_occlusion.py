@@ -14,7 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from hemalens.bundle.bundle import Bundle, Manifest, class_entries, seen_images, write_bundle
+from hemalens.bundle.bundle import Bundle, Manifest, class_entries, write_bundle
+from hemalens.bundle.seen import seen_images
 from hemalens.bundle.stages import CellImageStage, ClassicalSegmenter
 from hemalens.datasets import CellDataset, Record
 from hemalens.errors import BundleError, InputError

@@ -16,8 +16,9 @@ from command import Command
 from hemalens import evaluate, open_bundle, predict
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
-from hemalens.bundle.bundle import MODEL, SEEN, Bundle, write_bundle
+from hemalens.bundle.bundle import MODEL, Bundle, write_bundle
 from hemalens.bundle.reference import reference_files
+from hemalens.bundle.seen import SEEN
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError
 from hemalens.report import read_report

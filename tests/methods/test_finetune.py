@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 
 import trained
 from hemalens.bundle.artifact import DataEntry
-from hemalens.bundle.bundle import SEEN_UNLABELLED, seen_images, write_bundle
+from hemalens.bundle.bundle import SEEN_UNLABELLED, write_bundle
+from hemalens.bundle.seen import seen_images
 from hemalens.bundle.stages import CellImageStage
 from hemalens.datasets import CellDataset
 from hemalens.datasets.leaks import refuse_leaks

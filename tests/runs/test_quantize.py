@@ -19,7 +19,8 @@ from hemalens import evaluate, open_bundle
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.artifact import MANIFEST, WEIGHTS
-from hemalens.bundle.bundle import MODEL, SEEN, SEEN_UNLABELLED, Bundle
+from hemalens.bundle.bundle import MODEL, SEEN_UNLABELLED, Bundle
+from hemalens.bundle.seen import SEEN
 from hemalens.bundle.stages import SEGMENTER, CellImageStage, ClassicalSegmenter, GraphSegmenter
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.walking import walk_files

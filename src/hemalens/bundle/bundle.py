@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from hemalens.bundle.adaptations import Adaptation, Unlabelled
 from hemalens.bundle.artifact import MANIFEST, ArtifactManifest, Part
 from hemalens.bundle.folders import open_artifact, parsed, write_artifact
 from hemalens.bundle.nucleus_size import NucleusSize
+from hemalens.bundle.seen import SEEN, read_digests, seen_images
 from hemalens.bundle.self_test import check_runner
 from hemalens.bundle.stages import Stage, StageEntry, stage_of
 from hemalens.bundle.vouching import drop_statement
@@ -32,17 +32,12 @@ from hemalens.trust.monitor import Monitor
 from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, read_reference
 
 MODEL = "model.onnx"
-SEEN = "seen_images.txt"
-"""Digests of the training and validation images: `evaluate` refuses a test on them."""
 SEEN_UNLABELLED = "seen_unlabelled_images.txt"
 """Digests of images used without their labels: a test on them is transductive."""
 CARD = "MODEL_CARD.md"
 """The model card, rendered from the manifest and the test reports."""
 FINE = "fine_probabilities"
 """Graph output where the manifest names subtypes: their probabilities given the class, (n, f)."""
-
-
-DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class ClassEntry(Part):
@@ -200,14 +195,7 @@ class Bundle:
     def _digests(self, name: str) -> frozenset[str]:
         if name not in self.manifest.files:
             return frozenset()
-        found = (self.path / name).read_text(encoding="ascii", errors="replace").split("\n")
-        if found[-1] != "" or len(found) < 2 or not all(map(DIGEST.fullmatch, found[:-1])):
-            raise BundleError(
-                f"{name} of {one_line(self.path)} is no list of images",
-                expected="a digest of 64 hexadecimal digits on each line",
-                remedy="Train or adapt the bundle again.",
-            )
-        return frozenset(found[:-1])
+        return read_digests(self.path / name, kind="bundle")
 
     @cached_property
     def reference(self) -> ReferenceStatistics | None:
@@ -302,11 +290,6 @@ class Bundle:
         for stage in self.stages:
             content |= stage.files()
         return write_bundle(path, manifest, content | dict(files or {}))
-
-
-def seen_images(contents: Iterable[str]) -> bytes:
-    """The content of `SEEN` for images of these content digests."""
-    return ("\n".join(sorted(set(contents))) + "\n").encode("ascii")
 
 
 def class_entries(classes: tuple[str, ...]) -> tuple[ClassEntry, ...]:

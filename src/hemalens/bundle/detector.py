@@ -7,9 +7,13 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from hemalens.bundle.artifact import ArtifactManifest
+from pydantic import Field
+
+from hemalens.bundle.artifact import ArtifactManifest, DataEntry
 from hemalens.bundle.folders import open_artifact, write_artifact
+from hemalens.bundle.seen import SEEN, read_digests
 from hemalens.bundle.self_test import check_runner
+from hemalens.datasets.fields.base import FieldDataset
 from hemalens.detection.finder import CellFinder
 from hemalens.detection.maps import N_DISTANCES, N_SCORES
 from hemalens.errors import BundleError, one_line
@@ -23,7 +27,12 @@ FOLDER = Path(__file__).parent / "default_detector"
 
 
 class DetectorManifest(ArtifactManifest):
-    """The manifest of a detector. `n_fields`: number of training fields; `n_boxes`: boxes of each kind in them."""
+    """The manifest of a detector.
+
+    `n_fields`: number of training fields; `n_boxes`: boxes of each kind in them. `laboratories`: training fields of each
+    laboratory; `left_out`: fields of those that were kept from the training. `nuclei`: white cells, those with a nucleus to
+    learn from, and those of these whose nucleus a mask gives.
+    """
 
     graph_file: ClassVar[str] = DETECTOR
     stated: ClassVar[tuple[str, ...]] = ("preprocessing",)
@@ -34,6 +43,9 @@ class DetectorManifest(ArtifactManifest):
     n_fields: int
     n_boxes: dict[str, int]
     n_parameters: int
+    laboratories: dict[str, int] = Field(default_factory=dict)
+    left_out: dict[str, int] = Field(default_factory=dict)
+    nuclei: dict[str, int] = Field(default_factory=dict)
 
     @property
     def outputs(self) -> dict[str, tuple[int | None, ...]]:
@@ -55,6 +67,11 @@ class Detector:
             return file.read()
 
     @cached_property
+    def seen(self) -> frozenset[str]:
+        """Content digests of the training fields; empty without such a file, otherwise `BundleError`."""
+        return read_digests(self.path / SEEN, kind="detector") if SEEN in self.manifest.files else frozenset()
+
+    @cached_property
     def finder(self) -> CellFinder:
         """Finds cells with the graph."""
         return CellFinder(self.graph)
@@ -70,6 +87,20 @@ class Detector:
             raise BundleError(
                 f"the detector {one_line(self.path)} fails its own test", got=reason, remedy="Copy the folder again."
             )
+
+
+def field_entry(dataset: FieldDataset, dropped: dict[str, int]) -> DataEntry:
+    """The entry of training fields, with the boxes of each kind as its counts; `dropped`: fields left out, by reason."""
+    return DataEntry(
+        role="train",
+        name=dataset.name,
+        fingerprint=dataset.fingerprint,
+        class_counts={str(kind): n for kind, n in dataset.counts.items()},
+        licence=dataset.licence,
+        citation=dataset.citation,
+        synthetic=dataset.synthetic,
+        dropped=dropped,
+    )
 
 
 def write_detector(path: Path, manifest: DetectorManifest, files: dict[str, bytes]) -> Detector:

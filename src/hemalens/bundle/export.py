@@ -13,20 +13,10 @@ import onnx
 from numpy.typing import NDArray
 
 from hemalens.bundle.artifact import DataEntry, library_versions
-from hemalens.bundle.bundle import (
-    FINE,
-    MODEL,
-    SEEN,
-    SEEN_UNLABELLED,
-    Bundle,
-    FineEntry,
-    Manifest,
-    class_entries,
-    seen_images,
-    write_bundle,
-)
+from hemalens.bundle.bundle import FINE, MODEL, SEEN_UNLABELLED, Bundle, FineEntry, Manifest, class_entries, write_bundle
 from hemalens.bundle.nucleus_size import sizes_of
 from hemalens.bundle.reference import reference_files
+from hemalens.bundle.seen import SEEN, seen_images
 from hemalens.bundle.stages import Stage
 from hemalens.cache import FeatureCache
 from hemalens.config import StrictConfig

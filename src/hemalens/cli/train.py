@@ -28,7 +28,8 @@ from hemalens.cli.options import (
 from hemalens.cli.report_tables import show_report
 
 METHOD_NAMES = (
-    "linear_probe, finetune, robust, bloodshot, bc_sam, mask_augmentation, combined_network, mobilevit, bc_sam_segmenter."
+    "linear_probe, finetune, robust, bloodshot, bc_sam, mask_augmentation, combined_network, mobilevit, bc_sam_segmenter, "
+    "detector."
 )
 
 TrainingData = Annotated[
@@ -116,10 +117,11 @@ def train(
     """
     from functools import partial
 
-    from hemalens.methods import SEGMENTERS
+    from hemalens.methods import DETECTORS, SEGMENTERS
     from hemalens.runs.segment import train_segmenter
     from hemalens.runs.train import TrainOptions
     from hemalens.runs.train import train as train_method
+    from hemalens.runs.train_detector import train_detector
 
     talk = Talk(quiet, as_json)
     options = TrainOptions(
@@ -135,10 +137,13 @@ def train(
         strict=strict,
     )
     chosen = [*(settings or []), *([f"weights={weights}"] if weights else [])]
-    segments = method in SEGMENTERS
-    run = train_segmenter if segments else partial(train_method, method)
+    if method in DETECTORS:
+        made, run = "detector", train_detector
+    elif method in SEGMENTERS:
+        made, run = "segmenter", train_segmenter
+    else:
+        made, run = "bundle", partial(train_method, method)
     report = run(data, out=out, settings=chosen, options=options, seed=seed, overwrite=overwrite, say=talk.say)
     show_report(talk, report, out)
     if not as_json:
-        made = "segmenter" if segments else "bundle"
         print(f"{made}: {out / made}")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from hemalens.bundle.artifact import WEIGHTS, library_versions
-from hemalens.bundle.detector import DETECTOR, Detector, DetectorManifest, write_detector
+from hemalens.bundle.detector import DETECTOR, Detector, DetectorManifest, field_entry, write_detector
+from hemalens.bundle.seen import SEEN, seen_images
 from hemalens.datasets.fields.base import FieldDataset
 from hemalens.detection.maps import network_input
+from hemalens.imaging.boxes import KINDS
 from hemalens.models.backbone import PACKAGED, BackboneConfig, preprocessing_of
 from hemalens.models.detector import create_detector
 from hemalens.training.checkpoints import tensor_bytes
@@ -22,6 +28,8 @@ from hemalens.training.module import MOST, OptimiserConfig
 from hemalens.training.trainer import Precision
 
 NAME = "detector"
+N_PARITY_FIELDS, PARITY_SIDES = 4, (128, 320, 512)
+"""Training fields on which the graph is compared with the network, each at these longer sides."""
 LABORATORY = LaboratoryConfig(
     tight=0.1, jpeg=0.2, gradient=0.25, vignetting=0.35, channel_gain=0.35, colour_shift=25, colour_turn_deg=35
 )
@@ -46,7 +54,8 @@ class DetectorConfig(BackboneConfig):
 
     `epochs` of `windows_per_epoch` windows, `side_px` on a side, drawn from fields of all laboratories equally often. Of
     these, a share `strong_share` imitates other laboratories by `laboratory`, the others their own by `mild`; `recolouring`
-    changes the colours of red cells and nuclei by themselves. `backbone` is fixed.
+    changes the colours of red cells and nuclei by themselves. `leave_out`: laboratories (domains) whose fields are neither
+    learned nor tested, as a list, or one text with commas. `backbone` is fixed.
     """
 
     backbone: str = Field(default=PACKAGED, pattern=f"^{PACKAGED}$")
@@ -60,31 +69,64 @@ class DetectorConfig(BackboneConfig):
     laboratory: LaboratoryConfig = LABORATORY
     mild: LaboratoryConfig = MILD
     strong_share: float = Field(default=0.7, ge=0, le=1)
+    leave_out: tuple[str, ...] = Field(default=(), strict=False)
+
+    @field_validator("leave_out", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        if self.windows_per_epoch < self.batch_size:
+            raise ValueError(f"windows_per_epoch={self.windows_per_epoch} is less than batch_size={self.batch_size}")
+        if self.image_size_px is not None:
+            raise ValueError("a detector takes images of any size; side_px is that of its training windows")
+        return self
 
 
-def fit_detector(train: FieldDataset, *, config: DetectorConfig, run_dir: Path) -> Detector:
-    """Train on all fields of `train`, write `run_dir`/detector; an interrupted training resumes."""
+def fit_detector(
+    train: Sequence[FieldDataset],
+    *,
+    config: DetectorConfig,
+    run_dir: Path,
+    dropped: Sequence[dict[str, int]],
+    left_out: Mapping[str, int],
+) -> Detector:
+    """Train on all fields of the datasets `train`, write `run_dir`/detector; an interrupted training resumes.
+
+    The manifest states the fields `dropped` from each dataset, by reason, and those of each laboratory left out.
+    """
     preprocessing = preprocessing_of(config)
-    shared = DetectorTraining.model_fields.keys()
-    how = DetectorTraining(**{name: getattr(config, name) for name in shared})
-    network = fit_boxes(create_detector(config), train, preprocessing, how, run_dir)
+    fields = [field for dataset in train for field in dataset.fields]
+    how = DetectorTraining(**{name: getattr(config, name) for name in DetectorTraining.model_fields})
+    network, nuclei = fit_boxes(create_detector(config), fields, preprocessing, how, run_dir)
     graph = detector_graph(network, preprocessing)
-    parity = max(
-        check_maps(graph, network, preprocessing, network_input(field.read(), 256).pixels) for field in train.fields[:4]
+    shown = [field.read() for field in fields[:: max(1, len(fields) // N_PARITY_FIELDS)][:N_PARITY_FIELDS]]
+    parity = check_maps(
+        graph, network, preprocessing, (network_input(image, side).pixels for image in shown for side in PARITY_SIDES)
     )
     manifest = DetectorManifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         method=NAME,
         config=config.model_dump(mode="json"),
         preprocessing=preprocessing,
-        n_fields=len(train),
-        n_boxes={str(kind): n for kind, n in train.counts.items()},
+        n_fields=len(fields),
+        n_boxes={str(kind): sum(dataset.counts[kind] for dataset in train) for kind in KINDS},
         n_parameters=sum(parameter.numel() for parameter in network.parameters()),
-        data=(),
+        laboratories=dict(sorted(Counter(field.record.domain for field in fields).items())),
+        left_out=dict(left_out),
+        nuclei=asdict(nuclei),
+        data=tuple(field_entry(dataset, reasons) for dataset, reasons in zip(train, dropped, strict=True)),
         parity=parity,
         versions=library_versions(),
     )
-    files = {DETECTOR: graph.SerializeToString(), WEIGHTS: tensor_bytes(network.state_dict())}
+    files = {
+        DETECTOR: graph.SerializeToString(),
+        WEIGHTS: tensor_bytes(network.state_dict()),
+        SEEN: seen_images(field.record.content_id() for field in fields),
+    }
     written = write_detector(run_dir / "detector", manifest, files)
-    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+    for folder in ("checkpoints", "scratch"):
+        shutil.rmtree(run_dir / folder, ignore_errors=True)
     return written

@@ -7,7 +7,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -37,11 +37,13 @@ from hemalens.report.compose import Results, data_card, make_report
 from hemalens.runs.curves import read_curves
 from hemalens.runs.folders import finish_run, open_run
 from hemalens.runs.inputs import open_inputs, report_inputs
-from hemalens.runs.train import DEFAULTS, TrainOptions
+from hemalens.runs.train import DEFAULTS, TrainOptions, refuse_unused
 from hemalens.taxonomy import AS_LABELLED
 
 TABLE_NAME = "segmentation.csv"
 MASKS, CELLS = "masks", "cells"
+USED = ("test_fraction", "config_file", "drop_unreadable")
+"""The options of a training that a segmenter has a use for."""
 COLUMNS = ("path", "mask", "outcome", "cell_share", "iou", "dice", "error")
 
 
@@ -67,7 +69,7 @@ def train_segmenter(
     check_texts(settings, "the settings")
     options = checked(options, TrainOptions)
     out, specs = as_path(out, "out"), check_specs(train_specs, "the training data")
-    _refuse_useless(options)
+    refuse_unused(options, USED, "a segmenter is trained on masks alone")
     config = SegmenterConfig.load(options.settings_file, settings)
     given = open_inputs(specs, labels=AS_LABELLED, role="train and test", unreadable=options.unreadable)
     report_inputs(say, [given])
@@ -129,20 +131,6 @@ def _learned_masks(masked: CellDataset, n_images: int, fraction: float, seed: in
     elif wanted < len(masked):
         words += f" (mask_fraction={fraction}, {len(masked) - wanted} unused; 1.0 uses all)"
     return learn, words
-
-
-def _refuse_useless(options: TrainOptions) -> None:
-    """Raise `InputError` for options that a segmenter has no use for."""
-    used = ("test_fraction", "config_file", "drop_unreadable")
-    useless = [f.name for f in fields(TrainOptions) if f.name not in used]
-    given = [name for name in useless if getattr(options, name) != getattr(DEFAULTS, name)]
-    if given:
-        raise InputError(
-            "a segmenter is trained on masks alone",
-            expected=f"no option but {', '.join(used)}",
-            got=", ".join(given),
-            remedy="Leave these options out.",
-        )
 
 
 def _compared(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from hemalens.config import StrictConfig, check_text, check_texts, checked
 from hemalens.datasets import CellDataset
 from hemalens.datasets.open import check_spec, check_specs, spec_path
 from hemalens.datasets.splits import Unreadable, seeded
-from hemalens.errors import public
+from hemalens.errors import InputError, public
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.results import Evaluation, Report
 from hemalens.files import PathLike, as_path
@@ -66,6 +66,16 @@ class TrainOptions:
 
 
 DEFAULTS = TrainOptions()
+
+
+def refuse_unused(options: TrainOptions, used: Collection[str], problem: str) -> None:
+    """Raise `InputError`, which begins with `problem`, for an option other than `used` that is not the default."""
+    useless = [f.name for f in fields(TrainOptions) if f.name not in used]
+    given = [name for name in useless if getattr(options, name) != getattr(DEFAULTS, name)]
+    if given:
+        raise InputError(
+            problem, expected=f"no option but {', '.join(used)}", got=", ".join(given), remedy="Leave these options out."
+        )
 
 
 @public

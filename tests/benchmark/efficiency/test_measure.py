@@ -19,7 +19,8 @@ from hemalens.benchmark.efficiency import networks as module
 from hemalens.benchmark.efficiency.config import NetworksConfig
 from hemalens.benchmark.efficiency.measure import measure_networks
 from hemalens.benchmark.efficiency.timing import alternate
-from hemalens.bundle.bundle import SEEN_UNLABELLED, Bundle, open_bundle, seen_images, write_bundle
+from hemalens.bundle.bundle import SEEN_UNLABELLED, Bundle, open_bundle, write_bundle
+from hemalens.bundle.seen import seen_images
 from hemalens.bundle.stages import CLASSICAL, CellImageConfig, CellImageEntry
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError, ConfigError, DatasetError, InputError, OutputError, SplitError

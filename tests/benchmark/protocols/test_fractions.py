@@ -24,7 +24,8 @@ from hemalens.benchmark.protocols.fractions import (
     balanced_accuracy_gain,
     fraction_runs,
 )
-from hemalens.bundle.bundle import SEEN_UNLABELLED, Bundle, seen_images, write_bundle
+from hemalens.bundle.bundle import SEEN_UNLABELLED, Bundle, write_bundle
+from hemalens.bundle.seen import seen_images
 from hemalens.datasets import CellDataset, Record, open_dataset
 from hemalens.errors import DatasetError, SplitError
 from hemalens.evaluation.metrics import Predictions

@@ -18,8 +18,9 @@ from hemalens.adaptation.unlabelled_steps import adapted_to
 from hemalens.benchmark.protocols import unlabelled as module
 from hemalens.benchmark.protocols.data import NewLaboratory, open_laboratories
 from hemalens.benchmark.protocols.unlabelled import UnlabelledProtocol
-from hemalens.bundle.bundle import MODEL, SEEN, Bundle, write_bundle
+from hemalens.bundle.bundle import MODEL, Bundle, write_bundle
 from hemalens.bundle.nucleus_size import sizes_of
+from hemalens.bundle.seen import SEEN
 from hemalens.bundle.stages import CentredCropStage
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.errors import BundleError, ConfigError, SplitError

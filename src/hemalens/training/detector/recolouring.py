@@ -76,4 +76,4 @@ def ellipses(corners: Corners, side: int) -> NDArray[np.float32]:
 def _enlarged(weights: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     """Weights (q, q) in [0, 1] at (side, side, 1)."""
     image = Image.fromarray((weights * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BILINEAR)
-    return np.asarray(image, np.float32)[..., None] / 255
+    return np.asarray(image, np.float32)[..., None] / np.float32(255)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,22 +20,24 @@ RED_TO_WHITE = 1.5
 LARGEST_ZOOM = 6.0
 AT_WHITE_CELL, WITHIN_FIELD, LIKE_RIM = 0.7, 0.6, 0.7
 """Shares of the windows: near a white cell, moved into the field, filled with the field's own colour outside it."""
+NUCLEUS_BIT, UNKNOWN_BIT = 1, 2
+"""Bits of a sheet's marks."""
+Plane = TypeVar("Plane", np.uint8, np.float32, np.bool_)
 REACH = 0.45
 """How far a white cell lies off the window's middle, at most, as a share of the side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A field in memory: image uint8 (H, W, 3), its boxes, which kinds are complete, its nuclei and where they are unknown.
+    """A field to draw windows from: image uint8 (H, W, 3), its boxes, and which kinds are complete.
 
-    `nucleus` and `unknown` are bool (H, W).
+    `marks` uint8 (H, W) has the bits `NUCLEUS_BIT`, and `UNKNOWN_BIT` where it is unknown whether there is a nucleus.
     """
 
     image: NDArray[np.uint8]
     boxes: Boxes
     complete: tuple[int, ...]
-    nucleus: NDArray[np.bool_]
-    unknown: NDArray[np.bool_]
+    marks: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,27 +93,42 @@ def _cut(sheet: Sheet, start: tuple[int, int], n: int, side: int, rng: np.random
         inside.append(slice(low - first, max(low, high) - first))
     place, taken = tuple(inside), tuple(within)
     canvas[place] = image[taken]
-    marks[0][place], marks[1][place] = sheet.nucleus[taken] * 255, sheet.unknown[taken] * 255
+    for mark, bit in zip(marks, (NUCLEUS_BIT, UNKNOWN_BIT), strict=True):
+        mark[place] = (sheet.marks[taken] & bit > 0) * np.uint8(255)
     q, scale = side // STRIDE, side / n
-    small = [np.asarray(Image.fromarray(mark).resize((q, q), Image.Resampling.BOX), np.float32) / 255 for mark in marks]
+    nucleus, unknown = (_shrunk(mark, q) for mark in marks)
     boxes = sheet.boxes.moved(-start[1], -start[0])
     boxes = boxes.moved(0, 0, scale=scale)
     corners = boxes.corners
     seen = (corners[:, 2] > 0) & (corners[:, 3] > 0) & (corners[:, 0] < side) & (corners[:, 1] < side)
     shown = np.asarray(Image.fromarray(canvas).resize((side, side), Image.Resampling.BILINEAR))
-    return Window(shown, boxes[seen], sheet.complete, small[0], small[1] > 0)
+    return Window(shown, boxes[seen], sheet.complete, nucleus, unknown > 0)
+
+
+def _shrunk(mark: NDArray[np.uint8], q: int) -> NDArray[np.float32]:
+    """The mean of a mark, 0 or 255, over each place of the map (q, q), in [0, 1]."""
+    means = np.asarray(Image.fromarray(mark).resize((q, q), Image.Resampling.BOX), np.float32)
+    return means / np.float32(255)
 
 
 def _turned(window: Window, quarters: int, *, flip: bool) -> Window:
     """The window turned counterclockwise by quarters, then flipped left to right."""
     side, corners = window.image.shape[0], window.boxes.corners
-    planes = [np.rot90(plane, quarters) for plane in (window.image, window.nucleus, window.unknown)]
     for _ in range(quarters):
         left, top, right, bottom = corners.T
         corners = np.stack([top, side - right, bottom, side - left], axis=1)
     if flip:
-        planes = [plane[:, ::-1] for plane in planes]
         left, top, right, bottom = corners.T
         corners = np.stack([side - right, top, side - left, bottom], axis=1)
-    image, nucleus, unknown = (np.ascontiguousarray(plane) for plane in planes)
-    return Window(image, replace(window.boxes, corners=corners), window.complete, nucleus, unknown)
+
+    def turned(plane: NDArray[Plane]) -> NDArray[Plane]:
+        way = np.rot90(plane, quarters)
+        return np.ascontiguousarray(way[:, ::-1] if flip else way)
+
+    return Window(
+        turned(window.image),
+        replace(window.boxes, corners=corners),
+        window.complete,
+        turned(window.nucleus),
+        turned(window.unknown),
+    )
