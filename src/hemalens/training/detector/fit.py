@@ -34,6 +34,7 @@ from hemalens.training.detector.sheets import read_sheets
 from hemalens.training.detector.targets import targets_of
 from hemalens.training.detector.windows import Sheet, drawn_window
 from hemalens.training.ema import average_into
+from hemalens.training.fit import set_batch_norm_momentum
 from hemalens.training.laboratory_augmentation import LaboratoryAugmentation, LaboratoryConfig
 from hemalens.training.module import Learner, OptimiserConfig
 from hemalens.training.trainer import Precision, Schedule, train
@@ -131,6 +132,7 @@ def fit_boxes(
     network: DetectorNetwork, dataset: FieldDataset, preprocessing: Preprocessing, how: DetectorTraining, run_dir: Path
 ) -> DetectorNetwork:
     """Train on all fields, every laboratory equally often; return the averaged network. A stopped training resumes."""
+    set_batch_norm_momentum(network)
     sheets = read_sheets(dataset)
     domains = [field.record.domain for field in dataset.fields]
     weights = np.array([1 / domains.count(domain) for domain in domains])
