@@ -76,8 +76,32 @@ def _separable(size: int) -> nn.Sequential:
 
 
 def create_detector(config: BackboneConfig) -> DetectorNetwork:
-    """The network on the backbone's weights, the rest drawn from the config's seed."""
+    """The network on the backbone's weights, the rest drawn from the config's seed.
+
+    Its convolutions pad both sides alike, so that a map lies centred on the image.
+    """
     backbone = create_backbone(config)
+    _pad_alike(backbone)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         return DetectorNetwork(backbone)
+
+
+def _pad_alike(module: nn.Module) -> None:
+    """Replace TensorFlow's padding, which depends on the size of the input, in all convolutions within a module."""
+    for name, part in list(module.named_children()):
+        if isinstance(part, nn.Conv2d):
+            size = part.kernel_size[0]
+            alike = nn.Conv2d(
+                part.in_channels,
+                part.out_channels,
+                size,
+                part.stride[0],
+                padding=size // 2,
+                groups=part.groups,
+                bias=part.bias is not None,
+            )
+            alike.load_state_dict(part.state_dict())
+            setattr(module, name, alike)
+        else:
+            _pad_alike(part)

@@ -36,6 +36,7 @@ from hemalens.training.detector.sheets import NucleusCounts, read_sheets
 from hemalens.training.detector.targets import targets_of
 from hemalens.training.detector.windows import Sheet, drawn_window
 from hemalens.training.ema import average_into
+from hemalens.training.fit import set_batch_norm_momentum
 from hemalens.training.laboratory_augmentation import LaboratoryAugmentation, LaboratoryConfig
 from hemalens.training.module import Learner, OptimiserConfig
 from hemalens.training.trainer import Precision, Schedule, train
@@ -130,6 +131,7 @@ class DetectorModule(Learner):
 
 
 def fit_boxes(
+<<<<<<< HEAD
     network: DetectorNetwork, fields: Sequence[Field], preprocessing: Preprocessing, how: DetectorTraining, run_dir: Path
 ) -> tuple[DetectorNetwork, NucleusCounts]:
     """Train on all fields, every laboratory equally often; return the averaged network, and the nuclei that it learned.
@@ -138,6 +140,14 @@ def fit_boxes(
     """
     sheets, nuclei = read_sheets(fields, run_dir / "scratch" / "fields.npy")
     domains = [field.record.domain for field in fields]
+=======
+    network: DetectorNetwork, dataset: FieldDataset, preprocessing: Preprocessing, how: DetectorTraining, run_dir: Path
+) -> DetectorNetwork:
+    """Train on all fields, every laboratory equally often; return the averaged network. A stopped training resumes."""
+    set_batch_norm_momentum(network)
+    sheets = read_sheets(dataset)
+    domains = [field.record.domain for field in dataset.fields]
+>>>>>>> main
     weights = np.array([1 / domains.count(domain) for domain in domains])
     sampler = EpochSampler(len(sheets), seed=how.seed, weights=weights / weights.sum(), n_draws=how.windows_per_epoch)
     loader = DataLoader(WindowDataset(sheets, how), batch_size=how.batch_size, sampler=sampler, drop_last=True)
