@@ -131,23 +131,15 @@ class DetectorModule(Learner):
 
 
 def fit_boxes(
-<<<<<<< HEAD
     network: DetectorNetwork, fields: Sequence[Field], preprocessing: Preprocessing, how: DetectorTraining, run_dir: Path
 ) -> tuple[DetectorNetwork, NucleusCounts]:
     """Train on all fields, every laboratory equally often; return the averaged network, and the nuclei that it learned.
 
     A stopped training in `run_dir` resumes.
     """
+    set_batch_norm_momentum(network)
     sheets, nuclei = read_sheets(fields, run_dir / "scratch" / "fields.npy")
     domains = [field.record.domain for field in fields]
-=======
-    network: DetectorNetwork, dataset: FieldDataset, preprocessing: Preprocessing, how: DetectorTraining, run_dir: Path
-) -> DetectorNetwork:
-    """Train on all fields, every laboratory equally often; return the averaged network. A stopped training resumes."""
-    set_batch_norm_momentum(network)
-    sheets = read_sheets(dataset)
-    domains = [field.record.domain for field in dataset.fields]
->>>>>>> main
     weights = np.array([1 / domains.count(domain) for domain in domains])
     sampler = EpochSampler(len(sheets), seed=how.seed, weights=weights / weights.sum(), n_draws=how.windows_per_epoch)
     loader = DataLoader(WindowDataset(sheets, how), batch_size=how.batch_size, sampler=sampler, drop_last=True)

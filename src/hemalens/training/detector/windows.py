@@ -11,20 +11,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hemalens.detection.maps import STRIDE
-from hemalens.imaging.boxes import WHITE, Boxes
+from hemalens.imaging.boxes import PLATELET, WHITE, Boxes
 
 WHITE_SIDES = (0.094, 0.677)
 """Range of the white cells' side in a window, as a share of its side: 18 to 130 px of 192."""
 RED_TO_WHITE = 1.5
 """Side of a white cell over that of the other cells, where a field has no white one."""
 LARGEST_ZOOM = 6.0
-AT_WHITE_CELL, WITHIN_FIELD, LIKE_RIM = 0.7, 0.6, 0.7
-"""Shares of the windows: near a white cell, moved into the field, filled with the field's own colour outside it."""
+AT_WHITE_CELL, AT_PLATELET = 0.6, 0.15
+"""Shares of the windows near a white cell and near a platelet: large platelets are what is taken for white cells."""
+WITHIN_FIELD, LIKE_RIM = 0.6, 0.7
+"""Shares of the windows that are moved into the field, and filled with the field's own colour outside it."""
 NUCLEUS_BIT, UNKNOWN_BIT = 1, 2
 """Bits of a sheet's marks."""
 Plane = TypeVar("Plane", np.uint8, np.float32, np.bool_)
 REACH = 0.45
-"""How far a white cell lies off the window's middle, at most, as a share of the side."""
+"""How far such a cell lies off the window's middle, at most, as a share of the side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,11 @@ def drawn_window(sheet: Sheet, side: int, rng: np.random.Generator) -> Window:
     scale = min(max(wanted / max(typical, 1.0), side / (max(height, width) * 1.5)), LARGEST_ZOOM)
     across = side / scale
     x, y = rng.uniform(0, width), rng.uniform(0, height)
-    if len(white) and rng.random() < AT_WHITE_CELL:
-        x, y = white.centres[rng.integers(len(white))] + rng.uniform(-REACH, REACH, 2) * across
+    where = rng.random()
+    kind = WHITE if where < AT_WHITE_CELL else PLATELET if where < AT_WHITE_CELL + AT_PLATELET else None
+    near = Boxes() if kind is None else sheet.boxes.of_kind(kind)
+    if len(near):
+        x, y = near.centres[rng.integers(len(near))] + rng.uniform(-REACH, REACH, 2) * across
     if rng.random() < WITHIN_FIELD:
         x, y = _moved_in(x, across, width), _moved_in(y, across, height)
     n = max(STRIDE, math.ceil(across))
