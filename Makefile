@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # one thread a worker: two workers with two threads each would only wait for one another
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: quickstart test test-changed test-all check format wheel docs benchmarks default-model clean
+.PHONY: quickstart test test-changed test-all check format wheel docs benchmarks default-model default-detector clean
 
 quickstart: $(VENV)/.train  ## synthetic cells of two laboratories: train in one, test in both
 	$(BIN)/hemalens quickstart --out runs/quickstart --overwrite
@@ -69,6 +69,18 @@ default-model: $(VENV)/.train  ## a quarter of an hour: train, shrink, test and 
 		--remarks tools/default_model_remarks.txt \
 		$(foreach target,$(TARGETS),--report $(RUN)/tests/$(firstword $(subst :, ,$(target)))/report.json \
 			--report $(RUN)/tests/$(firstword $(subst :, ,$(target)))_adapted/report.json)
+
+# the detector in the package: it learns from none of Raabin's fields, and is tested on them and on a held-out part
+FIELDS := txl_pbc:$(DATA)/txl_pbc
+LEFT_OUT := raabin
+
+default-detector: RUN := runs/default_detector
+default-detector: $(VENV)/.train  ## forty minutes: train, test and package the detector; DATA=, RUN=
+	test -f $(RUN)/report.json || $(BIN)/hemalens train detector --train $(FIELDS) --set leave_out=$(LEFT_OUT) \
+		--test-fraction 0.1 --out $(RUN)
+	$(BIN)/hemalens evaluate $(RUN)/detector --data $(FIELDS) --drop-seen --out $(RUN)/tests --overwrite
+	$(BIN)/python tools/package_detector.py $(RUN) --overwrite --report $(RUN)/tests/report.json \
+		--remarks tools/default_detector_remarks.txt
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit("hemalens needs Python 3.11 or newer, this is %d.%d; use make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'

@@ -19,11 +19,13 @@ from documentation import DOCS, PAGES, REPOSITORY, Block, blocks, inline_command
 from hemalens.benchmark.config import BenchmarkConfig
 from hemalens.cli.main import app
 from hemalens.datasets import READERS
-from hemalens.methods import METHODS, SEGMENTERS, find_method
+from hemalens.methods import DETECTORS, METHODS, SEGMENTERS, find_method
 from hemalens.studies import describe_study
 from hemalens.taxonomy import label_map_names
 
 TUTORIAL = DOCS / "tutorials" / "first-model.md"
+FIELD_READERS = ("txl_pbc", "yolo")
+"""Readers of fields that commands shown name."""
 SPEC = re.compile(r"(?:\w+=)?(\w+):.+")
 FIGURE = re.compile(r"linear_probe: lab_a.*?\s([0-9]+) +(0\.[0-9]{3}) ")
 """A row of results as the terminal shows it: how many images, balanced accuracy."""
@@ -114,11 +116,11 @@ def _check_names(words: list[str], given: dict[str, Any]) -> None:
     for key in ("data", "source", "target", "support", "calibrate", "images", "validation", "spec", "auxiliary"):
         for text in _strings(given.get(key)):
             if found := SPEC.fullmatch(text):
-                assert found[1] in READERS, text
+                assert found[1] in {*READERS, *FIELD_READERS}, text
     assert given.get("labels") in (*label_map_names(), None)
     if words[1] == "train":
         method, weights = given["method"], given.get("weights")
-        assert method in {**METHODS, **SEGMENTERS}
+        assert method in {**METHODS, **SEGMENTERS, **DETECTORS}
         settings = [*(given["settings"] or []), *([f"weights={weights}"] if weights else [])]
         if method in METHODS:
             find_method(method).config.load(None, settings)

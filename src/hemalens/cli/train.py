@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,6 +32,9 @@ METHOD_NAMES = (
     "linear_probe, finetune, robust, bloodshot, bc_sam, mask_augmentation, combined_network, mobilevit, bc_sam_segmenter, "
     "detector."
 )
+
+if TYPE_CHECKING:
+    from hemalens.evaluation.results import Report
 
 TrainingData = Annotated[
     list[str], typer.Option("--train", metavar="SPEC", help="Training data, as in folder:my_cells; repeatable.")
@@ -115,13 +119,7 @@ def train(
     hemalens train linear_probe --train folder:my_cells --out runs/probe
     hemalens train robust --train folder:cells --cell-image centred --out runs/net
     """
-    from functools import partial
-
-    from hemalens.methods import DETECTORS, SEGMENTERS
-    from hemalens.runs.segment import train_segmenter
     from hemalens.runs.train import TrainOptions
-    from hemalens.runs.train import train as train_method
-    from hemalens.runs.train_detector import train_detector
 
     talk = Talk(quiet, as_json)
     options = TrainOptions(
@@ -137,13 +135,24 @@ def train(
         strict=strict,
     )
     chosen = [*(settings or []), *([f"weights={weights}"] if weights else [])]
-    if method in DETECTORS:
-        made, run = "detector", train_detector
-    elif method in SEGMENTERS:
-        made, run = "segmenter", train_segmenter
-    else:
-        made, run = "bundle", partial(train_method, method)
+    made, run = _run_of(method)
     report = run(data, out=out, settings=chosen, options=options, seed=seed, overwrite=overwrite, say=talk.say)
     show_report(talk, report, out)
     if not as_json:
         print(f"{made}: {out / made}")
+
+
+def _run_of(method: str) -> tuple[str, Callable[..., Report]]:
+    """What a method makes, "bundle", "segmenter" or "detector", and the function that trains it."""
+    from functools import partial
+
+    from hemalens.methods import DETECTORS, SEGMENTERS
+    from hemalens.runs.segment import train_segmenter
+    from hemalens.runs.train import train as train_method
+    from hemalens.runs.train_detector import train_detector
+
+    if method in DETECTORS:
+        return "detector", train_detector
+    if method in SEGMENTERS:
+        return "segmenter", train_segmenter
+    return "bundle", partial(train_method, method)

@@ -59,7 +59,8 @@ def _name(manifest: Manifest) -> str:
     return f"{manifest.method} ({visible(backbone)})" if backbone else manifest.method
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -85,7 +86,7 @@ def _classes(manifest: Manifest) -> str:
         within = [fine for fine in manifest.fine if fine.of == entry.code != fine.code]
         finer = ", ".join(f"{fine.name} ({fine.loinc or 'no LOINC'})" for fine in within)
         rows.append([entry.name, entry.loinc or "none", finer or "none"])
-    return _table(["class", "LOINC", "finer types"], rows)
+    return markdown_table(["class", "LOINC", "finer types"], rows)
 
 
 def _data(manifest: Manifest) -> str:
@@ -95,7 +96,7 @@ def _data(manifest: Manifest) -> str:
         total = count(sum(entry.class_counts.values()))
         drawn = " (synthetic)" if entry.synthetic else ""
         rows.append([f"{visible(entry.name)}{drawn}", entry.role, total, counts, entry.licence, visible(entry.citation)])
-    return _table(["set", "part", "images", "of each class", "licence", "attribution"], rows)
+    return markdown_table(["set", "part", "images", "of each class", "licence", "attribution"], rows)
 
 
 def _figures(tests: Sequence[Evaluation], remarks: Sequence[str]) -> str:
@@ -125,7 +126,9 @@ def _figures(tests: Sequence[Evaluation], remarks: Sequence[str]) -> str:
         if test.left_out:
             reasons = "; ".join(f"{label(code)}: {visible(why)}" for code, why in test.left_out.items())
             notes.append(f"{visible(test.target)}, not tested: {reasons}.")
-    return f"{_table(head, rows)}\n\n" + "\n".join(f"- {line}" for line in dict.fromkeys((*notes, *map(visible, remarks))))
+    return f"{markdown_table(head, rows)}\n\n" + "\n".join(
+        f"- {line}" for line in dict.fromkeys((*notes, *map(visible, remarks)))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,7 @@ def _weakest(tests: Sequence[Evaluation]) -> str:
         for weak in weakest
     ]
     head = ["class", "tested on", "images", "recall", "most often confused with"]
-    return f"The lowest recalls, with exact 95 % intervals.\n\n{_table(head, rows)}"
+    return f"The lowest recalls, with exact 95 % intervals.\n\n{markdown_table(head, rows)}"
 
 
 def _made(manifest: Manifest) -> str:

@@ -13,6 +13,7 @@ from hemalens.datasets.splits import Unreadable, part_of, seeded
 from hemalens.errors import DatasetError, ImageError, InputError, near_matches, one_line
 from hemalens.imaging.boxes import KINDS, WHITE
 from hemalens.taxonomy import AS_LABELLED
+from hemalens.training.detector.sheets import with_remedy
 
 LEFT_OUT, COPY, BROKEN = "laboratory left out", "copy of another field", "unreadable"
 """Why a field is neither learned nor tested."""
@@ -53,7 +54,7 @@ def split_fields(
     Fields of the laboratories `leave_out` are in neither part, and no copy of them under another name. Of byte-identical
     fields the first is kept. The test part is the given one of a dataset that has it, otherwise about `test_fraction` of
     its fields by whole groups; with 0 a given test part is left out. Raises `InputError` for an unknown laboratory, and
-    `DatasetError` where nothing is left to learn.
+    `DatasetError` where nothing is left to learn, and `ImageError` for an unreadable field of the test part.
     """
     _check_laboratories(given, leave_out)
     records = _records(given)
@@ -80,6 +81,9 @@ def split_fields(
     domains = [record.domain for record in records.records]
     left_out = Counter(domain for domain, reason in zip(domains, reasons, strict=True) if reason == LEFT_OUT)
     test = tuple(part for part in _parts(given, held if test_fraction else set()) if len(part))
+    with with_remedy():
+        for field in (field for dataset in test for field in dataset.fields):
+            field.read()
     return FieldParts(learn, test, tuple(map(dict, dropped)), dict(sorted(left_out.items())), masks, protocol)
 
 
@@ -111,7 +115,7 @@ def _check_laboratories(given: Sequence[FieldDataset], leave_out: Sequence[str])
     for name in leave_out:
         if name not in known:
             raise InputError(
-                f"leave_out names the laboratory {one_line(name)!r}, which the training data do not have",
+                f"leave_out names the laboratory {one_line(name)}, which the training data do not have",
                 expected=f"some of {', '.join(map(one_line, known))}",
                 remedy=near_matches(name, known),
             )

@@ -92,7 +92,7 @@ def masked_marks(field: Field, cells: Corners, shape: tuple[int, ...]) -> tuple[
 
 
 @contextmanager
-def _remedied() -> Iterator[None]:
+def with_remedy() -> Iterator[None]:
     """Add to an `ImageError` what can be done about it."""
     try:
         yield
@@ -107,12 +107,12 @@ def read_sheets(fields: Sequence[Field], scratch: Path) -> tuple[list[Sheet], Nu
     A pixel takes four bytes: 1,000 fields of 640x480 px take 1.2 GB. Beyond 1 GB the pixels lie in the file `scratch`,
     mapped to memory. Raises `ImageError` for the first unreadable field or mask.
     """
-    with _remedied():
+    with with_remedy():
         sizes = [image_size(field.record.path, page=field.record.page) for field in fields]
     ends = np.cumsum([0, *(N_PLANES * width * height for width, height in sizes)])
     pixels: NDArray[np.uint8] = large_array((int(ends[-1]),), np.uint8, scratch)
     sheets, n_found, n_masked = [], 0, 0
-    with track("reading fields", len(fields)) as progress, _remedied():
+    with track("reading fields", len(fields)) as progress, with_remedy():
         for field, (width, height), start, end in zip(fields, sizes, ends[:-1], ends[1:], strict=True):
             planes = pixels[start:end]
             image = planes[: 3 * width * height].reshape(height, width, 3)
