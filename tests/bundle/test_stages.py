@@ -100,7 +100,7 @@ def _picture(box: tuple[int, int, int, int] | None, *, seed: int = 0) -> NDArray
 PICTURES = {
     "cell": _picture((10, 10, 30, 28)),
     "touches border": _picture((0, 10, 20, 30)),
-    "empty mask": _picture(None),
+    "no white cell": _picture(None),
 }
 
 
@@ -198,7 +198,7 @@ def test_many_threads_count_every_image_and_give_the_same_cells() -> None:
 
 def test_outcomes_of_a_dataset_are_counted_and_broken_files_are_not(tmp_path: Path) -> None:
     records = []
-    for i, name in enumerate(["cell", "cell", "empty mask", "touches border", "cell"]):
+    for i, name in enumerate(["cell", "cell", "no white cell", "touches border", "cell"]):
         image = PICTURES[name].copy()
         image[-1, -1] = i
         Image.fromarray(image).save(tmp_path / f"{i}.png")
@@ -206,7 +206,7 @@ def test_outcomes_of_a_dataset_are_counted_and_broken_files_are_not(tmp_path: Pa
     (tmp_path / "broken.png").write_bytes(b"no image")
     cells = CellDataset("cells", (*records, Record(tmp_path / "broken.png", "", "lab")), (), "as_labelled", "-", "-")
     stage = CellImageStage(Red(), SMALL)
-    expected = {"cell": 3, "empty mask": 1, "touches border": 1}
+    expected = {"cell": 3, "no white cell": 1, "touches border": 1}
     assert count_outcomes(cells, stage) == expected
     assert count_outcomes(cells.through((stage,)), stage) == expected, "of the images as they lie on disk"
     assert not stage.seen
@@ -230,7 +230,7 @@ def _nucleus(column: float | None) -> NDArray[np.uint8]:
     return image
 
 
-NUCLEI = {"cell": _nucleus(44), "touches border": _nucleus(3), "empty mask": _nucleus(None)}
+NUCLEI = {"cell": _nucleus(44), "touches border": _nucleus(3), "no white cell": _nucleus(None)}
 
 
 def test_a_centred_crop_is_made_once_kept_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +289,7 @@ def _on_disk(folder: Path, name: str, image: NDArray[np.uint8], **more: Any) -> 
 def test_a_mask_is_made_once_and_comes_back_the_same(tmp_path: Path) -> None:
     """Of all sizes, also such whose pixels fill no whole byte."""
     segmenter = Red()
-    images = [PICTURES["cell"], PICTURES["empty mask"], _picture((3, 3, 9, 9))[:11, :13], _picture((0, 0, 9, 9))[:9, :9]]
+    images = [PICTURES["cell"], PICTURES["no white cell"], _picture((3, 3, 9, 9))[:11, :13], _picture((0, 0, 9, 9))[:9, :9]]
     records = [_on_disk(tmp_path, f"{i}.png", image) for i, image in enumerate(images)]
     for _ in range(2):
         for record, image in zip(records, images, strict=True):
