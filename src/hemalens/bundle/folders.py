@@ -133,7 +133,9 @@ def _validated(text: str | bytes, model: type[M], path: Path) -> M:
         first = error.errors()[0]
         if first["type"] == OLDER:
             raise BundleError(
-                f"{one_line(path)} is older than this program", expected=first["msg"], remedy="Train or adapt it again."
+                f"the bundle {one_line(path)} is older than this program",
+                expected=first["msg"],
+                remedy="Train or adapt it again.",
             ) from error
         key = ".".join(str(part) for part in first["loc"])
         raise BundleError(

@@ -45,6 +45,10 @@ LEAST_SEEN_PX = 12
 """Shorter side of a second look, in pixels of the image."""
 SAME_CELL = 0.5
 """Intersection over union from which two boxes are of one cell."""
+CUT_SHARE = 0.5
+"""Length along one side of the image, in diameters, from which the border cuts a nucleus; two sides cut it always."""
+ALIKE = 0.7
+"""Longer side of a neighbour at least, as a share of the cell's."""
 WHOLE_SHARE = 0.5
 """Share of a neighbour's longer side that must be seen where the border cuts it: its centre is then in the image."""
 
@@ -86,10 +90,10 @@ def nucleus_in(find: FindMaps, image: NDArray[np.uint8]) -> FoundNucleus:
     outcome: Outcome = "cell"
     if found.several:
         outcome = "another white cell"
-    elif found.score < SURE_SCORE:
-        outcome = "low score"
     elif found.cut:
         outcome = "touches border"
+    elif found.score < SURE_SCORE:
+        outcome = "low score"
     return FoundNucleus(found.spread, outcome, found.score)
 
 
@@ -159,18 +163,24 @@ def _nucleus_of(
     mask = _lobes(mask, _nearer_another(cells, best, mask.shape, (left, top), scale))
     if not mask.any():
         return None
-    seen_rows, seen_columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    cut = (
-        top * FINE + seen_rows[0] == 0
-        or left * FINE + seen_columns[0] == 0
-        or top * FINE + seen_rows[-1] == given.shown[0] - 1
-        or left * FINE + seen_columns[-1] == given.shown[1] - 1
-    )
     (row, down), (column, across) = (_moments(mask.sum(axis=axis)) for axis in (1, 0))
     per_row, per_column = 1 / given.scale[0], 1 / given.scale[1]
     diameter = 2 * float(np.sqrt(2 * (down * per_row**2 + across * per_column**2)))
     spread = Spread((row + top * FINE) * per_row - 0.5, (column + left * FINE) * per_column - 0.5, diameter)
-    return spread, 2 * float(np.sqrt(2 * (down + across))), bool(cut)
+    seen_px = 2 * float(np.sqrt(2 * (down + across)))
+    return spread, seen_px, _is_cut(mask, (top * FINE, left * FINE), given.shown, seen_px)
+
+
+def _is_cut(mask: NDArray[np.bool_], start: tuple[int, int], shown: tuple[int, int], seen_px: float) -> bool:
+    """Whether the image's border cuts a nucleus whose mask begins at (row, column) `start` of an input `shown`."""
+    last = (shown[0] - 1 - start[0], shown[1] - 1 - start[1])
+    along = [
+        np.count_nonzero(mask[0]) if start[0] == 0 else 0,
+        np.count_nonzero(mask[:, 0]) if start[1] == 0 else 0,
+        np.count_nonzero(mask[last[0]]) if last[0] < mask.shape[0] else 0,
+        np.count_nonzero(mask[:, last[1]]) if last[1] < mask.shape[1] else 0,
+    ]
+    return sum(n > 0 for n in along) > 1 or max(along) >= CUT_SHARE * seen_px
 
 
 def _moments(counts: NDArray[np.intp]) -> tuple[float, float]:
@@ -222,9 +232,12 @@ def _others(cells: Boxes, best: int, shape: tuple[int, int]) -> bool:
     apart = overlaps(cells.corners, cells.corners[best : best + 1])[:, 0] < SAME_CELL
     rest = cells[(cells.scores >= SURE_SCORE) & apart]
     limit = np.array([shape[1], shape[0]])
+    own = (cells.corners[best, 2:] - cells.corners[best, :2]).max()
     for corners in rest.corners:
         sides = corners[2:] - corners[:2]
         cut = (corners[:2] <= 1) | (corners[2:] >= limit - 1)
-        if not (cut & (sides < WHOLE_SHARE * sides.max())).any() and not cut.all():
+        # in a corner both of its sides are shortened
+        whole = max(sides.max(), ALIKE * own)
+        if not (cut & (sides < WHOLE_SHARE * whole)).any():
             return True
     return False

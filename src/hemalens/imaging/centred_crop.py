@@ -47,9 +47,9 @@ WIDEST = 1.5
 def centred_crop(image: NDArray[np.uint8], nucleus: Spread | None, config: CentredCropConfig = _DEFAULT) -> CellImage:
     """Crop the square around `nucleus` from `image`, uint8 (H, W, 3), at a scale set by the nucleus.
 
-    The window is centred on the nucleus with sub-pixel precision and resized bicubic, a large one to the nearest pixel and
-    copied; outside the image it has the median colour of the image's rim. "wide window": more than 1.5 times the image's mean side, and the scale is uncertain. Without
-    a nucleus the whole image becomes the square.
+    The window is centred on the nucleus with sub-pixel precision and resized bicubic; a large one begins at the nearest
+    pixel and is copied. Outside the image it has the median colour of the image's rim. "wide window": more than 1.5 times
+    the image's mean side, and the scale is uncertain. Without a nucleus the whole image becomes the square.
     """
     height, width = image.shape[:2]
     if nucleus is None:
