@@ -73,7 +73,7 @@ def test_the_lobes_of_one_nucleus_count_together() -> None:
     assert found.spread is not None
     assert (found.spread.row, found.spread.column) == (pytest.approx(100, abs=1.5), pytest.approx(100, abs=1.5))
     # mean squared distance from the centre: that of a disk, r^2 / 2, and that between the centres, 9^2 + 9^2
-    assert found.spread.diameter == pytest.approx(2 * np.sqrt(2 * (10**2 / 2 + 162)), rel=0.05)
+    assert found.spread.diameter == pytest.approx(2 * np.sqrt(2 * (10**2 / 2 + 162)), rel=0.12)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (8, 8), (9, 2000), (2000, 60), (2000, 2000)])

@@ -180,7 +180,7 @@ def _is_cut(mask: NDArray[np.bool_], start: tuple[int, int], shown: tuple[int, i
         np.count_nonzero(mask[last[0]]) if last[0] < mask.shape[0] else 0,
         np.count_nonzero(mask[:, last[1]]) if last[1] < mask.shape[1] else 0,
     ]
-    return sum(n > 0 for n in along) > 1 or max(along) >= CUT_SHARE * seen_px
+    return bool(sum(n > 0 for n in along) > 1 or max(along) >= CUT_SHARE * seen_px)
 
 
 def _moments(counts: NDArray[np.intp]) -> tuple[float, float]:

@@ -89,6 +89,7 @@ def _hazy(pixels: Floats, seed: int) -> Floats:
     return 110 + 0.5 * pixels
 
 
+STRONG = Dye(share=0, amount=1.7)
 CONDITIONS: Mapping[str, Condition] = {
     "as photographed": Condition(),
     "bluish red cells": Condition(rest=Dye((0.95, 1.0, 0.6), 0.9)),
@@ -98,7 +99,7 @@ CONDITIONS: Mapping[str, Condition] = {
     "pale nuclei": Condition(nucleus=Dye(share=0, amount=0.6)),
     "reddish nuclei": Condition(nucleus=Dye((0.55, 1.0, 0.6), 1.0)),
     "magenta cytoplasm": Condition(cytoplasm=Dye((0.25, 1.0, 0.35), 1.3)),
-    "strong stain": Condition(*(Dye(share=0, amount=1.7) for _ in range(3))),
+    "strong stain": Condition(STRONG, STRONG, STRONG),
     "dark field edges": Condition(after=_dark_edges),
     "haze": Condition(after=_hazy),
     "blur": Condition(after=_blurred),

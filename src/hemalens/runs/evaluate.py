@@ -90,10 +90,7 @@ def evaluate(
             name, error = next(iter(evaluation.unreadable.items()))
             say(f"left out {len(evaluation.unreadable)} unreadable image(s), first: {name}: {error}")
         evaluation = evaluation.model_copy(update={"trust": trust_check(bundle, answered, seed=seed)})
-        doubt = cells_in_doubt(bundle, answered)
-        if doubt:
-            say(f"cells: {doubt.note}")
-        pictures = [doubt] if doubt else []
+        pictures = _cells_in_doubt(bundle, answered, say=say)
         pictures += _occlusion_maps(bundle, dataset, answered, n=options.n_occluded, say=say)
         report = make_report(
             f"{bundle.manifest.method} tested on {dataset.name}",
@@ -120,6 +117,14 @@ def _unseen(given: Inputs, bundle: Bundle) -> Inputs:
             remedy="Test on other images.",
         )
     return rest
+
+
+def _cells_in_doubt(bundle: Bundle, answered: DatasetPredictions, *, say: Say) -> list[PictureTable]:
+    """A table of the cells in doubt; none for a bundle of whole images."""
+    table = cells_in_doubt(bundle, answered)
+    if table:
+        say(f"cells: {table.note}")
+    return [table] if table else []
 
 
 def _occlusion_maps(
