@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.splits import hold_out
 from hemalens.datasets.synthetic import synthesize
+from hemalens.detection.finder import CellFinder
 from hemalens.files import write_sealed
 from hemalens.graphs.build import cut, float_value, join, make_model, resize_graph, temperature_graph
 from hemalens.imaging.reading import Preprocessing
@@ -297,3 +299,46 @@ def small_imagenet(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
     """The encoder of a small bundle in place of the ImageNet network with its millions of weights."""
     encoder = cut(bundle.graph, ["image"], ["embedding"])
     monkeypatch.setattr("hemalens.models.backbone.frozen_graph", lambda config, cache_dir: encoder)
+
+
+def finder(*, limit: float = 120.0, sharpness: float = 0.2) -> CellFinder:
+    """A detector without training: what absorbs green is a nucleus, and a white cell lies around the middle of each."""
+    radius = np.hypot(*np.mgrid[-6:7, -6:7])
+    bell = np.exp(-(radius**2) / 18)
+    constants = {
+        "green": np.array([1], np.int64),
+        "limit": np.array([limit], np.float32),
+        "slope": np.array([sharpness], np.float32),
+        "bell": (bell / bell.sum()).astype(np.float32)[None, None],
+        "zero": np.array([0], np.float32),
+        "far": np.array([26], np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["pixels"], ["channels"], perm=[0, 3, 1, 2]),
+        helper.make_node("Gather", ["channels", "green"], ["plane"], axis=1),
+        helper.make_node("AveragePool", ["plane"], ["coarse"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Sub", ["limit", "coarse"], ["below"]),
+        helper.make_node("Mul", ["below", "slope"], ["evidence"]),
+        helper.make_node("Sigmoid", ["evidence"], ["nucleus"]),
+        helper.make_node("Conv", ["nucleus", "bell"], ["share"], pads=[6, 6, 6, 6]),
+        helper.make_node("Sqrt", ["share"], ["white"]),
+        helper.make_node("Mul", ["nucleus", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "far"], ["side"]),
+        helper.make_node("Concat", ["white", "nothing", "nothing", "nucleus"], ["scores_first"], axis=1),
+        helper.make_node("Concat", ["side"] * 4, ["distances_first"], axis=1),
+        helper.make_node("Transpose", ["scores_first"], ["scores"], perm=[0, 2, 3, 1]),
+        helper.make_node("Transpose", ["distances_first"], ["distances"], perm=[0, 2, 3, 1]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "height", "width", 3])
+    outputs = [float_value(name, ["n", "rows", "columns", 4]) for name in ("scores", "distances")]
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    return CellFinder(make_model(nodes, [image], outputs, weights).SerializeToString())
+
+
+def stand_in_detector(monkeypatch: pytest.MonkeyPatch) -> CellFinder:
+    """The detector without training in place of the package's, while a bundle is trained."""
+    made = finder()
+    stand_in = SimpleNamespace(finder=made, check_test=lambda: None)
+    monkeypatch.setattr("hemalens.bundle.segmenter.default_detector", lambda: stand_in)
+    return made

@@ -59,7 +59,8 @@ def _trained(cells: Path, out: Path, **more: Any) -> Bundle:
 @pytest.fixture(scope="module")
 def base(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Trained on centred crops; its head is calibrated to be surer than as it was trained."""
-    with trained.undrawn():
+    with trained.undrawn(), pytest.MonkeyPatch.context() as patch:
+        trained.stand_in_detector(patch)
         found = _trained(cells, tmp_path_factory.mktemp("base") / "run", cell_image="centred")
     assert found.manifest.temperature < 0.8
     return found
@@ -126,8 +127,11 @@ def test_a_bundle_trained_on_centred_crops_knows_how_large_nuclei_are(base: Bund
     assert [(size["centre"], size["scale"]) for size in written["nucleus_sizes"]] == [(s.centre, s.scale) for s in sizes]
 
 
-def test_a_bundle_of_few_cells_a_type_takes_all_types_to_be_alike(cells: Path, tmp_path: Path) -> None:
+def test_a_bundle_of_few_cells_a_type_takes_all_types_to_be_alike(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of twelve cells a type, five go to the validation."""
+    trained.stand_in_detector(monkeypatch)
     few = _trained(cells, tmp_path / "few", cell_image="centred", validation_fraction=0.4)
     assert len(few.manifest.nucleus_sizes) == len(few.manifest.labels)
     assert len(set(few.manifest.nucleus_sizes)) == 1

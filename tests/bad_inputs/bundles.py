@@ -128,7 +128,7 @@ def _renamed(classes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 REVERSED = ("neutrophil, eosinophil, lymphocyte, monocyte", "monocyte, lymphocyte, eosinophil, neutrophil")
 SMALLER = {"size_px": 32, "mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "bilinear", "antialias": True}
-CENTRED = [{"kind": "centred_crop", "config": {"extent": 2.0, "size_px": None}}]
+CENTRED = [{"kind": "centred_crop", "detector": "detector.onnx", "config": {"extent": 2.0, "size_px": None}}]
 FINE = [
     {"code": code, "name": code, "loinc": None, "of": code}
     for code in ("neutrophil", "eosinophil", "lymphocyte", "monocyte")
@@ -146,6 +146,11 @@ EDITED = (
     _case("a class less", _set(classes=lambda old: old[:-1]), (MISFIT, "classes")),
     _case("another temperature", _set(temperature=0.25), (MISFIT, "temperature: 1.0", "got 0.25")),
     _case("another preprocessing", _set(preprocessing=SMALLER), (MISFIT, "preprocessing")),
+    _case(
+        "a centred window without a detector",
+        _set(before_graph=[{"kind": "centred_crop", "config": {"extent": 2.0, "size_px": None}}]),
+        ("is older than this program", "a detector in the bundle", "Train or adapt it again"),
+    ),
     _case("stages that were not there", _set(before_graph=CENTRED), (MISFIT, "before_graph: []", "centred_crop")),
     _case("subtypes that were not there", _set(fine=FINE), (MISFIT, "fine: []", "got neutrophil")),
     _case("an embedding of another size", _set(embedding_size=5), (MISFIT, "embedding_size: 3", "got 5")),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
+import trained
 from hemalens.bundle.nucleus_size import (
     DEGREES,
     LEAST_SPREAD,
@@ -32,7 +33,7 @@ from hemalens.errors import ImageError
 from hemalens.imaging.centred_crop import CentredCropConfig
 from hemalens.imaging.segmentation import CellImageConfig
 
-STAGES: tuple[Stage, ...] = (CentredCropStage(CentredCropConfig(extent=2.0)),)
+STAGES: tuple[Stage, ...] = (CentredCropStage(trained.finder(), CentredCropConfig(extent=2.0)),)
 CLASSES = ("neutrophil", "lymphocyte")
 SIZES = (NucleusSize(centre=-0.2, scale=0.05), NucleusSize(centre=0.0, scale=0.1), NucleusSize(centre=0.3, scale=0.07))
 SIDES = {"neutrophil": [80, 84, 88, 92, 96, 100, 104, 108, 150], "lymphocyte": [60, 62, 64, 66, 68, 70, 72, 74]}
@@ -83,7 +84,7 @@ def test_a_crop_tells_its_nucleus_by_its_side_in_extents(tmp_path: Path) -> None
 @pytest.mark.parametrize("extent", [1.0, 2.0, 3.0])
 def test_a_drawn_nucleus_comes_back_with_its_diameter(tmp_path: Path, extent: float) -> None:
     rows, columns = np.indices((160, 180))
-    stage, records = CentredCropStage(CentredCropConfig(extent=extent)), []
+    stage, records = CentredCropStage(trained.finder(), CentredCropConfig(extent=extent)), []
     for radius in (12, 20, 33):
         image = np.where((np.hypot(rows - 80, columns - 90) < radius)[..., None], (84, 38, 128), (238, 226, 214))
         Image.fromarray(image.astype(np.uint8)).save(tmp_path / f"{radius}.png")
@@ -98,7 +99,10 @@ def test_an_image_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 
 def test_only_a_centred_crop_as_the_last_stage_gives_the_size() -> None:
-    crop, cell = CentredCropStage(CentredCropConfig(extent=1.7)), CellImageStage(ClassicalSegmenter(), CellImageConfig())
+    crop, cell = (
+        CentredCropStage(trained.finder(), CentredCropConfig(extent=1.7)),
+        CellImageStage(ClassicalSegmenter(), CellImageConfig()),
+    )
     assert extent_of((crop,)) == extent_of((cell, crop)) == 1.7
     assert [extent_of(stages) for stages in ((), (cell,), (crop, cell))] == [None] * 3
 

@@ -175,7 +175,7 @@ def test_segmenters_by_their_names(folder: Path) -> None:
     assert open_segmenter(str(elsewhere)).digest == opened.digest
 
 
-def test_a_name_is_one_stage_and_no_name_none(folder: Path) -> None:
+def test_a_name_is_one_stage_and_no_name_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cell_image_stages(None) == ()
     (classical,) = cell_image_stages("classical")
     assert isinstance(classical, CellImageStage)
@@ -190,8 +190,10 @@ def test_a_name_is_one_stage_and_no_name_none(folder: Path) -> None:
         "connectivity": 8,
         "resampling": "bicubic",
     }
+    finder = trained.stand_in_detector(monkeypatch)
     (centred,) = cell_image_stages("centred")
     assert isinstance(centred, CentredCropStage)
+    assert centred.finder is finder
     assert centred.config == CentredCropConfig()
     assert centred.config.model_dump() == {"extent": 2.0, "size_px": None}
     assert (classical.name, centred.name) == ("classical", "centred")

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import trained
-from hemalens.bundle import stages
 from hemalens.bundle.artifact import MANIFEST
 from hemalens.bundle.bundle import MODEL, Bundle, open_bundle, write_bundle
 from hemalens.bundle.seen import SEEN, seen_images
 from hemalens.bundle.stages import (
     CENTRED,
     CLASSICAL,
+    DETECTOR,
     SEGMENTER,
     CellImageEntry,
     CellImageStage,
@@ -38,11 +38,12 @@ from hemalens.bundle.stages import (
     stage_of,
 )
 from hemalens.datasets import CellDataset, Record
+from hemalens.detection.finder import CellFinder
+from hemalens.detection.single_cell import FoundNucleus
 from hemalens.errors import BundleError, ImageError
 from hemalens.evaluation.evaluate import predict_dataset
 from hemalens.files import sha256_file
 from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
-from hemalens.imaging.nucleus import Nuclei, find_nuclei, find_nucleus
 from hemalens.imaging.segmentation import CellImageConfig, cell_image, segment_cell
 from hemalens.inference.predictor import Predictor
 from hemalens.methods import find_method
@@ -58,6 +59,7 @@ OTHER = {
     "resampling": "spline",
 }
 """Another value than in SMALL for every setting."""
+FINDER = trained.finder()
 CLOSE = CentredCropConfig(extent=1.6)
 """A crop has as many pixels as its window."""
 
@@ -101,7 +103,7 @@ def _picture(box: tuple[int, int, int, int] | None, *, seed: int = 0) -> NDArray
 PICTURES = {
     "cell": _picture((10, 10, 30, 28)),
     "touches border": _picture((0, 10, 20, 30)),
-    "empty mask": _picture(None),
+    "no white cell": _picture(None),
 }
 
 
@@ -199,7 +201,7 @@ def test_many_threads_count_every_image_and_give_the_same_cells() -> None:
 
 def test_outcomes_of_a_dataset_are_counted_and_broken_files_are_not(tmp_path: Path) -> None:
     records = []
-    for i, name in enumerate(["cell", "cell", "empty mask", "touches border", "cell"]):
+    for i, name in enumerate(["cell", "cell", "no white cell", "touches border", "cell"]):
         image = PICTURES[name].copy()
         image[-1, -1] = i
         Image.fromarray(image).save(tmp_path / f"{i}.png")
@@ -207,7 +209,7 @@ def test_outcomes_of_a_dataset_are_counted_and_broken_files_are_not(tmp_path: Pa
     (tmp_path / "broken.png").write_bytes(b"no image")
     cells = CellDataset("cells", (*records, Record(tmp_path / "broken.png", "", "lab")), (), "as_labelled", "-", "-")
     stage = CellImageStage(Red(), SMALL)
-    expected = {"cell": 3, "empty mask": 1, "touches border": 1}
+    expected = {"cell": 3, "no white cell": 1, "touches border": 1}
     assert count_outcomes(cells, stage) == expected
     assert count_outcomes(cells.through((stage,)), stage) == expected, "of the images as they lie on disk"
     assert not stage.seen
@@ -231,24 +233,25 @@ def _nucleus(column: float | None) -> NDArray[np.uint8]:
     return image
 
 
-NUCLEI = {"cell": _nucleus(44), "touches border": _nucleus(3), "empty mask": _nucleus(None)}
+NUCLEI = {"cell": _nucleus(44), "touches border": _nucleus(3), "no white cell": _nucleus(None)}
 
 
 def test_a_centred_crop_is_made_once_kept_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     config = CLOSE
     asked: list[NDArray[np.uint8]] = []
+    find = CellFinder.nucleus_of
 
-    def spy(image: NDArray[np.uint8]) -> Nuclei:
+    def spy(self: CellFinder, image: NDArray[np.uint8]) -> FoundNucleus:
         asked.append(image)
-        return find_nuclei(image)
+        return find(self, image)
 
-    monkeypatch.setattr(stages, "find_nuclei", spy)
-    first = CentredCropStage(config)
-    for stage in (first, first, CentredCropStage(config)):
+    monkeypatch.setattr(CellFinder, "nucleus_of", spy)
+    first = CentredCropStage(FINDER, config)
+    for stage in (first, first, CentredCropStage(FINDER, config)):
         for outcome, image in NUCLEI.items():
-            expected = centred_crop(image, find_nucleus(image), config)
+            expected = centred_crop(image, find(FINDER, image).spread, config)
             made = stage.make(image.copy())
-            assert made.outcome == expected.outcome == outcome
+            assert made.outcome == outcome
             np.testing.assert_array_equal(made.pixels, expected.pixels)
             np.testing.assert_array_equal(stage(image), expected.pixels)
     assert len(asked) == len(NUCLEI), "what is kept is not searched again"
@@ -263,20 +266,21 @@ def test_a_centred_crop_is_made_once_kept_and_counted(monkeypatch: pytest.Monkey
 
 def test_a_centred_crop_is_known_by_its_settings() -> None:
     digests = [
-        CentredCropStage(CLOSE).digest,
-        CentredCropStage(CLOSE.model_copy(update={"extent": 1.7})).digest,
+        CentredCropStage(FINDER, CLOSE).digest,
+        CentredCropStage(FINDER, CLOSE.model_copy(update={"extent": 1.7})).digest,
+        CentredCropStage(trained.finder(limit=119.0), CLOSE).digest,
         CellImageStage(ClassicalSegmenter(), CellImageConfig(size_px=32)).digest,
     ]
     assert len(set(digests)) == len(digests)
-    assert CentredCropStage(CLOSE).digest == digests[0]
+    assert CentredCropStage(FINDER, CLOSE).digest == digests[0]
 
 
 def test_both_stages_are_stages_with_a_name_that_show_squares() -> None:
-    both: list[Stage] = [CellImageStage(ClassicalSegmenter(), SMALL), CentredCropStage(CLOSE)]
+    both: list[Stage] = [CellImageStage(ClassicalSegmenter(), SMALL), CentredCropStage(FINDER, CLOSE)]
     assert [stage.name for stage in both] == ["classical", CENTRED]
     assert all(height == width for height, width, _ in (stage(NUCLEI["cell"]).shape for stage in both))
-    assert [stage.files() for stage in both] == [{}, {}]
-    assert [stage.entry().needs for stage in both] == [(), ()]
+    assert [stage.files() for stage in both] == [{}, {DETECTOR: FINDER.graph}]
+    assert [stage.entry().needs for stage in both] == [(), (DETECTOR,)]
 
 
 # ------------------------------------------------------------------------------------------------------- kept masks
@@ -290,7 +294,7 @@ def _on_disk(folder: Path, name: str, image: NDArray[np.uint8], **more: Any) -> 
 def test_a_mask_is_made_once_and_comes_back_the_same(tmp_path: Path) -> None:
     """Of all sizes, also such whose pixels fill no whole byte."""
     segmenter = Red()
-    images = [PICTURES["cell"], PICTURES["empty mask"], _picture((3, 3, 9, 9))[:11, :13], _picture((0, 0, 9, 9))[:9, :9]]
+    images = [PICTURES["cell"], PICTURES["no white cell"], _picture((3, 3, 9, 9))[:11, :13], _picture((0, 0, 9, 9))[:9, :9]]
     records = [_on_disk(tmp_path, f"{i}.png", image) for i, image in enumerate(images)]
     for _ in range(2):
         for record, image in zip(records, images, strict=True):
@@ -381,7 +385,7 @@ def test_an_error_of_the_image_passes_through_its_stage(tmp_path: Path) -> None:
 
 def _stage(kind: str) -> Stage:
     if kind == CENTRED:
-        return CentredCropStage(CLOSE)
+        return CentredCropStage(FINDER, CLOSE)
     return CellImageStage(
         ClassicalSegmenter() if kind == CLASSICAL else GraphSegmenter("dark", trained.dark_graph(limit=170.0)), SMALL
     )
@@ -399,7 +403,11 @@ def _colours(images: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
 
 
 def _entry(kind: str) -> CellImageEntry | CentredCropEntry:
-    return CentredCropEntry(config=CLOSE) if kind == CENTRED else CellImageEntry(segmenter=kind, config=SMALL)
+    return (
+        CentredCropEntry(detector=DETECTOR, config=CLOSE)
+        if kind == CENTRED
+        else CellImageEntry(segmenter=kind, config=SMALL)
+    )
 
 
 @pytest.mark.parametrize("kind", [CLASSICAL, SEGMENTER, CENTRED])
@@ -409,6 +417,7 @@ def test_a_bundle_names_its_stage_and_repeats_it(cells: CellDataset, tmp_path: P
     bundle = open_bundle(_bundle(tmp_path / "bundle", few, stage).path)
     assert bundle.manifest.before_graph == (_entry(kind),)
     assert (SEGMENTER in bundle.manifest.files) is (kind == SEGMENTER)
+    assert (DETECTOR in bundle.manifest.files) is (kind == CENTRED)
     moved = open_bundle(Path(shutil.copytree(bundle.path, tmp_path / "moved")))
     shutil.rmtree(bundle.path)
     (repeated,) = moved.stages
@@ -501,12 +510,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "unknown kind": (lambda f: _edit(f, before_graph=[{"kind": "blur"}]), "got key 'before_graph.0"),
     "wrong extent": (
-        lambda f: _edit(f, before_graph=[{"kind": "centred_crop", "config": {"extent": 0.5}}]),
+        lambda f: _edit(f, before_graph=[{"kind": "centred_crop", "detector": DETECTOR, "config": {"extent": 0.5}}]),
         "got key 'before_graph.0.centred_crop.config.extent'",
     ),
     "a segmenter of a stage that has none": (
-        lambda f: _edit(f, before_graph=[{"kind": "centred_crop", "segmenter": CLASSICAL, "config": {}}]),
+        lambda f: _edit(
+            f, before_graph=[{"kind": "centred_crop", "detector": DETECTOR, "segmenter": CLASSICAL, "config": {}}]
+        ),
         "got key 'before_graph.0.centred_crop.segmenter'",
+    ),
+    "a centred window without a detector": (
+        lambda f: _edit(f, before_graph=[{"kind": "centred_crop", "config": {"extent": 2.0, "size_px": None}}]),
+        r"the bundle '.*' is older than this program; expected a detector in the bundle.*\. Train or adapt it again\.",
     ),
     "wrong size": (
         lambda f: _edit(f, before_graph=[{"kind": "cell_image", "segmenter": CLASSICAL, "config": {"size_px": 3}}]),
@@ -562,10 +577,11 @@ def test_a_stage_is_made_from_its_entry(tmp_path: Path) -> None:
     classical = stage_of(CellImageEntry(segmenter=CLASSICAL, config=SMALL), tmp_path)
     assert classical.entry() == CellImageEntry(segmenter=CLASSICAL, config=SMALL)
     assert classical.files() == {}
-    centred = stage_of(CentredCropEntry(config=CLOSE), tmp_path)
-    assert centred.digest == CentredCropStage(CLOSE).digest
-    assert centred.entry() == CentredCropEntry(config=CLOSE)
-    assert centred.files() == {}
+    (tmp_path / DETECTOR).write_bytes(FINDER.graph)
+    centred = stage_of(CentredCropEntry(detector=DETECTOR, config=CLOSE), tmp_path)
+    assert centred.digest == CentredCropStage(FINDER, CLOSE).digest
+    assert centred.entry() == CentredCropEntry(detector=DETECTOR, config=CLOSE)
+    assert centred.files() == {DETECTOR: FINDER.graph}
 
 
 def test_a_stage_without_the_settings_of_bc_sam_cuts_the_image_at_its_own_size() -> None:
@@ -590,14 +606,14 @@ def test_a_cell_is_segmented_and_cut_in_the_resized_image() -> None:
 def test_a_manifest_tells_its_stages_by_their_kind(cells: CellDataset, tmp_path: Path) -> None:
     """As they stand in the file; of two stages each keeps its own settings and its place."""
     bundle = trained.colour_bundle(tmp_path / "bundle", cells)
-    entries = (CentredCropEntry(config=CLOSE), CellImageEntry(segmenter=CLASSICAL, config=SMALL))
+    entries = (CentredCropEntry(detector=DETECTOR, config=CLOSE), CellImageEntry(segmenter=CLASSICAL, config=SMALL))
     bundle = write_bundle(
         tmp_path / "two",
         bundle.manifest.model_copy(update={"before_graph": entries}),
-        {MODEL: bundle.graph_bytes, SEEN: seen_images(cells.contents)},
+        {MODEL: bundle.graph_bytes, SEEN: seen_images(cells.contents), DETECTOR: FINDER.graph},
     )
     assert json.loads((bundle.path / MANIFEST).read_text())["before_graph"] == [
-        {"kind": "centred_crop", "config": {"extent": 1.6, "size_px": None}},
+        {"kind": "centred_crop", "detector": "detector.onnx", "config": {"extent": 1.6, "size_px": None}},
         {
             "kind": "cell_image",
             "segmenter": "classical",

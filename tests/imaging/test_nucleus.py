@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES, draw_cell
-from hemalens.imaging.nucleus import find_nuclei, find_nucleus, is_noise, reduced, spread
+from hemalens.imaging.nucleus import find_nucleus, is_noise, reduced, spread
 from hemalens.imaging.reading import read_image, read_mask
 
 
@@ -129,22 +129,6 @@ def test_real_nuclei_lie_within_their_cells_and_are_as_wide_as_published(real_da
 # ------------------------------------------------------------------------------------- other cells, and nothing at all
 
 
-def _drawn(seed: int) -> NDArray[np.uint8]:
-    return draw_cell("lymphocyte", LABORATORIES["lab_a"], np.random.default_rng(seed))[0]
-
-
-def test_another_white_cell_is_seen_and_lobes_are_not() -> None:
-    one, other = _drawn(1), _drawn(2)
-    assert find_nuclei(np.concatenate([one, other], axis=1)).several
-    assert not find_nuclei(one).several
-    lobes = np.full((120, 120, 3), 230, np.uint8)
-    for row in (50, 72):
-        lobes[_disk((120, 120), row, 60, 9)] = (90, 40, 140)
-    assert not find_nuclei(lobes).several
-    lobes[_disk((120, 120), 12, 60, 9)] = (90, 40, 140)
-    assert find_nuclei(lobes).several
-
-
 @pytest.mark.parametrize("side", [16, 40, 120, 300])
 @pytest.mark.parametrize("seed", range(3))
 def test_noise_is_no_picture(side: int, seed: int) -> None:
@@ -155,5 +139,5 @@ def test_noise_is_no_picture(side: int, seed: int) -> None:
 
 
 def test_a_cell_is_a_picture_and_so_is_one_colour() -> None:
-    assert not is_noise(_drawn(3))
+    assert not is_noise(draw_cell("lymphocyte", LABORATORIES["lab_a"], np.random.default_rng(3))[0])
     assert not is_noise(np.full((40, 40, 3), 128, np.uint8))

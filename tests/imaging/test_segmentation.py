@@ -212,7 +212,7 @@ def test_single_pixel_is_a_cell() -> None:
 def test_empty_mask_gives_the_whole_image() -> None:
     image = _picture()
     result = cell_image(image, np.zeros((30, 40), bool))
-    assert result.outcome == "empty mask"
+    assert result.outcome == "no white cell"
     np.testing.assert_array_equal(result.pixels, _bicubic(image))
 
 
@@ -250,7 +250,7 @@ def test_without_a_crop_the_whole_image_is_resized() -> None:
         found = cell_image(image, mask, CellImageConfig(size_px=size_px, crop=False))
         np.testing.assert_array_equal(found.pixels, _bicubic(blanked, size_px))
     empty = cell_image(image, np.zeros((30, 44), bool), CellImageConfig(size_px=64, crop=False))
-    assert empty.outcome == "empty mask"
+    assert empty.outcome == "no white cell"
     np.testing.assert_array_equal(empty.pixels, _bicubic(image, 64))
 
 
@@ -314,7 +314,7 @@ def test_any_mask_gives_an_image_of_the_asked_size(
     result = cell_image(_picture(height, width), mask, config)
     assert result.pixels.shape == (size_px, size_px, 3)
     assert result.pixels.dtype == np.uint8
-    assert (result.outcome == "empty mask") == (not mask.any())
+    assert (result.outcome == "no white cell") == (not mask.any())
 
 
 # Segmentation

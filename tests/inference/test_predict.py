@@ -18,7 +18,7 @@ from fakes.bccd import write_bccd_fields
 from hemalens import Predictor, open_dataset, predict, segment
 from hemalens.bundle.bundle import MODEL, Bundle, write_bundle
 from hemalens.bundle.self_test import SIDE_PX
-from hemalens.bundle.stages import CentredCropEntry
+from hemalens.bundle.stages import DETECTOR, CentredCropEntry
 from hemalens.datasets.synthetic import LABORATORIES, draw_cell
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.imaging.centred_crop import CentredCropConfig
@@ -32,8 +32,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def cropping(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The same bundle behind a centred crop."""
-    manifest = bundle.manifest.model_copy(update={"before_graph": (CentredCropEntry(config=CentredCropConfig()),)})
-    return write_bundle(tmp_path_factory.mktemp("cropping") / "bundle", manifest, {MODEL: bundle.graph_bytes})
+    manifest = bundle.manifest.model_copy(
+        update={"before_graph": (CentredCropEntry(detector=DETECTOR, config=CentredCropConfig()),)}
+    )
+    return write_bundle(
+        tmp_path_factory.mktemp("cropping") / "bundle",
+        manifest,
+        {MODEL: bundle.graph_bytes, DETECTOR: trained.finder().graph},
+    )
 
 
 @pytest.fixture
@@ -135,7 +141,7 @@ NOTHING = {
     "white": (np.full((90, 90, 3), 250), "white image"),
     "black": (np.full((90, 90, 3), 3), "black image"),
     "flat": (np.full((90, 90, 3), 128), "flat image"),
-    "noise": (np.random.default_rng(0).integers(0, 256, (90, 90, 3)), "no cell"),
+    "noise": (np.random.default_rng(0).integers(0, 256, (90, 90, 3)), "noise"),
 }
 
 
@@ -147,26 +153,26 @@ def test_no_cell_is_no_label(cropping: Bundle, tmp_path: Path, name: str) -> Non
     found = predict(cropping, tmp_path / "cells", out=tmp_path / "a.csv")
     nothing, cell = _rows(tmp_path / "a.csv")
     assert (nothing["label"], nothing["probability"], nothing["abstained"]) == ("", "", "True")
-    assert (nothing["cell"], nothing["error"]) == (said, "")
-    assert (cell["cell"], cell["abstained"]) == ("found", "False")
+    assert (nothing["cell_found"], nothing["cell_reason"], nothing["error"]) == ("none", said, "")
+    assert (cell["cell_found"], cell["cell_reason"], cell["abstained"]) == ("found", "", "False")
     assert cell["label"]
-    assert found.without_cell == {said: 1}
+    assert (found.cell_found, found.cell_reasons) == ({"none": 1, "found": 1}, {said: 1})
     assert (found.n_unreadable, sum(found.by_label.values())) == (0, 1)
 
 
 def test_a_bundle_of_whole_images_looks_for_no_cell(bundle: Bundle) -> None:
     noise, white = Predictor(bundle).predict([np.uint8(NOTHING["noise"][0]), np.uint8(NOTHING["white"][0])])
     assert noise.label is not None
-    assert noise.cell is None
-    assert (white.label, white.cell) == (None, "white image")
+    assert (noise.cell_found, noise.cell_reason) == (None, None)
+    assert (white.label, white.cell_found, white.cell_reason) == (None, "none", "white image")
 
 
 def test_a_cut_cell_and_several_cells_are_told(cropping: Bundle) -> None:
     one = _cell(3)
     middle = one.shape[1] // 2
     pair = np.concatenate([one, _cell(4)], axis=1)
-    found = [p.cell for p in Predictor(cropping).predict([one, one[:, middle:], pair])]
-    assert found == ["found", "touches border", "several cells"]
+    found = [(p.cell_found, p.cell_reason) for p in Predictor(cropping).predict([one, one[:, middle:], pair])]
+    assert found == [("found", None), ("doubtful", "touches border"), ("several", "another white cell")]
     assert all(p.label is not None for p in Predictor(cropping).predict([one, one[:, middle:], pair]))
 
 
@@ -200,15 +206,20 @@ def test_columns_of_a_csv_are_carried_through(bundle: Bundle, tmp_path: Path) ->
     for name in ("a.png", "b.png", "=c.png"):
         _save(cells / name, _cell())
     (cells / "list.csv").write_text(
-        "path,label,group,age,probability,cell,note\n"
+        "path,label,group,age,probability,cell_found,note\n"
         "a.png,neutrophil,p1,31,high,x,=SUM(A1)\n"
         "b.png,lymphocyte,p2,-4,low,y,plain\n"
         "'=c.png,lymphocyte,p2,,,,\n"
     )
     predict(bundle, f"csv:{cells / 'list.csv'}", out=tmp_path / "a.csv")
     first, second, third = _rows(tmp_path / "a.csv")
-    assert list(first)[-7:] == ["source_label", "group", "domain", "age", "source_probability", "source_cell", "note"]
-    assert (first["group"], first["age"], first["source_probability"], first["source_cell"]) == ("p1", "31", "high", "x")
+    assert list(first)[-7:] == ["source_label", "group", "domain", "age", "source_probability", "source_cell_found", "note"]
+    assert (first["group"], first["age"], first["source_probability"], first["source_cell_found"]) == (
+        "p1",
+        "31",
+        "high",
+        "x",
+    )
     assert (first["note"], second["note"], second["age"]) == ("'=SUM(A1)", "plain", "-4")
     assert 0 < float(first["probability"]) <= 1
     assert third["path"] == str(cells / "=c.png")

@@ -59,4 +59,15 @@ def test_the_columns_depend_on_what_is_predicted() -> None:
     whole = RowFormat(("a", "b"), subtypes=True, prediction_sets=True, embeddings=True)
     least = RowFormat(("a", "b"), subtypes=False, prediction_sets=False, embeddings=False)
     assert set(whole.columns) - set(least.columns) == {"fine_label", "fine_probability", "prediction_set"}
-    assert least.columns == ["path", "label", "probability", "abstained", "p_a", "p_b", "typicality", "cell", "error"]
+    assert least.columns == [
+        "path",
+        "label",
+        "probability",
+        "abstained",
+        "p_a",
+        "p_b",
+        "typicality",
+        "cell_found",
+        "cell_reason",
+        "error",
+    ]

@@ -120,7 +120,7 @@ def test_each_row_has_its_typicality_and_its_set(bundle: Bundle, like: Path, tmp
     found = predict(bundle.path, str(like), out=tmp_path / "a.csv")
     (like.parent / "like" / "neutrophil" / "torn.png").unlink()
     rows = _rows(tmp_path / "a.csv")
-    assert list(rows[0])[-4:] == ["typicality", "prediction_set", "cell", "error"]
+    assert list(rows[0])[-5:] == ["typicality", "prediction_set", "cell_found", "cell_reason", "error"]
     for row in rows:
         if row["error"]:
             assert row["typicality"] == row["prediction_set"] == ""

@@ -466,7 +466,7 @@ def test_the_features_of_a_trained_segmenter(
     assert bundle.manifest.before_graph == ()
     assert "segmenter.onnx" not in bundle.manifest.files
     found = predict(bundle.path, fresh, out=tmp_path / "answers.csv")
-    assert (found.n_rows, found.n_unreadable, found.cell_images) == (8, 0, {})
+    assert (found.n_rows, found.n_unreadable, found.cell_found) == (8, 0, {})
     session = onnxruntime.InferenceSession(segmenter.graph.SerializeToString(), providers=["CPUExecutionProvider"])
     maps = np.concatenate([session.run(["full_map"], {"image": record.read()[None]})[0] for record in few.records])
     assert maps.shape[1:] == (96, 4, 4)

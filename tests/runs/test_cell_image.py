@@ -31,7 +31,6 @@ from hemalens.datasets.splits import k_fold, seeded
 from hemalens.datasets.walking import walk_files
 from hemalens.errors import BundleError, ConfigError, InputError, OutputError
 from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
-from hemalens.imaging.nucleus import find_nucleus
 from hemalens.imaging.segmentation import CellImageConfig
 from hemalens.methods import METHODS, find_method
 from hemalens.report import read_report
@@ -154,7 +153,7 @@ def _predicted(bundle: Path, source: Path, out: Path) -> tuple[Any, np.ndarray]:
 def _assert_predicted(said: np.ndarray, answers: np.ndarray, found: Any) -> None:
     """The probabilities agree, but of an image without a cell, which has none."""
     predicted = ~np.isnan(said).any(axis=1)
-    assert np.count_nonzero(~predicted) == sum(found.without_cell.values())
+    assert np.count_nonzero(~predicted) == found.cell_found.get("none", 0)
     np.testing.assert_allclose(said[predicted], answers[predicted], atol=2e-6)
 
 
@@ -193,10 +192,8 @@ def test_prediction_cuts_the_cells_out_again(runs: Runs, home: Path, away: Path,
         paths = walk_files(source)
         _assert_predicted(said, _answers(bundle, paths, stage), found)
         outcomes = Counter(stage.make(np.asarray(Image.open(p).convert("RGB"))).outcome for p in paths)
-        assert found.cell_images["cell"] == outcomes["cell"]
-        looked_at = sum(found.cell_images.values())
-        without = sum(n for what, n in found.without_cell.items() if what != "no cell")
-        assert looked_at == found.n_rows - without
+        assert found.cell_found["found"] == outcomes["cell"]
+        assert sum(found.cell_found.values()) == found.n_rows
     session = onnxruntime.InferenceSession(bundle.graph_bytes, providers=["CPUExecutionProvider"])
     (uncut,) = session.run(["embedding"], {"image": np.asarray(Image.open(paths[0]).convert("RGB"))[None]})
     assert np.abs(uncut[0] - _answers(bundle, paths[:1], stage, "embedding")[0]).max() > 1e-4, (
@@ -253,12 +250,12 @@ def test_the_card_and_the_terminal_count_how_the_cells_came_out(runs: Runs, home
     out = runs("linear_probe")
     stage = _by_hand()
     counts = Counter(stage.make(np.asarray(Image.open(path).convert("RGB"))).outcome for path in walk_files(home))
-    assert counts["empty mask"] >= 1
+    assert counts["no white cell"] >= 1
     assert counts["touches border"] >= 1
     (card,) = read_report(out / "report.json").data
     (note,) = (note for note in card.notes if note.startswith("cells cut out (classical): 32"))
-    assert f"{counts['touches border']} touch the image's border" in note
-    assert f"no cell found in {counts['empty mask']} image(s)" in note
+    assert f"{counts['touches border']} in doubt, touches border {counts['touches border']}" in note
+    assert f"no cell found in {counts['no white cell']} image(s)" in note
     assert f"home: {note}" in runs.said["linear_probe"]
 
 
@@ -267,7 +264,7 @@ def test_an_unreadable_image_is_a_row_and_no_cell(runs: Runs, away: Path, tmp_pa
     shutil.copytree(away / "monocyte", folder)
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     found = predict(runs("linear_probe") / "bundle", str(folder), out=tmp_path / "answers.csv")
-    assert (found.n_rows, found.n_unreadable, sum(found.cell_images.values())) == (4, 1, 3)
+    assert (found.n_rows, found.n_unreadable, sum(found.cell_found.values())) == (4, 1, 3)
 
 
 def test_a_bundle_of_whole_images_counts_no_cells(
@@ -275,7 +272,7 @@ def test_a_bundle_of_whole_images_counts_no_cells(
 ) -> None:
     bundle = trained.colour_bundle(tmp_path / "bundle", trained.laboratory(tmp_path_factory))
     assert bundle.stages == ()
-    assert predict(bundle.path, str(away), out=tmp_path / "answers.csv").cell_images == {}
+    assert predict(bundle.path, str(away), out=tmp_path / "answers.csv").cell_found == {}
 
 
 def test_validation_and_auxiliary_images_are_cut_out_as_well(
@@ -415,7 +412,7 @@ def test_a_run_with_another_segmenter_is_another_run(
 
 
 def _centred(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return centred_crop(image, find_nucleus(image), CentredCropConfig(extent=2.0)).pixels
+    return centred_crop(image, trained.finder().nucleus_of(image).spread, CentredCropConfig(extent=2.0)).pixels
 
 
 @pytest.fixture(scope="module")
@@ -423,7 +420,10 @@ def centred(home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """A run trained on centred crops of `home`, and what it said."""
     out, said = tmp_path_factory.mktemp("centred") / "run", list[str]()
     options = TrainOptions(test_fraction=0.25, cell_image="centred")
-    train("linear_probe", f"folder:{home}", out=out, options=options, settings=SMALLEST["linear_probe"], say=said.append)
+    smallest = SMALLEST["linear_probe"]
+    with pytest.MonkeyPatch.context() as patch:
+        trained.stand_in_detector(patch)
+        train("linear_probe", f"folder:{home}", out=out, options=options, settings=smallest, say=said.append)
     return out, said
 
 
@@ -432,19 +432,18 @@ def test_a_bundle_trained_on_centred_crops_crops_wherever_it_is_used(
 ) -> None:
     out, said = centred
     bundle = open_bundle(out / "bundle")
-    assert bundle.manifest.before_graph == (CentredCropEntry(config=CentredCropConfig()),)
+    assert bundle.manifest.before_graph == (CentredCropEntry(detector="detector.onnx", config=CentredCropConfig()),)
     outcomes = Counter(
-        centred_crop(image, find_nucleus(image)).outcome
+        bundle.stages[0].make(image).outcome
         for image in (np.asarray(Image.open(path).convert("RGB")) for path in walk_files(home))
     )
-    assert outcomes["empty mask"] >= 1
+    assert outcomes["no white cell"] >= 1
     (note,) = (text for text in said if text.startswith("home: cells cut out (centred): 32"))
-    assert f"{outcomes['touches border']} touch the image's border" in note
-    assert f"no cell found in {outcomes['empty mask']} image(s)" in note
+    assert f"no cell found in {outcomes['no white cell']} image(s)" in note
     found, answers = _predicted(bundle.path, home, tmp_path / "answers.csv")
     _assert_predicted(answers, _answers(bundle, walk_files(home), _centred), found)
-    assert sum(found.without_cell.values()) == outcomes["empty mask"]
-    assert found.cell_images == {name: n for name, n in outcomes.items() if name != "empty mask"}
+    assert found.cell_found["none"] == outcomes["no white cell"]
+    assert found.cell_found["found"] == outcomes["cell"]
     (evaluation,) = evaluate(bundle.path, f"folder:{away}", out=tmp_path / "report").evaluations
     assert evaluation.confusion == _confusion(bundle, open_dataset(f"folder:{away}"), _centred)
     adapted = adapt(bundle.path, out=tmp_path / "adapted", support=f"folder:{away}")

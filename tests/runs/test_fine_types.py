@@ -99,7 +99,9 @@ def test_predict_writes_two_more_columns_and_leaves_them_empty_for_what_cannot_b
             rows = list(csv.DictReader(file))
     else:
         rows = parquet.read_table(out).to_pylist()
-    assert list(rows[0])[-6:] == [*("fine_label", "fine_probability", "typicality", "prediction_set", "cell", "error")]
+    assert list(rows[0])[-7:] == [
+        *("fine_label", "fine_probability", "typicality", "prediction_set", "cell_found", "cell_reason", "error")
+    ]
     assert {row["fine_label"] for row in rows[:-1]} <= {entry.code for entry in bundle.manifest.fine}
     assert all(float(row["fine_probability"]) <= float(row["probability"]) + 1e-6 for row in rows[:-1])
     assert not rows[-1]["fine_label"]

@@ -422,7 +422,7 @@ def test_images_without_masks_of_one_name_and_broken_ones(mixed: Path, tmp_path:
     rows = _rows(tmp_path / "out")
     names = ["a/cell.png", "b/cell.png", "b/half.png", "c field.png", "d broken.png"]
     assert [row["path"] for row in rows] == [str(mixed / name) for name in names]
-    assert [row["outcome"] for row in rows] == ["cell", "cell", "touches border", "empty mask", ""]
+    assert [row["outcome"] for row in rows] == ["cell", "cell", "touches border", "no white cell", ""]
     assert len({row["mask"] for row in rows}) == 5, "one name in two folders makes two files"
     assert rows[3]["cell_share"] == "0.0000"
     assert not np.asarray(Image.open(tmp_path / "out" / rows[3]["mask"])).any()
@@ -430,7 +430,7 @@ def test_images_without_masks_of_one_name_and_broken_ones(mixed: Path, tmp_path:
     broken = rows[4]
     assert (broken["mask"], broken["cell_share"]) == ("", "")
     assert "d broken.png" in broken["error"]
-    assert summary.outcomes == {"cell": 2, "touches border": 1, "empty mask": 1}
+    assert summary.outcomes == {"cell": 2, "touches border": 1, "no white cell": 1}
     assert (summary.n_images, summary.n_unreadable, summary.first_error) == (5, 1, broken["error"])
     assert report.tables == ()
     assert report.pictures[0].columns == ("classical",)

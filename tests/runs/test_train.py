@@ -248,7 +248,7 @@ def test_predict_writes_a_row_an_image_in_input_order(
     labels = bundle.manifest.labels
     judged = ["typicality", "prediction_set"]
     columns = ["path", "label", "probability", "abstained", *(f"p_{label}" for label in labels), *judged]
-    columns += ["cell", "error", "source_label", "domain"]
+    columns += ["cell_found", "cell_reason", "error", "source_label", "domain"]
     assert list(rows.columns) == columns
     records = trained.laboratory(tmp_path_factory, "lab_b").records
     assert rows["path"].tolist() == [str(record.path) for record in records]

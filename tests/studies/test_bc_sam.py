@@ -426,7 +426,7 @@ def test_the_report_states_what_differs(whole: Watched) -> None:
     empty, border = map(int, re.fullmatch(rf"Of {n} images (\d+) have no cell .* and (\d+) have .*", counts).groups())
     records = [record for side in whole.material.sides for record in side.dataset.records]
     outcomes = [whole.material.stage.cut(record.read()).outcome for record in records]
-    assert (empty, border) == (outcomes.count("empty mask"), outcomes.count("touches border"))
+    assert (empty, border) == (outcomes.count("no white cell"), outcomes.count("touches border"))
     assert settings[0] == "Feature maps are those of test_resnet, not of a Segment Anything tuned on masks."
     assert settings[1].startswith("Cells are cut out along the masks of the classical segmenter")
     for text in ("n_folds=2 (5)", "features.autoencoder.epochs=1 (10)", "ae_cfe.width=0.05 (1.0)", "side_px=32 (128)"):

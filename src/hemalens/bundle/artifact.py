@@ -16,6 +16,8 @@ from hemalens.graphs.checks import Shape, check_interface
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
+OLDER = "older"
+"""Kind of a validation error: a manifest from before a part was required."""
 WEIGHTS = "weights.safetensors"
 PACKAGES = (
     "hemalens",

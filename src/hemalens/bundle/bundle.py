@@ -212,13 +212,7 @@ class Bundle:
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The stages of an image before the graph."""
-        try:
-            return tuple(stage_of(entry, self.path) for entry in self.manifest.before_graph)
-        except BundleError:
-            raise
-        except Exception as error:
-            # protobuf's error classes differ between its backends
-            raise BundleError(f"the segmenter in {one_line(self.path)} cannot be parsed", got=str(error)[:120]) from error
+        return tuple(stage_of(entry, self.path) for entry in self.manifest.before_graph)
 
     @cached_property
     def graph(self) -> onnx.ModelProto:

@@ -13,6 +13,7 @@ from hemalens.bundle.artifact import ArtifactManifest, DataEntry
 from hemalens.bundle.folders import open_artifact, write_artifact
 from hemalens.bundle.seen import SEEN, read_digests
 from hemalens.bundle.self_test import check_runner
+from hemalens.bundle.stages import DETECTOR
 from hemalens.datasets.fields.base import FieldDataset
 from hemalens.detection.finder import CellFinder
 from hemalens.detection.maps import N_DISTANCES, N_SCORES
@@ -21,7 +22,6 @@ from hemalens.files import open_regular
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.imaging.reading import Preprocessing
 
-DETECTOR = "detector.onnx"
 FOLDER = Path(__file__).parent / "default_detector"
 """Folder of the package's detector; CONTRIBUTING.md describes how it is made."""
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import onnx
 from pydantic import ValidationError
 
-from hemalens.bundle.artifact import MANIFEST, SCHEMA_VERSION, ArtifactManifest, FileEntry
+from hemalens.bundle.artifact import MANIFEST, OLDER, SCHEMA_VERSION, ArtifactManifest, FileEntry
 from hemalens.bundle.self_test import measured
 from hemalens.bundle.vouching import check_statement, drop_statement, with_statement
 from hemalens.errors import BundleError, access_error, one_line
@@ -131,6 +131,12 @@ def _validated(text: str | bytes, model: type[M], path: Path) -> M:
         return model.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == OLDER:
+            raise BundleError(
+                f"the bundle {one_line(path)} is older than this program",
+                expected=first["msg"],
+                remedy="Train or adapt it again.",
+            ) from error
         key = ".".join(str(part) for part in first["loc"])
         raise BundleError(
             f"the manifest of {one_line(path)} is damaged",

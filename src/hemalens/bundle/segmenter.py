@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 import onnx
 
 from hemalens.bundle.artifact import MANIFEST, ArtifactManifest
+from hemalens.bundle.detector import default_detector
 from hemalens.bundle.folders import open_artifact, parsed, write_artifact
 from hemalens.bundle.self_test import check_runner
 from hemalens.bundle.stages import (
@@ -130,5 +131,7 @@ def cell_image_stages(name: str | None) -> tuple[Stage, ...]:
     if name is None:
         return ()
     if name == CENTRED:
-        return (CentredCropStage(CentredCropConfig()),)
+        detector = default_detector()
+        detector.check_test()
+        return (CentredCropStage(detector.finder, CentredCropConfig()),)
     return (CellImageStage(open_segmenter(name, known=(CLASSICAL, CENTRED)), CellImageConfig()),)

@@ -11,24 +11,26 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, Self, get_args
+from typing import Annotated, Any, Literal, Protocol, Self, get_args
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from hemalens.bundle.artifact import Part
+from hemalens.bundle.artifact import OLDER, Part
 from hemalens.cache import FeatureCache
 from hemalens.datasets.base import CellDataset, Record
+from hemalens.detection.finder import CellFinder
+from hemalens.detection.maps import N_DISTANCES, N_SCORES
 from hemalens.errors import BundleError, ImageError, one_line
 from hemalens.files import default_cache_dir, open_regular, sha256_text
 from hemalens.graphs import build as graphs
 from hemalens.graphs.checks import check_interface
 from hemalens.graphs.runtime import session_of
 from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
-from hemalens.imaging.nucleus import find_nuclei
 from hemalens.imaging.segmentation import CellImage, CellImageConfig, Outcome, cell_image, cut_source, segment_cell
 from hemalens.progress import track
 
@@ -38,14 +40,14 @@ SEGMENTER = "segmenter.onnx"
 CLASSICAL_VERSION = "2"
 """Part of the cache key: change it with the masks of the classical segmenter."""
 CENTRED = "centred"
-"""The crop around the nucleus, without a segmenter."""
-CENTRED_VERSION = "2"
-"""Part of the cache key: change it with the crop or the search for the nucleus."""
+"""The crop around the nucleus, which the detector finds."""
+DETECTOR = "detector.onnx"
+"""The detector's graph, in its own folder and in each bundle that takes windows by it."""
+CENTRED_VERSION = "3"
+"""Part of the cache key: change it with the crop, or the way from the detector's maps to the nucleus."""
 SLACK = 1e-3
 """How far a probability may lie outside 0 to 1."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
-_SEVERAL = 128
-"""The bit beside the number of the outcome, in the cache, of an image with several cells."""
 
 
 class Segmenter(Protocol):
@@ -135,15 +137,23 @@ class CellImageEntry(Part):
 
 
 class CentredCropEntry(Part):
-    """A centred-crop stage in a manifest."""
+    """A centred-crop stage in a manifest; `detector` is a file of the bundle."""
 
     kind: Literal["centred_crop"] = "centred_crop"
+    detector: str
     config: CentredCropConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_detector(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "detector" not in given:
+            raise PydanticCustomError(OLDER, "a detector in the bundle, which finds its cells")
+        return given
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Files of the bundle that the stage requires: none."""
-        return ()
+        """Files of the bundle that the stage requires."""
+        return (self.detector,)
 
 
 StageEntry = Annotated[CellImageEntry | CentredCropEntry, Field(discriminator="kind")]
@@ -209,16 +219,13 @@ class Stage(ABC):
 
 def packed(made: CellImage) -> NDArray[np.uint8]:
     """A cell image with its outcome as one flat array, for the cache."""
-    first = OUTCOMES.index(made.outcome) | _SEVERAL * made.several
-    return np.concatenate([np.array([first], np.uint8), made.pixels.ravel()])
+    return np.concatenate([np.array([OUTCOMES.index(made.outcome)], np.uint8), made.pixels.ravel()])
 
 
 def unpacked(known: NDArray[np.uint8]) -> CellImage:
     """The cell image that `packed` has stored."""
     side = math.isqrt(known[1:].size // 3)
-    first = int(known[0])
-    pixels = known[1:].reshape(side, side, 3)
-    return CellImage(pixels, OUTCOMES[first & ~_SEVERAL], several=bool(first & _SEVERAL))
+    return CellImage(known[1:].reshape(side, side, 3), OUTCOMES[int(known[0])])
 
 
 class CellImageStage(Stage):
@@ -234,8 +241,7 @@ class CellImageStage(Stage):
     def cut(self, image: NDArray[np.uint8]) -> CellImage:
         """The cell under the segmenter's mask."""
         source = cut_source(image, self.config)
-        made = cell_image(source, self.segmenter(source), self.config)
-        return replace(made, several=find_nuclei(source).several)
+        return cell_image(source, self.segmenter(source), self.config)
 
     def once(self) -> CellImageStage:
         """The same stage without the cache."""
@@ -251,40 +257,59 @@ class CellImageStage(Stage):
 
 
 class CentredCropStage(Stage):
-    """The white cell in its surroundings, centred and scaled by its nucleus (`centred_crop`)."""
+    """The white cell in its surroundings, centred and scaled by its nucleus (`centred_crop`), which the detector finds."""
 
     name = CENTRED
 
-    def __init__(self, config: CentredCropConfig, *, keep: bool = True) -> None:
-        digest = sha256_text("centred crop", CENTRED_VERSION, config.model_dump_json())
+    def __init__(self, finder: CellFinder, config: CentredCropConfig, *, keep: bool = True) -> None:
+        digest = sha256_text("centred crop", CENTRED_VERSION, finder.digest, config.model_dump_json())
         super().__init__(digest, keep=keep)
+        self.finder = finder
         self.config = config
 
     def cut(self, image: NDArray[np.uint8]) -> CellImage:
         """The window around the nucleus."""
-        found = find_nuclei(image)
-        return replace(centred_crop(image, found.mask, self.config), several=found.several)
+        found = self.finder.nucleus_of(image)
+        made = centred_crop(image, found.spread, self.config)
+        return made if found.outcome == "cell" else replace(made, outcome=found.outcome)
 
     def once(self) -> CentredCropStage:
         """The same stage without the cache."""
-        return CentredCropStage(self.config, keep=False)
+        return CentredCropStage(self.finder, self.config, keep=False)
 
     def entry(self) -> StageEntry:
         """Its entry in a manifest."""
-        return CentredCropEntry(config=self.config)
+        return CentredCropEntry(detector=DETECTOR, config=self.config)
+
+    def files(self) -> dict[str, bytes]:
+        """The detector's graph."""
+        return {DETECTOR: self.finder.graph}
 
 
 def stage_of(entry: StageEntry, folder: Path) -> Stage:
     """The stage that a manifest in `folder` describes."""
     if isinstance(entry, CentredCropEntry):
-        return CentredCropStage(entry.config)
+        with open_regular(folder / entry.detector) as file:
+            content = file.read()
+        maps = {"scores": (None, None, N_SCORES), "distances": (None, None, N_DISTANCES)}
+        if reason := check_interface(_parsed(content, folder, "detector"), maps):
+            raise BundleError(f"{one_line(folder / entry.detector)} is no detector", got=reason)
+        return CentredCropStage(CellFinder(content), entry.config)
     if entry.segmenter == CLASSICAL:
         return CellImageStage(ClassicalSegmenter(), entry.config)
     with open_regular(folder / entry.segmenter) as file:
-        graph = onnx.load_model_from_string(file.read())
+        graph = _parsed(file.read(), folder, "segmenter")
     if reason := check_interface(graph, {"cell_probability": (None, None)}):
         raise BundleError(f"{one_line(folder / entry.segmenter)} is no segmenter", got=reason)
     return CellImageStage(GraphSegmenter(entry.segmenter, graph), entry.config)
+
+
+def _parsed(content: bytes, folder: Path, what: str) -> onnx.ModelProto:
+    try:
+        return onnx.load_model_from_string(content)
+    except Exception as error:
+        # protobuf's error classes differ between its backends
+        raise BundleError(f"the {what} in {one_line(folder)} cannot be parsed", got=str(error)[:120]) from error
 
 
 def count_outcomes(dataset: CellDataset, stage: Stage) -> dict[Outcome, int]:

@@ -22,8 +22,10 @@ from hemalens.cli.options import (
 from hemalens.errors import ImageError, InputError, one_line
 
 if TYPE_CHECKING:
+    from hemalens.imaging.segmentation import CellFound
     from hemalens.inference.predict import PredictionSummary
 
+WORDS: tuple[CellFound, ...] = ("found", "doubtful", "several", "none")
 USAGE = "hemalens predict [BUNDLE] IMAGES --out FILE"
 
 
@@ -100,17 +102,12 @@ def _lines(found: PredictionSummary, out: object, abstain_below: float) -> list[
 
 
 def _cell_lines(found: PredictionSummary) -> list[str]:
-    """How many cells are found, how many of them touch the border, and what gets no label."""
-    lines = []
-    n, cut = sum(found.cell_images.values()), found.cell_images.get("touches border", 0)
-    if n:
-        line = f"cells found: {n - found.cell_images.get('empty mask', 0)} of {n}"
-        line += f"; {cut} touch the image's border" if cut else ""
-        lines.append(line + (f"; {found.n_several_cells} with another white cell" if found.n_several_cells else ""))
-    if found.without_cell:
-        what = ", ".join(f"{what} {n}" for what, n in found.without_cell.items())
-        lines.append(f"without a label: {what}")
-    return lines
+    """How many cells are found, beyond doubt or not, with the reasons, and how many images get no label."""
+    if not found.cell_found:
+        return []
+    counts = ", ".join(f"{what} {found.cell_found[what]}" for what in WORDS if what in found.cell_found)
+    reasons = ", ".join(f"{why} {n}" for why, n in found.cell_reasons.items())
+    return [f"cells: {counts}" + (f" ({reasons})" if reasons else "")]
 
 
 def _coverage(text: str) -> float | None:

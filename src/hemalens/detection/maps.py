@@ -45,7 +45,7 @@ def network_input(image: NDArray[np.uint8], longer_px: int) -> NetworkInput:
     height, width = image.shape[:2]
     ratio = longer_px / max(height, width)
     rows, columns = max(1, round(height * ratio)), max(1, round(width * ratio))
-    shown = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, reducing_gap=2.0))
+    shown = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, reducing_gap=1.0))
     padded = (-(-rows // MULTIPLE) * MULTIPLE, -(-columns // MULTIPLE) * MULTIPLE)
     if padded != (rows, columns):
         canvas = np.empty((*padded, 3), np.uint8)

@@ -4,6 +4,9 @@ The absorbance of each colour channel against the background removes the effect 
 absorbs red and green more than blue, haemoglobin blue and green but hardly any red. The nucleus is the most
 chromatin-like region near the centre, with lobes that are close and stained alike.
 
+It serves where no detector can: in the classical segmenter, and as the teacher of the detector's nuclei. The window around
+a cell comes from the detector (`detection.single_cell`), which is right in more stains (benchmarks/finding.py).
+
 Weights and thresholds were chosen on every fourth image of the two sets of Zheng et al. (Micron 107, 2018) and on
 synthetic cells; the other images of those sets were not used.
 """
@@ -42,8 +45,6 @@ _LOBE_SHARE, _LOBE_STAIN, _LOBE_GAP = 0.1, 0.75, 1.2
 """Least area and least stain of a lobe as shares of the main region's, and its largest gap to that."""
 _NEIGHBOUR_GAP = 2.5
 """Gap beyond which a nucleus belongs to a neighbour."""
-_OTHER_SHARE = 0.4
-"""Least area of another cell's nucleus as a share of the main nucleus with its lobes."""
 _NOISE_CORRELATION = 0.5
 """Correlation of neighbouring pixels below which an image is noise; the least of 500 photographs of cells is 0.95."""
 _FLAT = 1e-6
@@ -62,38 +63,17 @@ class Spread:
     """Of a disk with the mask's root-mean-square distance from its centre."""
 
 
-@dataclass(frozen=True, slots=True)
-class Nuclei:
-    """What `find_nuclei` finds: the mask (H, W) of the central nucleus with its lobes, and whether another cell has one.
-
-    `several`: a region stained alike, of at least 0.4 times its area, lies apart from it or at the image's border.
-    """
-
-    mask: Mask
-    several: bool
-
-
 def find_nucleus(image: NDArray[np.uint8]) -> Mask:
     """The nucleus of the white cell near the centre of a single-cell image, uint8 (H, W, 3) -> (H, W), with its lobes.
 
     Deterministic, for any Romanowsky stain and scale; all False where no nucleus is found.
     """
-    return find_nuclei(image).mask
-
-
-def find_nuclei(image: NDArray[np.uint8]) -> Nuclei:
-    """The nucleus as `find_nucleus` finds it, and whether the image shows another white cell; image uint8 (H, W, 3)."""
     height, width = image.shape[:2]
-    regions = _regions(absorbance_of(reduced(image)[0]) @ CHROMATIN)
-    if regions is None:
-        return Nuclei(np.zeros((height, width), bool), False)
-    seed = regions.mask(regions.own)
-    others = regions.areas[regions.alike & ~regions.own]
-    several = bool(others.size and others.max() >= _OTHER_SHARE * np.count_nonzero(seed))
+    seed, _ = central_nucleus(absorbance_of(reduced(image)[0]) @ CHROMATIN)
     if seed.shape == (height, width):
-        return Nuclei(seed, several)
+        return seed
     share = Image.fromarray(seed.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
-    return Nuclei(np.asarray(share) > 0.5, several)
+    return np.asarray(share) > 0.5
 
 
 def is_noise(image: NDArray[np.uint8]) -> bool:

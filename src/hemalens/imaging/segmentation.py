@@ -26,8 +26,18 @@ from hemalens.config import StrictConfig
 from hemalens.errors import ImageError, InputError
 from hemalens.imaging.nucleus import CHROMATIN, EIGHT, Mask, Plane, absorbance_of, central_nucleus, otsu, reduced, spread
 
-Outcome = Literal["cell", "touches border", "empty mask"]
-"""Result of a segmentation: a whole cell, one that the image's border cuts off, or none."""
+CellFound = Literal["found", "doubtful", "several", "none"]
+"""What an image shows: one white cell, one in doubt, several, or none."""
+Outcome = Literal["cell", "touches border", "low score", "wide window", "another white cell", "no white cell"]
+"""How a cell was cut out, by what was found: a whole cell, or the reason for doubt."""
+FOUND: dict[Outcome, CellFound] = {
+    "cell": "found",
+    "touches border": "doubtful",
+    "low score": "doubtful",
+    "wide window": "doubtful",
+    "another white cell": "several",
+    "no white cell": "none",
+}
 
 # The nucleus within the cell.
 _NUCLEUS_SMOOTHING = 0.03
@@ -275,8 +285,6 @@ class CellImage:
     pixels: NDArray[np.uint8]
     """(size_px, size_px, 3) RGB."""
     outcome: Outcome
-    several: bool = False
-    """Whether the image shows another white cell (`nucleus.find_nuclei`)."""
 
 
 _DEFAULT = CellImageConfig()
@@ -300,14 +308,14 @@ def cell_image(image: NDArray[np.uint8], mask: Mask, config: CellImageConfig = _
 
     Both are those of `cut_source`. The largest component of the mask counts (of equal ones the first in scan order), its
     holes are background. Its bounding box gets a margin on each side and is resized to a square, cubic, aspect ignored.
-    A component at the image's border is reported as such; an empty mask returns the whole image, resized. Raises
-    `ImageError` where mask and image differ in size. Source: BC-SAM (Cai et al., ISBI 2024), whose published crop loses
-    the last row and column of the bounding box; here they are kept.
+    A component at the image's border is reported as such. An empty mask is "no white cell", and returns the whole image,
+    resized. Raises `ImageError` where mask and image differ in size. Source: BC-SAM (Cai et al., ISBI 2024), whose
+    published crop loses the last row and column of the bounding box; here they are kept.
     """
     check_mask_fits(image, mask)
     component = largest_component(mask, connectivity=config.connectivity)
     if not component.any():
-        return CellImage(resized(image, config.size_px, config.resampling), "empty mask")
+        return CellImage(resized(image, config.size_px, config.resampling), "no white cell")
     rows, columns = ndimage.find_objects(component.view(np.uint8))[0]
     height, width = mask.shape
     touches = rows.start == 0 or columns.start == 0 or rows.stop == height or columns.stop == width

@@ -13,8 +13,8 @@ from hemalens.datasets.images import plain_images
 from hemalens.datasets.open import check_spec, spec_path
 from hemalens.errors import OutputError, one_line, public
 from hemalens.files import PathLike, as_path, atomic_path
-from hemalens.imaging.segmentation import Outcome
-from hemalens.inference.predictor import NO_CELL, Cell, Prediction, Predictor
+from hemalens.imaging.segmentation import CellFound
+from hemalens.inference.predictor import CellReason, Prediction, Predictor
 from hemalens.inference.rows import RowFormat, check_predictions, row_writer
 from hemalens.outputs import claim_output
 from hemalens.progress import Say, track
@@ -34,13 +34,12 @@ class PredictionSummary:
     n_unreadable: int
     """Rows with an error."""
     first_error: str | None
-    cell_images: dict[Outcome, int]
-    """Outcomes of cutting the cells out; empty for a bundle of whole images."""
+    cell_found: dict[CellFound, int]
+    """Images by what was found in them; of a bundle of whole images, those without a label alone."""
+    cell_reasons: dict[CellReason, int]
+    """Images in doubt, or without a cell, by the reason."""
     trust: BatchReport
     """Domain shift and estimated accuracy, without labels."""
-    without_cell: dict[Cell, int]
-    """Images that get no label, by what they show."""
-    n_several_cells: int
     coverage: float | None
     """Nominal coverage of the prediction sets, for images of the training laboratory; None without sets."""
     notes: tuple[str, ...]
@@ -52,7 +51,8 @@ class _Counts:
 
     def __init__(self) -> None:
         self.labels: Counter[str] = Counter()
-        self.cells: Counter[Cell] = Counter()
+        self.cells: Counter[CellFound] = Counter()
+        self.reasons: Counter[CellReason] = Counter()
         self.n_abstained = 0
         self.errors = 0
         self.first_error: str | None = None
@@ -62,8 +62,10 @@ class _Counts:
         if prediction.error is not None:
             self.errors += 1
             self.first_error = self.first_error or prediction.error
-        if prediction.cell is not None:
-            self.cells[prediction.cell] += 1
+        if prediction.cell_found is not None:
+            self.cells[prediction.cell_found] += 1
+        if prediction.cell_reason is not None:
+            self.reasons[prediction.cell_reason] += 1
         if prediction.label is not None:
             self.labels[prediction.label] += 1
             self.n_abstained += prediction.abstained
@@ -83,12 +85,12 @@ def predict(
     """Predict for an image, a folder of images or a dataset ("reader:path"), and write `out` (.csv or .parquet).
 
     Columns: path, the box of a cell in a larger field, label, probability, abstained, p_<label> of each class, fine_label
-    and fine_probability of a bundle with subtypes, typicality, prediction_set, cell, error, and what the dataset knows of
-    the image; with `embeddings` (Parquet only) a list column. The typicality in (0, 1] is the conformal p-value of the
-    out-of-distribution score. The prediction set holds the labels that the nominal `coverage` in (0, 1) needs, joined by
-    "|", for images of the laboratory that the bundle was trained on; None leaves the column out. Both are empty for a
-    bundle without reference statistics. An image that cannot be read is a row with its error, one without a cell a row
-    without a label. The file appears whole at the end, or not at all.
+    and fine_probability of a bundle with subtypes, typicality, prediction_set, cell_found, cell_reason, error, and what
+    the dataset knows of the image; with `embeddings` (Parquet only) a list column. The typicality in (0, 1] is the
+    conformal p-value of the out-of-distribution score. The prediction set holds the labels that the nominal `coverage` in
+    (0, 1) needs, joined by "|", for images of the laboratory that the bundle was trained on; None leaves the column out.
+    Both are empty for a bundle without reference statistics. An image that cannot be read is a row with its error, one
+    without a cell a row without a label. The file appears whole at the end, or not at all.
     """
     out = as_path(out, "out")
     if out.suffix not in (".csv", ".parquet"):
@@ -123,10 +125,9 @@ def predict(
             n_abstained=counts.n_abstained,
             n_unreadable=counts.errors,
             first_error=counts.first_error,
-            cell_images=dict(sum((stage.seen for stage in predictor.stages), Counter[Outcome]())),
+            cell_found=dict(counts.cells),
+            cell_reasons=dict(counts.reasons.most_common()),
             trust=monitor.report(),
-            without_cell={what: counts.cells[what] for what in NO_CELL if counts.cells[what]},
-            n_several_cells=counts.cells["several cells"],
             coverage=None if monitor.sets is None else monitor.sets.coverage,
             notes=tuple(notes),
         )

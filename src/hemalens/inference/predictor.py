@@ -17,7 +17,7 @@ from hemalens.errors import ImageError, InputError
 from hemalens.graphs.runtime import Outputs, check_probabilities
 from hemalens.imaging.nucleus import is_noise
 from hemalens.imaging.reading import Exposure, exposure
-from hemalens.imaging.segmentation import CellImage
+from hemalens.imaging.segmentation import FOUND, CellFound, Outcome
 from hemalens.inference.inputs import Images, Input, inputs_of
 from hemalens.trust.monitor import Monitor
 
@@ -25,24 +25,26 @@ MONITORED_AT_ONCE = 256
 """Images that a monitor observes together; predictions of a monitored predictor arrive in batches of so many."""
 
 
-Cell = Literal["found", "touches border", "several cells", "no cell", "black image", "white image", "flat image"]
-"""What was found where the cell is looked for: one whole cell, one that the border cuts, several, or nothing to predict."""
-NO_CELL: tuple[Cell, ...] = ("no cell", "black image", "white image", "flat image")
-"""What gets no label."""
-_EXPOSURES: dict[Exposure, Cell] = {"black": "black image", "white": "white image", "flat": "flat image"}
+CellReason = Literal[
+    "touches border", "low score", "wide window", "another white cell",
+    "no white cell", "noise", "black image", "white image", "flat image",
+]  # fmt: skip
+"""Why a cell is in doubt, or why there is none."""
+_EXPOSURES: dict[Exposure, CellReason] = {"black": "black image", "white": "white image", "flat": "flat image"}
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """The prediction for one image: a label with its probabilities (k,) in label order, or why there is none.
 
-    `error` states that the image cannot be read, or that the graph gives no probabilities for it. `cell` is what was found:
-    an image without a cell, and one that is nearly black, white or flat, gets no label; None where a bundle of whole images
-    looks for no cell. `abstained`: there is no label, or its probability is below the threshold; the label is the best
-    guess. `fine_label` is the likeliest subtype within the class and `fine_probability` its p(class) x p(type | class);
-    None where the bundle has no subtypes. `typicality` in (0, 1] is the conformal p-value of the out-of-distribution score
-    and `prediction_set` the labels that the nominal coverage needs, which holds for the laboratory of the training images;
-    None without a monitor or without reference statistics.
+    `error` states that the image cannot be read, or that the graph gives no probabilities for it. `cell_found` says whether
+    one white cell was found, beyond doubt or not, several, or none, and `cell_reason` why not one beyond doubt. An image
+    without a cell gets no label, nor does one that is nearly black, white or flat. Both are None where a bundle of whole
+    images looks for no cell. `abstained`: there is no label, or its probability is below the threshold; the label is the
+    best guess. `fine_label` is the likeliest subtype within the class and `fine_probability` its p(class) x
+    p(type | class); None where the bundle has no subtypes. `typicality` in (0, 1] is the conformal p-value of the
+    out-of-distribution score and `prediction_set` the labels that the nominal coverage needs, which holds for the
+    laboratory of the training images; None without a monitor or without reference statistics.
     """
 
     record: Record
@@ -55,7 +57,8 @@ class Prediction:
     fine_probability: float | None = None
     typicality: float | None = None
     prediction_set: tuple[str, ...] | None = None
-    cell: Cell | None = None
+    cell_found: CellFound | None = None
+    cell_reason: CellReason | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in plain Python values: the record as path, box and group, arrays as lists."""
@@ -75,10 +78,13 @@ class Prediction:
             "abstained": "yes" if self.abstained else None,
             "typicality": None if self.typicality is None else f"{self.typicality:.3f}",
             "prediction set (training laboratory)": None if self.prediction_set is None else ", ".join(self.prediction_set),
-            "cell": self.cell,
+            "cell found": self._found_in_words(),
             "error": self.error,
         }
         return html_table("Prediction", [(name, value) for name, value in rows.items() if value is not None])
+
+    def _found_in_words(self) -> str | None:
+        return f"{self.cell_found}: {self.cell_reason}" if self.cell_reason else self.cell_found
 
 
 def _with_probability(label: str | None, probability: float | None) -> str | None:
@@ -91,7 +97,8 @@ class _Found:
 
     outputs: Outputs | None = None
     error: str | None = None
-    cell: Cell | None = None
+    cell_found: CellFound | None = None
+    cell_reason: CellReason | None = None
 
 
 class Predictor:
@@ -157,14 +164,18 @@ class Predictor:
             image = given.read()
             shown = exposure(image)
             if shown is not None:
-                return _Found(cell=_EXPOSURES[shown])
-            cell: Cell | None = None
-            if self.stages and is_noise(image):
-                return _Found(cell="no cell")
+                return _Found(cell_found="none", cell_reason=_EXPOSURES[shown])
+            if not self.stages:
+                return _Found(self._runner.run(image))
+            if is_noise(image):
+                return _Found(cell_found="none", cell_reason="noise")
+            outcome: Outcome = "cell"
             for stage in self.stages:
                 made = stage.counted(image)
-                image, cell = made.pixels, _cell_of(made)
-            return _Found(cell=cell) if cell in NO_CELL else _Found(self._runner.run(image), cell=cell)
+                image, outcome = made.pixels, made.outcome
+            found, reason = FOUND[outcome], None if outcome == "cell" else outcome
+            outputs = None if found == "none" else self._runner.run(image)
+            return _Found(outputs, cell_found=found, cell_reason=reason)
         except ImageError as error:
             return _Found(error=str(error))
 
@@ -172,7 +183,9 @@ class Predictor:
         outputs = found.outputs
         error = found.error if outputs is None else self._wrong(outputs)
         if outputs is None or error is not None:
-            return Prediction(record, None, None, abstained=True, error=error, cell=found.cell)
+            return Prediction(
+                record, None, None, True, error=error, cell_found=found.cell_found, cell_reason=found.cell_reason
+            )
         probabilities = outputs["probabilities"]
         best = int(probabilities.argmax())
         fine_label, fine_probability = self._subtype(best, float(probabilities[best]), outputs)
@@ -184,7 +197,8 @@ class Predictor:
             embedding=outputs.get("embedding"),
             fine_label=fine_label,
             fine_probability=fine_probability,
-            cell=found.cell,
+            cell_found=found.cell_found,
+            cell_reason=found.cell_reason,
         )
 
     def _wrong(self, outputs: Outputs) -> str | None:
@@ -240,15 +254,6 @@ class Predictor:
                 prediction_set=None if members is None else tuple(labels[members[row]].tolist()),
             )
             row += 1
-
-
-def _cell_of(made: CellImage) -> Cell:
-    """The outcome of cutting a cell out, in the words of `Cell`."""
-    if made.outcome == "empty mask":
-        return "no cell"
-    if made.several:
-        return "several cells"
-    return "found" if made.outcome == "cell" else "touches border"
 
 
 def _batches(predictions: Iterable[Prediction]) -> Iterator[list[Prediction]]:

@@ -89,7 +89,7 @@ class RowFormat:
         subtypes = ["fine_label", "fine_probability"] if self.subtypes else []
         monitored = ["typicality", *(["prediction_set"] if self.prediction_sets else [])]
         classes = [f"p_{label}" for label in self.labels]
-        return ["label", "probability", "abstained", *classes, *subtypes, *monitored, "cell", "error"]
+        return ["label", "probability", "abstained", *classes, *subtypes, *monitored, "cell_found", "cell_reason", "error"]
 
     def row(self, prediction: Prediction) -> Row:
         """The row of a prediction, by column."""
@@ -101,7 +101,8 @@ class RowFormat:
             "abstained": prediction.abstained,
             **{f"p_{label}": None if p is None else float(p[i]) for i, label in enumerate(self.labels)},
             "typicality": prediction.typicality,
-            "cell": prediction.cell,
+            "cell_found": prediction.cell_found,
+            "cell_reason": prediction.cell_reason,
             "error": _cell(prediction.error),
         }
         if self.source.boxes:

@@ -15,7 +15,7 @@ from hemalens.datasets.splits import Cleaning, Unreadable, clean, leave_out_smal
 from hemalens.errors import DatasetError, LabelError
 from hemalens.evaluation.results import DataCard
 from hemalens.files import PathLike
-from hemalens.imaging.segmentation import Outcome
+from hemalens.imaging.segmentation import FOUND, Outcome
 from hemalens.progress import Say
 from hemalens.report.compose import data_card
 from hemalens.taxonomy import AS_LABELLED, LISTED
@@ -118,7 +118,11 @@ def report_inputs(say: Say, opened: Iterable[Inputs], *more: str | None) -> None
 
 
 def _describe_cells(counts: Mapping[Outcome, int], stage: Stage) -> str:
+    """How many cells were cut out, how many of them are in doubt and why, and how many images show none."""
+    without = counts.get("no white cell", 0)
+    doubts = {what: n for what, n in counts.items() if FOUND[what] in ("doubtful", "several")}
+    told = "".join(f", {what} {n}" for what, n in sorted(doubts.items()))
     return (
-        f"cells cut out ({stage.name}): {sum(counts.values())}; {counts.get('touches border', 0)} "
-        f"touch the image's border; no cell found in {counts.get('empty mask', 0)} image(s), which are not cropped"
+        f"cells cut out ({stage.name}): {sum(counts.values())}; {sum(doubts.values())} in doubt{told}; "
+        f"no cell found in {without} image(s), which are not cropped"
     )

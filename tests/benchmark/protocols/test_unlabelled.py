@@ -56,11 +56,11 @@ def laboratory(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> NewL
 @pytest.fixture(scope="module")
 def sized(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The nearest mean colour of centred crops, which knows how large nuclei are."""
-    folder, stage = tmp_path_factory.mktemp("sized"), CentredCropStage(CentredCropConfig())
+    folder, stage = tmp_path_factory.mktemp("sized"), CentredCropStage(trained.finder(), CentredCropConfig())
     cells = trained.laboratory(tmp_path_factory).through((stage,))
     plain = trained.colour_bundle(folder / "plain", cells, scale=5.0)
     known = {"before_graph": (stage.entry(),), "nucleus_sizes": sizes_of(cells, (stage,))}
-    files = {name: (plain.path / name).read_bytes() for name in (MODEL, SEEN)}
+    files = {name: (plain.path / name).read_bytes() for name in (MODEL, SEEN)} | stage.files()
     return write_bundle(folder / "bundle", plain.manifest.model_copy(update=known), files)
 
 

@@ -36,7 +36,7 @@ def _data_differences(study: BCSamStudyConfig, sides: Sequence[Side], outcomes: 
         yield "These images have groups, which folds keep together; the published folds are drawn by image."
     n = sum(outcomes.values())
     yield (
-        f"Of {n:,} images {outcomes.get('empty mask', 0):,} have no cell in the mask and are reconstructed whole, and "
+        f"Of {n:,} images {outcomes.get('no white cell', 0):,} have no cell in the mask and are reconstructed whole, and "
         f"{outcomes.get('touches border', 0):,} have a cell at the border, which is treated like any other."
     )
 
