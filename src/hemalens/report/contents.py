@@ -11,6 +11,7 @@ from hemalens.evaluation import formatting
 from hemalens.evaluation.results import DataCard, MethodCard, PictureTable, Report
 from hemalens.report import (
     comparisons,
+    count_comparisons,
     efficiency,
     evaluations,
     fractions,
@@ -55,6 +56,7 @@ def sections(report: Report) -> Iterator[Section]:
         Section("summary", "Summary", (lines,) if report.summary else (), ""),
         Section("failures", "What failed", _failures(report), "failures"),
         slides.section(report.slides),
+        count_comparisons.section(report.count_comparisons),
         Section("tables", "Tables", tuple(map(study_table, report.tables))),
         Section("differences", "What differs from the paper", differences),
         Section("overview", "Overview", _overviews(report), ""),

@@ -17,7 +17,15 @@ from hemalens.evaluation.results.evaluations import (
 )
 from hemalens.evaluation.results.exhibits import ComparisonTable, Picture, PictureTable
 from hemalens.evaluation.results.report import DataCard, Failure, MethodCard, Report
-from hemalens.evaluation.results.slides import CellsNeeded, CountedBeside, CountedType, ReferenceInterval, SlideResult
+from hemalens.evaluation.results.slides import (
+    CellsNeeded,
+    CountComparison,
+    CountedBeside,
+    CountedType,
+    ReferenceInterval,
+    SlideResult,
+    TypeDifference,
+)
 from hemalens.evaluation.results.training_curves import TrainingCurve
 from hemalens.evaluation.results.trust import AccuracyEstimate, TrustCheck
 
@@ -28,6 +36,7 @@ __all__ = [
     "ClassScores",
     "Comparison",
     "ComparisonTable",
+    "CountComparison",
     "CountedBeside",
     "CountedType",
     "DataCard",
@@ -56,5 +65,6 @@ __all__ = [
     "Timing",
     "TrainingCurve",
     "TrustCheck",
+    "TypeDifference",
     "WrongCell",
 ]

@@ -87,3 +87,42 @@ class SlideResult(Part):
     adjusted_by: str = ""
     """The test part whose confusion `adjusted` uses."""
     n_reviewed: int = 0
+
+
+Verdict = Literal["the same", "differs", "too few to tell"]
+
+
+class TypeDifference(Part):
+    """One type in two counts: shares in [0, 1] with exact limits, and the first less the second with Newcombe's limits.
+
+    `p` is Fisher's, corrected by Holm. `matters` is the difference in shares that matters. `cells_needed`: cells in each
+    count that show this difference with 80 % probability, where these are too few.
+    """
+
+    code: str
+    n_first: int
+    n_second: int
+    first: Estimate
+    second: Estimate
+    difference: Estimate
+    matters: float
+    p: float = Field(ge=0, le=1)
+    verdict: Verdict
+    cells_needed: int = 0
+
+
+class CountComparison(Part):
+    """Two counts of white cells compared; `p` is that of the whole differential, corrected with those of the types.
+
+    `tolerance` are the points of difference that matter in a common type.
+    """
+
+    first: str
+    second: str
+    n_first: int
+    n_second: int
+    types: tuple[TypeDifference, ...]
+    p: float = Field(ge=0, le=1)
+    verdict: Verdict
+    cells_needed: int = 0
+    tolerance: float
