@@ -67,8 +67,8 @@ def _print(compared: CountComparison) -> None:
 
     made = table(compared)
     shown = Table(title=Text(made.caption), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    shown.padding = (0, 1, 0, 0)
-    for column, width in zip(made.columns, (14, 12, 12, 13, 6, 8, 6), strict=True):
+    shown.padding = (0, 0, 0, 0)
+    for column, width in zip(made.columns, (14, 11, 11, 14, 6, 8, 6), strict=True):
         shown.add_column(Text(column.title), justify="right" if column.numeric else "left", width=width, overflow="fold")
     for row in made.rows:
         shown.add_row(*(Text("\n".join((cell.text, *cell.notes))) for cell in row))

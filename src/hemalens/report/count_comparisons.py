@@ -62,17 +62,19 @@ def _row(each: TypeDifference) -> tuple[Cell, ...]:
     needed = formatting.count(each.cells_needed) if each.cells_needed else ""
     return (
         Cell(formatting.label(each.code)),
-        *map(_cell, (each.first, each.second, each.difference)),
+        *(_cell(share, formatting.EN_DASH) for share in (each.first, each.second)),
+        # limits may be negative
+        _cell(each.difference, " to "),
         Cell(p_value(each.p)),
         Cell(each.verdict),
         Cell(needed),
     )
 
 
-def _cell(value: Estimate) -> Cell:
+def _cell(value: Estimate, between: str) -> Cell:
     if value.value is None or value.low is None or value.high is None:
         return Cell(formatting.MISSING)
-    return Cell(f"{100 * value.value:z.1f}", (f"{100 * value.low:z.1f} to {100 * value.high:z.1f}",))
+    return Cell(f"{100 * value.value:z.1f}", (f"{100 * value.low:z.1f}{between}{100 * value.high:z.1f}",))
 
 
 def p_value(p: float) -> str:
