@@ -29,7 +29,7 @@ def compare(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Compare two counts of white cells: the same, different, or too few cells to tell.
+    """Compare two counts of white cells, type by type: the same, different, or too few cells.
 
     \b
     Examples:
