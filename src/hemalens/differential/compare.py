@@ -101,7 +101,7 @@ def cells_to_tell(value: float, difference: float, n_tests: int = 1) -> int:
     """
     from scipy.special import ndtri
 
-    quantiles = ndtri(1 - LEVEL / (2 * n_tests)) + ndtri(POWER)
+    quantiles = float(ndtri(1 - LEVEL / (2 * n_tests)) + ndtri(POWER))
     return math.ceil(2 * value * (1 - value) * (quantiles / difference) ** 2)
 
 

@@ -55,7 +55,7 @@ def cells_for_width(value: float, width: float, *, confidence: float = CONFIDENC
         low, high = _limits(np.rint(value * n).astype(np.int64), n, confidence)
         return high - low > width
 
-    most = next((n for n in 2 ** np.arange(18) if not wide(np.array([n]))[0]), None)
+    most = next((2**power for power in range(18) if not wide(np.array([2**power]))[0]), None)
     if most is None:
         raise InputError(f"limits {width:.3%} apart need more than {MOST_CELLS:,} cells", remedy="Choose a larger width.")
     # the width is not monotonic, as value * n is rounded: the last number that is too wide counts
