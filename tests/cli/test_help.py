@@ -25,6 +25,7 @@ ORDER = (
     "evaluate",
     "adapt",
     "suggest",
+    "compare",
     "segment",
     "quantize",
     "benchmark",

@@ -46,3 +46,45 @@ def test_no_cell() -> None:
     assert share(0, 0).percent == "no cell"
     with pytest.raises(InputError):
         share(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "low", "high"),
+    # Rümke's table as reprinted in textbooks of haematology: whole per cent
+    [(1, 100, 0, 6), (5, 100, 1, 12), (10, 100, 4, 18), (50, 100, 39, 61), (20, 200, 6, 15), (50, 500, 7, 13)],
+)
+def test_whole_per_cent_of_the_printed_table(count: int, total: int, low: int, high: int) -> None:
+    # the printed table rounds outwards or to the nearest per cent
+    found = share(count, total)
+    assert abs(100 * found.low - low) < 1
+    assert abs(100 * found.high - high) < 1
+
+
+@given(st.integers(1, 2000), st.data())
+def test_limits_hold_the_estimate_and_ascend(total: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(0, total - 1))
+    found, further = share(count, total), share(count + 1, total)
+    assert found.value is not None
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert found.low <= further.low
+    assert found.high <= further.high
+    assert (found.low, found.high) == pytest.approx(
+        (1 - share(total - count, total).high, 1 - share(total - count, total).low)
+    )
+
+
+@given(st.floats(0, 1), st.floats(0.02, 0.98))
+def test_every_larger_number_is_narrow_enough(value: float, width: float) -> None:
+    n = cells_for_width(value, width)
+    for k in (n, n + 1, n + 2, n + 5, 2 * n):
+        found = share(round(value * k), k)
+        assert found.high - found.low <= width + 1e-12
+    if n > 1:
+        before = share(round(value * (n - 1)), n - 1)
+        assert before.high - before.low > width - 1e-12
+
+
+@pytest.mark.parametrize(("value", "width"), [(-0.1, 0.1), (1.1, 0.1), (float("nan"), 0.1), (0.5, 0), (0.5, 1)])
+def test_no_width_or_share(value: float, width: float) -> None:
+    with pytest.raises(InputError, match="out of range"):
+        cells_for_width(value, width)

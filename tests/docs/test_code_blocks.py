@@ -19,6 +19,7 @@ from documentation import DOCS, PAGES, REPOSITORY, Block, blocks, inline_command
 from hemalens.benchmark.config import BenchmarkConfig
 from hemalens.cli.main import app
 from hemalens.datasets import READERS
+from hemalens.differential.rules import CountRules, load_rules
 from hemalens.methods import DETECTORS, METHODS, SEGMENTERS, find_method
 from hemalens.studies import describe_study
 from hemalens.taxonomy import label_map_names
@@ -186,8 +187,16 @@ def test_yaml_is_a_benchmark_that_can_be_run(tmp_path: Path) -> None:
         assert {spec.split(":")[0] for spec in (*config.sources, *config.targets)} <= set(READERS)
 
 
+def test_toml_is_a_file_of_rules(tmp_path: Path) -> None:
+    texts = [block.text for block in ALL if block.language == "toml"]
+    assert texts
+    for text in texts:
+        (tmp_path / "rules.toml").write_text(text)
+        assert load_rules(tmp_path / "rules.toml") != CountRules()
+
+
 def test_the_languages_are_those_that_are_read() -> None:
-    assert {block.language for block in ALL} <= {"", "bash", "python", "yaml"}
+    assert {block.language for block in ALL} <= {"", "bash", "python", "toml", "yaml"}
     assert [_name(b) for b in ALL if b.is_run and b.page != name_of(TUTORIAL)] == []
     fences = {name_of(page): page.read_text().count("\n```") for page in PAGES}
     assert {name: 2 * sum(b.page == name for b in ALL) for name in fences} == fences

@@ -20,6 +20,7 @@ from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.cli.main import app
 from hemalens.config import StrictConfig
 from hemalens.datasets import READERS
+from hemalens.differential.rules import CountRules
 from hemalens.methods import METHODS, SEGMENTERS, find_method
 from hemalens.studies import STUDIES, describe_study
 from hemalens.taxonomy import AS_LABELLED, cell_types, label_map, label_map_names
@@ -181,3 +182,15 @@ def test_differences_in_a_studys_report_are_on_its_page(name: str) -> None:
     pages = " ".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / "studies").glob("*.md")))
     words = " ".join(pages.replace("`", "").split())
     assert [text for text in describe_study(name).differences if text not in words] == []
+
+
+def test_the_page_of_rules_names_every_key_and_default() -> None:
+    text = (DOCS / "reference" / "count-rules.md").read_text(encoding="utf-8")
+    rows = {row.split("`")[1].partition(".")[0]: row for row in text.splitlines() if row.startswith("| `")}
+    rules = CountRules()
+    assert set(rows) == set(CountRules.model_fields)
+    for key in ("least_cells", "width", "tolerance", "nucleated_red_cells_from", "platelets_per_field"):
+        assert rows[key].split(" | ")[1] == f"{getattr(rules, key):g}"
+    prose = " ".join(text.split())
+    for interval in rules.reference.values():
+        assert f"{interval.low:g} to {interval.high:g}" in prose

@@ -11,7 +11,7 @@ import typer
 import typer.main
 
 from hemalens import __version__
-from hemalens.cli import adapt, benchmark, data, evaluate, predict, quantize, segment, study, suggest, train
+from hemalens.cli import adapt, benchmark, compare, data, evaluate, predict, quantize, segment, study, suggest, train
 from hemalens.cli.benchmark_options import BenchmarkCommand
 from hemalens.cli.help import Verb, Verbs
 from hemalens.cli.process import (
@@ -64,6 +64,7 @@ for name, function, panel, line in (
     ("evaluate", evaluate.evaluate, START, "Test a bundle on labelled images and write a report."),
     ("adapt", adapt.adapt, TARGET, "Adapt a bundle with few labelled or many unlabelled cells."),
     ("suggest", suggest.suggest, TARGET, "Choose the cells to label next."),
+    ("compare", compare.compare, TOOLS, "Compare two counts of white cells."),
     ("segment", segment.segment, TOOLS, "Segment the white cell in each image."),
     ("quantize", quantize.quantize, TOOLS, "Make a bundle smaller: int8 or fp16."),
 ):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hemalens.errors import InputError
-from hemalens.evaluation.metrics import exact_interval
 
 CONFIDENCE = 0.95
-MOST_CELLS = 100_000
+MOST_CELLS = 2**17
 """Largest number of cells that `cells_for_width` tries."""
 
 
@@ -35,8 +37,10 @@ def share(count: int, total: int, *, confidence: float = CONFIDENCE) -> Share:
     """The share with its limits by Clopper and Pearson, which Rümke tabulated for differential counts."""
     if not 0 <= count <= total:
         raise InputError("a count lies outside its total", expected=f"0 to {total}", got=str(count))
-    low, high = exact_interval(count, total, confidence=confidence)
-    return Share(count, total, count / total if total else None, low, high)
+    if not total:
+        return Share(count, total, None, 0.0, 1.0)
+    (low,), (high,) = _limits(np.array([count]), np.array([total]), confidence)
+    return Share(count, total, count / total, float(low), float(high))
 
 
 def cells_for_width(value: float, width: float, *, confidence: float = CONFIDENCE) -> int:
@@ -47,17 +51,29 @@ def cells_for_width(value: float, width: float, *, confidence: float = CONFIDENC
     if not (0 <= value <= 1 and 0 < width < 1):
         raise InputError("a share or width is out of range", expected="a share from 0 to 1 and a width in between")
 
-    def wide(n: int) -> bool:
-        low, high = exact_interval(round(value * n), n, confidence=confidence)
+    def wide(n: NDArray[np.int64]) -> NDArray[np.bool_]:
+        low, high = _limits(np.rint(value * n).astype(np.int64), n, confidence)
         return high - low > width
 
-    if wide(MOST_CELLS):
+    most = next((2**power for power in range(18) if not wide(np.array([2**power]))[0]), None)
+    if most is None:
         raise InputError(f"limits {width:.3%} apart need more than {MOST_CELLS:,} cells", remedy="Choose a larger width.")
-    most = 1
-    while wide(most):
-        most *= 2
-    # the width is not monotonic where value * n is rounded: the last number that is too wide counts
-    return next((n + 1 for n in range(most, 0, -1) if wide(n)), 1)
+    # the width is not monotonic, as value * n is rounded: the last number that is too wide counts
+    tried = np.arange(max(1, most // 2), 4 * most)
+    too_wide = tried[wide(tried)]
+    return int(too_wide[-1]) + 1 if len(too_wide) else 1
+
+
+def _limits(
+    counts: NDArray[np.int64], totals: NDArray[np.int64], confidence: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Limits by Clopper and Pearson of many counts at once, as quantiles of the beta distribution."""
+    from scipy.special import betaincinv
+
+    tail, rest = (1 - confidence) / 2, totals - counts
+    low = betaincinv(np.maximum(counts, 1), rest + 1, tail)
+    high = betaincinv(counts + 1, np.maximum(rest, 1), 1 - tail)
+    return np.where(counts > 0, low, 0.0), np.where(rest > 0, high, 1.0)
 
 
 def cells_to_see(value: float, *, confidence: float = CONFIDENCE) -> int:

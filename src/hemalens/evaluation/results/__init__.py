@@ -17,15 +17,28 @@ from hemalens.evaluation.results.evaluations import (
 )
 from hemalens.evaluation.results.exhibits import ComparisonTable, Picture, PictureTable
 from hemalens.evaluation.results.report import DataCard, Failure, MethodCard, Report
+from hemalens.evaluation.results.slides import (
+    CellsNeeded,
+    CountComparison,
+    CountedBeside,
+    CountedType,
+    ReferenceInterval,
+    SlideResult,
+    TypeDifference,
+)
 from hemalens.evaluation.results.training_curves import TrainingCurve
 from hemalens.evaluation.results.trust import AccuracyEstimate, TrustCheck
 
 __all__ = [
     "AccuracyEstimate",
     "Against",
+    "CellsNeeded",
     "ClassScores",
     "Comparison",
     "ComparisonTable",
+    "CountComparison",
+    "CountedBeside",
+    "CountedType",
     "DataCard",
     "Efficiency",
     "Estimate",
@@ -39,6 +52,7 @@ __all__ = [
     "NamedScatter",
     "Picture",
     "PictureTable",
+    "ReferenceInterval",
     "ReliabilityBin",
     "Report",
     "Scatter",
@@ -46,9 +60,11 @@ __all__ = [
     "Scores",
     "Selection",
     "Shots",
+    "SlideResult",
     "Supervised",
     "Timing",
     "TrainingCurve",
     "TrustCheck",
+    "TypeDifference",
     "WrongCell",
 ]
