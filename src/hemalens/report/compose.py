@@ -20,6 +20,7 @@ from hemalens.evaluation.results import (
     Comparison,
     ComparisonTable,
     DataCard,
+    Detection,
     Efficiency,
     Evaluation,
     Failure,
@@ -113,6 +114,7 @@ class Results:
     """
 
     evaluations: Sequence[Evaluation] = ()
+    detections: Sequence[Detection] = ()
     k_shot: Sequence[KShot] = ()
     fractions: Sequence[FractionCurve] = ()
     efficiency: Sequence[Efficiency] = ()
@@ -159,6 +161,7 @@ def make_report(
         environment=environment(),
         seed=seed,
         evaluations=tuple(results.evaluations),
+        detections=tuple(results.detections),
         k_shot=tuple(results.k_shot),
         fractions=tuple(results.fractions),
         efficiency=tuple(results.efficiency),
