@@ -21,8 +21,8 @@ N_SIZES = 3
 N_CURVE_POINTS = 150
 """Most points of a precision-recall curve."""
 INTERVALS = (
-    "95 %: percentile bootstrap over the tested {units} (1,000 repeats); a recall or precision of 0 or 1 has exact binomial "
-    "limits (Clopper-Pearson)"
+    "95 %: percentile bootstrap over the tested {units} (1,000 repeats); a recall or precision of 0 or 1 has exact "
+    "binomial limits (Clopper-Pearson)"
 )
 
 

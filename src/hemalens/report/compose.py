@@ -33,6 +33,7 @@ from hemalens.evaluation.results import (
     TrainingCurve,
 )
 from hemalens.graphs.runtime import n_cores
+from hemalens.report import detection
 from hemalens.report.summary import (
     summarise_efficiency,
     summarise_evaluations,
@@ -130,6 +131,7 @@ class Results:
     def summary(self) -> tuple[str, ...]:
         """The results as sentences."""
         sentences = [*summarise_failures(self.failures), *summarise_efficiency(self.efficiency), *self.remarks]
+        sentences += detection.sentences(self.detections)
         sentences += summarise_evaluations(self.evaluations, self.comparisons)
         for place in dict.fromkeys((result.target, result.against) for result in self.k_shot):
             sentences += summarise_k_shot([result for result in self.k_shot if (result.target, result.against) == place])

@@ -31,8 +31,8 @@ class SizeRecall(Part):
 class CountAgreement(Part):
     """The number of cells found in a field less the number annotated: Bland and Altman's limits of agreement.
 
-    `lower` and `upper` are `bias` less and plus 1.96 standard deviations. `absolute_error` is the mean over fields in cells,
-    `absolute_error_percent` that in per cent of the annotated cells, over the `n_percent` fields that have any.
+    `lower` and `upper` are `bias` less and plus 1.96 standard deviations. `absolute_error` is the mean over fields in
+    cells, `absolute_error_percent` that in per cent of the annotated cells, over the `n_percent` fields that have any.
     `total_error_percent` compares the sums over all fields. `fields` has (annotated, found) of each field.
     """
 

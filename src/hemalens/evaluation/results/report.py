@@ -18,7 +18,7 @@ from hemalens.evaluation.results.training_curves import TrainingCurve
 
 
 class DataCard(Part):
-    """One dataset of a report."""
+    """One dataset of a report; `class_counts` counts the images of each type, or the boxes of each kind in fields."""
 
     role: str
     name: str
@@ -31,6 +31,7 @@ class DataCard(Part):
     citation: str
     fingerprint: str
     synthetic: bool
+    counted: Literal["images", "boxes"] = "images"
     audit: dict[str, str] = Field(default_factory=dict)
     """The results of the audit of the files, by the name of each check; empty without an audit."""
 
