@@ -22,7 +22,7 @@ def count_agreement(
         return None
 
     def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(unit, values, resampled.n_units)
+        return np.bincount(unit, values, resampled.n_units).astype(float)
 
     difference = (found - annotated).astype(float)
     counted = annotated > 0

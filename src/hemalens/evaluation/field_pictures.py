@@ -14,8 +14,8 @@ from hemalens.evaluation.results import Picture
 from hemalens.evaluation.thumbnails import Colour, thumbnail
 from hemalens.imaging.boxes import KINDS
 
-N_WORST = 8
-PICTURE_PX = 400
+N_WORST = 6
+PICTURE_PX = 320
 """Longer side of a picture in the report."""
 DRAWN_PX = 800
 """Longer side at which boxes are drawn."""

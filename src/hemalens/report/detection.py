@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from hemalens.evaluation import formatting
 from hemalens.evaluation.results import WORST_COLUMNS, CountAgreement, Detection, Estimate, KindScores, Report
@@ -26,9 +26,9 @@ from hemalens.report.tables import (
 
 NOTE = (
     "AP50: average precision at an intersection over union (IoU) of 0.5, the mean over 101 recalls. Recall and precision "
-    "are those at the operating score. By centre, a cell is found if the centre of a box lies in its annotated box; by IoU, if "
-    "the two overlap by 0.5. Each cell and each box count once. Fields in which a kind is not boxed completely count for "
-    "recall alone. n/a: nothing annotated, or nothing found."
+    "are those at the operating score. By centre, a cell is found if the centre of a box lies in its annotated box; by "
+    "IoU, if the two overlap by 0.5. Each cell and each box count once. Count error: mean absolute error in a field. Fields in "
+    "which a kind is not boxed completely count for recall alone. n/a: nothing annotated, or nothing found."
 )
 COUNT_NOTE = (
     "Bias: cells found less cells annotated, mean over fields. Limits of agreement: bias with 1.96 standard deviations "
@@ -39,7 +39,7 @@ WORST_NOTE = (
     "The fields with most errors for each annotated cell, by centre. Left: annotated cells, missed ones red. Right: boxes "
     "at the operating score, false ones yellow."
 )
-MEASURES = (
+MEASURES: tuple[tuple[str, Callable[[KindScores], Estimate | None], bool], ...] = (
     ("AP50", lambda scores: scores.ap50, False),
     ("Recall, centre", lambda scores: scores.recall_centre, False),
     ("Precision, centre", lambda scores: scores.precision_centre, False),
@@ -76,7 +76,7 @@ def _overview_row(number: int, detection: Detection, scores: KindScores) -> tupl
     cells = []
     for _, value, is_error in MEASURES:
         estimate = value(scores)
-        cells.append(_amount(estimate) if is_error else estimate_cell(estimate))
+        cells.append(_amount(estimate) if is_error or estimate is None else estimate_cell(estimate))
     return (
         Cell(formatting.visible(detection.laboratory), href=f"#{anchor(number)}"),
         Cell(formatting.visible(detection.source)),
@@ -184,7 +184,7 @@ def _scores(detection: Detection) -> Table:
     where = formatting.visible(detection.laboratory)
     return Table(
         "Scores of each kind, with 95 % intervals", number_columns("Kind", titles), rows,
-        stacked=True, heading="Kinds of cells", note=NOTE, where=where,
+        stacked=True, heading="Kinds of cells", where=where,
     )  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def _amount(estimate: Estimate | None) -> Cell:
     if estimate is None or estimate.value is None:
         return Cell(formatting.MISSING)
     digits = 2 if max(map(abs, (estimate.value, estimate.low or 0, estimate.high or 0))) < 10 else 1
-    notes = ()
+    notes: tuple[str, ...] = ()
     if estimate.low is not None and estimate.high is not None:
         notes = (f"{estimate.low:z.{digits}f} to {estimate.high:z.{digits}f}",)
     return Cell(f"{estimate.value:z.{digits}f}", notes)
@@ -233,26 +233,20 @@ def _amount(estimate: Estimate | None) -> Cell:
 
 def _sizes(detection: Detection) -> tuple[Table, ...]:
     """Recall of small, middle and large cells."""
-    groups = tuple(
-        Group(
+    rows = tuple(
+        (
             Cell(kind_name(scores)),
-            tuple(
-                (
-                    Cell(f"{size.low_px:.0f}{formatting.EN_DASH}{size.high_px:.0f}"),
-                    Cell(formatting.count(size.n_boxes)),
-                    estimate_cell(size.recall, drawn=True),
-                )
-                for size in scores.by_size
-            ),
+            Cell(f"{size.low_px:.0f}{formatting.EN_DASH}{size.high_px:.0f}"),
+            Cell(formatting.count(size.n_boxes)),
+            estimate_cell(size.recall, drawn=True),
         )
         for scores in detection.kinds
-        if scores.by_size
+        for size in scores.by_size
     )
-    if not groups:
+    if not rows:
         return ()
-    columns = number_columns("Longer side, px", ("Cells", "Recall, centre"))
-    where = formatting.visible(detection.laboratory)
-    return (Table("Recall by size of the cell", columns, groups=groups, grouped_by="Kind", where=where),)
+    columns = number_columns("Kind", ("Longer side, px", "Cells", "Recall, centre"))
+    return (Table("Recall by size of the cell", columns, rows, where=formatting.visible(detection.laboratory)),)
 
 
 def _worst(detection: Detection) -> tuple[Gallery, ...]:

@@ -97,7 +97,7 @@ def _draw_agreement(figure: Figure, *, counts: CountAgreement) -> None:
     axes.axhline(0, color=INK, linewidth=0.6, alpha=0.5)
     means, differences = np.array(list(places), float).T
     # an area for each number of fields
-    sizes = 10 * np.sqrt(np.array(list(places.values()), float))
+    sizes = 22 * np.sqrt(np.array(list(places.values()), float))
     axes.scatter(means, differences, s=sizes, color=INK, alpha=0.45, linewidths=0, zorder=3)
     axes.set(xlabel="mean of found and annotated", ylabel="found less annotated")
     _whole_limits(axes, means, differences, counts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from hemalens.report import report_files, write_report
 from hemalens.report.compose import Results, make_report
 
 DETECTOR_KIND = "hemalens-detector"
+NONE: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +130,7 @@ def evaluate_fields(
             f"{names.detector} tested on {names.target}",
             "a saved detector on fields with boxes",
             Results(detections=detections_of(opened, given, names, classifier, seed=seed, say=say)),
-            data=[field_card(each, **({"seen in training": n_seen} if n_seen else {})) for each in given],
+            data=[field_card(each, "test", {"seen in training": n_seen} if n_seen else {}) for each in given],
             methods={names.detector: opened.manifest.config},
             method_cards=[detector_card(opened)],
             seed=seed,
@@ -226,7 +227,7 @@ def _classifier(bundle: PathLike) -> Classifier:
     return Classifier(f"{opened.manifest.method} ({opened.path.name})", Predictor(opened, n_workers=1))
 
 
-def field_card(dataset: FieldDataset, role: str = "test", **dropped: int) -> DataCard:
+def field_card(dataset: FieldDataset, role: str, dropped: Mapping[str, int] = NONE) -> DataCard:
     """The card of fields with boxes: how many boxes of each kind, and what was left out."""
     return DataCard(
         role=role,
