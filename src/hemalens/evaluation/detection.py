@@ -130,7 +130,7 @@ def _by_size(matches: Sequence[KindMatches], resampled: Resampled) -> tuple[Size
         return ()
     seen = np.concatenate([m.seen["centre"] for m in matches])
     unit = np.concatenate([np.full(len(m.sides), m.unit) for m in matches])
-    edges = np.unique(np.quantile(sides, np.linspace(0, 1, N_SIZES + 1), method="nearest"))
+    edges = np.unique(np.quantile(sides, np.linspace(0, 1, N_SIZES + 1), method="inverted_cdf"))
     edges = edges if len(edges) > 1 else np.repeat(edges, 2)
     found = []
     for i, (low, high) in enumerate(pairwise(edges)):

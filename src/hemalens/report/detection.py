@@ -27,8 +27,8 @@ from hemalens.report.tables import (
 NOTE = (
     "AP50: average precision at an intersection over union (IoU) of 0.5, the mean over 101 recalls. Recall and precision "
     "are those at the operating score. By centre, a cell is found if the centre of a box lies in its annotated box; by "
-    "IoU, if the two overlap by 0.5. Each cell and each box count once. Count error: mean absolute error in a field. Fields in "
-    "which a kind is not boxed completely count for recall alone. n/a: nothing annotated, or nothing found."
+    "IoU, if the two overlap by 0.5. Each cell and each box count once. Count error: mean absolute error in a field. "
+    "Fields in which a kind is not boxed completely count for recall alone. n/a: nothing annotated, or nothing found."
 )
 COUNT_NOTE = (
     "Bias: cells found less cells annotated, mean over fields. Limits of agreement: bias with 1.96 standard deviations "

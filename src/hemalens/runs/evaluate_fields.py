@@ -165,11 +165,7 @@ def fields_of(given: Sequence[FieldDataset], domains: Sequence[str] = ()) -> lis
     known = list(dict.fromkeys(field.record.domain for each in given for field in each.fields))
     for name in domains:
         if name not in known:
-            raise InputError(
-                f"--domain {one_line(name)} is no laboratory of the fields",
-                expected=f"one of {', '.join(map(one_line, known))}",
-                remedy=near_matches(name, known),
-            )
+            raise InputError(f"--domain {one_line(name)} is no laboratory of the fields", remedy=near_matches(name, known))
     chosen = [
         each.subset(i for i, field in enumerate(each.fields) if not domains or field.record.domain in domains)
         for each in given
