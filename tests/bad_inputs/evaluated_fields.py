@@ -157,7 +157,7 @@ CASES = (
         ("report:",),
         code=0,
         writes=("fields/out",),
-    ),  # fmt: skip
+    ),
     Case(
         "a laboratory left out of cells",
         lambda p: _benchmark(p, "--methods", "detector", *LEAVE_OUT, "--source", f"folder:{p.cells()}"),

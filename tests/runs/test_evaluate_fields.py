@@ -82,7 +82,7 @@ def test_fields_of_the_training_are_refused_or_left_out(tmp_path: Path) -> None:
     spec = drawn_detector.write_fields(tmp_path / "fields", 3)
     contents = [field.record.content_id() for field in open_fields(spec).fields]
     some = drawn_detector.write_disc_detector(tmp_path / "some", seen=contents[:1]).path
-    with pytest.raises(SplitError, match="trained on 1 of these fields, first: 'field_0.png'"):
+    with pytest.raises(SplitError, match=r"trained on 1 of these fields, first: 'field_0\.png'"):
         evaluate_fields(some, spec, out=tmp_path / "out")
     dropped = evaluate_fields(some, spec, out=tmp_path / "out", options=FieldOptions(drop_seen=True))
     assert (dropped.detections[0].n_fields, dropped.detections[0].seen) == (2, "left out")

@@ -107,7 +107,7 @@ def _classified(image: NDArray[np.uint8], found: Boxes, classifier: Classifier) 
     kept = np.ones(len(found), bool)
     windows = [_window(image, found.corners[i]) for i in white]
     for i, prediction in zip(white, classifier.predictor.predict(windows) if windows else (), strict=True):
-        kept[i] = _is_nucleated(prediction.label)
+        kept[i] = is_white_cell(prediction.label)
     return found[kept]
 
 
@@ -119,8 +119,8 @@ def _window(image: NDArray[np.uint8], corners: NDArray[np.float64]) -> NDArray[n
     return np.ascontiguousarray(image[top:bottom, left:right])
 
 
-def _is_nucleated(label: str | None) -> bool:
-    """Whether a label names what is boxed as a white cell; a type of one's own does."""
+def is_white_cell(label: str | None) -> bool:
+    """Whether a label names what is boxed as a white cell, nucleated red cells among them; a type of one's own does."""
     if label is None:
         return False
     known = cell_types()

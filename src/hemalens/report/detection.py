@@ -120,7 +120,7 @@ def _mean_and_worst(detections: Sequence[Detection]) -> tuple[Table, ...]:
                         Cell(str(len(known))),
                         Cell(shown(mean)),
                         Cell(shown(worst)),
-                        Cell(formatting.visible(where)),
+                        Cell(formatting.visible(where) if min(known)[0] < max(known)[0] else "all alike"),
                     )
                 )
     columns = (
@@ -129,7 +129,8 @@ def _mean_and_worst(detections: Sequence[Detection]) -> tuple[Table, ...]:
         *map(Column, ("Laboratories", "Mean", "Worst")),
         Column("Worst laboratory", numeric=False),
     )
-    return (Table("Mean and worst laboratory", columns, tuple(rows), heading="Mean and worst laboratory"),)
+    caption = "Mean over laboratories, each counted once, and the worst of them"
+    return (Table(caption, columns, tuple(rows), heading="Mean and worst laboratory"),)
 
 
 def section(number: int, report: Report) -> Section:
@@ -261,7 +262,7 @@ def _worst(detection: Detection) -> tuple[Gallery, ...]:
         for each in detection.worst
     )
     listed = f"The HTML report shows {formatting.counted(len(pictures), 'field')} ({', '.join(WORST_COLUMNS)}):"
-    return (Gallery(pictures, "Worst fields", WORST_NOTE, len(WORST_COLUMNS), listed),)
+    return (Gallery(pictures, "Worst fields", WORST_NOTE, len(WORST_COLUMNS), listed, "fields"),)
 
 
 def sentences(detections: Sequence[Detection]) -> list[str]:
@@ -275,6 +276,8 @@ def sentences(detections: Sequence[Detection]) -> list[str]:
             parts.append(text)
         fields = formatting.counted(each.n_fields, "field")
         found.append(f"{each.detector}, {each.source} -> {each.laboratory}, {fields}, by centre: {'; '.join(parts)}.")
-        if each.seen == "unknown" and not each.together:
-            found.append(f"{each.laboratory}: the detector does not record which fields it was trained on.")
-    return list(dict.fromkeys(found))
+    unknown = dict.fromkeys(each.detector for each in detections if each.seen == "unknown")
+    return [
+        *found,
+        *(f"{name} does not record which fields it was trained on: some may be among these." for name in unknown),
+    ]

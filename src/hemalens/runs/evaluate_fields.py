@@ -14,7 +14,7 @@ from hemalens.datasets.fields.base import Field, FieldDataset
 from hemalens.datasets.fields.open import FIELD_READERS, open_fields
 from hemalens.datasets.open import check_specs
 from hemalens.errors import DatasetError, InputError, SplitError, near_matches, one_line, public
-from hemalens.evaluation.fields import Classifier, TestedDetector, find_in_fields, score_fields
+from hemalens.evaluation.fields import Classifier, TestedDetector, find_in_fields, is_white_cell, score_fields
 from hemalens.evaluation.results import DataCard, Detection, MethodCard, Report
 from hemalens.files import PathLike, as_path, atomic_dir, open_regular
 from hemalens.inference.predictor import Predictor
@@ -110,7 +110,7 @@ def evaluate_fields(
     with claim_folder(out, report_files, "a report", overwrite=overwrite, inputs=inputs):
         opened = default_detector() if folder is None else open_detector(folder)
         opened.check_test()
-        classifier = None if options.bundle is None else _classifier(options.bundle)
+        classifier = None if options.bundle is None else _classifier(options.bundle, say)
         given = fields_of([open_fields(spec) for spec in specs], options.domains)
         seen = seen_fields(opened)
         given, n_seen = _unseen(given, seen or frozenset(), drop=options.drop_seen)
@@ -218,9 +218,12 @@ def _content(field: Field) -> str:
         return ""  # found unreadable when it is tested
 
 
-def _classifier(bundle: PathLike) -> Classifier:
+def _classifier(bundle: PathLike, say: Say) -> Classifier:
     opened = open_bundle(bundle)
-    return Classifier(f"{opened.manifest.method} ({opened.path.name})", Predictor(opened, n_workers=1))
+    labels = opened.manifest.labels
+    if all(map(is_white_cell, labels)):
+        say(f"{opened.manifest.method} knows white cells alone: only boxes in which it finds no cell are left out")
+    return Classifier(opened.manifest.method, Predictor(opened, n_workers=1))
 
 
 def field_card(dataset: FieldDataset, role: str, dropped: Mapping[str, int] = NONE) -> DataCard:
