@@ -17,8 +17,10 @@ import trained
 from command import Command
 from documentation import DOCS, PAGES, REPOSITORY, Block, blocks, inline_commands, name_of
 from hemalens.benchmark.config import BenchmarkConfig
+from hemalens.benchmark.detectors import DETECTOR
 from hemalens.cli.main import app
 from hemalens.datasets import READERS
+from hemalens.datasets.fields.open import FIELD_READERS
 from hemalens.methods import METHODS, SEGMENTERS, find_method
 from hemalens.studies import describe_study
 from hemalens.taxonomy import label_map_names
@@ -114,7 +116,7 @@ def _check_names(words: list[str], given: dict[str, Any]) -> None:
     for key in ("data", "source", "target", "support", "calibrate", "images", "validation", "spec", "auxiliary"):
         for text in _strings(given.get(key)):
             if found := SPEC.fullmatch(text):
-                assert found[1] in READERS, text
+                assert found[1] in {*READERS, *FIELD_READERS}, text
     assert given.get("labels") in (*label_map_names(), None)
     if words[1] == "train":
         method, weights = given["method"], given.get("weights")
@@ -124,7 +126,7 @@ def _check_names(words: list[str], given: dict[str, Any]) -> None:
             find_method(method).config.load(None, settings)
     if words[1] == "benchmark" and given.get("methods"):
         methods = given["methods"].split(",")
-        assert set(methods) <= set(METHODS)
+        assert set(methods) <= {*METHODS, DETECTOR}
         for setting in given["settings"] or []:
             name, _, rest = setting.partition(".")
             if name in methods:

@@ -212,15 +212,22 @@ def benchmark(
     hemalens benchmark --methods linear_probe,finetune --source acevedo20:DATA --target folder:other_lab --out runs/compare
     hemalens benchmark --bundle runs/robust/bundle --protocol k-shot --target folder:other_lab --out runs/k_shot
     """
-    talk, given, trains = Talk(quiet, as_json), given_options(context), methods is not None or config is not None
-    if (named := list(protocol or ())) == ["efficiency"] and not trains:
+    _dispatch(Talk(quiet, as_json), given_options(context), config, out, n_workers=workers, overwrite=overwrite)
+
+
+def _dispatch(
+    talk: Talk, given: dict[str, Any], config: Path | None, out: Path, *, n_workers: int, overwrite: bool
+) -> None:
+    """The kind of benchmark that the options ask for."""
+    named, trains = list(given.get("--protocol", ())), "--methods" in given or config is not None
+    if named == ["efficiency"] and not trains:
         _measure_networks(talk, given, out, overwrite=overwrite)
     elif DETECTOR_PROTOCOL in named:
         _compare_detectors(talk, given, named, out, overwrite=overwrite)
-    elif bundle and named and set(named) <= set(BUNDLE_PROTOCOLS) and not trains:
+    elif "--bundle" in given and named and set(named) <= set(BUNDLE_PROTOCOLS) and not trains:
         _test_bundle(talk, given, named, out, overwrite=overwrite)
     else:
-        _compare_methods(talk, config, given, out, n_workers=workers, overwrite=overwrite)
+        _compare_methods(talk, config, given, out, n_workers=n_workers, overwrite=overwrite)
 
 
 def _compare_methods(

@@ -32,40 +32,47 @@ CELL_OPTIONS = ("--occlusion", "--min-per-class", "--strict")
 """Options of detectors alone, and of bundles alone."""
 
 
+Model = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="BUNDLE", help="A folder of a bundle or a detector; by default the one that comes with hemalens."
+    ),
+]
+Data = Annotated[
+    list[str],
+    typer.Option(
+        "--data",
+        metavar="SPEC",
+        help="Test data: folder:other_lab; fields with boxes for a detector: yolo:fields, repeatable.",
+    ),
+]
+Occlusion = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Maximum number of cells with an occlusion map; 0 for none.")
+]
+Domain = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Fields of this laboratory alone; repeatable.", rich_help_panel=FIELDS),
+]
+Behind = Annotated[
+    Path | None,
+    typer.Option(
+        "--bundle",
+        metavar="DIR",
+        help="A bundle that classifies the white cells found; what it calls something else is left out.",
+        rich_help_panel=FIELDS,
+    ),
+]
+
+
 def evaluate(
     *,
     context: typer.Context,
-    bundle: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="BUNDLE", help="A folder of a bundle or a detector; by default the one that comes with hemalens."
-        ),
-    ] = None,
-    data: Annotated[
-        list[str],
-        typer.Option(
-            "--data",
-            metavar="SPEC",
-            help="Test data: folder:other_lab; fields with boxes for a detector: yolo:fields, repeatable.",
-        ),
-    ],
+    bundle: Model = None,
+    data: Data,
     out: Out,
-    occlusion: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Maximum number of cells with an occlusion map; 0 for none.")
-    ] = 4,
-    domain: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Fields of this laboratory alone; repeatable.", rich_help_panel=FIELDS),
-    ] = None,
-    behind: Annotated[
-        Path | None,
-        typer.Option(
-            "--bundle",
-            metavar="DIR",
-            help="A bundle that classifies the white cells found; what it calls something else is left out.",
-            rich_help_panel=FIELDS,
-        ),
-    ] = None,
+    occlusion: Occlusion = 4,
+    domain: Domain = None,
+    behind: Behind = None,
     min_per_class: MinPerClass = 1,
     drop_seen: DropSeen = False,
     strict: Strict = False,
