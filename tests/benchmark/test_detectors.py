@@ -60,7 +60,7 @@ def test_each_laboratory_is_left_out_once(tmp_path: Path, three: list[str], trai
         (lab, f"all but {lab}", 4) for lab in "xyz"
     ]
     markdown = (tmp_path / "out/report.md").read_text("utf-8")
-    assert "Mean and worst laboratory" in markdown
+    assert "Mean over laboratories" in markdown
 
 
 def test_a_stopped_benchmark_resumes_and_a_finished_one_is_refused(
