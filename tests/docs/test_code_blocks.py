@@ -17,16 +17,16 @@ import trained
 from command import Command
 from documentation import DOCS, PAGES, REPOSITORY, Block, blocks, inline_commands, name_of
 from hemalens.benchmark.config import BenchmarkConfig
+from hemalens.benchmark.detectors import DETECTOR
 from hemalens.cli.main import app
 from hemalens.datasets import READERS
+from hemalens.datasets.fields.open import FIELD_READERS
 from hemalens.differential.rules import CountRules, load_rules
 from hemalens.methods import DETECTORS, METHODS, SEGMENTERS, find_method
 from hemalens.studies import describe_study
 from hemalens.taxonomy import label_map_names
 
 TUTORIAL = DOCS / "tutorials" / "first-model.md"
-FIELD_READERS = ("txl_pbc", "yolo")
-"""Readers of fields that commands shown name."""
 SPEC = re.compile(r"(?:\w+=)?(\w+):.+")
 FIGURE = re.compile(r"linear_probe: lab_a.*?\s([0-9]+) +(0\.[0-9]{3}) ")
 """A row of results as the terminal shows it: how many images, balanced accuracy."""
@@ -127,7 +127,7 @@ def _check_names(words: list[str], given: dict[str, Any]) -> None:
             find_method(method).config.load(None, settings)
     if words[1] == "benchmark" and given.get("methods"):
         methods = given["methods"].split(",")
-        assert set(methods) <= set(METHODS)
+        assert set(methods) <= {*METHODS, DETECTOR}
         for setting in given["settings"] or []:
             name, _, rest = setting.partition(".")
             if name in methods:

@@ -70,6 +70,15 @@ def artifact_files(path: Path) -> list[str] | None:
         return None
 
 
+def kind_of(path: Path) -> str | None:
+    """What the manifest in a folder calls itself, as "hemalens-detector"; None without one."""
+    try:
+        kind = read_json(path / MANIFEST)["kind"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return kind if isinstance(kind, str) else None
+
+
 def open_artifact(path: Path, model: type[M]) -> M:
     """The manifest of a folder, after checking schema, sizes, digests, and that graph and manifest fit each other.
 

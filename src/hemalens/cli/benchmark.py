@@ -13,6 +13,8 @@ from hemalens.cli.benchmark_options import (
     BUNDLE_PROTOCOLS,
     CONFIG_OPTIONS,
     DEFAULTS,
+    DETECTOR_OPTIONS,
+    DETECTOR_PROTOCOL,
     EFFICIENCY_OPTIONS,
     UNTRAINED_OPTIONS,
     given_options,
@@ -41,6 +43,7 @@ from hemalens.errors import HemalensError, InputError
 
 if TYPE_CHECKING:
     from hemalens.benchmark.config import BenchmarkConfig
+    from hemalens.evaluation.results import Report
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="The whole benchmark as YAML; options override it.")
@@ -55,7 +58,7 @@ Protocols = Annotated[
         metavar="NAME",
         help="How data are split and tested: k-fold, cross-domain (default), k-shot, finetuning (all weights), labelling "
         "(active learning), unlabelled (adaptation without labels), fractions (of the labels), efficiency (cost of "
-        "networks). Repeatable.",
+        "networks), leave-one-laboratory-out (detectors, on fields with boxes). Repeatable.",
     ),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Processes at once, where memory allows.")]
@@ -209,13 +212,22 @@ def benchmark(
     hemalens benchmark --methods linear_probe,finetune --source acevedo20:DATA --target folder:other_lab --out runs/compare
     hemalens benchmark --bundle runs/robust/bundle --protocol k-shot --target folder:other_lab --out runs/k_shot
     """
-    talk, given, trains = Talk(quiet, as_json), given_options(context), methods is not None or config is not None
-    if (named := list(protocol or ())) == ["efficiency"] and not trains:
+    _dispatch(Talk(quiet, as_json), given_options(context), config, out, n_workers=workers, overwrite=overwrite)
+
+
+def _dispatch(
+    talk: Talk, given: dict[str, Any], config: Path | None, out: Path, *, n_workers: int, overwrite: bool
+) -> None:
+    """The kind of benchmark that the options ask for."""
+    named, trains = list(given.get("--protocol", ())), "--methods" in given or config is not None
+    if named == ["efficiency"] and not trains:
         _measure_networks(talk, given, out, overwrite=overwrite)
-    elif bundle and named and set(named) <= set(BUNDLE_PROTOCOLS) and not trains:
+    elif DETECTOR_PROTOCOL in named:
+        _compare_detectors(talk, given, named, out, overwrite=overwrite)
+    elif "--bundle" in given and named and set(named) <= set(BUNDLE_PROTOCOLS) and not trains:
         _test_bundle(talk, given, named, out, overwrite=overwrite)
     else:
-        _compare_methods(talk, config, given, out, n_workers=workers, overwrite=overwrite)
+        _compare_methods(talk, config, given, out, n_workers=n_workers, overwrite=overwrite)
 
 
 def _compare_methods(
@@ -232,6 +244,11 @@ def _compare_methods(
             )
     with trial_progress(talk) as on_trial:
         report = run(config, out=out, n_workers=n_workers, overwrite=overwrite, say=talk.say, on_trial=on_trial)
+    _show(talk, report, out)
+
+
+def _show(talk: Talk, report: Report, out: Path) -> None:
+    """Print a report; raises `HemalensError` where parts of it failed."""
     show_report(talk, report, out)
     if report.failures:
         raise HemalensError(
@@ -239,6 +256,26 @@ def _compare_methods(
             got=report.failures[0].error.rstrip("."),
             remedy="They are in the report; the same command tries them again.",
         )
+
+
+def _compare_detectors(talk: Talk, given: dict[str, Any], protocols: list[str], out: Path, *, overwrite: bool) -> None:
+    """Detectors trained without each laboratory in turn."""
+    from hemalens.benchmark.detectors import DETECTOR, DetectorBenchmark, benchmark_detectors
+
+    _check_options(given, [DETECTOR_PROTOCOL], allowed=DETECTOR_OPTIONS)
+    methods = given.get("--methods", DETECTOR)
+    if set(protocols) != {DETECTOR_PROTOCOL} or methods != DETECTOR:
+        raise InputError(
+            f"the protocol {DETECTOR_PROTOCOL} is for detectors, and stands alone",
+            expected=f"--methods {DETECTOR} --protocol {DETECTOR_PROTOCOL}",
+            got=f"--methods {methods} --protocol {','.join(protocols)}",
+            remedy="Run the others by themselves.",
+        )
+    if "--source" not in given:
+        raise InputError("a benchmark needs sources", remedy="Use --source, as in --source yolo:fields.")
+    values = {"sources": given["--source"], "settings": given.get("--set", ()), "seed": given.get("--seed", 0)}
+    config = DetectorBenchmark.from_mapping(values, source="benchmark")
+    _show(talk, benchmark_detectors(config, out=out, overwrite=overwrite, say=talk.say), out)
 
 
 def _test_bundle(talk: Talk, given: dict[str, Any], protocols: list[str], out: Path, *, overwrite: bool) -> None:
@@ -300,7 +337,7 @@ def _check_options(given: dict[str, Any], protocols: Sequence[str], *, allowed: 
             )
         if allowed is not None and option not in allowed:
             raise InputError(
-                f"{option} does not apply to the protocol {named} without --methods",
+                f"{option} does not apply to the protocol {named}{'' if '--methods' in allowed else ' without --methods'}",
                 remedy=f"Leave it out; allowed are {', '.join(sorted(allowed))}.",
             )
 

@@ -15,6 +15,13 @@ MAIN = ("--config", "--methods", "--source", "--target", "--protocol", "--out")
 """The options that most benchmarks need; the help shows them first."""
 BUNDLE_PROTOCOLS = ("k-shot", "finetuning", "labelling", "unlabelled")
 """Protocols that run on a saved bundle."""
+DETECTOR_PROTOCOL = "leave-one-laboratory-out"
+"""The protocol of detectors."""
+DETECTOR_OPTIONS = (
+    *("--methods", "--protocol", "--source", "--set", "--seed"),
+    *("--follow-links", "--out", "--overwrite", "--quiet", "--json"),
+)
+"""Options of a benchmark of detectors."""
 UNTRAINED_OPTIONS = ("--backbone", "--bundle", "--drop-seen", "--classes")
 """Options of benchmarks that train nothing."""
 

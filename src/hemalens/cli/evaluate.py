@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hemalens.cli.benchmark_options import given_options
 from hemalens.cli.options import (
-    Bundle,
     DropSeen,
     FollowLinks,
     Json,
@@ -21,16 +23,56 @@ from hemalens.cli.options import (
     bundle_or_default,
 )
 from hemalens.cli.report_tables import show_report
+from hemalens.errors import InputError
+
+FIELDS = "Detectors and fields"
+"""The help panel of the options for detectors."""
+FIELD_OPTIONS = ("--domain", "--bundle")
+CELL_OPTIONS = ("--occlusion", "--min-per-class", "--strict")
+"""Options of detectors alone, and of bundles alone."""
+
+
+Model = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="BUNDLE", help="A folder of a bundle or a detector; by default the one that comes with hemalens."
+    ),
+]
+Data = Annotated[
+    list[str],
+    typer.Option(
+        "--data",
+        metavar="SPEC",
+        help="Test data: folder:other_lab; fields with boxes for a detector: yolo:fields, repeatable.",
+    ),
+]
+Occlusion = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Maximum number of cells with an occlusion map; 0 for none.")
+]
+Domain = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Fields of this laboratory alone; repeatable.", rich_help_panel=FIELDS),
+]
+Behind = Annotated[
+    Path | None,
+    typer.Option(
+        "--bundle",
+        metavar="DIR",
+        help="A bundle that classifies the white cells found; what it calls something else is left out.",
+        rich_help_panel=FIELDS,
+    ),
+]
 
 
 def evaluate(
     *,
-    bundle: Bundle = None,
-    data: Annotated[str, typer.Option("--data", metavar="SPEC", help="Labelled test data, as in folder:other_lab.")],
+    context: typer.Context,
+    bundle: Model = None,
+    data: Data,
     out: Out,
-    occlusion: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Maximum number of cells with an occlusion map; 0 for none.")
-    ] = 4,
+    occlusion: Occlusion = 4,
+    domain: Domain = None,
+    behind: Behind = None,
     min_per_class: MinPerClass = 1,
     drop_seen: DropSeen = False,
     strict: Strict = False,
@@ -40,24 +82,45 @@ def evaluate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Test a bundle on labelled images that it has not seen, and write a report.
+    """Test a bundle on labelled images, or a detector on fields with boxes, that it has not seen, and write a report.
 
     \b
     Examples:
     hemalens evaluate --data folder:other_lab --out runs/other_lab
     hemalens evaluate runs/probe/bundle --data jtsc:zheng2018 --min-per-class 12 --out runs/jtsc
+    hemalens evaluate --data yolo:fields --out runs/fields
     """
-    from hemalens.runs.evaluate import EvaluateOptions
+    from hemalens.runs.evaluate import EvaluateOptions as CellOptions
     from hemalens.runs.evaluate import evaluate as run
+    from hemalens.runs.evaluate_fields import FieldOptions, evaluate_fields, takes_fields
 
-    talk = Talk(quiet, as_json)
-    report = run(
-        bundle_or_default(bundle, talk),
-        data,
-        out=out,
-        options=EvaluateOptions(min_per_class=min_per_class, drop_seen=drop_seen, n_occluded=occlusion, strict=strict),
-        seed=seed,
-        overwrite=overwrite,
-        say=talk.say,
-    )
+    talk, given = Talk(quiet, as_json), given_options(context)
+    if takes_fields(bundle, data):
+        _refuse(given, CELL_OPTIONS, "a detector, which is tested on fields")
+        options = FieldOptions(domains=tuple(domain or ()), drop_seen=drop_seen, bundle=behind)
+        report = evaluate_fields(bundle, data, out=out, options=options, seed=seed, overwrite=overwrite, say=talk.say)
+    else:
+        _refuse(given, FIELD_OPTIONS, "a bundle, which is tested on single-cell images")
+        cells = CellOptions(min_per_class=min_per_class, drop_seen=drop_seen, n_occluded=occlusion, strict=strict)
+        model = bundle_or_default(bundle, talk)
+        report = run(model, _one(data), out=out, options=cells, seed=seed, overwrite=overwrite, say=talk.say)
     show_report(talk, report, out)
+
+
+def _refuse(given: Collection[str], options: Collection[str], model: str) -> None:
+    """Raise `InputError` for an option that a model does not take."""
+    for option in options:
+        if option in given:
+            raise InputError(f"{option} does not apply to {model}", remedy="Leave it out.")
+
+
+def _one(data: Sequence[str]) -> str:
+    """The one dataset that a bundle is tested on; raises `InputError` for several."""
+    if len(data) > 1:
+        raise InputError(
+            "a bundle is tested on one dataset",
+            expected="one --data",
+            got=" and ".join(data),
+            remedy="Run it once for each.",
+        )
+    return data[0]

@@ -59,6 +59,8 @@ def _print_tables(report: Report) -> None:
             print_sentence(sentence)
         for sentence in comparisons.sentences(report.comparisons, report.evaluations):
             print_sentence(sentence)
+    if report.detections:
+        print_detections(report)
     if report.k_shot:
         print_k_shot(report)
     if report.fractions:
@@ -91,6 +93,36 @@ def print_evaluations(report: Report) -> None:
     for e in report.evaluations:
         for label, reason in e.left_out.items():
             console.print(f"{e.target}: class {label} not tested: {reason}", markup=False)
+
+
+def print_detections(report: Report) -> None:
+    """A table of detectors by laboratory and kind, 80 columns wide."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from hemalens.evaluation import formatting
+    from hemalens.report import detection
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("laboratory", overflow="fold")
+    table.add_column("kind", overflow="fold")
+    for name in ("cells", "AP50", "recall,\ncentre", "precision,\ncentre", "count\nerror, %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in report.detections:
+        for scores in each.kinds:
+            error = scores.counts.absolute_error_percent.value if scores.counts else None
+            values = (scores.ap50, scores.recall_centre, scores.precision_centre)
+            first = each.laboratory if scores is each.kinds[0] else ""
+            table.add_row(
+                Text(formatting.visible(first)),
+                Text(detection.kind_name(scores)),
+                formatting.count(scores.n_boxes),
+                *(formatting.score(value.value) for value in values),
+                formatting.MISSING if error is None else f"{error:.1f}",
+            )
+    Console(soft_wrap=False, highlight=False).print(table)
 
 
 COUNTED = {

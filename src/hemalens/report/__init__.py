@@ -3,8 +3,8 @@
 Begin with `write_report` and `contents.sections`, the list of sections that `html` and `markdown` render. `tables` holds
 the blocks of a section, `figures` the style of all figures. One module per part: `evaluations`, `confusion_matrix`,
 `reliability`, `embeddings`, `trust`, `transfer_matrix`, `comparisons`, `efficiency`, `tradeoffs`, `k_shot`, `fractions`,
-`curves`, `curve_sections`, `training_curves`, `training_panels`. `compose` builds a `Report`, `gallery` its pictures of
-cells, `summary` its sentences, `model_card` the card of a bundle.
+`detection`, `curves`, `curve_sections`, `training_curves`, `training_panels`. `compose` builds a `Report`, `gallery` its
+pictures of cells, `summary` its sentences, `model_card` the card of a bundle.
 Imports `evaluation` and the rooms below; no torch.
 """
 

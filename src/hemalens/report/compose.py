@@ -21,6 +21,7 @@ from hemalens.evaluation.results import (
     ComparisonTable,
     CountComparison,
     DataCard,
+    Detection,
     Efficiency,
     Evaluation,
     Failure,
@@ -34,7 +35,7 @@ from hemalens.evaluation.results import (
     TrainingCurve,
 )
 from hemalens.graphs.runtime import n_cores
-from hemalens.report import count_comparisons
+from hemalens.report import count_comparisons, detection
 from hemalens.report.slides import summarise_slides
 from hemalens.report.summary import (
     summarise_efficiency,
@@ -119,6 +120,7 @@ class Results:
     evaluations: Sequence[Evaluation] = ()
     slides: Sequence[SlideResult] = ()
     count_comparisons: Sequence[CountComparison] = ()
+    detections: Sequence[Detection] = ()
     k_shot: Sequence[KShot] = ()
     fractions: Sequence[FractionCurve] = ()
     efficiency: Sequence[Efficiency] = ()
@@ -135,6 +137,7 @@ class Results:
         """The results as sentences."""
         sentences = [*summarise_failures(self.failures), *summarise_efficiency(self.efficiency), *self.remarks]
         sentences += [*summarise_slides(self.slides), *map(count_comparisons.sentence, self.count_comparisons)]
+        sentences += detection.sentences(self.detections)
         sentences += summarise_evaluations(self.evaluations, self.comparisons)
         for place in dict.fromkeys((result.target, result.against) for result in self.k_shot):
             sentences += summarise_k_shot([result for result in self.k_shot if (result.target, result.against) == place])
@@ -168,6 +171,7 @@ def make_report(
         evaluations=tuple(results.evaluations),
         slides=tuple(results.slides),
         count_comparisons=tuple(results.count_comparisons),
+        detections=tuple(results.detections),
         k_shot=tuple(results.k_shot),
         fractions=tuple(results.fractions),
         efficiency=tuple(results.efficiency),

@@ -12,6 +12,7 @@ from hemalens.evaluation.results import DataCard, MethodCard, PictureTable, Repo
 from hemalens.report import (
     comparisons,
     count_comparisons,
+    detection,
     efficiency,
     evaluations,
     fractions,
@@ -65,6 +66,7 @@ def sections(report: Report) -> Iterator[Section]:
         Section("embeddings", "Embeddings", tuple(_joint_embeddings(report))),
         *([efficiency.section(report.efficiency)] if report.efficiency else []),
         *(evaluations.section(number, report) for number in range(1, len(report.evaluations) + 1)),
+        *(detection.section(number, report) for number in range(1, len(report.detections) + 1)),
         *(k_shot.section(target, n_points=n_points) for target in k_shot.targets(report.k_shot)),
         *map(fractions.section, fractions.targets(report.fractions)),
         training_curves.section(report.curves),
@@ -78,6 +80,7 @@ def sections(report: Report) -> Iterator[Section]:
 def _overviews(report: Report) -> tuple[Table, ...]:
     tables = [evaluations.overview(report)] if report.evaluations else []
     tables += k_shot.overviews(report.k_shot)
+    tables += detection.overview(report.detections)
     return (*tables, *([fractions.overview(report.fractions)] if report.fractions else []))
 
 
@@ -139,9 +142,10 @@ def _data(card: DataCard) -> Card:
         ("Audit", audit or ("not made",)),
     )
     name = f"{formatting.visible(card.role)}: {formatting.visible(card.name)}"
+    boxes = card.counted == "boxes"
     counts = Table(
-        "Images of each cell type",
-        number_columns("Cell type", ("Images",)),
+        "Boxes of each kind" if boxes else "Images of each cell type",
+        number_columns("Kind", ("Boxes",)) if boxes else number_columns("Cell type", ("Images",)),
         tuple((Cell(formatting.label(code)), Cell(formatting.count(n))) for code, n in card.class_counts.items()),
         where=name,
     )

@@ -119,13 +119,17 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Pictures of cells, `n_abreast` of one cell side by side; `listed` introduces their names in Markdown."""
+    """Pictures of cells, `n_abreast` of one cell side by side; `listed` introduces their names in Markdown.
+
+    `kind` is a CSS class: "fields" for larger pictures.
+    """
 
     pictures: tuple[Picture, ...]
     heading: str
     note: str = ""
     n_abreast: int = 1
     listed: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)

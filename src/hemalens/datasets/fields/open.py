@@ -8,6 +8,9 @@ from hemalens.datasets.fields.base import FieldDataset
 from hemalens.datasets.fields.readers.yolo import read_txl_pbc, read_yolo
 from hemalens.errors import DatasetError
 
+FIELD_READERS = ("yolo", "txl_pbc")
+"""Names of the readers."""
+
 
 def open_fields(spec: str) -> FieldDataset:
     """Open the fields that `spec`, "reader:path", names; raises `DatasetError`."""

@@ -4,6 +4,14 @@ from hemalens.evaluation.results.base import Estimate
 from hemalens.evaluation.results.comparisons import Comparison
 from hemalens.evaluation.results.costs import Efficiency, Timing
 from hemalens.evaluation.results.curves import Against, FractionCurve, FractionScores, KShot, Selection, Shots, Supervised
+from hemalens.evaluation.results.detection import (
+    WORST_COLUMNS,
+    CountAgreement,
+    CurvePoint,
+    Detection,
+    KindScores,
+    SizeRecall,
+)
 from hemalens.evaluation.results.evaluations import (
     ClassScores,
     Evaluation,
@@ -30,16 +38,20 @@ from hemalens.evaluation.results.training_curves import TrainingCurve
 from hemalens.evaluation.results.trust import AccuracyEstimate, TrustCheck
 
 __all__ = [
+    "WORST_COLUMNS",
     "AccuracyEstimate",
     "Against",
     "CellsNeeded",
     "ClassScores",
     "Comparison",
     "ComparisonTable",
+    "CountAgreement",
     "CountComparison",
     "CountedBeside",
     "CountedType",
+    "CurvePoint",
     "DataCard",
+    "Detection",
     "Efficiency",
     "Estimate",
     "Evaluation",
@@ -48,6 +60,7 @@ __all__ = [
     "FractionScores",
     "ImageAnswers",
     "KShot",
+    "KindScores",
     "MethodCard",
     "NamedScatter",
     "Picture",
@@ -60,6 +73,7 @@ __all__ = [
     "Scores",
     "Selection",
     "Shots",
+    "SizeRecall",
     "SlideResult",
     "Supervised",
     "Timing",

@@ -11,6 +11,7 @@ from hemalens.evaluation.results.base import Part
 from hemalens.evaluation.results.comparisons import Comparison
 from hemalens.evaluation.results.costs import Efficiency
 from hemalens.evaluation.results.curves import FractionCurve, KShot
+from hemalens.evaluation.results.detection import Detection
 from hemalens.evaluation.results.evaluations import Evaluation, NamedScatter
 from hemalens.evaluation.results.exhibits import ComparisonTable, PictureTable
 from hemalens.evaluation.results.slides import CountComparison, SlideResult
@@ -18,7 +19,7 @@ from hemalens.evaluation.results.training_curves import TrainingCurve
 
 
 class DataCard(Part):
-    """One dataset of a report."""
+    """One dataset of a report; `class_counts` counts the images of each type, or the boxes of each kind in fields."""
 
     role: str
     name: str
@@ -31,6 +32,7 @@ class DataCard(Part):
     citation: str
     fingerprint: str
     synthetic: bool
+    counted: Literal["images", "boxes"] = "images"
     audit: dict[str, str] = Field(default_factory=dict)
     """The results of the audit of the files, by the name of each check; empty without an audit."""
 
@@ -79,6 +81,7 @@ class Report(Part):
     evaluations: tuple[Evaluation, ...]
     slides: tuple[SlideResult, ...] = ()
     count_comparisons: tuple[CountComparison, ...] = ()
+    detections: tuple[Detection, ...] = ()
     k_shot: tuple[KShot, ...] = ()
     fractions: tuple[FractionCurve, ...] = ()
     efficiency: tuple[Efficiency, ...] = ()
