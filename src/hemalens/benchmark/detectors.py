@@ -178,4 +178,6 @@ def _fitted(fold: Fold, config: DetectorConfig, run_dir: Path) -> Detector:
 
     with suppress(BundleError):
         return open_detector(run_dir / DETECTOR)
-    return fit_detector(fold.learn, config=config, run_dir=run_dir)
+    return fit_detector(
+        [fold.learn], config=config, run_dir=run_dir, dropped=[{}], left_out={fold.laboratory: len(fold.test)}
+    )

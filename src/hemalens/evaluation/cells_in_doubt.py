@@ -11,7 +11,7 @@ from hemalens.evaluation import formatting
 from hemalens.evaluation.evaluate import DatasetPredictions
 from hemalens.evaluation.results import Picture, PictureTable
 from hemalens.evaluation.thumbnails import thumbnail
-from hemalens.imaging.segmentation import FOUND, CellFound
+from hemalens.imaging.segmentation import FOUND, CellFound, Outcome
 
 N_SHOWN = 24
 TITLE = "Cells in doubt"
@@ -33,7 +33,7 @@ def cells_in_doubt(bundle: Bundle, answered: DatasetPredictions, *, n: int = N_S
     for i, record in enumerate(answered.records):
         image = record.unstaged().read()
         made, pictures = image, [thumbnail(image)]
-        outcome = "cell"
+        outcome: Outcome = "cell"
         for stage in bundle.stages:
             cut = stage.make(made)
             made, outcome = cut.pixels, cut.outcome

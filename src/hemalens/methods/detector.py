@@ -13,8 +13,9 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from hemalens.bundle.artifact import WEIGHTS, library_versions
-from hemalens.bundle.detector import DETECTOR, Detector, DetectorManifest, field_entry, write_detector
+from hemalens.bundle.detector import Detector, DetectorManifest, field_entry, write_detector
 from hemalens.bundle.seen import SEEN, seen_images
+from hemalens.bundle.stages import DETECTOR
 from hemalens.datasets.fields.base import FieldDataset
 from hemalens.detection.maps import network_input
 from hemalens.imaging.boxes import KINDS

@@ -6,13 +6,12 @@ It is rendered from a detector's manifest and the reports of its tests.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from hemalens.bundle.default_model import USE
 from hemalens.bundle.detector import DetectorManifest
 from hemalens.errors import ReportError
 from hemalens.evaluation.formatting import count, listed, visible
-from hemalens.evaluation.results import Estimate
+from hemalens.evaluation.results import Detection
 from hemalens.report.model_card import markdown_table
 from hemalens.report.tables import interval_cell
 
@@ -23,33 +22,7 @@ SEEN_WORDS = {
 }
 
 
-class KindFigures(Protocol):
-    """Scores of one kind of cell in a test."""
-
-    kind: str
-    classifier: str
-    n_complete: int
-    n_boxes: int
-    ap50: Estimate
-    recall_centre: Estimate
-    precision_centre: Estimate
-
-
-class LaboratoryFigures(Protocol):
-    """The test of a detector on fields of one laboratory."""
-
-    detector: str
-    source: str
-    target: str
-    laboratory: str
-    together: bool
-    n_fields: int
-    operating_score: float
-    seen: str
-    kinds: Sequence[KindFigures]
-
-
-def detector_card(manifest: DetectorManifest, tests: Sequence[LaboratoryFigures], remarks: Sequence[str] = ()) -> str:
+def detector_card(manifest: DetectorManifest, tests: Sequence[Detection], remarks: Sequence[str] = ()) -> str:
     """The card in Markdown; `tests` are of this detector, and `remarks` further notes on the figures.
 
     Raises `ReportError` without any test, and for a test of another detector.
@@ -123,7 +96,7 @@ def _left_out(manifest: DetectorManifest) -> str:
     return "\n".join(lines)
 
 
-def _figures(tests: Sequence[LaboratoryFigures], remarks: Sequence[str]) -> str:
+def _figures(tests: Sequence[Detection], remarks: Sequence[str]) -> str:
     head = ["laboratory", "fields", "cells", "AP50", "recall", "precision"]
     kinds = dict.fromkeys((each.kind, each.classifier) for test in tests for each in test.kinds)
     parts = []

@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hemalens.bundle.bundle import SEEN, bundle_folder, open_bundle
+from hemalens.bundle.bundle import bundle_folder, open_bundle
 from hemalens.bundle.detector import Detector, default_detector, open_detector
 from hemalens.bundle.folders import kind_of
+from hemalens.bundle.seen import SEEN
 from hemalens.config import checked
 from hemalens.datasets.fields.base import Field, FieldDataset
 from hemalens.datasets.fields.open import FIELD_READERS, open_fields
@@ -16,7 +17,7 @@ from hemalens.datasets.open import check_specs
 from hemalens.errors import DatasetError, InputError, SplitError, near_matches, one_line, public
 from hemalens.evaluation.fields import Classifier, TestedDetector, find_in_fields, is_white_cell, score_fields
 from hemalens.evaluation.results import DataCard, Detection, MethodCard, Report
-from hemalens.files import PathLike, as_path, atomic_dir, open_regular
+from hemalens.files import PathLike, as_path, atomic_dir
 from hemalens.inference.predictor import Predictor
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say
@@ -112,18 +113,18 @@ def evaluate_fields(
         opened.check_test()
         classifier = None if options.bundle is None else _classifier(options.bundle, say)
         given = fields_of([open_fields(spec) for spec in specs], options.domains)
-        seen = seen_fields(opened)
-        given, n_seen = _unseen(given, seen or frozenset(), drop=options.drop_seen)
+        recorded = SEEN in opened.manifest.files
+        given, n_seen = _unseen(given, opened.seen, drop=options.drop_seen)
         for note in [f"{each.name}: {note}" for each in given for note in each.notes]:
             say(note)
         names = TestedDetector(
             detector=opened.manifest.method,
             source=" + ".join(entry.name for entry in opened.manifest.data if entry.role == "train") or "unknown data",
             target=" + ".join(each.name for each in given),
-            seen="unknown" if seen is None else "left out" if n_seen else "none",
+            seen="left out" if n_seen else "none" if recorded else "unknown",
             classifier=classifier.name if classifier else "",
         )
-        if seen is None:
+        if not recorded:
             say("the detector does not record its training images: fields that it has seen are not recognised")
         say(f"finding the cells of {sum(map(len, given))} field(s)")
         report = make_report(
@@ -179,14 +180,6 @@ def fields_of(given: Sequence[FieldDataset], domains: Sequence[str] = ()) -> lis
             remedy="Annotate cells, or name other fields.",
         )
     return chosen
-
-
-def seen_fields(detector: Detector) -> frozenset[str] | None:
-    """The content digests of the fields that a detector was trained on; None where it does not record them."""
-    if SEEN not in detector.manifest.files:
-        return None
-    with open_regular(detector.path / SEEN) as file:
-        return frozenset(file.read().decode("ascii", errors="replace").split())
 
 
 def _unseen(given: Sequence[FieldDataset], seen: Collection[str], *, drop: bool) -> tuple[list[FieldDataset], int]:

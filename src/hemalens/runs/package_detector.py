@@ -12,9 +12,10 @@ from hemalens.bundle.detector import FOLDER, Detector, open_detector, write_dete
 from hemalens.bundle.folders import artifact_files
 from hemalens.errors import BundleError, InputError, ReportError, one_line
 from hemalens.evaluation.formatting import visible
+from hemalens.evaluation.results import Detection
 from hemalens.outputs import claim_folder
 from hemalens.report import read_report
-from hemalens.report.detector_card import LaboratoryFigures, detector_card
+from hemalens.report.detector_card import detector_card
 
 
 def package_detector(
@@ -50,15 +51,14 @@ def package_detector(
         return write_detector(out, base.manifest, files)
 
 
-def _tests(detector: Detector, paths: Sequence[Path]) -> Iterator[LaboratoryFigures]:
+def _tests(detector: Detector, paths: Sequence[Path]) -> Iterator[Detection]:
     """The tests in reports; raises `ReportError` for one of a detector with other settings, and one without a test."""
     manifest = detector.manifest
     for path in paths:
         report = read_report(path)
-        tests: Sequence[LaboratoryFigures] = getattr(report, "detections", ())
-        if not tests or any(report.methods.get(test.detector) != manifest.config for test in tests):
+        if not report.detections or any(report.methods.get(test.detector) != manifest.config for test in report.detections):
             raise ReportError(
                 f"the report {visible(report.title)!r} tests another model",
                 expected=f"a test of {manifest.method} with the settings of {one_line(detector.path)}",
             )
-        yield from tests
+        yield from report.detections
