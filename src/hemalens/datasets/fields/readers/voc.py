@@ -1,0 +1,92 @@
+"""Pascal VOC: an XML file of boxes for each image, which lies beside it or in another folder."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from hemalens.datasets.base import Record, wrong_layout
+from hemalens.datasets.fields.reader import (
+    Annotation,
+    FieldListing,
+    FieldReader,
+    Gathering,
+    complete_kinds,
+    files_in,
+    nearest,
+    part_of,
+)
+from hemalens.datasets.fields.voc_xml import VocFile, read_voc
+from hemalens.errors import DatasetError, one_line
+from hemalens.imaging.boxes import Kind
+from hemalens.imaging.reading import image_size
+
+TITLE = "Pascal VOC"
+LAYOUT = "<image's name>.xml beside each image, or Annotations/<name>.xml and JPEGImages/<image>"
+TAG = "annotation"
+
+
+def read_fields(root: Path, domain: str = "voc", complete: tuple[Kind, ...] | None = None) -> FieldListing:
+    """The fields below a folder; without `complete`, the kinds that the whole set names are boxed completely."""
+    if not root.is_dir():
+        raise wrong_layout(root, TITLE, LAYOUT)
+    files = files_in(root)
+    xml = [path for path in files.others if path.suffix.lower() == ".xml"]
+    read = {path: read_voc(path) for path in xml}
+    boxed = {path: voc for path, voc in read.items() if voc.tag == TAG}
+    if not boxed or not files.records:
+        raise wrong_layout(root, TITLE, LAYOUT)
+    names = {name for voc in boxed.values() for name, _ in voc.objects}
+    kinds = complete if complete is not None else complete_kinds(names, root)
+    found = Gathering(notes=files.notes)
+    image_of = _images(files.records)
+    lone, resized, used = [], [], set()
+    for path, voc in boxed.items():
+        record = image_of(path, voc)
+        if record is None:
+            lone.append(path)
+            continue
+        if record.path in used:
+            raise DatasetError(f"two XML files are of one image, {one_line(record.path)}", got=f"the second is {one_line(path)}")
+        used.add(record.path)
+        size = image_size(record.path)
+        if voc.size is not None and voc.size != size:
+            resized.append(path)
+            continue
+        annotation = Annotation()
+        for name, corners in voc.objects:
+            annotation.add(name, corners)
+        found.add(replace(record, domain=domain, part=part_of(record.path, root)), size, annotation, kinds)
+    found.note_files([r.path for r in files.records if r.path not in used], "image(s) without an XML file are left out")
+    found.note_files(lone, "XML file(s) without an image are left out")
+    found.note_files(resized, "field(s) are left out, as their XML states another size than the image has")
+    found.note_files([path for path in read if path not in boxed], "XML file(s) are no annotation")
+    if not found.fields:
+        raise DatasetError(f"no field with boxes in {one_line(root)}", expected=LAYOUT, got="; ".join(found.notes))
+    return found.listing()
+
+
+def _images(records: list[Record]) -> Callable[[Path, VocFile], Record | None]:
+    """A function that finds the image of an annotation: of the XML's name, else of the file name that it states."""
+    by_stem, by_name = defaultdict(list), defaultdict(list)
+    record_of = {record.path: record for record in records}
+    for path in record_of:
+        by_stem[path.stem].append(path)
+        by_name[path.name].append(path)
+
+    def image_of(path: Path, voc: VocFile) -> Record | None:
+        candidates = by_stem.get(path.stem) or by_name.get(Path(voc.filename).name)
+        return record_of[nearest(path, candidates)] if candidates else None
+
+    return image_of
+
+
+READER = FieldReader(
+    title="fields with Pascal VOC boxes",
+    licence="the user's own",
+    citation="the user's own",
+    layout=LAYOUT,
+    read=read_fields,
+)
