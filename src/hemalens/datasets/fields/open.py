@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from hemalens.datasets.fields.base import Field, FieldDataset
@@ -14,9 +13,7 @@ from hemalens.datasets.readers import READERS
 from hemalens.errors import DatasetError, near_matches, one_line, public
 from hemalens.files import PathLike, as_path
 
-LISTED = "hemalens data list"
-"""The command that lists the readers."""
-FIND = "Fields without boxes are counted with hemalens count PATH."
+FIND = "Fields without boxes are counted by `hemalens count`."
 
 
 @public
@@ -34,8 +31,8 @@ def open_fields(spec: PathLike) -> FieldDataset:
             f"cannot read the name of fields {text!r}", expected="reader:path, as in yolo:my_fields", remedy=hint
         )
     if name not in FIELD_READERS:
-        known = f"{name}: reads single cells. {FIND}" if name in READERS else near_matches(name, FIELD_READERS, listed=LISTED)
-        raise DatasetError(f"no reader of fields is named {name!r}", expected=", ".join(FIELD_READERS), remedy=known)
+        hint = f"`{name}:` reads single cells. {FIND}" if name in READERS else near_matches(name, FIELD_READERS)
+        raise DatasetError(f"no reader of fields is named {name!r}", expected=", ".join(FIELD_READERS), remedy=hint)
     reader = FIELD_READERS[name]
     listing = reader.read(Path(as_path(path, "the fields")).expanduser())
     fields, notes = _without_copies(listing.fields)
@@ -84,5 +81,5 @@ def _without_copies(fields: Sequence[Field]) -> tuple[tuple[Field, ...], list[st
     if not copies:
         return tuple(fields), []
     first, copy = copies[0]
-    named = f"{one_line(copy.record.path.name)} is {one_line(first.record.path.name)}"
-    return tuple(kept.values()), [f"{len(copies)} byte-identical image(s) are left out, the first with its boxes kept: {named}"]
+    note = f"{len(copies)} byte-identical image(s) are left out; the first one's boxes are kept"
+    return tuple(kept.values()), [f"{note}: {one_line(copy.record.path.name)} is {one_line(first.record.path.name)}"]

@@ -10,15 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hemalens.datasets.base import Listing, Record, is_image_file
+from hemalens.datasets.base import Record
 from hemalens.datasets.fields.base import Field
 from hemalens.datasets.fields.kinds import kind_of, type_label
-from hemalens.datasets.images import prepared
-from hemalens.datasets.parts import part_named
-from hemalens.datasets.walking import walk
 from hemalens.errors import DatasetError, one_line
 from hemalens.imaging.boxes import KINDS, Boxes, Kind
-from hemalens.imaging.formats import note_not_read
 
 LEAST_PX = 1.0
 """Smallest side of a box, in pixels."""
@@ -82,9 +78,10 @@ class Gathering:
         corners = np.asarray(annotation.corners, float).reshape(-1, 4)
         clipped = corners.clip(0, [*size, *size])
         kept, seen = [], set()
-        for i, name in enumerate(annotation.names):
+        for i, (name, wrong) in enumerate(zip(annotation.names, _wrong(corners, clipped), strict=True)):
             row = (name, *corners[i].tolist())
-            reason = "a copy of another box" if row in seen else _wrong(name, corners[i], clipped[i])
+            reason = f"class {one_line(name)} is no kind of cell" if kind_of(name) is None else wrong
+            reason = reason or ("a copy of another box" if row in seen else "")
             seen.add(row)
             if reason:
                 self.dropped[reason] += 1
@@ -109,17 +106,14 @@ class Gathering:
         return FieldListing(tuple(self.fields), tuple(self.notes), tuple(self.dropped.most_common()))
 
 
-def _wrong(name: str, corners: NDArray[np.float64], clipped: NDArray[np.float64]) -> str:
-    """Why a box is left out, or ""."""
-    if kind_of(name) is None:
-        return f"class {one_line(name)} is no kind of cell"
-    if not np.isfinite(corners).all():
-        return "a corner is no finite number"
-    if (corners[2:] - corners[:2]).min() < LEAST_PX:
-        return "a side is shorter than 1 px"
-    if (clipped[2:] - clipped[:2]).min() < LEAST_PX:
-        return "outside the image"
-    return ""
+def _wrong(corners: NDArray[np.float64], clipped: NDArray[np.float64]) -> list[str]:
+    """Why each box (n, 4) is left out, or "" for one that is not."""
+    finite = np.isfinite(corners).all(axis=1)
+    with np.errstate(invalid="ignore"):
+        wide, inside = ((box[:, 2:] - box[:, :2] >= LEAST_PX).all(axis=1) for box in (corners, clipped))
+    reasons = np.where(inside, "", "outside the image")
+    reasons = np.where(wide, reasons, "a side is shorter than 1 px")
+    return [str(reason) for reason in np.where(finite, reasons, "a corner is no finite number")]
 
 
 def complete_kinds(names: Collection[str], where: Path) -> tuple[Kind, ...]:
@@ -132,49 +126,3 @@ def complete_kinds(names: Collection[str], where: Path) -> tuple[Kind, ...]:
             got=", ".join(one_line(name) for name in sorted(names)[:8]) or "no class",
         )
     return tuple(kind for i, kind in enumerate(KINDS) if i in found)
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """What lies below a folder: records of its images, all other files, and notes on what is not read."""
-
-    records: list[Record]
-    others: list[Path]
-    notes: list[str]
-
-
-def files_in(root: Path) -> Files:
-    """The images and other files below a folder; links out of it are not followed, unless they are asked for."""
-    found = walk(root)
-    images = [path for path in found.files if is_image_file(path)]
-    listing = prepared(Listing([Record(path, "", domain=root.name) for path in images], links=found.outside), root)
-    pages = [record.path for record in listing.records if record.page is not None]
-    gathered = Gathering(notes=[*note_not_read(found.files), *listing.notes])
-    gathered.note_files(list(dict.fromkeys(pages)), "TIFF file(s) of several pages are left out")
-    chosen = set(images)
-    others = [path for path in found.files if path not in chosen]
-    return Files([record for record in listing.records if record.page is None], others, gathered.notes)
-
-
-def part_of(image: Path, root: Path) -> str | None:
-    """The part of a split that a folder between `root` and an image names, such as "train"; None where none does."""
-    return next(filter(None, map(part_named, image.relative_to(root).parts[:-1])), None)
-
-
-def nearest(path: Path, candidates: Sequence[Path]) -> Path:
-    """The candidate that shares the longest beginning with `path`; raises `DatasetError` where two share it."""
-
-    def shared(other: Path) -> int:
-        pairs = zip(path.parts, other.parts, strict=False)
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(path.parts), len(other.parts)))
-
-    best = max(map(shared, candidates))
-    found = [candidate for candidate in candidates if shared(candidate) == best]
-    if len(found) > 1:
-        raise DatasetError(
-            f"two images fit {one_line(path)}",
-            expected="one image of its name near it",
-            got=f"{one_line(found[0])} and {one_line(found[1])}",
-            remedy="Rename one of them, or open the folders one by one.",
-        )
-    return found[0]

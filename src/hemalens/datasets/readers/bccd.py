@@ -71,7 +71,9 @@ def _boxes(path: Path) -> list[tuple[str, Box]]:
     try:
         return [(name, (int(a), int(b), int(c), int(d))) for name, (a, b, c, d) in read_voc(path).objects]
     except (ValueError, OverflowError) as error:
-        raise DatasetError(f"cannot read the boxes in {one_line(path)}", expected="Pascal VOC XML", got=str(error)) from error
+        raise DatasetError(
+            f"cannot read the boxes in {one_line(path)}", expected="Pascal VOC XML", got=str(error)
+        ) from error
 
 
 CROPS = Reader(

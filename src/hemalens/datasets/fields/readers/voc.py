@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from hemalens.datasets.base import Record, wrong_layout
-from hemalens.datasets.fields.reader import (
-    Annotation,
-    FieldListing,
-    FieldReader,
-    Gathering,
-    complete_kinds,
-    files_in,
-    nearest,
-    part_of,
-)
+from hemalens.datasets.fields.matching import Entry, files_in, matched, nearest
+from hemalens.datasets.fields.reader import Annotation, FieldListing, FieldReader, Gathering, complete_kinds
 from hemalens.datasets.fields.voc_xml import VocFile, read_voc
-from hemalens.errors import DatasetError, one_line
 from hemalens.imaging.boxes import Kind
-from hemalens.imaging.reading import image_size
 
 TITLE = "Pascal VOC"
 LAYOUT = "<image's name>.xml beside each image, or Annotations/<name>.xml and JPEGImages/<image>"
@@ -33,39 +22,24 @@ def read_fields(root: Path, domain: str = "voc", complete: tuple[Kind, ...] | No
     if not root.is_dir():
         raise wrong_layout(root, TITLE, LAYOUT)
     files = files_in(root)
-    xml = [path for path in files.others if path.suffix.lower() == ".xml"]
-    read = {path: read_voc(path) for path in xml}
+    read = {path: read_voc(path) for path in files.others if path.suffix.lower() == ".xml"}
     boxed = {path: voc for path, voc in read.items() if voc.tag == TAG}
     if not boxed or not files.records:
         raise wrong_layout(root, TITLE, LAYOUT)
     names = {name for voc in boxed.values() for name, _ in voc.objects}
     kinds = complete if complete is not None else complete_kinds(names, root)
     found = Gathering(notes=files.notes)
-    image_of = _images(files.records)
-    lone, resized, used = [], [], set()
-    for path, voc in boxed.items():
-        record = image_of(path, voc)
-        if record is None:
-            lone.append(path)
-            continue
-        if record.path in used:
-            raise DatasetError(f"two XML files are of one image, {one_line(record.path)}", got=f"the second is {one_line(path)}")
-        used.add(record.path)
-        size = image_size(record.path)
-        if voc.size is not None and voc.size != size:
-            resized.append(path)
-            continue
-        annotation = Annotation()
-        for name, corners in voc.objects:
-            annotation.add(name, corners)
-        found.add(replace(record, domain=domain, part=part_of(record.path, root)), size, annotation, kinds)
-    found.note_files([r.path for r in files.records if r.path not in used], "image(s) without an XML file are left out")
-    found.note_files(lone, "XML file(s) without an image are left out")
-    found.note_files(resized, "field(s) are left out, as their XML states another size than the image has")
     found.note_files([path for path in read if path not in boxed], "XML file(s) are no annotation")
-    if not found.fields:
-        raise DatasetError(f"no field with boxes in {one_line(root)}", expected=LAYOUT, got="; ".join(found.notes))
-    return found.listing()
+    image_of = _images(files.records)
+    entries = (Entry(path, image_of(path, voc), voc.size, _annotation(voc), kinds) for path, voc in boxed.items())
+    return matched(root, files, entries, found, domain=domain)
+
+
+def _annotation(voc: VocFile) -> Annotation:
+    annotation = Annotation()
+    for name, corners in voc.objects:
+        annotation.add(name, corners)
+    return annotation
 
 
 def _images(records: list[Record]) -> Callable[[Path, VocFile], Record | None]:

@@ -9,14 +9,15 @@ from typing import Any
 
 from hemalens.config import parse_yaml, read_settings
 from hemalens.datasets.base import Record, wrong_layout
-from hemalens.datasets.fields.reader import Annotation, FieldListing, FieldReader, Files, Gathering, complete_kinds, files_in, part_of
+from hemalens.datasets.fields.matching import Files, files_in, part_of
+from hemalens.datasets.fields.reader import Annotation, FieldListing, FieldReader, Gathering, complete_kinds
 from hemalens.datasets.fields.yolo_rows import read_rows
 from hemalens.errors import DatasetError, one_line
 from hemalens.files import open_regular
 from hemalens.imaging.reading import image_size
 
 TITLE = "YOLO"
-LAYOUT = "images/**/<image> and labels/**/<image's name>.txt, or both in one folder; class names in data.yaml or classes.txt"
+LAYOUT = "images/**/<image> and labels/**/<its name>.txt, or both in one folder; class names in data.yaml or classes.txt"
 YAML_SUFFIXES = (".yaml", ".yml")
 NAME_FILES = ("classes.txt", "obj.names")
 MAX_CLASSES = 10_000
