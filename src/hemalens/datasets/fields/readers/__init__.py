@@ -1,7 +1,7 @@
 """Readers of fields with boxes, one set or format a file; `FIELD_READERS` is their table."""
 
 from hemalens.datasets.fields.reader import FieldReader
-from hemalens.datasets.fields.readers import bccd, coco, txl_pbc, voc, yolo
+from hemalens.datasets.fields.readers import bccd, coco, synthetic_fields, txl_pbc, voc, yolo
 
 __all__ = ["FIELD_READERS"]
 
@@ -11,4 +11,5 @@ FIELD_READERS: dict[str, FieldReader] = {
     "yolo": yolo.READER,
     "voc": voc.READER,
     "coco": coco.READER,
+    "synthetic_fields": synthetic_fields.READER,
 }

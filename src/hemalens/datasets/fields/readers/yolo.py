@@ -20,6 +20,8 @@ TITLE = "YOLO"
 LAYOUT = "images/**/<image> and labels/**/<its name>.txt, or both in one folder; class names in data.yaml or classes.txt"
 YAML_SUFFIXES = (".yaml", ".yml")
 NAME_FILES = ("classes.txt", "obj.names")
+MASKS = "masks"
+"""A folder of masks, which are no fields."""
 MAX_CLASSES = 10_000
 
 Domain = Callable[[tuple[int, int]], str]
@@ -33,7 +35,8 @@ def read_yolo(root: Path, domain: Domain = lambda size: "yolo") -> FieldListing:
         raise wrong_layout(root, TITLE, LAYOUT)
     files = files_in(root)
     texts = {path for path in files.others if path.suffix.lower() == ".txt" and path.name not in NAME_FILES}
-    boxed = [(record, label) for record in files.records if (label := _label_file(record.path, root)) in texts]
+    records = [record for record in files.records if MASKS not in record.path.relative_to(root).parts]
+    boxed = [(record, label) for record in records if (label := _label_file(record.path, root)) in texts]
     if not boxed:
         raise wrong_layout(root, TITLE, LAYOUT)
     names, source = class_names(root, files)
@@ -54,7 +57,7 @@ def read_yolo(root: Path, domain: Domain = lambda size: "yolo") -> FieldListing:
         found.notes.append(f"{n_scored} row(s) have a sixth column, which is read as the box's score")
     if n_outlined:
         found.notes.append(f"{n_outlined} polygon(s) are kept as their boxes")
-    _note_unpaired(found, files.records, boxed, texts)
+    _note_unpaired(found, records, boxed, texts)
     return found.listing()
 
 
