@@ -44,7 +44,7 @@ def part_of(image: Path, root: Path) -> str | None:
     return next(filter(None, map(part_named, image.relative_to(root).parts[:-1])), None)
 
 
-def nearest(path: Path, candidates: Sequence[Path]) -> Path:
+def nearest(path: Path, candidates: Sequence[Path], what: str) -> Path:
     """The candidate that shares the longest beginning with `path`; raises `DatasetError` where two share it."""
 
     def shared(other: Path) -> int:
@@ -55,7 +55,7 @@ def nearest(path: Path, candidates: Sequence[Path]) -> Path:
     found = [candidate for candidate in candidates if shared(candidate) == best]
     if len(found) > 1:
         raise DatasetError(
-            f"two images fit {one_line(path)}",
+            f"two images fit {one_line(what)}",
             expected="one image of its name near it",
             got=f"{one_line(found[0])} and {one_line(found[1])}",
             remedy="Rename one of them, or open the folders one by one.",

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hemalens.datasets.fields.base import Field, FieldDataset
+from hemalens.datasets.fields.reader import FIND
 from hemalens.datasets.fields.readers import FIELD_READERS
 from hemalens.datasets.open import check_spec, check_specs
 from hemalens.datasets.readers import READERS
 from hemalens.errors import DatasetError, near_matches, one_line, public
 from hemalens.files import PathLike, as_path
-
-FIND = "Fields without boxes are counted by `hemalens count`."
 
 
 @public

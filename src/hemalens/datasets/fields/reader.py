@@ -16,10 +16,13 @@ from hemalens.datasets.fields.kinds import kind_of, type_label
 from hemalens.errors import DatasetError, one_line
 from hemalens.imaging.boxes import KINDS, Boxes, Kind
 
+FIND = "Fields without boxes are counted by `hemalens count`."
 LEAST_PX = 1.0
 """Smallest side of a box, in pixels."""
 BEYOND_PX = 1.0
 """How far a box may reach over the image's border, as rounding does, before it counts as clipped."""
+LONGEST_NAME = 60
+"""Letters of an unknown class that are shown."""
 N_NAMED = 3
 """Files that a note names."""
 
@@ -80,7 +83,7 @@ class Gathering:
         kept, seen = [], set()
         for i, (name, wrong) in enumerate(zip(annotation.names, _wrong(corners, clipped), strict=True)):
             row = (name, *corners[i].tolist())
-            reason = f"class {one_line(name)} is no kind of cell" if kind_of(name) is None else wrong
+            reason = f"class {one_line(name[:LONGEST_NAME])} is no kind of cell" if kind_of(name) is None else wrong
             reason = reason or ("a copy of another box" if row in seen else "")
             seen.add(row)
             if reason:
@@ -109,7 +112,7 @@ class Gathering:
 def _wrong(corners: NDArray[np.float64], clipped: NDArray[np.float64]) -> list[str]:
     """Why each box (n, 4) is left out, or "" for one that is not."""
     finite = np.isfinite(corners).all(axis=1)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         wide, inside = ((box[:, 2:] - box[:, :2] >= LEAST_PX).all(axis=1) for box in (corners, clipped))
     reasons = np.where(inside, "", "outside the image")
     reasons = np.where(wide, reasons, "a side is shorter than 1 px")

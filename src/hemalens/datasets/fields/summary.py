@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,3 +88,12 @@ def compare_fields(datasets: Sequence[FieldDataset], *, progress: Advance = lamb
     records = tuple(field.record for dataset in datasets for field in dataset.fields)
     name = " + ".join(dataset.name for dataset in datasets)
     return audit(CellDataset(name, records, (), AS_LABELLED, licence="", citation=""), progress=progress)
+
+
+def identical_fields(datasets: Sequence[FieldDataset]) -> list[list[str]]:
+    """Sets of byte-identical images in several sets, by their paths."""
+    by_content: dict[str, list[str]] = defaultdict(list)
+    for dataset in datasets:
+        for field in dataset.fields:
+            by_content[field.record.content_id()].append(field.record.name)
+    return [names for names in by_content.values() if len(names) > 1]

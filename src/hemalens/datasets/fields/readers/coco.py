@@ -53,7 +53,7 @@ def _record(path: Path, file_name: str, by_name: Mapping[str, list[Record]]) -> 
     candidates = by_name.get(stated.name, [])
     shared = [_shared_end(record.path, stated) for record in candidates]
     best = {record.path: record for record, n in zip(candidates, shared, strict=True) if n == max(shared)}
-    return best[nearest(path, list(best))] if best else None
+    return best[nearest(path, list(best), file_name)] if best else None
 
 
 def _shared_end(path: Path, stated: PurePosixPath) -> int:

@@ -52,7 +52,7 @@ def _images(records: list[Record]) -> Callable[[Path, VocFile], Record | None]:
 
     def image_of(path: Path, voc: VocFile) -> Record | None:
         candidates = by_stem.get(path.stem) or by_name.get(Path(voc.filename).name)
-        return record_of[nearest(path, candidates)] if candidates else None
+        return record_of[nearest(path, candidates, path.name)] if candidates else None
 
     return image_of
 

@@ -10,7 +10,7 @@ from typing import Any
 from hemalens.config import parse_yaml, read_settings
 from hemalens.datasets.base import Record, wrong_layout
 from hemalens.datasets.fields.matching import Files, files_in, part_of
-from hemalens.datasets.fields.reader import Annotation, FieldListing, FieldReader, Gathering, complete_kinds
+from hemalens.datasets.fields.reader import FIND, Annotation, FieldListing, FieldReader, Gathering, complete_kinds
 from hemalens.datasets.fields.yolo_rows import read_rows
 from hemalens.errors import DatasetError, one_line
 from hemalens.files import open_regular
@@ -37,6 +37,8 @@ def read_yolo(root: Path, domain: Domain = lambda size: "yolo") -> FieldListing:
     texts = {path for path in files.others if path.suffix.lower() == ".txt" and path.name not in NAME_FILES}
     records = [record for record in files.records if MASKS not in record.path.relative_to(root).parts]
     boxed = [(record, label) for record in records if (label := _label_file(record.path, root)) in texts]
+    if not boxed and records:
+        raise DatasetError(f"no image in {one_line(root)} has a YOLO label file", expected=LAYOUT, remedy=FIND)
     if not boxed:
         raise wrong_layout(root, TITLE, LAYOUT)
     names, source = class_names(root, files)
