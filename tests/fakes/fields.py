@@ -14,6 +14,7 @@ from fakes import bccd
 from hemalens.datasets.fields.yolo_rows import write_rows
 from hemalens.datasets.synthetic.fields import synthesize_fields
 from hemalens.datasets.synthetic.smear import SmearConfig
+from hemalens.errors import HemalensError
 
 SIZE = (120, 90)
 NAMES = ("WBC", "RBC", "Platelets")
@@ -25,6 +26,15 @@ OBJECTS: tuple[Object, ...] = (
     ("Platelets", (20, 70, 28, 78)),
 )
 """One white cell, two red cells and one platelet in each field."""
+
+
+def error_of(call: Callable[[], object]) -> str | None:
+    """The message of the `HemalensError` that a call raises, None where it raises none; any other error is raised."""
+    try:
+        call()
+    except HemalensError as error:
+        return str(error)
+    return None
 
 
 def noise(path: Path, seed: int, size: tuple[int, int] = SIZE) -> Path:
@@ -114,9 +124,8 @@ def write_txl_pbc(root: Path) -> str:
     top = root / "TXL_PBC"
     for i, size in enumerate(TXL_SIZES):
         noise(top / "images" / "train" / f"uuid-{i}.jpg", i, size)
-        write_rows(
-            top / "labels" / "train" / f"uuid-{i}.txt", [0, 1], np.array([[9, 9, 99, 99], [150, 9, 199, 60.0]]), size
-        )
+        boxes = np.array([[9, 9, 99, 99], [150, 9, 199, 60.0]])
+        write_rows(top / "labels" / "train" / f"uuid-{i}.txt", [0, 1], boxes, size)
     (top / "labels" / "train" / "classes.txt").write_text("WBC\nRBC\nPC")
     (top / "data.yaml").write_text("train: ./images/train/\nnc: 3\nnames: ['WBC', 'RBC','Platelets']")
     return f"txl_pbc:{root}"

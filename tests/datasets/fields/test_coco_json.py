@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fakes.fields import NAMES, OBJECTS, Object, coco_content
+from fakes.fields import NAMES, OBJECTS, Object, coco_content, error_of
 from hemalens.datasets.fields.coco_json import read_coco
-from hemalens.errors import DatasetError, HemalensError
+from hemalens.errors import DatasetError
 
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 SIDES = st.tuples(*[st.floats(0, 1e4)] * 4)
@@ -50,18 +50,15 @@ ENTRY = st.fixed_dictionaries(
 )
 
 
+PARTS = ("images", "annotations", "categories")
+
+
 @SHARED
-@given(
-    st.one_of(
-        JSON, st.fixed_dictionaries({key: st.lists(ENTRY, max_size=3) for key in ("images", "annotations", "categories")})
-    )
-)
+@given(JSON | st.fixed_dictionaries(dict.fromkeys(PARTS, st.lists(ENTRY, max_size=3))))
 def test_rubbish_is_another_file_or_one_clear_error(tmp_path: Path, content: Any) -> None:
-    try:
-        read_coco(_written(tmp_path, content))
-    except HemalensError as error:
-        assert "\n" not in str(error)
-        assert "a.json'" in str(error)
+    path = _written(tmp_path, content)
+    error = error_of(lambda: read_coco(path))
+    assert error is None or ("\n" not in error and "a.json'" in error)
 
 
 def _changed(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -107,7 +104,7 @@ def test_polygons_without_a_box_are_kept_as_the_box_around_them(tmp_path: Path) 
     [
         (
             lambda c: c.pop("categories"),
-            "'a.json' has no categories; expected a list of categories, each with an id and a name",
+            "'a.json' has no categories; expected a list of categories, each with an id",
         ),
         (lambda c: c.update(categories=[]), "has no categories"),
         (lambda c: c.update(images={}), "has no images"),

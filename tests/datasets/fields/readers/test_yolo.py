@@ -88,7 +88,7 @@ def test_no_class_names_is_an_error_and_nothing_is_guessed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "names", ["names: 3", "names: []", "names: {a: WBC}", "names: {-1: WBC}", "names: [[WBC]]", "names:"]
+    "names", ["names: 3", "names: []", "names: {a: WBC}", "names: {-1: WBC}", "names: [[0]]", "names:"]
 )
 def test_names_that_are_no_names(tmp_path: Path, names: str) -> None:
     _pair(tmp_path, "a.png", "a.txt")
