@@ -13,6 +13,7 @@ import typer
 from command import Command
 from hemalens.cli.main import app
 from hemalens.datasets import READERS
+from hemalens.datasets.fields.readers import FIELD_READERS
 from hemalens.methods import METHODS, SEGMENTERS
 
 Words = tuple[str, ...]
@@ -117,7 +118,7 @@ def test_every_example_parses_and_names_what_exists(example: str) -> None:
     context = _parse(list(words))
     for word in words:
         reader = re.fullmatch(r"(?:[a-z_0-9]+=)?([a-z_0-9]+):.+", word)
-        assert reader is None or reader[1] in READERS, word
+        assert reader is None or reader[1] in READERS or reader[1] in FIELD_READERS, word
     if words[0] == "train":
         assert context.params["method"] in {*METHODS, *SEGMENTERS}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,16 +35,17 @@ def list_datasets(as_json: Json = False) -> None:
     from hemalens.datasets.fields.readers import FIELD_READERS
 
     talk = Talk(quiet=False, as_json=as_json)
-    lines = []
-    facts_of = {}
     shown = ("title", "size", "licence", "citation", "layout")
+    lines: list[str] = []
+    facts: list[dict[str, Any]] = []
     for what, readers in (("Single cells:", READERS), ("Fields with boxes:", FIELD_READERS)):
         lines.append(what)
         for name, reader in readers.items():
-            facts = "; ".join(filter(None, (reader.size, reader.licence)))
-            lines += [f"{name}:PATH  {reader.title} ({facts})", f"    {reader.layout}"]
-        facts_of[what] = {name: {fact: getattr(reader, fact) for fact in shown} for name, reader in readers.items()}
-    talk.result({**facts_of["Single cells:"], "fields": facts_of["Fields with boxes:"]}, lines)
+            lines += [f"{name}:PATH  {reader.title} ({'; '.join(filter(None, (reader.size, reader.licence)))})"]
+            lines += [f"    {reader.layout}"]
+        facts.append({name: {fact: getattr(reader, fact) for fact in shown} for name, reader in readers.items()})
+    cells, fields = facts
+    talk.result({**cells, "fields": fields}, lines)
 
 
 @app.command("types", cls=Verb)

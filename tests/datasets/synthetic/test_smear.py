@@ -107,7 +107,7 @@ def test_neighbours_share_cells_in_their_overlap() -> None:
         for number in shared:
             a, b = left.corners[left.numbers.index(number)], right.corners[right.numbers.index(number)]
             assert left.cell_types[left.numbers.index(number)] == right.cell_types[right.numbers.index(number)]
-            if all(0 < box[0] and 0 < box[1] and box[2] < 400 and box[3] < 300 for box in (a, b)):
+            if all(box[0] > 0 and box[1] > 0 and box[2] < 400 and box[3] < 300 for box in (a, b)):
                 shifts.append(a[0] - b[0])
         assert set(shifts) == {round(400 * 0.6)}
         # the same cells photographed anew: alike, not identical

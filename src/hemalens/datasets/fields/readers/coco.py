@@ -13,7 +13,7 @@ from hemalens.datasets.fields.reader import FieldListing, FieldReader, Gathering
 from hemalens.errors import DatasetError, one_line
 
 TITLE = "COCO"
-LAYOUT = "a JSON file with images, annotations and categories, and the images in folders beside or above it"
+LAYOUT = "a JSON file with images, annotations and categories, and the images in its folder or the one above, or below them"
 INNER = "annotations"
 """A folder of JSON files whose images lie in the folder above it, or below that."""
 

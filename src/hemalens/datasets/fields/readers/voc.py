@@ -13,7 +13,7 @@ from hemalens.datasets.fields.voc_xml import VocFile, read_voc
 from hemalens.imaging.boxes import Kind
 
 TITLE = "Pascal VOC"
-LAYOUT = "<image's name>.xml beside each image, or Annotations/<name>.xml and JPEGImages/<image>"
+LAYOUT = "<name>.xml and <image> in one folder, or Annotations/<name>.xml and JPEGImages/<image>"
 TAG = "annotation"
 
 
