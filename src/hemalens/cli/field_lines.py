@@ -17,8 +17,9 @@ N_REASONS = 10
 
 def summary_lines(summary: FieldSummary) -> list[str]:
     """One set: its counts as a table with a row a laboratory, then types, sizes and what was left out."""
-    slides = f" of {summary.n_slides} slides" if summary.n_slides else ""
-    lines = [f"{summary.name}: {summary.n_fields} fields{slides}, {summary.n_empty} without a cell"]
+    slides = f" of {summary.n_slides} slide(s)" if summary.n_slides else ""
+    plural = "" if summary.n_fields == 1 else "s"
+    lines = [f"{summary.name}: {summary.n_fields} field{plural}{slides}, {summary.n_empty} without a cell"]
     lines += wrapped(f"licence {summary.licence}; cite {summary.citation}")
     for note in summary.notes:
         lines += wrapped(f"note: {note}")

@@ -43,8 +43,8 @@ def _entries(sets: Mapping[Path, CocoFile], records: list[Record]) -> Iterator[E
     for path, coco in sets.items():
         complete = complete_kinds(coco.names, path)
         for image in coco.images:
-            record = _record(path, image.file_name, by_name)
-            yield Entry(Path(image.file_name), record, image.size, image.annotation, complete)
+            found = _record(path, image.file_name, by_name)
+            yield Entry(Path(image.file_name), found, image.size, image.annotation, complete)
 
 
 def _record(path: Path, file_name: str, by_name: Mapping[str, list[Record]]) -> Record | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from hemalens.datasets.base import SYNTHETIC_MARKER, wrong_layout
 from hemalens.datasets.fields.base import Field
 from hemalens.datasets.fields.reader import FieldListing, FieldReader
-from hemalens.datasets.fields.readers.yolo import read_yolo
+from hemalens.datasets.fields.readers.yolo import Domain, read_yolo
 from hemalens.datasets.synthetic.fields import is_drawn_fields
 
 LAYOUT = "<laboratory>/synthetic.json, images/<slide>/*.png, labels/<slide>/*.txt, masks/<slide>/*.png"
@@ -25,11 +25,15 @@ def read_synthetic_fields(root: Path) -> FieldListing:
     notes: list[str] = []
     dropped: Counter[str] = Counter()
     for laboratory in drawn:
-        listing = read_yolo(laboratory, lambda size, name=laboratory.name: name)
+        listing = read_yolo(laboratory, _always(laboratory.name))
         dropped.update(dict(listing.dropped))
         notes += listing.notes
         fields += [_with_mask(field, laboratory) for field in listing.fields]
     return FieldListing(tuple(fields), tuple(notes), tuple(dropped.most_common()))
+
+
+def _always(name: str) -> Domain:
+    return lambda size: name
 
 
 def _with_mask(field: Field, laboratory: Path) -> Field:
