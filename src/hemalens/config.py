@@ -138,6 +138,16 @@ def read_settings(file: Path, language: str, parse: Callable[[str], Any]) -> Any
     return values
 
 
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds, for `read_settings`; `ValueError` where it is no YAML."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(one_line(str(error))) from error
+
+
 def _check_bounds(values: Any) -> None:
     """Raise `RecursionError` or `ValueError` for values too deep or too many, as of aliases to aliases in YAML."""
     waiting, n = [(values, 0)], 0

@@ -16,6 +16,7 @@ import hemalens
 import trained
 from command import Command
 from hemalens.datasets import READERS
+from hemalens.datasets.fields.readers import FIELD_READERS
 from hemalens.studies import STUDIES, describe_study
 from hemalens.taxonomy import cell_types
 
@@ -65,10 +66,11 @@ def test_an_unknown_option_is_wrong_usage(command: Command) -> None:
 
 def test_list_names_every_reader_with_its_licence(command: Command) -> None:
     facts = json.loads(command("data", "list", "--json").out)
-    assert set(facts) == set(READERS)
-    assert all(entry["licence"] and entry["layout"] and entry["citation"] for entry in facts.values())
+    fields = facts.pop("fields")
+    assert (set(facts), set(fields)) == (set(READERS), set(FIELD_READERS))
+    assert all(entry["licence"] and entry["layout"] and entry["citation"] for entry in (*facts.values(), *fields.values()))
     printed = command("data", "list").out
-    assert all(f"{name}:PATH" in printed for name in READERS)
+    assert all(f"{name}:PATH" in printed for name in (*READERS, *FIELD_READERS))
 
 
 def test_study_list_shows_every_study_within_80_columns(command: Command, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import typer
 from command import Command
 from hemalens.cli.main import app
 from hemalens.datasets import READERS
-from hemalens.datasets.fields.open import FIELD_READERS
+from hemalens.datasets.fields.readers import FIELD_READERS
 from hemalens.methods import METHODS, SEGMENTERS
 
 Words = tuple[str, ...]

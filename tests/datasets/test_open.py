@@ -160,3 +160,4 @@ def test_a_label_that_is_kept_is_not_unknown(tmp_path: Path) -> None:
 def test_the_path_of_a_sheet_is_that_of_its_workbook(tmp_path: Path) -> None:
     assert spec_path(f"csv:{tmp_path}/a.xlsx#Sheet 1") == tmp_path / "a.xlsx"
     assert spec_path(f"csv:{tmp_path}/a.csv#x") == tmp_path / "a.csv#x"
+    assert spec_path(f"yolo:{tmp_path}/fields") == tmp_path / "fields", "fields with boxes are inputs too"

@@ -20,6 +20,8 @@ from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.cli.main import app
 from hemalens.config import StrictConfig
 from hemalens.datasets import READERS
+from hemalens.datasets.fields.readers import FIELD_READERS
+from hemalens.datasets.synthetic.smear import SmearConfig
 from hemalens.differential.rules import CountRules
 from hemalens.methods import METHODS, SEGMENTERS, find_method
 from hemalens.studies import STUDIES, describe_study
@@ -65,6 +67,14 @@ def test_the_data_page_holds_every_reader_and_label_map() -> None:
             chosen = label_map(name)
             assert rows[name] == [chosen.description, ", ".join(chosen.classes)]
     assert AS_LABELLED in rows
+
+
+def test_the_fields_page_holds_every_reader_and_setting() -> None:
+    rows = _rows("reference/fields.md")
+    readers = {name.partition(":")[0]: row for name, row in rows.items() if ":PATH" in name}
+    assert readers == {name: [reader.title, flat(reader.layout), reader.licence] for name, reader in FIELD_READERS.items()}
+    named = {setting.strip("` ") for name in rows for setting in name.split(",")}
+    assert set(SmearConfig.model_fields) - {"types"} <= named
 
 
 def test_the_methods_page_names_every_method_and_protocol() -> None:

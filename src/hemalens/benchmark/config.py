@@ -19,7 +19,7 @@ from hemalens.benchmark.protocols.k_shot import KShotProtocol
 from hemalens.benchmark.protocols.labelling import LabellingProtocol
 from hemalens.benchmark.protocols.laboratory import LaboratoryProtocol
 from hemalens.benchmark.protocols.unlabelled import UnlabelledProtocol
-from hemalens.config import Seed, StrictConfig, read_settings
+from hemalens.config import Seed, StrictConfig, parse_yaml, read_settings
 from hemalens.datasets.open import spec_path
 from hemalens.errors import ConfigError, InputError, near_matches, one_line, require_extra
 from hemalens.methods import METHODS, Method, find_method
@@ -191,7 +191,7 @@ def _settings_of(name: str, settings: Sequence[str], names: Sequence[str]) -> li
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """A YAML file as a dict; raises `ConfigError` when it cannot be read or is no mapping."""
-    values = read_settings(file, "YAML", _parse_yaml)
+    values = read_settings(file, "YAML", parse_yaml)
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(
             f"{one_line(file)} is no benchmark",
@@ -199,12 +199,3 @@ def read_yaml(file: Path) -> dict[str, Any]:
             got=f"{type(values).__name__}" if not isinstance(values, dict) else "a key that is no text",
         )
     return values
-
-
-def _parse_yaml(text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(one_line(str(error))) from error

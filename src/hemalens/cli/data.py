@@ -1,26 +1,22 @@
-"""`hemalens data list | types | audit | download | synthesize`."""
+"""`hemalens data list | types | audit | fields | download | synthesize | synthesize-fields | synthesize-tissue`."""
 
 from __future__ import annotations
 
-import textwrap
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hemalens.cli.help import Verb, Verbs
-from hemalens.cli.options import FollowLinks, Json, Labels, Out, Overwrite, Quiet, Seed, Strict, Talk
+from hemalens.cli.lines import listed, section, wrapped
+from hemalens.cli.options import FollowLinks, Json, Labels, Out, Overwrite, Quiet, Seed, Set, Strict, Talk
 from hemalens.errors import visible
 
 if TYPE_CHECKING:
     from hemalens.datasets.audit import Audit
 
-WIDTH = 80
-NO_BREAK = "\N{NO-BREAK SPACE}"
-N_LISTED = 20
-"""Findings of one kind that are printed; `--json` holds all of them."""
 N_NAMED = 5
 """Sources that are printed of names that look like copies."""
 
@@ -36,15 +32,20 @@ def list_datasets(as_json: Json = False) -> None:
     hemalens data list
     """
     from hemalens.datasets import READERS
+    from hemalens.datasets.fields.readers import FIELD_READERS
 
     talk = Talk(quiet=False, as_json=as_json)
-    lines = []
-    for name, reader in READERS.items():
-        facts = "; ".join(filter(None, (reader.size, reader.licence)))
-        lines += [f"{name}:PATH  {reader.title} ({facts})", f"    {reader.layout}"]
     shown = ("title", "size", "licence", "citation", "layout")
-    facts_of = {name: {fact: getattr(reader, fact) for fact in shown} for name, reader in READERS.items()}
-    talk.result(facts_of, lines)
+    lines: list[str] = []
+    facts: list[dict[str, Any]] = []
+    for what, readers in (("Single cells:", READERS), ("Fields with boxes:", FIELD_READERS)):
+        lines.append(what)
+        for name, reader in readers.items():
+            lines += [f"{name}:PATH  {reader.title} ({'; '.join(filter(None, (reader.size, reader.licence)))})"]
+            lines += [f"    {reader.layout}"]
+        facts.append({name: {fact: getattr(reader, fact) for fact in shown} for name, reader in readers.items()})
+    cells, fields = facts
+    talk.result({**cells, "fields": fields}, lines)
 
 
 @app.command("types", cls=Verb)
@@ -112,6 +113,44 @@ def audit(
     talk.result(asdict(found), lines)
 
 
+@app.command("fields", cls=Verb)
+def fields(
+    *,
+    specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Fields with boxes, as in yolo:my_fields.")],
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also find near-duplicates and turned copies, which reads every image.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Summarize fields with boxes: kinds of cells, sizes, laboratories, boxes left out, copies within and between sets.
+
+    \b
+    Examples:
+    hemalens data fields yolo:my_fields
+    hemalens data fields txl_pbc:DATA/txl_pbc bccd_fields:DATA/bccd --compare
+    """
+    from hemalens.cli.field_lines import copy_lines, summary_lines
+    from hemalens.datasets.audit import STEPS_PER_IMAGE
+    from hemalens.datasets.fields.open import open_fields
+    from hemalens.datasets.fields.summary import compare_fields, identical_fields, summarise
+    from hemalens.progress import track
+
+    talk = Talk(quiet, as_json)
+    opened = [open_fields(spec) for spec in specs]
+    summaries = [summarise(dataset) for dataset in opened]
+    found = None
+    if compare:
+        with track("reading images", STEPS_PER_IMAGE * sum(map(len, opened))) as progress:
+            found = compare_fields(opened, progress=progress)
+    copies = found.copies if found is not None else identical_fields(opened)
+    lines = [line for summary in summaries for line in (*summary_lines(summary), "")]
+    result = {"sets": [asdict(summary) for summary in summaries], "copies": copies}
+    if found is not None:
+        result |= {name: getattr(found, name) for name in ("near_duplicates", "turned_copies", "unreadable")}
+    talk.result(result, [visible(line) for line in (*lines, *copy_lines(copies, found))])
+
+
 @app.command("download", cls=Verb)
 def download(
     *,
@@ -174,6 +213,45 @@ def synthesize(
     talk.result(None, [f"{n_images} images with masks in {folder}; open them as synthetic:{folder}"])
 
 
+@app.command("synthesize-fields", cls=Verb)
+def synthesize_fields(
+    *,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write.")],
+    settings: Set = None,
+    laboratory: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="lab_a or lab_b, both by default; repeatable.")
+    ] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Synthesize fields of view with white cells, red cells and platelets: slides as folders, with boxes and cell types.
+
+    \b
+    Examples:
+    hemalens data synthesize-fields my_fields
+    hemalens data synthesize-fields my_fields --set n_fields=20 --set overlap=0.2
+    """
+    from hemalens.datasets.synthetic import LABORATORIES
+    from hemalens.datasets.synthetic.fields import drawn_field_files, n_drawn_fields
+    from hemalens.datasets.synthetic.fields import synthesize_fields as run
+    from hemalens.datasets.synthetic.smear import SmearConfig
+    from hemalens.outputs import claim_folder
+    from hemalens.progress import track
+
+    talk = Talk(quiet)
+    config = SmearConfig.load(overrides=settings or ())
+    config.shares()
+    chosen = laboratory or list(LABORATORIES)
+    n_fields = n_drawn_fields(config, chosen)
+    with (
+        claim_folder(folder, drawn_field_files, "synthetic fields", overwrite=overwrite, option="FOLDER"),
+        track("drawing", n_fields) as progress,
+    ):
+        run(folder, config=config, seed=seed, laboratories=chosen, progress=lambda: progress(1))
+    talk.result(None, [f"{n_fields} fields with boxes in {folder}; open them as synthetic_fields:{folder}"])
+
+
 @app.command("synthesize-tissue", cls=Verb)
 def synthesize_tissue(
     *,
@@ -210,32 +288,32 @@ def audit_lines(found: Audit) -> list[str]:
     """An audit as lines for the terminal, each file on a line of its own."""
     lines = [f"{found.dataset}: {found.n_images} images under {found.label_map}"]
     for note in found.notes:
-        lines += _wrapped(f"note: {note}")
-    lines += _listed("classes", [f"{name} {n}" for name, n in found.class_counts.items()])
-    lines += _listed("source labels", [f"{name} {n}" for name, n in found.source_label_counts.items()])
+        lines += wrapped(f"note: {note}")
+    lines += listed("classes", [f"{name} {n}" for name, n in found.class_counts.items()])
+    lines += listed("source labels", [f"{name} {n}" for name, n in found.source_label_counts.items()])
     for reason, n in found.excluded.items():
-        lines += _wrapped(f"excluded: {n} x {reason}")
+        lines += wrapped(f"excluded: {n} x {reason}")
     sizes = [f"{size} ({n})" for size, n in found.sizes.items()]
-    lines += _listed("sizes (px)", sizes[:4] + ([f"{len(sizes) - 4} more"] if len(sizes) > 4 else []))
+    lines += listed("sizes (px)", sizes[:4] + ([f"{len(sizes) - 4} more"] if len(sizes) > 4 else []))
     lines.append(
         f"groups: {found.n_groups}; images without a group: {found.n_without_group}; with a mask: {found.n_with_mask}"
     )
     for domain, stats in found.domains.items():
         mean, std = ("/".join(f"{v:g}" for v in stats[key]) for key in ("mean_lab", "std_lab"))
         lines.append(f"colour of {domain}: L*a*b* mean {mean}, std {std}")
-    lines += _section("unreadable", [[reason] for reason in found.unreadable.values()])
+    lines += section("unreadable", [[reason] for reason in found.unreadable.values()])
     for kind, names in found.exposures.items():
-        lines += _section("flat" if kind == "flat" else f"nearly {kind}", [[name] for name in names])
-    lines += _section("read with a warning", [[name, what] for name, what in found.warned.items()])
-    lines += _section("the same image under two labels", found.conflicts)
-    lines += _section("byte-identical copies", found.copies)
+        lines += section("flat" if kind == "flat" else f"nearly {kind}", [[name] for name in names])
+    lines += section("read with a warning", [[name, what] for name, what in found.warned.items()])
+    lines += section("the same image under two labels", found.conflicts)
+    lines += section("byte-identical copies", found.copies)
     near = [[a, f"{b} (differ by {d:g} gray levels)"] for a, b, d in found.near_duplicates]
-    lines += _section("near-duplicates", near, "~")
+    lines += section("near-duplicates", near, "~")
     turned = [[m[0][0], *(f"{name} ({how})" for name, how in m[1:])] for m in found.turned_copies]
-    lines += _section("turned, mirrored or shifted copies", turned, "~")
+    lines += section("turned, mirrored or shifted copies", turned, "~")
     if found.name_sources:
         n_named = sum(map(len, found.name_sources))
-        lines += _wrapped(f"file names: {n_named} look like copies of {len(found.name_sources)} source(s)")
+        lines += wrapped(f"file names: {n_named} look like copies of {len(found.name_sources)} source(s)")
         lines += [f"  {members[0]} and {len(members) - 1} more" for members in found.name_sources[:N_NAMED]]
     lines.append("test images of a random 5-fold split with a relative in training:")
     lines += [f"  {n} {what}" for what, n in found.leaks.items()]
@@ -245,22 +323,3 @@ def audit_lines(found: Audit) -> list[str]:
         "--groups-to FILE.csv puts each set into one group: train on csv:FILE.csv.",
     ]
     return [visible(line) for line in lines]
-
-
-def _wrapped(text: str) -> list[str]:
-    """Wrap to `WIDTH` columns, without breaking words or paths."""
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False) or [text]
-
-
-def _listed(title: str, items: list[str]) -> list[str]:
-    """Wrap a list of items, without breaking an item."""
-    text = ", ".join(item.replace(" ", NO_BREAK) for item in items) or "none"
-    return [line.replace(NO_BREAK, " ") for line in _wrapped(f"{title}: {text}")]
-
-
-def _section(title: str, items: list[list[str]], sign: str = "=") -> list[str]:
-    """The number of findings, then the first `N_LISTED` with each file on a line."""
-    lines = [f"{title}: {len(items)}"]
-    for names in items[:N_LISTED]:
-        lines += [f"  {names[0]}", *(f"    {sign} {name}" for name in names[1:])]
-    return lines + ([f"  and {len(items) - N_LISTED} more (--json lists them)"] if len(items) > N_LISTED else [])

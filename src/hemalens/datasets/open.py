@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hemalens.config import check_text
 from hemalens.datasets.base import NO_LABEL, NO_TYPE, CellDataset, Reader, Record, Source
+from hemalens.datasets.fields.readers import FIELD_READERS
 from hemalens.datasets.images import prepared
 from hemalens.datasets.parts import part_named
 from hemalens.datasets.readers import READERS
@@ -92,7 +93,7 @@ def spec_path(spec: PathLike) -> Path:
     text = os.fspath(spec)
     name, separator, path = text.partition(":")
     # of os.path, which raises neither for a name too long nor for the home of an unknown user
-    if separator and name in READERS and not os.path.exists(text):
+    if separator and (name in READERS or name in FIELD_READERS) and not os.path.exists(text):
         return table_file(Path(os.path.expanduser(path)))[0]
     return Path(os.path.expanduser(text))
 

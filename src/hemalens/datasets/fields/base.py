@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hemalens.datasets.base import Record
 from hemalens.files import sha256_text
 from hemalens.imaging.boxes import KINDS, Boxes, Kind
+from hemalens.taxonomy import cell_type_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,20 @@ class Field:
     """One field of view: its image and the boxes of its cells.
 
     `record` names the image; its `group` is the slide, or None. `complete` are the kinds that are boxed completely: only
-    where a kind is complete is an unboxed place background. A field without a box is a field without a cell.
+    where a kind is complete is an unboxed place background. A field without a box is a field without a cell. `labels` are
+    the source labels of the boxes that name a cell type, "" for a box that names its kind alone; () where no box does. A
+    mask, `record.mask_path`, has the levels of single cells: 0 background, 128 cytoplasm, 255 nucleus.
     """
 
     record: Record
     boxes: Boxes
     complete: tuple[Kind, ...] = KINDS
+    labels: tuple[str, ...] = ()
+
+    @property
+    def cell_types(self) -> tuple[str | None, ...]:
+        """The code of each box's cell type; None where the source names the kind alone."""
+        return tuple(map(cell_type_of, self.labels)) if self.labels else (None,) * len(self.boxes)
 
     def read(self) -> NDArray[np.uint8]:
         """Read the image, RGB uint8 (H, W, 3); raises `ImageError`."""
@@ -65,6 +74,7 @@ class FieldDataset:
         """A digest of the images and boxes, independent of file names and order."""
         rows = [
             f"{field.record.content_id()}:{field.boxes.kinds.tolist()}:{field.boxes.corners.round(3).tolist()}:{field.complete}"
+            f":{field.labels}"
             for field in self.fields
         ]
         return sha256_text("fields", *sorted(rows))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from xml.etree import ElementTree
 
 from hemalens.datasets.base import Labels, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
+from hemalens.datasets.fields.voc_xml import read_voc
 from hemalens.errors import DatasetError, one_line
-from hemalens.files import open_regular
 from hemalens.imaging.formats import note_not_read
 from hemalens.imaging.reading import Box
 
@@ -68,15 +67,10 @@ def _read_fields(root: Path) -> Listing:
 
 
 def _boxes(path: Path) -> list[tuple[str, Box]]:
+    """The name and box of each object, in whole pixels."""
     try:
-        with open_regular(path) as file:
-            root = ElementTree.parse(file).getroot()
-        found = []
-        for item in root.iter("object"):
-            corners = [int(float(item.findtext(f"bndbox/{name}", ""))) for name in ("xmin", "ymin", "xmax", "ymax")]
-            found.append((item.findtext("name", ""), (corners[0], corners[1], corners[2], corners[3])))
-        return found
-    except (OSError, ElementTree.ParseError, ValueError, OverflowError) as error:
+        return [(name, (int(a), int(b), int(c), int(d))) for name, (a, b, c, d) in read_voc(path).objects]
+    except (ValueError, OverflowError) as error:
         raise DatasetError(
             f"cannot read the boxes in {one_line(path)}", expected="Pascal VOC XML", got=str(error)
         ) from error

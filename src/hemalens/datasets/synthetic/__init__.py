@@ -75,6 +75,8 @@ _DRAWN = re.compile(rf"{re.escape(MARKER)}|(region|normal|tumor|{'|'.join(CELL_T
 
 def _read(root: Path) -> Listing:
     laboratories = [root] if (root / MARKER).is_file() else [p.parent for p in sorted(root.glob(f"*/{MARKER}"))]
+    # a laboratory with labels holds whole fields, which `synthetic_fields` reads
+    laboratories = [folder for folder in laboratories if not (folder / "labels").is_dir()]
     records = [
         Record(
             path, path.parent.name, domain=laboratory.name, mask_path=laboratory / "masks" / path.parent.name / path.name

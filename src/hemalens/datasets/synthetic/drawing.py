@@ -19,6 +19,7 @@ from scipy.ndimage import gaussian_filter
 
 from hemalens.datasets.synthetic.cells import CELL_TYPES, MORPHOLOGIES, Chromatin, Granules, Morphology, Nucleus
 from hemalens.datasets.synthetic.laboratory import Laboratory, absorbance
+from hemalens.datasets.synthetic.red_cells import red_cell_density
 from hemalens.datasets.synthetic.shapes import (
     Field,
     Window,
@@ -36,7 +37,7 @@ MASK_NUCLEUS = 255
 
 
 @dataclass(frozen=True, slots=True)
-class _DrawnCell:
+class DrawnCell:
     """Stain absorbance and outlines of one cell in its window."""
 
     absorbance: Field  # (3, h, w)
@@ -66,88 +67,34 @@ def draw_cell(
     offset_um = rng.uniform(-0.25, 0.25, size=2) * min(radius_um, 3.0)
     centre_um = (side_px / 2 / scale + float(offset_um[0]), side_px / 2 / scale + float(offset_um[1]))
 
-    density = _red_cell_density(laboratory, centre_um, radius_um, rng)
-    field = density * _jittered(laboratory.stains.haemoglobin, laboratory, rng)
+    shape = (side_px, side_px)
+    density, _ = red_cell_density(laboratory, shape, [(*centre_um, radius_um)], rng)
+    field = density * jittered(laboratory.stains.haemoglobin, laboratory, rng)
     for _ in range(int(rng.poisson(laboratory.platelets_per_image))):
         _add_bystander_platelet(field, laboratory, centre_um, radius_um, rng)
-    window = window_around(laboratory, centre_um, radius_um * 1.3 + 0.6)
-    cell = _draw_morphology(morphology, window, radius_um, laboratory, rng)
-    _add(field, window, cell)
+    window = window_around(laboratory, shape, centre_um, radius_um * 1.3 + 0.6)
+    cell = draw_morphology(morphology, window, radius_um, laboratory, rng)
+    add_cell(field, window, cell)
 
-    mask = np.zeros((side_px, side_px), dtype=np.uint8)
+    mask = np.zeros(shape, dtype=np.uint8)
     view = mask[window.rows, window.columns]
     view[cell.outline_um < 0] = MASK_CYTOPLASM
     if cell.nucleus_um is not None:
         view[cell.nucleus_um < 0] = MASK_NUCLEUS
-    return _photograph(field, laboratory, rng), mask
+    return photograph(field, laboratory, rng), mask
 
 
-def _jittered(rgb: tuple[float, float, float], laboratory: Laboratory, rng: np.random.Generator) -> Field:
+def jittered(rgb: tuple[float, float, float], laboratory: Laboratory, rng: np.random.Generator) -> Field:
     """Return the absorbance (3, 1, 1) of a stain with the hue variation between slides."""
     hue = np.exp(rng.normal(0.0, laboratory.stain_jitter / 2, size=3)).astype(np.float32)
     return (absorbance(rgb) * hue)[:, None, None]
 
 
-def _add(field: Field, window: Window, cell: _DrawnCell) -> None:
+def add_cell(field: Field, window: Window, cell: DrawnCell) -> None:
     """Lay a drawn cell over the absorbance `field` (3, H, W) in place, hiding what is below it."""
     view = field[:, window.rows, window.columns]
     view *= 1.0 - 0.92 * cell.coverage
     view += cell.absorbance
-
-
-def _red_cell_positions(
-    laboratory: Laboratory, centre_um: tuple[float, float], radius_um: float, rng: np.random.Generator
-) -> list[tuple[float, float, float]]:
-    """Return (x, y, diameter) in micrometres of red cells that stay clear of the target and rarely overlap."""
-    side_um = laboratory.image_size_px / laboratory.pixels_per_um
-    margin_um = laboratory.red_cell_diameter_um[1] / 2
-    wanted = int(rng.poisson(laboratory.red_cells_per_100_um2 * (side_um + 2 * margin_um) ** 2 / 100))
-    places = rng.uniform(-margin_um, side_um + margin_um, size=(3 * wanted, 2))
-    lowest, highest = laboratory.red_cell_diameter_um
-    diameters = rng.triangular(lowest, (lowest + highest) / 2, highest, size=3 * wanted)
-    away = np.linalg.norm(places[:, None] - places[None, :], axis=2)
-    gaps = away - (diameters[:, None] + diameters[None, :]) / 2
-    # Red cells press against a leukocyte, hence the small overlap.
-    free = np.linalg.norm(places - centre_um, axis=1) > radius_um + diameters / 2 - 0.4
-    may_overlap = rng.random(3 * wanted) < 0.25
-    placed: list[int] = []
-    for candidate in np.flatnonzero(free).tolist():
-        gap = gaps[candidate, placed].min(initial=1.0)
-        if len(placed) < wanted and (gap >= 0.0 or (gap > -2.5 and may_overlap[candidate])):
-            placed.append(candidate)
-    return [(*places[index].tolist(), float(diameters[index])) for index in placed]
-
-
-def _red_cell_density(
-    laboratory: Laboratory, centre_um: tuple[float, float], radius_um: float, rng: np.random.Generator
-) -> Field:
-    """Return the density of plasma and red cells, float32 (H, W): biconcave discs, pale in the middle."""
-    scale, side_px = laboratory.pixels_per_um, laboratory.image_size_px
-    shape = (side_px, side_px)
-    density = laboratory.background_mottle * smooth_noise(shape, 2.0 * scale, rng)
-    axis = (np.arange(side_px, dtype=np.float32) + 0.5) / scale
-    # One smooth deformation of the whole plane makes every disc irregular at the price of one.
-    warped_x = axis[None, :] + 0.24 * smooth_noise(shape, 1.5 * scale, rng)
-    warped_y = axis[:, None] + 0.24 * smooth_noise(shape, 1.5 * scale, rng)
-    pallor_of_slide = rng.uniform(0.35, 0.75)
-    for x_um, y_um, diameter_um in _red_cell_positions(laboratory, centre_um, radius_um, rng):
-        half_um = diameter_um / 2 + 0.9
-        left, right = max(0, int((x_um - half_um) * scale)), min(side_px, int((x_um + half_um) * scale))
-        top, bottom = max(0, int((y_um - half_um) * scale)), min(side_px, int((y_um + half_um) * scale))
-        angle, ratio = rng.uniform(0, math.pi), 1.0 - 0.16 * rng.beta(1.2, 2.0)
-        pallor, width = pallor_of_slide * rng.uniform(0.3, 1.25), rng.uniform(0.4, 0.75)
-        thickness = laboratory.red_cell_density * rng.uniform(0.85, 1.15)
-        if left >= right or top >= bottom:
-            continue
-        x = warped_x[top:bottom, left:right] - x_um
-        y = warped_y[top:bottom, left:right] - y_um
-        u = x * math.cos(angle) + y * math.sin(angle)
-        v = (y * math.cos(angle) - x * math.sin(angle)) / ratio
-        squared = (u * u + v * v) * np.float32(4 / diameter_um**2)
-        edge = np.clip((1.0 - squared) * np.float32(diameter_um * scale / 8), 0.0, 1.0)
-        profile = 0.85 + 0.2 * squared - pallor * np.square(np.clip(1.0 - squared / width, 0.0, 1.0))
-        density[top:bottom, left:right] += thickness * edge * profile
-    return density
 
 
 def _add_bystander_platelet(
@@ -160,8 +107,8 @@ def _add_bystander_platelet(
     x_um, y_um = rng.uniform(2.0, side_um - 2.0, size=2)
     if math.hypot(x_um - centre_um[0], y_um - centre_um[1]) < radius_um + platelet_radius_um + 1.0:
         return
-    window = window_around(laboratory, (float(x_um), float(y_um)), platelet_radius_um * 1.5 + 0.6)
-    _add(field, window, _draw_morphology(morphology, window, platelet_radius_um, laboratory, rng))
+    window = window_around(laboratory, field.shape[1:], (float(x_um), float(y_um)), platelet_radius_um * 1.5 + 0.6)
+    add_cell(field, window, draw_morphology(morphology, window, platelet_radius_um, laboratory, rng))
 
 
 def _chromatin_density(
@@ -241,9 +188,9 @@ def _cytoplasm_density(
     return density
 
 
-def _draw_morphology(
+def draw_morphology(
     morphology: Morphology, window: Window, radius_um: float, laboratory: Laboratory, rng: np.random.Generator
-) -> _DrawnCell:
+) -> DrawnCell:
     """Return one cell of a morphology, drawn around the origin of its window."""
     stains = laboratory.stains
     strength = np.float32(laboratory.stain_strength * math.exp(rng.normal(0.0, laboratory.stain_jitter)))
@@ -255,8 +202,8 @@ def _draw_morphology(
         nucleus_um = np.maximum(nucleus_um, outline_um + np.float32(0.25))
     coverage = window.coverage(outline_um, 0.1)
     blue = np.float32(sample(rng, morphology.cytoplasm.basophilia))
-    tint = blue * _jittered(stains.basophilic, laboratory, rng)
-    tint = tint + (1 - blue) * _jittered(stains.acidophilic, laboratory, rng)
+    tint = blue * jittered(stains.basophilic, laboratory, rng)
+    tint = tint + (1 - blue) * jittered(stains.acidophilic, laboratory, rng)
     cytoplasm = coverage * _cytoplasm_density(morphology, window, outline_um, nucleus_um, rng)
     layers = cytoplasm * tint
     if nucleus_um is not None and morphology.nucleus is not None and morphology.chromatin is not None:
@@ -264,19 +211,19 @@ def _draw_morphology(
         depth_um = np.maximum(-nucleus_um, 0.0)
         density = _chromatin_density(morphology.chromatin, morphology.nucleus, window, depth_um, rng)
         layers *= 1.0 - 0.75 * inside
-        layers += (inside * density) * _jittered(stains.chromatin, laboratory, rng)
+        layers += (inside * density) * jittered(stains.chromatin, laboratory, rng)
     if morphology.granules is not None:
         granules = _granule_density(morphology.granules, window, outline_um, nucleus_um, rng)
-        layers += granules * _jittered(getattr(stains, morphology.granules.stain), laboratory, rng)
-    return _DrawnCell(layers * strength, coverage, outline_um, nucleus_um)
+        layers += granules * jittered(getattr(stains, morphology.granules.stain), laboratory, rng)
+    return DrawnCell(layers * strength, coverage, outline_um, nucleus_um)
 
 
-def _photograph(field: Field, laboratory: Laboratory, rng: np.random.Generator) -> NDArray[np.uint8]:
+def photograph(field: Field, laboratory: Laboratory, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Return the RGB photograph, uint8 (H, W, 3), of an absorbance `field` (3, H, W): lamp, optics, sensor, JPEG."""
-    axis = np.linspace(-1.0, 1.0, laboratory.image_size_px, dtype=np.float32)
+    down, across = (np.linspace(-1.0, 1.0, side, dtype=np.float32) for side in field.shape[1:])
     angle, slope = rng.uniform(0, 2 * math.pi), laboratory.illumination_gradient * rng.uniform(0.3, 1.0)
-    bow = laboratory.vignetting * np.square(axis)
-    lamp = (1.0 + slope * math.cos(angle) * axis - bow) + (slope * math.sin(angle) * axis - bow)[:, None]
+    bow_down, bow_across = (laboratory.vignetting * np.square(axis) for axis in (down, across))
+    lamp = (1.0 + slope * math.cos(angle) * across - bow_across) + (slope * math.sin(angle) * down - bow_down)[:, None]
     exposure = 1 + rng.normal(0.0, laboratory.exposure_jitter)
     # White balance errs along the lamp's colour temperature: more red goes with less blue.
     warmth = rng.normal(0.0, laboratory.white_balance_jitter)

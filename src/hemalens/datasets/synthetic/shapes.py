@@ -85,11 +85,12 @@ def smooth_noise(shape: tuple[int, int], sigma_px: float, rng: np.random.Generat
     return inner
 
 
-def window_around(laboratory: Laboratory, centre_um: tuple[float, float], half_um: float) -> Window:
-    """Return the window of half width `half_um` around (x, y), cut at the image borders."""
-    scale, side_px = laboratory.pixels_per_um, laboratory.image_size_px
+def window_around(laboratory: Laboratory, shape: tuple[int, int], centre_um: tuple[float, float], half_um: float) -> Window:
+    """Return the window of half width `half_um` around (x, y), cut at the borders of an image of `shape` (H, W)."""
+    scale = laboratory.pixels_per_um
     edges = [
-        (max(0, int((centre - half_um) * scale)), min(side_px, int((centre + half_um) * scale) + 1)) for centre in centre_um
+        (max(0, int((centre - half_um) * scale)), min(side, int((centre + half_um) * scale) + 1))
+        for centre, side in zip(centre_um, shape[::-1], strict=True)
     ]
     (left, right), (top, bottom) = edges
     x_um = (np.arange(left, right, dtype=np.float32) + 0.5) / scale - centre_um[0]
