@@ -42,9 +42,13 @@ class NetworkInput:
 
 def network_input(image: NDArray[np.uint8], longer_px: int) -> NetworkInput:
     """The image (H, W, 3) with a longer side of `longer_px`, padded with its median colour to whole multiples of 16."""
+    return input_at(image, longer_px / max(image.shape[:2]))
+
+
+def input_at(image: NDArray[np.uint8], scale: float) -> NetworkInput:
+    """The image (H, W, 3) with its sides times `scale`, padded with its median colour to whole multiples of 16."""
     height, width = image.shape[:2]
-    ratio = longer_px / max(height, width)
-    rows, columns = max(1, round(height * ratio)), max(1, round(width * ratio))
+    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
     shown = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, reducing_gap=2.0))
     padded = (-(-rows // MULTIPLE) * MULTIPLE, -(-columns // MULTIPLE) * MULTIPLE)
     if padded != (rows, columns):
