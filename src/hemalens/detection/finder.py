@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from hemalens.detection.fields import LEAST_SCORES, cells_by_tile
 from hemalens.detection.maps import NUCLEUS, Maps, NetworkInput, boxes_of, network_input
-from hemalens.detection.pixels import ArrayPixels
+from hemalens.detection.pixels import ArrayPixels, Pixels
 from hemalens.detection.scale import scale_of
 from hemalens.graphs.runtime import session_of
 from hemalens.imaging.boxes import KINDS, WHITE, Boxes, overlaps, without_doubles
@@ -52,19 +53,21 @@ class CellFinder:
         scores, distances = self._session.run(["scores", "distances"], {"image": given.pixels[None]})
         return Maps(scores[0], distances[0])
 
-    def in_field(
-        self, image: NDArray[np.uint8], *, scale: float | None = None, least_score: float | None = None
-    ) -> Boxes:
+    def in_field(self, image: NDArray[np.uint8], *, scale: float | None = None, least_score: float | None = None) -> Boxes:
         """White cells, red cells and platelets of a field uint8 (H, W, 3), each once, in pixels of the field.
 
         `scale`: pixels of the detector's input for a pixel of the field, as `scale_of` gives it; None finds it.
         `least_score`: the score above which a cell of any kind is found; None takes that of each kind.
         """
-        scores = LEAST_SCORES if least_score is None else (least_score,) * len(KINDS)
         found = Boxes()
-        for boxes in cells_by_tile(self.maps, ArrayPixels(image), scale=scale, least_scores=scores):
+        for boxes in self.by_tile(ArrayPixels(image), scale=scale, least_score=least_score):
             found = found.beside(boxes)
         return found
+
+    def by_tile(self, pixels: Pixels, *, scale: float | None = None, least_score: float | None = None) -> Iterator[Boxes]:
+        """As `in_field`, tile by tile: for a scan that `detection.pixels.open_pixels` opens, in memory that stays flat."""
+        scores = LEAST_SCORES if least_score is None else (least_score,) * len(KINDS)
+        return cells_by_tile(self.maps, pixels, scale=scale, least_scores=scores)
 
     def scale_of(self, image: NDArray[np.uint8]) -> float | None:
         """Pixels of the detector's input for a pixel of a field uint8 (H, W, 3); None where no cell shows it.

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hemalens.imaging.reading import read_image
+from hemalens.imaging.scans import Scan, is_scan
 
 Rectangle = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels; right and bottom are exclusive."""
@@ -38,3 +44,13 @@ class ArrayPixels:
         """The pixels of a rectangle, a view."""
         left, top, right, bottom = rectangle
         return self.image[top:bottom, left:right]
+
+
+@contextmanager
+def open_pixels(path: Path, *, page: int | None = None) -> Iterator[Pixels]:
+    """A field by its file: in memory up to 64 million pixels, a larger TIFF tile by tile; raises `ImageError`."""
+    if is_scan(path, page=page):
+        with Scan(path, page=page) as scan:
+            yield scan
+    else:
+        yield ArrayPixels(read_image(path, page=page))

@@ -1,4 +1,4 @@
-"""Find a field's magnification from the field itself: the scale at which the detector is most certain, then the cells' size.
+"""Find a field's magnification from the field itself: where the detector is most certain, then the size of its cells.
 
 The detector sees red cells of 16 to 90 pixels of its input; below and above, its scores fall and its boxes are wrong. So
 a ladder of looks, each at twice the last scale, is judged by the area of the cells that are found, weighted by the squares
@@ -20,7 +20,7 @@ from hemalens.imaging.boxes import RED, WHITE, Boxes, areas, without_doubles
 Look = Callable[[NetworkInput], Maps]
 """Runs the detector's graph on one input."""
 
-RED_PX = 40.0
+RED_PX = 32.0
 """Side of a typical red cell in the input when a field is searched."""
 WHITE_TO_RED = 1.8
 """Side of a white cell over that of a red cell, for fields with hardly any red cells."""
@@ -28,8 +28,8 @@ LOOK_PX = 192
 """Longer side of the input of each look, as in training."""
 LEAST_LOOK_PX = 96
 """Of the first look: a single cell may fill the image."""
-LARGEST_SEEN_PX = 4096
-"""Longer side of what the first look sees of a large field: red cells of 350 pixels have 16 in it."""
+LARGEST_SEEN_PX = 2048
+"""Longer side of what the first look sees of a large field: red cells of 500 pixels have 47 in it."""
 LARGEST_ENLARGEMENT = 4.0
 N_PLACES, N_SEEN = 3, 2
 """A look that sees a part of the field: of a grid of 3 x 3 places, the two with the most contrast are seen."""
@@ -67,7 +67,7 @@ def ladder(size: tuple[int, int]) -> list[tuple[int, int]]:
     steps = [(seen, LEAST_LOOK_PX)] if max(size) <= LARGEST_SEEN_PX else []
     while True:
         steps.append((seen, LOOK_PX))
-        if LOOK_PX / seen * 2 > LARGEST_ENLARGEMENT or seen < 2 * LEAST_LOOK_PX // 2:
+        if LOOK_PX / seen * 2 > LARGEST_ENLARGEMENT or seen < LEAST_LOOK_PX:
             return steps
         seen = -(-seen // 2)
 
