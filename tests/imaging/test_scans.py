@@ -105,7 +105,7 @@ def test_parts_that_are_too_large_are_refused_before_they_are_decoded(
 
 def test_a_side_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scans, "MAX_SIDE_PX", 200)
-    with pytest.raises(ImageError, match="too large.*200 px a side.*220x150 px"):
+    with pytest.raises(ImageError, match=r"too large.*200 px a side.*220x150 px"):
         Scan(written(tmp_path / "a.tif"))
 
 

@@ -22,7 +22,8 @@ def touched_borders(boxes: Boxes, shape: tuple[int, ...]) -> NDArray[np.bool_]:
 
 def cut_by_border(boxes: Boxes, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """(n,): whether the border of a field of `shape` (height, width) cuts each cell, so that a part of it is not seen."""
-    cut: NDArray[np.bool_] = touched_borders(boxes, shape).any(axis=1)
+    touched = touched_borders(boxes, shape)
+    cut: NDArray[np.bool_] = np.logical_or.reduce(touched, axis=1)
     return cut
 
 

@@ -14,7 +14,7 @@ from hemalens.imaging.boxes import Boxes, without_doubles
 
 FIELD_PX = 256
 """Longer side at which a field is seen in which no cell gives a scale."""
-LEAST_SCORES = (0.3, 0.4, 0.35)
+LEAST_SCORES = (0.25, 0.45, 0.4)
 """Score above which a cell of each kind is found."""
 OVERLAP = 0.3
 """Largest intersection over union of two cells of a kind. Of annotated red cells, 2 in 1,000 overlap more."""

@@ -20,7 +20,7 @@ from hemalens.imaging.boxes import RED, WHITE, Boxes, areas, without_doubles
 Look = Callable[[NetworkInput], Maps]
 """Runs the detector's graph on one input."""
 
-RED_PX = 32.0
+RED_PX = 28.0
 """Side of a typical red cell in the input when a field is searched."""
 WHITE_TO_RED = 1.8
 """Side of a white cell over that of a red cell, for fields with hardly any red cells."""

@@ -54,9 +54,8 @@ class Scan(AbstractContextManager["Scan"]):
 
             self._file.seek(0)
             with decoder_warnings(None):
-                self._page: Any = self._open.enter_context(tifffile.TiffFile(self._file, name="scan.tif")).pages[
-                    header.index
-                ]
+                opened: Any = self._open.enter_context(tifffile.TiffFile(self._file, name="scan.tif"))
+                self._page = opened.pages[header.index]
                 tiff.check_complete(self._file, self._page)
         except (ImageError, KeyboardInterrupt):
             self._open.close()
