@@ -20,7 +20,7 @@ from hemalens.benchmark.config import BenchmarkConfig
 from hemalens.benchmark.detectors import DETECTOR
 from hemalens.cli.main import app
 from hemalens.datasets import READERS
-from hemalens.datasets.fields.open import FIELD_READERS
+from hemalens.datasets.fields.readers import FIELD_READERS
 from hemalens.differential.rules import CountRules, load_rules
 from hemalens.methods import DETECTORS, METHODS, SEGMENTERS, find_method
 from hemalens.studies import describe_study

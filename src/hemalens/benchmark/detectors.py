@@ -16,7 +16,8 @@ from hemalens.bundle.artifact import library_versions
 from hemalens.bundle.detector import Detector, open_detector
 from hemalens.config import Seed, StrictConfig
 from hemalens.datasets.fields.base import FieldDataset
-from hemalens.datasets.fields.open import FIELD_READERS, open_fields
+from hemalens.datasets.fields.open import open_fields
+from hemalens.datasets.fields.readers import FIELD_READERS
 from hemalens.errors import BundleError, HemalensError, InputError, one_line, public
 from hemalens.evaluation.fields import TestedDetector
 from hemalens.evaluation.results import Detection, Failure, Report

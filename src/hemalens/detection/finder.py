@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hemalens.detection.maps import Maps, NetworkInput, boxes_of, network_input
+from hemalens.detection.fields import LEAST_SCORES, cells_by_tile
+from hemalens.detection.maps import Maps, NetworkInput
+from hemalens.detection.pixels import ArrayPixels, Pixels
+from hemalens.detection.scale import scale_of
 from hemalens.detection.single_cell import FoundNucleus, nucleus_in
 from hemalens.graphs.runtime import session_of
-from hemalens.imaging.boxes import Boxes, without_doubles
-
-FIELD_PX = 512
-"""Longer side at which the detector sees a field."""
-LEAST_SCORE = 0.1
-"""Score above which a cell of a field is a proposal. Scores differ between laboratories: a classifier has the last word."""
+from hemalens.imaging.boxes import KINDS, Boxes
 
 
 class CellFinder:
@@ -40,10 +39,28 @@ class CellFinder:
         scores, distances = self._session.run(["scores", "distances"], {"image": given.pixels[None]})
         return Maps(scores[0], distances[0])
 
-    def in_field(self, image: NDArray[np.uint8], *, least_score: float = LEAST_SCORE) -> Boxes:
-        """White cells, red cells and platelets of a field uint8 (H, W, 3), each once, in pixels of the field."""
-        given = network_input(image, FIELD_PX)
-        return without_doubles(boxes_of(self.maps(given), given, least_score=least_score))
+    def in_field(self, image: NDArray[np.uint8], *, scale: float | None = None, least_score: float | None = None) -> Boxes:
+        """White cells, red cells and platelets of a field uint8 (H, W, 3), each once, in pixels of the field.
+
+        `scale`: pixels of the detector's input for a pixel of the field, as `scale_of` gives it; None finds it.
+        `least_score`: the score above which a cell of any kind is found; None takes that of each kind.
+        """
+        found = Boxes()
+        for boxes in self.by_tile(ArrayPixels(image), scale=scale, least_score=least_score):
+            found = found.beside(boxes)
+        return found
+
+    def by_tile(self, pixels: Pixels, *, scale: float | None = None, least_score: float | None = None) -> Iterator[Boxes]:
+        """As `in_field`, tile by tile: for a scan that `detection.pixels.open_pixels` opens, in memory that stays flat."""
+        scores = LEAST_SCORES if least_score is None else (least_score,) * len(KINDS)
+        return cells_by_tile(self.maps, pixels, scale=scale, least_scores=scores)
+
+    def scale_of(self, image: NDArray[np.uint8]) -> float | None:
+        """Pixels of the detector's input for a pixel of a field uint8 (H, W, 3); None where no cell shows it.
+
+        The fields of a slide share one scale: their median is surer than each.
+        """
+        return scale_of(self.maps, ArrayPixels(image))
 
     def nucleus_of(self, image: NDArray[np.uint8]) -> FoundNucleus:
         """The nucleus of the white cell near the centre of a single-cell image uint8 (H, W, 3), with all its lobes."""

@@ -271,7 +271,7 @@ def _damaged(kind: str, asked: _Asked, error: Exception) -> ImageError:
 def _too_large(asked: _Asked, got: str) -> ImageError:
     return ImageError(
         f"image {asked.shown} is too large",
-        expected=f"at most {MAX_PIXELS // 1_000_000} million pixels (single-cell images, not whole slides)",
+        expected=f"at most {MAX_PIXELS // 1_000_000} million pixels (in a larger TIFF, cells can be found)",
         got=got,
     )
 

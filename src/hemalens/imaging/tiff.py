@@ -16,6 +16,8 @@ from hemalens.errors import ImageError, require_extra
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of TIFF and BigTIFF."""
+JPEG = 7
+"""The number of JPEG compression."""
 MAX_PAGES, MAX_TAGS = 10_000, 256
 """Pages of a file and tags of a page, so that no file takes more than seconds."""
 MAX_SAMPLES = 4
@@ -190,13 +192,13 @@ def decode(file: BufferedReader, page: Page, shown: str, max_pixels: int) -> NDA
 
     `shown` names the image in errors. Raises `ImageError`, or what tifffile raises on damage.
     """
-    _check_kind(page, shown, max_pixels)
+    check_kind(page, shown, max_pixels)
     import tifffile
 
     file.seek(0)
     with tifffile.TiffFile(file, name="image.tif") as tiff:
         found: Any = tiff.pages[page.index]
-        _check_complete(file, found)
+        check_complete(file, found)
         if page.compression == 7:
             _check_jpegs(file, found, shown, max_pixels)
         values = found.asarray()
@@ -220,7 +222,7 @@ def upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(values)
 
 
-def _check_kind(page: Page, shown: str, max_pixels: int) -> None:
+def check_kind(page: Page, shown: str, max_pixels: int) -> None:
     """Raise `ImageError` for a page of a kind that is not read, or one whose decoding could take much memory."""
     name = COMPRESSIONS.get(page.compression)
     if name is None:
@@ -255,7 +257,7 @@ def _unsupported(shown: str, got: str, *, expected: str = "gray or RGB of 8 or 1
     return ImageError(f"image {shown} has an unsupported pixel type", expected=expected, got=got)
 
 
-def _check_complete(file: BufferedReader, page: Any) -> None:
+def check_complete(file: BufferedReader, page: Any) -> None:
     """Raise `ValueError` where strips or tiles are missing, which tifffile would fill with zeros."""
     wanted = int(np.prod(page.chunked))
     ends = [offset + n for offset, n in zip(page.dataoffsets, page.databytecounts, strict=True) if offset and n]
@@ -267,12 +269,12 @@ def _check_jpegs(file: BufferedReader, page: Any, shown: str, max_pixels: int) -
     """Raise `ImageError` where a strip or tile states more pixels than an image may have."""
     for offset, n_bytes in zip(page.dataoffsets, page.databytecounts, strict=True):
         file.seek(offset)
-        width, height = _jpeg_size(file.read, n_bytes)
+        width, height = jpeg_size(file.read, n_bytes)
         if width * height > max_pixels:
             raise _unsupported(shown, f"a JPEG of {width}x{height} px inside")
 
 
-def _jpeg_size(read: Callable[[int], bytes], n_bytes: int) -> tuple[int, int]:
+def jpeg_size(read: Callable[[int], bytes], n_bytes: int) -> tuple[int, int]:
     """(width, height) that a JPEG states, (0, 0) where it states none (ITU T.81, B.2.2)."""
     content = read(n_bytes)
     position = 2

@@ -12,7 +12,8 @@ from hemalens.bundle.folders import kind_of
 from hemalens.bundle.seen import SEEN
 from hemalens.config import checked
 from hemalens.datasets.fields.base import Field, FieldDataset
-from hemalens.datasets.fields.open import FIELD_READERS, open_fields
+from hemalens.datasets.fields.open import open_fields
+from hemalens.datasets.fields.readers import FIELD_READERS
 from hemalens.datasets.open import check_specs
 from hemalens.errors import DatasetError, InputError, SplitError, near_matches, one_line, public
 from hemalens.evaluation.fields import Classifier, TestedDetector, find_in_fields, is_white_cell, score_fields

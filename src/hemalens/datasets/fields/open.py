@@ -14,9 +14,6 @@ from hemalens.datasets.readers import READERS
 from hemalens.errors import DatasetError, near_matches, one_line, public
 from hemalens.files import PathLike, as_path
 
-FIELD_READERS = ("yolo", "txl_pbc")
-"""Names of the readers."""
-
 
 @public
 def open_fields(spec: PathLike) -> FieldDataset:
