@@ -29,9 +29,11 @@ from hemalens.evaluation.results import (
     NamedScatter,
     PictureTable,
     Report,
+    SlideResult,
     TrainingCurve,
 )
 from hemalens.graphs.runtime import n_cores
+from hemalens.report.slides import summarise_slides
 from hemalens.report.summary import (
     summarise_efficiency,
     summarise_evaluations,
@@ -113,6 +115,7 @@ class Results:
     """
 
     evaluations: Sequence[Evaluation] = ()
+    slides: Sequence[SlideResult] = ()
     k_shot: Sequence[KShot] = ()
     fractions: Sequence[FractionCurve] = ()
     efficiency: Sequence[Efficiency] = ()
@@ -128,6 +131,7 @@ class Results:
     def summary(self) -> tuple[str, ...]:
         """The results as sentences."""
         sentences = [*summarise_failures(self.failures), *summarise_efficiency(self.efficiency), *self.remarks]
+        sentences += summarise_slides(self.slides)
         sentences += summarise_evaluations(self.evaluations, self.comparisons)
         for place in dict.fromkeys((result.target, result.against) for result in self.k_shot):
             sentences += summarise_k_shot([result for result in self.k_shot if (result.target, result.against) == place])
@@ -159,6 +163,7 @@ def make_report(
         environment=environment(),
         seed=seed,
         evaluations=tuple(results.evaluations),
+        slides=tuple(results.slides),
         k_shot=tuple(results.k_shot),
         fractions=tuple(results.fractions),
         efficiency=tuple(results.efficiency),

@@ -9,7 +9,16 @@ from typing import Any
 
 from hemalens.evaluation import formatting
 from hemalens.evaluation.results import DataCard, MethodCard, PictureTable, Report
-from hemalens.report import comparisons, efficiency, evaluations, fractions, k_shot, training_curves, transfer_matrix
+from hemalens.report import (
+    comparisons,
+    efficiency,
+    evaluations,
+    fractions,
+    k_shot,
+    slides,
+    training_curves,
+    transfer_matrix,
+)
 from hemalens.report.embeddings import NamedScatter, embedded
 from hemalens.report.tables import (
     Block,
@@ -45,6 +54,7 @@ def sections(report: Report) -> Iterator[Section]:
     possible = (
         Section("summary", "Summary", (lines,) if report.summary else (), ""),
         Section("failures", "What failed", _failures(report), "failures"),
+        slides.section(report.slides),
         Section("tables", "Tables", tuple(map(study_table, report.tables))),
         Section("differences", "What differs from the paper", differences),
         Section("overview", "Overview", _overviews(report), ""),

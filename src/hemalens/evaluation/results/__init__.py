@@ -17,15 +17,19 @@ from hemalens.evaluation.results.evaluations import (
 )
 from hemalens.evaluation.results.exhibits import ComparisonTable, Picture, PictureTable
 from hemalens.evaluation.results.report import DataCard, Failure, MethodCard, Report
+from hemalens.evaluation.results.slides import CellsNeeded, CountedBeside, CountedType, ReferenceInterval, SlideResult
 from hemalens.evaluation.results.training_curves import TrainingCurve
 from hemalens.evaluation.results.trust import AccuracyEstimate, TrustCheck
 
 __all__ = [
     "AccuracyEstimate",
     "Against",
+    "CellsNeeded",
     "ClassScores",
     "Comparison",
     "ComparisonTable",
+    "CountedBeside",
+    "CountedType",
     "DataCard",
     "Efficiency",
     "Estimate",
@@ -39,6 +43,7 @@ __all__ = [
     "NamedScatter",
     "Picture",
     "PictureTable",
+    "ReferenceInterval",
     "ReliabilityBin",
     "Report",
     "Scatter",
@@ -46,6 +51,7 @@ __all__ = [
     "Scores",
     "Selection",
     "Shots",
+    "SlideResult",
     "Supervised",
     "Timing",
     "TrainingCurve",

@@ -13,6 +13,7 @@ from hemalens.evaluation.results.costs import Efficiency
 from hemalens.evaluation.results.curves import FractionCurve, KShot
 from hemalens.evaluation.results.evaluations import Evaluation, NamedScatter
 from hemalens.evaluation.results.exhibits import ComparisonTable, PictureTable
+from hemalens.evaluation.results.slides import SlideResult
 from hemalens.evaluation.results.training_curves import TrainingCurve
 
 
@@ -76,6 +77,7 @@ class Report(Part):
     synthetic: bool
     data: tuple[DataCard, ...]
     evaluations: tuple[Evaluation, ...]
+    slides: tuple[SlideResult, ...] = ()
     k_shot: tuple[KShot, ...] = ()
     fractions: tuple[FractionCurve, ...] = ()
     efficiency: tuple[Efficiency, ...] = ()
