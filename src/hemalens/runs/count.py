@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from hemalens.bundle.bundle import Bundle, BundleLike, bundle_folder, open_bundle
 from hemalens.bundle.detector import Detector, default_detector, open_detector
-from hemalens.config import check_texts, checked
+from hemalens.config import check_texts, check_whole, checked
 from hemalens.datasets.tables import table_file
-from hemalens.errors import InputError, public
-from hemalens.evaluation import formatting
+from hemalens.detection.finder import SURE_SCORE
+from hemalens.differential.rules import CountRules
+from hemalens.errors import public
 from hemalens.files import PathLike, as_path, atomic_dir, files_below, read_sealed, write_sealed
 from hemalens.graphs.runtime import in_order, n_cores
 from hemalens.inference.predictor import Predictor
@@ -20,15 +20,15 @@ from hemalens.outputs import check_outside, claim_folder
 from hemalens.progress import Advance, Say, track
 from hemalens.report import write_report
 from hemalens.runs.counting.copies import count_once
-from hemalens.runs.counting.decide import decide, limits_of, mark_beyond_target
+from hemalens.runs.counting.decide import decide, limits_of
 from hemalens.runs.counting.exhibits import Exhibits
 from hemalens.runs.counting.find import FieldWorker, FoundField, observed
 from hemalens.runs.counting.options import DEFAULTS, CountOptions, rules_of
 from hemalens.runs.counting.pictures import Painter
-from hemalens.runs.counting.results import Made, SlideCounts, counts_of, report_of
+from hemalens.runs.counting.results import SlideCounts, counts_of, report_of, shared_contents
 from hemalens.runs.counting.rows import Write, cell_rows, cell_writer, write_slides
 from hemalens.runs.counting.slides import Slide, open_slides
-from hemalens.trust.monitor import BatchReport, Monitor
+from hemalens.trust.monitor import BatchReport
 
 COUNT_FILE = "count.json"
 """Names what a count has written, so that `overwrite` replaces nothing else."""
@@ -66,8 +66,8 @@ def count(
 ) -> CountSummary:
     """Find, classify and count the cells in `fields`, and write tables, pictures and a report into the folder `out`.
 
-    `fields` is a folder of images, in which each folder is a slide, a table with the columns slide and field, an image, or a
-    TIFF of several pages. The `detector` finds the cells, by default the package's; the `bundle` classifies the white
+    `fields` is a folder of images, in which each folder is a slide, a table with the columns slide and field, an image, or
+    a TIFF of several pages. The `detector` finds the cells, by default the package's; the `bundle` classifies the white
     cells. `out` gets cells.csv, slides.csv, crops by type, an overlay of each field, and the report. A field that cannot be
     read is a row with its error. The folder appears whole at the end, or not at all.
     """
@@ -86,8 +86,9 @@ def count(
         finder = default_detector() if detector is None else open_detector(as_path(detector, "the detector"))
         with atomic_dir(out, counted_files) as folder:
             counter = _Counter(opened, finder, options, rules, folder)
-            with track("counting cells", sum(len(slide.fields) for slide in slides)) as progress:
-                counts = [counter.count(slide, progress) for slide in slides]
+            n_fields = sum(len(slide.fields) for slide in slides)
+            with track("counting cells", n_fields) as progress, cell_writer(folder, parquet=options.parquet) as write:
+                counts = [counter.count(slide, write, progress) for slide in slides]
             notes = [note for each in counts for note in each.notes]
             notes += [*shared_contents(counts), *limits_of(opened.manifest.labels)]
             write_slides(folder, counts)
@@ -101,9 +102,7 @@ def count(
 class _Counter:
     """Counts slide after slide into `folder`; keeps no field longer than its slide."""
 
-    def __init__(
-        self, bundle: Bundle, detector: Detector, options: CountOptions, rules: CountRules, folder: Path
-    ) -> None:
+    def __init__(self, bundle: Bundle, detector: Detector, options: CountOptions, rules: CountRules, folder: Path) -> None:
         self.bundle, self.detector, self.options, self.rules = bundle, detector, options, rules
         self.folder = folder
         self.monitor = bundle.monitor()
@@ -112,24 +111,21 @@ class _Counter:
         self._worker = FieldWorker(detector.finder, predictor)
         self._n_workers = options.n_workers or n_cores()
 
-    def count(self, slide: Slide, progress: Advance) -> SlideCounts:
+    def count(self, slide: Slide, write: Write, progress: Advance) -> SlideCounts:
         """Count a slide: find its cells, decide what counts, then write its rows and pictures."""
         labels = self.bundle.manifest.labels
-        fields = []
+        fields: list[FoundField] = []
         for _, found in in_order(self._worker, slide.fields, self._n_workers):
-            found = observed(found, self.monitor, labels)
-            decide(found, self.rules)
-            fields.append(found)
+            fields.append(observed(found, self.monitor, labels))
+            decide(fields[-1], self.rules)
             progress(1)
         count_once(fields)
         counts = counts_of(slide, fields, self.rules, labels)
-        painter = Painter.of(
-            self.folder, slide, labels, crops=self.options.crops, overlays=self.options.overlays
-        )
+        painter = Painter.of(self.folder, slide, labels, crops=self.options.crops, overlays=self.options.overlays)
         for found, drawn in in_order(painter, fields, self._n_workers):
             self.exhibits.add(slide, found, drawn)
             for row in cell_rows(slide, found):
-                self._write(row)
+                write(row)
         return counts
 
     def settings(self) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,6 @@ from scipy import fft
 
 from hemalens.datasets.near_copies import join_near_copies
 from hemalens.datasets.relatives import UPRIGHT, Relatives
-
 from hemalens.runs.counting.find import FoundCell, FoundField
 
 COPY_CORRELATION, LEAST_CORRELATION = 0.9, 0.6
@@ -128,7 +127,8 @@ def phase_shifts(first: NDArray[np.int8], second: NDArray[np.int8]) -> list[tupl
     a, b = fft.rfft2(first.astype(np.float32)), fft.rfft2(second.astype(np.float32))
     product = np.conj(a) * b
     surface = fft.irfft2(product / np.maximum(np.abs(product), 1e-6), first.shape)
-    peaks = np.argsort(-surface.ravel(), kind="stable")[:2]
+    best = np.argpartition(-surface, 2, axis=None)[:2]
+    peaks = sorted(best, key=lambda place: (-surface.flat[place], place))
     found = []
     for y, x in (divmod(int(peak), width) for peak in peaks):
         found += [(u, v) for u in (x, x - width) for v in (y, y - height) if abs(u) < width and abs(v) < height]
@@ -213,7 +213,7 @@ def matched(first: FoundField, second: FoundField, shift: Shift) -> list[tuple[i
     a, b = (np.array([cell.corners for cell in found.cells]).reshape(-1, 4) for found in (first, second))
     if not len(a) or not len(b):
         return []
-    moved = a + [*shift, *shift]
+    moved = a + np.tile(shift, 2)
     # distance of the centres in mean sides; a cut cell's centre is where its whole box would not be
     centres = (moved[:, None, :2] + moved[:, None, 2:] - b[None, :, :2] - b[None, :, 2:]) / 2
     sides = (a[:, 2:] - a[:, :2]).max(axis=1)[:, None], (b[:, 2:] - b[:, :2]).max(axis=1)[None]

@@ -1,21 +1,19 @@
-"""What counts: white cells, nucleated red cells and smudge cells that the border, a copy or a second look does not exclude."""
+"""What counts: white cells, nucleated red cells and smudge cells that no border and no second look excludes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from hemalens.detection.finder import SURE_SCORE
 from hemalens.differential.rules import NUCLEATED_RED_CELL, SMUDGE_CELL, CountRules, lineage
 from hemalens.evaluation import formatting
-from hemalens.runs.counting.find import FoundCell, FoundField
+from hemalens.runs.counting.find import NO_LEUKOCYTE, FoundCell, FoundField
 
 AT_BORDER = "cut by the right or bottom border"
-NO_LEUKOCYTE = "no leukocyte"
 UNREADABLE = "not classified"
+BEYOND = "beyond the target"
 BORDER_RULE = (
     "A cell that the left or top border of a field cuts is counted; one that the right or bottom border cuts is not."
 )
-_SEEN = ("found", "several")
 
 
 def decide(found: FoundField, rules: CountRules) -> None:
@@ -26,8 +24,6 @@ def decide(found: FoundField, rules: CountRules) -> None:
 
 def _reason(cell: FoundCell, rules: CountRules) -> str:
     if cell.is_white:
-        if cell.cell_found == "none" or (cell.score < SURE_SCORE and cell.cell_found not in _SEEN):
-            return f"{NO_LEUKOCYTE}: {cell.cell_found or 'none'} in a second look"
         if cell.label is None:
             return f"{UNREADABLE}: {cell.error or 'no prediction'}"
         if not is_counted_type(cell.label, rules):
@@ -47,7 +43,7 @@ def mark_beyond_target(fields: Iterable[FoundField], rules: CountRules) -> None:
     n_white = 0
     for cell in counted_white(fields):
         if n_white == rules.target:
-            cell.reason = f"beyond the target of {rules.target}"
+            cell.reason = f"{BEYOND} of {rules.target}"
         else:
             n_white += rules.is_white_cell(cell.type)
 
@@ -69,7 +65,11 @@ def doubt(cell: FoundCell) -> float:
 def limits_of(labels: Sequence[str]) -> list[str]:
     """What a bundle cannot separate, in sentences, from its labels."""
     known = {code for label in labels for code in lineage(label)}
-    missing = [name for code, name in ((NUCLEATED_RED_CELL, "nucleated red cells"), (SMUDGE_CELL, "smudge cells")) if code not in known]
+    missing = [
+        name
+        for code, name in ((NUCLEATED_RED_CELL, "nucleated red cells"), (SMUDGE_CELL, "smudge cells"))
+        if code not in known
+    ]
     if not missing:
         return []
     return [f"This bundle has no class for {formatting.listed(missing)}: such cells are counted as another type."]

@@ -56,9 +56,7 @@ class Exhibits:
             caption = formatting.counted(white, "white cell")
             shown = thumbnail(drawn, OVERLAY_PX)
             link = overlay_name(slide, found)
-            self._fields.append(
-                (slide.name, Picture(name=found.field.name, caption=caption, pictures=(shown,), link=link))
-            )
+            self._fields.append((slide.name, Picture(name=found.field.name, caption=caption, pictures=(shown,), link=link)))
 
     def _add_crop(self, cell: FoundCell, where: str) -> None:
         code = NOT_COUNTED if cell.reason else cell.type

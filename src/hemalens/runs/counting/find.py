@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from dataclasses import field as default
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +26,10 @@ SMALL_PX = 256
 """Longer side of the gray copy by which overlapping fields are found."""
 SINGLE_PX, SINGLE_CELLS, SINGLE_SHARE = 400, 12, 0.3
 """A field so small, with so few cells, one of them a white cell of this share of it, looks like a single-cell image."""
+
+
+NO_LEUKOCYTE = "no leukocyte"
+"""Begins the reason why a proposed white cell is none."""
 
 
 class Finder(Protocol):
@@ -67,6 +72,11 @@ class FoundCell:
         return self.kind == WHITE
 
     @property
+    def to_classify(self) -> bool:
+        """Whether it is a white cell in the second look, too: these are classified."""
+        return self.is_white and not self.reason.startswith(NO_LEUKOCYTE)
+
+    @property
     def type(self) -> str:
         """The type of a white cell; the kind of any other."""
         return (self.label or "") if self.is_white else KINDS[self.kind].replace(" ", "_")
@@ -85,7 +95,7 @@ class FoundField:
     shape: tuple[int, int] = (0, 0)
     gray: NDArray[np.int8] | None = None
     look: Thumbnail | None = None
-    portraits: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    portraits: dict[int, NDArray[np.float32]] = default(default_factory=dict)
     content: str = ""
     error: str | None = None
     copy_of: str = ""
@@ -128,10 +138,13 @@ class FieldWorker:
             )
             for i in range(len(boxes))
         ]
-        white = [cell for cell in cells if cell.is_white]
-        windows = [window(image, cell.corners, AROUND) for cell in white]
-        for cell, shown in zip(white, windows, strict=True):
+        windows = []
+        for cell in (cell for cell in cells if cell.is_white):
+            shown = window(image, cell.corners, AROUND)
             cell.cell_found = self.finder.nucleus_of(shown).found
+            cell.reason = _second_look(cell)
+            if not cell.reason:
+                windows.append(shown)
         predictions = tuple(self.predictor.predict(windows)) if windows else ()
         gray = Image.fromarray(image).convert("L")
         return FoundField(
@@ -140,10 +153,17 @@ class FieldWorker:
             shape=(image.shape[0], image.shape[1]),
             gray=small_gray(gray),
             look=thumbnail(Image.fromarray(image)),
-            portraits={cell.number: made for cell in white if (made := portrait(gray, cell.corners)) is not None},
+            portraits={c.number: made for c in cells if c.to_classify and (made := portrait(gray, c.corners)) is not None},
             content=content,
             predictions=predictions,
         )
+
+
+def _second_look(cell: FoundCell) -> str:
+    """Why a proposed white cell is none; empty for a white cell. The second look must confirm a doubtful proposal."""
+    if cell.cell_found == "none" or (cell.score < SURE_SCORE and cell.cell_found == "doubtful"):
+        return f"{NO_LEUKOCYTE}: {cell.cell_found} in a second look"
+    return ""
 
 
 def _proposals(boxes: Boxes) -> Boxes:
@@ -179,7 +199,8 @@ def small_gray(gray: Image.Image) -> NDArray[np.int8]:
     levels = np.asarray(gray.resize(size, Image.Resampling.BOX), np.float32)
     # blurred a little, so that half a pixel between two fields does not matter
     detail = ndimage.gaussian_filter(levels, 0.8) - ndimage.gaussian_filter(levels, SMALL_PX / 16)
-    return np.clip(np.rint(detail), -127, 127).astype(np.int8)
+    rounded: NDArray[np.int8] = np.clip(np.rint(detail), -127, 127).astype(np.int8)
+    return rounded
 
 
 PORTRAIT_PX, PORTRAIT_SHARE = 20, 1 / 3
@@ -203,13 +224,13 @@ def portrait(gray: Image.Image, corners: Sequence[float]) -> NDArray[np.float32]
 def observed(found: FoundField, monitor: Monitor, labels: Sequence[str]) -> FoundField:
     """The field with what its predictions say of its white cells, which the monitor observes."""
     predictions = _monitored(found.predictions, monitor, np.array(labels))
-    white = [cell for cell in found.cells if cell.is_white]
+    white = [cell for cell in found.cells if cell.to_classify]
     for cell, each in zip(white, predictions, strict=True):
         cell.label, cell.error = each.label, each.error
         cell.probability = None if each.probabilities is None else float(each.probabilities.max())
         cell.fine_label, cell.typicality, cell.prediction_set = each.fine_label, each.typicality, each.prediction_set
         if each.label is None and each.error is None and each.cell is not None:
-            cell.reason = f"no leukocyte: {each.cell}"
+            cell.reason = f"{NO_LEUKOCYTE}: {each.cell}"
     return replace(found, predictions=())
 
 

@@ -17,9 +17,9 @@ MOST_WHITE, MOST_RED = 1000.0, 20.0
 class CountOptions:
     """How to count.
 
-    `white_count` in 10^3 and `red_count` in 10^6 per microlitre are an analyser's, for one slide; a table of fields may give
-    them for each. `target`: count the first so many white cells, as 100, 200 or 400; None counts all. `settings` are
-    KEY=VALUE of `CountRules`, `rules_file` a TOML file of them. `crops` and `overlays` are written unless they are off; the
+    `white_count` in 10^3 and `red_count` in 10^6 per microlitre are an analyser's, for one slide; a table may give them for
+    each. `target`: count the first so many white cells, as 100, 200 or 400; None counts all. `settings` are
+    KEY=VALUE of `CountRules`, `rules_file` a TOML file of them. `crops` and `overlays` are written unless they are off. The
     report shows at most `most_overlays`. `parquet` adds cells.parquet. `n_workers` fields are read at once, one a core by
     default.
     """
@@ -40,12 +40,12 @@ DEFAULTS = CountOptions()
 
 
 def check_white_count(value: float, what: str = "--white-count") -> float:
-    """The white count in 10^3 per microlitre; raises `InputError`, naming `what`, unless it is above 0 and at most 1,000."""
+    """The white count in 10^3 per microlitre; raises `InputError`, naming `what`, unless in (0, 1000]."""
     return _checked(value, what, MOST_WHITE, "10^3 per microlitre (10^9/L)", 1000)
 
 
 def check_red_count(value: float, what: str = "--red-count") -> float:
-    """The red count in 10^6 per microlitre; raises `InputError`, naming `what`, unless it is above 0 and at most 20."""
+    """The red count in 10^6 per microlitre; raises `InputError`, naming `what`, unless in (0, 20]."""
     return _checked(value, what, MOST_RED, "10^6 per microlitre (10^12/L)", 1_000_000)
 
 

@@ -156,23 +156,16 @@ def _draw_cell(
         draw.rectangle((box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1), outline=PAPER, width=line + 2)
         draw.rectangle(box, outline=colour, width=line)
         text = formatting.label(cell.type) + ("" if cell.probability is None else f" {cell.probability:.2f}")
-    _name(draw, text, box, colour, (width, height), font)
+    _name(draw, text, box[:2], colour, font)
 
 
-def _name(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    box: tuple[float, float, float, float],
-    colour: Colour,
-    size: tuple[int, int],
-    font: Font,
-) -> None:
-    """A label above a box, or inside it at the upper border of the picture."""
+def _name(draw: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], colour: Colour, font: Font) -> None:
+    """A label above the upper left corner of a box, or inside it at the upper border of the picture."""
     text = formatting.shortened(formatting.visible(text), 40)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 8, bottom - top + 6
-    x = min(max(box[0], 0), max(size[0] - width, 0))
-    y = box[1] - height if box[1] >= height else min(box[1], size[1] - height)
+    x = min(corner[0], max(draw.im.size[0] - width, 0))
+    y = corner[1] - height if corner[1] >= height else corner[1]
     draw.rectangle((x, y, x + width, y + height), fill=colour)
     draw.text((x + 4 - left, y + 3 - top), text, fill=_ink(colour), font=font)
 
@@ -199,9 +192,7 @@ def _broken(
         draw.line((right, start, right, end), fill=colour, width=line)
 
 
-def _legend(
-    cells: Sequence[FoundCell], colours: Mapping[str, Colour], width: int, font: Font, unit: float
-) -> Image.Image:
+def _legend(cells: Sequence[FoundCell], colours: Mapping[str, Colour], width: int, font: Font, unit: float) -> Image.Image:
     """What the colours mean, with the number of cells of each type, as a strip as wide as the field."""
     counts: dict[str, int] = {}
     for cell in cells:
@@ -224,6 +215,8 @@ def _legend(
     draw = ImageDraw.Draw(strip)
     for (text, colour), (x, y) in zip(entries, places, strict=True):
         middle = row * y + row / 2
-        draw.rectangle((x, middle - swatch / 2, x + swatch, middle + swatch / 2), outline=colour, width=max(2, round(3 * unit)))
+        draw.rectangle(
+            (x, middle - swatch / 2, x + swatch, middle + swatch / 2), outline=colour, width=max(2, round(3 * unit))
+        )
         draw.text((x + swatch + round(6 * unit), middle), text, fill=INK, font=font, anchor="lm")
     return strip

@@ -18,8 +18,8 @@ from hemalens.evaluation.results.slides import SlideResult
 from hemalens.files import sha256_text
 from hemalens.imaging.boxes import PLATELET, RED
 from hemalens.report.compose import Results, make_report
-from hemalens.runs.counting.decide import BORDER_RULE, counted_white, mark_beyond_target
-from hemalens.runs.counting.find import FoundField
+from hemalens.runs.counting.decide import BEYOND, BORDER_RULE, UNREADABLE, counted_white, mark_beyond_target
+from hemalens.runs.counting.find import NO_LEUKOCYTE, FoundField
 from hemalens.runs.counting.slides import Slide
 
 ELSEWHERE, IN_COPY = "counted in an overlapping field", "in a copy of a field"
@@ -99,7 +99,7 @@ def counts_of(slide: Slide, fields: Sequence[FoundField], rules: CountRules, lab
 
 
 def _is_cell(reason: str) -> bool:
-    return not reason.startswith("no leukocyte")
+    return not reason.startswith(NO_LEUKOCYTE)
 
 
 def _reasons(fields: Iterable[FoundField]) -> dict[str, int]:
@@ -107,7 +107,7 @@ def _reasons(fields: Iterable[FoundField]) -> dict[str, int]:
     found: Counter[str] = Counter()
     for field in fields:
         for cell in field.cells:
-            if cell.is_white and cell.reason and not cell.reason.startswith("beyond"):
+            if cell.is_white and cell.reason and not cell.reason.startswith(BEYOND):
                 found[_in_general(cell.reason)] += 1
     return dict(found)
 
@@ -118,7 +118,7 @@ def _in_general(reason: str) -> str:
         return IN_COPY
     if reason.startswith("counted in "):
         return ELSEWHERE
-    return "not classified" if reason.startswith("not classified") else reason
+    return UNREADABLE if reason.startswith(UNREADABLE) else reason
 
 
 def shared_contents(slides: Sequence[SlideCounts]) -> list[str]:

@@ -41,7 +41,7 @@ Write = Callable[[Mapping[str, Value]], None]
 
 def cell_rows(slide: Slide, found: FoundField) -> Iterator[dict[str, Value]]:
     """The rows of a field."""
-    where = {"slide": as_cell(slide.name), "field": as_cell(found.field.name)}
+    where: dict[str, Value] = {"slide": as_cell(slide.name), "field": as_cell(found.field.name)}
     if found.error is not None:
         yield where | {"counted": False, "error": as_cell(found.error)}
     for cell in found.cells:
@@ -50,8 +50,8 @@ def cell_rows(slide: Slide, found: FoundField) -> Iterator[dict[str, Value]]:
 
 def _row(cell: FoundCell) -> dict[str, Value]:
     members = cell.prediction_set
-    return {
-        **{name: round(value, 1) for name, value in zip(BOX, cell.corners, strict=True)},
+    corners: dict[str, Value] = {name: round(value, 1) for name, value in zip(BOX, cell.corners, strict=True)}
+    return corners | {
         "kind": KINDS[cell.kind],
         "score": cell.score,
         "type": as_cell(cell.type),
@@ -180,7 +180,11 @@ def _slide_row(counts: SlideCounts) -> dict[str, Value]:
     }
     for each in result.types:
         absolute = None if each.absolute is None else each.absolute.value
-        values = (each.count, *(_percent(v) for v in (each.share.value, each.share.low, each.share.high)), _rounded(absolute))
+        values = (
+            each.count,
+            *(_percent(v) for v in (each.share.value, each.share.low, each.share.high)),
+            _rounded(absolute),
+        )
         parts = ("n", "percent", "percent_low", "percent_high", "absolute")
         row |= {f"{each.code}_{part}": value for part, value in zip(parts, values, strict=True)}
     for other in result.beside:

@@ -50,7 +50,7 @@ class SlideField:
 
 @dataclass(frozen=True, slots=True)
 class Slide:
-    """A slide: its fields in a stable order, its name in file names, and the counts of the analyser where they are known."""
+    """A slide: its fields in a stable order, its name in file names, and the counts of the analyser, None where unknown."""
 
     name: str
     file: str
@@ -147,7 +147,7 @@ def _from_images(source: Path, say: Say) -> _Found:
     for record in listing.records:
         place = Path(os.path.relpath(record.path, file))
         slide = own if place.parent == Path(".") else place.parent.as_posix()
-        fields.append((slide, named(Path(place.as_posix()), record.page), record))
+        fields.append((slide, named(Path(place.name), record.page), record))
     return _Found(fields, {}, {})
 
 
