@@ -157,7 +157,8 @@ def _further(result: SlideResult) -> Iterator[str]:
         yield f"beyond the target of {result.target}: {result.n_beyond} white cells"
     yield from (f"flag: {flag}" for flag in result.flags)
     needed = [f"{each.cells} more for {each.goal}" for each in result.needed if each.cells]
-    yield result.decision + (f" Needed: {', '.join(needed)}." if needed else "")
+    # the nearest number, and the width
+    yield result.decision + (f" Needed: {'; '.join(dict.fromkeys((needed[0], needed[-1])))}." if needed else "")
 
 
 def _platelets(result: SlideResult) -> str:

@@ -17,9 +17,9 @@ from hemalens.datasets.near_copies import join_near_copies
 from hemalens.datasets.relatives import UPRIGHT, Relatives
 from hemalens.runs.counting.find import FoundCell, FoundField
 
-COPY_CORRELATION, LEAST_CORRELATION = 0.9, 0.6
+COPY_CORRELATION, LEAST_CORRELATION = 0.9, 0.7
 """Correlation of the details of two copies, and of the part that two fields share."""
-LEAST_SHARED = 0.04
+LEAST_SHARED = 0.06
 """Share of a field that two fields must have in common."""
 COPY_SHARED = 0.97
 """Share in common from which on one field is a copy of the other."""
@@ -27,8 +27,9 @@ LIKE_PORTRAIT = 0.8
 """Correlation of the portraits of two cells that may be one."""
 LEAST_AGREEMENT = 0.6
 """Share of the cells in the common part that must be found in both fields."""
-NEXT_FIELDS = 3
-"""Fields after each one whose pictures are compared as a whole, whatever cells they hold."""
+MOST_PAIRS, NEXT_FIELDS = 3000, 3
+"""Pairs of fields whose pictures are compared as a whole, whatever cells they hold: the nearest in the order of the slide,
+and of each field at least so many that follow it. Up to 77 fields are all compared with each other."""
 REFINED_PX, WORTH_REFINING = 4, 0.2
 """How far, in pixels of the small copies, a proposed shift is refined, and the correlation from which on it is."""
 LEAST_CELLS = 4
@@ -108,25 +109,39 @@ def _by_portraits(fields: Sequence[FoundField], chosen: Sequence[int]) -> Iterat
 
 def _by_spectra(fields: Sequence[FoundField], chosen: Sequence[int]) -> Iterator[tuple[int, int, Shift]]:
     """Shifts proposed by the phase correlation of each field with the few after it."""
+    reach = max(NEXT_FIELDS, 2 * MOST_PAIRS // max(len(chosen), 1))
+    spectra = {i: _spectrum(gray) for i in chosen if (gray := fields[i].gray) is not None}
     for at, i in enumerate(chosen):
-        for j in chosen[at + 1 : at + 1 + NEXT_FIELDS]:
-            first, second = fields[i].gray, fields[j].gray
-            if first is None or second is None or fields[i].shape != fields[j].shape:
-                continue
-            scale = max(fields[i].shape) / max(first.shape)
-            for x, y in phase_shifts(first, second):
-                yield i, j, (x * scale, y * scale)
+        for j in chosen[at + 1 : at + 1 + reach]:
+            if fields[i].shape == fields[j].shape and i in spectra and j in spectra:
+                shape = fields[i].shape
+                for x, y in phase_shifts(spectra[i], spectra[j]):
+                    yield i, j, (x * shape[1] / spectra[i].size[0], y * shape[0] / spectra[i].size[1])
 
 
-def phase_shifts(first: NDArray[np.int8], second: NDArray[np.int8]) -> list[tuple[int, int]]:
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """The Fourier coefficients of a small picture of a `size` (width, height), each of amplitude 1."""
+
+    values: NDArray[np.complex64]
+    size: tuple[int, int]
+
+
+def _spectrum(gray: NDArray[np.int8]) -> Spectrum:
+    """The spectrum of a gray picture at half its size."""
+    height, width = (side // 2 for side in gray.shape)
+    half = gray[: 2 * height, : 2 * width].reshape(height, 2, width, 2).mean(axis=(1, 3), dtype=np.float32)
+    values = fft.rfft2(half)
+    return Spectrum((values / np.maximum(np.abs(values), 1e-6)).astype(np.complex64), (width, height))
+
+
+def phase_shifts(first: Spectrum, second: Spectrum) -> list[tuple[int, int]]:
     """Shifts (x, y) in pixels that the phase correlation of two pictures of one size proposes, the likeliest first.
 
-    The spectrum is cyclic, so each peak stands for up to four shifts.
+    The spectrum is cyclic, so each of the two highest peaks stands for up to four shifts.
     """
-    height, width = first.shape
-    a, b = fft.rfft2(first.astype(np.float32)), fft.rfft2(second.astype(np.float32))
-    product = np.conj(a) * b
-    surface = fft.irfft2(product / np.maximum(np.abs(product), 1e-6), first.shape)
+    width, height = first.size
+    surface = fft.irfft2(np.conj(first.values) * second.values, (height, width))
     best = np.argpartition(-surface, 2, axis=None)[:2]
     peaks = sorted(best, key=lambda place: (-surface.flat[place], place))
     found = []

@@ -24,6 +24,8 @@ AROUND = 2.5
 """Side of the window in which a white cell is classified, in longer sides of its box."""
 SMALL_PX = 256
 """Longer side of the gray copy by which overlapping fields are found."""
+MOST_CONTRAST = 24
+"""Gray levels at which the contrast of that copy is cut."""
 SINGLE_PX, SINGLE_CELLS, SINGLE_SHARE = 400, 12, 0.3
 """A field so small, with so few cells, one of them a white cell of this share of it, looks like a single-cell image."""
 
@@ -151,7 +153,7 @@ class FieldWorker:
             given,
             cells,
             shape=(image.shape[0], image.shape[1]),
-            gray=small_gray(gray),
+            gray=small_gray(gray, [cell.corners for cell in cells if cell.is_white]),
             look=thumbnail(Image.fromarray(image)),
             portraits={c.number: made for c in cells if c.to_classify and (made := portrait(gray, c.corners)) is not None},
             content=content,
@@ -190,8 +192,12 @@ def window(image: NDArray[np.uint8], corners: Sequence[float], around: float) ->
     return np.ascontiguousarray(image[y_min : max(y_max, y_min + 16), x_min : max(x_max, x_min + 16)])
 
 
-def small_gray(gray: Image.Image) -> NDArray[np.int8]:
-    """A gray image with a longer side of `SMALL_PX`, without what is coarser than a cell, int8."""
+def small_gray(gray: Image.Image, hidden: Sequence[Sequence[float]] = ()) -> NDArray[np.int8]:
+    """A gray image with a longer side of `SMALL_PX`, without what is coarser than a cell, int8.
+
+    The boxes `hidden` are 0, and strong contrast is cut: two fields agree where their backgrounds do, not where each has a
+    dark cell.
+    """
     from scipy import ndimage
 
     ratio = min(1.0, SMALL_PX / max(gray.size))
@@ -199,7 +205,10 @@ def small_gray(gray: Image.Image) -> NDArray[np.int8]:
     levels = np.asarray(gray.resize(size, Image.Resampling.BOX), np.float32)
     # blurred a little, so that half a pixel between two fields does not matter
     detail = ndimage.gaussian_filter(levels, 0.8) - ndimage.gaussian_filter(levels, SMALL_PX / 16)
-    rounded: NDArray[np.int8] = np.clip(np.rint(detail), -127, 127).astype(np.int8)
+    for left, top, right, bottom in hidden:
+        rows, columns = slice(int(top * ratio), int(bottom * ratio) + 1), slice(int(left * ratio), int(right * ratio) + 1)
+        detail[rows, columns] = 0
+    rounded: NDArray[np.int8] = np.clip(np.rint(detail), -MOST_CONTRAST, MOST_CONTRAST).astype(np.int8)
     return rounded
 
 
