@@ -137,4 +137,6 @@ def bundle_of(folder: Path, types: Sequence[str] = ("neutrophil", "lymphocyte"))
             side = 110 + 2 * i
             cell = draw([Disc(code, side / 2, side / 2, 22)], (side, side))
             save(cell.pixels + np.uint8(number), folder / "cells" / code / f"{i}.png")
-    return trained.colour_bundle(folder / "bundle", open_dataset(f"folder:{folder / 'cells'}", labels="as_labelled"), scale=2000)
+    return trained.colour_bundle(
+        folder / "bundle", open_dataset(f"folder:{folder / 'cells'}", labels="as_labelled"), scale=2000
+    )

@@ -22,6 +22,7 @@ ORDER = (
     "quickstart",
     "train",
     "predict",
+    "count",
     "evaluate",
     "adapt",
     "suggest",

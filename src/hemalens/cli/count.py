@@ -75,15 +75,19 @@ def count(
     hemalens count slide_7 --out runs/slide_7 --white-count 7.2 --target 200
     """
     from hemalens.runs.count import count as run
-    from hemalens.runs.counting.options import CountOptions
+    from hemalens.runs.counting.options import CountOptions, check_red_count, check_white_count
 
     talk = Talk(quiet, as_json)
+    if white_count is not None:
+        check_white_count(white_count, "--white-count")
+    if red_count is not None:
+        check_red_count(red_count, "--red-count")
     options = CountOptions(
         white_count=white_count,
         red_count=red_count,
         target=target,
         settings=tuple(settings or ()),
-        rules_file=None if rules is None else str(rules),
+        rules_file=rules,
         crops=not no_crops,
         overlays=not no_overlays,
         most_overlays=shown,

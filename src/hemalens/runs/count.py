@@ -73,6 +73,7 @@ def count(
     """
     options = checked(options, CountOptions)
     check_texts(options.settings, "the settings")
+    check_whole(options.most_overlays, "most_overlays", least=0)
     if options.n_workers is not None:
         check_whole(options.n_workers, "the number of workers", least=1)
     source, out = as_path(fields, "the fields"), as_path(out, "out")

@@ -85,7 +85,9 @@ def test_the_whole_view_of_a_cell_counts_rather_than_the_cut_one(tmp_path: Path)
     fields = {"a.png": canvas.field(left, 60, 240, 240), "b.png": canvas.field(left - 90, 60, 240, 240)}
     found = _found(tmp_path, fields)
     count_once(found)
-    cut = [c for c in found[0].cells if c.is_white and c.cut and abs(c.corners[3] - (cell.y - 60)) < 30 and c.corners[0] < 2]
+    cut = [
+        c for c in found[0].cells if c.is_white and c.cut and abs(c.corners[3] - (cell.y - 60)) < 30 and c.corners[0] < 2
+    ]
     assert cut
     assert cut[0].reason == "counted in b.png"
 

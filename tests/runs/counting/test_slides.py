@@ -78,7 +78,14 @@ def test_file_names_are_safe_unique_and_do_not_depend_on_the_order(names: list[s
 
 @pytest.mark.parametrize(
     ("given_name", "expected"),
-    [("a/b c", "a_b_c"), ("..", "unnamed"), ("CON", "_CON"), ("nul.txt", "_nul.txt"), ("ü", "unnamed"), ("x" * 99, "x" * 60)],
+    [
+        ("a/b c", "a_b_c"),
+        ("..", "unnamed"),
+        ("CON", "_CON"),
+        ("nul.txt", "_nul.txt"),
+        ("ü", "unnamed"),
+        ("x" * 99, "x" * 60),
+    ],
 )
 def test_safe_name(given_name: str, expected: str) -> None:
     assert safe_name(given_name) == expected

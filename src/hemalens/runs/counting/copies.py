@@ -30,6 +30,8 @@ LEAST_AGREEMENT = 0.6
 MOST_PAIRS, NEXT_FIELDS = 3000, 3
 """Pairs of fields whose pictures are compared as a whole, whatever cells they hold: the nearest in the order of the slide,
 and of each field at least so many that follow it. Up to 77 fields are all compared with each other."""
+HIGH_PEAK = 5.0
+"""Standard deviations of a correlation surface that a peak must reach; the highest of pure noise has about four."""
 REFINED_PX, WORTH_REFINING = 4, 0.2
 """How far, in pixels of the small copies, a proposed shift is refined, and the correlation from which on it is."""
 LEAST_CELLS = 4
@@ -138,12 +140,16 @@ def _spectrum(gray: NDArray[np.int8]) -> Spectrum:
 def phase_shifts(first: Spectrum, second: Spectrum) -> list[tuple[int, int]]:
     """Shifts (x, y) in pixels that the phase correlation of two pictures of one size proposes, the likeliest first.
 
-    The spectrum is cyclic, so each of the two highest peaks stands for up to four shifts.
+    The spectrum is cyclic, so each of the two highest peaks stands for up to four shifts. Peaks that noise may have are
+    left out.
     """
     width, height = first.size
     surface = fft.irfft2(np.conj(first.values) * second.values, (height, width))
     best = np.argpartition(-surface, 2, axis=None)[:2]
-    peaks = sorted(best, key=lambda place: (-surface.flat[place], place))
+    least = HIGH_PEAK * float(surface.std())
+    peaks = sorted(
+        (place for place in best if surface.flat[place] >= least), key=lambda place: (-surface.flat[place], place)
+    )
     found = []
     for y, x in (divmod(int(peak), width) for peak in peaks):
         found += [(u, v) for u in (x, x - width) for v in (y, y - height) if abs(u) < width and abs(v) < height]

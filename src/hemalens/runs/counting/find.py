@@ -202,12 +202,16 @@ def small_gray(gray: Image.Image, hidden: Sequence[Sequence[float]] = ()) -> NDA
 
     ratio = min(1.0, SMALL_PX / max(gray.size))
     size = (max(1, round(gray.width * ratio)), max(1, round(gray.height * ratio)))
-    levels = np.asarray(gray.resize(size, Image.Resampling.BOX), np.float32)
+    levels = np.array(gray.resize(size, Image.Resampling.BOX), np.float32)
+    shown = np.ones(levels.shape, bool)
+    for corners in hidden:
+        left, top, right, bottom = (value * ratio for value in corners)
+        shown[max(int(top) - 2, 0) : int(bottom) + 3, max(int(left) - 2, 0) : int(right) + 3] = False
+    # before the shade is taken off: a hidden cell must leave no halo
+    levels[~shown] = np.median(levels[shown]) if shown.any() else 0.0
     # blurred a little, so that half a pixel between two fields does not matter
     detail = ndimage.gaussian_filter(levels, 0.8) - ndimage.gaussian_filter(levels, SMALL_PX / 16)
-    for left, top, right, bottom in hidden:
-        rows, columns = slice(int(top * ratio), int(bottom * ratio) + 1), slice(int(left * ratio), int(right * ratio) + 1)
-        detail[rows, columns] = 0
+    detail[~shown] = 0
     rounded: NDArray[np.int8] = np.clip(np.rint(detail), -MOST_CONTRAST, MOST_CONTRAST).astype(np.int8)
     return rounded
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hemalens.differential.rules import CountRules
 from hemalens.errors import InputError
+from hemalens.files import PathLike
 
 MOST_WHITE, MOST_RED = 1000.0, 20.0
 """Largest counts in 10^3 and 10^6 per microlitre. Larger ones are in another unit: beyond the highest leukocytoses."""
@@ -28,7 +29,7 @@ class CountOptions:
     red_count: float | None = None
     target: int | None = None
     settings: tuple[str, ...] = ()
-    rules_file: str | None = None
+    rules_file: PathLike | None = None
     crops: bool = True
     overlays: bool = True
     most_overlays: int = 12
@@ -39,12 +40,12 @@ class CountOptions:
 DEFAULTS = CountOptions()
 
 
-def check_white_count(value: float, what: str = "--white-count") -> float:
+def check_white_count(value: float, what: str = "white_count") -> float:
     """The white count in 10^3 per microlitre; raises `InputError`, naming `what`, unless in (0, 1000]."""
     return _checked(value, what, MOST_WHITE, "10^3 per microlitre (10^9/L)", 1000)
 
 
-def check_red_count(value: float, what: str = "--red-count") -> float:
+def check_red_count(value: float, what: str = "red_count") -> float:
     """The red count in 10^6 per microlitre; raises `InputError`, naming `what`, unless in (0, 20]."""
     return _checked(value, what, MOST_RED, "10^6 per microlitre (10^12/L)", 1_000_000)
 
