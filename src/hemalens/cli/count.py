@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,52 +17,57 @@ if TYPE_CHECKING:
     from hemalens.evaluation.results import Estimate
     from hemalens.evaluation.results.slides import SlideResult
     from hemalens.runs.count import CountSummary
+    from hemalens.runs.counting.options import CountOptions
 
 MOST_TABLES = 6
 """Slides of which the differential is printed; of more, one line each."""
 WIDTH = 80
 
 
+Fields = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FIELDS", help="A folder of fields, one slide a folder; a CSV of slide,field; an image or TIFF of pages."
+    ),
+]
+ByBundle = Annotated[
+    Path | None,
+    typer.Option("--bundle", "-b", metavar="BUNDLE", help="Classifies the cells; by default the model of hemalens."),
+]
+WhiteCount = Annotated[
+    float | None, typer.Option(metavar="N", help="White cells in 10^3 per microlitre, as 7.2: absolute counts.")
+]
+RedCount = Annotated[
+    float | None, typer.Option(metavar="N", help="Red cells in 10^6 per microlitre, as 4.8: platelets by ratio.")
+]
+Target = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Count the first so many white cells: 100, 200 or 400.")
+]
+Rules = Annotated[
+    Path | None, typer.Option("--rules", metavar="FILE", help="Rules of counting, TOML.", rich_help_panel=ADVANCED)
+]
+ByDetector = Annotated[Path | None, typer.Option(metavar="DIR", help="A detector of your own.", rich_help_panel=ADVANCED)]
+NoCrops = Annotated[bool, typer.Option("--no-crops", help="Write no pictures of cells.", rich_help_panel=ADVANCED)]
+NoOverlays = Annotated[bool, typer.Option("--no-overlays", help="Write no pictures of fields.", rich_help_panel=ADVANCED)]
+Shown = Annotated[int, typer.Option(min=0, max=200, metavar="N", help="Fields in the report.", rich_help_panel=ADVANCED)]
+Parquet = Annotated[bool, typer.Option("--parquet", help="Write cells.parquet, too.", rich_help_panel=ADVANCED)]
+
+
 def count(
     *,
-    fields: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FIELDS",
-            help="A folder of fields, one slide a folder; a CSV of slide,field; an image or TIFF of pages.",
-        ),
-    ],
+    fields: Fields,
     out: Out,
-    bundle: Annotated[
-        Path | None,
-        typer.Option("--bundle", "-b", metavar="BUNDLE", help="Classifies the cells; by default the model of hemalens."),
-    ] = None,
-    white_count: Annotated[
-        float | None, typer.Option(metavar="N", help="White cells in 10^3 per microlitre, as 7.2: absolute counts.")
-    ] = None,
-    red_count: Annotated[
-        float | None, typer.Option(metavar="N", help="Red cells in 10^6 per microlitre, as 4.8: platelets by ratio.")
-    ] = None,
-    target: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Count the first so many white cells: 100, 200 or 400.")
-    ] = None,
+    bundle: ByBundle = None,
+    white_count: WhiteCount = None,
+    red_count: RedCount = None,
+    target: Target = None,
     settings: Set = None,
-    rules: Annotated[
-        Path | None, typer.Option("--rules", metavar="FILE", help="Rules of counting, TOML.", rich_help_panel=ADVANCED)
-    ] = None,
-    detector: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A detector of your own.", rich_help_panel=ADVANCED)
-    ] = None,
-    no_crops: Annotated[
-        bool, typer.Option("--no-crops", help="Write no pictures of cells.", rich_help_panel=ADVANCED)
-    ] = False,
-    no_overlays: Annotated[
-        bool, typer.Option("--no-overlays", help="Write no pictures of fields.", rich_help_panel=ADVANCED)
-    ] = False,
-    shown: Annotated[
-        int, typer.Option(min=0, max=200, metavar="N", help="Fields in the report.", rich_help_panel=ADVANCED)
-    ] = 12,
-    parquet: Annotated[bool, typer.Option("--parquet", help="Write cells.parquet, too.", rich_help_panel=ADVANCED)] = False,
+    rules: Rules = None,
+    detector: ByDetector = None,
+    no_crops: NoCrops = False,
+    no_overlays: NoOverlays = False,
+    shown: Shown = 12,
+    parquet: Parquet = False,
     follow_links: FollowLinks = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -75,24 +81,11 @@ def count(
     hemalens count slide_7 --out runs/slide_7 --white-count 7.2 --target 200
     """
     from hemalens.runs.count import count as run
-    from hemalens.runs.counting.options import CountOptions, check_red_count, check_white_count
 
     talk = Talk(quiet, as_json)
-    if white_count is not None:
-        check_white_count(white_count, "--white-count")
-    if red_count is not None:
-        check_red_count(red_count, "--red-count")
-    options = CountOptions(
-        white_count=white_count,
-        red_count=red_count,
-        target=target,
-        settings=tuple(settings or ()),
-        rules_file=rules,
-        crops=not no_crops,
-        overlays=not no_overlays,
-        most_overlays=shown,
-        parquet=parquet,
-    )
+    options = _options(white_count, red_count)
+    options = replace(options, target=target, settings=tuple(settings or ()), rules_file=rules, parquet=parquet)
+    options = replace(options, crops=not no_crops, overlays=not no_overlays, most_overlays=shown)
     found = run(
         bundle_or_default(bundle, talk),
         fields,
@@ -108,6 +101,17 @@ def count(
     if found.n_unreadable == found.n_fields:
         reason = str(found.slides[0].first_error).rstrip(".")
         raise ImageError(f"no field can be read: {reason}. The error of each field is in {one_line(out / 'cells.csv')}")
+
+
+def _options(white_count: float | None, red_count: float | None) -> CountOptions:
+    """Options with the counts of the analyser, checked under the names that the command gives them."""
+    from hemalens.runs.counting.options import CountOptions, check_red_count, check_white_count
+
+    if white_count is not None:
+        check_white_count(white_count, "--white-count")
+    if red_count is not None:
+        check_red_count(red_count, "--red-count")
+    return CountOptions(white_count=white_count, red_count=red_count)
 
 
 def _value(found: CountSummary) -> dict[str, Any]:
@@ -174,7 +178,7 @@ def _platelets(result: SlideResult) -> str:
     return f": {', '.join(parts)}" if parts else ""
 
 
-def _wrapped(lines: Sequence[str] | Iterator[str]) -> Iterator[str]:
+def _wrapped(lines: Iterator[str]) -> Iterator[str]:
     return (part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  "))
 
 
