@@ -54,6 +54,12 @@ DOORS: Mapping[str, Door] = {
         lambda place, bundle: {"bundle": bundle.path, "source": _cells(place), "out": place / "a.csv", "overwrite": True},
         ("bundle", "source", "out"),
     ),
+    "count": Door(
+        hemalens.count,
+        lambda place, bundle: {"bundle": bundle.path, "fields": _cells(place), "out": place / "counted", "overwrite": True},
+        ("bundle", "fields", "out", "detector"),
+        runs=False,
+    ),
     "evaluate": Door(
         hemalens.evaluate,
         lambda place, bundle: {
@@ -124,7 +130,7 @@ DOORS: Mapping[str, Door] = {
     ),
 }
 PATHS = [pytest.param(door, name, id=f"{function}: {name}") for function, door in DOORS.items() for name in door.paths]
-OPTIONS = ("AdaptOptions", "EvaluateOptions", "QuantizeOptions", "SuggestOptions", "TrainOptions")
+OPTIONS = ("AdaptOptions", "CountOptions", "EvaluateOptions", "QuantizeOptions", "SuggestOptions", "TrainOptions")
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +161,8 @@ def test_every_public_function_has_a_door() -> None:
 @pytest.mark.parametrize(("door", "name"), PATHS)
 def test_what_is_no_path_is_refused(door: Door, name: str, bad: object, bundle: Bundle, tmp_path: Path) -> None:
     given = door.valid(tmp_path, bundle)
+    if bad is None and name == "detector":
+        pytest.skip("without a detector it is the package's")
     if bad is None and name in ("support", "unlabelled"):
         given = {key: value for key, value in given.items() if key != "support"}
     before = sorted(tmp_path.rglob("*"))
@@ -209,6 +217,11 @@ def test_options_of_another_type_are_refused(name: str, bundle: Bundle, tmp_path
         ("predict", {"coverage": "x"}),
         ("predict", {"coverage": float("nan")}),
         ("predict", {"embeddings": "x"}),
+        ("count", {"options": hemalens.CountOptions(white_count=7200)}),
+        ("count", {"options": hemalens.CountOptions(n_workers=0)}),
+        ("count", {"options": hemalens.CountOptions(most_overlays=-1)}),
+        ("count", {"options": hemalens.CountOptions(target=0)}),
+        ("count", {"options": hemalens.CountOptions(settings=("x=1",))}),
         ("segment", {"config": "x"}),
         ("quantize", {"precision": "int4"}),
         ("train", {"method_name": 3}),

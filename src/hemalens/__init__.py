@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hemalens.imaging.segmentation import CellImageConfig
     from hemalens.inference.predict import predict
     from hemalens.inference.predictor import Prediction, Predictor
+    from hemalens.runs.count import count
+    from hemalens.runs.counting.options import CountOptions
     from hemalens.runs.evaluate import EvaluateOptions, evaluate
     from hemalens.runs.quantize import QuantizeOptions, quantize
     from hemalens.runs.segment import segment
@@ -42,6 +44,7 @@ _PLACES = {
     "Bundle": "hemalens.bundle.bundle",
     "CellDataset": "hemalens.datasets",
     "CellImageConfig": "hemalens.imaging.segmentation",
+    "CountOptions": "hemalens.runs.counting.options",
     "EvaluateOptions": "hemalens.runs.evaluate",
     "HemalensError": "hemalens.errors",
     "Prediction": "hemalens.inference.predictor",
@@ -52,6 +55,7 @@ _PLACES = {
     "TrainOptions": "hemalens.runs.train",
     "adapt": "hemalens.adaptation.adapt",
     "benchmark": "hemalens.benchmark.run",
+    "count": "hemalens.runs.count",
     "default_model_path": "hemalens.bundle.default_model",
     "evaluate": "hemalens.runs.evaluate",
     "open_bundle": "hemalens.bundle.bundle",
@@ -70,6 +74,7 @@ __all__ = [
     "Bundle",
     "CellDataset",
     "CellImageConfig",
+    "CountOptions",
     "EvaluateOptions",
     "HemalensError",
     "Prediction",
@@ -81,6 +86,7 @@ __all__ = [
     "__version__",
     "adapt",
     "benchmark",
+    "count",
     "default_model_path",
     "evaluate",
     "open_bundle",

@@ -23,6 +23,7 @@ ORDER = (
     "quickstart",
     "train",
     "predict",
+    "count",
     "evaluate",
     "adapt",
     "suggest",

@@ -112,3 +112,12 @@ def test_the_report_shows_and_names_the_cells(cells: CellDataset) -> None:
     assert html.count("<img ") == len(table.rows)
     assert f"The HTML report shows {len(table.rows)} pictures:" in markdown
     assert f"- {table.rows[0].name}: {table.rows[0].caption}" in markdown
+
+
+@pytest.mark.parametrize(
+    "link", ["../a.png", "/a.png", "http://x/a.png", "a.html", ".a.png", "a/.b/c.png", "a//b.png", "a b.png"]
+)
+def test_a_link_stays_in_the_folder_of_the_report(link: str) -> None:
+    with pytest.raises(ValueError, match="link"):
+        Picture(name="x", pictures=("",), link=link)
+    assert Picture(name="x", pictures=("",), link="overlays/slide_7/field-1.png").link

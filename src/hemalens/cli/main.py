@@ -11,7 +11,7 @@ import typer
 import typer.main
 
 from hemalens import __version__
-from hemalens.cli import adapt, benchmark, compare, data, evaluate, predict, quantize, segment, study, suggest, train
+from hemalens.cli import adapt, benchmark, compare, count, data, evaluate, predict, quantize, segment, study, suggest, train
 from hemalens.cli.benchmark_options import BenchmarkCommand
 from hemalens.cli.help import Verb, Verbs
 from hemalens.cli.process import (
@@ -61,6 +61,7 @@ for name, function, panel, line in (
     ("quickstart", train.quickstart, START, "Train, test, adapt and predict on synthetic cells."),
     ("train", train.train, START, "Train a classifier and test it on held-out images."),
     ("predict", predict.predict, START, "Classify images into a CSV or Parquet table."),
+    ("count", count.count, START, "Count the cells of slides: a differential from fields."),
     ("evaluate", evaluate.evaluate, START, "Test a bundle on labelled images and write a report."),
     ("adapt", adapt.adapt, TARGET, "Adapt a bundle with few labelled or many unlabelled cells."),
     ("suggest", suggest.suggest, TARGET, "Choose the cells to label next."),

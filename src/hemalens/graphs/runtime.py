@@ -103,20 +103,28 @@ class GraphRunner:
 
         At most four items per worker are in flight.
         """
-        waiting: deque[tuple[T, Future[R]]] = deque()
-        with ThreadPoolExecutor(self.n_workers) as pool:
-            try:
-                for item in items:
-                    waiting.append((item, pool.submit(function, item)))
-                    if len(waiting) >= 4 * self.n_workers:
-                        first, future = waiting.popleft()
-                        yield first, future.result()
-                while waiting:
+        return in_order(function, items, self.n_workers)
+
+
+def in_order(function: Callable[[T], R], items: Iterable[T], n_workers: int) -> Iterator[tuple[T, R]]:
+    """Each item with the result of `function`, computed by `n_workers` threads, in input order.
+
+    At most four items per worker are in flight.
+    """
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    with ThreadPoolExecutor(n_workers) as pool:
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(function, item)))
+                if len(waiting) >= 4 * n_workers:
                     first, future = waiting.popleft()
                     yield first, future.result()
-            finally:
-                for _, future in waiting:
-                    future.cancel()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
 
 
 def require_probabilities(values: NDArray[Any], n_classes: int, where: str) -> None:

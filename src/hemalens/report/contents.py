@@ -119,14 +119,19 @@ def _gallery(table: PictureTable) -> Gallery:
     columns = tuple(map(formatting.visible, table.columns))
     pictures = tuple(
         Picture(
-            tuple(zip(columns, row.pictures, strict=True)), formatting.visible(row.caption), formatting.visible(row.name)
+            tuple(zip(columns, row.pictures, strict=True)),
+            formatting.visible(row.caption),
+            formatting.visible(row.name),
+            row.link,
         )
         for row in table.rows
     )
     named = f" ({', '.join(columns)})" if any(columns) else ""
     listed = f"The HTML report shows {formatting.counted(n, 'picture')}{named}:"
     heading = formatting.visible(table.title)
-    return Gallery(pictures, heading, sentence(table.note), n_abreast(len(columns)), listed)
+    return Gallery(
+        pictures, heading, sentence(table.note), n_abreast(len(columns)), listed, "overlays" if table.large else ""
+    )
 
 
 def _data(card: DataCard) -> Card:

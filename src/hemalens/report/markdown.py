@@ -9,7 +9,7 @@ from hemalens.evaluation import formatting
 from hemalens.evaluation.results import Report
 from hemalens.report.contents import sections
 from hemalens.report.figures import Figures
-from hemalens.report.tables import Block, Card, Cell, Code, Facts, Fold, Gallery, Items, Scores, Table, Text
+from hemalens.report.tables import Block, Card, Cell, Code, Facts, Fold, Gallery, Items, Picture, Scores, Table, Text
 
 _ALWAYS_ESCAPED = re.compile(r"([\\`*\[\]|~])")
 # an underscore inside a word is no emphasis, so file names stay readable
@@ -74,7 +74,13 @@ def _rendered(block: Block) -> Iterator[str]:
             yield from ([escape(block.note)] if block.note else [])
         case Gallery():
             yield from (escape(text) for text in (block.note, block.listed) if text)
-            yield from _items(f"{p.name}: {p.caption}" if p.caption else p.name for p in block.pictures)
+            yield "\n".join(f"- {_named(p)}" for p in block.pictures)
+
+
+def _named(picture: Picture) -> str:
+    """The name and caption of a picture, which open the larger one."""
+    text = escape(f"{picture.name}: {picture.caption}" if picture.caption else picture.name)
+    return f"[{text}]({picture.href})" if picture.href else text
 
 
 def _items(lines: Iterable[str]) -> Iterator[str]:

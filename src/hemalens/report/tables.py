@@ -110,18 +110,22 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One cell: pictures as (what they show, JPEG or PNG in base64 or an empty text), a caption and a file name."""
+    """One cell: pictures as (what they show, JPEG or PNG in base64 or an empty text), a caption and a file name.
+
+    `href` is the path of a larger picture, which the first one opens.
+    """
 
     images: tuple[tuple[str, str], ...]
     caption: str
     name: str
+    href: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
     """Pictures of cells, `n_abreast` of one cell side by side; `listed` introduces their names in Markdown.
 
-    `kind` is a CSS class: "fields" for larger pictures.
+    `kind` is a CSS class: "fields" and "overlays" for larger pictures.
     """
 
     pictures: tuple[Picture, ...]

@@ -100,13 +100,13 @@ def _record(table: Path, line: int, row: Mapping[str, str], extra: tuple[tuple[s
     mask, name = row.get("mask", "").strip(), row["path"]
     _, page = split_page(table.parent / name)
     return Record(
-        path=_inside(table.parent, name if page is None else name.removesuffix(f"#{page}"), where),
+        path=path_in_table(table.parent, name if page is None else name.removesuffix(f"#{page}"), where),
         # an empty one is left out under every label map, and counted
         source_label=row.get("label", "").strip(),
         domain=row.get("domain", "").strip() or table.stem,
         # a stray space would make two groups of one, and a group must not cross a split
         group=row.get("group", "").strip() or None,
-        mask_path=_inside(table.parent, mask, where) if mask else None,
+        mask_path=path_in_table(table.parent, mask, where) if mask else None,
         part=_part(row.get("part", "").strip(), where),
         extra=extra,
         page=page,
@@ -120,7 +120,8 @@ def _part(text: str, where: str) -> str | None:
     return part
 
 
-def _inside(folder: Path, name: str, where: str) -> Path:
+def path_in_table(folder: Path, name: str, where: str) -> Path:
+    """The file that a row of a table in `folder` names; raises `DatasetError`, which begins with `where`."""
     if not name.strip():
         raise DatasetError(f"{where}: the path is empty")
     try:

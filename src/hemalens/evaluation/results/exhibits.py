@@ -10,6 +10,8 @@ from hemalens.evaluation.results.base import Part
 
 # the first bytes of a JPEG or a PNG file, in base64
 _PICTURE = re.compile(r"(?:/9j/|iVBORw0KGgo)[A-Za-z0-9+/]*={0,2}")
+_LINK = re.compile(r"(?:(?!\.)[A-Za-z0-9._-]+/)*(?!\.)[A-Za-z0-9._-]+\.(?:png|jpg)")
+"""A picture below the folder of the report: no address elsewhere, and no way up."""
 
 
 class ComparisonTable(Part):
@@ -31,12 +33,14 @@ class ComparisonTable(Part):
 class Picture(Part):
     """One cell in several pictures, such as the image and the image with an outline, with a caption.
 
-    `pictures` are JPEG or PNG files as base64, without the head of a data URI; an empty text where there is none.
+    `pictures` are JPEG or PNG files as base64, without the head of a data URI; an empty text where there is none. `link` is
+    the path of a larger picture, relative to the report.
     """
 
     name: str
     caption: str = ""
     pictures: tuple[str, ...]
+    link: str = ""
 
     @model_validator(mode="after")
     def _base64_of_known_files(self) -> Picture:
@@ -44,14 +48,21 @@ class Picture(Part):
             raise ValueError("a picture that is not the base64 text of a JPEG or PNG file")
         return self
 
+    @model_validator(mode="after")
+    def _link_within_the_folder(self) -> Picture:
+        if self.link and not _LINK.fullmatch(self.link):
+            raise ValueError("a link that leaves the folder of the report, or leads to no picture")
+        return self
+
 
 class PictureTable(Part):
-    """Pictures of several cells, a row each; `columns` are the titles of the pictures."""
+    """Pictures of several cells, a row each; `columns` are the titles of the pictures. `large`: they show whole fields."""
 
     title: str
     columns: tuple[str, ...] = Field(min_length=1)
     rows: tuple[Picture, ...]
     note: str = ""
+    large: bool = False
 
     @model_validator(mode="after")
     def _as_many_pictures_as_columns(self) -> PictureTable:

@@ -1,0 +1,153 @@
+"""Count the cells of slides: fields in, a differential for each slide, tables, crops, overlays and a report out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hemalens.bundle.bundle import Bundle, BundleLike, bundle_folder, open_bundle
+from hemalens.bundle.detector import Detector, default_detector, open_detector
+from hemalens.config import check_texts, check_whole, checked
+from hemalens.datasets.tables import table_file
+from hemalens.detection.finder import SURE_SCORE
+from hemalens.differential.rules import CountRules
+from hemalens.errors import public
+from hemalens.files import PathLike, as_path, atomic_dir, files_below, read_sealed, write_sealed
+from hemalens.graphs.runtime import in_order, n_cores
+from hemalens.inference.predictor import Predictor
+from hemalens.outputs import check_outside, claim_folder
+from hemalens.progress import Advance, Say, track
+from hemalens.report import write_report
+from hemalens.runs.counting.copies import count_once
+from hemalens.runs.counting.decide import decide, limits_of
+from hemalens.runs.counting.exhibits import Exhibits
+from hemalens.runs.counting.find import FieldWorker, FoundField, observed
+from hemalens.runs.counting.options import DEFAULTS, CountOptions, rules_of
+from hemalens.runs.counting.pictures import Painter
+from hemalens.runs.counting.results import SlideCounts, counts_of, report_of, shared_contents
+from hemalens.runs.counting.rows import Write, cell_rows, cell_writer, write_slides
+from hemalens.runs.counting.slides import Slide, open_slides
+from hemalens.trust.monitor import BatchReport
+
+COUNT_FILE = "count.json"
+"""Names what a count has written, so that `overwrite` replaces nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountSummary:
+    """The counts of each slide, notes on the fields, and the domain shift and estimated accuracy of all white cells."""
+
+    slides: tuple[SlideCounts, ...]
+    notes: tuple[str, ...]
+    trust: BatchReport
+
+    @property
+    def n_fields(self) -> int:
+        """All fields, unreadable ones and copies included."""
+        return sum(len(counts.slide.fields) for counts in self.slides)
+
+    @property
+    def n_unreadable(self) -> int:
+        """Fields that cannot be read."""
+        return sum(counts.n_unreadable for counts in self.slides)
+
+
+@public
+def count(
+    bundle: BundleLike,
+    fields: PathLike,
+    *,
+    out: PathLike,
+    detector: PathLike | None = None,
+    options: CountOptions = DEFAULTS,
+    overwrite: bool = False,
+    say: Say = lambda text: None,
+) -> CountSummary:
+    """Find, classify and count the cells in `fields`, and write tables, pictures and a report into the folder `out`.
+
+    `fields` is a folder of images, in which each folder is a slide, a table with the columns slide and field, an image, or
+    a TIFF of several pages. The `detector` finds the cells, by default the package's; the `bundle` classifies the white
+    cells. `out` gets cells.csv, slides.csv, crops by type, an overlay of each field, and the report. A field that cannot be
+    read is a row with its error. The folder appears whole at the end, or not at all.
+    """
+    options = checked(options, CountOptions)
+    check_texts(options.settings, "the settings")
+    check_whole(options.most_overlays, "most_overlays", least=0)
+    if options.n_workers is not None:
+        check_whole(options.n_workers, "the number of workers", least=1)
+    source, out = as_path(fields, "the fields"), as_path(out, "out")
+    given = [bundle_folder(bundle), table_file(source)[0]]
+    given += [as_path(path, "an input") for path in (detector, options.rules_file) if path is not None]
+    check_outside(out, source, "--out")
+    rules = rules_of(options)
+    with claim_folder(out, counted_files, "a count", overwrite=overwrite, inputs=given):
+        slides = open_slides(source, options, say=say)
+        opened = open_bundle(bundle)
+        finder = default_detector() if detector is None else open_detector(as_path(detector, "the detector"))
+        with atomic_dir(out, counted_files) as folder:
+            counter = _Counter(opened, finder, options, rules, folder)
+            n_fields = sum(len(slide.fields) for slide in slides)
+            with track("counting cells", n_fields) as progress, cell_writer(folder, parquet=options.parquet) as write:
+                counts = [counter.count(slide, write, progress) for slide in slides]
+            notes = [note for each in counts for note in each.notes]
+            notes += [*shared_contents(counts), *limits_of(opened.manifest.labels)]
+            write_slides(folder, counts)
+            pictures = counter.exhibits.tables(opened.manifest.labels)
+            write_report(report_of(counts, source, counter.settings(), pictures, notes), folder)
+            names = [*files_below(folder), COUNT_FILE]
+            write_sealed(folder / COUNT_FILE, {"kind": "hemalens-count", "schema_version": 1, "files": names})
+        return CountSummary(tuple(counts), tuple(notes), counter.monitor.report())
+
+
+class _Counter:
+    """Counts slide after slide into `folder`; keeps no field longer than its slide."""
+
+    def __init__(self, bundle: Bundle, detector: Detector, options: CountOptions, rules: CountRules, folder: Path) -> None:
+        self.bundle, self.detector, self.options, self.rules = bundle, detector, options, rules
+        self.folder = folder
+        self.monitor = bundle.monitor()
+        self.exhibits = Exhibits(folder, most_overlays=options.most_overlays)
+        predictor = Predictor(bundle, embeddings=self.monitor.needs_embeddings, n_workers=1)
+        self._worker = FieldWorker(detector.finder, predictor)
+        self._n_workers = options.n_workers or n_cores()
+
+    def count(self, slide: Slide, write: Write, progress: Advance) -> SlideCounts:
+        """Count a slide: find its cells, decide what counts, then write its rows and pictures."""
+        labels = self.bundle.manifest.labels
+        fields: list[FoundField] = []
+        for _, found in in_order(self._worker, slide.fields, self._n_workers):
+            fields.append(observed(found, self.monitor, labels))
+            decide(fields[-1], self.rules)
+            progress(1)
+        count_once(fields)
+        counts = counts_of(slide, fields, self.rules, labels)
+        painter = Painter.of(self.folder, slide, labels, crops=self.options.crops, overlays=self.options.overlays)
+        for found, drawn in in_order(painter, fields, self._n_workers):
+            self.exhibits.add(slide, found, drawn)
+            for row in cell_rows(slide, found):
+                write(row)
+        return counts
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """The settings of the report: bundle, detector, and how cells are counted."""
+        manifest = self.bundle.manifest
+        return {
+            "count": {
+                "bundle": str(self.bundle.path),
+                "method": manifest.method,
+                "labels": list(manifest.labels),
+                "detector": str(self.detector.path),
+                "white_cells_sure_from": SURE_SCORE,
+                **asdict(self.options),
+                "rules": self.rules.model_dump(mode="json"),
+            }
+        }
+
+
+def counted_files(folder: Path) -> list[str] | None:
+    """The files that `count` has written in a folder, as its own list names them; None for a folder of something else."""
+    known = read_sealed(folder / COUNT_FILE)
+    if known is None or known.get("kind") != "hemalens-count" or not isinstance(known.get("files"), list):
+        return None
+    return [str(name) for name in known["files"]]

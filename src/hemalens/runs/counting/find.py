@@ -1,0 +1,266 @@
+"""The cells of one field: found by the detector, looked at again one by one, and classified by the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from dataclasses import field as default
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hemalens.datasets.near_copies import Thumbnail, thumbnail
+from hemalens.detection.border import counted, cut_by_border
+from hemalens.detection.finder import SURE_SCORE, FoundNucleus
+from hemalens.errors import ImageError
+from hemalens.imaging.boxes import KINDS, WHITE, Boxes
+from hemalens.inference.predictor import Prediction, Predictor
+from hemalens.runs.counting.slides import SlideField
+from hemalens.trust.monitor import Monitor
+
+AROUND = 2.5
+"""Side of the window in which a white cell is classified, in longer sides of its box."""
+SMALL_PX = 256
+"""Longer side of the gray copy by which overlapping fields are found."""
+MOST_CONTRAST = 24
+"""Gray levels at which the contrast of that copy is cut."""
+SINGLE_PX, SINGLE_CELLS, SINGLE_SHARE = 400, 12, 0.3
+"""A field so small, with so few cells, one of them a white cell of this share of it, looks like a single-cell image."""
+
+
+NO_LEUKOCYTE = "no leukocyte"
+"""Begins the reason why a proposed white cell is none."""
+
+
+class Finder(Protocol):
+    """What finds cells: a `CellFinder`, or what stands in for it."""
+
+    def in_field(self, image: NDArray[np.uint8]) -> Boxes:
+        """White cells, red cells and platelets of a field (H, W, 3)."""
+
+    def nucleus_of(self, image: NDArray[np.uint8]) -> FoundNucleus:
+        """The nucleus of the cell in a single-cell image (H, W, 3)."""
+
+
+@dataclass(slots=True)
+class FoundCell:
+    """A cell of a field: kind, corners and score of the detector, and of a white cell what the bundle finds.
+
+    `cell_found` is the detector's second look at the cell alone. `cut`: the border of the field cuts it. `reason` says why
+    it is not counted; it is empty for a counted cell. `number` is its place in the field.
+    """
+
+    number: int
+    kind: int
+    corners: tuple[float, float, float, float]
+    score: float
+    cut: bool
+    at_border: bool
+    cell_found: str = ""
+    label: str | None = None
+    probability: float | None = None
+    fine_label: str | None = None
+    typicality: float | None = None
+    prediction_set: tuple[str, ...] | None = None
+    error: str | None = None
+    reason: str = ""
+    crop: str = ""
+
+    @property
+    def is_white(self) -> bool:
+        """Whether the detector has found it as a white cell."""
+        return self.kind == WHITE
+
+    @property
+    def to_classify(self) -> bool:
+        """Whether it is a white cell in the second look, too: these are classified."""
+        return self.is_white and not self.reason.startswith(NO_LEUKOCYTE)
+
+    @property
+    def type(self) -> str:
+        """The type of a white cell; the kind of any other."""
+        return (self.label or "") if self.is_white else KINDS[self.kind].replace(" ", "_")
+
+
+@dataclass(slots=True)
+class FoundField:
+    """What is found in a field, without its pixels; `error` where it cannot be read.
+
+    `gray` int8 is a small copy without coarse structure, `look` its perceptual hashes, `content` the digest of its file.
+    `copy_of` names the field that it is a copy of, `overlaps` those that it overlaps.
+    """
+
+    field: SlideField
+    cells: list[FoundCell]
+    shape: tuple[int, int] = (0, 0)
+    gray: NDArray[np.int8] | None = None
+    look: Thumbnail | None = None
+    portraits: dict[int, NDArray[np.float32]] = default(default_factory=dict)
+    content: str = ""
+    error: str | None = None
+    copy_of: str = ""
+    overlaps: tuple[str, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
+
+    @property
+    def single_cell(self) -> bool:
+        """Whether it looks like a single-cell image rather than a field."""
+        if self.error is not None or min(self.shape) > SINGLE_PX or len(self.cells) > SINGLE_CELLS:
+            return False
+        sides = [max(c.corners[2] - c.corners[0], c.corners[3] - c.corners[1]) for c in self.cells if c.is_white]
+        return max(sides, default=0.0) >= SINGLE_SHARE * min(self.shape)
+
+
+class FieldWorker:
+    """Reads a field, finds its cells and classifies the white ones; may be used by many threads."""
+
+    def __init__(self, finder: Finder, predictor: Predictor) -> None:
+        self.finder = finder
+        self.predictor = predictor
+
+    def __call__(self, given: SlideField) -> FoundField:
+        """What is found in a field; an unreadable one has an error."""
+        try:
+            image = given.record.read()
+            content = given.record.content_id()
+        except (ImageError, OSError) as error:
+            return FoundField(given, [], error=str(error))
+        boxes = _proposals(self.finder.in_field(image))
+        cut, counts = cut_by_border(boxes, image.shape), counted(boxes, image.shape)
+        cells = [
+            FoundCell(
+                number=i,
+                kind=int(boxes.kinds[i]),
+                corners=_corners(boxes.corners[i]),
+                score=float(boxes.scores[i]),
+                cut=bool(cut[i]),
+                at_border=not counts[i],
+            )
+            for i in range(len(boxes))
+        ]
+        windows = []
+        for cell in (cell for cell in cells if cell.is_white):
+            shown = window(image, cell.corners, AROUND)
+            cell.cell_found = self.finder.nucleus_of(shown).found
+            cell.reason = _second_look(cell)
+            if not cell.reason:
+                windows.append(shown)
+        predictions = tuple(self.predictor.predict(windows)) if windows else ()
+        gray = Image.fromarray(image).convert("L")
+        return FoundField(
+            given,
+            cells,
+            shape=(image.shape[0], image.shape[1]),
+            gray=small_gray(gray, [cell.corners for cell in cells if cell.is_white]),
+            look=thumbnail(Image.fromarray(image)),
+            portraits={c.number: made for c in cells if c.to_classify and (made := portrait(gray, c.corners)) is not None},
+            content=content,
+            predictions=predictions,
+        )
+
+
+def _second_look(cell: FoundCell) -> str:
+    """Why a proposed white cell is none; empty for a white cell. The second look must confirm a doubtful proposal."""
+    if cell.cell_found == "none" or (cell.score < SURE_SCORE and cell.cell_found == "doubtful"):
+        return f"{NO_LEUKOCYTE}: {cell.cell_found} in a second look"
+    return ""
+
+
+def _proposals(boxes: Boxes) -> Boxes:
+    """Every proposed white cell, and the sure red cells and platelets, from top to bottom."""
+    kept = boxes[(boxes.kinds == WHITE) | (boxes.scores >= SURE_SCORE)]
+    centres = kept.centres
+    return kept[np.lexsort((centres[:, 0], centres[:, 1], kept.kinds))] if len(kept) else kept
+
+
+def _corners(corners: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = (float(value) for value in corners)
+    return left, top, right, bottom
+
+
+def window(image: NDArray[np.uint8], corners: Sequence[float], around: float) -> NDArray[np.uint8]:
+    """The square around a box, of `around` times its longer side, cut at the border of the image (H, W, 3)."""
+    left, top, right, bottom = corners
+    half = max(around * max(right - left, bottom - top) / 2, 8.0)
+    x, y = (left + right) / 2, (top + bottom) / 2
+    height, width = image.shape[:2]
+    # at least 16 pixels, within the image
+    x_min, y_min = (int(min(max(centre - half, 0), max(limit - 16, 0))) for centre, limit in ((x, width), (y, height)))
+    x_max, y_max = int(np.ceil(min(x + half, width))), int(np.ceil(min(y + half, height)))
+    return np.ascontiguousarray(image[y_min : max(y_max, y_min + 16), x_min : max(x_max, x_min + 16)])
+
+
+def small_gray(gray: Image.Image, hidden: Sequence[Sequence[float]] = ()) -> NDArray[np.int8]:
+    """A gray image with a longer side of `SMALL_PX`, without what is coarser than a cell, int8.
+
+    The boxes `hidden` are 0, and strong contrast is cut: two fields agree where their backgrounds do, not where each has a
+    dark cell.
+    """
+    from scipy import ndimage
+
+    ratio = min(1.0, SMALL_PX / max(gray.size))
+    size = (max(1, round(gray.width * ratio)), max(1, round(gray.height * ratio)))
+    levels = np.array(gray.resize(size, Image.Resampling.BOX), np.float32)
+    shown = np.ones(levels.shape, bool)
+    for corners in hidden:
+        left, top, right, bottom = (value * ratio for value in corners)
+        shown[max(int(top) - 2, 0) : int(bottom) + 3, max(int(left) - 2, 0) : int(right) + 3] = False
+    # before the shade is taken off: a hidden cell must leave no halo
+    levels[~shown] = np.median(levels[shown]) if shown.any() else 0.0
+    # blurred a little, so that half a pixel between two fields does not matter
+    detail = ndimage.gaussian_filter(levels, 0.8) - ndimage.gaussian_filter(levels, SMALL_PX / 16)
+    detail[~shown] = 0
+    rounded: NDArray[np.int8] = np.clip(np.rint(detail), -MOST_CONTRAST, MOST_CONTRAST).astype(np.int8)
+    return rounded
+
+
+PORTRAIT_PX, PORTRAIT_SHARE = 20, 1 / 3
+"""Side of a cell's portrait, and the share of the field's shorter side that it shows."""
+
+
+def portrait(gray: Image.Image, corners: Sequence[float]) -> NDArray[np.float32] | None:
+    """A cell with its surroundings, small and normalised (400,), to find the same cell elsewhere; None near the border."""
+    half = PORTRAIT_SHARE * min(gray.size) / 2
+    x, y = (corners[0] + corners[2]) / 2, (corners[1] + corners[3]) / 2
+    box = (x - half, y - half, x + half, y + half)
+    if box[0] < 0 or box[1] < 0 or box[2] > gray.width or box[3] > gray.height:
+        return None
+    shown = gray.resize((PORTRAIT_PX, PORTRAIT_PX), Image.Resampling.BOX, box=box)
+    levels = np.asarray(shown, np.float32).ravel()
+    levels = levels - levels.mean()
+    length = float(np.linalg.norm(levels))
+    return levels / length if length > PORTRAIT_PX else None
+
+
+def observed(found: FoundField, monitor: Monitor, labels: Sequence[str]) -> FoundField:
+    """The field with what its predictions say of its white cells, which the monitor observes."""
+    predictions = _monitored(found.predictions, monitor, np.array(labels))
+    white = [cell for cell in found.cells if cell.to_classify]
+    for cell, each in zip(white, predictions, strict=True):
+        cell.label, cell.error = each.label, each.error
+        cell.probability = None if each.probabilities is None else float(each.probabilities.max())
+        cell.fine_label, cell.typicality, cell.prediction_set = each.fine_label, each.typicality, each.prediction_set
+        if each.label is None and each.error is None and each.cell is not None:
+            cell.reason = f"{NO_LEUKOCYTE}: {each.cell}"
+    return replace(found, predictions=())
+
+
+def _monitored(predictions: Iterable[Prediction], monitor: Monitor, labels: NDArray[np.str_]) -> list[Prediction]:
+    made = list(predictions)
+    known = [i for i, each in enumerate(made) if each.probabilities is not None]
+    if not known:
+        return made
+    embeddings = [made[i].embedding for i in known]
+    typicality, members = monitor.observe(
+        np.stack([each for each in embeddings if each is not None]) if monitor.needs_embeddings else None,
+        np.stack([each for each in (made[i].probabilities for i in known) if each is not None]),
+    )
+    for row, i in enumerate(known):
+        made[i] = replace(
+            made[i],
+            typicality=None if typicality is None else float(typicality[row]),
+            prediction_set=None if members is None else tuple(labels[members[row]].tolist()),
+        )
+    return made
