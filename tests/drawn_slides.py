@@ -16,7 +16,6 @@ from scipy import ndimage
 import trained
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import open_dataset
-from hemalens.detection.finder import FoundNucleus
 from hemalens.imaging.boxes import PLATELET, RED, WHITE, Boxes
 
 BACKGROUND = (236, 228, 232)
@@ -106,11 +105,6 @@ class ColourFinder:
                     kinds.append(kind)
                     corners.append((columns.start, rows.start, columns.stop, rows.stop))
         return Boxes.of(kinds, corners, [0.9] * len(kinds)) if kinds else Boxes()
-
-    def nucleus_of(self, image: np.ndarray) -> FoundNucleus:
-        """All of the white cells in an image."""
-        mask = _near(image, TYPES.values())
-        return FoundNucleus(mask, "found" if mask.any() else "none", float(mask.any()))
 
 
 def _near(image: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:  # type: ignore[type-arg]

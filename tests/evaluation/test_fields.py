@@ -15,7 +15,7 @@ import drawn_detector
 from hemalens.datasets.base import Record
 from hemalens.datasets.fields.base import Field
 from hemalens.datasets.fields.open import open_fields
-from hemalens.detection.finder import LEAST_SCORE
+from hemalens.detection.fields import LEAST_SCORES
 from hemalens.errors import DatasetError
 from hemalens.evaluation.field_pictures import FALSE, MISSED, RIGHT, with_boxes
 from hemalens.evaluation.fields import CURVE_SCORE, Classifier, TestedDetector, find_in_fields, score_fields, units_of
@@ -99,7 +99,7 @@ class Labels:
 
 def test_what_a_classifier_calls_something_else_is_left_out(tmp_path: Path) -> None:
     corners = [[10, 10, 30, 30], [40, 10, 50, 20], [60, 10, 70, 20], [60, 40, 70, 50], [40, 40, 50, 50], [0, 50, 10, 60]]
-    finder = StandIn(Boxes.of([WHITE] * 4 + [RED, WHITE], corners, [0.9, 0.8, 0.7, 0.6, 0.5, LEAST_SCORE / 2]))
+    finder = StandIn(Boxes.of([WHITE] * 4 + [RED, WHITE], corners, [0.9, 0.8, 0.7, 0.6, 0.5, LEAST_SCORES[WHITE] / 2]))
     predictor = Labels("lymphocyte", "platelet", None, "erythroblast")
     classifier = Classifier("net", predictor)  # type: ignore[arg-type]
     (result,) = score_fields(
@@ -135,7 +135,7 @@ def test_boxes_are_drawn_in_their_colours() -> None:
 
 
 def test_the_finder_gives_fewer_boxes_of_a_higher_score_and_the_same_ones(tmp_path: Path) -> None:
-    """Scores are counted above `LEAST_SCORE` among boxes that were looked for above `CURVE_SCORE`."""
+    """Scores are counted above `LEAST_SCORES` among boxes that were looked for above `CURVE_SCORE`."""
     detector = drawn_detector.write_disc_detector(tmp_path / "detector")
     image = np.clip(
         drawn_detector.draw(drawn_detector.discs_of(1)).astype(int)
@@ -145,7 +145,7 @@ def test_the_finder_gives_fewer_boxes_of_a_higher_score_and_the_same_ones(tmp_pa
     ).astype(np.uint8)
     low = detector.finder.in_field(image, least_score=CURVE_SCORE)
     high = detector.finder.in_field(image)
-    kept = low[low.scores > LEAST_SCORE]
+    kept = low[low.scores > np.asarray(LEAST_SCORES)[low.kinds]]
     assert len(high) > 0
     assert np.array_equal(np.sort(kept.corners, axis=0), np.sort(high.corners, axis=0))
     assert np.array_equal(np.sort(kept.scores), np.sort(high.scores))

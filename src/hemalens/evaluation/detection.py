@@ -46,6 +46,7 @@ class KindMatches:
 
     unit: int
     complete: bool
+    operating_score: float
     scores: NDArray[np.float64]
     hit: dict[Rule, NDArray[np.bool_]]
     seen: dict[Rule, NDArray[np.bool_]]
@@ -71,7 +72,7 @@ def matches_of(tested: TestedField, kind: int, *, operating_score: float) -> Kin
         hit[rule] = rows >= 0
         seen[rule] = np.isin(np.arange(len(truth)), rows[above])
     complete = KINDS[kind] in tested.field.complete
-    return KindMatches(tested.unit, complete, found.scores, hit, seen, truth.sides, above)
+    return KindMatches(tested.unit, complete, operating_score, found.scores, hit, seen, truth.sides, above)
 
 
 def score_kind(matches: Sequence[KindMatches], kind: int, *, seed: int, classifier: str = "") -> KindScores:
@@ -104,6 +105,7 @@ def score_kind(matches: Sequence[KindMatches], kind: int, *, seed: int, classifi
         n_complete=len(whole),
         n_boxes=round(n_truth.sum()),
         n_found=round(n_found.sum()),
+        operating_score=max((m.operating_score for m in matches), default=0.0),
         ap50=resampled.estimate(lambda weights: ranked.average_precision(weights, n_whole)),
         recall_centre=recall("centre"),
         precision_centre=precision("centre"),

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemalens.datasets.fields.base import Field
-from hemalens.detection.finder import LEAST_SCORE
+from hemalens.detection.fields import LEAST_SCORES
 from hemalens.errors import DatasetError, ImageError
 from hemalens.evaluation.detection import INTERVALS, KindMatches, TestedField, matches_of, score_kind
 from hemalens.evaluation.field_pictures import MatchedField, worst_fields
 from hemalens.evaluation.results import Detection
 from hemalens.graphs.runtime import n_cores
-from hemalens.imaging.boxes import KINDS, WHITE, Boxes
+from hemalens.imaging.boxes import KINDS, WHITE, Boxes, window_around
 from hemalens.inference.predictor import Predictor
 from hemalens.progress import track
 from hemalens.taxonomy import cell_types
@@ -102,21 +102,13 @@ def find_in_fields(finder: FindsCells, fields: Sequence[Field], *, classifier: C
 
 def _classified(image: NDArray[np.uint8], found: Boxes, classifier: Classifier) -> Boxes:
     """The boxes above the operating score without the white cells that the classifier calls something else."""
-    found = found[found.scores > LEAST_SCORE]
+    found = found[found.scores > np.asarray(LEAST_SCORES)[found.kinds]]
     white = np.flatnonzero(found.kinds == WHITE)
     kept = np.ones(len(found), bool)
-    windows = [_window(image, found.corners[i]) for i in white]
+    windows = [window_around(image, found.corners[i], AROUND_CELL) for i in white]
     for i, prediction in zip(white, classifier.predictor.predict(windows) if windows else (), strict=True):
         kept[i] = is_white_cell(prediction.label)
     return found[kept]
-
-
-def _window(image: NDArray[np.uint8], corners: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The square window around a box, as far as the image reaches."""
-    centre, half = (corners[:2] + corners[2:]) / 2, AROUND_CELL * float((corners[2:] - corners[:2]).max()) / 2
-    left, top = np.floor(centre - half).astype(int).clip(0)
-    right, bottom = np.ceil(centre + half).astype(int)
-    return np.ascontiguousarray(image[top:bottom, left:right])
 
 
 def is_white_cell(label: str | None) -> bool:
@@ -156,11 +148,11 @@ def score_fields(tested: Tested, names: TestedDetector, *, seed: int) -> list[De
 def _matched(each: FoundCells, unit: int) -> tuple[MatchedField, KindMatches | None]:
     """The matches of each kind in a field, and those of white cells after a classifier."""
     tested = TestedField(each.field, each.found, unit)
-    kinds = tuple(matches_of(tested, kind, operating_score=LEAST_SCORE) for kind in range(len(KINDS)))
+    kinds = tuple(matches_of(tested, kind, operating_score=LEAST_SCORES[kind]) for kind in range(len(KINDS)))
     if each.classified is None:
         return MatchedField(tested, kinds), None
     left = replace(tested, found=each.classified)
-    return MatchedField(tested, kinds), matches_of(left, WHITE, operating_score=LEAST_SCORE)
+    return MatchedField(tested, kinds), matches_of(left, WHITE, operating_score=LEAST_SCORES[WHITE])
 
 
 def _score(
@@ -188,7 +180,6 @@ def _score(
         n_fields=len(fields),
         n_units=len({each.tested.unit for each in fields}),
         unit=unit,
-        operating_score=LEAST_SCORE,
         seen=names.seen,
         kinds=tuple(kinds),
         worst=() if together else worst_fields(fields),

@@ -101,3 +101,15 @@ def without_doubles(boxes: Boxes, *, overlap: float = 0.5) -> Boxes:
         if not apart[i, kept].any():
             kept.append(i)
     return boxes[order[kept]] if kept else Boxes()
+
+
+def window_around(image: NDArray[np.uint8], corners: Sequence[float], around: float) -> NDArray[np.uint8]:
+    """The square around a box, of `around` times its longer side, cut at the border of the image (H, W, 3)."""
+    left, top, right, bottom = corners
+    half = max(around * max(right - left, bottom - top) / 2, 8.0)
+    x, y = (left + right) / 2, (top + bottom) / 2
+    height, width = image.shape[:2]
+    # at least 16 pixels, within the image
+    x_min, y_min = (int(min(max(centre - half, 0), max(limit - 16, 0))) for centre, limit in ((x, width), (y, height)))
+    x_max, y_max = int(np.ceil(min(x + half, width))), int(np.ceil(min(y + half, height)))
+    return np.ascontiguousarray(image[y_min : max(y_max, y_min + 16), x_min : max(x_max, x_min + 16)])

@@ -162,10 +162,14 @@ def _setting(detection: Detection) -> str:
         formatting.visible(detection.detector),
         f"trained on {formatting.visible(detection.source)}, tested on {formatting.visible(detection.target)}",
         f"{formatting.counted(detection.n_fields, 'field')}{units}",
-        f"operating score {detection.operating_score:g}",
+        f"operating scores {_operating(detection)}",
         SEEN[detection.seen],
     )
     return " \N{MIDDLE DOT} ".join(parts)
+
+
+def _operating(detection: Detection) -> str:
+    return ", ".join(f"{each.operating_score:g} ({each.kind})" for each in detection.kinds if not each.classifier)
 
 
 def _scores(detection: Detection) -> Table:
@@ -192,7 +196,7 @@ def _scores(detection: Detection) -> Table:
 def _figures(detection: Detection, name: str) -> Iterator[Figures]:
     curves = [(kind_name(s), s) for s in detection.kinds if s.curve and not s.classifier]
     if curves:
-        yield drawn.curve_figures(curves, detection.operating_score, name=f"{name}-curves")
+        yield drawn.curve_figures(curves, name=f"{name}-curves")
     counted = [(kind_name(s), s.counts) for s in detection.kinds if s.counts and s.counts.bias.value is not None]
     if counted:
         yield drawn.agreement_figures(counted, name=f"{name}-counts")

@@ -22,18 +22,18 @@ MARGINS = (52, 12, 12, 46)
 N_TICKS = 6
 
 
-def curve_figures(kinds: Sequence[tuple[str, KindScores]], operating_score: float, *, name: str) -> Figures:
-    """Precision against recall, a line a kind, with a point at the operating score."""
+def curve_figures(kinds: Sequence[tuple[str, KindScores]], *, name: str) -> Figures:
+    """Precision against recall, a line a kind, with a point at its operating score."""
     values = "; ".join(f"{title}: AP50 {_text(scores.ap50.value)}" for title, scores in kinds)
     drawing = Drawing(
-        partial(_draw_curves, kinds=[scores for _, scores in kinds], operating_score=operating_score),
+        partial(_draw_curves, kinds=[scores for _, scores in kinds]),
         (440.0, 340.0),
         name,
         f"Precision against recall by IoU. {values}.",
         1.2,
     )
     keys = tuple(Key(title, figures.line_colour(i), MARKERS[i], stroke="solid") for i, (title, _) in enumerate(kinds))
-    caption = f"Precision against recall, by IoU. Points: the operating score, {operating_score:g}."
+    caption = "Precision against recall, by IoU. Points: the operating scores."
     return Figures(
         (Panel(drawing),), caption, "Precision and recall.", (Legend("Kinds", keys),), heading="Precision and recall"
     )
@@ -43,7 +43,7 @@ def _text(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
 
 
-def _draw_curves(figure: Figure, *, kinds: Sequence[KindScores], operating_score: float) -> None:
+def _draw_curves(figure: Figure, *, kinds: Sequence[KindScores]) -> None:
     axes = figures.axes_px(figure, *MARGINS)
     axes.set(xlim=(0, 1), ylim=(0, 1.0), xlabel="recall", ylabel="precision")
     axes.grid()
@@ -51,7 +51,7 @@ def _draw_curves(figure: Figure, *, kinds: Sequence[KindScores], operating_score
         recall = [0.0, *(point.recall for point in scores.curve)]
         precision = [scores.curve[0].precision, *(point.precision for point in scores.curve)]
         axes.plot(recall, precision, color=LINES[i], linewidth=1.5, clip_on=False)
-        above = [point for point in scores.curve if point.score > operating_score]
+        above = [point for point in scores.curve if point.score > scores.operating_score]
         if above:
             axes.plot(
                 above[-1].recall, above[-1].precision, color=LINES[i], marker=MARKERS[i], markersize=7,

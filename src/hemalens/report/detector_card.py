@@ -114,10 +114,11 @@ def _figures(tests: Sequence[Detection], remarks: Sequence[str]) -> str:
         ]
         behind = f", after the classifier {visible(classifier)}" if classifier else ""
         parts.append(f"{kind.capitalize()}s{behind}:\n\n{markdown_table(head, rows)}")
-    scores = sorted({test.operating_score for test in tests})
+    scores = {each.kind: each.operating_score for test in tests for each in test.kinds}
+    above = listed([f"{score:g} ({kind}s)" for kind, score in scores.items()])
     notes = [
         "In parentheses: 95 % intervals. Recall and precision count a cell as found if the centre of a box with a score "
-        f"above {listed([f'{score:g}' for score in scores])} lies in its annotated box. AP50: average precision at an IoU "
+        f"above {above} lies in its annotated box. AP50: average precision at an IoU "
         "of 0.5.",
         *(f"{visible(test.laboratory)}: {SEEN_WORDS[test.seen]}." for test in tests),
         *map(visible, remarks),

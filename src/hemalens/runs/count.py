@@ -10,7 +10,7 @@ from hemalens.bundle.bundle import Bundle, BundleLike, bundle_folder, open_bundl
 from hemalens.bundle.detector import Detector, default_detector, open_detector
 from hemalens.config import check_texts, check_whole, checked
 from hemalens.datasets.tables import table_file
-from hemalens.detection.finder import SURE_SCORE
+from hemalens.detection.fields import LEAST_SCORES
 from hemalens.differential.rules import CountRules
 from hemalens.errors import public
 from hemalens.files import PathLike, as_path, atomic_dir, files_below, read_sealed, write_sealed
@@ -138,7 +138,7 @@ class _Counter:
                 "method": manifest.method,
                 "labels": list(manifest.labels),
                 "detector": str(self.detector.path),
-                "white_cells_sure_from": SURE_SCORE,
+                "least_scores": list(LEAST_SCORES),
                 **asdict(self.options),
                 "rules": self.rules.model_dump(mode="json"),
             }

@@ -51,8 +51,9 @@ class KindScores(Part):
     """Scores of one kind of cell.
 
     `n_boxes` are annotated in all fields; `n_found` are the boxes above the operating score in the `n_complete` fields that
-    are boxed completely, which alone count for precision, AP50 and counts. `classifier` names the bundle after which the
-    boxes are scored, and is empty without one. A value is None where nothing can be found, or nothing is.
+    are boxed completely, which alone count for precision, AP50 and counts. Above `operating_score` a box is a cell.
+    `classifier` names the bundle after which the boxes are scored, and is empty without one. A value is None where nothing
+    can be found, or nothing is.
     """
 
     kind: Kind
@@ -61,6 +62,7 @@ class KindScores(Part):
     n_complete: int
     n_boxes: int
     n_found: int
+    operating_score: float = Field(ge=0, le=1)
     ap50: Estimate
     recall_centre: Estimate
     precision_centre: Estimate
@@ -74,7 +76,7 @@ class KindScores(Part):
 class Detection(Part):
     """A detector tested on fields of one laboratory, or of several `together`.
 
-    `operating_score` is the score above which a box is a cell. `n_units` are resampled: slides, or fields where no slide is
+    `n_units` are resampled: slides, or fields where no slide is
     known. `seen` states whether the detector was trained on these fields, as far as it records them.
     """
 
@@ -87,7 +89,6 @@ class Detection(Part):
     n_fields: int
     n_units: int
     unit: Literal["slide", "field"]
-    operating_score: float = Field(ge=0, le=1)
     seen: Literal["unknown", "left out", "none"]
     unreadable: dict[str, str] = Field(default_factory=dict)
     kinds: tuple[KindScores, ...]

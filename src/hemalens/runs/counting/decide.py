@@ -1,4 +1,4 @@
-"""What counts: white cells, nucleated red cells and smudge cells that no border and no second look excludes."""
+"""What counts: white cells, nucleated red cells and smudge cells that neither border nor bundle excludes."""
 
 from __future__ import annotations
 
@@ -48,17 +48,21 @@ def mark_beyond_target(fields: Iterable[FoundField], rules: CountRules) -> None:
             n_white += rules.is_white_cell(cell.type)
 
 
+SURELY_FOUND = ("", "found")
+"""Values of `cell_found` without doubt; a bundle of whole images looks for no cell."""
+
+
 def counted_white(fields: Iterable[FoundField]) -> Iterator[FoundCell]:
     """The counted cells that a bundle has classified, in the order of counting."""
     return (cell for found in fields for cell in found.cells if cell.is_white and not cell.reason)
 
 
 def doubt(cell: FoundCell) -> float:
-    """How doubtful a cell is: 1 for the most doubtful, by its probability, its typicality and the second look."""
+    """How doubtful a cell is: 1 for the most doubtful, by its probability, its typicality and what the bundle finds."""
     value = 1 - (cell.probability or 0.0)
     value += 0.5 * (cell.typicality is not None and cell.typicality < 0.05)
     value += 0.5 * (cell.prediction_set is not None and len(cell.prediction_set) != 1)
-    value += 0.5 * (cell.cell_found != "found") + 0.25 * cell.cut
+    value += 0.5 * (cell.cell_found not in SURELY_FOUND) + 0.25 * cell.cut
     return value / 2.75
 
 

@@ -15,7 +15,7 @@ from hemalens.evaluation import formatting
 from hemalens.evaluation.results import Picture, PictureTable
 from hemalens.evaluation.thumbnails import thumbnail
 from hemalens.imaging.reading import read_image
-from hemalens.runs.counting.decide import doubt
+from hemalens.runs.counting.decide import SURELY_FOUND, doubt
 from hemalens.runs.counting.find import FoundCell, FoundField
 from hemalens.runs.counting.pictures import overlay_name
 from hemalens.runs.counting.slides import Slide
@@ -108,6 +108,6 @@ def _caption(cell: FoundCell) -> str:
     if cell.prediction_set is not None and len(cell.prediction_set) > 1:
         others = [code for code in cell.prediction_set if code != cell.label]
         parts.append("or " + formatting.listed([formatting.label(code) for code in others[:2]]))
-    if cell.cell_found != "found":
+    if cell.cell_found not in SURELY_FOUND:
         parts.append(cell.cell_found)
     return ", ".join(parts) + (", cut" if cell.cut else "")

@@ -13,9 +13,8 @@ from PIL import Image
 
 from hemalens.datasets.near_copies import Thumbnail, thumbnail
 from hemalens.detection.border import counted, cut_by_border
-from hemalens.detection.finder import SURE_SCORE, FoundNucleus
 from hemalens.errors import ImageError
-from hemalens.imaging.boxes import KINDS, WHITE, Boxes
+from hemalens.imaging.boxes import KINDS, WHITE, Boxes, window_around
 from hemalens.inference.predictor import Prediction, Predictor
 from hemalens.runs.counting.slides import SlideField
 from hemalens.trust.monitor import Monitor
@@ -40,16 +39,14 @@ class Finder(Protocol):
     def in_field(self, image: NDArray[np.uint8]) -> Boxes:
         """White cells, red cells and platelets of a field (H, W, 3)."""
 
-    def nucleus_of(self, image: NDArray[np.uint8]) -> FoundNucleus:
-        """The nucleus of the cell in a single-cell image (H, W, 3)."""
-
 
 @dataclass(slots=True)
 class FoundCell:
     """A cell of a field: kind, corners and score of the detector, and of a white cell what the bundle finds.
 
-    `cell_found` is the detector's second look at the cell alone. `cut`: the border of the field cuts it. `reason` says why
-    it is not counted; it is empty for a counted cell. `number` is its place in the field.
+    `cell_found` is what the bundle finds where it looks for the cell itself, empty for a bundle of whole images. `cut`: the
+    border of the field cuts it. `reason` says why it is not counted; it is empty for a counted cell. `number` is its place
+    in the field.
     """
 
     number: int
@@ -72,11 +69,6 @@ class FoundCell:
     def is_white(self) -> bool:
         """Whether the detector has found it as a white cell."""
         return self.kind == WHITE
-
-    @property
-    def to_classify(self) -> bool:
-        """Whether it is a white cell in the second look, too: these are classified."""
-        return self.is_white and not self.reason.startswith(NO_LEUKOCYTE)
 
     @property
     def type(self) -> str:
@@ -127,7 +119,7 @@ class FieldWorker:
             content = given.record.content_id()
         except (ImageError, OSError) as error:
             return FoundField(given, [], error=str(error))
-        boxes = _proposals(self.finder.in_field(image))
+        boxes = _in_order(self.finder.in_field(image))
         cut, counts = cut_by_border(boxes, image.shape), counted(boxes, image.shape)
         cells = [
             FoundCell(
@@ -140,13 +132,7 @@ class FieldWorker:
             )
             for i in range(len(boxes))
         ]
-        windows = []
-        for cell in (cell for cell in cells if cell.is_white):
-            shown = window(image, cell.corners, AROUND)
-            cell.cell_found = self.finder.nucleus_of(shown).found
-            cell.reason = _second_look(cell)
-            if not cell.reason:
-                windows.append(shown)
+        windows = [window_around(image, cell.corners, AROUND) for cell in cells if cell.is_white]
         predictions = tuple(self.predictor.predict(windows)) if windows else ()
         gray = Image.fromarray(image).convert("L")
         return FoundField(
@@ -155,41 +141,21 @@ class FieldWorker:
             shape=(image.shape[0], image.shape[1]),
             gray=small_gray(gray, [cell.corners for cell in cells if cell.is_white]),
             look=thumbnail(Image.fromarray(image)),
-            portraits={c.number: made for c in cells if c.to_classify and (made := portrait(gray, c.corners)) is not None},
+            portraits={c.number: made for c in cells if c.is_white and (made := portrait(gray, c.corners)) is not None},
             content=content,
             predictions=predictions,
         )
 
 
-def _second_look(cell: FoundCell) -> str:
-    """Why a proposed white cell is none; empty for a white cell. The second look must confirm a doubtful proposal."""
-    if cell.cell_found == "none" or (cell.score < SURE_SCORE and cell.cell_found == "doubtful"):
-        return f"{NO_LEUKOCYTE}: {cell.cell_found} in a second look"
-    return ""
-
-
-def _proposals(boxes: Boxes) -> Boxes:
-    """Every proposed white cell, and the sure red cells and platelets, from top to bottom."""
-    kept = boxes[(boxes.kinds == WHITE) | (boxes.scores >= SURE_SCORE)]
-    centres = kept.centres
-    return kept[np.lexsort((centres[:, 0], centres[:, 1], kept.kinds))] if len(kept) else kept
+def _in_order(boxes: Boxes) -> Boxes:
+    """The boxes by kind, from top to bottom."""
+    centres = boxes.centres
+    return boxes[np.lexsort((centres[:, 0], centres[:, 1], boxes.kinds))] if len(boxes) else boxes
 
 
 def _corners(corners: NDArray[np.float64]) -> tuple[float, float, float, float]:
     left, top, right, bottom = (float(value) for value in corners)
     return left, top, right, bottom
-
-
-def window(image: NDArray[np.uint8], corners: Sequence[float], around: float) -> NDArray[np.uint8]:
-    """The square around a box, of `around` times its longer side, cut at the border of the image (H, W, 3)."""
-    left, top, right, bottom = corners
-    half = max(around * max(right - left, bottom - top) / 2, 8.0)
-    x, y = (left + right) / 2, (top + bottom) / 2
-    height, width = image.shape[:2]
-    # at least 16 pixels, within the image
-    x_min, y_min = (int(min(max(centre - half, 0), max(limit - 16, 0))) for centre, limit in ((x, width), (y, height)))
-    x_max, y_max = int(np.ceil(min(x + half, width))), int(np.ceil(min(y + half, height)))
-    return np.ascontiguousarray(image[y_min : max(y_max, y_min + 16), x_min : max(x_max, x_min + 16)])
 
 
 def small_gray(gray: Image.Image, hidden: Sequence[Sequence[float]] = ()) -> NDArray[np.int8]:
@@ -237,13 +203,14 @@ def portrait(gray: Image.Image, corners: Sequence[float]) -> NDArray[np.float32]
 def observed(found: FoundField, monitor: Monitor, labels: Sequence[str]) -> FoundField:
     """The field with what its predictions say of its white cells, which the monitor observes."""
     predictions = _monitored(found.predictions, monitor, np.array(labels))
-    white = [cell for cell in found.cells if cell.to_classify]
+    white = [cell for cell in found.cells if cell.is_white]
     for cell, each in zip(white, predictions, strict=True):
         cell.label, cell.error = each.label, each.error
         cell.probability = None if each.probabilities is None else float(each.probabilities.max())
         cell.fine_label, cell.typicality, cell.prediction_set = each.fine_label, each.typicality, each.prediction_set
-        if each.label is None and each.error is None and each.cell is not None:
-            cell.reason = f"{NO_LEUKOCYTE}: {each.cell}"
+        cell.cell_found = each.cell_found or ""
+        if each.label is None and each.error is None and each.cell_reason is not None:
+            cell.reason = f"{NO_LEUKOCYTE}: {each.cell_reason}"
     return replace(found, predictions=())
 
 

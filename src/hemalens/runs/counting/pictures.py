@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hemalens.errors import ImageError
 from hemalens.evaluation import formatting
-from hemalens.imaging.boxes import KINDS, RED, WHITE
+from hemalens.imaging.boxes import KINDS, RED, WHITE, window_around
 from hemalens.report.figures import PALETTE
-from hemalens.runs.counting.find import FoundCell, FoundField, window
+from hemalens.runs.counting.find import FoundCell, FoundField
 from hemalens.runs.counting.slides import Slide, file_names
 
 CROPS, OVERLAYS = "crops", "overlays"
@@ -91,7 +91,7 @@ class Painter:
         name = f"{CROPS}/{place}/{self.slide.file}_{found.field.file}_{cell.number + 1}.png"
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(window(image, cell.corners, CROP_AROUND)).save(path)
+        Image.fromarray(window_around(image, cell.corners, CROP_AROUND)).save(path)
         return name
 
 
