@@ -60,7 +60,7 @@ class DetectorConfig(BackboneConfig):
     """
 
     backbone: str = Field(default=PACKAGED, pattern=f"^{PACKAGED}$")
-    epochs: int = Field(default=24, ge=1, le=MOST)
+    epochs: int = Field(default=20, ge=1, le=MOST)
     windows_per_epoch: int = Field(default=1200, ge=2, le=100 * MOST)
     batch_size: int = Field(default=12, ge=2, le=MOST)
     side_px: int = Field(default=192, ge=64, le=1024, multiple_of=16)

@@ -7,13 +7,16 @@ import pytest
 from numpy.typing import NDArray
 
 from hemalens.errors import ConfigError
+from hemalens.imaging.boxes import RED, WHITE, Boxes
 from hemalens.training.detector.recolouring import RecolouringConfig, ellipses, recoloured
 
 SIDE, Q = 96, 24
-NOTHING = RecolouringConfig(share=1.0, red_hue=0, red_dark=(0.0, 0.0), red_dye=0, nucleus_hue=0, nucleus_dark=(0.0, 0.0))
+NOTHING = RecolouringConfig(
+    share=1.0, red_hue=0, red_dark=(0.0, 0.0), red_dye=0, nucleus_hue=0, nucleus_dark=(0.0, 0.0), cytoplasm_dye=0
+)
 ALWAYS = RecolouringConfig(share=1.0)
-RED_CELL = np.array([[3.0, 4.0, 9.0, 10.0]])
-NO_CELL = np.zeros((0, 4))
+RED_CELL, NO_CELL = Boxes.of([RED], [[3.0, 4.0, 9.0, 10.0]]), Boxes()
+WHITE_CELL = Boxes.of([WHITE], [[10.0, 10.0, 24.0, 24.0]])
 
 
 @pytest.fixture
@@ -57,6 +60,18 @@ def test_the_absorbance_of_a_nucleus_is_multiplied(image: NDArray[np.uint8]) -> 
     # twice the absorbance is the square of the transmitted share
     wanted = (image / 255.0) ** 2 * 255
     assert np.abs(found - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cytoplasm_gets_the_dye_of_its_nucleus_and_stays_paler(seed: int) -> None:
+    image = np.full((SIDE, SIDE, 3), 230, np.uint8)
+    image[14 * 4 : 20 * 4, 14 * 4 : 20 * 4] = (90, 60, 140)
+    dyed = NOTHING.model_copy(update={"cytoplasm_dye": 1.0})
+    found = recoloured(image, _nucleus(), WHITE_CELL, dyed, np.random.default_rng(seed)).astype(float)
+    cytoplasm, nucleus = found[17 * 4, 11 * 4 : 12 * 4], found[17 * 4, 16 * 4 : 18 * 4]
+    assert 230 - 1 > cytoplasm.mean() > nucleus.mean()
+    assert np.abs(nucleus - (90, 60, 140)).max() <= 1
+    assert np.abs(found[:36] - 230).max() <= 1
 
 
 def test_share_zero_changes_nothing(image: NDArray[np.uint8]) -> None:

@@ -24,7 +24,6 @@ from hemalens.errors import ParityError
 from hemalens.graphs.build import join, unscaled_graph
 from hemalens.graphs.fp16 import with_half_weights
 from hemalens.graphs.runtime import session_of
-from hemalens.imaging.boxes import RED
 from hemalens.imaging.reading import Preprocessing
 from hemalens.models.detector import DetectorNetwork, activated
 from hemalens.models.export import to_onnx
@@ -82,8 +81,8 @@ class WindowDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         index, seed = key
         rng = np.random.default_rng(seed)
         window = drawn_window(self.sheets[index], self.how.side_px, rng)
-        red_cells = window.boxes.of_kind(RED).corners / STRIDE
-        image = recoloured(window.image, window.nucleus, red_cells, self.how.recolouring, rng)
+        in_places = window.boxes.moved(0, 0, scale=1 / STRIDE)
+        image = recoloured(window.image, window.nucleus, in_places, self.how.recolouring, rng)
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
