@@ -75,7 +75,7 @@ FIELDS := txl_pbc:$(DATA)/txl_pbc
 LEFT_OUT := raabin
 
 default-detector: RUN := runs/default_detector
-default-detector: $(VENV)/.train  ## forty minutes: train, test and package the detector; DATA=, RUN=
+default-detector: $(VENV)/.train  ## half an hour: train, test and package the detector; DATA=, RUN=
 	test -f $(RUN)/report.json || $(BIN)/hemalens train detector --train $(FIELDS) --set leave_out=$(LEFT_OUT) \
 		--test-fraction 0.1 --out $(RUN)
 	$(BIN)/hemalens evaluate $(RUN)/detector --data $(FIELDS) --drop-seen --out $(RUN)/tests --overwrite
