@@ -34,7 +34,6 @@ class Outcome:
     laboratory: str = "here"
     together: bool = False
     n_fields: int = 1
-    operating_score: float = 0.1
     seen: str = "none"
     kinds: tuple[()] = ()
 
