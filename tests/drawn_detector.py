@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
 
+from fake_fields import write_drawn
 from hemalens.bundle.bundle import SEEN, seen_images
 from hemalens.bundle.detector import DETECTOR, Detector, DetectorManifest, write_detector
 from hemalens.graphs.build import make_model
@@ -41,17 +41,12 @@ def draw(discs: list[Disc]) -> np.ndarray:
 
 def write_fields(root: Path, n: int = 4, *, first: int = 0) -> str:
     """Write `n` fields with their boxes below `root`; return the name for `open_fields`."""
-    for folder in ("images/train", "labels/train"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    (root / "data.yaml").write_text("names: [WBC, RBC, Platelets]\nnc: 3\ntrain: images/train\n")
+    drawn = {}
     for i in range(first, first + n):
         discs = discs_of(i)
-        Image.fromarray(draw(discs)).save(root / f"images/train/field_{i}.png")
-        rows = [
-            f"{kind} {x / WIDTH} {y / HEIGHT} {2 * RADII[kind] / WIDTH} {2 * RADII[kind] / HEIGHT}" for kind, x, y in discs
-        ]
-        (root / f"labels/train/field_{i}.txt").write_text("\n".join(rows) + "\n")
-    return f"yolo:{root}"
+        corners = np.array([(x - RADII[k], y - RADII[k], x + RADII[k], y + RADII[k]) for k, x, y in discs], float)
+        drawn[f"field_{i}"] = draw(discs), [kind for kind, _, _ in discs], corners
+    return write_drawn(root, drawn)
 
 
 def write_disc_detector(path: Path, *, seen: list[str] | None = None) -> Detector:
