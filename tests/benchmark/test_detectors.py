@@ -20,6 +20,8 @@ from hemalens.datasets.fields.open import open_fields
 from hemalens.errors import DatasetError, HemalensError, InputError
 from hemalens.report import read_report
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[set[str]]:
