@@ -38,7 +38,7 @@ class DiscFinder(CellFinder):
 
     def maps(self, given: NetworkInput) -> Maps:
         """A peak at the centre of each disc, whose score depends on its side as a trained network's does."""
-        pixels = given.pixels.astype(int)
+        pixels = given.pixels.astype(np.int16)
         self.inputs.append(pixels.shape)
         q = (pixels.shape[0] // STRIDE, pixels.shape[1] // STRIDE)
         scores, distances = np.zeros((*q, N_SCORES), np.float32), np.ones((*q, N_DISTANCES), np.float32)

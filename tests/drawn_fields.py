@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fake_fields import write_drawn
 from hemalens.datasets.base import Record
 from hemalens.datasets.fields.base import Field, FieldDataset
 from hemalens.imaging.boxes import PLATELET, RED, WHITE, Boxes
@@ -65,16 +66,10 @@ def fields(folder: Path, n: int = 4, *, first: int = 0, domain: str = "lab", nam
 
 def yolo_folder(root: Path, n: int = 4, *, white: bool = True) -> Path:
     """Drawn fields in YOLO's layout; without white cells their rows are left out."""
-    for part in ("images", "labels"):
-        (root / part / "train").mkdir(parents=True, exist_ok=True)
-    (root / "data.yaml").write_text("names: ['WBC', 'RBC', 'Platelets']\nnc: 3\ntrain: images/train\n")
+    drawn_ones = {}
     for seed in range(n):
         image, boxes, _ = drawn(seed)
-        Image.fromarray(image).save(root / "images" / "train" / f"f{seed}.png")
-        rows = []
-        for kind, (left, top, right, bottom) in zip(boxes.kinds, boxes.corners, strict=True):
-            numbers = ((left + right) / 2 / SIDE, (top + bottom) / 2 / SIDE, (right - left) / SIDE, (bottom - top) / SIDE)
-            if white or kind != WHITE:
-                rows.append(" ".join([str(kind), *(f"{number:.6f}" for number in numbers)]))
-        (root / "labels" / "train" / f"f{seed}.txt").write_text("\n".join(rows) + "\n")
+        kept = boxes if white else boxes[boxes.kinds != WHITE]
+        drawn_ones[f"f{seed}"] = image, kept.kinds.tolist(), kept.corners
+    write_drawn(root, drawn_ones)
     return root

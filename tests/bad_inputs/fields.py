@@ -9,7 +9,7 @@ from typing import Any
 
 from bad_input_cases import Case, Place
 
-from fakes.fields import OBJECTS, SIZE, noise, voc_text, write_coco, write_voc, write_yolo
+from fake_fields import OBJECTS, SIZE, noise, voc_text, write_coco, write_voc, write_yolo
 
 Make = Callable[[Place], Sequence[object]]
 FIELDS = ("data", "fields")

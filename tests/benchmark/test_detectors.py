@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ import drawn_detector
 from command import Command
 from hemalens.benchmark.detectors import DetectorBenchmark, benchmark_detectors, leave_one_out
 from hemalens.bundle.detector import Detector
-from hemalens.datasets.fields.base import FieldDataset
+from hemalens.datasets.base import Record
+from hemalens.datasets.fields.base import Field, FieldDataset
 from hemalens.datasets.fields.open import open_fields
 from hemalens.errors import DatasetError, HemalensError, InputError
 from hemalens.report import read_report
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture
@@ -23,10 +28,20 @@ def trainings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[set[str]]
     """The laboratories that each training has seen; the detector finds discs whatever it was trained on."""
     seen: list[set[str]] = []
 
-    def fit(train: FieldDataset, *, config: Any, run_dir: Path) -> Detector:
-        labs = {field.record.domain for field in train.fields}
+    def fit(
+        train: Sequence[FieldDataset],
+        *,
+        config: Any,
+        run_dir: Path,
+        dropped: Sequence[dict[str, int]],
+        left_out: Mapping[str, int],
+    ) -> Detector:
+        labs = {field.record.domain for each in train for field in each.fields}
         if "broken" in labs:
             raise DatasetError("this laboratory cannot be learned")
+        assert len(dropped) == len(train)
+        assert set(left_out.values()) == {4}, "all fields of the laboratory left out"
+        assert not labs & set(left_out)
         seen.append(labs)
         return drawn_detector.write_disc_detector(run_dir / "detector")
 
@@ -41,8 +56,6 @@ def three(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
 
 def _laboratory(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, first: int) -> str:
-    from dataclasses import replace
-
     def opened(spec: str) -> FieldDataset:
         dataset = open_fields(spec)
         lab = Path(spec.partition(":")[2]).name
@@ -104,11 +117,32 @@ def test_copies_of_tested_fields_are_not_learned(tmp_path: Path, monkeypatch: py
     specs = [_laboratory(monkeypatch, tmp_path, name, 10 * i) for i, name in enumerate("xy")]
     for part in ("images/train/field_0.png", "labels/train/field_0.txt"):
         shutil.copy(tmp_path / "x" / part, tmp_path / "y" / part)
-    folds = leave_one_out([detectors.open_fields(spec) for spec in specs])
-    assert [len(fold.learn) for fold in folds] == [4, 3]
+    folds = leave_one_out([detectors.open_fields(spec) for spec in specs], seed=0)
+    assert [[len(each) for each in fold.parts.learn] for fold in folds] == [[0, 4], [3, 0]]
     for fold in folds:
         tested = {f.record.content_id() for each in fold.test for f in each.fields}
-        assert not tested & {f.record.content_id() for f in fold.learn.fields}
+        assert not tested & {f.record.content_id() for each in fold.parts.learn for f in each.fields}
+
+
+def _with_record(field: Field, record: Record) -> Field:
+    return replace(field, record=record)
+
+
+def test_a_given_part_is_learned_and_tested_like_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hemalens.benchmark import detectors
+
+    specs = [_laboratory(monkeypatch, tmp_path, name, 10 * i) for i, name in enumerate("xy")]
+    given = [detectors.open_fields(spec) for spec in specs]
+    parts = ("test", "train", "train", "validation")
+    with_parts = [
+        replace(
+            each,
+            fields=tuple(replace(f, record=replace(f.record, part=p)) for f, p in zip(each.fields, parts, strict=True)),
+        )
+        for each in given
+    ]
+    for fold in leave_one_out(with_parts, seed=0):
+        assert sum(map(len, fold.parts.learn)) == sum(map(len, fold.test)) == 4
 
 
 def test_one_laboratory_cannot_be_left_out(tmp_path: Path, three: list[str], trainings: list[set[str]]) -> None:

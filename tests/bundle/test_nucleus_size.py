@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import stats
 
 import trained
+from hemalens.bundle.detector import default_detector
 from hemalens.bundle.nucleus_size import (
     DEGREES,
     LEAST_SPREAD,
@@ -255,6 +256,7 @@ def test_the_widening_is_the_likeliest_of_the_grid_whatever_the_order(seed: int,
 def test_within_a_laboratory_size_tells_lymphocytes_from_monocytes(real_data: Path, spec: str, least: float) -> None:
     whole = open_dataset(spec.format(real_data))
     two = [[r for r in whole.records if r.label == label][:100] for label in ("lymphocyte", "monocyte")]
-    small, large = (log_diameters([replace(r, before=STAGES) for r in records], 2.0) for records in two)
+    stage = CentredCropStage(default_detector().finder, CentredCropConfig(extent=2.0))
+    small, large = (log_diameters([replace(r, before=(stage,)) for r in records], 2.0) for records in two)
     # the area under the ROC curve: how often of a pair the monocyte's nucleus is the larger one
     assert np.mean(large[:, None] > small[None, :]) >= least

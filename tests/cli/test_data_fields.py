@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from command import Command
+from fake_fields import OBJECTS, write_voc, write_yolo
 from fakes import bccd
-from fakes.fields import OBJECTS, write_voc, write_yolo
 from hemalens.datasets.fields.open import open_fields
 
 

@@ -73,6 +73,7 @@ def test_least_score_is_a_threshold_of_every_kind() -> None:
     assert (overlaps(every.corners, every.corners) <= OVERLAP).sum() == len(every) * (len(every) - 1)
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_a_scan(tmp_path: Path) -> None:
     part = field((512, 512), [(RED, x, y, 120.0) for x in (128.0, 384.0) for y in (128.0, 384.0)])
     n = 16

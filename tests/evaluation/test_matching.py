@@ -52,7 +52,7 @@ def brute_force(truth: list[Box], found: list[tuple[Box, float]], rule: Rule) ->
 SCORES = st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data(), st.sampled_from(["centre", "iou"]), st.randoms(use_true_random=False))
 def test_matches_follow_the_definition_in_any_order(data: st.DataObject, rule: Rule, random: object) -> None:
     truth, found = data.draw(boxes()), data.draw(boxes())
@@ -105,7 +105,7 @@ def ranked(detections: list[tuple[float, bool]], units: list[int] | None = None)
     return Ranked.of(scores, hits, np.array(units if units is not None else [0] * len(detections), np.int64))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(SCORES, st.booleans()), max_size=25), st.integers(0, 40))
 def test_average_precision_follows_the_definition(detections: list[tuple[float, bool]], more: int) -> None:
     n_truth = max(1, sum(hit for _, hit in detections) + more)
@@ -145,10 +145,10 @@ def test_weights_are_repeated_units(rows: list[tuple[float, bool, int]], data: s
 
 def test_thousands_of_boxes_take_seconds() -> None:
     rng = np.random.default_rng(0)
-    low = rng.uniform(0, 2000, (4000, 2))
+    low = rng.uniform(0, 1500, (2000, 2))
     truth = np.hstack([low, low + 30])
-    found = Boxes.of([0] * 4000, (truth + rng.normal(0, 3, truth.shape)).tolist(), rng.uniform(size=4000).tolist())
+    found = Boxes.of([0] * 2000, (truth + rng.normal(0, 3, truth.shape)).tolist(), rng.uniform(size=2000).tolist())
     begun = time.process_time()
     hits = matched(truth, found, "iou")
-    assert time.process_time() - begun < 10
+    assert time.process_time() - begun < 3
     assert (hits >= 0).mean() > 0.9

@@ -455,7 +455,9 @@ def test_a_bundle_trained_on_centred_crops_crops_wherever_it_is_used(
 def test_a_benchmark_crops_too_and_an_adapted_bundle_stands_beside_no_other(
     centred: tuple[Path, list[str]], runs: Runs, home: Path, away: Path, tmp_path: Path
 ) -> None:
-    report = _bench(home, tmp_path / "run", "cross-domain", target_specs=[f"folder:{away}"], cell_image="centred")
+    with pytest.MonkeyPatch.context() as patch:
+        trained.stand_in_detector(patch)
+        report = _bench(home, tmp_path / "run", "cross-domain", target_specs=[f"folder:{away}"], cell_image="centred")
     total = np.zeros((4, 4), int)
     for number in range(2):
         bundle = open_bundle(tmp_path / "run" / "fits" / "linear_probe" / home.name / f"fold_{number}" / "bundle")

@@ -60,12 +60,14 @@ def test_the_default_detector_is_tested_where_none_is_named(
     assert json.loads(ended.out)["detections"][0]["n_fields"] == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_folder_stands_for_the_detector_in_it(tmp_path: Path) -> None:
     drawn_detector.write_disc_detector(tmp_path / "run" / "detector")
     spec = drawn_detector.write_fields(tmp_path / "fields", 2)
     assert evaluate_fields(tmp_path / "run", spec, out=tmp_path / "out").detections[0].n_fields == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_sets_and_the_selection_of_a_laboratory(tmp_path: Path, detector: Path) -> None:
     fields = [drawn_detector.write_fields(tmp_path / name, 2, first=first) for name, first in (("x", 0), ("y", 5))]
     report = evaluate_fields(detector, fields, out=tmp_path / "both")
@@ -78,6 +80,7 @@ def test_several_sets_and_the_selection_of_a_laboratory(tmp_path: Path, detector
         evaluate_fields(detector, fields, out=tmp_path / "none", options=FieldOptions(domains=("nowhere",)))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_fields_of_the_training_are_refused_or_left_out(tmp_path: Path) -> None:
     spec = drawn_detector.write_fields(tmp_path / "fields", 3)
     contents = [field.record.content_id() for field in open_fields(spec).fields]
@@ -106,6 +109,7 @@ def test_an_unreadable_field_is_a_row_and_counted(tmp_path: Path, detector: Path
     assert "1 unreadable image" in (tmp_path / "out/report.md").read_text("utf-8")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_bundle_behind_the_detector_adds_a_row(
     tmp_path: Path, detector: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -117,6 +121,7 @@ def test_a_bundle_behind_the_detector_adds_a_row(
     assert kinds[1].n_found <= kinds[0].n_found
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_seed_gives_the_same_numbers(tmp_path: Path, detector: Path) -> None:
     spec = drawn_detector.write_fields(tmp_path / "fields", 4)
     first, second = (evaluate_fields(detector, spec, out=tmp_path / name, seed=3) for name in ("a", "b"))

@@ -20,23 +20,9 @@ from hemalens.runs import package_detector as module
 from hemalens.runs.package_detector import package_detector
 from hemalens.runs.train import TrainOptions
 from hemalens.runs.train_detector import train_detector
+from tested_detectors import Outcome
 
 SMALL = ("weights=none", "epochs=1", "windows_per_epoch=2", "batch_size=2", "side_px=64", "optimiser.warmup_steps=0")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A test without a kind."""
-
-    detector: str = "detector"
-    source: str = "yolo"
-    target: str = "yolo"
-    laboratory: str = "here"
-    together: bool = False
-    n_fields: int = 1
-    operating_score: float = 0.1
-    seen: str = "none"
-    kinds: tuple[()] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +47,7 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A report of a test of this detector."""
     manifest = open_detector(trained_run / "detector").manifest
-    tested = Outcome(source=manifest.data[0].name)
+    tested = Outcome("here", source=manifest.data[0].name)
     monkeypatch.setattr(module, "read_report", lambda path: Written({"detector": manifest.config}, (tested,)))
     return trained_run / "report.json"
 
@@ -85,7 +71,7 @@ def test_a_report_without_a_test_of_it_is_refused(
     # the report of the training tests nothing
     with pytest.raises(ReportError, match="tests another model; expected a test of detector"):
         package_detector(trained_run, [trained_run / "report.json"], out=tmp_path / "package")
-    monkeypatch.setattr(module, "read_report", lambda path: Written({"detector": {"epochs": 9}}, (Outcome(),)))
+    monkeypatch.setattr(module, "read_report", lambda path: Written({"detector": {"epochs": 9}}, (Outcome("here"),)))
     with pytest.raises(ReportError, match="tests another model"):
         package_detector(trained_run, [trained_run / "report.json"], out=tmp_path / "package")
     with pytest.raises(InputError, match="needs test results"):

@@ -23,9 +23,10 @@ from hemalens.evaluation.fields import TestedDetector
 from hemalens.evaluation.results import Detection, Failure, Report
 from hemalens.files import PathLike, as_path, sha256_text, write_sealed
 from hemalens.progress import Say
-from hemalens.report.compose import Results, make_report
+from hemalens.report.compose import Results, field_card, make_report
 from hemalens.runs.curves import read_curves
-from hemalens.runs.evaluate_fields import detections_of, field_card, fields_of, fields_path, is_fields
+from hemalens.runs.evaluate_fields import detections_of, fields_of, fields_path, is_fields
+from hemalens.runs.field_parts import FieldParts, split_fields
 from hemalens.runs.folders import finish_run, open_run
 
 if TYPE_CHECKING:
@@ -47,10 +48,10 @@ class DetectorBenchmark(StrictConfig):
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """One laboratory left out: fields to learn from, and those to test on."""
+    """One laboratory left out: the fields of the others to learn from, and its own to test on."""
 
     laboratory: str
-    learn: FieldDataset
+    parts: FieldParts
     test: tuple[FieldDataset, ...]
 
 
@@ -73,7 +74,7 @@ def benchmark_detectors(
         raise InputError("this is no benchmark of detectors", expected="DetectorBenchmark", got=type(config).__name__)
     out, settings = as_path(out, "out"), DetectorConfig.load(None, config.settings)
     given = _opened(config.sources)
-    folds = leave_one_out(given)
+    folds = leave_one_out(given, seed=config.seed)
     asked = {"settings": settings.model_dump(mode="json"), "sources": [each.fingerprint for each in given]}
     request = {"job": "benchmark", "asked": {"protocol": PROTOCOL, "seed": config.seed, **asked}}
     inputs = [*map(fields_path, config.sources), *settings.named_paths()]
@@ -99,7 +100,7 @@ def _ended(
     fold: Fold, settings: DetectorConfig, folder: Path, name: str, *, seed: int, say: Say
 ) -> tuple[list[Detection], Failure | None]:
     """The scores of one fold, or why there are none."""
-    say(f"without {fold.laboratory}: training on {len(fold.learn)} field(s)")
+    say(f"without {fold.laboratory}: training on {sum(map(len, fold.parts.learn))} field(s)")
     try:
         detector = _fitted(fold, settings, _run_dir(folder, fold, settings))
         names = TestedDetector(detector=DETECTOR, source=f"all but {fold.laboratory}", target=name, seen="none")
@@ -121,47 +122,37 @@ def _opened(specs: Sequence[str]) -> list[FieldDataset]:
     return fields_of([open_fields(spec) for spec in dict.fromkeys(specs)])
 
 
-def leave_one_out(given: Sequence[FieldDataset]) -> list[Fold]:
-    """A fold for each laboratory; no copy of a field that is tested is learned.
+def leave_one_out(given: Sequence[FieldDataset], *, seed: int) -> list[Fold]:
+    """A fold for each laboratory; no copy of a field that is tested is learned, whatever part either was given in.
 
-    Raises `InputError` for fields of one laboratory.
+    Raises `InputError` for fields of one laboratory, and `DatasetError` where nothing is left to learn.
     """
-    labs = list(dict.fromkeys(field.record.domain for each in given for field in each.fields))
+    whole = [_without_parts(each) for each in given]
+    labs = list(dict.fromkeys(field.record.domain for each in whole for field in each.fields))
     if len(labs) < 2:
         raise InputError(
             f"the protocol {PROTOCOL} needs fields of two laboratories or more",
             got=f"one laboratory, {one_line(labs[0])}",
             remedy="Name more fields with --source.",
         )
-    content = {id(field): field.record.content_id() for each in given for field in each.fields}
     folds = []
     for lab in labs:
-        test = [each.subset(i for i, f in enumerate(each.fields) if f.record.domain == lab) for each in given]
-        held = {content[id(field)] for each in test for field in each.fields}
-        learn = [each.subset(i for i, f in enumerate(each.fields) if content[id(f)] not in held) for each in given]
-        folds.append(Fold(lab, _joined(learn), tuple(each for each in test if len(each))))
+        parts = split_fields(whole, leave_out=[lab], test_fraction=0, seed=seed, unreadable="refuse")
+        test = [each.subset(i for i, f in enumerate(each.fields) if f.record.domain == lab) for each in whole]
+        folds.append(Fold(lab, parts, tuple(each for each in test if len(each))))
     return folds
 
 
-def _joined(given: Sequence[FieldDataset]) -> FieldDataset:
-    """Fields of several datasets as one."""
-    used = [each for each in given if len(each)]
-    if not used:
-        raise InputError("no field is left to learn from", expected="fields that are not copies of the tested ones")
-    return replace(
-        used[0],
-        name=" + ".join(each.name for each in used),
-        fields=tuple(field for each in used for field in each.fields),
-        licence="; ".join(dict.fromkeys(each.licence for each in used)),
-        citation="; ".join(dict.fromkeys(each.citation for each in used)),
-        synthetic=any(each.synthetic for each in used),
-    )
+def _without_parts(dataset: FieldDataset) -> FieldDataset:
+    fields = (replace(field, record=replace(field.record, part=None)) for field in dataset.fields)
+    return replace(dataset, fields=tuple(fields))
 
 
 def _run_dir(folder: Path, fold: Fold, settings: StrictConfig) -> Path:
     """The folder of a training, named by a digest of its fields, settings and versions."""
     request = {
-        "train": fold.learn.fingerprint,
+        "train": [each.fingerprint for each in fold.parts.learn],
+        "masks": fold.parts.masks,
         "settings": settings.model_dump(mode="json"),
         "versions": library_versions(),
     }
@@ -179,6 +170,5 @@ def _fitted(fold: Fold, config: DetectorConfig, run_dir: Path) -> Detector:
 
     with suppress(BundleError):
         return open_detector(run_dir / DETECTOR)
-    return fit_detector(
-        [fold.learn], config=config, run_dir=run_dir, dropped=[{}], left_out={fold.laboratory: len(fold.test)}
-    )
+    parts = fold.parts
+    return fit_detector(parts.learn, config=config, run_dir=run_dir, dropped=parts.dropped, left_out=parts.left_out)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hemalens.datasets.fields.base import Field
 from hemalens.detection.fields import LEAST_SCORES
+from hemalens.detection.finder import CellFinder
 from hemalens.errors import DatasetError, ImageError
 from hemalens.evaluation.detection import INTERVALS, KindMatches, TestedField, matches_of, score_kind
 from hemalens.evaluation.field_pictures import MatchedField, worst_fields
@@ -28,13 +29,6 @@ AROUND_CELL = 2.0
 """Side of the window around a white cell that a classifier gets, as a multiple of its box's longer side."""
 NUCLEATED = ("leukocyte", "erythroblast")
 """What is boxed as a white cell: leukocytes, and nucleated red cells."""
-
-
-class FindsCells(Protocol):
-    """Finds the cells of a field, as `detection.finder.CellFinder` does."""
-
-    def in_field(self, image: NDArray[np.uint8], *, least_score: float) -> Boxes:
-        """The boxes with a score above `least_score` in a field, uint8 (H, W, 3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +69,7 @@ class TestedDetector:
     __test__ = False  # not a test of pytest's
 
 
-def find_in_fields(finder: FindsCells, fields: Sequence[Field], *, classifier: Classifier | None = None) -> Tested:
+def find_in_fields(finder: CellFinder, fields: Sequence[Field], *, classifier: Classifier | None = None) -> Tested:
     """Find the cells of all fields; raises `DatasetError` where none can be read."""
 
     def look(field: Field) -> FoundCells | str:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from hemalens.bundle.artifact import library_versions
 from hemalens.datasets import CellDataset
+from hemalens.datasets.fields.base import FieldDataset
 from hemalens.datasets.file_checks import file_checks
 from hemalens.datasets.splits import Cleaning
 from hemalens.evaluation.results import (
@@ -61,6 +62,23 @@ def data_card(dataset: CellDataset, role: str, cleaning: Cleaning | None = None,
         fingerprint=dataset.fingerprint,
         synthetic=dataset.synthetic,
         audit=file_checks(dataset, cleaning) if cleaning else {},
+    )
+
+
+def field_card(dataset: FieldDataset, role: str, dropped: Mapping[str, int] | None = None) -> DataCard:
+    """The card of fields with boxes: how many boxes of each kind, and what was left out."""
+    return DataCard(
+        role=role,
+        name=dataset.name,
+        n_images=len(dataset),
+        class_counts={str(kind): n for kind, n in dataset.counts.items()},
+        counted="boxes",
+        dropped={**dict(dataset.dropped), **(dropped or {})},
+        notes=dataset.notes,
+        licence=dataset.licence,
+        citation=dataset.citation,
+        fingerprint=dataset.fingerprint,
+        synthetic=dataset.synthetic,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +17,15 @@ from hemalens.datasets.fields.readers import FIELD_READERS
 from hemalens.datasets.open import check_specs
 from hemalens.errors import DatasetError, InputError, SplitError, near_matches, one_line, public
 from hemalens.evaluation.fields import Classifier, TestedDetector, find_in_fields, is_white_cell, score_fields
-from hemalens.evaluation.results import DataCard, Detection, MethodCard, Report
+from hemalens.evaluation.results import Detection, MethodCard, Report
 from hemalens.files import PathLike, as_path, atomic_dir
 from hemalens.inference.predictor import Predictor
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.report import report_files, write_report
-from hemalens.report.compose import Results, make_report
+from hemalens.report.compose import Results, field_card, make_report
 
 DETECTOR_KIND = "hemalens-detector"
-NONE: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,23 +217,6 @@ def _classifier(bundle: PathLike, say: Say) -> Classifier:
     if all(map(is_white_cell, labels)):
         say(f"{opened.manifest.method} knows white cells alone: only boxes in which it finds no cell are left out")
     return Classifier(opened.manifest.method, Predictor(opened, n_workers=1))
-
-
-def field_card(dataset: FieldDataset, role: str, dropped: Mapping[str, int] = NONE) -> DataCard:
-    """The card of fields with boxes: how many boxes of each kind, and what was left out."""
-    return DataCard(
-        role=role,
-        name=dataset.name,
-        n_images=len(dataset),
-        class_counts={str(kind): n for kind, n in dataset.counts.items()},
-        counted="boxes",
-        dropped={**dict(dataset.dropped), **dropped},
-        notes=dataset.notes,
-        licence=dataset.licence,
-        citation=dataset.citation,
-        fingerprint=dataset.fingerprint,
-        synthetic=dataset.synthetic,
-    )
 
 
 def detector_card(detector: Detector) -> MethodCard:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hemalens.config import check_texts, checked
-from hemalens.datasets.fields.base import FieldDataset
 from hemalens.datasets.fields.open import open_fields
 from hemalens.datasets.open import check_specs, spec_path
 from hemalens.errors import public
@@ -13,7 +12,7 @@ from hemalens.evaluation.results import ComparisonTable, DataCard, Report
 from hemalens.files import PathLike, as_path
 from hemalens.imaging.boxes import KINDS
 from hemalens.progress import Say
-from hemalens.report.compose import Results, make_report
+from hemalens.report.compose import Results, field_card, make_report
 from hemalens.runs.curves import read_curves
 from hemalens.runs.field_parts import FieldParts, split_fields
 from hemalens.runs.folders import finish_run, open_run
@@ -100,20 +99,5 @@ def _laboratories(parts: FieldParts) -> ComparisonTable:
 
 
 def _cards(parts: FieldParts) -> list[DataCard]:
-    learned = [_card(dataset, "train", dropped) for dataset, dropped in zip(parts.learn, parts.dropped, strict=True)]
-    return [*learned, *(_card(dataset, "test", {}) for dataset in parts.test)]
-
-
-def _card(dataset: FieldDataset, role: str, dropped: dict[str, int]) -> DataCard:
-    return DataCard(
-        role=role,
-        name=dataset.name,
-        n_images=len(dataset),
-        class_counts={str(kind): n for kind, n in dataset.counts.items()},
-        dropped=dropped,
-        notes=dataset.notes,
-        licence=dataset.licence,
-        citation=dataset.citation,
-        fingerprint=dataset.fingerprint,
-        synthetic=dataset.synthetic,
-    )
+    learned = [field_card(dataset, "train", dropped) for dataset, dropped in zip(parts.learn, parts.dropped, strict=True)]
+    return [*learned, *(field_card(dataset, "test") for dataset in parts.test)]

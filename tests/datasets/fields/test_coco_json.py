@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fakes.fields import NAMES, OBJECTS, Object, coco_content, error_of
+from fake_fields import NAMES, OBJECTS, Object, coco_content, error_of
 from hemalens.datasets.fields.coco_json import read_coco
 from hemalens.errors import DatasetError
 

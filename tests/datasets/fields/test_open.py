@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fakes.fields import FAKES, OBJECTS, noise, write_coco, write_voc, write_yolo
+from fake_fields import FAKES, OBJECTS, noise, write_coco, write_voc, write_yolo
 from hemalens.datasets.fields.open import open_fields, open_fields_of
 from hemalens.datasets.fields.readers import FIELD_READERS
 from hemalens.errors import DatasetError, ImageError, InputError

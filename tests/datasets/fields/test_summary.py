@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fakes.fields import OBJECTS, write_synthetic_fields, write_txl_pbc, write_voc, write_yolo
+from fake_fields import OBJECTS, write_synthetic_fields, write_txl_pbc, write_voc, write_yolo
 from hemalens.datasets.fields.open import open_fields
 from hemalens.datasets.fields.summary import KindSummary, compare_fields, identical_fields, summarise
 

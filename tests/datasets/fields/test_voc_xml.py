@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fakes.fields import Object, error_of, voc_text
+from fake_fields import Object, error_of, voc_text
 from hemalens.datasets.fields.voc_xml import read_voc
 from hemalens.errors import DatasetError
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fakes.fields import error_of
+from fake_fields import error_of
 from hemalens.datasets.fields.yolo_rows import Row, read_rows, write_rows
 from hemalens.errors import DatasetError
 

@@ -76,8 +76,8 @@ class KindScores(Part):
 class Detection(Part):
     """A detector tested on fields of one laboratory, or of several `together`.
 
-    `n_units` are resampled: slides, or fields where no slide is
-    known. `seen` states whether the detector was trained on these fields, as far as it records them.
+    `n_units` are resampled: slides, or fields where no slide is known. `seen` states whether the detector was trained on
+    these fields, as far as it records them.
     """
 
     name: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as default
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from PIL import Image
 
 from hemalens.datasets.near_copies import Thumbnail, thumbnail
 from hemalens.detection.border import counted, cut_by_border
+from hemalens.detection.finder import CellFinder
 from hemalens.errors import ImageError
 from hemalens.imaging.boxes import KINDS, WHITE, Boxes, window_around
 from hemalens.inference.predictor import Prediction, Predictor
@@ -31,13 +31,6 @@ SINGLE_PX, SINGLE_CELLS, SINGLE_SHARE = 400, 12, 0.3
 
 NO_LEUKOCYTE = "no leukocyte"
 """Begins the reason why a proposed white cell is none."""
-
-
-class Finder(Protocol):
-    """What finds cells: a `CellFinder`, or what stands in for it."""
-
-    def in_field(self, image: NDArray[np.uint8]) -> Boxes:
-        """White cells, red cells and platelets of a field (H, W, 3)."""
 
 
 @dataclass(slots=True)
@@ -108,7 +101,7 @@ class FoundField:
 class FieldWorker:
     """Reads a field, finds its cells and classifies the white ones; may be used by many threads."""
 
-    def __init__(self, finder: Finder, predictor: Predictor) -> None:
+    def __init__(self, finder: CellFinder, predictor: Predictor) -> None:
         self.finder = finder
         self.predictor = predictor
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fakes.fields import NAMES, OBJECTS, coco_content, noise, write_coco
+from fake_fields import NAMES, OBJECTS, coco_content, noise, write_coco
 from hemalens.datasets.fields.open import open_fields
 from hemalens.errors import DatasetError
 

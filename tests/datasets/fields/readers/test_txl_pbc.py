@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fakes.fields import TXL_SIZES, noise, write_txl_pbc
+from fake_fields import TXL_SIZES, noise, write_txl_pbc
 from hemalens.datasets.fields.open import open_fields
 from hemalens.imaging.reading import image_size
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fake_fields import OBJECTS, SIZE, noise, voc_text, write_voc
 from fakes import bccd
-from fakes.fields import OBJECTS, SIZE, noise, voc_text, write_voc
 from hemalens.datasets.fields.open import open_fields
 from hemalens.errors import DatasetError
 from hemalens.imaging.boxes import KINDS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes.fields import NAMES, OBJECTS, noise, write_yolo
+from fake_fields import NAMES, OBJECTS, noise, write_yolo
 from hemalens.datasets.fields.base import FieldDataset
 from hemalens.datasets.fields.open import open_fields
 from hemalens.errors import ConfigError, DatasetError

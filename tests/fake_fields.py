@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from fakes import bccd
@@ -54,6 +55,17 @@ def write_yolo(
         label = root / "labels" / "train" / f"{i}.txt"
         write_rows(label, [names.index(n) for n, _ in boxes], np.array([b for _, b in boxes]).reshape(-1, 4), SIZE)
     (root / "data.yaml").write_text(f"nc: {len(names)}\nnames: {json.dumps(list(names))}\n")
+    return f"yolo:{root}"
+
+
+def write_drawn(root: Path, drawn: Mapping[str, tuple[NDArray[np.uint8], Sequence[int], NDArray[np.float64]]]) -> str:
+    """Write images by name, each with the kinds and corners of its boxes, as `write_yolo` does."""
+    for name, (image, kinds, corners) in drawn.items():
+        path = root / "images" / "train" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+        write_rows(root / "labels" / "train" / f"{name}.txt", kinds, corners, (image.shape[1], image.shape[0]))
+    (root / "data.yaml").write_text(f"nc: {len(NAMES)}\nnames: {json.dumps(NAMES)}\ntrain: images/train\n")
     return f"yolo:{root}"
 
 
