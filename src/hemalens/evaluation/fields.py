@@ -18,15 +18,13 @@ from hemalens.evaluation.detection import INTERVALS, KindMatches, TestedField, m
 from hemalens.evaluation.field_pictures import MatchedField, worst_fields
 from hemalens.evaluation.results import Detection
 from hemalens.graphs.runtime import n_cores
-from hemalens.imaging.boxes import KINDS, WHITE, Boxes, window_around
+from hemalens.imaging.boxes import AROUND_CELL, KINDS, WHITE, Boxes, window_around
 from hemalens.inference.predictor import Predictor
 from hemalens.progress import track
 from hemalens.taxonomy import cell_types
 
 CURVE_SCORE = 0.02
 """Score above which boxes are part of AP50 and of the precision-recall curve."""
-AROUND_CELL = 2.0
-"""Side of the window around a white cell that a classifier gets, as a multiple of its box's longer side."""
 NUCLEATED = ("leukocyte", "erythroblast")
 """What is boxed as a white cell: leukocytes, and nucleated red cells."""
 

@@ -14,6 +14,8 @@ Kind = Literal["white cell", "red cell", "platelet"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 WHITE, RED, PLATELET = range(len(KINDS))
 """Indices into `KINDS`."""
+AROUND_CELL = 2.5
+"""Side of the window in which a white cell of a field is classified, in longer sides of its box."""
 Corners = NDArray[np.float64]
 """(n, 4): left, top, right, bottom in pixels of the image; pixel (0, 0) reaches from 0 to 1."""
 

@@ -14,13 +14,11 @@ from hemalens.datasets.near_copies import Thumbnail, thumbnail
 from hemalens.detection.border import counted, cut_by_border
 from hemalens.detection.finder import CellFinder
 from hemalens.errors import ImageError
-from hemalens.imaging.boxes import KINDS, WHITE, Boxes, window_around
+from hemalens.imaging.boxes import AROUND_CELL, KINDS, WHITE, Boxes, window_around
 from hemalens.inference.predictor import Prediction, Predictor
 from hemalens.runs.counting.slides import SlideField
 from hemalens.trust.monitor import Monitor
 
-AROUND = 2.5
-"""Side of the window in which a white cell is classified, in longer sides of its box."""
 SMALL_PX = 256
 """Longer side of the gray copy by which overlapping fields are found."""
 MOST_CONTRAST = 24
@@ -125,7 +123,7 @@ class FieldWorker:
             )
             for i in range(len(boxes))
         ]
-        windows = [window_around(image, cell.corners, AROUND) for cell in cells if cell.is_white]
+        windows = [window_around(image, cell.corners, AROUND_CELL) for cell in cells if cell.is_white]
         predictions = tuple(self.predictor.predict(windows)) if windows else ()
         gray = Image.fromarray(image).convert("L")
         return FoundField(
