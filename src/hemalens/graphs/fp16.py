@@ -1,7 +1,7 @@
 """Store a graph's weights in 16 bits and cast them to 32 where they are used: half the size, the same computation.
 
-Rounding to 16 bits changes a weight by at most one part in 2,000. Only large tensors between pixels and embedding, or a
-detector's maps, are rounded; batch norm keeps 32 bits, because its statistics are re-estimated.
+Rounding to 16 bits changes a weight by at most one part in 2,000. Only large tensors between pixels and embedding are
+rounded; batch norm keeps 32 bits, because its statistics are re-estimated.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ def has_half_weights(graph: onnx.ModelProto) -> bool:
     return any(tensor.data_type == TensorProto.FLOAT16 for tensor in graph.graph.initializer)
 
 
-def with_half_weights(graph: onnx.ModelProto, *, behind: tuple[str, ...] = ("embedding",)) -> onnx.ModelProto:
+def with_half_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph with the network's weights in 16 bits and a Cast to 32 bits behind each; inputs and outputs stay.
 
-    The network lies between the image and the tensors `behind`. Raises `BundleError` where no weight can be rounded.
+    Raises `BundleError` where no weight can be rounded.
     """
     model = onnx.ModelProto()
     model.CopyFrom(graph)
     inner = model.graph
-    chosen = _roundable(model, behind)
+    chosen = _roundable(model)
     casts = []
     for tensor in inner.initializer:
         if tensor.name in chosen:
@@ -48,9 +48,9 @@ def with_half_weights(graph: onnx.ModelProto, *, behind: tuple[str, ...] = ("emb
     return model
 
 
-def _roundable(model: onnx.ModelProto, behind: tuple[str, ...]) -> frozenset[str]:
-    """Names of the large 32-bit weights of the network, outside batch norm, that 16 bits can hold."""
-    encoder = cut(model, ["image"], [*behind]).graph
+def _roundable(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of the large 32-bit weights below the embedding, outside batch norm, that 16 bits can hold."""
+    encoder = cut(model, ["image"], ["embedding"]).graph
     kept = {name for node in model.graph.node if node.op_type == OP_TYPE for name in node.input}
     used = {name for node in encoder.node for name in node.input} - kept
     return frozenset(

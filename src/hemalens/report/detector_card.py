@@ -130,7 +130,7 @@ def _made(manifest: DetectorManifest) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     config = manifest.config
     lines: Iterable[str] = [
-        f"- Method `{manifest.method}`, {count(manifest.n_parameters)} weights in 16 bits, written {manifest.created}.",
+        f"- Method `{manifest.method}`, {count(manifest.n_parameters)} weights, written {manifest.created}.",
         f"- {config['epochs']} epochs of {config['windows_per_epoch']} windows of {config['side_px']} px, "
         "drawn from all laboratories equally often.",
         f"- Scores of graph and network differ by {manifest.parity:.2g} at most, on training fields at several sizes.",

@@ -28,7 +28,7 @@ def package_detector(
 ) -> Detector:
     """Copy the detector in `path`, or in a run's folder, to `out` with a card of its manifest, test reports and remarks.
 
-    Weights for further training are left out. Raises `BundleError` for a detector of more than 10 MB or one that fails its
+    Weights for further training are left out. Raises `BundleError` for a detector of more than 13 MB or one that fails its
     own test, `ReportError` for a report of another detector.
     """
     if not report_paths:

@@ -25,7 +25,7 @@ def package_model(
 ) -> Bundle:
     """Copy the bundle to `out` with a model card of its manifest, the `report.json` files of its tests, and remarks.
 
-    Weights for further training are left out. Raises `BundleError` for a bundle of more than 10 MB or one that fails
+    Weights for further training are left out. Raises `BundleError` for a bundle of more than 13 MB or one that fails
     its own test, `ReportError` for a report of another model.
     """
     if not report_paths:

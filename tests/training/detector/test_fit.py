@@ -122,13 +122,13 @@ def test_the_graph_gives_the_network_s_maps_at_any_size(
     image, _, _ = drawn_fields.drawn(1)
     given = network_input(image[:90], side)
     difference = check_maps(graph, network, PREPROCESSING, [given.pixels])
-    assert 0 <= difference < 0.01
+    assert 0 <= difference < 1e-3
     maps = CellFinder(graph.SerializeToString()).maps(given)
     pixels = torch.from_numpy((given.pixels.astype(np.float32) - 127) / 128).permute(2, 0, 1)[None]
     with torch.inference_mode():
         wanted = network(pixels)[0]
     assert maps.scores.shape == (given.pixels.shape[0] // 4, given.pixels.shape[1] // 4, 4)
-    assert np.abs(maps.scores - wanted[:4].sigmoid().permute(1, 2, 0).numpy()).max() < 0.01
+    assert np.abs(maps.scores - wanted[:4].sigmoid().permute(1, 2, 0).numpy()).max() < 1e-3
     distances = wanted[4:].clamp(-6, 4).exp().permute(1, 2, 0).numpy() * 4
     assert np.abs(maps.distances / distances - 1).max() < 0.05
 
