@@ -22,6 +22,7 @@ from hemalens.evaluation.results.slides import SlideResult
 from hemalens.files import write_text
 from hemalens.inference.predict import PredictionSummary, predict
 from hemalens.progress import Say, track
+from hemalens.report import read_report, write_report
 from hemalens.report.compose import Results, make_report
 from hemalens.runs.count import count
 from hemalens.runs.evaluate import EvaluateOptions, evaluate
@@ -95,18 +96,22 @@ def quickstart(
         # the table names images of the folder in which the run works
         table = (folder / "predictions.csv").read_text(encoding="utf-8")
         write_text(folder / "predictions.csv", table.replace(str(folder), str(out)))
-        counted, drawn = _count_smear(folder, seed, say)
+        counted, drawn = _count_smear(folder, out, seed, say)
         report = _report((trained, tested, tested_again), n_support, (counted, drawn), seed)
         return finish_run(folder, report), predicted
 
 
-def _count_smear(folder: Path, seed: int, say: Say) -> tuple[SlideResult, Counter[str]]:
+def _count_smear(folder: Path, out: Path, seed: int, say: Say) -> tuple[SlideResult, Counter[str]]:
     """Draw a smear of lab_b, count it with the adapted bundle; the differential, and the white cells drawn by type."""
     say(f"counting a smear of lab_b: {SMEAR.n_fields} fields")
     fields = folder / "fields"
     if not fields.exists():
         synthesize_fields(fields, config=SMEAR, seed=seed, laboratories=("lab_b",))
     found = count(folder / "adapted", fields / "lab_b" / "images", out=folder / "count", overwrite=True)
+    # the report names the bundle in the folder in which the run works
+    made = read_report(folder / "count" / "report.json")
+    methods = {**made.methods, "count": {**made.methods["count"], "bundle": str(out / "adapted")}}
+    write_report(made.model_copy(update={"methods": methods}), folder / "count")
     with (fields / "lab_b" / TRUTH).open(encoding="utf-8", newline="") as file:
         drawn = Counter(row["type"] for row in csv.DictReader(file) if is_leukocyte(row["type"]))
     return found.slides[0].result, drawn
