@@ -464,7 +464,9 @@ def test_quickstart_from_end_to_end(tmp_path: Path, fits: list[str], monkeypatch
     (table,) = report.tables
     white = {str(row[0]): row[1] for row in table.rows if row[1]}
     assert white == {code: n for code, n in drawn.items() if code not in ("erythrocyte", "platelet", "erythroblast")}
-    counted = read_report(out / "count" / "report.json").slides[0]
+    made = read_report(out / "count" / "report.json")
+    assert made.synthetic
+    (counted,) = made.slides
     assert {str(row[0]): row[3] for row in table.rows if row[3]} == {e.code: e.count for e in counted.types if e.count}
     assert predicted.n_rows == 3 * 8 == len(pandas.read_csv(out / "predictions.csv"))
     assert all(Path(path).is_file() for path in pandas.read_csv(out / "predictions.csv")["path"])
