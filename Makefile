@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: quickstart test test-changed test-all check format wheel docs benchmarks default-model default-detector clean
 
-quickstart: $(VENV)/.train  ## synthetic cells of two laboratories: train in one, test in both
+quickstart: $(VENV)/.train  ## two synthetic laboratories: train in one, test in both, count a smear
 	$(BIN)/hemalens quickstart --out runs/quickstart --overwrite
 
 test: $(VENV)/.dev  ## the fast suite

@@ -1,6 +1,7 @@
 """Draw the figures of the documentation: `python docs/images/make.py`.
 
-The contact sheet shows synthetic cells. The charts show the tables in `docs/reference/results/data/`; no number is typed
+The contact sheet shows synthetic cells, `field.png` a synthetic field with its drawn cells boxed as in an overlay. The
+charts show the tables in `docs/reference/results/data/`; no number is typed
 here. The same tables give the same bytes.
 """
 
@@ -17,6 +18,13 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES, draw_cell
+from hemalens.datasets.synthetic.smear import PLATELET, RED_CELL, WHITE_TYPES, SmearConfig, draw_fields
+from hemalens.detection.border import counted, cut_by_border
+from hemalens.imaging.boxes import PLATELET as PLATELET_KIND
+from hemalens.imaging.boxes import RED, WHITE, Boxes
+from hemalens.runs.counting.decide import AT_BORDER
+from hemalens.runs.counting.find import FoundCell
+from hemalens.runs.counting.pictures import colours_of, overlay
 
 FOLDER = Path(__file__).parent
 DATA = FOLDER.parent / "reference" / "results" / "data"
@@ -52,6 +60,31 @@ def contact_sheet(folder: Path = FOLDER) -> None:
                 small = Image.fromarray(image).resize((SIDE_PX - 2, SIDE_PX - 2), Image.Resampling.LANCZOS)
                 sheet.paste(small, (x0 + i * SIDE_PX, top + row * SIDE_PX))
     sheet.save(folder / "synthetic_cells.jpg", quality=82)
+
+
+def field(folder: Path = FOLDER) -> None:
+    """A synthetic field with its drawn cells as `hemalens count` shows them, cells cut by the border included."""
+    smear = SmearConfig(white_cells=9, platelets=6, width_px=720, height_px=540)
+    (drawn,) = draw_fields(LABORATORIES["lab_b"], smear, 1, np.random.default_rng(3))
+    kinds = [{RED_CELL: RED, PLATELET: PLATELET_KIND}.get(code, WHITE) for code in drawn.cell_types]
+    boxes = Boxes.of(kinds, drawn.corners, [1.0] * len(kinds))
+    cut, counts = cut_by_border(boxes, drawn.image.shape), counted(boxes, drawn.image.shape)
+    cells = [
+        FoundCell(
+            i,
+            kind,
+            tuple(float(side) for side in drawn.corners[i]),
+            1.0,
+            cut=bool(cut[i]),
+            at_border=not counts[i],
+            label=drawn.cell_types[i] if kind == WHITE else None,
+            reason="" if counts[i] else AT_BORDER,
+        )
+        for i, kind in enumerate(kinds)
+    ]
+    shown = Image.fromarray(overlay(drawn.image, cells, colours_of(WHITE_TYPES)))
+    # 128 colours: a third of the bytes
+    shown.quantize(128, dither=Image.Dither.NONE).save(folder / "field.png", optimize=True)
 
 
 def rows_of(name: str) -> list[Row]:
@@ -222,5 +255,6 @@ def draw(name: str, folder: Path = FOLDER) -> Path:
 
 if __name__ == "__main__":
     contact_sheet()
+    field()
     for chart_name in CHARTS:
         draw(chart_name)

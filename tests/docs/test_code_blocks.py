@@ -18,15 +18,17 @@ from command import Command
 from documentation import DOCS, PAGES, REPOSITORY, Block, blocks, inline_commands, name_of
 from hemalens.benchmark.config import BenchmarkConfig
 from hemalens.benchmark.detectors import DETECTOR
+from hemalens.bundle.detector import FOLDER
 from hemalens.cli.main import app
 from hemalens.datasets import READERS
 from hemalens.datasets.fields.readers import FIELD_READERS
 from hemalens.differential.rules import CountRules, load_rules
 from hemalens.methods import DETECTORS, METHODS, SEGMENTERS, find_method
+from hemalens.report import read_report
 from hemalens.studies import describe_study
 from hemalens.taxonomy import label_map_names
 
-TUTORIAL = DOCS / "tutorials" / "first-model.md"
+FIRST, DIFFERENTIAL = (DOCS / "tutorials" / name for name in ("first-model.md", "differential.md"))
 SPEC = re.compile(r"(?:\w+=)?(\w+):.+")
 FIGURE = re.compile(r"linear_probe: lab_a.*?\s([0-9]+) +(0\.[0-9]{3}) ")
 """A row of results as the terminal shows it: how many images, balanced accuracy."""
@@ -35,7 +37,11 @@ TINY = (
     ("[:10]", "[:3]"),
     ("train linear_probe", "train linear_probe " + " ".join(f"--set {s}" for s in trained.settings(trained.PROBE))),
 )
-"""What is small in the fast run of the tutorial."""
+"""What is small in the fast run of a tutorial."""
+FEW_FIELDS = (
+    ("--set n_fields=12", "--set n_fields=3 --set width_px=320 --set height_px=240"),
+    ("white_cells=9", "white_cells=4"),
+)
 ALL = [block for page in PAGES for block in blocks(page)]
 
 
@@ -43,18 +49,23 @@ def _name(block: Block) -> str:
     return f"{block.page}:{block.line}"
 
 
+Changes = tuple[tuple[str, str], ...]
+"""Texts of a page, each with what stands in its place."""
+
+
 @pytest.fixture
 def tutorial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[tuple[tuple[str, str], ...]], str]:
-    """Runs the marked blocks of the tutorial in an empty folder, with changes to their text; gives all that was printed."""
+) -> Callable[[Path, Changes], str]:
+    """Runs the marked blocks of a tutorial in an empty folder, with changes to their text; gives all that was printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     command = Command(monkeypatch, capsys)
 
-    def run(changes: tuple[tuple[str, str], ...]) -> str:
+    def run(page: Path, changes: Changes) -> str:
+        assert [old for old, _ in changes if old not in page.read_text()] == []
         printed = []
-        for block in (block for block in blocks(TUTORIAL) if block.is_run):
+        for block in (block for block in blocks(page) if block.is_run):
             text = block.text
             for old, new in changes:
                 text = text.replace(old, new)
@@ -70,20 +81,35 @@ def tutorial(
     return run
 
 
-def test_the_tutorial_runs_from_top_to_bottom(
-    tutorial: Callable[[tuple[tuple[str, str], ...]], str], undrawn: None, tmp_path: Path
+def test_the_first_tutorial_runs_from_top_to_bottom(
+    tutorial: Callable[[Path, Changes], str], undrawn: None, tmp_path: Path
 ) -> None:
-    text = TUTORIAL.read_text()
-    assert [old for old, _ in TINY if old not in text] == []
-    printed = tutorial(TINY)
+    printed = tutorial(FIRST, TINY)
     assert [int(n) for n, _ in FIGURE.findall(printed)] == [8, 48, 24]
     assert len((tmp_path / "tutorial" / "predictions.csv").read_text().splitlines()) == 1 + 48
     assert (tmp_path / "tutorial" / "second" / "report.html").is_file()
 
 
+def test_the_tutorial_on_fields_runs_from_top_to_bottom(
+    tutorial: Callable[[Path, Changes], str], undrawn: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not FOLDER.is_dir():
+        pytest.skip("this installation has no detector")
+    printed = tutorial(DIFFERENTIAL, (*TINY, *FEW_FIELDS))
+    counts = [read_report(tmp_path / "smears" / name / "report.json").slides[0] for name in ("before", "after")]
+    assert [slide.n_fields for slide in counts] == [3, 3]
+    assert all(slide.total > 0 for slide in counts)
+    assert printed.count(" white cells on 3 field(s)") == 2
+    # what the last program prints
+    reviewed = re.findall(r"^(\w+) +([\d.]+)% +[\d.]+% \(", capsys.readouterr().out, re.M)
+    assert [(code, float(share)) for code, share in reviewed] == [
+        (each.code, pytest.approx(100 * (each.share.value or 0), abs=0.06)) for each in counts[1].types
+    ]
+
+
 @pytest.mark.slow
-def test_the_tutorial_gives_the_figures_that_it_shows(tutorial: Callable[[tuple[tuple[str, str], ...]], str]) -> None:
-    shown, found = FIGURE.findall(TUTORIAL.read_text()), FIGURE.findall(tutorial(()))
+def test_the_first_tutorial_gives_the_figures_that_it_shows(tutorial: Callable[[Path, Changes], str]) -> None:
+    shown, found = FIGURE.findall(FIRST.read_text()), FIGURE.findall(tutorial(FIRST, ()))
     assert [n for n, _ in shown] == [n for n, _ in found]
     assert len(shown) == 3
     # another processor rounds otherwise
@@ -197,6 +223,6 @@ def test_toml_is_a_file_of_rules(tmp_path: Path) -> None:
 
 def test_the_languages_are_those_that_are_read() -> None:
     assert {block.language for block in ALL} <= {"", "bash", "python", "toml", "yaml"}
-    assert [_name(b) for b in ALL if b.is_run and b.page != name_of(TUTORIAL)] == []
+    assert {b.page for b in ALL if b.is_run} == {name_of(FIRST), name_of(DIFFERENTIAL)}
     fences = {name_of(page): page.read_text().count("\n```") for page in PAGES}
     assert {name: 2 * sum(b.page == name for b in ALL) for name in fences} == fences

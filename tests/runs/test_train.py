@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from bench import benchmark
 from hemalens import evaluate, open_bundle, predict, train
 from hemalens.bundle.bundle import Bundle
 from hemalens.cli.quickstart import quickstart
+from hemalens.datasets.synthetic.smear import SmearConfig
 from hemalens.errors import OutputError, SplitError
 from hemalens.methods import Method, find_method
 from hemalens.report import read_report
@@ -438,9 +442,13 @@ def test_settings_of_one_method_and_of_all(labs: Callable[[str], str], fits: lis
 @pytest.mark.usefixtures("undrawn")
 def test_quickstart_from_end_to_end(tmp_path: Path, fits: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hemalens.cli.quickstart.N_PER_CLASS", 3)
+    smear = SmearConfig(n_slides=1, n_fields=2, width_px=256, height_px=192, white_cells=3, empty=False)
+    monkeypatch.setattr("hemalens.cli.quickstart.SMEAR", smear)
+    stand_in = SimpleNamespace(finder=trained.stand_in_detector(monkeypatch), path=Path("stand-in"))
+    monkeypatch.setattr("hemalens.runs.count.default_detector", lambda: stand_in)
     out = tmp_path / "quick"
     report, predicted = quickstart(out=out)
-    folders = {"data", "train", "lab_b", "adapted", "lab_b_adapted"}
+    folders = {"data", "train", "lab_b", "adapted", "lab_b_adapted", "fields", "count"}
     assert {*REPORT_FILES, *folders, "predictions.csv", "run.json"} == _names(out)
     assert [(e.method, e.target) for e in report.evaluations] == [
         ("nearest_colour", "lab_a"),
@@ -451,6 +459,15 @@ def test_quickstart_from_end_to_end(tmp_path: Path, fits: list[str], monkeypatch
     assert (support.role, sum(support.class_counts.values())) == ("support", 8)
     assert report.evaluations[-1].n_images == 2 * 8, "what was memorised is not tested"
     assert report.synthetic
+    with (out / "fields" / "lab_b" / "cells.csv").open(encoding="utf-8", newline="") as file:
+        drawn = Counter(row["type"] for row in csv.DictReader(file))
+    (table,) = report.tables
+    white = {str(row[0]): row[1] for row in table.rows if row[1]}
+    assert white == {code: n for code, n in drawn.items() if code not in ("erythrocyte", "platelet", "erythroblast")}
+    made = read_report(out / "count" / "report.json")
+    assert made.synthetic
+    (counted,) = made.slides
+    assert {str(row[0]): row[3] for row in table.rows if row[3]} == {e.code: e.count for e in counted.types if e.count}
     assert predicted.n_rows == 3 * 8 == len(pandas.read_csv(out / "predictions.csv"))
     assert all(Path(path).is_file() for path in pandas.read_csv(out / "predictions.csv")["path"])
     assert not any(b"/.new" in path.read_bytes() for path in out.rglob("*") if path.is_file())

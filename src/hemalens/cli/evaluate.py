@@ -87,7 +87,7 @@ def evaluate(
     \b
     Examples:
     hemalens evaluate --data folder:other_lab --out runs/other_lab
-    hemalens evaluate runs/probe/bundle --data jtsc:zheng2018 --min-per-class 12 --out runs/jtsc
+    hemalens evaluate runs/probe/bundle --data jtsc:zheng2018 --out runs/jtsc
     hemalens evaluate --data yolo:fields --out runs/fields
     """
     from hemalens.runs.evaluate import EvaluateOptions as CellOptions

@@ -58,7 +58,7 @@ def _options(
 
 
 for name, function, panel, line in (
-    ("quickstart", train.quickstart, START, "Train, test, adapt and predict on synthetic cells."),
+    ("quickstart", train.quickstart, START, "Train, test, adapt, predict and count on synthetic cells."),
     ("train", train.train, START, "Train a classifier and test it on held-out images."),
     ("predict", predict.predict, START, "Classify images into a CSV or Parquet table."),
     ("count", count.count, START, "Count the cells of slides: a differential from fields."),

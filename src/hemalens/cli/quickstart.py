@@ -1,21 +1,30 @@
-"""The whole workflow in two minutes, on synthetic cells of two laboratories: train, evaluate, adapt, predict."""
+"""The whole workflow in two minutes, on two synthetic laboratories: train, evaluate, adapt, predict, count fields."""
 
 from __future__ import annotations
 
+import csv
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
+from hemalens.bundle.stages import CENTRED
 from hemalens.datasets import open_dataset
 from hemalens.datasets.splits import seeded
 from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES, synthesize
-from hemalens.evaluation.results import Report
+from hemalens.datasets.synthetic.fields import TRUTH, synthesize_fields
+from hemalens.datasets.synthetic.smear import SmearConfig
+from hemalens.differential.rules import is_leukocyte
+from hemalens.evaluation.results import ComparisonTable, Report
+from hemalens.evaluation.results.slides import SlideResult
 from hemalens.files import write_text
 from hemalens.inference.predict import PredictionSummary, predict
 from hemalens.progress import Say, track
+from hemalens.report import read_report, write_report
 from hemalens.report.compose import Results, make_report
+from hemalens.runs.count import count
 from hemalens.runs.evaluate import EvaluateOptions, evaluate
 from hemalens.runs.folders import finish_run, open_run
 from hemalens.runs.train import TrainOptions, train
@@ -26,16 +35,18 @@ N_SUPPORT = 10
 """Labelled target cells of each class."""
 N_OCCLUDED = 6
 """Cells with an occlusion map: few, so that it takes seconds."""
+SMEAR = SmearConfig(n_slides=1, n_fields=12, white_cells=9.0, empty=False)
+"""The smear of the second laboratory: a hundred white cells in few fields, so that it takes seconds."""
 
 
 def quickstart(
     *, out: Path, seed: int = 0, overwrite: bool = False, say: Say = lambda text: None
 ) -> tuple[Report, PredictionSummary]:
-    """Draw cells of two laboratories, train on the first, adapt to the second, predict, and report in `out`.
+    """Draw cells of two laboratories, train on the first, adapt to the second, predict, count fields, report in `out`.
 
-    The source model is tested on both laboratories, the adapted one on the second.
+    The source model is tested on both laboratories, the adapted one on the second. It also counts a smear drawn there.
     """
-    request = {"job": "quickstart", "n_per_class": N_PER_CLASS, "seed": seed}
+    request = {"job": "quickstart", "n_per_class": N_PER_CLASS, "smear": SMEAR.model_dump(mode="json"), "seed": seed}
     with open_run(out, request, overwrite=overwrite, say=say) as folder:
         data = folder / "data"
         if not data.exists():
@@ -46,7 +57,7 @@ def quickstart(
             "linear_probe",
             source,
             out=folder / "train",
-            options=TrainOptions(labels=AS_LABELLED, validation_fraction=0.2),
+            options=TrainOptions(labels=AS_LABELLED, cell_image=CENTRED, validation_fraction=0.2),
             seed=seed,
             overwrite=True,
         )
@@ -85,20 +96,62 @@ def quickstart(
         # the table names images of the folder in which the run works
         table = (folder / "predictions.csv").read_text(encoding="utf-8")
         write_text(folder / "predictions.csv", table.replace(str(folder), str(out)))
-        return finish_run(folder, _report(trained, tested, tested_again, n_support, seed)), predicted
+        counted, drawn = _count_smear(folder, out, seed, say)
+        report = _report((trained, tested, tested_again), n_support, (counted, drawn), seed)
+        return finish_run(folder, report), predicted
 
 
-def _report(trained: Report, tested: Report, adapted: Report, n_support: int, seed: int) -> Report:
-    """One report of the training, the test on lab_b, and the test of the adapted bundle."""
+def _count_smear(folder: Path, out: Path, seed: int, say: Say) -> tuple[SlideResult, Counter[str]]:
+    """Draw a smear of lab_b, count it with the adapted bundle; the differential, and the white cells drawn by type."""
+    say(f"counting a smear of lab_b: {SMEAR.n_fields} fields")
+    fields = folder / "fields"
+    if not fields.exists():
+        synthesize_fields(fields, config=SMEAR, seed=seed, laboratories=("lab_b",))
+    found = count(folder / "adapted", fields / "lab_b" / "images", out=folder / "count", overwrite=True)
+    # the report names the bundle in the folder in which the run works
+    made = read_report(folder / "count" / "report.json")
+    methods = {**made.methods, "count": {**made.methods["count"], "bundle": str(out / "adapted")}}
+    write_report(made.model_copy(update={"methods": methods}), folder / "count")
+    with (fields / "lab_b" / TRUTH).open(encoding="utf-8", newline="") as file:
+        drawn = Counter(row["type"] for row in csv.DictReader(file) if is_leukocyte(row["type"]))
+    return found.slides[0].result, drawn
+
+
+def _beside_truth(counted: SlideResult, drawn: Counter[str]) -> ComparisonTable:
+    """The differential of the program with what was drawn, in per cent."""
+    found = {each.code: each for each in counted.types if not each.total_of}
+    rows = []
+    for code in sorted({*found, *drawn}, key=lambda code: (-drawn[code], code)):
+        each = found.get(code)
+        share = each.share if each else None
+        limits = "" if share is None or share.low is None else f"{100 * share.low:.1f}–{100 * (share.high or 0):.1f}"
+        per_cent = "n/a" if share is None or share.value is None else f"{100 * share.value:.1f}"
+        rows.append(
+            (code, drawn[code], f"{100 * drawn[code] / drawn.total():.1f}", each.count if each else 0, per_cent, limits)
+        )
+    return ComparisonTable(
+        title=f"A smear of lab_b: {counted.total} white cells counted, {drawn.total()} drawn",
+        columns=("type", "drawn", "%", "counted", "%", "95 %"),
+        rows=tuple(rows),
+        note="Cells that the right or bottom border of a field cuts are not counted.",
+    )
+
+
+def _report(
+    reports: tuple[Report, Report, Report], n_support: int, smear: tuple[SlideResult, Counter[str]], seed: int
+) -> Report:
+    """One report of the training, the test on lab_b, the test of the adapted bundle, and the counted smear."""
+    trained, tested, adapted = reports
     after = [
         e.model_copy(update={"method": f"{e.method}, adapted", "name": f"{e.name}, adapted"}) for e in adapted.evaluations
     ]
     return make_report(
         "Quickstart: one laboratory's model in the next laboratory",
         "trained on lab_a, tested on a held-out part of it and on all of lab_b; then adapted to lab_b with "
-        f"{n_support} labelled cells of each type and tested on the others",
+        f"{n_support} labelled cells of each type and tested on the others; it counts a smear of lab_b",
         Results(
             evaluations=[*trained.evaluations, *tested.evaluations, *after],
+            tables=[_beside_truth(*smear)],
             pictures=tested.pictures,
             curves=trained.curves,
         ),

@@ -73,7 +73,7 @@ def quickstart(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Run the whole workflow on synthetic cells of two laboratories: train, evaluate, adapt and predict.
+    """Run the whole workflow on two synthetic laboratories: train, evaluate, adapt, predict, and count a smear.
 
     \b
     Examples:
@@ -87,6 +87,7 @@ def quickstart(
     show_report(talk, report, out)
     if not as_json:
         print(f"predictions of lab_b: {out / 'predictions.csv'} ({predicted.n_rows} rows)")
+        print(f"the smear, field by field: {out / 'count' / 'report.html'}")
 
 
 def train(

@@ -174,5 +174,5 @@ def _card(slides: Sequence[SlideCounts], source: Path) -> DataCard:
         licence="the user's own",
         citation="the user's own images",
         fingerprint=sha256_text(*sorted(content for counts in slides for content in counts.contents)),
-        synthetic=(folder / SYNTHETIC_MARKER).exists(),
+        synthetic=any((place / SYNTHETIC_MARKER).exists() for place in (folder, *folder.parents[:2])),
     )
