@@ -137,7 +137,7 @@ def test_what_is_written_is_linked_and_listed(counted: Counted) -> None:
     written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert set(counted_files(out) or ()) == written
     assert {name for name in written if name.startswith("overlays/")} == {
-        f"overlays/{slide.slide.file}/{field.file}.png"
+        f"overlays/{slide.slide.file}/{field.file}.jpg"
         for slide in summary.slides
         for field in slide.slide.fields
         if field.name != "torn.png"
@@ -263,7 +263,7 @@ def test_an_overlay_shows_the_boxes_in_the_colours_of_their_types(bundle: Bundle
     from hemalens.runs.counting.pictures import COLOURS
 
     count(bundle, fields / "B" / "one.png", out=tmp_path / "out")
-    picture = np.asarray(Image.open(tmp_path / "out" / "overlays" / "one" / "one.png"))
+    picture = np.asarray(Image.open(tmp_path / "out" / "overlays" / "one" / "one.jpg"))
     field = np.asarray(Image.open(fields / "B" / "one.png"))
     scale = picture.shape[1] / field.shape[1]
     assert picture.shape[0] > field.shape[0] * scale  # the legend

@@ -22,7 +22,7 @@ from hemalens.report import write_report
 from hemalens.runs.counting.copies import count_once
 from hemalens.runs.counting.decide import decide, limits_of
 from hemalens.runs.counting.exhibits import Exhibits
-from hemalens.runs.counting.find import FieldWorker, FoundField, observed
+from hemalens.runs.counting.find import FieldWorker, FoundField, observed, slide_scales
 from hemalens.runs.counting.options import DEFAULTS, CountOptions, rules_of
 from hemalens.runs.counting.pictures import Painter
 from hemalens.runs.counting.results import SlideCounts, counts_of, report_of, shared_contents
@@ -108,23 +108,24 @@ class _Counter:
         self.folder = folder
         self.monitor = bundle.monitor()
         self.exhibits = Exhibits(folder, most_overlays=options.most_overlays)
-        predictor = Predictor(bundle, embeddings=self.monitor.needs_embeddings, n_workers=1)
-        self._worker = FieldWorker(detector.finder, predictor)
+        self._predictor = Predictor(bundle, embeddings=self.monitor.needs_embeddings, n_workers=1)
         self._n_workers = options.n_workers or n_cores()
 
     def count(self, slide: Slide, write: Write, progress: Advance) -> SlideCounts:
         """Count a slide: find its cells, decide what counts, then write its rows and pictures."""
         labels = self.bundle.manifest.labels
+        finder = self.detector.finder
+        worker = FieldWorker(finder, self._predictor, slide_scales(finder, slide.fields))
         fields: list[FoundField] = []
-        for _, found in in_order(self._worker, slide.fields, self._n_workers):
+        for _, found in in_order(worker, slide.fields, self._n_workers):
             fields.append(observed(found, self.monitor, labels))
             decide(fields[-1], self.rules)
             progress(1)
         count_once(fields)
         counts = counts_of(slide, fields, self.rules, labels)
         painter = Painter.of(self.folder, slide, labels, crops=self.options.crops, overlays=self.options.overlays)
-        for found, drawn in in_order(painter, fields, self._n_workers):
-            self.exhibits.add(slide, found, drawn)
+        for found, shown in in_order(painter, fields, self._n_workers):
+            self.exhibits.add(slide, found, shown)
             for row in cell_rows(slide, found):
                 write(row)
         return counts
