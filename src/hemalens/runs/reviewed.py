@@ -89,7 +89,7 @@ def _count_in(folder: Path) -> tuple[Report, CountRules]:
 def _counted_cells(file: Path, rules: CountRules) -> dict[str, list[tuple[Place, str]]]:
     """The place and the type of the counted white cells of each slide, in the order of counting."""
     found: dict[str, list[tuple[Place, str]]] = defaultdict(list)
-    for where, row in _rows(read_table(file), file, (*PLACE, "kind", "type", "counted")):
+    for where, row in _rows(_cells_table(file), file, (*PLACE, "kind", "type", "counted")):
         if row["kind"] == KINDS[WHITE] and row["counted"] == "True" and rules.is_white_cell(row["type"]):
             found[row["slide"]].append((_place(row, where), row["type"]))
     return found
@@ -98,7 +98,7 @@ def _counted_cells(file: Path, rules: CountRules) -> dict[str, list[tuple[Place,
 def _labels(sheet: Path, rules: CountRules, cells: Path) -> dict[Place, str]:
     """The reviewer's type of each reviewed cell; raises `DatasetError` for one that the count does not have."""
     table = read_table(sheet, fits=lambda names: REVIEWED in map(str.casefold, names))
-    known = {_place(row, where) for where, row in _rows(read_table(cells), cells, PLACE) if row["x_min"]}
+    known = {_place(row, where) for where, row in _rows(_cells_table(cells), cells, PLACE) if row["x_min"]}
     found: dict[Place, str] = {}
     for where, row in _rows(table, sheet, (*PLACE, REVIEWED)):
         if not row[REVIEWED].strip():
@@ -111,6 +111,10 @@ def _labels(sheet: Path, rules: CountRules, cells: Path) -> dict[Place, str]:
         if found.setdefault(place, code) != code:
             raise DatasetError(f"{where}: a cell has two labels", expected="one", got=f"{found[place]} and {code}")
     return found
+
+
+def _cells_table(file: Path) -> Table:
+    return read_table(file, fits=lambda names: "x_min" in names)
 
 
 def _rows(table: Table, file: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
