@@ -229,6 +229,8 @@ def test_what_the_bundle_cannot_separate_is_told(fields: Path, tmp_path: Path) -
     small = drawn.bundle_of(tmp_path / "small")
     summary = count(small, fields / "B", out=tmp_path / "out", options=CountOptions(crops=False, overlays=False))
     assert any("no class for nucleated red cells and smudge cells" in note for note in summary.notes)
+    assert summary.slides[0].result.beside == ()
+    assert "per 100 white cells" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_an_interruption_leaves_nothing(
@@ -342,7 +344,7 @@ def test_a_scan_is_counted_as_the_same_field_in_memory(
     padded[:height, :width] = canvas.pixels
     tifffile.imwrite(tmp_path / "scan.tif", padded, tile=(128, 128), photometric="rgb")
     whole = count(bundle, tmp_path / "scan.tif", out=tmp_path / "whole")
-    monkeypatch.setattr("hemalens.imaging.scans.MAX_PIXELS", 10_000)
+    monkeypatch.setattr("hemalens.imaging.scans.MAX_PIXELS", 20_000)
     monkeypatch.setattr("hemalens.runs.counting.pictures.MOST_OVERLAY_PX", 500)
     in_parts = count(bundle, tmp_path / "scan.tif", out=tmp_path / "parts")
     assert _rows(tmp_path / "whole") == _rows(tmp_path / "parts")

@@ -39,7 +39,7 @@ COLOURS: Mapping[str, str] = {
 GRAY, INK, PAPER = "#4a4a4a", "#1a1a1a", "#ffffff"
 LEAST_WIDTH_PX, MOST_OVERLAY_PX = 640, 4096
 """Width below which an overlay is scaled up, and the longer side to which it is reduced."""
-LEAST_CELL_PX = 40
+LEAST_CELL_PX = 56
 """Side of a white cell in an overlay below which letters of the usual size would hide its neighbours."""
 PART_PX = 2048
 """Side of the parts in which a scan is reduced."""
@@ -103,7 +103,7 @@ class Painter:
         name = f"{CROPS}/{place}/{self.slide.file}_{found.field.file}_{cell.number + 1}.png"
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(cut_out(pixels, cell.corners, CROP_AROUND)).save(path)
+        Image.fromarray(cut_out(pixels, cell.corners, CROP_AROUND)).save(path, compress_level=1)
         return name
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hemalens.datasets.base import SYNTHETIC_MARKER
 from hemalens.differential.confusion import Confusion, adjusted_slide
-from hemalens.differential.rules import CountRules
+from hemalens.differential.rules import CountRules, lineage
 from hemalens.differential.slides import Analyser, InFields, slide_result
 from hemalens.errors import InputError, one_line
 from hemalens.evaluation import formatting
@@ -94,7 +94,10 @@ def counts_of(slide: Slide, fields: Sequence[FoundField], by: Rules, labels: Seq
         classes=[label for label in labels if rules.is_white_cell(label)],
         not_counted=_reasons(fields),
     )
-    result, not_adjusted = _adjusted(result, cells, by)
+    known = {code for label in labels for code in lineage(label)}
+    # a type that the bundle cannot find was not counted: 0 would say that the slide has none
+    beside = tuple(each for each in result.beside if each.count or each.code in known)
+    result, not_adjusted = _adjusted(result.model_copy(update={"beside": beside}), cells, by)
     errors = [found.error for found in fields if found.error is not None]
     return SlideCounts(
         slide=slide,
