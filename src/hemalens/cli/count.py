@@ -46,7 +46,7 @@ Target = Annotated[
 Rules = Annotated[
     Path | None, typer.Option("--rules", metavar="FILE", help="Rules of counting, TOML.", rich_help_panel=ADVANCED)
 ]
-Confusion = Annotated[Path | None, typer.Option(metavar="REPORT", help="The report of the model's test: adjusted shares.")]
+Confusion = Annotated[Path | None, typer.Option(metavar="REPORT", help="Adjust shares by this test of the model.")]
 Review = Annotated[int | None, typer.Option(min=1, metavar="N", help="Draw N cells a slide for you: review.csv.")]
 ByDetector = Annotated[Path | None, typer.Option(metavar="DIR", help="A detector of your own.", rich_help_panel=ADVANCED)]
 NoCrops = Annotated[bool, typer.Option("--no-crops", help="Write no pictures of cells.", rich_help_panel=ADVANCED)]
