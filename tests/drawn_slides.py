@@ -16,6 +16,7 @@ from scipy import ndimage
 import trained
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import open_dataset
+from hemalens.detection.pixels import Pixels
 from hemalens.imaging.boxes import PLATELET, RED, WHITE, Boxes
 
 BACKGROUND = (236, 228, 232)
@@ -96,15 +97,20 @@ def save(pixels: np.ndarray, path: Path, **options: object) -> Path:
 class ColourFinder:
     """Finds the cells of drawn fields by their colours."""
 
-    def in_field(self, image: np.ndarray) -> Boxes:
-        """The boxes of every disc."""
-        kinds, corners = [], []
+    def scale_of(self, image: np.ndarray) -> float | None:
+        """No field is scaled."""
+        return None
+
+    def by_tile(self, pixels: Pixels, *, scale: float | None = None) -> Iterator[Boxes]:
+        """The boxes of every disc, in one tile."""
+        height, width = pixels.size
+        image, kinds, corners = pixels.read((0, 0, width, height)), [], []
         for kind, colours in ((WHITE, TYPES.values()), (RED, [RED_CELL]), (PLATELET, [PLATELET_COLOUR])):
             for rows, columns in ndimage.find_objects(ndimage.label(_near(image, colours))[0]):
                 if (rows.stop - rows.start) * (columns.stop - columns.start) >= 12:
                     kinds.append(kind)
                     corners.append((columns.start, rows.start, columns.stop, rows.stop))
-        return Boxes.of(kinds, corners, [0.9] * len(kinds)) if kinds else Boxes()
+        yield Boxes.of(kinds, corners, [0.9] * len(kinds)) if kinds else Boxes()
 
 
 def _near(image: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:  # type: ignore[type-arg]

@@ -9,7 +9,7 @@ from scipy.stats import norm
 from hemalens.differential import reviewed as module
 from hemalens.differential.reviewed import draw_for_review, reviewed_share, reviewed_slide
 from hemalens.differential.rules import CountRules
-from hemalens.differential.slides import slide_result
+from hemalens.differential.slides import Analyser, slide_result
 from hemalens.errors import InputError
 
 RULES = CountRules()
@@ -102,8 +102,26 @@ def test_reviewed_share_is_shown_beside_the_count() -> None:
     assert all(each.reviewed is not None and each.reviewed.value == each.share.value for each in made.types)
     with pytest.raises(InputError, match="as many labels"):
         reviewed_slide(plain, cells, reviewed[1:], RULES)
-    with pytest.raises(InputError, match="blast is no type"):
-        reviewed_slide(plain, cells, ["blast", *reviewed[1:]], RULES)
+
+
+def test_a_type_that_only_the_reviewer_found_is_added() -> None:
+    cells = [A] * 120 + [B] * 80
+    found: list[str | None] = ["blast" if i < 2 else A for i in range(30)] + [None] * 90 + [B] * 20 + [None] * 60
+    plain = slide_result("a", cells, analyser=Analyser(white_count=10.0))
+    made = reviewed_slide(plain, cells, found, RULES)
+    (blast,) = (each for each in made.types if each.code == "blast")
+    # two of fifty reviewed cells, none of which the program called so
+    assert blast.reviewed is not None
+    assert blast.reviewed.value == pytest.approx(2 / 50)
+    assert blast.reviewed.low is not None
+    assert 0 < blast.reviewed.low < 0.04
+    assert (blast.count, blast.share.value, blast.share.low) == (0, 0.0, 0.0)
+    # Clopper and Pearson's upper limit of 0 in 200
+    assert blast.share.high == pytest.approx(1 - 0.025 ** (1 / 200))
+    assert blast.absolute is not None
+    assert blast.absolute.high == pytest.approx(10 * (1 - 0.025 ** (1 / 200)))
+    assert sum(each.reviewed.value or 0 for each in made.types if each.reviewed) == pytest.approx(1)
+    assert sum(each.count for each in made.types) == plain.total
 
 
 def test_cells_are_drawn_at_random_and_again() -> None:

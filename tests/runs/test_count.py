@@ -7,20 +7,22 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
+from report_fakes import make_report
 
 import drawn_slides as drawn
 from command import Command
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.table_text import plain
-from hemalens.errors import OutputError
-from hemalens.report import read_report
+from hemalens.errors import InputError, OutputError
+from hemalens.report import read_report, write_report
 from hemalens.runs.count import CountSummary, count, counted_files
 from hemalens.runs.counting.options import CountOptions
 
@@ -137,7 +139,7 @@ def test_what_is_written_is_linked_and_listed(counted: Counted) -> None:
     written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert set(counted_files(out) or ()) == written
     assert {name for name in written if name.startswith("overlays/")} == {
-        f"overlays/{slide.slide.file}/{field.file}.png"
+        f"overlays/{slide.slide.file}/{field.file}.jpg"
         for slide in summary.slides
         for field in slide.slide.fields
         if field.name != "torn.png"
@@ -227,6 +229,8 @@ def test_what_the_bundle_cannot_separate_is_told(fields: Path, tmp_path: Path) -
     small = drawn.bundle_of(tmp_path / "small")
     summary = count(small, fields / "B", out=tmp_path / "out", options=CountOptions(crops=False, overlays=False))
     assert any("no class for nucleated red cells and smudge cells" in note for note in summary.notes)
+    assert summary.slides[0].result.beside == ()
+    assert "per 100 white cells" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_an_interruption_leaves_nothing(
@@ -263,7 +267,7 @@ def test_an_overlay_shows_the_boxes_in_the_colours_of_their_types(bundle: Bundle
     from hemalens.runs.counting.pictures import COLOURS
 
     count(bundle, fields / "B" / "one.png", out=tmp_path / "out")
-    picture = np.asarray(Image.open(tmp_path / "out" / "overlays" / "one" / "one.png"))
+    picture = np.asarray(Image.open(tmp_path / "out" / "overlays" / "one" / "one.jpg"))
     field = np.asarray(Image.open(fields / "B" / "one.png"))
     scale = picture.shape[1] / field.shape[1]
     assert picture.shape[0] > field.shape[0] * scale  # the legend
@@ -288,3 +292,63 @@ def test_the_command_prints_the_differential(
     printed = run("count", fields / "A", "--out", tmp_path / "json", "--bundle", bundle.path, "--json", "-q")
     value = json.loads(printed.out)
     assert value["slides"][0]["total"] == sum(t["count"] for t in value["slides"][0]["types"] if not t["total_of"])
+
+
+def test_cells_are_drawn_for_review_again_for_one_seed(bundle: Bundle, fields: Path, tmp_path: Path) -> None:
+    plain_options = CountOptions(review=4, seed=3, crops=False, overlays=False)
+    count(bundle, fields, out=tmp_path / "a", options=plain_options)
+    count(bundle, fields, out=tmp_path / "b", options=plain_options)
+    sheet = _rows(tmp_path / "a", "review.csv")
+    assert sheet == _rows(tmp_path / "b", "review.csv")
+    assert Counter(row["slide"] for row in sheet) == {"A": 4, "B": 3}
+    assert all(row["reviewed"] == "" for row in sheet)
+    counted_rows = [row for row in _rows(tmp_path / "a") if row["counted"] == "True" and row["kind"] == "white cell"]
+    places = [(row["slide"], row["field"], row["x_min"], row["y_min"], row["type"]) for row in counted_rows]
+    assert all((row["slide"], row["field"], row["x_min"], row["y_min"], row["type"]) in places for row in sheet)
+    assert not any(row["type"] == "erythroblast" for row in sheet)
+    assert json.loads((tmp_path / "a" / "count.json").read_text())["review"] == {"cells": 4, "seed": 3}
+    assert "review.csv" in (counted_files(tmp_path / "a") or ())
+
+
+def _test_report(folder: Path, classes: tuple[str, ...]) -> Path:
+    made = make_report(n_evaluations=1, n_points=5)
+    size = len(classes)
+    matrix = tuple(tuple(90 if i == j else 5 for j in range(size)) for i in range(size))
+    each = made.evaluations[0].model_copy(update={"classes": classes, "tested_classes": classes, "confusion": matrix})
+    write_report(made.model_copy(update={"evaluations": (each,)}), folder)
+    return folder
+
+
+def test_the_known_confusion_is_corrected_beside_the_count(bundle: Bundle, fields: Path, tmp_path: Path) -> None:
+    report = _test_report(tmp_path / "test", tuple(bundle.manifest.labels))
+    options = CountOptions(confusion=report, crops=False, overlays=False)
+    result = count(bundle, fields / "A", out=tmp_path / "out", options=options).slides[0].result
+    plain_result = (
+        count(bundle, fields / "A", out=tmp_path / "plain", options=replace(options, confusion=None)).slides[0].result
+    )
+    assert [each.share for each in result.types] == [each.share for each in plain_result.types]
+    assert all(each.adjusted is not None for each in result.types)
+    assert "Adjusted" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    other = _test_report(tmp_path / "other", ("monocyte", "basophil"))
+    with pytest.raises(InputError, match=r"knows no .*report of the model that counts"):
+        count(bundle, fields / "A", out=tmp_path / "no", options=replace(options, confusion=other))
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_scan_is_counted_as_the_same_field_in_memory(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canvas = drawn.draw_canvas(1, white=WHITE)
+    height, width = canvas.pixels.shape[:2]
+    padded = np.full((-(-height // 16) * 16, -(-width // 16) * 16, 3), drawn.BACKGROUND, np.uint8)
+    padded[:height, :width] = canvas.pixels
+    tifffile.imwrite(tmp_path / "scan.tif", padded, tile=(128, 128), photometric="rgb")
+    whole = count(bundle, tmp_path / "scan.tif", out=tmp_path / "whole")
+    monkeypatch.setattr("hemalens.imaging.scans.MAX_PIXELS", 20_000)
+    monkeypatch.setattr("hemalens.runs.counting.pictures.MOST_OVERLAY_PX", 500)
+    in_parts = count(bundle, tmp_path / "scan.tif", out=tmp_path / "parts")
+    assert _rows(tmp_path / "whole") == _rows(tmp_path / "parts")
+    assert whole.slides[0].result == in_parts.slides[0].result
+    (overlay,) = (tmp_path / "parts" / "overlays").rglob("*.jpg")
+    with Image.open(overlay) as picture:
+        assert picture.width == max(640, -(-padded.shape[1] // 2))

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hemalens.cli.options import Json, Overwrite, Quiet, Seed, Talk
+from hemalens.cli.shares import limits, percent
+from hemalens.errors import InputError
 
 if TYPE_CHECKING:
-    from hemalens.evaluation.results import CountComparison
+    from hemalens.evaluation.results import CountComparison, Report
 
 
 def compare(
@@ -19,6 +21,9 @@ def compare(
     second: Annotated[str | None, typer.Argument(metavar="B", help="Another; none where A has two counts.")] = None,
     name: Annotated[
         list[str] | None, typer.Option("--name", metavar="NAME", help="A slide or column of A; give it twice.")
+    ] = None,
+    reviewed: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Correct the count A by the cells that you have reviewed.")
     ] = None,
     rules: Annotated[
         Path | None, typer.Option("--rules", metavar="FILE", help="The laboratory's rules of counting, a TOML file.")
@@ -36,13 +41,21 @@ def compare(
     hemalens compare runs/monday runs/friday
     hemalens compare runs/monday reader.csv --out runs/reader
     hemalens compare two_readers.csv
+    hemalens compare runs/monday --reviewed runs/monday/review.csv
     """
     from hemalens.cli.report_tables import print_sentence
     from hemalens.report.count_comparisons import sentence
     from hemalens.runs.compare import CompareOptions
     from hemalens.runs.compare import compare as run
+    from hemalens.runs.reviewed import apply_review
 
     talk = Talk(quiet, as_json)
+    if reviewed is not None:
+        _check_alone(second, name, rules)
+        _reviewed(apply_review(first, reviewed, out=out, seed=seed, overwrite=overwrite), talk)
+        if out is not None and not as_json:
+            print(f"report: {out / 'report.html'}")
+        return
     options = CompareOptions(rules_file=None if rules is None else str(rules), names=tuple(name or ()))
     made = run(first, second, out=out, options=options, seed=seed, overwrite=overwrite, say=talk.say)
     if as_json:
@@ -54,6 +67,34 @@ def compare(
     print_sentence("Research use: a morphologist confirms every result.")
     if out is not None:
         print(f"report: {out / 'report.html'}")
+
+
+def _check_alone(second: str | None, names: list[str] | None, rules: Path | None) -> None:
+    """Raise `InputError` for what --reviewed does not take: the slides and the rules are those of the count."""
+    given = {"a second count": second, "--name": names, "--rules": rules}
+    found = [what for what, value in given.items() if value]
+    if found:
+        raise InputError("--reviewed corrects one count", expected="the folder of the count alone", got=" and ".join(found))
+
+
+def _reviewed(made: Report, talk: Talk) -> None:
+    """The count of each slide, and the shares that the reviewed cells give, 80 columns wide."""
+    lines = []
+    for slide in made.slides:
+        lines.append(f"{slide.name}: {slide.total} white cells, {slide.n_reviewed} reviewed")
+        lines.append(f"{'type':<24}{'n':>5}{'%':>7}  {'95 % limits':<14}{'reviewed %':>11}  95 % limits")
+        for each in slide.types:
+            if each.total_of:
+                continue
+            shown = (
+                f"{each.code.replace('_', ' ')[:23]:<24}{each.count:>5}{percent(each.share):>7}  {limits(each.share):<14}"
+            )
+            if each.reviewed is not None:
+                shown += f"{percent(each.reviewed):>11}  {limits(each.reviewed)}"
+            lines.append(shown.rstrip())
+        lines.append("")
+    lines.append("Research use: a morphologist confirms every result.")
+    talk.result(made.model_dump(mode="json"), lines)
 
 
 def _print(compared: CountComparison) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hemalens.cli.options import ADVANCED, FollowLinks, Json, Out, Overwrite, Quiet, Set, Talk, bundle_or_default
+from hemalens.cli.options import ADVANCED, FollowLinks, Json, Out, Overwrite, Quiet, Seed, Set, Talk, bundle_or_default
+from hemalens.cli.shares import limits, percent
 from hemalens.errors import ImageError, one_line
 
 if TYPE_CHECKING:
-    from hemalens.evaluation.results import Estimate
     from hemalens.evaluation.results.slides import SlideResult
     from hemalens.runs.count import CountSummary
     from hemalens.runs.counting.options import CountOptions
@@ -46,6 +46,8 @@ Target = Annotated[
 Rules = Annotated[
     Path | None, typer.Option("--rules", metavar="FILE", help="Rules of counting, TOML.", rich_help_panel=ADVANCED)
 ]
+Confusion = Annotated[Path | None, typer.Option(metavar="REPORT", help="Adjust shares by this test of the model.")]
+Review = Annotated[int | None, typer.Option(min=1, metavar="N", help="Draw N cells a slide for you: review.csv.")]
 ByDetector = Annotated[Path | None, typer.Option(metavar="DIR", help="A detector of your own.", rich_help_panel=ADVANCED)]
 NoCrops = Annotated[bool, typer.Option("--no-crops", help="Write no pictures of cells.", rich_help_panel=ADVANCED)]
 NoOverlays = Annotated[bool, typer.Option("--no-overlays", help="Write no pictures of fields.", rich_help_panel=ADVANCED)]
@@ -61,6 +63,8 @@ def count(
     white_count: WhiteCount = None,
     red_count: RedCount = None,
     target: Target = None,
+    confusion: Confusion = None,
+    review: Review = None,
     settings: Set = None,
     rules: Rules = None,
     detector: ByDetector = None,
@@ -68,6 +72,7 @@ def count(
     no_overlays: NoOverlays = False,
     shown: Shown = 12,
     parquet: Parquet = False,
+    seed: Seed = 0,
     follow_links: FollowLinks = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -85,6 +90,7 @@ def count(
     talk = Talk(quiet, as_json)
     options = _options(white_count, red_count)
     options = replace(options, target=target, settings=tuple(settings or ()), rules_file=rules, parquet=parquet)
+    options = replace(options, confusion=confusion, review=review, seed=seed)
     options = replace(options, crops=not no_crops, overlays=not no_overlays, most_overlays=shown)
     found = run(
         bundle_or_default(bundle, talk),
@@ -97,7 +103,11 @@ def count(
     )
     for note in found.notes:
         talk.say(f"note: {note}")
-    talk.result(_value(found), [*_lines(found), f"report: {out / 'report.html'}"])
+    written = [f"report: {out / 'report.html'}"]
+    if review is not None:
+        written.append(f"to review: fill the column reviewed of {out / 'review.csv'}, then")
+        written.append(f"  hemalens compare {out} --reviewed {out / 'review.csv'}")
+    talk.result(_value(found), [*_lines(found), *written])
     if found.n_unreadable == found.n_fields:
         reason = str(found.slides[0].first_error).rstrip(".")
         raise ImageError(f"no field can be read: {reason}. The error of each field is in {one_line(out / 'cells.csv')}")
@@ -130,7 +140,7 @@ def _lines(found: CountSummary) -> Iterator[str]:
     if len(found.slides) > MOST_TABLES:
         for counts in found.slides:
             result = counts.result
-            most = ", ".join(f"{each.code} {_percent(each.share)}" for each in result.types[:2] if each.count)
+            most = ", ".join(f"{each.code} {percent(each.share)}" for each in result.types[:2] if each.count)
             yield f"{result.name}: {result.total} white cells" + (f"; {most} %" if most else "")
             yield from (f"  flag: {flag}" for flag in result.flags)
     for line in found.trust.lines:
@@ -145,7 +155,7 @@ def _differential(result: SlideResult) -> Iterator[str]:
     yield head.rstrip() + (f"{'10^3/uL':>9}" if absolute else "")
     for each in result.types:
         name = each.code.replace("_", " ") + (", all" if each.total_of else "")
-        line = f"{name[:27]:<28}{each.count:>6}{_percent(each.share):>8}  {_limits(each.share):<14}"
+        line = f"{name[:27]:<28}{each.count:>6}{percent(each.share):>8}  {limits(each.share):<14}"
         if absolute:
             line += "" if each.absolute is None else f"{each.absolute.value or 0:>9.2f}"
         yield line.rstrip() + ("  flag" if each.flagged else "")
@@ -180,11 +190,3 @@ def _platelets(result: SlideResult) -> str:
 
 def _wrapped(lines: Iterator[str]) -> Iterator[str]:
     return (part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  "))
-
-
-def _percent(share: Estimate) -> str:
-    return "n/a" if share.value is None else f"{100 * share.value:.1f}"
-
-
-def _limits(share: Estimate) -> str:
-    return "" if share.low is None or share.high is None else f"{100 * share.low:.1f} to {100 * share.high:.1f}"

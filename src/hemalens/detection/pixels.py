@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hemalens.imaging.boxes import rectangle_around
 from hemalens.imaging.reading import read_image
 from hemalens.imaging.scans import Scan, is_scan
 
@@ -47,10 +48,18 @@ class ArrayPixels:
 
 
 @contextmanager
-def open_pixels(path: Path, *, page: int | None = None) -> Iterator[Pixels]:
-    """A field by its file: in memory up to 64 million pixels, a larger TIFF tile by tile; raises `ImageError`."""
+def open_pixels(path: Path, *, page: int | None = None, bits: int | None = None) -> Iterator[Pixels]:
+    """A field by its file: in memory up to 64 million pixels, a larger TIFF tile by tile; raises `ImageError`.
+
+    `page` and `bits` as in `read_image`.
+    """
     if is_scan(path, page=page):
         with Scan(path, page=page) as scan:
             yield scan
     else:
-        yield ArrayPixels(read_image(path, page=page))
+        yield ArrayPixels(read_image(path, page=page, bits=bits))
+
+
+def cut_out(pixels: Pixels, corners: Sequence[float], around: float) -> NDArray[np.uint8]:
+    """The square around a box, of `around` times its longer side, cut at the border of the field."""
+    return np.ascontiguousarray(pixels.read(rectangle_around(pixels.size, corners, around)))

@@ -11,7 +11,7 @@ The correction assumes that the model errs on the slide as it does on the tested
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,14 @@ class Confusion:
         where = f"{evaluation.target} ({formatting.counted(evaluation.n_images, 'image')})"
         return cls(evaluation.classes, evaluation.tested_classes, evaluation.confusion, where)
 
+    def check_knows(self, codes: Iterable[str]) -> None:
+        """Raise `InputError` for a predicted type that the test does not have: it is the test of another model."""
+        unknown = sorted(set(codes) - set(self.classes))
+        if unknown:
+            raise InputError(
+                f"the confusion of {self.source} knows no {unknown[0]}", expected="the report of the model that counts"
+            )
+
 
 @public
 def adjusted_slide(
@@ -57,11 +65,7 @@ def adjusted_slide(
     Raises `InputError` for a type of which no image was tested.
     """
     counted, _ = first_cells(cells, rules)
-    unknown = sorted(set(counted) - set(confusion.classes))
-    if unknown:
-        raise InputError(
-            f"the confusion of {confusion.source} knows no {unknown[0]}", expected="the report of the model that counted"
-        )
+    confusion.check_knows(counted)
     white = [i for i, code in enumerate(confusion.tested) if rules.is_white_cell(code)]
     if not slide.total:
         return slide

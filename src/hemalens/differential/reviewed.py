@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hemalens.differential.limits import share
 from hemalens.differential.rules import CountRules
 from hemalens.errors import InputError, check_seed, public
-from hemalens.evaluation.results import Estimate, SlideResult
+from hemalens.evaluation.results import CountedType, Estimate, SlideResult
 
 DRAWS = 10_000
 PRIOR = 0.5
@@ -116,12 +117,23 @@ def reviewed_slide(
     calls, labels = [p for p, _ in pairs], [r for _, r in pairs]
     found: dict[str, Estimate] = {}
     own = [each.code for each in slide.types if not each.total_of]
-    new = [r for r in dict.fromkeys(labels) if r is not None and rules.is_white_cell(r) and r not in own]
-    if new:
-        raise InputError(f"the reviewer's {new[0]} is no type of the count", expected="a type that was counted")
-    for code in own:
+    new = sorted({label for label in labels if label is not None and rules.is_white_cell(label)} - set(own))
+    for code in (*own, *new):
         each = reviewed_share(code, calls, labels, rules, seed=seed)
         found[code] = Estimate(value=each.value, low=each.low, high=each.high)
-    types = tuple(each if each.total_of else each.model_copy(update={"reviewed": found[each.code]}) for each in slide.types)
+    shown = [each for each in slide.types if not each.total_of]
+    sums = [each for each in slide.types if each.total_of]
+    shown += [_not_counted(code, slide) for code in new]
+    types = (*(each.model_copy(update={"reviewed": found[each.code]}) for each in shown), *sums)
     n_reviewed = sum(label is not None for label in labels)
     return slide.model_copy(update={"types": types, "n_reviewed": n_reviewed})
+
+
+def _not_counted(code: str, slide: SlideResult) -> CountedType:
+    """A type of which the program counted no cell on the slide."""
+    none = share(0, slide.total)
+    count = slide.white_count if slide.corrected_white_count is None else slide.corrected_white_count
+    absolute = None if count is None else Estimate(value=0.0, low=0.0, high=count * none.high)
+    return CountedType(
+        code=code, count=0, share=Estimate(value=none.value, low=none.low, high=none.high), absolute=absolute
+    )

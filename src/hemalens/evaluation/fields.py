@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from hemalens.datasets.fields.base import Field
 from hemalens.detection.fields import LEAST_SCORES
 from hemalens.detection.finder import CellFinder
+from hemalens.detection.pixels import ArrayPixels, cut_out
 from hemalens.errors import DatasetError, ImageError
 from hemalens.evaluation.detection import INTERVALS, KindMatches, TestedField, matches_of, score_kind
 from hemalens.evaluation.field_pictures import MatchedField, worst_fields
 from hemalens.evaluation.results import Detection
 from hemalens.graphs.runtime import n_cores
-from hemalens.imaging.boxes import AROUND_CELL, KINDS, WHITE, Boxes, window_around
+from hemalens.imaging.boxes import AROUND_CELL, KINDS, WHITE, Boxes
 from hemalens.inference.predictor import Predictor
 from hemalens.progress import track
 from hemalens.taxonomy import cell_types
@@ -97,7 +98,8 @@ def _classified(image: NDArray[np.uint8], found: Boxes, classifier: Classifier) 
     found = found[found.scores > np.asarray(LEAST_SCORES)[found.kinds]]
     white = np.flatnonzero(found.kinds == WHITE)
     kept = np.ones(len(found), bool)
-    windows = [window_around(image, found.corners[i], AROUND_CELL) for i in white]
+    pixels = ArrayPixels(image)
+    windows = [cut_out(pixels, found.corners[i], AROUND_CELL) for i in white]
     for i, prediction in zip(white, classifier.predictor.predict(windows) if windows else (), strict=True):
         kept[i] = is_white_cell(prediction.label)
     return found[kept]

@@ -105,13 +105,16 @@ def without_doubles(boxes: Boxes, *, overlap: float = 0.5) -> Boxes:
     return boxes[order[kept]] if kept else Boxes()
 
 
-def window_around(image: NDArray[np.uint8], corners: Sequence[float], around: float) -> NDArray[np.uint8]:
-    """The square around a box, of `around` times its longer side, cut at the border of the image (H, W, 3)."""
+def rectangle_around(size: tuple[int, ...], corners: Sequence[float], around: float) -> tuple[int, int, int, int]:
+    """The left, top, right and bottom of the square around a box in an image of `size` (height, width), cut at its border.
+
+    It has `around` times the longer side of the box, and at least 16 pixels; right and bottom are exclusive.
+    """
     left, top, right, bottom = corners
     half = max(around * max(right - left, bottom - top) / 2, 8.0)
     x, y = (left + right) / 2, (top + bottom) / 2
-    height, width = image.shape[:2]
+    height, width = size
     # at least 16 pixels, within the image
     x_min, y_min = (int(min(max(centre - half, 0), max(limit - 16, 0))) for centre, limit in ((x, width), (y, height)))
     x_max, y_max = int(np.ceil(min(x + half, width))), int(np.ceil(min(y + half, height)))
-    return np.ascontiguousarray(image[y_min : max(y_max, y_min + 16), x_min : max(x_max, x_min + 16)])
+    return x_min, y_min, min(max(x_max, x_min + 16), width), min(max(y_max, y_min + 16), height)

@@ -138,7 +138,7 @@ def _of_table(table: Table, path: Path, rules: CountRules) -> dict[str, dict[str
     found: dict[str, dict[str, int]] = {name: {} for name in columns.values()}
     for number, row in table.rows:
         where = f"{one_line(file)}, line {number}"
-        code = _code(row[places[0]], rules, where=where)
+        code = code_of(row[places[0]], rules, where=where)
         for i, name in columns.items():
             if code in found[name]:
                 raise DatasetError(f"{where}: {code} is counted twice")
@@ -150,7 +150,8 @@ def _of_table(table: Table, path: Path, rules: CountRules) -> dict[str, dict[str
     }
 
 
-def _code(text: str, rules: CountRules, *, where: str) -> str:
+def code_of(text: str, rules: CountRules, *, where: str) -> str:
+    """The code of a cell type in any spelling, or a type of one's own; raises `DatasetError`."""
     if text in rules.own_types:
         return text
     code = cell_type_of(text)

@@ -11,22 +11,23 @@ from hemalens.bundle.detector import Detector, default_detector, open_detector
 from hemalens.config import check_texts, check_whole, checked
 from hemalens.datasets.tables import table_file
 from hemalens.detection.fields import LEAST_SCORES
-from hemalens.differential.rules import CountRules
-from hemalens.errors import public
+from hemalens.errors import check_seed, public
 from hemalens.files import PathLike, as_path, atomic_dir, files_below, read_sealed, write_sealed
 from hemalens.graphs.runtime import in_order, n_cores
 from hemalens.inference.predictor import Predictor
 from hemalens.outputs import check_outside, claim_folder
 from hemalens.progress import Advance, Say, track
 from hemalens.report import write_report
+from hemalens.runs.confusion import read_confusion
 from hemalens.runs.counting.copies import count_once
 from hemalens.runs.counting.decide import decide, limits_of
 from hemalens.runs.counting.exhibits import Exhibits
-from hemalens.runs.counting.find import FieldWorker, FoundField, observed
+from hemalens.runs.counting.find import FieldWorker, FoundField, observed, slide_scales
 from hemalens.runs.counting.options import DEFAULTS, CountOptions, rules_of
 from hemalens.runs.counting.pictures import Painter
-from hemalens.runs.counting.results import SlideCounts, counts_of, report_of, shared_contents
-from hemalens.runs.counting.rows import Write, cell_rows, cell_writer, write_slides
+from hemalens.runs.counting.results import Rules, SlideCounts, counts_of, report_of, shared_contents
+from hemalens.runs.counting.review import rows_for_review, write_sheet
+from hemalens.runs.counting.rows import Value, Write, cell_rows, cell_writer, write_slides
 from hemalens.runs.counting.slides import Slide, open_slides
 from hemalens.trust.monitor import BatchReport
 
@@ -74,59 +75,78 @@ def count(
     options = checked(options, CountOptions)
     check_texts(options.settings, "the settings")
     check_whole(options.most_overlays, "most_overlays", least=0)
+    check_seed(options.seed)
+    if options.review is not None:
+        check_whole(options.review, "review", least=1)
     if options.n_workers is not None:
         check_whole(options.n_workers, "the number of workers", least=1)
     source, out = as_path(fields, "the fields"), as_path(out, "out")
     given = [bundle_folder(bundle), table_file(source)[0]]
-    given += [as_path(path, "an input") for path in (detector, options.rules_file) if path is not None]
+    given += [as_path(path, "an input") for path in _files(detector, options) if path is not None]
     check_outside(out, source, "--out")
     rules = rules_of(options)
+    confusion = None if options.confusion is None else read_confusion(options.confusion)
     with claim_folder(out, counted_files, "a count", overwrite=overwrite, inputs=given):
         slides = open_slides(source, options, say=say)
         opened = open_bundle(bundle)
+        if confusion is not None:
+            confusion.check_knows(opened.manifest.labels)
         finder = default_detector() if detector is None else open_detector(as_path(detector, "the detector"))
         with atomic_dir(out, counted_files) as folder:
-            counter = _Counter(opened, finder, options, rules, folder)
+            counter = _Counter(opened, finder, options, Rules(rules, confusion), folder)
             n_fields = sum(len(slide.fields) for slide in slides)
             with track("counting cells", n_fields) as progress, cell_writer(folder, parquet=options.parquet) as write:
                 counts = [counter.count(slide, write, progress) for slide in slides]
             notes = [note for each in counts for note in each.notes]
             notes += [*shared_contents(counts), *limits_of(opened.manifest.labels)]
             write_slides(folder, counts)
+            if options.review is not None:
+                write_sheet(folder, counter.for_review)
             pictures = counter.exhibits.tables(opened.manifest.labels)
             write_report(report_of(counts, source, counter.settings(), pictures, notes), folder)
             names = [*files_below(folder), COUNT_FILE]
-            write_sealed(folder / COUNT_FILE, {"kind": "hemalens-count", "schema_version": 1, "files": names})
+            review = None if options.review is None else {"cells": options.review, "seed": options.seed}
+            known = {"kind": "hemalens-count", "schema_version": 1, "files": names, "review": review}
+            write_sealed(folder / COUNT_FILE, known)
         return CountSummary(tuple(counts), tuple(notes), counter.monitor.report())
+
+
+def _files(detector: PathLike | None, options: CountOptions) -> tuple[PathLike | None, ...]:
+    """Inputs beside bundle and fields."""
+    return detector, options.rules_file, options.confusion
 
 
 class _Counter:
     """Counts slide after slide into `folder`; keeps no field longer than its slide."""
 
-    def __init__(self, bundle: Bundle, detector: Detector, options: CountOptions, rules: CountRules, folder: Path) -> None:
-        self.bundle, self.detector, self.options, self.rules = bundle, detector, options, rules
+    def __init__(self, bundle: Bundle, detector: Detector, options: CountOptions, by: Rules, folder: Path) -> None:
+        self.bundle, self.detector, self.options, self.by = bundle, detector, options, by
         self.folder = folder
         self.monitor = bundle.monitor()
+        self.for_review: list[dict[str, Value]] = []
         self.exhibits = Exhibits(folder, most_overlays=options.most_overlays)
-        predictor = Predictor(bundle, embeddings=self.monitor.needs_embeddings, n_workers=1)
-        self._worker = FieldWorker(detector.finder, predictor)
+        self._predictor = Predictor(bundle, embeddings=self.monitor.needs_embeddings, n_workers=1)
         self._n_workers = options.n_workers or n_cores()
 
     def count(self, slide: Slide, write: Write, progress: Advance) -> SlideCounts:
         """Count a slide: find its cells, decide what counts, then write its rows and pictures."""
         labels = self.bundle.manifest.labels
+        finder = self.detector.finder
+        worker = FieldWorker(finder, self._predictor, slide_scales(finder, slide.fields))
         fields: list[FoundField] = []
-        for _, found in in_order(self._worker, slide.fields, self._n_workers):
+        for _, found in in_order(worker, slide.fields, self._n_workers):
             fields.append(observed(found, self.monitor, labels))
-            decide(fields[-1], self.rules)
+            decide(fields[-1], self.by.rules)
             progress(1)
         count_once(fields)
-        counts = counts_of(slide, fields, self.rules, labels)
+        counts = counts_of(slide, fields, self.by, labels)
         painter = Painter.of(self.folder, slide, labels, crops=self.options.crops, overlays=self.options.overlays)
-        for found, drawn in in_order(painter, fields, self._n_workers):
-            self.exhibits.add(slide, found, drawn)
+        for found, shown in in_order(painter, fields, self._n_workers):
+            self.exhibits.add(slide, found, shown)
             for row in cell_rows(slide, found):
                 write(row)
+        if self.options.review is not None:
+            self.for_review += rows_for_review(slide, fields, self.by.rules, self.options.review, self.options.seed)
         return counts
 
     def settings(self) -> dict[str, dict[str, Any]]:
@@ -140,7 +160,7 @@ class _Counter:
                 "detector": str(self.detector.path),
                 "least_scores": list(LEAST_SCORES),
                 **asdict(self.options),
-                "rules": self.rules.model_dump(mode="json"),
+                "rules": self.by.rules.model_dump(mode="json"),
             }
         }
 

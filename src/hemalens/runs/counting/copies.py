@@ -6,6 +6,7 @@ of their details in the part that both show, and the places of the cells in it. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,8 @@ def same_content(fields: Sequence[FoundField]) -> dict[int, int]:
 
 def near_copies(fields: Sequence[FoundField], chosen: Sequence[int]) -> dict[int, int]:
     """Fields among `chosen` that show what an earlier one shows, such as a file saved anew, with that one."""
-    looks = [look for i in chosen if (look := fields[i].look) is not None]
+    seen = [(i, look) for i in chosen if (look := fields[i].look) is not None]
+    chosen, looks = [i for i, _ in seen], [look for _, look in seen]
     copies: dict[int, int] = {}
     for a, b, orientation, _ in join_near_copies(looks, Relatives(len(looks))):
         i, j = chosen[a], chosen[b]
@@ -112,8 +114,11 @@ def _by_portraits(fields: Sequence[FoundField], chosen: Sequence[int]) -> Iterat
 def _by_spectra(fields: Sequence[FoundField], chosen: Sequence[int]) -> Iterator[tuple[int, int, Shift]]:
     """Shifts proposed by the phase correlation of each field with the few after it."""
     reach = max(NEXT_FIELDS, 2 * MOST_PAIRS // max(len(chosen), 1))
-    spectra = {i: _spectrum(gray) for i in chosen if (gray := fields[i].gray) is not None}
+    spectra: dict[int, Spectrum] = {}
     for at, i in enumerate(chosen):
+        # those of fields that none of the next is compared with are let go
+        near = {j: gray for j in chosen[at : at + 1 + reach] if (gray := fields[j].gray) is not None}
+        spectra = {j: spectra[j] if j in spectra else _spectrum(gray) for j, gray in near.items()}
         for j in chosen[at + 1 : at + 1 + reach]:
             if fields[i].shape == fields[j].shape and i in spectra and j in spectra:
                 shape = fields[i].shape
@@ -145,13 +150,14 @@ def phase_shifts(first: Spectrum, second: Spectrum) -> list[tuple[int, int]]:
     """
     width, height = first.size
     surface = fft.irfft2(np.conj(first.values) * second.values, (height, width))
-    best = np.argpartition(-surface, 2, axis=None)[:2]
     least = HIGH_PEAK * float(surface.std())
-    peaks = sorted(
-        (place for place in best if surface.flat[place] >= least), key=lambda place: (-surface.flat[place], place)
-    )
-    found = []
-    for y, x in (divmod(int(peak), width) for peak in peaks):
+    found: list[tuple[int, int]] = []
+    for _ in range(2):
+        peak = int(surface.argmax())
+        if surface.flat[peak] < least:
+            break
+        y, x = divmod(peak, width)
+        surface.flat[peak] = -np.inf
         found += [(u, v) for u in (x, x - width) for v in (y, y - height) if abs(u) < width and abs(v) < height]
     return found
 
@@ -197,10 +203,11 @@ def _shared_correlation(first: NDArray[np.int8], second: NDArray[np.int8], shift
 
 def _correlation(first: NDArray[np.int8], second: NDArray[np.int8]) -> float:
     """Pearson's correlation of two pictures; 0 where one of them has no detail."""
-    a, b = (each.astype(np.float32) for each in (first, second))
-    a, b = a - a.mean(), b - b.mean()
-    spread = float(a.std()), float(b.std())
-    return float((a * b).mean()) / (spread[0] * spread[1]) if min(spread) >= LEAST_DETAIL else 0.0
+    a, b = (each.astype(np.float32).ravel() for each in (first, second))
+    a -= a.mean()
+    b -= b.mean()
+    squares = float(a @ a), float(b @ b)
+    return float(a @ b) / math.sqrt(squares[0] * squares[1]) if min(squares) >= LEAST_DETAIL**2 * a.size else 0.0
 
 
 def _cells_agree(first: FoundField, second: FoundField, overlap: Overlap) -> bool:

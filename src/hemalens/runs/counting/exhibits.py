@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hemalens.errors import ImageError
 from hemalens.evaluation import formatting
 from hemalens.evaluation.results import Picture, PictureTable
@@ -22,8 +19,6 @@ from hemalens.runs.counting.slides import Slide
 
 MOST_CROPS = 18
 """Cells of a type that the report shows."""
-OVERLAY_PX = 420
-"""Longer side of a field in the report."""
 NOT_COUNTED = "not counted"
 
 
@@ -43,18 +38,17 @@ class Exhibits:
         self._fields: list[tuple[str, Picture]] = []
         self.n_fields = 0
 
-    def add(self, slide: Slide, found: FoundField, drawn: NDArray[np.uint8] | None) -> None:
-        """Take the crops of a field, and its overlay where there is room."""
+    def add(self, slide: Slide, found: FoundField, shown: str | None) -> None:
+        """Take the crops of a field, and its small overlay where there is room."""
         for cell in found.cells:
             if cell.is_white and cell.crop:
                 self._add_crop(cell, f"{slide.name}, {found.field.name}")
-        if drawn is None:
+        if shown is None:
             return
         self.n_fields += 1
         white = sum(cell.is_white and not cell.reason for cell in found.cells)
         if len(self._fields) < self._most and white:
             caption = formatting.counted(white, "white cell")
-            shown = thumbnail(drawn, OVERLAY_PX)
             link = overlay_name(slide, found)
             self._fields.append((slide.name, Picture(name=found.field.name, caption=caption, pictures=(shown,), link=link)))
 

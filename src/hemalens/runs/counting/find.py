@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from dataclasses import field as default
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +15,17 @@ from PIL import Image
 from hemalens.datasets.near_copies import Thumbnail, thumbnail
 from hemalens.detection.border import counted, cut_by_border
 from hemalens.detection.finder import CellFinder
+from hemalens.detection.pixels import cut_out, open_pixels
 from hemalens.errors import ImageError
-from hemalens.imaging.boxes import AROUND_CELL, KINDS, WHITE, Boxes, window_around
+from hemalens.imaging.boxes import AROUND_CELL, KINDS, WHITE, Boxes
+from hemalens.imaging.scans import is_scan
 from hemalens.inference.predictor import Prediction, Predictor
 from hemalens.runs.counting.slides import SlideField
 from hemalens.trust.monitor import Monitor
 
+N_FOR_SCALE = 9
+"""Fields of a slide from which its magnification is found."""
+NO_SCALES: Mapping[tuple[int, int], float] = MappingProxyType({})
 SMALL_PX = 256
 """Longer side of the gray copy by which overlapping fields are found."""
 MOST_CONTRAST = 24
@@ -71,7 +78,8 @@ class FoundCell:
 class FoundField:
     """What is found in a field, without its pixels; `error` where it cannot be read.
 
-    `gray` int8 is a small copy without coarse structure, `look` its perceptual hashes, `content` the digest of its file.
+    `gray` int8 is a small copy without coarse structure, `look` its perceptual hashes, `content` the digest of its file. A
+    scan has neither `gray` nor `look`: only its bytes are compared.
     `copy_of` names the field that it is a copy of, `overlaps` those that it overlaps.
     """
 
@@ -97,22 +105,47 @@ class FoundField:
 
 
 class FieldWorker:
-    """Reads a field, finds its cells and classifies the white ones; may be used by many threads."""
+    """Reads a field, finds its cells and classifies the white ones; may be used by many threads.
 
-    def __init__(self, finder: CellFinder, predictor: Predictor) -> None:
+    `scales`: the finder's scale for fields of a size (height, width); it is found for others.
+    """
+
+    def __init__(
+        self, finder: CellFinder, predictor: Predictor, scales: Mapping[tuple[int, int], float] = NO_SCALES
+    ) -> None:
         self.finder = finder
         self.predictor = predictor
+        self.scales = scales
 
     def __call__(self, given: SlideField) -> FoundField:
         """What is found in a field; an unreadable one has an error."""
         try:
-            image = given.record.read()
-            content = given.record.content_id()
+            with open_pixels(given.record.path, page=given.record.page, bits=given.record.bits) as pixels:
+                return self._found(given, pixels, given.record.content_id())
         except (ImageError, OSError) as error:
             return FoundField(given, [], error=str(error))
-        boxes = _in_order(self.finder.in_field(image))
-        cut, counts = cut_by_border(boxes, image.shape), counted(boxes, image.shape)
-        cells = [
+
+    def _found(self, given: SlideField, pixels: Pixels, content: str) -> FoundField:
+        cells = self._cells(pixels)
+        white = [cell.corners for cell in cells if cell.is_white]
+        windows = (cut_out(pixels, corners, AROUND_CELL) for corners in white)
+        predictions = tuple(self.predictor.predict(windows)) if white else ()
+        found = FoundField(given, cells, shape=pixels.size, content=content, predictions=predictions)
+        if isinstance(pixels, ArrayPixels):
+            image = Image.fromarray(pixels.image)
+            gray = image.convert("L")
+            found.gray, found.look = small_gray(gray, white), thumbnail(image)
+            made = {cell.number: portrait(gray, cell.corners) for cell in cells if cell.is_white}
+            found.portraits = {number: each for number, each in made.items() if each is not None}
+        return found
+
+    def _cells(self, pixels: Pixels) -> list[FoundCell]:
+        boxes = Boxes()
+        for part in self.finder.by_tile(pixels, scale=self.scales.get(pixels.size)):
+            boxes = boxes.beside(part)
+        boxes = _in_order(boxes)
+        cut, counts = cut_by_border(boxes, pixels.size), counted(boxes, pixels.size)
+        return [
             FoundCell(
                 number=i,
                 kind=int(boxes.kinds[i]),
@@ -123,19 +156,23 @@ class FieldWorker:
             )
             for i in range(len(boxes))
         ]
-        windows = [window_around(image, cell.corners, AROUND_CELL) for cell in cells if cell.is_white]
-        predictions = tuple(self.predictor.predict(windows)) if windows else ()
-        gray = Image.fromarray(image).convert("L")
-        return FoundField(
-            given,
-            cells,
-            shape=(image.shape[0], image.shape[1]),
-            gray=small_gray(gray, [cell.corners for cell in cells if cell.is_white]),
-            look=thumbnail(Image.fromarray(image)),
-            portraits={c.number: made for c in cells if c.is_white and (made := portrait(gray, c.corners)) is not None},
-            content=content,
-            predictions=predictions,
-        )
+
+
+def slide_scales(finder: CellFinder, fields: Sequence[SlideField]) -> dict[tuple[int, int], float]:
+    """The finder's scale for fields of each size (height, width): the median of a few fields spread over the slide.
+
+    A slide has one magnification. Its fields of one size are searched alike, more surely than by each of them alone.
+    """
+    found: dict[tuple[int, int], list[float]] = {}
+    for at in sorted({round(place) for place in np.linspace(0, len(fields) - 1, N_FOR_SCALE)}):
+        record = fields[at].record
+        with suppress(ImageError, OSError):
+            if not is_scan(record.path, page=record.page):
+                image = record.read()
+                scale = finder.scale_of(image)
+                if scale is not None:
+                    found.setdefault((image.shape[0], image.shape[1]), []).append(scale)
+    return {size: float(np.median(scales)) for size, scales in found.items()}
 
 
 def _in_order(boxes: Boxes) -> Boxes:

@@ -20,7 +20,9 @@ class CountOptions:
 
     `white_count` in 10^3 and `red_count` in 10^6 per microlitre are an analyser's, for one slide; a table may give them for
     each. `target`: count the first so many white cells, as 100, 200 or 400; None counts all. `settings` are
-    KEY=VALUE of `CountRules`, `rules_file` a TOML file of them. `crops` and `overlays` are written unless they are off. The
+    KEY=VALUE of `CountRules`, `rules_file` a TOML file of them. `confusion`: the report of the test by which shares are
+    corrected for the bundle's known errors. `review` cells of each slide are drawn at random with `seed` for a reviewer.
+    `crops` and `overlays` are written unless they are off. The
     report shows at most `most_overlays`. `parquet` adds cells.parquet. `n_workers` fields are read at once, one a core by
     default.
     """
@@ -30,6 +32,9 @@ class CountOptions:
     target: int | None = None
     settings: tuple[str, ...] = ()
     rules_file: PathLike | None = None
+    confusion: PathLike | None = None
+    review: int | None = None
+    seed: int = 0
     crops: bool = True
     overlays: bool = True
     most_overlays: int = 12

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from hemalens.detection.pixels import ArrayPixels, Pixels, cut_out
 from hemalens.errors import ImageError
 from hemalens.evaluation import formatting
-from hemalens.imaging.boxes import KINDS, RED, WHITE, window_around
+from hemalens.evaluation.thumbnails import thumbnail
+from hemalens.imaging.boxes import KINDS, RED, WHITE
 from hemalens.report.figures import PALETTE
 from hemalens.runs.counting.find import FoundCell, FoundField
 from hemalens.runs.counting.slides import Slide, file_names
@@ -35,6 +37,15 @@ COLOURS: Mapping[str, str] = {
 }
 """Colours of the common types, which readers with any colour vision can separate. Labels name the types, too."""
 GRAY, INK, PAPER = "#4a4a4a", "#1a1a1a", "#ffffff"
+LEAST_WIDTH_PX, MOST_OVERLAY_PX = 640, 4096
+"""Width below which an overlay is scaled up, and the longer side to which it is reduced."""
+LEAST_CELL_PX = 56
+"""Side of a white cell in an overlay below which letters of the usual size would hide its neighbours."""
+PART_PX = 2048
+"""Side of the parts in which a scan is reduced."""
+OVERLAY_QUALITY = 90
+SHOWN_PX = 420
+"""Longer side of an overlay in the report."""
 Colour: TypeAlias = str
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -66,50 +77,74 @@ class Painter:
         types = {code: name for code, name in file_names([*labels, NOT_COUNTED]).items() if code != NOT_COUNTED}
         return cls(folder, slide, types, colours_of(labels), crops, overlays)
 
-    def __call__(self, found: FoundField) -> NDArray[np.uint8] | None:
-        """Write the pictures of a field; return the overlay, None where the field cannot be read or has none."""
+    def __call__(self, found: FoundField) -> str | None:
+        """Write the pictures of a field; return its small overlay for the report, None where there is none."""
         if found.error is not None or not (self.overlays or (self.crops and any(cell.is_white for cell in found.cells))):
             return None
         try:
-            image = found.field.record.read()
+            record = found.field.record
+            with open_pixels(record.path, page=record.page, bits=record.bits) as pixels:
+                for cell in found.cells if self.crops else ():
+                    if cell.is_white:
+                        cell.crop = self._crop(pixels, found, cell)
+                seen = reduced(pixels) if self.overlays else None
         except ImageError:
             # it was readable before: its rows stay, without pictures
             return None
-        for cell in found.cells if self.crops else ():
-            if cell.is_white:
-                cell.crop = self._crop(image, found, cell)
-        if not self.overlays:
+        if seen is None:
             return None
-        drawn = overlay(image, found.cells, self.colours)
+        drawn = overlay(seen[0], found.cells, self.colours, scale=seen[1])
         path = self.folder / overlay_name(self.slide, found)
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(drawn).save(path, compress_level=4)
-        return drawn
+        Image.fromarray(drawn).save(path, quality=OVERLAY_QUALITY, subsampling=0)
+        return thumbnail(drawn, SHOWN_PX)
 
-    def _crop(self, image: NDArray[np.uint8], found: FoundField, cell: FoundCell) -> str:
+    def _crop(self, pixels: Pixels, found: FoundField, cell: FoundCell) -> str:
         place = NOT_COUNTED if cell.reason else self.types[cell.type]
         name = f"{CROPS}/{place}/{self.slide.file}_{found.field.file}_{cell.number + 1}.png"
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(window_around(image, cell.corners, CROP_AROUND)).save(path)
+        Image.fromarray(cut_out(pixels, cell.corners, CROP_AROUND)).save(path, compress_level=1)
         return name
 
 
 def overlay_name(slide: Slide, found: FoundField) -> str:
     """The name of a field's overlay in the folder of the count."""
-    return f"{OVERLAYS}/{slide.file}/{found.field.file}.png"
+    return f"{OVERLAYS}/{slide.file}/{found.field.file}.jpg"
 
 
-def overlay(image: NDArray[np.uint8], cells: Sequence[FoundCell], colours: Mapping[str, Colour]) -> NDArray[np.uint8]:
+def reduced(pixels: Pixels) -> tuple[NDArray[np.uint8], float]:
+    """A field (H, W, 3), or a smaller copy with a longer side of `MOST_OVERLAY_PX` at most, and its scale.
+
+    It is read in parts, so that a scan never lies in memory as a whole.
+    """
+    height, width = pixels.size
+    if isinstance(pixels, ArrayPixels) and max(pixels.size) <= MOST_OVERLAY_PX:
+        return pixels.image, 1.0
+    by = -(-max(pixels.size) // MOST_OVERLAY_PX)
+    side = by * (PART_PX // by)
+    small = np.empty((-(-height // by), -(-width // by), 3), np.uint8)
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            part = pixels.read((left, top, min(left + side, width), min(top + side, height)))
+            made = np.asarray(Image.fromarray(np.ascontiguousarray(part)).reduce(by))
+            small[top // by : top // by + made.shape[0], left // by : left // by + made.shape[1]] = made
+    return small, 1 / by
+
+
+def overlay(
+    image: NDArray[np.uint8], cells: Sequence[FoundCell], colours: Mapping[str, Colour], *, scale: float = 1.0
+) -> NDArray[np.uint8]:
     """The field (H, W, 3) with a box around each cell, the type of each white cell, and a legend below it.
 
-    White cells that are not counted have a broken gray box and the reason. A small field is scaled up, so that its labels
-    can be read.
+    `scale`: pixels of `image` for a pixel of the field. White cells that are not counted have a broken gray box and the
+    reason. A small field is scaled up, so that its labels can be read.
     """
-    scale = max(1.0, LEAST_WIDTH_PX / image.shape[1])
-    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-    field = Image.fromarray(image) if scale == 1 else Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
-    unit = max(1.0, max(size) / 1000)
+    larger = max(1.0, LEAST_WIDTH_PX / image.shape[1])
+    scale = scale * larger
+    size = (round(image.shape[1] * larger), round(image.shape[0] * larger))
+    field = Image.fromarray(image) if larger == 1 else Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    unit = _unit(size, cells, scale)
     font = _font(round(13 * unit))
     legend = _legend(cells, colours, size[0], font, unit)
     picture = Image.new("RGB", (size[0], size[1] + legend.height), PAPER)
@@ -121,8 +156,11 @@ def overlay(image: NDArray[np.uint8], cells: Sequence[FoundCell], colours: Mappi
     return np.asarray(picture)
 
 
-LEAST_WIDTH_PX = 640
-"""Width below which a field is scaled up."""
+def _unit(size: tuple[int, int], cells: Sequence[FoundCell], scale: float) -> float:
+    """Size of lines and letters: that of a picture of 1000 pixels, smaller where many cells are small in it."""
+    fits = max(1.0, max(size) / 1000)
+    sides = [max(c.corners[2] - c.corners[0], c.corners[3] - c.corners[1]) * scale for c in cells if c.is_white]
+    return max(1.0, min(fits, float(np.median(sides)) / LEAST_CELL_PX)) if sides else fits
 
 
 @cache

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hemalens.datasets.base import SYNTHETIC_MARKER
-from hemalens.differential.rules import CountRules
+from hemalens.differential.confusion import Confusion, adjusted_slide
+from hemalens.differential.rules import CountRules, lineage
 from hemalens.differential.slides import Analyser, InFields, slide_result
-from hemalens.errors import one_line
+from hemalens.errors import InputError, one_line
 from hemalens.evaluation import formatting
 from hemalens.evaluation.results import DataCard, PictureTable, Report
 from hemalens.evaluation.results.slides import SlideResult
@@ -25,6 +26,14 @@ from hemalens.runs.counting.slides import Slide
 ELSEWHERE, IN_COPY = "counted in an overlapping field", "in a copy of a field"
 MOSTLY = 0.5
 """Share of the fields that look like single cells from which on a slide is taken for such images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How cells become a differential: the laboratory's rules, and the bundle's known confusion or None."""
+
+    rules: CountRules
+    confusion: Confusion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,7 @@ class SlideCounts:
     first_error: str | None
     contents: frozenset[str]
     n_sizes: int
+    not_adjusted: str | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -63,12 +73,14 @@ class SlideCounts:
             )
         if self.n_sizes > 1:
             found.append(f"{name}: fields of {self.n_sizes} sizes; each is searched at its own scale")
+        if self.not_adjusted is not None:
+            found.append(f"{name}: no adjusted shares; {self.not_adjusted}")
         return tuple(found)
 
 
-def counts_of(slide: Slide, fields: Sequence[FoundField], rules: CountRules, labels: Sequence[str]) -> SlideCounts:
+def counts_of(slide: Slide, fields: Sequence[FoundField], by: Rules, labels: Sequence[str]) -> SlideCounts:
     """The counts of a slide whose cells have been decided on; marks those beyond the target."""
-    cells = [cell.type for cell in counted_white(fields)]
+    rules, cells = by.rules, [cell.type for cell in counted_white(fields)]
     mark_beyond_target(fields, rules)
     readable = [found for found in fields if found.error is None]
     used = [found for found in readable if not found.copy_of]
@@ -82,6 +94,10 @@ def counts_of(slide: Slide, fields: Sequence[FoundField], rules: CountRules, lab
         classes=[label for label in labels if rules.is_white_cell(label)],
         not_counted=_reasons(fields),
     )
+    known = {code for label in labels for code in lineage(label)}
+    # a type that the bundle cannot find was not counted: 0 would say that the slide has none
+    beside = tuple(each for each in result.beside if each.count or each.code in known)
+    result, not_adjusted = _adjusted(result.model_copy(update={"beside": beside}), cells, by)
     errors = [found.error for found in fields if found.error is not None]
     return SlideCounts(
         slide=slide,
@@ -95,7 +111,18 @@ def counts_of(slide: Slide, fields: Sequence[FoundField], rules: CountRules, lab
         first_error=errors[0] if errors else None,
         contents=frozenset(found.content for found in readable),
         n_sizes=len({found.shape for found in readable}),
+        not_adjusted=not_adjusted,
     )
+
+
+def _adjusted(result: SlideResult, cells: Sequence[str], by: Rules) -> tuple[SlideResult, str | None]:
+    """The slide with shares corrected for the known confusion; without them, why not."""
+    if by.confusion is None:
+        return result, None
+    try:
+        return adjusted_slide(result, cells, by.confusion, by.rules), None
+    except InputError as error:
+        return result, str(error)
 
 
 def _is_cell(reason: str) -> bool:
