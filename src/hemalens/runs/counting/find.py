@@ -15,7 +15,7 @@ from PIL import Image
 from hemalens.datasets.near_copies import Thumbnail, thumbnail
 from hemalens.detection.border import counted, cut_by_border
 from hemalens.detection.finder import CellFinder
-from hemalens.detection.pixels import cut_out, open_pixels
+from hemalens.detection.pixels import ArrayPixels, Pixels, cut_out, open_pixels
 from hemalens.errors import ImageError
 from hemalens.imaging.boxes import AROUND_CELL, KINDS, WHITE, Boxes
 from hemalens.imaging.scans import is_scan
