@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from hemalens.detection.pixels import ArrayPixels, Pixels, cut_out
+from hemalens.detection.pixels import ArrayPixels, Pixels, cut_out, open_pixels
 from hemalens.errors import ImageError
 from hemalens.evaluation import formatting
 from hemalens.evaluation.thumbnails import thumbnail
