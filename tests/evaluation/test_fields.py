@@ -111,8 +111,8 @@ def test_what_a_classifier_calls_something_else_is_left_out(tmp_path: Path) -> N
     assert (plain.classifier, plain.n_found, plain.precision_centre.value) == ("", 4, 0.25)
     assert (behind.classifier, behind.n_found, behind.precision_centre.value) == ("net", 2, 0.5)
     assert behind.recall_centre.value == 1
-    # the window is twice the box, as far as the field reaches
-    assert predictor.shapes[0] == (40, 40, 3)
+    # the window is 2.5 times the box, as far as the field reaches
+    assert predictor.shapes[0] == (45, 45, 3)
 
 
 def test_the_worst_fields_come_first_with_two_pictures(tmp_path: Path) -> None:
