@@ -52,7 +52,7 @@ benchmarks: $(VENV)/.dev  ## speed and memory, side by side in one run
 DATA ?= ../shared/data
 RUN ?= runs/default_model
 TRAINING ?= --cell-image centred --test-fraction 0.1
-TARGETS := jtsc:$(DATA)/zheng2018 cellavision100:$(DATA)/zheng2018
+TARGETS := jtsc:$(DATA)/zheng2018 cellavision100:$(DATA)/zheng2018 raabin:$(DATA)/raabin
 SETS := acevedo20:$(DATA)/acevedo20 bccd:$(DATA)/bccd
 
 default-model: $(VENV)/.train  ## a quarter of an hour: train, shrink, test and package the default model; DATA=, RUN=, TRAINING=
