@@ -41,7 +41,7 @@ def compare(
 ) -> None:
     """Compare two counts of white cells, type by type, or correct one by reviewed cells.
 
-    A type is the same, different, or has too few cells to tell.
+    Two counts of a type are the same, different, or of too few cells.
 
     \b
     Examples:
