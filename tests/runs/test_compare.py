@@ -90,6 +90,15 @@ def test_report_and_terminal(tmp_path: Path, command: Command) -> None:
     assert command("compare", table, "--out", out, "--overwrite").code == 0
 
 
+def test_long_names_stay_whole_in_the_terminal(tmp_path: Path, command: Command) -> None:
+    one, two = _count(tmp_path / "quickstart_adapted", a=60), _count(tmp_path / "quickstart_centred", a=20)
+    lines = [" ".join(line.split()) for line in command("compare", one, two).out.splitlines()]
+    assert lines[:2] == ["A: quickstart_adapted: a (100 white cells)", "B: quickstart_centred: a (100 white cells)"]
+    assert "Cell type A, % B, % Difference p Verdict Needed" in lines
+    assert any(line.startswith("neutrophil 60.0 20.0 40.0") for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

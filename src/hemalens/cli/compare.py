@@ -14,6 +14,11 @@ from hemalens.errors import InputError
 if TYPE_CHECKING:
     from hemalens.evaluation.results import CountComparison, Report
 
+WIDTHS = (14, 11, 11, 14, 6, 8, 6)
+"""Columns of a comparison in the terminal."""
+SHARES = (1, 2)
+"""Its columns of the two counts, which have their names."""
+
 
 def compare(
     *,
@@ -34,7 +39,9 @@ def compare(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Compare two counts of white cells, type by type: the same, different, or too few cells.
+    """Compare two counts of white cells, type by type, or correct one by reviewed cells.
+
+    Two counts of a type are the same, different, or of too few cells.
 
     \b
     Examples:
@@ -98,19 +105,29 @@ def _reviewed(made: Report, talk: Talk) -> None:
 
 
 def _print(compared: CountComparison) -> None:
-    """The table of a comparison, 80 columns wide."""
+    """The table of a comparison, 80 columns wide; long names are A and B in its head, and stated in full above it."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from hemalens.evaluation.formatting import count as formatted
+    from hemalens.evaluation.formatting import visible
     from hemalens.report.count_comparisons import table
 
     made = table(compared)
-    shown = Table(title=Text(made.caption), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    titles = [column.title for column in made.columns]
+    caption = made.caption
+    if any(len(word) > WIDTHS[i] for i in SHARES for word in titles[i].split()):
+        titles[SHARES[0]], titles[SHARES[1]] = "A, %", "B, %"
+        caption = "\n".join(
+            f"{letter}: {visible(name)} ({formatted(n)} white cells)"
+            for letter, name, n in (("A", compared.first, compared.n_first), ("B", compared.second, compared.n_second))
+        )
+    shown = Table(title=Text(caption), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     shown.padding = (0, 0, 0, 0)
-    for column, width in zip(made.columns, (14, 11, 11, 14, 6, 8, 6), strict=True):
-        shown.add_column(Text(column.title), justify="right" if column.numeric else "left", width=width, overflow="fold")
+    for column, title, width in zip(made.columns, titles, WIDTHS, strict=True):
+        shown.add_column(Text(title), justify="right" if column.numeric else "left", width=width, overflow="fold")
     for row in made.rows:
         shown.add_row(*(Text("\n".join((cell.text, *cell.notes))) for cell in row))
     Console(soft_wrap=False, highlight=False).print(shown)

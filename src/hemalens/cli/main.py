@@ -65,7 +65,7 @@ for name, function, panel, line in (
     ("evaluate", evaluate.evaluate, START, "Test a bundle on labelled images and write a report."),
     ("adapt", adapt.adapt, TARGET, "Adapt a bundle with few labelled or many unlabelled cells."),
     ("suggest", suggest.suggest, TARGET, "Choose the cells to label next."),
-    ("compare", compare.compare, TOOLS, "Compare two counts of white cells."),
+    ("compare", compare.compare, TOOLS, "Compare two counts, or correct one by reviewed cells."),
     ("segment", segment.segment, TOOLS, "Segment the white cell in each image."),
     ("quantize", quantize.quantize, TOOLS, "Make a bundle smaller: int8 or fp16."),
 ):
