@@ -96,6 +96,16 @@ def _stop(folder: Path, report: Any) -> None:
     raise KeyboardInterrupt
 
 
+def test_leaving_laboratories_out_by_a_setting_is_refused(
+    tmp_path: Path, three: list[str], trainings: list[set[str]]
+) -> None:
+    config = DetectorBenchmark(sources=tuple(three), settings=("leave_out=x",))
+    with pytest.raises(InputError, match="leave_out has no effect"):
+        benchmark_detectors(config, out=tmp_path / "out")
+    assert trainings == []
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_failed_training_is_a_row(
     tmp_path: Path, trainings: list[set[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

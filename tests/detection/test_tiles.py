@@ -71,6 +71,20 @@ def test_a_centre_that_two_tiles_place_differently_counts_once(data: st.DataObje
     assert sum(len(boxes) for boxes in found) == 1
 
 
+@pytest.mark.parametrize("off", [(-13.0, -11.0), (-23.0, -11.0), (11.0, 13.0), (11.0, 23.0), (-1.0, 1.0)])
+def test_a_centre_near_the_end_of_the_seam_counts_once(off: tuple[float, float]) -> None:
+    """Two tiles see one cell on either side of where a seam ends: only one of them keeps it."""
+    edge = next(tile.core[0] for tile in tiles_of((400, 1000), 1.0) if tile.core[0])
+    places = iter([edge + off[0], edge + off[1], *[None] * 9])
+
+    def find(seen: Rectangle) -> Boxes:
+        x = next(places)
+        return Boxes() if x is None else Boxes.of([WHITE], [[x - 30, 100, x + 30, 160]])
+
+    found = list(found_in_tiles(tiles_of((400, 1000), 1.0), find, scale=1.0))
+    assert sum(len(boxes) for boxes in found) == 1
+
+
 def test_tiles_give_what_one_look_gives() -> None:
     rng = np.random.default_rng(0)
     discs = [(RED, float(x), float(y), 30.0) for x in range(40, 960, 60) for y in range(40, 660, 60) if rng.random() < 0.7]

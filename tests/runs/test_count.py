@@ -225,6 +225,25 @@ def test_single_cells_are_told(bundle: Bundle, tmp_path: Path) -> None:
     assert summary.slides[0].result.total == 3
 
 
+@pytest.mark.parametrize(("n", "n_centred", "told"), [(10, 10, True), (10, 8, True), (10, 7, False), (9, 9, False)])
+def test_large_images_of_single_cells_are_told(
+    bundle: Bundle, tmp_path: Path, n: int, n_centred: int, *, told: bool
+) -> None:
+    for i in range(n):
+        x = 285 + 6 * i if i < n_centred else 150
+        discs = [drawn.Disc("neutrophil", x - 20, 290 - 3 * i, 30), drawn.Disc("red", 40 + 45 * i, 60 + 9 * i, 11)]
+        drawn.save(drawn.draw(discs, (575, 575)).pixels, tmp_path / "in" / f"{i}.png")
+    options = CountOptions(crops=False, overlays=False)
+    summary = count(bundle, tmp_path / "in", out=tmp_path / "out", options=options)
+    assert any(f"{n_centred} of {n} field(s) look like single cells" in note for note in summary.notes) == told
+
+
+def test_the_report_holds_no_path_of_this_machine(counted: Counted) -> None:
+    settings = read_report(counted.out / "report.json").methods["count"]
+    assert settings["bundle"].split("/")[-1] == "bundle"
+    assert str(counted.out.parents[1]) not in json.dumps(settings)
+
+
 def test_what_the_bundle_cannot_separate_is_told(fields: Path, tmp_path: Path) -> None:
     small = drawn.bundle_of(tmp_path / "small")
     summary = count(small, fields / "B", out=tmp_path / "out", options=CountOptions(crops=False, overlays=False))

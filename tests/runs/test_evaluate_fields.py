@@ -97,6 +97,20 @@ def test_fields_of_the_training_are_refused_or_left_out(tmp_path: Path) -> None:
     assert evaluate_fields(fresh, spec, out=tmp_path / "new").detections[0].seen == "none"
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_seen_fields_are_stated_for_the_set_that_holds_them(tmp_path: Path) -> None:
+    specs = [drawn_detector.write_fields(tmp_path / name, 2, first=first) for name, first in (("x", 0), ("y", 5))]
+    contents = [[field.record.content_id() for field in open_fields(spec).fields] for spec in specs]
+    for name, seen, dropped in (
+        ("one", contents[0][:1], [{"seen in training": 1}, {}]),
+        ("set", contents[1], [{}, {"seen in training": 2}]),
+    ):
+        detector = drawn_detector.write_disc_detector(tmp_path / name, seen=seen).path
+        report = evaluate_fields(detector, specs, out=tmp_path / f"{name}_out", options=FieldOptions(drop_seen=True))
+        assert [card.dropped for card in report.data] == dropped
+        assert sum(d.n_fields for d in report.detections if not d.together) == 4 - len(seen)
+
+
 def test_an_unreadable_field_is_a_row_and_counted(tmp_path: Path, detector: Path) -> None:
     spec = drawn_detector.write_fields(tmp_path / "fields", 3)
     image = tmp_path / "fields/images/train/field_1.png"

@@ -73,6 +73,13 @@ def benchmark_detectors(
     if not isinstance(config, DetectorBenchmark):
         raise InputError("this is no benchmark of detectors", expected="DetectorBenchmark", got=type(config).__name__)
     out, settings = as_path(out, "out"), DetectorConfig.load(None, config.settings)
+    if settings.leave_out:
+        raise InputError(
+            f"--set leave_out has no effect in the protocol {PROTOCOL}",
+            expected="settings of the training alone",
+            got=f"leave_out={','.join(settings.leave_out)}",
+            remedy="Each laboratory is left out in turn; name fewer fields with --source.",
+        )
     given = _opened(config.sources)
     folds = leave_one_out(given, seed=config.seed)
     asked = {"settings": settings.model_dump(mode="json"), "sources": [each.fingerprint for each in given]}

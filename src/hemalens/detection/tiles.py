@@ -64,7 +64,8 @@ def found_in_tiles(tiles: Iterator[Tile], find: Callable[[Rectangle], Boxes], *,
             if _touch(core, tile.core, near):
                 own = own[~_same(own, boxes)]
         left, top, right, bottom = tile.core
-        inside = _within(own.centres, (left, top, right, bottom), -near)
+        # a later tile keeps centres up to `near` inside this core, and may place them that much off
+        inside = _within(own.centres, (left, top, right, bottom), -2 * near)
         seams.append((tile.core, own[~inside]))
         yield own
 

@@ -30,6 +30,7 @@ def cells_in_doubt(bundle: Bundle, answered: DatasetPredictions, *, n: int = N_S
     best = answered.probabilities.argmax(axis=1)
     right = np.array([labels[i] == record.label for i, record in zip(best, answered.records, strict=True)], bool)
     found, shown = np.empty(len(right), "<U8"), dict[int, tuple[str, tuple[str, ...]]]()
+    n_seen: Counter[str] = Counter()
     for i, record in enumerate(answered.records):
         image = record.unstaged().read()
         made, pictures = image, [thumbnail(image)]
@@ -38,7 +39,8 @@ def cells_in_doubt(bundle: Bundle, answered: DatasetPredictions, *, n: int = N_S
             cut = stage.make(made)
             made, outcome = cut.pixels, cut.outcome
         found[i] = FOUND[outcome]
-        if outcome != "cell" and (found[: i + 1] == found[i]).sum() <= n:
+        n_seen[found[i]] += 1
+        if outcome != "cell" and n_seen[found[i]] <= n:
             shown[i] = (outcome, (*pictures, thumbnail(made)))
     rows = [
         Picture(

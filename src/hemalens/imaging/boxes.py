@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -38,6 +38,16 @@ class Boxes:
         given = np.ones(len(kinds)) if scores is None else np.asarray(scores, float)
         return cls(np.asarray(kinds, np.int64).reshape(-1), np.asarray(corners, float).reshape(-1, 4), given.reshape(-1))
 
+    @classmethod
+    def joined(cls, parts: Iterable[Boxes]) -> Boxes:
+        """The boxes of all parts, in their order."""
+        given = [cls(), *parts]
+        return cls(
+            np.concatenate([each.kinds for each in given]),
+            np.concatenate([each.corners for each in given]),
+            np.concatenate([each.scores for each in given]),
+        )
+
     def __len__(self) -> int:
         return len(self.kinds)
 
@@ -66,11 +76,7 @@ class Boxes:
 
     def beside(self, others: Boxes) -> Boxes:
         """These boxes, then the others."""
-        return Boxes(
-            np.concatenate([self.kinds, others.kinds]),
-            np.concatenate([self.corners, others.corners]),
-            np.concatenate([self.scores, others.scores]),
-        )
+        return Boxes.joined([self, others])
 
 
 def areas(corners: Corners) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -152,17 +153,24 @@ class _Counter:
     def settings(self) -> dict[str, dict[str, Any]]:
         """The settings of the report: bundle, detector, and how cells are counted."""
         manifest = self.bundle.manifest
+        files = {"rules_file": self.options.rules_file, "confusion": self.options.confusion}
         return {
             "count": {
-                "bundle": str(self.bundle.path),
+                "bundle": _place(self.bundle.path),
                 "method": manifest.method,
                 "labels": list(manifest.labels),
-                "detector": str(self.detector.path),
+                "detector": _place(self.detector.path),
                 "least_scores": list(LEAST_SCORES),
                 **asdict(self.options),
+                **{name: None if path is None else _place(Path(path)) for name, path in files.items()},
                 "rules": self.by.rules.model_dump(mode="json"),
             }
         }
+
+
+def _place(path: Path) -> str:
+    """The last two parts of a path: a report goes to other machines, where the rest means nothing."""
+    return "/".join(Path(os.path.abspath(path)).parts[-2:])
 
 
 def counted_files(folder: Path) -> list[str] | None:

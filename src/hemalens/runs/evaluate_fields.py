@@ -114,14 +114,14 @@ def evaluate_fields(
         classifier = None if options.bundle is None else _classifier(options.bundle, say)
         given = fields_of([open_fields(spec) for spec in specs], options.domains)
         recorded = SEEN in opened.manifest.files
-        given, n_seen = _unseen(given, opened.seen, drop=options.drop_seen)
+        given, seen = _unseen(given, opened.seen, drop=options.drop_seen)
         for note in [f"{each.name}: {note}" for each in given for note in each.notes]:
             say(note)
         names = TestedDetector(
             detector=opened.manifest.method,
             source=" + ".join(entry.name for entry in opened.manifest.data if entry.role == "train") or "unknown data",
-            target=" + ".join(each.name for each in given),
-            seen="left out" if n_seen else "none" if recorded else "unknown",
+            target=" + ".join(each.name for each in given if len(each)),
+            seen="left out" if any(seen) else "none" if recorded else "unknown",
             classifier=classifier.name if classifier else "",
         )
         if not recorded:
@@ -131,7 +131,9 @@ def evaluate_fields(
             f"{names.detector} tested on {names.target}",
             "a saved detector on fields with boxes",
             Results(detections=detections_of(opened, given, names, classifier, seed=seed, say=say)),
-            data=[field_card(each, "test", {"seen in training": n_seen} if n_seen else {}) for each in given],
+            data=[
+                field_card(each, "test", {"seen in training": n} if n else {}) for each, n in zip(given, seen, strict=True)
+            ],
             methods={names.detector: opened.manifest.config},
             method_cards=[detector_card(opened)],
             seed=seed,
@@ -182,19 +184,21 @@ def fields_of(given: Sequence[FieldDataset], domains: Sequence[str] = ()) -> lis
     return chosen
 
 
-def _unseen(given: Sequence[FieldDataset], seen: Collection[str], *, drop: bool) -> tuple[list[FieldDataset], int]:
-    """The fields that are not among `seen`, and how many are; raises `SplitError` for these unless dropped."""
+def _unseen(given: Sequence[FieldDataset], seen: Collection[str], *, drop: bool) -> tuple[list[FieldDataset], list[int]]:
+    """The fields that are not among `seen`, and how many of each set are; raises `SplitError` for these unless dropped.
+
+    A set of which no field is left stays, without fields, where another has some.
+    """
     fresh = [each.subset(i for i, field in enumerate(each.fields) if _content(field) not in seen) for each in given]
-    n_seen = sum(map(len, given)) - sum(map(len, fresh))
-    if n_seen and not drop:
+    n_seen = [len(each) - len(rest) for each, rest in zip(given, fresh, strict=True)]
+    if any(n_seen) and not drop:
         name = next(f.record.file_name for each in given for f in each.fields if _content(f) in seen)
         raise SplitError(
-            f"the detector was trained on {n_seen} of these fields, first: {one_line(name)}",
+            f"the detector was trained on {sum(n_seen)} of these fields, first: {one_line(name)}",
             expected="fields that it has not seen",
             remedy="Use other fields; --drop-seen leaves these out.",
         )
-    fresh = [each for each in fresh if len(each)]
-    if not fresh:
+    if not any(map(len, fresh)):
         raise DatasetError(
             "no field is left to test",
             expected="fields that the detector has not seen",

@@ -30,6 +30,14 @@ def test_a_folder_is_a_slide_and_each_folder_below_it_is_one(tmp_path: Path) -> 
     assert [slide.file for slide in slides] == ["a_deep", "b", "run"]
 
 
+def test_a_folder_of_the_same_name_in_a_folder_is_another_slide(tmp_path: Path) -> None:
+    for name in ("f.png", "run/f.png"):
+        drawn.save(FIELD, tmp_path / "run" / name)
+    slides = open_slides(tmp_path / "run", CountOptions(), say=pytest.fail)
+    assert _names(slides) == {"./run": ["f.png"], "run": ["f.png"]}
+    assert len({slide.file for slide in slides}) == 2
+
+
 def test_an_image_and_each_page_of_a_tiff_is_a_field(tmp_path: Path) -> None:
     pages = [Image.fromarray(FIELD + np.uint8(i)) for i in range(3)]
     pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])

@@ -43,7 +43,7 @@ class Field:
 
 @dataclass(frozen=True)
 class FieldDataset:
-    """Fields with boxes under one name, licence and citation; `domain` is the laboratory of those that name none.
+    """Fields with boxes under one name, licence and citation.
 
     `dropped` counts the boxes that were left out by reason, such as one without area.
     """

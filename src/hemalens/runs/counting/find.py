@@ -32,7 +32,8 @@ MOST_CONTRAST = 24
 """Gray levels at which the contrast of that copy is cut."""
 SINGLE_PX, SINGLE_CELLS, SINGLE_SHARE = 400, 12, 0.3
 """A field so small, with so few cells, one of them a white cell of this share of it, looks like a single-cell image."""
-
+MIDDLE = 0.2
+"""Share of a field's sides, about its middle, in which the centre of the cell of a single-cell image lies."""
 
 NO_LEUKOCYTE = "no leukocyte"
 """Begins the reason why a proposed white cell is none."""
@@ -103,6 +104,16 @@ class FoundField:
         sides = [max(c.corners[2] - c.corners[0], c.corners[3] - c.corners[1]) for c in self.cells if c.is_white]
         return max(sides, default=0.0) >= SINGLE_SHARE * min(self.shape)
 
+    @property
+    def one_in_the_middle(self) -> bool:
+        """Whether it shows exactly one white cell, in its middle; so does one field in 25 of a smear by chance."""
+        white = [cell.corners for cell in self.cells if cell.is_white and not cell.reason.startswith(NO_LEUKOCYTE)]
+        if len(white) != 1:
+            return False
+        (left, top, right, bottom), (height, width) = white[0], self.shape
+        off = max(abs((left + right) / width - 1), abs((top + bottom) / height - 1))
+        return off <= MIDDLE
+
 
 class FieldWorker:
     """Reads a field, finds its cells and classifies the white ones; may be used by many threads.
@@ -140,10 +151,7 @@ class FieldWorker:
         return found
 
     def _cells(self, pixels: Pixels) -> list[FoundCell]:
-        boxes = Boxes()
-        for part in self.finder.by_tile(pixels, scale=self.scales.get(pixels.size)):
-            boxes = boxes.beside(part)
-        boxes = _in_order(boxes)
+        boxes = _in_order(Boxes.joined(self.finder.by_tile(pixels, scale=self.scales.get(pixels.size))))
         cut, counts = cut_by_border(boxes, pixels.size), counted(boxes, pixels.size)
         return [
             FoundCell(

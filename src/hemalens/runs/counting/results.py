@@ -26,6 +26,8 @@ from hemalens.runs.counting.slides import Slide
 ELSEWHERE, IN_COPY = "counted in an overlapping field", "in a copy of a field"
 MOSTLY = 0.5
 """Share of the fields that look like single cells from which on a slide is taken for such images."""
+MANY_FIELDS, MOSTLY_CENTRED = 10, 0.8
+"""Of so many fields, the share with one white cell, in the middle, from which on they are single cells of any size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def counts_of(slide: Slide, fields: Sequence[FoundField], by: Rules, labels: Seq
         n_copies=len(readable) - len(used),
         n_overlapping=sum(bool(found.overlaps) for found in used),
         n_unreadable=len(errors),
-        n_single_cells=sum(found.single_cell for found in used),
+        n_single_cells=_n_single(used),
         first_error=errors[0] if errors else None,
         contents=frozenset(found.content for found in readable),
         n_sizes=len({found.shape for found in readable}),
@@ -123,6 +125,12 @@ def _adjusted(result: SlideResult, cells: Sequence[str], by: Rules) -> tuple[Sli
         return adjusted_slide(result, cells, by.confusion, by.rules), None
     except InputError as error:
         return result, str(error)
+
+
+def _n_single(used: Sequence[FoundField]) -> int:
+    """Fields that look like single-cell images: each by itself, or many of them by their one cell in the middle."""
+    alone, centred = sum(found.single_cell for found in used), sum(found.one_in_the_middle for found in used)
+    return max(alone, centred) if len(used) >= MANY_FIELDS and centred >= MOSTLY_CENTRED * len(used) else alone
 
 
 def _is_cell(reason: str) -> bool:

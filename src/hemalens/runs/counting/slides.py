@@ -142,10 +142,13 @@ def _from_images(source: Path, say: Say) -> _Found:
     if not file.is_dir():
         fields = [(file.stem, named(Path(file.name), record.page), record) for record in listing.records]
         return _Found(fields, {}, {})
+    places = [Path(os.path.relpath(record.path, file)) for record in listing.records]
+    below = {place.parent.as_posix() for place in places}
     own = Path(os.path.abspath(file)).name or "slide"
+    # a folder in it may have its name
+    own = f"./{own}" if own in below else own
     fields = []
-    for record in listing.records:
-        place = Path(os.path.relpath(record.path, file))
+    for place, record in zip(places, listing.records, strict=True):
         slide = own if place.parent == Path(".") else place.parent.as_posix()
         fields.append((slide, named(Path(place.name), record.page), record))
     return _Found(fields, {}, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -138,7 +139,8 @@ def fit_boxes(
     set_batch_norm_momentum(network)
     sheets, nuclei = read_sheets(fields, run_dir / "scratch" / "fields.npy")
     domains = [field.record.domain for field in fields]
-    weights = np.array([1 / domains.count(domain) for domain in domains])
+    n_fields = Counter(domains)
+    weights = np.array([1 / n_fields[domain] for domain in domains])
     sampler = EpochSampler(len(sheets), seed=how.seed, weights=weights / weights.sum(), n_draws=how.windows_per_epoch)
     loader = DataLoader(WindowDataset(sheets, how), batch_size=how.batch_size, sampler=sampler, drop_last=True)
     module = DetectorModule(network.to(memory_format=torch.channels_last), preprocessing, how)  # type: ignore[call-overload]
