@@ -184,7 +184,7 @@ def _platelets(result: SlideResult) -> str:
     if result.platelets_by_ratio is not None:
         parts.append(f"{result.platelets_by_ratio:.0f} x 10^3/uL by the ratio to red cells")
     if result.platelets_by_field is not None and result.n_platelets:
-        parts.append(f"{result.platelets_by_field:.0f} by the mean of a field")
+        parts.append(f"{result.platelets_by_field:.0f} x 10^3/uL by the mean of a field")
     return f": {', '.join(parts)}" if parts else ""
 
 
