@@ -124,7 +124,7 @@ def test_another_cell_is_told_where_it_is_whole_or_its_centre_seen() -> None:
 @pytest.mark.realdata
 @pytest.mark.parametrize("folder", ["Dataset 1", pytest.param("Dataset 2", marks=pytest.mark.slow)])
 def test_the_package_s_detector_finds_nuclei_in_every_stain(real_data: Path, folder: str) -> None:
-    """Nine cells: most have the right extent in any condition, three in four over all; benchmarks/finding.py has them all."""
+    """Nine cells: most have the right extent in any condition, three in four in all. benchmarks/finding.py has more."""
     finder = open_detector(FOLDER).finder
     cells = []
     files = sorted((real_data / "zheng2018" / folder).glob("*.bmp"))
