@@ -151,7 +151,7 @@ EDITED = (
         _set(before_graph=[{"kind": "centred_crop", "config": {"extent": 2.0, "size_px": None}}]),
         ("is older than this program", "a detector in the bundle", "Train or adapt it again"),
     ),
-    _case("stages that were not there", _set(before_graph=CENTRED), (MISFIT, "before_graph: []", "centred_crop")),
+    _case("stages that were not there", _set(before_graph=CENTRED), (MISFIT, "before_graph: []", "detector.onnx")),
     _case("subtypes that were not there", _set(fine=FINE), (MISFIT, "fine: []", "got neutrophil")),
     _case("an embedding of another size", _set(embedding_size=5), (MISFIT, "embedding_size: 3", "got 5")),
     _case("embedding parts", _set(embedding_parts=[2, 1]), (MISFIT, "embedding_parts: []", "got [2, 1]")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -255,8 +256,8 @@ def test_train_a_segmenter_and_cut_cells_out_with_it(
     shutil.rmtree(tmp_path / "s")
     ended = command("predict", tmp_path / "run" / "bundle", few / "images", "--out", tmp_path / "a.csv", "--quiet")
     assert ended.code == 0
-    counted = next(line for line in ended.out.splitlines() if line.startswith("cells found: "))
-    assert "of 12" in counted
+    counted = next(line for line in ended.out.splitlines() if line.startswith("cells: "))
+    assert sum(int(n) for n in re.findall(r"\d+", counted.partition("(")[0])) == 12
 
 
 @pytest.mark.parametrize(
@@ -317,6 +318,7 @@ def test_the_public_names_are_these() -> None:
         "Bundle",
         "CellDataset",
         "CellImageConfig",
+        "CountOptions",
         "EvaluateOptions",
         "HemalensError",
         "Prediction",
@@ -328,6 +330,7 @@ def test_the_public_names_are_these() -> None:
         "__version__",
         "adapt",
         "benchmark",
+        "count",
         "default_model_path",
         "evaluate",
         "open_bundle",

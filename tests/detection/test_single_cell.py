@@ -124,14 +124,17 @@ def test_another_cell_is_told_where_it_is_whole_or_its_centre_seen() -> None:
 @pytest.mark.realdata
 @pytest.mark.parametrize("folder", ["Dataset 1", pytest.param("Dataset 2", marks=pytest.mark.slow)])
 def test_the_package_s_detector_finds_nuclei_in_every_stain(real_data: Path, folder: str) -> None:
-    """A modest bar on eight cells; benchmarks/finding.py measures them all."""
+    """Nine cells: most have the right extent in any condition, three in four in all. benchmarks/finding.py has more."""
     finder = open_detector(FOLDER).finder
     cells = []
     files = sorted((real_data / "zheng2018" / folder).glob("*.bmp"))
     for file in files[:: len(files) // 8]:
         mask = np.asarray(Image.open(file.with_suffix(".png")).convert("L"))
         cells.append((read_image(file), np.digitize(mask, (64, 192)).astype(np.uint8)))
+    right = []
     for name, condition in CONDITIONS.items():
         found = [finder.nucleus_of(recoloured(image, masks, condition)).spread for image, masks in cells]
         got = findings(found, [masks == 2 for _, masks in cells])
-        assert (got.found, got.centre_inside > 0.85, got.extent_right > 0.6) == (1.0, True, True), (name, got)
+        assert (got.found, got.centre_inside > 0.85, got.extent_right > 0.5) == (1.0, True, True), (name, got)
+        right.append(got.extent_right)
+    assert np.mean(right) > 0.75

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from hemalens.config import StrictConfig
+from hemalens.config import Seed, StrictConfig
 from hemalens.datasets.fields.base import Field
 from hemalens.detection.maps import STRIDE
 from hemalens.errors import ParityError
@@ -63,7 +63,7 @@ class DetectorTraining(StrictConfig):
     laboratory: LaboratoryConfig
     mild: LaboratoryConfig
     strong_share: float
-    seed: int
+    seed: Seed
 
 
 class WindowDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
