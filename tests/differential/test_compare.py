@@ -123,3 +123,8 @@ def test_cells_to_tell_reach_the_power() -> None:
     power = norm.cdf(0.1 / np.sqrt(2 * 0.25 / n) - norm.ppf(0.975))
     assert power == pytest.approx(0.8, abs=0.01)
     assert cells_to_tell(0.5, 0.1, n_tests=6) > n
+
+
+def test_a_count_beyond_a_million_is_refused() -> None:
+    with pytest.raises(InputError, match="the count 'b' is too large"):
+        compare_counts({"neutrophil": 60}, {"neutrophil": 600_000_000_000}, CountRules(), names=("a", "b"))

@@ -25,6 +25,8 @@ RARE_TOLERANCE = 0.02
 """The smallest difference in shares that matters, also in a rare type."""
 DRAWS = 9_999
 POWER = 0.8
+MOST_CELLS = 1_000_000
+"""White cells of a count at most: more are in another unit, and take long to test."""
 Z = 1.959963984540054
 
 
@@ -36,13 +38,16 @@ def compare_counts(
 
     "differs" where the corrected p is below 0.05; "the same" where the limits of the difference lie within the difference
     that matters; "too few to tell" otherwise. The difference that matters is the tolerance of the rules; in a type rarer
-    than this it is the share itself, at least 2 points. Raises `InputError` for a count without a white cell.
+    than this it is the share itself, at least 2 points. Raises `InputError` for a count without a white cell, or one
+    above a million.
     """
     check_seed(seed)
     totals = sum(first.values()), sum(second.values())
     for name, total in zip(names, totals, strict=True):
         if not total:
             raise InputError(f"the count {name!r} has no white cell", expected="at least one white cell in each count")
+        if total > MOST_CELLS:
+            raise InputError(f"the count {name!r} is too large", expected=f"at most {MOST_CELLS:,} cells", got=f"{total:,}")
     codes = [code for code in dict.fromkeys([*first, *second]) if first.get(code, 0) or second.get(code, 0)]
     pairs = [(first.get(code, 0), second.get(code, 0)) for code in codes]
     alone = [_fisher(a, totals[0], b, totals[1]) for a, b in pairs]
