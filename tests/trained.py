@@ -336,9 +336,9 @@ def finder(*, limit: float = 120.0, sharpness: float = 0.2) -> CellFinder:
     return CellFinder(make_model(nodes, [image], outputs, weights).SerializeToString())
 
 
-def stand_in_detector(monkeypatch: pytest.MonkeyPatch) -> CellFinder:
-    """The detector without training in place of the package's, while a bundle is trained."""
-    made = finder()
+def stand_in_detector(monkeypatch: pytest.MonkeyPatch, *, limit: float = 120.0) -> CellFinder:
+    """The detector without training in place of the package's, while a bundle is trained; `limit` as in `finder`."""
+    made = finder(limit=limit)
     stand_in = SimpleNamespace(finder=made, check_test=lambda: None)
     monkeypatch.setattr("hemalens.bundle.segmenter.default_detector", lambda: stand_in)
     return made
