@@ -17,6 +17,8 @@ from hemalens.taxonomy import (
     cell_type_of,
     cell_types,
     find_cell_type,
+    is_mature,
+    is_urgent,
     label_map,
     label_map_names,
     unclear_labels,
@@ -139,7 +141,9 @@ def test_label_map_is_total_and_each_type_stands_once(name: str) -> None:
 
 
 def test_the_named_maps_are_those_of_the_design() -> None:
-    assert label_map_names() == ("five_class", "eight_class", "thirteen_class", "fab_eight", "blast_or_not", "as_labelled")
+    assert label_map_names() == (
+        *("five_class", "eight_class", "smear", "thirteen_class", "fab_eight", "blast_or_not", "as_labelled"),
+    )
 
 
 @pytest.mark.parametrize("labels", [MATEK19, ACEVEDO20], ids=["matek19", "acevedo20"])
@@ -186,6 +190,62 @@ def test_eight_classes_are_the_folders_of_acevedo() -> None:
     assert {label: chosen[code] for label, (code, _) in ACEVEDO20.items()} == folders
     assert set(chosen.classes) == set(folders.values())
     assert len(chosen.classes) == 8
+
+
+SMEAR = (
+    *("neutrophil", "eosinophil", "basophil", "lymphocyte", "monocyte"),
+    *("immature_granulocyte", "erythroblast", "blast", "platelet", "artefact"),
+)
+
+
+def test_the_smear_s_classes_cover_the_source_labels_of_three_sets() -> None:
+    chosen = label_map("smear")
+    assert chosen.classes == SMEAR
+    folders = {label: chosen[code] for label, (code, _) in ACEVEDO20.items()}
+    assert folders == {label: label_map("eight_class")[code] for label, (code, _) in ACEVEDO20.items()}
+    found = " ".join(f"{label}={chosen[code]}" for label, (code, _) in MATEK19.items())
+    assert found == (
+        "BAS=basophil EOS=eosinophil EBO=erythroblast MYO=blast PMO=immature_granulocyte MYB=immature_granulocyte "
+        "MMZ=immature_granulocyte NGB=neutrophil NGS=neutrophil MON=monocyte MOB=blast LYT=lymphocyte LYA=lymphocyte "
+        "KSC=artefact PMB=immature_granulocyte"
+    )
+    for code, target in {"erythrocyte": "artefact", "giant_platelet": "platelet", "platelet_clump": "artefact"}.items():
+        assert chosen[code] == target
+    assert {code for code, target in chosen.assignments.items() if isinstance(target, Excluded)} == {
+        *("hairy_cell", "plasma_cell", "leukocyte", "other_cell"),
+    }
+
+
+def test_of_the_smear_s_classes_five_are_mature_and_three_urgent() -> None:
+    assert tuple(map(is_mature, SMEAR)) == (True,) * 5 + (False,) * 5
+    assert tuple(map(is_urgent, SMEAR)) == (False,) * 5 + (True,) * 3 + (False,) * 2
+
+
+@pytest.mark.parametrize(
+    ("label", "mature", "urgent"),
+    [
+        ("BandNeutrophil", True, False),
+        ("variant lymphocytes", True, False),
+        ("Metamyelocyte", False, True),
+        ("proerythroblast", False, True),
+        ("promonocyte", False, True),
+        ("leukocyte", False, False),
+        ("smudge_cell", False, False),
+        ("not_blast", False, False),
+        ("Tuesday", False, False),
+        ("", False, False),
+    ],
+)
+def test_a_type_is_as_mature_and_as_urgent_as_its_parent(label: str, mature: bool, urgent: bool) -> None:
+    assert (is_mature(label), is_urgent(label)) == (mature, urgent)
+
+
+def test_every_type_of_an_urgent_class_is_urgent_and_no_type_is_both() -> None:
+    chosen = label_map("smear")
+    for code in cell_types():
+        assert not (is_mature(code) and is_urgent(code))
+        if not isinstance(chosen[code], Excluded):
+            assert (is_mature(code), is_urgent(code)) == (is_mature(str(chosen[code])), is_urgent(str(chosen[code])))
 
 
 def test_fab_eight_keeps_every_matek_image_and_puts_the_rest_under_other() -> None:

@@ -27,6 +27,8 @@ __all__ = [
     "cell_type_of",
     "cell_types",
     "find_cell_type",
+    "is_mature",
+    "is_urgent",
     "label_hint",
     "label_map",
     "label_map_names",
@@ -47,7 +49,9 @@ SHORTEST_STEM = 7
 class CellType:
     """A cell type: its code, ICSH name, parent's code, LOINC code of its count, and other spellings.
 
-    `scarce` types are at most two in a hundred leukocytes of nearly all blood.
+    `scarce` types are at most two in a hundred leukocytes of nearly all blood. `mature` are the five types of the
+    differential count of healthy blood, `urgent` blasts and immature cells; the types below one are so too: see `is_mature`
+    and `is_urgent`.
     """
 
     code: str
@@ -56,6 +60,8 @@ class CellType:
     loinc: str | None = None
     aliases: tuple[str, ...] = ()
     scarce: bool = False
+    mature: bool = False
+    urgent: bool = False
 
     def lineage(self) -> tuple[str, ...]:
         """The codes from this type up to its root."""
@@ -110,6 +116,21 @@ def cell_types() -> Mapping[str, CellType]:
         if cell_type.parent is not None and cell_type.parent not in types:
             raise LabelError(f"cell type {cell_type.code!r} has the unknown parent {cell_type.parent!r}")
     return MappingProxyType(types)
+
+
+def is_mature(label: str) -> bool:
+    """Whether a class is one of the five mature types, or a type below one; False for a word that names no cell type."""
+    return any(cell_type.mature for cell_type in _lineage_of(label))
+
+
+def is_urgent(label: str) -> bool:
+    """Whether a class is a blast or immature cell, or a type below one; False for a word that names no cell type."""
+    return any(cell_type.urgent for cell_type in _lineage_of(label))
+
+
+def _lineage_of(label: str) -> list[CellType]:
+    code = cell_type_of(label)
+    return [] if code is None else [cell_types()[parent] for parent in cell_types()[code].lineage()]
 
 
 @cache
