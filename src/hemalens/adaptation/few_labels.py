@@ -26,6 +26,7 @@ from hemalens.bundle.export import check_parity
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.classifiers.few_shot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
 from hemalens.datasets import READERS, CellDataset, Record
+from hemalens.datasets.leaks import traces
 from hemalens.datasets.parts import given_part, without
 from hemalens.datasets.splits import units
 from hemalens.errors import ConfigError, LabelError, SplitError, one_line
@@ -79,7 +80,7 @@ def adapt_few_labels(
     reference_statistics = _reference(None if options.beside else base, support, embeddings, learned)
     files = {} if reference_statistics is None else {REFERENCE_FILE: reference_bytes(reference_statistics)}
     manifest = _manifest(embedders, support, config, learned, parity)
-    return base.derive(run.out, manifest, content, others=embedders.bundles, seen=support.contents, files=files)
+    return base.derive(run.out, manifest, content, others=embedders.bundles, seen=traces(support), files=files)
 
 
 def few_shot_config(options: AdaptOptions) -> FewShotConfig:

@@ -20,6 +20,7 @@ from hemalens.bundle.bundle import MODEL, Bundle, Manifest, open_bundle
 from hemalens.bundle.export import Reference, check_parity
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.datasets import CellDataset, Record
+from hemalens.datasets.leaks import traces
 from hemalens.datasets.splits import k_fold, seeded, units
 from hemalens.errors import require_extra
 from hemalens.files import scratch_folder
@@ -127,7 +128,7 @@ def _fine_tune(
         # the embedding has moved: reference statistics hold predictions only
         probabilities = np.exp(log_softmax(logits[scored] / temperature))
         files[REFERENCE_FILE] = reference_bytes(ReferenceStatistics(probabilities, support.targets[scored]))
-    return base.derive(run.out, manifest, content, others=_others(classifier), seen=support.contents, files=files)
+    return base.derive(run.out, manifest, content, others=_others(classifier), seen=traces(support), files=files)
 
 
 def _others(classifier: EnsembleClassifier | None) -> list[Bundle]:

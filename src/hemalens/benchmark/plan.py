@@ -13,7 +13,7 @@ from hemalens.benchmark.protocols.data import BenchmarkData
 from hemalens.benchmark.trials import Trial, plan_trials
 from hemalens.bundle.segmenter import cell_image_stages
 from hemalens.datasets import CellDataset
-from hemalens.datasets.leaks import refuse_leaks
+from hemalens.datasets.leaks import refuse_leaks, traces
 from hemalens.datasets.splits import Unreadable
 from hemalens.errors import InputError
 from hemalens.evaluation.results import DataCard
@@ -126,4 +126,4 @@ def _refuse_tested(tasks: Sequence[Task], labelled: CellDataset) -> None:
     """Raise `SplitError` when a test holds an image of an auxiliary set whose labels are used in training."""
     for task in tasks:
         for tested in (task.source.dataset, *task.tested):
-            refuse_leaks(set(labelled.contents), tested)
+            refuse_leaks(traces(labelled), tested)

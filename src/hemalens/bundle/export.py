@@ -21,6 +21,7 @@ from hemalens.bundle.stages import Stage
 from hemalens.cache import FeatureCache
 from hemalens.config import StrictConfig
 from hemalens.datasets.base import CellDataset, Record
+from hemalens.datasets.leaks import traces
 from hemalens.errors import ImageError, ParityError
 from hemalens.files import default_cache_dir
 from hemalens.graphs import build as graphs
@@ -107,7 +108,7 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
         versions=library_versions(),
     )
     learned = [trained.train, *([trained.validation] if trained.validation else []), *trained.pretraining]
-    seen = trained.inherited.union(*(dataset.contents for dataset in learned))
+    seen = trained.inherited.union(*(traces(dataset) for dataset in learned))
     files = {MODEL: content, SEEN: seen_images(seen), **(extra_files or {})}
     if trained.auxiliary:
         files[SEEN_UNLABELLED] = seen_images(content for dataset in trained.auxiliary for content in dataset.contents)

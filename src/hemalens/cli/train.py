@@ -63,6 +63,10 @@ ValidationFraction = Annotated[
     float,
     typer.Option(min=0.01, max=0.9, metavar="X", help="Part of the others, for validation.", rich_help_panel=ADVANCED),
 ]
+LeaveOut = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Laboratory not to learn from; repeatable.", rich_help_panel=ADVANCED),
+]
 
 
 def quickstart(
@@ -105,6 +109,7 @@ def train(
     validation_fraction: ValidationFraction = 0.15,
     auxiliary: Auxiliary = None,
     min_per_class: MinPerClass = 1,
+    leave_out: LeaveOut = None,
     follow_links: FollowLinks = False,
     drop_unreadable: DropUnreadable = False,
     strict: Strict = False,
@@ -134,6 +139,7 @@ def train(
         config_file=config,
         drop_unreadable=drop_unreadable,
         strict=strict,
+        leave_out=tuple(leave_out or ()),
     )
     chosen = [*(settings or []), *([f"weights={weights}"] if weights else [])]
     made, run = _run_of(method)

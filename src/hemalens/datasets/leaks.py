@@ -1,22 +1,48 @@
-"""Leaks from training to test data."""
+"""Leaks from training to test data: the same image, or an image and what is cut out of it."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
 
-from hemalens.datasets.base import CellDataset
+import numpy as np
+from numpy.typing import NDArray
+
+from hemalens.datasets.base import CellDataset, whole_content
 from hemalens.errors import SplitError
+from hemalens.files import sha256_text
 
 
-def refuse_leaks(train_contents: Collection[str], target: CellDataset) -> None:
-    """Raise `SplitError` when the model was trained on an image of `target`.
+def _cut_from(content: str) -> str:
+    """The trace of a whole image of which a part was trained on."""
+    return sha256_text("a part of", content)
 
-    `train_contents` are the content digests of the training images.
+
+def traces(dataset: CellDataset) -> frozenset[str]:
+    """Digests by which the images of a training set are known again: of each image, and of each that a box is part of."""
+    cut = [_cut_from(whole_content(record)) for record in dataset.records if record.box is not None]
+    return frozenset([*dataset.contents, *cut])
+
+
+def seen_among(dataset: CellDataset, seen: Collection[str]) -> NDArray[np.bool_]:
+    """Which images of a dataset (n,) were trained on, by the `traces` of the training images.
+
+    These are the same images, parts of an image that was trained on, and whole images of which a part was trained on.
+    Other parts of the same image do not count: their group keeps them together within a split.
     """
-    shared = [r for content, r in zip(target.contents, target.records, strict=True) if content in train_contents]
-    if shared:
-        first = "/".join(Path(shared[0].name).parts[-2:])
+    related = (
+        _cut_from(content) if record.box is None else whole_content(record)
+        for content, record in zip(dataset.contents, dataset.records, strict=True)
+    )
+    pairs = zip(dataset.contents, related, strict=True)
+    return np.array([content in seen or other in seen for content, other in pairs], bool)
+
+
+def refuse_leaks(seen: Collection[str], target: CellDataset) -> None:
+    """Raise `SplitError` when the model was trained on an image of `target`; `seen` are the `traces` of its images."""
+    shared = np.flatnonzero(seen_among(target, seen))
+    if len(shared):
+        first = "/".join(Path(target.records[shared[0]].name).parts[-2:])
         raise SplitError(
             f"{len(shared)} image(s) of {target.name} were trained on, first: {first!r}",
             expected="test images the model has not seen",

@@ -53,7 +53,8 @@ def open_dataset(
         root = Path(path).expanduser()
     except RuntimeError as error:
         raise DatasetError(f"cannot find the folder {one_line(path)}", got=str(error)) from error
-    listing = prepared(reader.read(root), root)
+    # in cut_outs:yolo:PATH the folder follows the second name
+    listing = prepared(reader.read(root), spec_path(path) if path.partition(":")[0] in FIELD_READERS else root)
     left_out = {"": NO_LABEL} if reader.own_labels else {}
     if reader.own_labels and chosen is not None:
         left_out |= _unknown_labels(listing.records, root, keep, strict=strict)
@@ -66,8 +67,8 @@ def open_dataset(
         records=records,
         classes=tuple(c for c in order if c in present),
         label_map=labels,
-        licence=reader.licence,
-        citation=reader.citation,
+        licence=listing.licence or reader.licence,
+        citation=listing.citation or reader.citation,
         synthetic=reader.synthetic or listing.synthetic,
         notes=tuple(listing.notes),
     )
@@ -94,7 +95,8 @@ def spec_path(spec: PathLike) -> Path:
     name, separator, path = text.partition(":")
     # of os.path, which raises neither for a name too long nor for the home of an unknown user
     if separator and (name in READERS or name in FIELD_READERS) and not os.path.exists(text):
-        return table_file(Path(os.path.expanduser(path)))[0]
+        inner = path.partition(":")[0]
+        return spec_path(path) if inner in FIELD_READERS else table_file(Path(os.path.expanduser(path)))[0]
     return Path(os.path.expanduser(text))
 
 

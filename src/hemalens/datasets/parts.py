@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from hemalens.datasets.base import CellDataset, Record
+from hemalens.datasets.leaks import seen_among, traces
 from hemalens.datasets.splits import hold_out
 
 PARTS = ("train", "validation", "test")
@@ -56,13 +57,20 @@ def n_drawn(dataset: CellDataset, part: str) -> int:
 def hold_out_part(
     dataset: CellDataset, part: str, fraction: float, rng: np.random.Generator
 ) -> tuple[CellDataset, CellDataset]:
-    """(rest, held-out part): the given `part`; from sets without one, `fraction` is drawn as by `hold_out`."""
+    """(rest, held-out part): the given `part`; from sets without one, `fraction` is drawn as by `hold_out`.
+
+    An image that is part of one in a given set, or of which that is a part, lies on the side of that one.
+    """
     given = given_part(dataset, part)
     if not given:
         return hold_out(dataset, fraction, rng)
     having = {dataset.records[i].source for i in given}
     others = [i for i, record in enumerate(dataset.records) if record.source not in having]
-    held_out = set(given)
+    held_out, kept = set(given), [i for i, r in enumerate(dataset.records) if r.source in having and i not in given]
+    beside = dataset.subset(others)
+    with_held, with_kept = (seen_among(beside, traces(dataset.subset(sorted(side)))) for side in (held_out, kept))
+    held_out |= {i for i, is_held in zip(others, with_held & ~with_kept, strict=True) if is_held}
+    others = [i for i, is_bound in zip(others, with_held | with_kept, strict=True) if not is_bound]
     if others:
         rest = dataset.subset(others)
         _, held = hold_out(rest.only_classes([c for c, n in rest.class_counts.items() if n]), fraction, rng)

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hemalens.datasets.base import CellDataset, Record
+from hemalens.datasets.base import CellDataset, Record, whole_content
 from hemalens.errors import DatasetError, ImageError, SplitError, one_line
 from hemalens.imaging.reading import image_size
 
@@ -120,7 +120,10 @@ def _size(record: Record) -> tuple[int, int]:
 
 
 def units(dataset: CellDataset) -> NDArray[np.int64]:
-    """Unit of each record, (n,): records that share a group or their content share a unit."""
+    """Unit of each record, (n,): records that share a group or their content share a unit.
+
+    An image that is here as a whole shares one with all that is cut out of it.
+    """
     parent = list(range(len(dataset)))
 
     def root(i: int) -> int:
@@ -130,8 +133,11 @@ def units(dataset: CellDataset) -> NDArray[np.int64]:
         return i
 
     first: dict[tuple[str, ...], int] = {}
+    whole = {content for content, record in zip(dataset.contents, dataset.records, strict=True) if record.box is None}
     for i, (content, record) in enumerate(zip(dataset.contents, dataset.records, strict=True)):
         keys = [("content", content)]
+        if record.box is not None and whole and (of := whole_content(record)) in whole:
+            keys.append(("content", of))
         if record.group is not None:
             keys.append(("group", record.domain, record.group))  # type: ignore[arg-type]
         for key in keys:
@@ -348,9 +354,22 @@ def capped_sizes(sizes: NDArray[np.int64], total: int, *, larger: LargerClasses)
     return wanted
 
 
-def balanced_weights(targets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Sampling weight of each record, (n,), inversely proportional to its class's size; they sum to 1."""
-    counts = np.bincount(targets)
-    weights = 1.0 / counts[targets]
+def balanced_weights(
+    targets: NDArray[np.int64],
+    *,
+    shares: NDArray[np.float64] | None = None,
+    domains: Sequence[str] | None = None,
+    alpha: float = 1.0,
+) -> NDArray[np.float64]:
+    """Sampling weight of each record, (n,), by which classes are drawn in proportion to `shares`, (k,), else equally.
+
+    Within a class, a laboratory of n images, by `domains`, is drawn in proportion to n ** `alpha`: with 1 every image
+    equally often, with 0 every laboratory. The weights sum to 1.
+    """
+    strata = targets if domains is None else targets + (int(targets.max()) + 1) * np.unique(domains, return_inverse=True)[1]
+    _, stratum, sizes = np.unique(strata, return_inverse=True, return_counts=True)
+    weights = sizes[stratum] ** (alpha - 1.0)
+    of_class = np.bincount(targets, weights)
+    weights = (1.0 if shares is None else shares[targets]) * weights / of_class[targets]
     normalised: NDArray[np.float64] = weights / weights.sum()
     return normalised

@@ -68,6 +68,7 @@ class RobustConfig(FinetuneConfig):
     epochs: int = Field(default=15, ge=1, le=MOST)
     image_size_px: int | None = Field(default=96, ge=16, le=2048)
     images_per_epoch: int | None = Field(default=1600, ge=2, le=100 * MOST)
+    further_types: float = Field(default=0.5, gt=0, le=1)
     patience: int | None = Field(default=None, ge=1, le=MOST)
     kept_epoch: KeptEpoch = "last"
     augmentation: AugmentationConfig = GEOMETRY
@@ -96,8 +97,8 @@ class RobustConfig(FinetuneConfig):
                     expected=f"{name}={value}",
                     remedy="Train the bundle again without that setting.",
                 )
-        # a manifest without `white_balance` is of a network that has none
-        return cls.from_mapping({"white_balance": False, **kept}, source="manifest")
+        # a manifest without `white_balance` is of a network that has none, and one without `further_types` of equal classes
+        return cls.from_mapping({"white_balance": False, "further_types": 1.0, **kept}, source="manifest")
 
 
 class RobustModule(CellClassifier):

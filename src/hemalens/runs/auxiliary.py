@@ -8,7 +8,7 @@ from dataclasses import replace
 from hemalens.bundle.stages import Stage
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset, open_dataset
-from hemalens.datasets.leaks import refuse_leaks
+from hemalens.datasets.leaks import refuse_leaks, traces
 from hemalens.datasets.splits import Unreadable
 from hemalens.errors import ConfigError, InputError, LabelError, near_matches
 from hemalens.files import PathLike
@@ -62,7 +62,7 @@ def refuse_learned(methods: Sequence[Method], auxiliary: Mapping[str, CellDatase
     for name, dataset in auxiliary.items():
         if roles[name].labelled:
             for part in tested:
-                refuse_leaks(set(dataset.contents), part)
+                refuse_leaks(traces(dataset), part)
 
 
 def mask_note(config: StrictConfig, train: CellDataset) -> str | None:

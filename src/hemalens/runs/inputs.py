@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from hemalens.bundle.stages import Stage, count_outcomes
 from hemalens.datasets import CellDataset, Keep, open_dataset, together
 from hemalens.datasets.base import NO_LABEL, NO_TYPE
 from hemalens.datasets.copy_names import name_note
 from hemalens.datasets.file_checks import file_checks
+from hemalens.datasets.leaks import seen_among, traces
 from hemalens.datasets.open import check_specs
 from hemalens.datasets.splits import Cleaning, Unreadable, clean, leave_out_small
-from hemalens.errors import DatasetError, LabelError
+from hemalens.errors import DatasetError, InputError, LabelError, near_matches, one_line
 from hemalens.evaluation.results import DataCard
 from hemalens.files import PathLike
 from hemalens.imaging.segmentation import FOUND, Outcome
@@ -33,7 +37,7 @@ class Inputs:
 
     def unseen(self, seen: Collection[str]) -> Inputs:
         """The inputs without images whose content digests are in `seen`; the card and a note count them."""
-        fresh = [i for i, content in enumerate(self.dataset.contents) if content not in seen]
+        fresh = np.flatnonzero(~seen_among(self.dataset, seen)).tolist()
         n_seen = len(self.dataset) - len(fresh)
         dataset = self.dataset.subset(fresh)
         card = self.card.model_copy(
@@ -47,6 +51,46 @@ class Inputs:
         )
         note = f"{dataset.name}: left out {n_seen} image(s) seen in training"
         return replace(self, dataset=dataset, card=card, notes=(*self.notes, note))
+
+    def without_laboratories(self, names: Collection[str], min_per_class: int = 1) -> Inputs:
+        """The inputs without the images of some laboratories, and without copies and parts of these under another name.
+
+        Classes that are then of fewer than `min_per_class` images are left out. Raises `InputError` for a laboratory that
+        the data do not have, and where no other is left.
+        """
+        if not names:
+            return self
+        every = (*self.dataset.records, *self.cleaning.copies)
+        _check_laboratories(dict.fromkeys(record.domain for record in every), names)
+        hidden = replace(self.dataset, records=tuple(record for record in every if record.domain in names))
+        gone = seen_among(self.dataset, traces(hidden)) | [record.domain in names for record in self.dataset.records]
+        domains = Counter(record.domain for record, is_gone in zip(self.dataset.records, gone, strict=True) if is_gone)
+        dataset = self.dataset.subset(np.flatnonzero(~gone).tolist())
+        dataset, small = leave_out_small(dataset, min_per_class)
+        dropped = {f"laboratory left out, {name}": n for name, n in sorted(domains.items())}
+        dropped |= {f"class {name}, fewer than {min_per_class} images": n for name, n in small.items()}
+        card = self.card.model_copy(
+            update={
+                "n_images": len(dataset),
+                "class_counts": dataset.class_counts,
+                "fingerprint": dataset.fingerprint,
+                "dropped": {**self.card.dropped, **dropped},
+                "audit": file_checks(dataset, self.cleaning),
+            }
+        )
+        notes = [f"{self.dataset.name}: {one_line(what)}: {n} image(s)" for what, n in dropped.items()]
+        left_out = {name: f"{n} image(s), at least {min_per_class} required" for name, n in small.items()}
+        return replace(self, dataset=dataset, card=card, notes=(*self.notes, *notes), left_out=self.left_out | left_out)
+
+    def through(self, stages: tuple[Stage, ...]) -> Inputs:
+        """The inputs with these stages; the card and a note count the cells that each finds."""
+        staged = self
+        for stage in stages:
+            dataset = staged.dataset.through(stages)
+            note = _describe_cells(count_outcomes(dataset, stage), stage)
+            card = staged.card.model_copy(update={"notes": (*staged.card.notes, note)})
+            staged = replace(staged, dataset=dataset, card=card, notes=(*staged.notes, f"{dataset.name}: {note}"))
+        return staged
 
 
 def open_inputs(
@@ -91,11 +135,24 @@ def open_inputs(
     notes += [f"left out {what}: {n}" for what, n in dropped.items()]
     left_out = {name: f"{n} image(s), at least {min_per_class} required" for name, n in small.items()}
     card = data_card(kept, role, cleaning, **dropped)
-    for stage in stages:
-        kept = kept.through(stages)
-        notes.append(_describe_cells(count_outcomes(kept, stage), stage))
-        card = card.model_copy(update={"notes": (*card.notes, notes[-1])})
-    return Inputs(kept, card, tuple(f"{opened.name}: {note}" for note in notes), left_out, cleaning)
+    inputs = Inputs(kept, card, tuple(f"{opened.name}: {note}" for note in notes), left_out, cleaning)
+    return inputs.through(stages)
+
+
+def _check_laboratories(known: Collection[str], names: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"--leave-out {one_line(name)} is no laboratory of the training data",
+                expected=f"some of {', '.join(map(one_line, known))}",
+                remedy=near_matches(name, known),
+            )
+    if set(known) <= set(names):
+        raise InputError(
+            "--leave-out names every laboratory of the training data",
+            expected="one laboratory or more to learn from",
+            got=", ".join(map(one_line, known)),
+        )
 
 
 def _check_known(dataset: CellDataset) -> None:

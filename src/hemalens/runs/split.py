@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hemalens.datasets import CellDataset
-from hemalens.datasets.leaks import refuse_leaks
+from hemalens.datasets.leaks import refuse_leaks, traces
 from hemalens.datasets.parts import given_part, hold_out_part, n_drawn, shared_groups, without
 from hemalens.datasets.splits import check_classes, seeded
 from hemalens.errors import SplitError
@@ -101,9 +101,9 @@ def _describe(dataset: CellDataset, part: str, fraction: float) -> str:
 
 def _checked(dataset: CellDataset, held: CellDataset, test: CellDataset | None) -> CellDataset:
     """The validation set under the classes of `dataset`; raises `SplitError` where it shares an image, or no class."""
-    refuse_leaks(set(dataset.contents), held)
+    refuse_leaks(traces(dataset), held)
     if test is not None:
-        refuse_leaks(set(held.contents), test)
+        refuse_leaks(traces(held), test)
     validation = held.under(dataset.classes)
     if not len(validation):
         raise SplitError(

@@ -38,9 +38,10 @@ class TrainOptions:
     `test_fraction` of the data is tested and never trained on; with 0 nothing is tested. `validation_fraction` of the
     remaining images, or the set `validation_spec`, serves early stopping and calibration. Of a set that is given in parts,
     its test and validation parts are taken instead; with 0, or a `validation_spec`, they are left out. Classes of fewer
-    than `min_per_class` images are left out. `auxiliary_specs` are (role, name) of further sets of the method. `cell_image`
-    names the segmenter that cuts the cells out, or is "centred". `config_file` holds settings of the method, in TOML. With
-    `strict` a label that is no cell type is an error.
+    than `min_per_class` images are left out, and so are the laboratories `leave_out` of the training data, with all copies
+    of their images. `auxiliary_specs` are (role, name) of further sets of the method. `cell_image` names the segmenter that
+    cuts the cells out, or is "centred". `config_file` holds settings of the method, in TOML. With `strict` a label that is
+    no cell type is an error.
     """
 
     labels: str = "five_class"
@@ -53,6 +54,7 @@ class TrainOptions:
     config_file: PathLike | None = None
     drop_unreadable: bool = False
     strict: bool = False
+    leave_out: Sequence[str] = ()
 
     @property
     def unreadable(self) -> Unreadable:
@@ -162,9 +164,9 @@ def _open(method: Method, train_specs: Sequence[str], options: TrainOptions, see
         labels=labels,
         min_per_class=options.min_per_class,
         unreadable=unreadable,
-        stages=stages,
         strict=options.strict,
     )
+    given = given.without_laboratories(options.leave_out, options.min_per_class).through(stages)
     held = None
     if options.validation_spec:
         held = open_inputs(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hemalens.config import check_texts, checked
 from hemalens.datasets.fields.open import open_fields
 from hemalens.datasets.open import check_specs, spec_path
-from hemalens.errors import public
+from hemalens.errors import InputError, public
 from hemalens.evaluation.results import ComparisonTable, DataCard, Report
 from hemalens.files import PathLike, as_path
 from hemalens.imaging.boxes import KINDS
@@ -44,6 +44,11 @@ def train_detector(
     check_texts(settings, "the settings")
     options = checked(options, TrainOptions)
     out, specs = as_path(out, "out"), list(dict.fromkeys(check_specs(train_specs, "the training data")))
+    if options.leave_out:
+        raise InputError(
+            "--leave-out is of classifiers",
+            expected=f"--set leave_out={','.join(options.leave_out)}, the detector's setting",
+        )
     refuse_unused(options, USED, "a detector is trained on fields with boxes alone")
     config = DetectorConfig.load(options.settings_file, settings)
     parts = split_fields(

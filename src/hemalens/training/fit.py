@@ -27,6 +27,7 @@ from hemalens.errors import ConfigError
 from hemalens.graphs.build import join, normalise_graph, resize_graph
 from hemalens.models.backbone import BackboneConfig, weights_file
 from hemalens.models.export import to_onnx
+from hemalens.taxonomy import is_mature
 from hemalens.training.augmentation import Augmentation, AugmentationConfig
 from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.classifier import CellClassifier
@@ -42,7 +43,9 @@ BATCH_NORM_MOMENTUM = 0.1
 class TrainingConfig(BackboneConfig):
     """A backbone and how it is trained.
 
-    `sampling`: "balanced" draws every class equally often, "none" each image once an epoch. `class_weights`: "balanced"
+    `sampling`: "balanced" draws every class equally often, "none" each image once an epoch. Of balanced classes,
+    `further_types` is how often each that is no mature type is drawn for one draw of a mature type, where there are both;
+    within a class, a laboratory of n images is drawn in proportion to n ** `laboratories`. `class_weights`: "balanced"
     weights the loss of each class inversely to its size; set at most one of the two. `reshuffle`: a new order of the
     images each epoch, or the same in all. `accumulate`: batches whose gradients are added before a step, for batches
     larger than memory allows. `patience`: epochs without a better validation score before training stops; None runs all
@@ -60,6 +63,8 @@ class TrainingConfig(BackboneConfig):
     batch_size: int = Field(default=32, ge=2, le=MOST)
     images_per_epoch: int | None = Field(default=None, ge=2, le=100 * MOST)
     sampling: Literal["balanced", "none"] = "balanced"
+    further_types: float = Field(default=1.0, gt=0, le=1)
+    laboratories: float = Field(default=1.0, ge=0, le=1)
     class_weights: Literal["balanced", "none"] = "none"
     reshuffle: bool = True
     accumulate: int = Field(default=1, ge=1, le=MOST)
@@ -121,8 +126,7 @@ def fit_network(
 
     `augment` changes a training image uint8 (3, H, W); None for the configured augmentation.
     """
-    if config.class_weights == "balanced" and config.sampling == "balanced":
-        raise ConfigError("sampling and class_weights both balance the classes", remedy="Set one of them to none.")
+    _check_sampling(config)
     preprocessing, scratch = module.preprocessing, run_dir / "scratch"
     shown, train_part, validation = (
         without_background(part, config.masks, preprocessing)
@@ -131,7 +135,8 @@ def fit_network(
     held = resized_images(validation, preprocessing, scratch / "validation.npy")
     pixels, targets = training_images(shown, preprocessing, config.masks, seed=module.seed, run_dir=run_dir)
     learned = PixelDataset(pixels, targets, augment or Augmentation(config.augmentation))
-    training, checking = _loaders(module, learned, PixelDataset(held, validation.targets, None), config)
+    weights = sampling_weights(module.classes_of(targets), train_part, config)
+    training, checking = _loaders(module, learned, PixelDataset(held, validation.targets, None), config, weights)
     module.score = f"val_{config.selection_score}"
     schedule = Schedule(config.patience, config.kept_epoch, precision=config.precision, accumulate=config.accumulate)
     if config.epochs:
@@ -162,16 +167,43 @@ def fit_network(
     return bundle
 
 
+def _check_sampling(config: TrainingConfig) -> None:
+    """Raise `ConfigError` for settings of the sampling that exclude each other."""
+    if config.class_weights == "balanced" and config.sampling == "balanced":
+        raise ConfigError("sampling and class_weights both balance the classes", remedy="Set one of them to none.")
+    if config.laboratories == 1:
+        return
+    for name, expected in (("sampling", "balanced"), ("masks.copies", 0)):
+        found = config.sampling if name == "sampling" else config.masks.copies
+        if found != expected:
+            raise ConfigError(f"laboratories={config.laboratories:g} needs {name}={expected}", got=f"{name}={found}")
+
+
+def sampling_weights(classes: NDArray[np.int64], train: CellDataset, config: TrainingConfig) -> NDArray[np.float64] | None:
+    """Weight of each training image (n,), of `classes` (n,), in the sampling of an epoch; None where nothing is balanced.
+
+    Without `laboratories`, images may be more than the records of `train`: copies of them.
+    """
+    if config.sampling != "balanced":
+        return None
+    mature = np.array([is_mature(name) for name in train.classes])
+    shares = np.where(mature, 1.0, config.further_types) if mature.any() else None
+    domains = None if config.laboratories == 1 else [record.domain for record in train.records]
+    return balanced_weights(classes, shares=shares, domains=domains, alpha=config.laboratories)
+
+
 def _loaders(
-    module: CellClassifier, learned: PixelDataset, held: PixelDataset, config: TrainingConfig
+    module: CellClassifier,
+    learned: PixelDataset,
+    held: PixelDataset,
+    config: TrainingConfig,
+    weights: NDArray[np.float64] | None,
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Loaders of the training and validation images; balances the classes by sampling or in the module's loss."""
-    classes = module.classes_of(learned.targets)
+    """Loaders of the training images, drawn by `weights`, and of the validation images; weighs the module's loss."""
     if config.class_weights == "balanced":
-        module.weigh_classes(classes)
-    weights = balanced_weights(classes) if config.sampling == "balanced" else None
+        module.weigh_classes(module.classes_of(learned.targets))
     sampler = EpochSampler(
-        len(classes),
+        len(learned),
         seed=module.seed,
         weights=weights,
         n_draws=config.images_per_epoch,

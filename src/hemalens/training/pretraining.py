@@ -12,7 +12,7 @@ from hemalens.bundle.artifact import library_versions
 from hemalens.bundle.bundle import Bundle, open_bundle
 from hemalens.config import Seed, StrictConfig
 from hemalens.datasets.base import CellDataset
-from hemalens.datasets.leaks import refuse_leaks
+from hemalens.datasets.leaks import refuse_leaks, traces
 from hemalens.datasets.splits import check_classes, hold_out, seeded
 from hemalens.errors import BundleError
 from hemalens.files import default_cache_dir, sha256_text
@@ -88,7 +88,7 @@ def pretrained(
         learn, validation = hold_out(dataset, VALIDATION_FRACTION, seeded(config.seed, "pretraining"))
     else:
         learn, validation = dataset, held.under(dataset.classes)
-        refuse_leaks(set(learn.contents), validation)
+        refuse_leaks(traces(learn), validation)
     timm_network = create_backbone(training, n_classes=len(dataset.classes))
     set_batch_norm_momentum(timm_network)
     start_head_near_zero(timm_network, config.seed)

@@ -37,7 +37,8 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> Fake:
 
 
 def _path(spec: str) -> Path:
-    return Path(spec.partition(":")[2])
+    # the name of a reader of cut-outs holds a further one
+    return Path(spec.rpartition(":")[2])
 
 
 def _root(spec: str) -> Path:
@@ -49,7 +50,7 @@ def _root(spec: str) -> Path:
 def _copied(spec: str, to: Path) -> str:
     """Copy a dataset to another root; return its name there."""
     shutil.copytree(_root(spec), to)
-    name, path = spec.split(":", maxsplit=1)[0], _path(spec)
+    name, path = spec.rpartition(":")[0], _path(spec)
     return f"{name}:{to if path.is_dir() else to / path.name}"
 
 

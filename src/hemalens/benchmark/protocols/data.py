@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 
 from hemalens.bundle.stages import Stage
 from hemalens.datasets import CellDataset
-from hemalens.datasets.leaks import refuse_leaks
+from hemalens.datasets.leaks import refuse_leaks, traces
 from hemalens.datasets.splits import Unreadable
 from hemalens.errors import DatasetError, InputError
 from hemalens.evaluation.results import DataCard
@@ -32,7 +32,7 @@ class NewLaboratory:
         """Raise `SplitError` where the target or the pool holds images of the source."""
         for part in (self.target, self.pool):
             if part is not None:
-                refuse_leaks(set(source.contents), part)
+                refuse_leaks(traces(source), part)
 
 
 def open_laboratories(

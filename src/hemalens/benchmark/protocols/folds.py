@@ -14,7 +14,7 @@ from hemalens.benchmark.protocols.base import FitFold, Outcome, ProtocolConfig, 
 from hemalens.benchmark.protocols.data import BenchmarkData
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import CellDataset
-from hemalens.datasets.leaks import refuse_leaks
+from hemalens.datasets.leaks import refuse_leaks, traces
 from hemalens.datasets.splits import check_classes, hold_out, k_fold, seeded
 from hemalens.evaluation.evaluate import DatasetPredictions, evaluate_with_predictions, plan_test
 from hemalens.evaluation.results import Evaluation
@@ -49,7 +49,7 @@ def split_folds(source: CellDataset, targets: Sequence[CellDataset], *, n_folds:
     Raises `SplitError`, before hours of work, when a target holds an image of the source, or a training part would not give
     a validation part. `source` and `targets` must be clean (`splits.clean`).
     """
-    contents = set(source.contents)
+    contents = traces(source)
     for target in targets:
         refuse_leaks(contents, target)
     folds = [Fold(train, test) for train, test in k_fold(source, n_folds, seeded(seed, "k_fold"))]

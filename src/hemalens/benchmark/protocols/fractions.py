@@ -17,7 +17,7 @@ from hemalens.benchmark.protocols.folds import VALIDATION_FRACTION
 from hemalens.benchmark.protocols.scoring import Score, mean_estimate, unit_name
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import CellDataset
-from hemalens.datasets.leaks import refuse_leaks
+from hemalens.datasets.leaks import refuse_leaks, traces
 from hemalens.datasets.splits import check_classes, hold_out, nested_fractions, seeded, units
 from hemalens.errors import SplitError
 from hemalens.evaluation import metrics
@@ -87,10 +87,10 @@ class FixedParts:
                 "the protocol fractions has nothing to train",
                 expected="one or more fractions",
             )
-        learned = {content for part in (self.train, *self.given.values()) for content in part.contents}
+        learned = frozenset[str]().union(*map(traces, (self.train, *self.given.values())))
         refuse_leaks(learned, self.validation)
         if config.selection == "validation":
-            learned |= set(self.validation.contents)
+            learned |= traces(self.validation)
         for test in self.tests:
             refuse_leaks(learned, test)
         if config.selection == "published-selection" and len(self.tests) != 1:

@@ -13,6 +13,7 @@ from hemalens.datasets.readers import (
     cam16,
     cnmc,
     csv_table,
+    cut_outs,
     folder,
     ldwbc,
     matek19,
@@ -44,5 +45,6 @@ READERS: dict[str, Reader] = {
     "bloodmnist": bloodmnist.READER,
     "folder": folder.READER,
     "csv": csv_table.READER,
+    "cut_outs": cut_outs.READER,
     "synthetic": synthetic.READER,
 }
