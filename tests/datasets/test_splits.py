@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -508,6 +509,46 @@ def test_balanced_weights_give_every_class_the_same_sum(targets: list[int]) -> N
     np.testing.assert_allclose(sums, 1 / len(present))
     for c in present:
         assert np.ptp(weights[np.array(targets) == c]) == 0
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 3), st.sampled_from("xyz")), min_size=1, max_size=60),
+    alpha=st.floats(0, 1),
+    shares=st.lists(st.floats(0.1, 2), min_size=4, max_size=4),
+)
+def test_classes_are_drawn_by_their_shares_and_laboratories_by_a_power_of_their_size(
+    rows: list[tuple[int, str]], alpha: float, shares: list[float]
+) -> None:
+    targets, domains = np.array([row[0] for row in rows]), [row[1] for row in rows]
+    weights = balanced_weights(targets, shares=np.array(shares), domains=domains, alpha=alpha)
+    present = sorted(set(targets.tolist()))
+    counts = Counter(rows)
+    for (label, domain), n in counts.items():
+        power = n**alpha / sum(m**alpha for (other, _), m in counts.items() if other == label)
+        expected = shares[label] / sum(shares[c] for c in present) * power / n
+        own = [w for w, row in zip(weights, rows, strict=True) if row == (label, domain)]
+        np.testing.assert_allclose(own, expected)
+    plain = balanced_weights(targets)
+    np.testing.assert_allclose(balanced_weights(targets, domains=domains, alpha=1.0), plain)
+
+
+def test_a_whole_image_and_what_is_cut_out_of_it_are_one_unit(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path in paths:
+        path.write_text(path.name)
+    shutil.copy(paths[0], tmp_path / "copy.png")
+    records = (
+        Record(tmp_path / "copy.png", "a", "lab", label="a"),
+        Record(paths[0], "b", "other", group="f", box=(0, 0, 9, 9), label="b"),
+        Record(paths[0], "b", "other", group="f", box=(5, 5, 9, 9), label="b"),
+        # of one image that is not here as a whole: apart without a group
+        Record(paths[1], "b", "other", box=(0, 0, 9, 9), label="b"),
+        Record(paths[1], "b", "other", box=(5, 5, 9, 9), label="b"),
+        Record(paths[2], "a", "lab", label="a"),
+    )
+    unit = units(CellDataset("cells", records, ("a", "b"), "as_labelled", "-", "-"))
+    assert len({*unit[:3]}) == 1
+    assert len({*unit[2:]}) == 4
 
 
 # clean: real files

@@ -78,7 +78,10 @@ class Inputs:
                 "audit": file_checks(dataset, self.cleaning),
             }
         )
-        notes = [f"{self.dataset.name}: {one_line(what)}: {n} image(s)" for what, n in dropped.items()]
+        notes = [
+            f"{dataset.name}: laboratory {one_line(name)} left out, {n} image(s)" for name, n in sorted(domains.items())
+        ]
+        notes += [f"{dataset.name}: left out class {one_line(name)}, {n} image(s) remain" for name, n in small.items()]
         left_out = {name: f"{n} image(s), at least {min_per_class} required" for name, n in small.items()}
         return replace(self, dataset=dataset, card=card, notes=(*self.notes, *notes), left_out=self.left_out | left_out)
 

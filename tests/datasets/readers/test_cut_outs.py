@@ -50,10 +50,11 @@ def test_a_field_gives_two_red_cells_two_platelets_and_a_place(tmp_path: Path) -
 
 def test_what_is_drawn_depends_on_the_content_of_a_field_alone(tmp_path: Path) -> None:
     before = open_dataset(cut_outs.write(tmp_path, n_per_class=2), labels="smear")
+    fingerprint = before.fingerprint
     (tmp_path / "images" / "field_1.png").rename(tmp_path / "images" / "another.png")
     (tmp_path / "labels" / "field_1.txt").rename(tmp_path / "labels" / "another.txt")
     after = open_dataset(f"cut_outs:yolo:{tmp_path}", labels="smear")
-    assert after.fingerprint == before.fingerprint
+    assert after.fingerprint == fingerprint
     boxes = [{r.box for r in before.records if r.path.stem == f"field_{i}"} for i in (0, 1)]
     assert boxes[0] != boxes[1]
 
@@ -139,5 +140,5 @@ def test_another_name_says_how_to_write_it(spec: str, tmp_path: Path) -> None:
 def test_fields_without_complete_boxes_give_nothing(tmp_path: Path) -> None:
     cut_outs.write(tmp_path, n_per_class=1)
     (tmp_path / "data.yaml").write_text("names: [WBC, other, other thing]\n", encoding="utf-8")
-    with pytest.raises(DatasetError, match=r"no field of yolo:.* gives a cut-out.*boxed completely, got 1 field"):
+    with pytest.raises(DatasetError, match=r"no field of 'yolo:.* gives a cut-out.*boxed completely; got 1 field"):
         open_dataset(f"cut_outs:yolo:{tmp_path}")
