@@ -99,7 +99,7 @@ def test_nothing_taken_away_is_the_same_dataset(tmp_path: Path) -> None:
 def test_what_is_cut_out_of_a_given_image_lies_on_its_side(tmp_path: Path) -> None:
     whole = _cells(tmp_path, "one", "tttT")
     cut = [Record(record.path, "b", "two", group=record.path.stem, box=(0, 0, 9, 9), label="b") for record in whole.records]
-    more = [replace(record, source_label="a", label="a") for record in _cells(tmp_path, "two", "--").records]
+    more = _cells(tmp_path, "two", "--").records
     dataset = together([whole, CellDataset("two", (*cut, *more), ("a", "b"), AS_LABELLED, "l", "c")])
     rest, test = hold_out_part(dataset, "test", 0.25, _rng())
     sides = [{record.path for record in side.records if record.source == 1 and record.box} for side in (rest, test)]
