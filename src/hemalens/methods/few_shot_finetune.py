@@ -26,7 +26,7 @@ from hemalens.datasets.splits import balanced_weights
 from hemalens.errors import BundleError, ParityError
 from hemalens.graphs.additions import without_additions
 from hemalens.graphs.weights import head_weights, network_weights
-from hemalens.methods.robust import GEOMETRY, RobustConfig, RobustModule
+from hemalens.methods.robust import GEOMETRY, RobustConfig, RobustModule, types_of
 from hemalens.models.backbone import create_backbone
 from hemalens.models.outline import OutlineNetwork, WithOutline, without_batch_norm
 from hemalens.training.augmentation import Augmentation, AugmentationConfig
@@ -142,7 +142,7 @@ def module_of(base: Bundle, config: FewShotFinetuneConfig, *, seed: int) -> Robu
     """Rebuild the trainable module of a bundle; raises `BundleError` for a bundle of another method."""
     settings, manifest = _settings(base), base.manifest
     labels = FineLabels.from_finer(manifest.labels, [(entry.code, entry.of) for entry in manifest.fine])
-    n_outputs = len(labels.outputs)
+    n_outputs = types_of(labels, settings).n_outputs
     network: Any = create_backbone(settings.model_copy(update={"weights": "none", "seed": seed}), n_classes=n_outputs)
     set_batch_norm_momentum(network)
     if settings.outline:

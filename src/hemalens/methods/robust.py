@@ -33,6 +33,7 @@ from hemalens.training.ema import average_into
 from hemalens.training.fit import TrainingData, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.laboratory_augmentation import LaboratoryAugmentation, LaboratoryConfig
 from hemalens.training.masks import without_background
+from hemalens.training.mature_types import AT_ALL, MatureTypes
 from hemalens.training.module import MOST
 from hemalens.training.subclass_labels import FineLabels, admitted_cross_entropy
 from hemalens.training.trainer import KeptEpoch
@@ -49,6 +50,8 @@ REMOVED_SETTINGS: Mapping[str, object] = {
     "pretraining.optimiser.cosine_from": "warmup",
 }
 """Settings that an older manifest may hold, each with the only value that this method still has."""
+BEFORE: Mapping[str, object] = {"white_balance": False, "further_types": 1.0, "mature_first": False}
+"""Settings that an older manifest lacks, each with the value that its network was trained with."""
 
 
 class RobustConfig(FinetuneConfig):
@@ -59,7 +62,8 @@ class RobustConfig(FinetuneConfig):
     whose logits are averaged; prediction takes `views` times the work. `fine_labels`: learn the finer cell types that
     `min_fine_images` or more training images show, and sum their probabilities to the classes. `outline`: add a second,
     small network that sees the outline of the nucleus alone; it has a loss of its own, and both networks' logits are
-    averaged.
+    averaged. `mature_first`: under a label map with further types, outputs of their own tell the five mature types apart; see
+    `training.mature_types`.
 
     An exponential moving average of the weights is validated and exported. Training runs all epochs and keeps the last:
     validation images of the training laboratory cannot choose an epoch for another one.
@@ -78,6 +82,7 @@ class RobustConfig(FinetuneConfig):
     fine_labels: bool = True
     min_fine_images: int = Field(default=20, ge=1, le=MOST)
     outline: bool = True
+    mature_first: bool = True
 
     @classmethod
     def of_manifest(cls, settings: Mapping[str, Any]) -> Self:
@@ -97,8 +102,7 @@ class RobustConfig(FinetuneConfig):
                     expected=f"{name}={value}",
                     remedy="Train the bundle again without that setting.",
                 )
-        # a manifest without `white_balance` is of a network that has none, and one without `further_types` of equal classes
-        return cls.from_mapping({"white_balance": False, "further_types": 1.0, **kept}, source="manifest")
+        return cls.from_mapping({**BEFORE, **kept}, source="manifest")
 
 
 class RobustModule(CellClassifier):
@@ -122,6 +126,7 @@ class RobustModule(CellClassifier):
         self.white_balance = config.white_balance
         self.decay = decay
         self.labels = labels
+        self.types = types_of(labels, config)
         self.averaged: Any = freeze(copy.deepcopy(self.network)) if decay else None
         self.n_averaged: Tensor
         self.admitted: Tensor
@@ -165,7 +170,7 @@ class RobustModule(CellClassifier):
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Embedding (n, d) -> logits of the classes (n, k)."""
-        return self.labels.class_logits(super().classify(embedding))
+        return self.labels.class_logits(self.types.joined(super().classify(embedding)))
 
     @property
     def finer(self) -> tuple[tuple[str, str], ...]:
@@ -174,7 +179,7 @@ class RobustModule(CellClassifier):
 
     def fine(self, embedding: Tensor) -> Tensor:
         """Embedding (n, d) -> probability of each output given its class, (n, f)."""
-        return self.labels.within_classes(super().classify(embedding))
+        return self.labels.within_classes(self.types.joined(super().classify(embedding)))
 
     def loss(self, pixels: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy over the outputs; targets (n,) index `FineLabels.targets`.
@@ -186,14 +191,30 @@ class RobustModule(CellClassifier):
             return torch.stack([self._loss(logits, targets) for logits in served.logits_of_each(embedding)]).sum()
         return self._loss(super().classify(embedding), targets)
 
-    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def _loss(self, own: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of one network's outputs (n, n_outputs); that of the mature types counts for mature cells."""
+        admitted = self.admitted[targets]
+        if not self.types.twice:
+            return self._cross_entropy(own, admitted, targets, np.ones(len(self.types.mature), bool))
+        first, every = self.types.parts(own)
+        mature = self.types.mature
+        chosen = admitted[:, torch.from_numpy(mature).to(own.device)]
+        cells = chosen.any(dim=1)
+        loss = AT_ALL * self._cross_entropy(every, admitted, targets, np.ones(len(mature), bool))
+        if not cells.any():
+            return loss
+        return loss + cells.float().mean() * self._cross_entropy(first[cells], chosen[cells], targets[cells], mature)
+
+    def _cross_entropy(self, logits: Tensor, admitted: Tensor, targets: Tensor, of: NDArray[np.bool_]) -> Tensor:
+        """Over the outputs `of`, bool (f,), of which `logits` and `admitted` are the columns."""
         weights = logits.new_ones(len(self.labels.classes)) if self.class_weights is None else self.class_weights.to(logits)
         of_output, of_target = (
-            torch.from_numpy(of).to(targets.device) for of in (self.labels.class_of_output, self.labels.class_of_target)
+            torch.from_numpy(index).to(targets.device)
+            for index in (self.labels.class_of_output[of], self.labels.class_of_target)
         )
         return admitted_cross_entropy(
             logits,
-            self.admitted[targets],
+            admitted,
             smoothing=self.optimiser.label_smoothing,
             output_weights=weights[of_output],
             image_weights=weights[of_target[targets]],
@@ -210,6 +231,13 @@ class RobustModule(CellClassifier):
         if self.averaged is not None and self.trainer.global_step > int(self.n_averaged):
             self.n_averaged += 1
             average_into(self.averaged, self.network, step=int(self.n_averaged), decay=self.decay)
+
+
+def types_of(labels: FineLabels, config: RobustConfig) -> MatureTypes:
+    """Which outputs belong to mature types; none where the network answers once for all."""
+    if config.mature_first:
+        return MatureTypes.of(labels.classes, labels.class_of_output)
+    return MatureTypes(np.zeros(len(labels.outputs), bool))
 
 
 def fit(
@@ -229,10 +257,11 @@ def fit(
     labels = FineLabels.none(train.classes)
     if config.fine_labels:
         labels = FineLabels.of(train, min_images=config.min_fine_images)
-    network = starting_network(config, auxiliary.get(PRETRAINING), n_classes=len(labels.outputs), seed=seed)
+    n_outputs = types_of(labels, config).n_outputs
+    network = starting_network(config, auxiliary.get(PRETRAINING), n_classes=n_outputs, seed=seed)
     if config.outline:
         weights = "none" if config.weights == "none" else "package"
-        outlined = OutlineNetwork(n_classes=len(labels.outputs), weights=weights, seed=seed)
+        outlined = OutlineNetwork(n_classes=n_outputs, weights=weights, seed=seed)
         set_batch_norm_momentum(outlined)
         network = WithOutline(network, outlined, preprocessing)
     return fit_network(

@@ -1,0 +1,68 @@
+"""Two questions for a network: which of the mature types a cell is, and whether it is one of them at all.
+
+With one softmax over all types, further ones take cells of a mature type in a laboratory that was not learned: a
+monocyte of another stain resembles an immature granulocyte. The network therefore answers twice. Its first outputs tell the
+mature types apart and learn from mature cells alone; the others compare all types and learn from every image. The
+probability of a mature type is that of being mature at all, by the second outputs, times that of the type, by the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from hemalens.taxonomy import is_mature
+
+AT_ALL = 0.5
+"""Weight of the loss of the outputs for all types, beside 1 for those of the mature types."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatureTypes:
+    """Which of a network's f outputs belong to mature types, bool (f,); all or none for a network that answers once."""
+
+    mature: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, classes: Sequence[str], class_of_output: NDArray[np.int64]) -> MatureTypes:
+        """By the class of each output, (f,); one mature type alone needs no question of its own."""
+        of_class = np.array([is_mature(label) for label in classes])
+        return cls(of_class[class_of_output] if of_class.sum() > 1 else np.zeros(len(class_of_output), bool))
+
+    @property
+    def twice(self) -> bool:
+        """Whether the network answers twice: there are mature types, and others."""
+        return bool(self.mature.any() and not self.mature.all())
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of the network's own outputs."""
+        return len(self.mature) + (int(self.mature.sum()) if self.twice else 0)
+
+    def parts(self, own: Tensor) -> tuple[Tensor, Tensor]:
+        """The network's outputs (n, n_outputs): those of the mature types (n, m), and those of all types (n, f)."""
+        first = self.n_outputs - len(self.mature)
+        return own[:, :first], own[:, first:]
+
+    def joined(self, own: Tensor) -> Tensor:
+        """The network's outputs (n, n_outputs) -> log probabilities, or logits where it answers once, (n, f)."""
+        if not self.twice:
+            return own
+        first, every = self.parts(own)
+        mature = torch.from_numpy(np.flatnonzero(self.mature)).to(own.device)
+        log_p = log_softmax(every, dim=1)
+        at_all = log_p.index_select(1, mature).logsumexp(dim=1, keepdim=True)
+        places = torch.from_numpy(self._places).to(own.device)
+        return torch.cat([log_softmax(first, dim=1) + at_all, log_p], dim=1).index_select(1, places)
+
+    @property
+    def _places(self) -> NDArray[np.int64]:
+        """Where each output lies in (mature types, all types), (f,)."""
+        n = int(self.mature.sum())
+        return np.where(self.mature, np.cumsum(self.mature) - 1, n + np.arange(len(self.mature)))
