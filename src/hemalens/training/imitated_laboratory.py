@@ -30,6 +30,7 @@ from hemalens.training.laboratory_augmentation import (
     coarser,
     compressed,
     dyes_mixed,
+    lab_to_srgb,
     lit,
     restained,
     srgb_to_lab,
@@ -50,13 +51,16 @@ NETWORK_PX = 224
 """Side of the network's input, by which `LaboratoryConfig.blur_px` becomes a share of an image's short side."""
 PIVOT = (70.0, 10.0, -5.0)
 """The colour in LAB about which a stain's gains spread: near the mean of a smear image."""
-SMEAR: dict[str, Three] = {
-    "background": (0.90, 0.88, 0.87),
-    "red cell": (0.85, 0.68, 0.67),
-    "cytoplasm": (0.75, 0.68, 0.80),
-    "nucleus": (0.42, 0.27, 0.56),
-}
-"""Colours of a Giemsa smear in sRGB, by which a drawn laboratory is judged."""
+SMEARS: tuple[tuple[Three, Three], ...] = (((92.0, 5.0, 16.0), (28.0, 41.0, -44.0)), ((77.0, 9.0, 11.0), (28.0, 42.0, -26.0)))
+"""Median colours in LAB of background and nucleus in Acevedo-20 and in Raabin-WBC, by which a laboratory is judged."""
+GROUND = ((62.0, 101.0), (-13.0, 18.0), (-12.0, 36.0))
+"""Ranges of L, a and b of a plausible background; seven real sets have 73 to 98, -8 to 9 and 2 to 30."""
+HUES_DEG = (-68.0, -18.0)
+"""Hues of a plausible nucleus, from blue to reddish purple; real sets have -56 to -29."""
+NUCLEUS_CHROMA = 18.0
+"""Least chroma of a plausible nucleus; real sets have 47 and more, less a haze."""
+CONTRAST = 40.0
+"""Least distance in LAB between a plausible nucleus and its background; real sets have 71 and more."""
 MOST_DRAWS = 1000
 """Laboratories that are drawn before the strengths are refused."""
 
@@ -188,7 +192,7 @@ class ImitatedLaboratory:
 
     def parameters(self) -> dict[str, object]:
         """All that was drawn, with the strengths, for JSON."""
-        return {**asdict(replace(self, strengths=None)), "strengths": self.strengths.model_dump()}  # type: ignore[arg-type]
+        return {**asdict(self), "strengths": self.strengths.model_dump()}
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image, uint8 (H, W, 3), as it would come from this laboratory, of another height and width."""
@@ -224,8 +228,21 @@ def imitated(dataset: CellDataset, laboratory_seed: int, mix: Mix, n: int, seed:
 
 
 def is_plausible(look: Look) -> bool:
-    """Whether a smear stays one under this look: see the constants in the code."""
-    return True
+    """Whether smears stay smears: a bright, pale background, and a darker nucleus between blue and reddish purple."""
+    return all(_is_smear(*(_shown(look, colour) for colour in smear)) for smear in SMEARS)
+
+
+def _shown(look: Look, colour: Three) -> Three:
+    """A colour in LAB under this look, in the middle of an image, where gradient and vignetting are nothing."""
+    pixel = lab_to_srgb(torch.tensor(colour).view(3, 1, 1))
+    return _three(srgb_to_lab(look.coloured(pixel.expand(3, 3, 3), 0.0))[:, 1, 1].numpy())
+
+
+def _is_smear(ground: Three, nucleus: Three) -> bool:
+    within = all(low <= value <= high for value, (low, high) in zip(ground, GROUND, strict=True))
+    chroma, hue = math.hypot(*nucleus[1:]), math.degrees(math.atan2(nucleus[2], nucleus[1]))
+    stained = chroma >= NUCLEUS_CHROMA and HUES_DEG[0] <= hue <= HUES_DEG[1]
+    return within and stained and nucleus[0] < ground[0] and math.dist(ground, nucleus) >= CONTRAST
 
 
 def around_cell(image: NDArray[np.uint8], margin: float) -> NDArray[np.uint8]:
