@@ -23,16 +23,22 @@ LEAST = 5
 """Cells of each type that a mix holds at least, where the set has them."""
 
 
+def mix_named(name: str) -> Mix:
+    """The mix of this name; raises `InputError` with the nearest names."""
+    for mix in MIXES:
+        if mix == name:
+            return mix
+    raise InputError(f"unknown mix {name!r}", remedy=near_matches(name, MIXES))
+
+
 def mixed(dataset: CellDataset, mix: Mix, n: int, seed: int) -> CellDataset:
     """Draw `n` cells, without replacement, as near to the shares of `mix` as the cells of each type allow.
 
     Identical copies count as one cell. Each type of the mix has at least `LEAST` cells where the set has so many, so a
     small set of rare types departs from the shares. Where a type has too few cells, the others fill up by their shares; a
     set too small for `n` gives all that the mix takes. The draw keeps the set's classes and the order of its records.
-    Raises `InputError` for an unknown mix, a mix whose leading type the set lacks, and an `n` below `LEAST` a type.
+    Raises `InputError` for a mix whose leading type the set lacks, and an `n` below `LEAST` a type.
     """
-    if mix not in MIXES:
-        raise InputError(f"unknown mix {mix!r}", remedy=near_matches(mix, MIXES))
     rng = seeded(seed, "mix", mix)
     members = _members(dataset)
     shares = shares_of(mix, [label for label in dataset.classes if members[label]], rng)

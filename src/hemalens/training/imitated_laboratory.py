@@ -39,6 +39,28 @@ from hemalens.training.laboratory_augmentation import (
 
 __all__ = ["ImitatedLaboratory", "Look", "Mix", "imitated", "mixed"]
 
+UNITS = {
+    "gains": "factors on L, a and b, about the colour 70, 10, -5 in LAB",
+    "shifts": "units of L, a and b",
+    "turn_rad": "radians, of (a, b) about gray",
+    "dyes": "matrix that mixes the absorbances of R, G and B",
+    "channels": "factors on R, G and B",
+    "gamma": "exponent",
+    "slope": "share of the light, from the middle to the brighter side, in direction_rad",
+    "vignetting": "share of the light that the corners lack",
+    "haze": "share of the contrast that a veil of the colour haze_light takes",
+    "haze_light": "R, G and B as shares of full scale",
+    "blur": "standard deviation as a share of the source image's short side",
+    "coarseness": "factor by which the image is shrunk and enlarged again",
+    "noise": "standard deviation as a share of full scale, the same everywhere",
+    "shot_noise": "standard deviation as a share of full scale, at full light",
+    "margin": "share of the cell's height and width that a tight crop keeps on each side",
+    "direction_rad": "radians, from the right side downwards",
+    "scale": "factor on height and width",
+    "jpeg_quality": "1 to 95, or null for no compression",
+    "tight": "whether images are cropped to the cell",
+}
+"""What the numbers of a laboratory mean."""
 VERSION = "1"
 """Part of the digest: change it with what a laboratory does to an image."""
 VARIATION = 0.1
@@ -212,7 +234,15 @@ class ImitatedLaboratory:
         return coded.permute(1, 2, 0).contiguous().numpy()
 
 
-def imitated(dataset: CellDataset, laboratory_seed: int, mix: Mix, n: int, seed: int) -> CellDataset:
+def imitated(
+    dataset: CellDataset,
+    laboratory_seed: int,
+    mix: Mix,
+    n: int,
+    seed: int,
+    *,
+    strengths: LaboratoryConfig | None = None,
+) -> CellDataset:
     """The set of an imitated laboratory: cells of `dataset` drawn by `mixed`, each seen through one laboratory.
 
     The laboratory lies in front of all stages that the records have or get, so the cell is found in the changed image.
@@ -220,7 +250,7 @@ def imitated(dataset: CellDataset, laboratory_seed: int, mix: Mix, n: int, seed:
     are left out, since they fit the images on disk. Raises `InputError` as `mixed` does.
     """
     drawn = mixed(dataset, mix, n, seed)
-    laboratory = ImitatedLaboratory.drawn(laboratory_seed)
+    laboratory = ImitatedLaboratory.drawn(laboratory_seed, strengths)
     records = tuple(replace(record, imitation=laboratory, mask_path=None) for record in drawn.records)
     found = replace(drawn, name=f"{dataset.name} imitation {laboratory_seed}, {mix}", records=records)
     found.__dict__["contents"] = drawn.contents
