@@ -1,4 +1,4 @@
-"""`hemalens data list | types | audit | fields | download | imitate | synthesize | synthesize-fields | synthesize-tissue`."""
+"""`hemalens data list | types | audit | fields | download | imitate | synthesize`, and `synthesize-fields`, `-tissue`."""
 
 from __future__ import annotations
 

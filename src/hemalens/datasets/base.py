@@ -161,7 +161,10 @@ class CellDataset:
     def fingerprint(self) -> str:
         """A digest of the contents, labels and imitations, independent of file names and order."""
         pairs = zip(self.contents, self.records, strict=True)
-        rows = sorted(f"{content}:{record.source_label}:{record.label}{_bits(record)}{_imitation(record)}" for content, record in pairs)
+        rows = sorted(
+            f"{content}:{record.source_label}:{record.label}{_bits(record)}{_imitation(record)}"
+            for content, record in pairs
+        )
         return sha256_text(self.label_map, *rows)
 
     @cached_property

@@ -44,8 +44,8 @@ def mixed(dataset: CellDataset, mix: Mix, n: int, seed: int) -> CellDataset:
     shares = shares_of(mix, [label for label in dataset.classes if members[label]], rng)
     if n < LEAST * len(shares):
         raise InputError(
-            f"a mix of {len(shares)} types needs more images",
-            expected=f"at least {LEAST * len(shares)}, {LEAST} a type",
+            f"too few images for a mix of {len(shares)} types",
+            expected=f"{LEAST * len(shares)} or more, {LEAST} a type",
             got=str(n),
         )
     counts = counts_of(list(shares.values()), [len(members[label]) for label in shares], n)
@@ -57,7 +57,7 @@ def shares_of(mix: Mix, labels: Sequence[str], rng: np.random.Generator) -> Mapp
     """The share of each of `labels` that the mix holds; they sum to 1. `rng` draws the type that is absent."""
     if mix == "absent":
         if len(labels) < 2:
-            raise InputError("a mix without one type needs two types", got=", ".join(labels) or "none")
+            raise InputError("the mix absent needs two types, one of which it leaves out", got=", ".join(labels) or "none")
         gone = labels[int(rng.integers(len(labels)))]
         labels = [label for label in labels if label != gone]
     weights = dict.fromkeys(labels, 1.0)

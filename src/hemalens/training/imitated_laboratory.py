@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
@@ -73,7 +72,10 @@ NETWORK_PX = 224
 """Side of the network's input, by which `LaboratoryConfig.blur_px` becomes a share of an image's short side."""
 PIVOT = (70.0, 10.0, -5.0)
 """The colour in LAB about which a stain's gains spread: near the mean of a smear image."""
-SMEARS: tuple[tuple[Three, Three], ...] = (((92.0, 5.0, 16.0), (28.0, 41.0, -44.0)), ((77.0, 9.0, 11.0), (28.0, 42.0, -26.0)))
+SMEARS: tuple[tuple[Three, Three], ...] = (
+    ((92.0, 5.0, 16.0), (28.0, 41.0, -44.0)),
+    ((77.0, 9.0, 11.0), (28.0, 42.0, -26.0)),
+)
 """Median colours in LAB of background and nucleus in Acevedo-20 and in Raabin-WBC, by which a laboratory is judged."""
 GROUND = ((62.0, 101.0), (-13.0, 18.0), (-12.0, 36.0))
 """Ranges of L, a and b of a plausible background; seven real sets have 73 to 98, -8 to 9 and 2 to 30."""
