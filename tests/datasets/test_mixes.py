@@ -133,5 +133,5 @@ def test_what_a_mix_cannot_be_drawn_from(sizes: list[int], mix: Mix, n: int, say
 
 def test_a_mix_by_its_name() -> None:
     assert [mix_named(name) for name in MIXES] == list(MIXES)
-    with pytest.raises(InputError, match="unknown mix 'blod'.*did you mean 'blood'"):
+    with pytest.raises(InputError, match=r"unknown mix 'blod'.*did you mean 'blood'"):
         mix_named("blod")

@@ -76,6 +76,8 @@ def imitate(
         report_inputs(say, [given])
         _check_names(given.dataset.classes)
         dataset = imitated(given.dataset, options.laboratory, mix, options.n_images, seed, strengths=strengths)
+        if len(dataset) < options.n_images:
+            say(f"{len(dataset)} images, not {options.n_images}: the set has no further cells for the mix {mix}")
         facts = {
             "version": VERSION,
             "name": dataset.name,

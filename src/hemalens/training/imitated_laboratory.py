@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -300,8 +301,9 @@ def rescaled(image: Tensor, factor: float) -> Tensor:
     return interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
 
 
-def _between(mine, its, share):
-    if isinstance(mine, tuple | list):
+def _between(mine: Any, its: Any, share: float) -> Any:
+    """A number, or a tuple of such, `share` of the way to another one."""
+    if isinstance(mine, tuple):
         return tuple(_between(a, b, share) for a, b in zip(mine, its, strict=True))
     return (1 - share) * mine + share * its
 
