@@ -131,6 +131,8 @@ def test_a_laboratory_lies_in_its_ranges_and_shows_a_smear(seed: int) -> None:
     assert 1 / 1.35 - 1e-9 <= look.gains[0] <= 1.35 + 1e-9
     assert all(abs(shift) <= 20 for shift in look.shifts)
     assert 1 <= look.coarseness <= 3
+    assert look.coarseness / laboratory.scale <= 4 + 1e-9
+    assert 0 <= look.blur <= 1.5 / 160
     # by scikit-image's conversion, of an image of one colour
     for colours in SMEARS:
         ground, nucleus = (

@@ -69,8 +69,10 @@ SCALE = (0.4, 1.6)
 """Range of the factor on the size of an image."""
 MARGIN = (0.05, 0.4)
 """Range of what a tight crop keeps on each side of the cell, as a share of the cell's height and width."""
-NETWORK_PX = 224
-"""Side of the network's input, by which `LaboratoryConfig.blur_px` becomes a share of an image's short side."""
+BLUR_PX = 160
+"""An image's short side in the pixels of `LaboratoryConfig.blur_px`: a window of 96 px is about 0.6 of an image."""
+LEAST_RESOLUTION = 0.25
+"""What scale and coarseness leave of the source's resolution; below it a nucleus has fewer than about 30 pixels."""
 PIVOT = (70.0, 10.0, -5.0)
 """The colour in LAB about which a stain's gains spread: near the mean of a smear image."""
 SMEARS: tuple[tuple[Three, Three], ...] = (
@@ -141,7 +143,7 @@ class Look:
             vignetting=float(rng.uniform(0, c.vignetting)),
             haze=happens(c.haze),
             haze_light=_three(rng.uniform(*HAZE_LIGHT, 3)),
-            blur=happens(c.blur_px / NETWORK_PX),
+            blur=happens(c.blur_px / BLUR_PX),
             coarseness=math.exp(happens(math.log1p(c.coarseness))),
             noise=happens(c.noise),
             shot_noise=happens(c.shot_noise),
@@ -199,12 +201,13 @@ class ImitatedLaboratory:
                 got=f"{MOST_DRAWS} without a dark nucleus on a bright ground",
                 remedy="Lower the strengths of stain and light.",
             )
+        scale = float(math.exp(rng.uniform(*np.log(SCALE))))
         quality = int(rng.integers(strengths.jpeg_quality_min, JPEG_BEST + 1))
         return cls(
             seed=seed,
-            look=look,
+            look=replace(look, coarseness=min(look.coarseness, scale / LEAST_RESOLUTION)),
             direction_rad=float(rng.uniform(-math.pi, math.pi)),
-            scale=float(math.exp(rng.uniform(*np.log(SCALE)))),
+            scale=scale,
             jpeg_quality=quality if rng.random() < strengths.jpeg else None,
             tight=bool(rng.random() < strengths.tight),
             strengths=strengths,
