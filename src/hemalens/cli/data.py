@@ -1,4 +1,4 @@
-"""`hemalens data list | types | audit | fields | download | synthesize | synthesize-fields | synthesize-tissue`."""
+"""`hemalens data list | types | audit | fields | download | imitate | synthesize`, and `synthesize-fields`, `-tissue`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 N_NAMED = 5
 """Sources that are printed of names that look like copies."""
 
-app = typer.Typer(cls=Verbs, help="List, audit, download and synthesize datasets.", no_args_is_help=True)
+app = typer.Typer(cls=Verbs, help="List, audit, download, imitate and synthesize datasets.", no_args_is_help=True)
 
 
 @app.command("list", cls=Verb)
@@ -177,6 +177,48 @@ def download(
         f"open it as {name}:{path}",
     ]
     talk.result(None, lines)
+
+
+@app.command("imitate", cls=Verb)
+def imitate(
+    *,
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="A dataset of single cells, as in folder:my_cells.")],
+    out: Out,
+    laboratory: Annotated[int, typer.Option(min=0, metavar="N", help="The laboratory: each number is another one.")] = 0,
+    mix: Annotated[
+        str, typer.Option(metavar="MIX", help="balanced, blood, absent (one type), lymphocytic or eosinophilic.")
+    ] = "balanced",
+    images: Annotated[int, typer.Option(min=1, metavar="N", help="How many images.")] = 200,
+    labels: Labels = "five_class",
+    settings: Set = None,
+    seed: Seed = 0,
+    strict: Strict = False,
+    follow_links: FollowLinks = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Show cells of a dataset as another laboratory would: stain, light, optics, camera, scale and mix of types.
+
+    \b
+    Examples:
+    hemalens data imitate folder:my_cells --out another_laboratory
+    hemalens data imitate folder:my_cells --out lab_3 --laboratory 3 --mix blood
+    """
+    from hemalens.runs.imitate import ImitateOptions
+    from hemalens.runs.imitate import imitate as run
+
+    talk = Talk(quiet, as_json)
+    options = ImitateOptions(
+        laboratory=laboratory, mix=mix, n_images=images, labels=labels, settings=tuple(settings or ()), strict=strict
+    )
+    found = run(spec, out=out, options=options, seed=seed, overwrite=overwrite, say=talk.say)
+    lines = [
+        f"{found['name']}: {found['n_images']} images in {out}",
+        *listed("cells", [f"{label} {n}" for label, n in found["class_counts"].items()]),
+        f"what was drawn: {out / 'laboratory.json'}; open it as folder:{out}",
+    ]
+    talk.result(found, lines)
 
 
 @app.command("synthesize", cls=Verb)

@@ -2,7 +2,7 @@
 
 Begin with `open_dataset("acevedo20:PATH")`. `readers/` has one file a dataset, and `READERS` is their table. `splits` makes
 folds, fractions and held-out parts, `episodes` few-shot supports, `leaks` refuses test images that were trained on,
-`audit` finds copies, `synthetic/` draws cells of imitated laboratories.
+`audit` finds copies, `mixes` draws mixes of cell types, `synthetic/` draws cells of imitated laboratories.
 Imports `taxonomy`, `imaging` and the rooms below; no torch.
 """
 

@@ -53,7 +53,8 @@ class Record:
     those that values of more than 8 bits are read as, 8 for an image without such values; None leaves it to the image
     alone. `source` is an index into the `sources` of its dataset. `annotations` are all labels of a cell that was annotated
     several times, the first annotation first. `part` is "train", "validation" or "test" in a set that is given in parts.
-    `extra` are further columns of its row, (name, value) each, which predictions repeat.
+    `extra` are further columns of its row, (name, value) each, which predictions repeat. `imitation` is a laboratory that
+    the image imitates: a stage of the image itself, in front of `before`, which other stages neither replace nor precede.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class Record:
     extra: tuple[tuple[str, str], ...] = ()
     page: int | None = None
     bits: int | None = None
+    imitation: Stage | None = None
 
     @property
     def name(self) -> str:
@@ -84,17 +86,21 @@ class Record:
         return named(Path(self.path.name), self.page)
 
     def read(self, notes: list[str] | None = None) -> NDArray[np.uint8]:
-        """Read the image, RGB uint8 (H, W, 3), and apply its stages; raises `ImageError`.
+        """Read the image, RGB uint8 (H, W, 3), and apply its imitation and stages; raises `ImageError`.
 
         What the decoder warns of is appended to `notes`.
         """
         image = read_image(self.path, self.box, page=self.page, bits=self.bits, notes=notes)
-        for stage in self.before:
+        for stage in self._applied:
             image = stage(image)
         return image
 
+    @property
+    def _applied(self) -> tuple[Stage, ...]:
+        return self.before if self.imitation is None else (self.imitation, *self.before)
+
     def unstaged(self) -> Record:
-        """The same image without stages, as on disk."""
+        """The same image without stages: as on disk, or as its imitated laboratory gives it."""
         return replace(self, before=()) if self.before else self
 
     def content_id(self) -> str:
@@ -110,7 +116,7 @@ class Record:
         # 8 bits stand for an image without larger values, which is read in one way alone
         if self.bits != 8 and (self.bits is not None or is_deep(self.path)):
             content = sha256_text(content, f"bits {self.bits}")
-        return sha256_text(content, *(stage.digest for stage in self.before)) if self.before else content
+        return sha256_text(content, *(stage.digest for stage in self._applied)) if self._applied else content
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +159,12 @@ class CellDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of the contents and labels, independent of file names and order."""
+        """A digest of the contents, labels and imitations, independent of file names and order."""
         pairs = zip(self.contents, self.records, strict=True)
-        rows = sorted(f"{content}:{record.source_label}:{record.label}{_bits(record)}" for content, record in pairs)
+        rows = sorted(
+            f"{content}:{record.source_label}:{record.label}{_bits(record)}{_imitation(record)}"
+            for content, record in pairs
+        )
         return sha256_text(self.label_map, *rows)
 
     @cached_property
@@ -282,6 +291,10 @@ def whole_content(record: Record) -> str:
 
 def _bits(record: Record) -> str:
     return "" if record.bits in (None, 8) else f":{record.bits} bits"
+
+
+def _imitation(record: Record) -> str:
+    return "" if record.imitation is None else f":{record.imitation.digest}"
 
 
 @dataclass(frozen=True, slots=True)

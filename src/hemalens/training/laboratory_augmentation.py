@@ -164,16 +164,16 @@ def lab_to_srgb(lab: Tensor) -> Tensor:
 Three = tuple[float, float, float]
 
 
-def restained(image: Tensor, gains: Three, shifts: Three, *, turn_rad: float) -> Tensor:
+def restained(image: Tensor, gains: Three, shifts: Three, *, turn_rad: float, about: Three | None = None) -> Tensor:
     """An image (3, H, W) in [0, 1] with other means and spreads in LAB: (a, b) turned about gray, then
-    (x - mean) * gain + mean + shift of each channel.
+    (x - mean) * gain + mean + shift of each channel. `about` replaces the image's own mean.
 
     Source: Reinhard et al., Color transfer between images, 2001, with drawn statistics in place of another image's.
     """
     lightness, a, b = srgb_to_lab(image)
     cos, sin = math.cos(turn_rad), math.sin(turn_rad)
     lab = torch.stack([lightness, cos * a - sin * b, sin * a + cos * b])
-    mean = lab.mean(dim=(1, 2), keepdim=True)
+    mean = lab.mean(dim=(1, 2), keepdim=True) if about is None else torch.tensor(about).view(3, 1, 1)
     gain, shift = (torch.tensor(values).view(3, 1, 1) for values in (gains, shifts))
     return lab_to_srgb((lab - mean) * gain + mean + shift)
 
@@ -220,13 +220,13 @@ def coarser(image: Tensor, factor: float) -> Tensor:
     return interpolate(shrunk, (height, width), mode="bilinear")[0]
 
 
-def with_noise(image: Tensor, sd: float, shot_sd: float) -> Tensor:
+def with_noise(image: Tensor, sd: float, shot_sd: float, generator: torch.Generator | None = None) -> Tensor:
     """An image (3, H, W) in [0, 1] plus Gaussian noise of variance sd^2 + shot_sd^2 * image.
 
-    The second part is shot noise, a Poisson variable of many photons.
+    The second part is shot noise, a Poisson variable of many photons. Without a `generator`, torch's global one draws.
     """
     spread = (sd**2 + shot_sd**2 * image.clamp(min=0)).sqrt()
-    return image + spread * torch.randn_like(image)
+    return image + spread * torch.randn(image.shape, generator=generator)
 
 
 def compressed(image: Tensor, quality: int) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hemalens.datasets.base import Found, Listing, Reader, Record, is_image_name, note_ignored, wrong_layout
 from hemalens.datasets.images import FOLLOW
@@ -10,8 +12,11 @@ from hemalens.datasets.parts import describe_parts, part_named
 from hemalens.datasets.unlabelled import what_to_do
 from hemalens.datasets.walking import walk, walk_files
 from hemalens.errors import DatasetError, one_line
+from hemalens.files import read_sealed
 from hemalens.imaging.formats import note_not_read
 
+IMITATION = "laboratory.json"
+"""File that `hemalens data imitate` writes beside the class folders: sealed JSON on the images and where they are from."""
 LAYOUT = "<class>/<image>.jpg|.png|.bmp|.tif, one folder a class; or train|val|test/<class>/<image>"
 
 
@@ -41,7 +46,19 @@ def _read(root: Path) -> Listing:
         if unread:
             raise DatasetError(f"no image in {one_line(root)}", expected=LAYOUT, got=unread[0])
         raise wrong_layout(root, "a folder of classes", LAYOUT)
-    return Listing(found.records, found.notes + note_ignored(found.ignored), name=domain, links=outside)
+    imitation = read_sealed(root / IMITATION)
+    if imitation is not None:
+        found.ignored.remove(root / IMITATION)
+        found.notes.append(_describe(imitation))
+    notes = found.notes + note_ignored(found.ignored)
+    synthetic = imitation is not None and bool(imitation.get("synthetic"))
+    return Listing(found.records, notes, name=domain, links=outside, synthetic=synthetic)
+
+
+def _describe(imitation: Mapping[str, Any]) -> str:
+    """A note on a folder of an imitated laboratory: the set that its cells are from."""
+    source, licence = (one_line(imitation.get(key, "unknown")) for key in ("name", "licence"))
+    return f"the images imitate another laboratory: {source}, licence of their source: {licence}"
 
 
 def _visible(folder: Path) -> list[Path]:
