@@ -35,8 +35,8 @@ SCORE_NOTE = (
 ACCURACY_NOTE = "In small print: the 95 % interval, and the accuracy of always predicting the most frequent cell type."
 IMITATED_NOTE = (
     "Imitated laboratories show cells of a left-out laboratory in another stain, light and optics, each with one mix of "
-    "cell types. Gain: the difference in balanced accuracy from the model as it is, on the same images. Harmed: tests in which "
-    f"it falls by more than {HARM}."
+    "cell types. Gain: the difference in balanced accuracy from the model as it is, on the same images. Harmed: tests in "
+    f"which it falls by more than {HARM}."
 )
 
 

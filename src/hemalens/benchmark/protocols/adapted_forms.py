@@ -1,4 +1,4 @@
-"""Forms of a model that are tested beside one another: as it is, adapted to unlabelled images, to a few labels, or to both."""
+"""Forms of a model that are tested: as it is, adapted to unlabelled images, to a few labels, or to both."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def check_mixes(mixes: Sequence[str]) -> None:
 def imitations_of(cells: CellDataset, n: int, mixes: Sequence[str], *, images: int, seed: int) -> tuple[Imitation, ...]:
     """`n` imitated laboratories of `images` cells each, which take turns through the mixes; no image is read.
 
-    Raises `InputError` for a mix that the cells do not allow, and `MissingDependencyError` without torch.
+    Raises `InputError` for a mix that the cells do not allow, and `MissingExtraError` without torch.
     """
     if not n:
         return ()

@@ -95,7 +95,7 @@ class LeaveOneOutProtocol(ProtocolConfig):
             raise InputError(
                 f"the protocol {name} needs two laboratories or more, one of them to test",
                 expected=f"each with {FEWEST_TYPES} cell types of {data.min_per_class} cells or more",
-                got=f"one laboratory, {names}" if len(laboratories) < 2 else names,
+                got=f"one laboratory, {names}" if len(laboratories) < 2 else f"none to test among {names}",
                 remedy="Name more data with --source.",
             )
         cards, notes = tuple(each.card for each in inputs), tuple(note for each in inputs for note in each.notes)
