@@ -39,13 +39,13 @@ FEW = 32
 
 def adapt_unlabelled(
     bundle_path: Path,
-    spec: str,
+    spec: str | CellDataset,
     *,
     run: RunOptions,
     options: AdaptOptions = DEFAULTS,
     say: Say = lambda text: None,
 ) -> Bundle:
-    """Adapt the bundle at `bundle_path` to the images of `spec`, a dataset or a folder, without reading a label.
+    """Adapt the bundle at `bundle_path` to the images of `spec`, a dataset, its name or a folder, without reading a label.
 
     `options.settings` are those of `UnlabelledConfig`; `options.beside` switches `neighbours` on, with further encoders'
     embeddings. `run.seed` draws the batches. Copies and unreadable images are left out, and so are weights for further
@@ -183,21 +183,9 @@ class _Images:
         return entry.model_copy(update={"class_counts": {"unlabelled": len(self.dataset)}})
 
 
-def _open_images(spec: str, fewest: int) -> _Images:
+def _open_images(spec: str | CellDataset, fewest: int) -> _Images:
     """Open the images of a dataset or folder; raises `InputError` if fewer than `fewest` are readable."""
-    reader, _, place = spec.partition(":")
-    if reader == "folder" or (reader not in READERS and Path(spec).is_dir()):
-        folder = Path(place if reader == "folder" else spec).expanduser()
-        own = READERS["folder"]
-        name = folder.resolve().name
-        found = plain_images(folder)
-        records = tuple(replace(record, domain=name) for record in found.records)
-        listed = CellDataset(name, records, (), AS_LABELLED, own.licence, own.citation, notes=tuple(found.notes))
-    else:
-        # unlabelled images include cells that a label map would exclude
-        listed = open_dataset(spec, labels=AS_LABELLED)
-        bare = (replace(r, source_label="", cell_type=None, label=None, excluded=None) for r in listed.records)
-        listed = replace(listed, records=tuple(bare), classes=())
+    listed = _without_labels(spec.through(())) if isinstance(spec, CellDataset) else _listed(spec)
     once = {content: i for i, content in reversed(list(enumerate(listed.contents)))}
     distinct = [listed.records[i] for i in sorted(once.values())]
     readable = [record for record in distinct if _can_be_read(record)]
@@ -209,6 +197,25 @@ def _open_images(spec: str, fewest: int) -> _Images:
         )
     dataset = replace(listed, records=tuple(readable))
     return _Images(dataset, len(distinct) - len(readable), len(listed) - len(distinct))
+
+
+def _listed(spec: str) -> CellDataset:
+    """The images of a dataset or folder, readable or not, without their labels."""
+    reader, _, place = spec.partition(":")
+    if reader == "folder" or (reader not in READERS and Path(spec).is_dir()):
+        folder = Path(place if reader == "folder" else spec).expanduser()
+        own = READERS["folder"]
+        name = folder.resolve().name
+        found = plain_images(folder)
+        records = tuple(replace(record, domain=name) for record in found.records)
+        return CellDataset(name, records, (), AS_LABELLED, own.licence, own.citation, notes=tuple(found.notes))
+    # unlabelled images include cells that a label map would exclude
+    return _without_labels(open_dataset(spec, labels=AS_LABELLED))
+
+
+def _without_labels(dataset: CellDataset) -> CellDataset:
+    bare = (replace(r, source_label="", cell_type=None, label=None, excluded=None) for r in dataset.records)
+    return replace(dataset, records=tuple(bare), classes=())
 
 
 def _can_be_read(record: Record) -> bool:

@@ -18,6 +18,7 @@ from hemalens.benchmark.protocols.fractions import FractionsProtocol
 from hemalens.benchmark.protocols.k_shot import KShotProtocol
 from hemalens.benchmark.protocols.labelling import LabellingProtocol
 from hemalens.benchmark.protocols.laboratory import LaboratoryProtocol
+from hemalens.benchmark.protocols.left_out import LeaveOneOutProtocol
 from hemalens.benchmark.protocols.unlabelled import UnlabelledProtocol
 from hemalens.config import Seed, StrictConfig, parse_yaml, read_settings
 from hemalens.datasets.open import spec_path
@@ -64,6 +65,7 @@ class BenchmarkConfig(StrictConfig):
     labelling: LabellingProtocol = LabellingProtocol()
     unlabelled: UnlabelledProtocol = UnlabelledProtocol()
     fractions: FractionsProtocol = FractionsProtocol()
+    leave_one_laboratory_out: LeaveOneOutProtocol = LeaveOneOutProtocol()
     efficiency: EfficiencyConfig = EfficiencyConfig()
 
     @field_validator("protocols")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hemalens.benchmark.config import BenchmarkConfig, Entry
-from hemalens.benchmark.protocols.base import Task
+from hemalens.benchmark.protocols.base import SourceProtocol, Task
 from hemalens.benchmark.protocols.data import BenchmarkData
 from hemalens.benchmark.trials import Trial, plan_trials
 from hemalens.bundle.segmenter import cell_image_stages
@@ -51,7 +51,7 @@ class BenchmarkPlan:
     @property
     def cards(self) -> list[DataCard]:
         """The card of every source, target and auxiliary set, each once in each role."""
-        cards = [source.card for source in self.sources]
+        cards = [card for task in self.tasks for card in task.source_cards]
         cards += [card for task in self.tasks for card in task.cards]
         cards += [each.card for each in self.auxiliary.values()]
         return list({(card.role, card.name, card.fingerprint): card for card in cards}.values())
@@ -97,15 +97,17 @@ def open_tasks(config: BenchmarkConfig, data: BenchmarkData) -> list[Task]:
     """The tasks of all sources and protocols, checked; nothing is trained. Raises `InputError`."""
     tasks: list[Task] = []
     names: dict[str, str] = {}
-    for spec in config.sources:
-        source = data.source(spec)
-        targets = config.targets_of(spec)
-        for name in config.trained_protocols():
-            task = config.protocol(name).open(name, source, targets, data)
+    targets = {spec: config.targets_of(spec) for spec in config.sources}
+    for name in config.trained_protocols():
+        protocol = config.protocol(name)
+        found = protocol.tasks(name, targets, data)
+        for task in found:
             task.check()
-            tasks.append(task)
-            names |= dict(zip(targets, (tested.name for tested in task.tested), strict=False))
-        names[spec] = source.dataset.name
+        tasks += found
+        if isinstance(protocol, SourceProtocol):
+            for (spec, named), task in zip(targets.items(), found, strict=True):
+                names |= {spec: task.source.dataset.name}
+                names |= dict(zip(named, (tested.name for tested in task.tested), strict=False))
     _refuse_same_names(names)
     return tasks
 

@@ -11,6 +11,7 @@ from hemalens.benchmark.trials import TrialCallback, TrialResult, failures, run_
 from hemalens.benchmark.workers import run_in_workers
 from hemalens.config import check_whole
 from hemalens.errors import InputError, public
+from hemalens.evaluation.left_out import left_out_scores
 from hemalens.evaluation.results import MethodCard, Report
 from hemalens.evaluation.significance import compare
 from hemalens.files import PathLike, as_path
@@ -63,7 +64,7 @@ def _report(config: BenchmarkConfig, plan: BenchmarkPlan, results: Sequence[Tria
     evaluations = [evaluation for outcome in outcomes for evaluation in outcome.evaluations]
     names = [entry.name for entry in plan.entries]
     shown = ", ".join(names) if len(names) <= MOST_NAMES else f"{len(names)} methods"
-    sources = ", ".join(source.dataset.name for source in plan.sources)
+    sources = ", ".join(dict.fromkeys(task.trained_on for task in plan.tasks))
     models = first_models(results)
     timed = models if EFFICIENCY in config.protocols else []
     return make_report(
@@ -73,6 +74,7 @@ def _report(config: BenchmarkConfig, plan: BenchmarkPlan, results: Sequence[Tria
             evaluations=evaluations,
             k_shot=[result for outcome in outcomes for result in outcome.k_shot],
             fractions=[curve for outcome in outcomes for curve in outcome.fractions],
+            left_out=left_out_scores([test for outcome in outcomes for test in outcome.left_out], seed=config.seed),
             efficiency=measure_efficiency(timed, config.efficiency, say=say),
             comparisons=compare(evaluations, seed=config.seed),
             failures=failures(results),

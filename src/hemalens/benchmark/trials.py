@@ -27,6 +27,8 @@ from hemalens.runs.auxiliary import parts_for
 from hemalens.runs.folders import fit_or_resume, method_request
 
 RESULT, EMBEDDINGS, ERROR = "result.json", "embeddings.npy", "error.txt"
+NAMED = ("evaluations", "k_shot", "fractions", "left_out")
+"""Kinds of results that hold the name of their method."""
 Status = Literal["waiting", "cached", "running", "done", "failed"]
 
 
@@ -210,7 +212,7 @@ def _renamed(outcome: Outcome, trial: Trial) -> Outcome:
         _, _, task = part.name.partition(": ")
         return part.model_copy(update={"method": name, "name": f"{name}: {task}"})
 
-    parts = {kind: tuple(map(renamed, getattr(outcome, kind))) for kind in ("evaluations", "k_shot", "fractions")}
+    parts = {kind: tuple(map(renamed, getattr(outcome, kind))) for kind in NAMED}
     curves = tuple(curve.model_copy(update={"name": name}) for curve in outcome.curves)
     return outcome.model_copy(update={**parts, "curves": curves})
 

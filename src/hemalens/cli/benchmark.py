@@ -14,8 +14,8 @@ from hemalens.cli.benchmark_options import (
     CONFIG_OPTIONS,
     DEFAULTS,
     DETECTOR_OPTIONS,
-    DETECTOR_PROTOCOL,
     EFFICIENCY_OPTIONS,
+    LEFT_OUT_PROTOCOL,
     UNTRAINED_OPTIONS,
     given_options,
     protocols_using,
@@ -58,7 +58,7 @@ Protocols = Annotated[
         metavar="NAME",
         help="How data are split and tested: k-fold, cross-domain (default), k-shot, finetuning (all weights), labelling "
         "(active learning), unlabelled (adaptation without labels), fractions (of the labels), efficiency (cost of "
-        "networks), leave-one-laboratory-out (detectors, on fields with boxes). Repeatable.",
+        "networks), leave-one-laboratory-out (trained on all others; also detectors, on fields). Repeatable.",
     ),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Processes at once, where memory allows.")]
@@ -140,6 +140,15 @@ Unlabelled = Annotated[
         "beside=imagenet; repeatable.",
     ),
 ]
+LeaveOneOut = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--leave-one-laboratory-out",
+        metavar="KEY=VALUE",
+        help="seeds=3; adapt=none,unlabelled,shots,unlabelled+shots; shots=10; repeats=5; imitated, mixes, images; "
+        "repeatable.",
+    ),
+]
 Fractions = Annotated[
     str | None,
     typer.Option(metavar="F,F", show_default=DEFAULTS["--fractions"], help="Fractions of the training part."),
@@ -179,6 +188,7 @@ def benchmark(
     finetuning: Finetuning = None,
     labelling: Labelling = None,
     unlabelled: Unlabelled = None,
+    leave_one_laboratory_out: LeaveOneOut = None,
     fractions: Fractions = None,
     seeds: Seeds = None,
     strict: Strict = False,
@@ -222,12 +232,20 @@ def _dispatch(
     named, trains = list(given.get("--protocol", ())), "--methods" in given or config is not None
     if named == ["efficiency"] and not trains:
         _measure_networks(talk, given, out, overwrite=overwrite)
-    elif DETECTOR_PROTOCOL in named:
+    elif LEFT_OUT_PROTOCOL in named and _on_fields(given):
         _compare_detectors(talk, given, named, out, overwrite=overwrite)
     elif "--bundle" in given and named and set(named) <= set(BUNDLE_PROTOCOLS) and not trains:
         _test_bundle(talk, given, named, out, overwrite=overwrite)
     else:
         _compare_methods(talk, config, given, out, n_workers=n_workers, overwrite=overwrite)
+
+
+def _on_fields(given: dict[str, Any]) -> bool:
+    """Whether a benchmark is one of detectors: by its method, or by sources that are all fields."""
+    from hemalens.runs.evaluate_fields import is_fields
+
+    sources = given.get("--source", ())
+    return given.get("--methods") == "detector" or (bool(sources) and all(map(is_fields, sources)))
 
 
 def _compare_methods(
@@ -262,12 +280,12 @@ def _compare_detectors(talk: Talk, given: dict[str, Any], protocols: list[str], 
     """Detectors trained without each laboratory in turn."""
     from hemalens.benchmark.detectors import DETECTOR, DetectorBenchmark, benchmark_detectors
 
-    _check_options(given, [DETECTOR_PROTOCOL], allowed=DETECTOR_OPTIONS)
+    _check_options(given, [LEFT_OUT_PROTOCOL], allowed=DETECTOR_OPTIONS)
     methods = given.get("--methods", DETECTOR)
-    if set(protocols) != {DETECTOR_PROTOCOL} or methods != DETECTOR:
+    if set(protocols) != {LEFT_OUT_PROTOCOL} or methods != DETECTOR:
         raise InputError(
-            f"the protocol {DETECTOR_PROTOCOL} is for detectors, and stands alone",
-            expected=f"--methods {DETECTOR} --protocol {DETECTOR_PROTOCOL}",
+            f"the protocol {LEFT_OUT_PROTOCOL} is for detectors, and stands alone",
+            expected=f"--methods {DETECTOR} --protocol {LEFT_OUT_PROTOCOL}",
             got=f"--methods {methods} --protocol {','.join(protocols)}",
             remedy="Run the others by themselves.",
         )

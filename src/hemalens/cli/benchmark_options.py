@@ -15,8 +15,8 @@ MAIN = ("--config", "--methods", "--source", "--target", "--protocol", "--out")
 """The options that most benchmarks need; the help shows them first."""
 BUNDLE_PROTOCOLS = ("k-shot", "finetuning", "labelling", "unlabelled")
 """Protocols that run on a saved bundle."""
-DETECTOR_PROTOCOL = "leave-one-laboratory-out"
-"""The protocol of detectors."""
+LEFT_OUT_PROTOCOL = "leave-one-laboratory-out"
+"""The protocol of detectors, and one of those of single cells."""
 DETECTOR_OPTIONS = (
     *("--methods", "--protocol", "--source", "--set", "--seed"),
     *("--follow-links", "--out", "--overwrite", "--quiet", "--json"),
@@ -91,6 +91,7 @@ CONFIG_OPTIONS: dict[str, tuple[tuple[str, ...], Callable[[Any], Any]]] = {
     "--finetuning": (("finetuning",), _settings("finetuning")),
     "--labelling": (("labelling",), _settings("labelling")),
     "--unlabelled": (("unlabelled",), _settings("unlabelled")),
+    "--leave-one-laboratory-out": (("leave_one_laboratory_out",), _settings("leave-one-laboratory-out")),
     "--fractions": (("fractions", "fractions"), lambda text: numbers(text, "--fractions")),
     "--seeds": (("fractions", "seeds"), _unchanged),
     "--selection": (("fractions", "selection"), _unchanged),
@@ -115,6 +116,7 @@ EFFICIENCY_OPTIONS: dict[str, str] = {
 
 _PARTS = {
     "k_shot": "k-shot",
+    "leave_one_laboratory_out": LEFT_OUT_PROTOCOL,
     **{name: name for name in ("finetuning", "labelling", "unlabelled", "fractions", "efficiency")},
 }
 

@@ -59,6 +59,8 @@ def _print_tables(report: Report) -> None:
             print_sentence(sentence)
         for sentence in comparisons.sentences(report.comparisons, report.evaluations):
             print_sentence(sentence)
+    if report.left_out:
+        print_left_out(report)
     if report.detections:
         print_detections(report)
     if report.k_shot:
@@ -123,6 +125,30 @@ def print_detections(report: Report) -> None:
                 formatting.MISSING if error is None else f"{error:.1f}",
             )
     Console(soft_wrap=False, highlight=False).print(table)
+
+
+def print_left_out(report: Report) -> None:
+    """Tables of the balanced accuracy in laboratories left out, 80 columns wide: a row a laboratory, a column a form."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from hemalens.evaluation import formatting
+    from hemalens.report import left_out
+
+    console = Console(soft_wrap=False, highlight=False)
+    for result in report.left_out:
+        seeds = formatting.counted(len(result.seeds), "seed")
+        title = f"{formatting.visible(result.method)}: balanced accuracy, {seeds}, by adaptation"
+        table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in left_out.by_laboratory(result)[0]:
+            table.add_column(Text(column), justify="right" if table.columns else "left", overflow="fold")
+        for row in left_out.by_laboratory(result)[1:]:
+            table.add_row(*map(Text, row))
+        console.print(table)
+        for sentence in left_out.harm_sentences(result):
+            print_sentence(sentence)
 
 
 COUNTED = {

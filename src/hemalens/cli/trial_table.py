@@ -47,8 +47,13 @@ def trial_progress(talk: Talk) -> Iterator[TrialCallback]:
 
 def short_score(outcome: Outcome | None) -> str:
     """The balanced accuracy of an outcome in a few characters, with the k or the fraction that it belongs to."""
+    from hemalens.evaluation.left_out import left_out_scores
+
     if outcome is None:
         return ""
+    for test in outcome.left_out:
+        form = left_out_scores([test], seed=0)[0].forms[0]
+        return f"{_shown(form.mean.value)}, {form.form}"
     for evaluation in outcome.evaluations:
         return _shown(evaluation.scores.balanced_accuracy.value)
     for result in outcome.k_shot:

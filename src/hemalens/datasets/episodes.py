@@ -117,3 +117,25 @@ def shared_groups(support: CellDataset, test: CellDataset) -> tuple[str, ...]:
 def _groups(dataset: CellDataset) -> dict[tuple[str, str], Record]:
     """The last record of each group, by domain and group."""
     return {(r.domain, r.group): r for r in dataset.records if r.group is not None}
+
+
+def draw_labelled(dataset: CellDataset, k: int, rng: np.random.Generator) -> Episode:
+    """Draw up to `k` images of each class as the support; the images that share no content and no group with it are tested.
+
+    The support has half of a class's images at most, fewer where whole groups allow no more, so that every class is
+    tested: groups are taken in a random order until each class has enough.
+    """
+    unit, target = units(dataset), dataset.targets
+    counts = np.zeros((int(unit.max(initial=-1)) + 1, len(dataset.classes)), np.int64)
+    np.add.at(counts, (unit, target), 1)
+    wanted, left, having = np.minimum(k, counts.sum(axis=0) // 2), counts.sum(axis=0), np.zeros_like(counts[0])
+    taken = np.zeros(len(counts), bool)
+    for i in rng.permutation(len(counts)):
+        lacks = (counts[i] > 0) & (having < wanted)
+        # a group with the last images of a class stays to be tested
+        if lacks.any() and np.all((left - counts[i] >= 1) | (counts[i] == 0)):
+            taken[i] = True
+            having += counts[i]
+            left -= counts[i]
+    drawn = [rng.permutation(np.flatnonzero(taken[unit] & (target == c)))[: wanted[c]] for c in range(len(dataset.classes))]
+    return Episode(np.concatenate(drawn), ~taken[unit])

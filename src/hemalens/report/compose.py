@@ -28,6 +28,7 @@ from hemalens.evaluation.results import (
     Failure,
     FractionCurve,
     KShot,
+    LeftOut,
     MethodCard,
     NamedScatter,
     PictureTable,
@@ -36,7 +37,7 @@ from hemalens.evaluation.results import (
     TrainingCurve,
 )
 from hemalens.graphs.runtime import n_cores
-from hemalens.report import count_comparisons, detection
+from hemalens.report import count_comparisons, detection, left_out
 from hemalens.report.slides import summarise_slides
 from hemalens.report.summary import (
     summarise_efficiency,
@@ -141,6 +142,7 @@ class Results:
     detections: Sequence[Detection] = ()
     k_shot: Sequence[KShot] = ()
     fractions: Sequence[FractionCurve] = ()
+    left_out: Sequence[LeftOut] = ()
     efficiency: Sequence[Efficiency] = ()
     comparisons: Sequence[Comparison] = ()
     failures: Sequence[Failure] = ()
@@ -156,9 +158,11 @@ class Results:
         sentences = [*summarise_failures(self.failures), *summarise_efficiency(self.efficiency), *self.remarks]
         sentences += [*summarise_slides(self.slides), *map(count_comparisons.sentence, self.count_comparisons)]
         sentences += detection.sentences(self.detections)
+        for result in self.left_out:
+            sentences += [left_out.sentence(result), *left_out.harm_sentences(result)]
         sentences += summarise_evaluations(self.evaluations, self.comparisons)
-        for place in dict.fromkeys((result.target, result.against) for result in self.k_shot):
-            sentences += summarise_k_shot([result for result in self.k_shot if (result.target, result.against) == place])
+        for place in dict.fromkeys((each.target, each.against) for each in self.k_shot):
+            sentences += summarise_k_shot([each for each in self.k_shot if (each.target, each.against) == place])
         return (*sentences, *summarise_fractions(self.fractions))
 
 
@@ -192,6 +196,7 @@ def make_report(
         detections=tuple(results.detections),
         k_shot=tuple(results.k_shot),
         fractions=tuple(results.fractions),
+        left_out=tuple(results.left_out),
         efficiency=tuple(results.efficiency),
         comparisons=tuple(results.comparisons),
         failures=tuple(results.failures),

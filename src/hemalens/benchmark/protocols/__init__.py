@@ -1,7 +1,8 @@
 """Protocols: how a source and its targets are split, and what is scored.
 
 `PROTOCOLS` is the table, one module a protocol. `base` is their contract, `data` opens the datasets, `laboratory` is the
-base of the protocols on a new laboratory, `scoring` averages scores over models. To add one: a `ProtocolConfig` in a module
+base of the protocols on a new laboratory, `scoring` averages scores over models. `left_out` uses `left_out_laboratories`
+(training sets), `adapted_forms` (predictions) and `imitations`. To add one: a `ProtocolConfig` in a module
 of its own, a line in `PROTOCOLS`, and a field of its name in `BenchmarkConfig` where it has settings.
 """
 
@@ -13,6 +14,7 @@ from hemalens.benchmark.protocols.folds import CrossDomainProtocol, KFoldProtoco
 from hemalens.benchmark.protocols.fractions import FractionsProtocol
 from hemalens.benchmark.protocols.k_shot import KShotProtocol
 from hemalens.benchmark.protocols.labelling import LabellingProtocol
+from hemalens.benchmark.protocols.left_out import LeaveOneOutProtocol
 from hemalens.benchmark.protocols.unlabelled import UnlabelledProtocol
 
 __all__ = ["PROTOCOLS", "ProtocolConfig"]
@@ -25,5 +27,6 @@ PROTOCOLS: dict[str, type[ProtocolConfig]] = {
     "labelling": LabellingProtocol,
     "unlabelled": UnlabelledProtocol,
     "fractions": FractionsProtocol,
+    "leave-one-laboratory-out": LeaveOneOutProtocol,
 }
 """The protocols that train, by name."""

@@ -1,13 +1,13 @@
 """The contract of a protocol: settings that open tasks, and tasks that test one method after another.
 
-A protocol is a `ProtocolConfig`: its fields are its settings, `open` gives the `Task` of one source. A task trains through
-the `FitFold` that it is given and knows nothing of the method behind it.
+A protocol is a `ProtocolConfig`: its fields are its settings, `tasks` gives a `Task` for each training set. A task trains
+through the `FitFold` that it is given and knows nothing of the method behind it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -20,7 +20,7 @@ from hemalens.benchmark.protocols.data import BenchmarkData
 from hemalens.bundle.bundle import Bundle
 from hemalens.config import StrictConfig
 from hemalens.datasets import CellDataset
-from hemalens.evaluation.results import DataCard, Evaluation, FractionCurve, KShot, TrainingCurve
+from hemalens.evaluation.results import DataCard, Evaluation, FractionCurve, KShot, LeftOutTest, TrainingCurve
 from hemalens.runs.inputs import Inputs
 
 FitFold = Callable[[CellDataset, CellDataset, np.random.Generator, Path], Bundle]
@@ -64,6 +64,21 @@ class ProtocolConfig(StrictConfig, ABC):
     """Whether targets are tested."""
 
     @abstractmethod
+    def tasks(self, name: str, targets: Mapping[str, Sequence[str]], data: BenchmarkData) -> list[Task]:
+        """The tasks of the protocol `name` on the sources, each with its targets; nothing is trained.
+
+        Raises `InputError`.
+        """
+
+
+class SourceProtocol(ProtocolConfig):
+    """A protocol that trains on one source after another."""
+
+    def tasks(self, name: str, targets: Mapping[str, Sequence[str]], data: BenchmarkData) -> list[Task]:
+        """One task a source."""
+        return [self.open(name, data.source(spec), tested, data) for spec, tested in targets.items()]
+
+    @abstractmethod
     def open(self, name: str, source: Inputs, targets: Sequence[str], data: BenchmarkData) -> Task:
         """The task of the protocol `name` on a source and its targets; nothing is trained. Raises `InputError`."""
 
@@ -84,6 +99,7 @@ class Outcome(BaseModel):
     evaluations: tuple[Evaluation, ...] = ()
     k_shot: tuple[KShot, ...] = ()
     fractions: tuple[FractionCurve, ...] = ()
+    left_out: tuple[LeftOutTest, ...] = ()
     curves: tuple[TrainingCurve, ...] = ()
     model: str = ""
     points: tuple[tuple[str, str], ...] = ()
@@ -104,6 +120,16 @@ class Task(ABC):
     tested: tuple[CellDataset, ...] = ()
     cards: tuple[DataCard, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def trained_on(self) -> str:
+        """The data of the protocol, as the title of a report names them."""
+        return self.source.dataset.name
+
+    @property
+    def source_cards(self) -> tuple[DataCard, ...]:
+        """The cards of the sources."""
+        return (self.source.card,)
 
     @property
     def tests(self) -> tuple[str, ...]:

@@ -100,6 +100,10 @@ class BenchmarkData:
         """A dataset that methods are trained on."""
         return self._prepared(spec, "source", self.unreadable, self.min_per_class)
 
+    def laboratory(self, spec: str) -> Inputs:
+        """A dataset that is trained on, and tested when it is left out; small classes stay."""
+        return self._prepared(spec, "train and test", self.unreadable, 1)
+
     def targets(self, specs: Sequence[str], *, min_per_class: int) -> list[Inputs]:
         """Datasets that are tested; their unreadable images are listed in the results."""
         return [self._prepared(spec, "target", "keep", min_per_class) for spec in specs]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from hemalens.benchmark.protocols.base import FitFold, Outcome, ProtocolConfig, Task, relative_path
+from hemalens.benchmark.protocols.base import FitFold, Outcome, SourceProtocol, Task, relative_path
 from hemalens.benchmark.protocols.data import BenchmarkData
 from hemalens.bundle.bundle import Bundle
 from hemalens.datasets import CellDataset
@@ -113,7 +113,7 @@ def evaluate_folds(
     )
 
 
-class KFoldProtocol(ProtocolConfig):
+class KFoldProtocol(SourceProtocol):
     """Stratified folds of the source; each is tested by the model of the others."""
 
     folds: int = Field(default=5, ge=2)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from hemalens.benchmark.protocols.base import FitFold, Outcome, ProtocolConfig, Task, relative_path
+from hemalens.benchmark.protocols.base import FitFold, Outcome, SourceProtocol, Task, relative_path
 from hemalens.benchmark.protocols.data import BenchmarkData
 from hemalens.benchmark.protocols.folds import VALIDATION_FRACTION
 from hemalens.benchmark.protocols.scoring import Score, mean_estimate, unit_name
@@ -31,7 +31,7 @@ PUBLISHED_FRACTIONS = (1.0, 0.5, 0.1, 0.01)
 TEST_FRACTION = 0.2
 
 
-class FractionsProtocol(ProtocolConfig):
+class FractionsProtocol(SourceProtocol):
     """Each of `fractions` of the training part, drawn and trained `seeds` times.
 
     `selection` names the images that choose the epoch. `strict`: a fraction that leaves a class without an image is an

@@ -115,7 +115,7 @@ class KShotProtocol(LaboratoryProtocol):
         with track("k-shot", len(self.shots) * self.repeats) as progress:
             for k in self.shots:
                 episodes = self.episodes(target.dataset, pool.dataset if pool else None, k, seed=seed)
-                predicted = self._predict(seen, episodes, seed=seed, done=lambda: progress(1))
+                predicted = self.predict(seen, episodes, seed=seed, done=lambda: progress(1))
                 shots.append(query_scores(k, target.dataset, episodes, predicted, seed=seed))
         labels, records = self._classes(target), target.dataset.records
         points = [(str(r.label), labels[p], r.domain) for r, p in zip(records, predicted[0], strict=True)]
@@ -139,7 +139,7 @@ class KShotProtocol(LaboratoryProtocol):
             f"the tested {unit_name(target.dataset)} (1,000 repeats)",
         )
 
-    def _predict(
+    def predict(
         self, seen: EmbeddedLaboratory, episodes: Sequence[Episode], *, seed: int, done: Callable[[], None]
     ) -> Labels:
         """Predictions of each episode's classifier for all target images, (n_repeats, n); only its query counts.

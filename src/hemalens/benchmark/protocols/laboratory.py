@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hemalens.adaptation.encoders import bundles_of, digests_of, folders_of
 from hemalens.adaptation.source_head import SourceHead
-from hemalens.benchmark.protocols.base import FitFold, Outcome, ProtocolConfig, Task, Words, relative_path
+from hemalens.benchmark.protocols.base import FitFold, Outcome, SourceProtocol, Task, Words, relative_path
 from hemalens.benchmark.protocols.data import BenchmarkData, NewLaboratory
 from hemalens.benchmark.protocols.folds import fit_whole
 from hemalens.benchmark.protocols.scoring import Score, mean_estimate, unit_name
@@ -207,7 +207,7 @@ def check_counts(counts: Sequence[int], what: str, *, at_least: int = 1) -> None
         raise SplitError(f"cannot use these {what}", expected=expected, got=str(list(counts)))
 
 
-class LaboratoryProtocol(ProtocolConfig):
+class LaboratoryProtocol(SourceProtocol):
     """A bundle from the whole source, tested on new laboratories of which some images are known.
 
     `beside`: bundles, or the word imagenet, whose embeddings are concatenated with those of the model, as in `adapt`.

@@ -24,6 +24,16 @@ from hemalens.evaluation.results.evaluations import (
     WrongCell,
 )
 from hemalens.evaluation.results.exhibits import ComparisonTable, Picture, PictureTable
+from hemalens.evaluation.results.left_out import (
+    FormAnswers,
+    FormScores,
+    ImitatedScores,
+    ImitatedTest,
+    LaboratoryScores,
+    LeftOut,
+    LeftOutTest,
+    Worst,
+)
 from hemalens.evaluation.results.report import DataCard, Failure, MethodCard, Report
 from hemalens.evaluation.results.slides import (
     CellsNeeded,
@@ -56,11 +66,18 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "Failure",
+    "FormAnswers",
+    "FormScores",
     "FractionCurve",
     "FractionScores",
     "ImageAnswers",
+    "ImitatedScores",
+    "ImitatedTest",
     "KShot",
     "KindScores",
+    "LaboratoryScores",
+    "LeftOut",
+    "LeftOutTest",
     "MethodCard",
     "NamedScatter",
     "Picture",
@@ -80,5 +97,6 @@ __all__ = [
     "TrainingCurve",
     "TrustCheck",
     "TypeDifference",
+    "Worst",
     "WrongCell",
 ]

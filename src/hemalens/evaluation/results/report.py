@@ -14,6 +14,7 @@ from hemalens.evaluation.results.curves import FractionCurve, KShot
 from hemalens.evaluation.results.detection import Detection
 from hemalens.evaluation.results.evaluations import Evaluation, NamedScatter
 from hemalens.evaluation.results.exhibits import ComparisonTable, PictureTable
+from hemalens.evaluation.results.left_out import LeftOut
 from hemalens.evaluation.results.slides import CountComparison, SlideResult
 from hemalens.evaluation.results.training_curves import TrainingCurve
 
@@ -84,6 +85,7 @@ class Report(Part):
     detections: tuple[Detection, ...] = ()
     k_shot: tuple[KShot, ...] = ()
     fractions: tuple[FractionCurve, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     efficiency: tuple[Efficiency, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     failures: tuple[Failure, ...] = ()
