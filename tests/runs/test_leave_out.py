@@ -12,7 +12,6 @@ from fakes import cut_outs
 from hemalens.bundle.bundle import open_bundle
 from hemalens.datasets import open_dataset
 from hemalens.errors import InputError
-from hemalens.methods import METHODS
 from hemalens.runs.inputs import Inputs, open_inputs
 from hemalens.runs.train import TrainOptions, train
 from hemalens.runs.train_detector import train_detector
@@ -86,7 +85,7 @@ def test_what_is_cut_out_of_an_image_of_the_laboratory_is_gone_too(spec: str, tm
 
 
 def test_the_bundle_has_seen_nothing_of_the_laboratory(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "stub", trained.stub_method())
+    monkeypatch.setattr("hemalens.runs.train.find_method", lambda name: trained.stub_method())
     cuts = cut_outs.write(tmp_path / "fields", n_per_class=8)
     options = TrainOptions(labels="smear", leave_out=("y",))
     report = train("stub", [spec, cuts], out=tmp_path / "run", options=options)
@@ -110,5 +109,7 @@ def test_an_unknown_laboratory_and_all_of_them_are_errors(spec: str, names: list
 
 
 def test_a_detector_names_its_setting(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--leave-out is of classifiers; expected --set leave_out=x,y"):
+    with pytest.raises(
+        InputError, match="--leave-out is of classifiers; expected the detector's setting, --set leave_out=x,y"
+    ):
         train_detector("yolo:fields", out=tmp_path / "run", options=TrainOptions(leave_out=("x", "y")))

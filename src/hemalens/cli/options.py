@@ -29,7 +29,7 @@ Labels = Annotated[
     str,
     typer.Option(
         metavar="MAP",
-        help="five_class (default), eight_class, thirteen_class, fab_eight, blast_or_not, as_labelled.",
+        help="five_class (default), eight_class, smear, thirteen_class, fab_eight, blast_or_not, as_labelled.",
         show_default=False,
     ),
 ]

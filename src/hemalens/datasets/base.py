@@ -284,11 +284,6 @@ def _content(record: Record) -> str:
         return f"unreadable:{record.name}:{record.box}"
 
 
-def whole_content(record: Record) -> str:
-    """The content digest of the whole image that a record's box is cut out of; of a record without a box, its own."""
-    return _content(replace(record, box=None))
-
-
 def _bits(record: Record) -> str:
     return "" if record.bits in (None, 8) else f":{record.bits} bits"
 
@@ -301,9 +296,8 @@ def _imitation(record: Record) -> str:
 class Listing:
     """What a reader found: records without labels, and notes on what it left out.
 
-    `name`, `licence` and `citation` replace the reader's, for a part of a set or for images of another one. `synthetic`
-    marks drawn images in the layout of photographs. `links` are links to folders outside the data folder, which were not
-    followed.
+    `name`, `licence` and `citation` replace the reader's. `synthetic` marks drawn images in the layout of photographs.
+    `links` are links to folders outside the data folder, which were not followed.
     """
 
     records: list[Record]

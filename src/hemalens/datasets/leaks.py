@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hemalens.datasets.base import CellDataset, whole_content
+from hemalens.datasets.base import CellDataset, Record
 from hemalens.errors import SplitError
 from hemalens.files import sha256_text
+
+
+def whole_content(record: Record) -> str:
+    """The content digest of the whole image that a record's box is cut out of; empty for an unreadable file."""
+    try:
+        return replace(record, box=None).content_id()
+    except OSError:
+        return ""
 
 
 def _cut_from(content: str) -> str:

@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hemalens.datasets.base import CellDataset, Record, whole_content
+from hemalens.datasets.base import CellDataset, Record
+from hemalens.datasets.leaks import whole_content
 from hemalens.errors import DatasetError, ImageError, SplitError, one_line
 from hemalens.imaging.reading import image_size
 

@@ -44,11 +44,8 @@ def train_detector(
     check_texts(settings, "the settings")
     options = checked(options, TrainOptions)
     out, specs = as_path(out, "out"), list(dict.fromkeys(check_specs(train_specs, "the training data")))
-    if options.leave_out:
-        raise InputError(
-            "--leave-out is of classifiers",
-            expected=f"--set leave_out={','.join(options.leave_out)}, the detector's setting",
-        )
+    if names := ",".join(options.leave_out):
+        raise InputError("--leave-out is of classifiers", expected=f"the detector's setting, --set leave_out={names}")
     refuse_unused(options, USED, "a detector is trained on fields with boxes alone")
     config = DetectorConfig.load(options.settings_file, settings)
     parts = split_fields(

@@ -17,8 +17,8 @@ from hemalens.errors import DatasetError, near_matches, one_line
 from hemalens.imaging.reading import image_size
 
 NAME = "cut_outs"
-TITLE = "cut-outs of fields"
-LAYOUT = f"{NAME}:READER:PATH with a reader of fields, as in {NAME}:yolo:my_fields"
+TITLE = "cut-outs of fields with boxes"
+LAYOUT = f"{NAME}:READER:PATH with a reader of fields and its path, as in {NAME}:yolo:my_fields"
 LABELS: Labels = {"erythrocyte": "erythrocyte", "platelet": "platelet", "artefact": "artefact"}
 
 
