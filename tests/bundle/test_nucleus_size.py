@@ -156,6 +156,18 @@ def test_a_type_with_fewer_than_8_cells_is_taken_to_lie_as_all_do(tmp_path: Path
     assert few.scale > 2 * lymphocytes.scale
 
 
+def test_what_is_no_white_cell_has_no_say_in_the_median(tmp_path: Path) -> None:
+    cells = _crops(tmp_path / "a", SIDES)
+    plain = sizes_of(_dataset(cells), STAGES)
+    further = CellDataset(
+        "cells", (*cells, *_crops(tmp_path / "b", {"artefact": [400] * 20})), (*CLASSES, "artefact"), "smear", "-", "-"
+    )
+    *mature, artefact = sizes_of(further, STAGES)
+    assert tuple(mature) == plain
+    sides = np.array([record.read().shape[0] for record in cells], float)
+    assert artefact.centre == pytest.approx(stats.t.fit(np.log(sides) - np.median(np.log(sides)), fdf=DEGREES)[1])
+
+
 def test_nothing_is_said_of_sizes_with_fewer_than_8_cells_or_where_stages_hide_them(tmp_path: Path) -> None:
     records = _crops(tmp_path / "a", SIDES)
     assert len(sizes_of(_dataset(records), STAGES)) == 2

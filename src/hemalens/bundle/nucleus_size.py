@@ -20,6 +20,7 @@ from hemalens.bundle.artifact import Part
 from hemalens.bundle.stages import CentredCropStage, Stage
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.progress import track
+from hemalens.taxonomy import is_mature
 
 Floats = NDArray[np.floating[Any]]
 DEGREES = 4
@@ -63,12 +64,16 @@ def log_diameters(records: Sequence[Record], extent: float) -> NDArray[np.float6
 def sizes_of(dataset: CellDataset, stages: Sequence[Stage]) -> tuple[NucleusSize, ...]:
     """Nucleus sizes of each class in label order, from labelled images after `stages`; each source has its own median.
 
-    A class of fewer than 8 images gets the sizes of all images. Empty where the stages hide the size, or below 8 images.
+    Under a label map with mature types these alone are measured: what is no white cell has no nucleus, and its crop is the
+    whole image. Other classes, and those of fewer than 8 images, get the sizes of all images measured. Empty where the
+    stages hide the size, or below 8 images.
     """
     extent = extent_of(stages)
-    if extent is None or len(dataset) < FEWEST:
+    mature = np.array([is_mature(label) for label in dataset.classes])
+    measured = dataset.subset(np.flatnonzero(mature[dataset.targets])) if mature.any() else dataset
+    if extent is None or len(measured) < FEWEST:
         return ()
-    parts = [(log_diameters(part.records, extent), part.targets) for part in dataset.by_source()]
+    parts = [(log_diameters(part.records, extent), part.targets) for part in measured.by_source()]
     relative = np.concatenate([logs - np.median(logs) for logs, _ in parts])
     targets = np.concatenate([targets for _, targets in parts])
     found = []
