@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hemalens.datasets.base import (
-    Labels,
-    Listing,
-    Reader,
-    Record,
-    has_folder,
-    note_ignored,
-    root_holding,
-    wrong_layout,
-)
+from hemalens.datasets.base import Labels, Listing, Reader, Record, note_ignored, wrong_layout
+from hemalens.datasets.layouts import has_folder, root_holding
 from hemalens.errors import DatasetError, one_line
 from hemalens.taxonomy import Excluded
 

@@ -12,18 +12,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hemalens.datasets.base import (
-    Found,
-    Labels,
-    Listing,
-    Reader,
-    Record,
-    has_folder,
-    is_image_file,
-    note_ignored,
-    root_holding,
-    wrong_layout,
-)
+from hemalens.datasets.base import Found, Labels, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
+from hemalens.datasets.layouts import has_folder, root_holding
 from hemalens.errors import DatasetError, one_line
 from hemalens.taxonomy import Excluded
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hemalens.datasets.base import Found, Listing, Reader, Record, is_image_file, note_ignored, root_holding, wrong_layout
+from hemalens.datasets.base import Found, Listing, Reader, Record, is_image_file, note_ignored, wrong_layout
+from hemalens.datasets.layouts import root_holding
 from hemalens.datasets.readers.paired_masks import pair_masks
 from hemalens.datasets.readers.raabin import LABELS, smear_of
 from hemalens.datasets.readers.raabin import READER as CROPS

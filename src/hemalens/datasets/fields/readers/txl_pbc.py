@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hemalens.datasets.base import has_folder, root_holding
 from hemalens.datasets.fields.reader import FieldListing, FieldReader
 from hemalens.datasets.fields.readers.yolo import read_yolo
+from hemalens.datasets.layouts import has_folder, root_holding
 
 LAYOUT = "TXL_PBC/data.yaml, images/<part>/<uuid>.jpg and labels/<part>/<uuid>.txt"
 SOURCES = {
