@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemalens.datasets import CellDataset, Record
-from hemalens.datasets.episodes import Episode, draw_episodes, refuse_overlap, shared_groups
+from hemalens.datasets.episodes import Episode, draw_episodes, draw_labelled, refuse_overlap, shared_groups
 from hemalens.errors import SplitError
 
 Row = tuple[str, str | None, int]
@@ -278,3 +278,32 @@ def test_an_overlap_is_found_exactly_where_there_is_one(rows: list[Row], other: 
             refuse_overlap(support, test)
     else:
         refuse_overlap(support, test)
+
+
+# ----------------------------------------------------------------------------------------------------- up to k labelled
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=_rows(), k=st.integers(1, 6), seed=st.integers(0, 99))
+def test_up_to_k_labelled_cells_leave_every_class_to_test(rows: list[Row], k: int, seed: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Record, "content_id", lambda self: self.path.stem)
+        target = _dataset(rows)
+        episode = draw_labelled(target, k, np.random.default_rng(seed))
+        again = draw_labelled(target, k, np.random.default_rng(seed))
+    assert _same([episode], [again])
+    drawn = Counter(rows[i][0] for i in episode.support)
+    tested = Counter(row[0] for row, query in zip(rows, episode.query, strict=True) if query)
+    for label, n in Counter(row[0] for row in rows).items():
+        assert drawn[label] <= min(k, n // 2)
+        assert tested[label] >= 1
+    for i in episode.support:
+        for j in np.flatnonzero(episode.query):
+            assert rows[i][2] != rows[j][2]
+            assert rows[i][1] is None or rows[i][1] != rows[j][1]
+
+
+def test_single_images_give_k_or_half_of_a_class() -> None:
+    episode = draw_labelled(_singles(30, 12, 5), 10, np.random.default_rng(0))
+    assert np.bincount(np.repeat([0, 1, 2], [30, 12, 5])[episode.support]).tolist() == [10, 6, 2]
+    assert int(episode.query.sum()) == 47 - 18

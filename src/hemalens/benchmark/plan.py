@@ -97,15 +97,15 @@ def open_tasks(config: BenchmarkConfig, data: BenchmarkData) -> list[Task]:
     """The tasks of all sources and protocols, checked; nothing is trained. Raises `InputError`."""
     tasks: list[Task] = []
     names: dict[str, str] = {}
-    targets = {spec: config.targets_of(spec) for spec in config.sources}
+    sources = [(spec, config.targets_of(spec)) for spec in config.sources]
     for name in config.trained_protocols():
         protocol = config.protocol(name)
-        found = protocol.tasks(name, targets, data)
+        found = protocol.tasks(name, sources, data)
         for task in found:
             task.check()
         tasks += found
         if isinstance(protocol, SourceProtocol):
-            for (spec, named), task in zip(targets.items(), found, strict=True):
+            for (spec, named), task in zip(sources, found, strict=True):
                 names |= {spec: task.source.dataset.name}
                 names |= dict(zip(named, (tested.name for tested in task.tested), strict=False))
     _refuse_same_names(names)

@@ -284,7 +284,7 @@ def _compare_detectors(talk: Talk, given: dict[str, Any], protocols: list[str], 
     methods = given.get("--methods", DETECTOR)
     if set(protocols) != {LEFT_OUT_PROTOCOL} or methods != DETECTOR:
         raise InputError(
-            f"the protocol {LEFT_OUT_PROTOCOL} is for detectors, and stands alone",
+            f"on fields, the protocol {LEFT_OUT_PROTOCOL} is for detectors, and stands alone",
             expected=f"--methods {DETECTOR} --protocol {LEFT_OUT_PROTOCOL}",
             got=f"--methods {methods} --protocol {','.join(protocols)}",
             remedy="Run the others by themselves.",

@@ -140,7 +140,7 @@ def print_left_out(report: Report) -> None:
     console = Console(soft_wrap=False, highlight=False)
     for result in report.left_out:
         seeds = formatting.counted(len(result.seeds), "seed")
-        title = f"{formatting.visible(result.method)}: balanced accuracy, {seeds}, by adaptation"
+        title = f"{formatting.visible(result.method)}: balanced accuracy, {seeds}"
         table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in left_out.by_laboratory(result)[0]:
             table.add_column(Text(column), justify="right" if table.columns else "left", overflow="fold")

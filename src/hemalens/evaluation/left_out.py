@@ -154,7 +154,8 @@ def _mean_of_known(values: Floats, axis: int) -> NDArray[np.float64]:
     known = ~np.isnan(values)
     n = known.sum(axis=axis)
     total = np.where(known, values, 0).sum(axis=axis)
-    return np.divide(total, n, out=np.full(total.shape, np.nan), where=n > 0)
+    mean: NDArray[np.float64] = np.divide(total, n, out=np.full(total.shape, np.nan), where=n > 0)
+    return mean
 
 
 def _limits(means: Floats) -> tuple[float | None, float | None]:

@@ -7,7 +7,7 @@ through the `FitFold` that it is given and knows nothing of the method behind it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -26,6 +26,9 @@ from hemalens.runs.inputs import Inputs
 FitFold = Callable[[CellDataset, CellDataset, np.random.Generator, Path], Bundle]
 """(train, validation, generator, run folder) -> bundle."""
 
+
+Sources = Sequence[tuple[str, Sequence[str]]]
+"""The sources, each with its targets."""
 
 # ------------------------------------------------------------------------------------------------------------ settings
 
@@ -64,8 +67,8 @@ class ProtocolConfig(StrictConfig, ABC):
     """Whether targets are tested."""
 
     @abstractmethod
-    def tasks(self, name: str, targets: Mapping[str, Sequence[str]], data: BenchmarkData) -> list[Task]:
-        """The tasks of the protocol `name` on the sources, each with its targets; nothing is trained.
+    def tasks(self, name: str, sources: Sources, data: BenchmarkData) -> list[Task]:
+        """The tasks of the protocol `name` on the sources; nothing is trained.
 
         Raises `InputError`.
         """
@@ -74,9 +77,9 @@ class ProtocolConfig(StrictConfig, ABC):
 class SourceProtocol(ProtocolConfig):
     """A protocol that trains on one source after another."""
 
-    def tasks(self, name: str, targets: Mapping[str, Sequence[str]], data: BenchmarkData) -> list[Task]:
+    def tasks(self, name: str, sources: Sources, data: BenchmarkData) -> list[Task]:
         """One task a source."""
-        return [self.open(name, data.source(spec), tested, data) for spec, tested in targets.items()]
+        return [self.open(name, data.source(spec), tested, data) for spec, tested in sources]
 
     @abstractmethod
     def open(self, name: str, source: Inputs, targets: Sequence[str], data: BenchmarkData) -> Task:

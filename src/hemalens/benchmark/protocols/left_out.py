@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from hemalens.adaptation.adapt_unlabelled import FEWEST
 from hemalens.benchmark.protocols.adapted_forms import BOTH, FORMS, UNLABELLED, AdaptedForms
-from hemalens.benchmark.protocols.base import FitFold, Outcome, ProtocolConfig, Task, Words, relative_path
+from hemalens.benchmark.protocols.base import FitFold, Outcome, ProtocolConfig, Sources, Task, Words, relative_path
 from hemalens.benchmark.protocols.data import BenchmarkData
 from hemalens.benchmark.protocols.folds import fit_whole
 from hemalens.benchmark.protocols.fractions import without_checkpoints
@@ -82,12 +82,13 @@ class LeaveOneOutProtocol(ProtocolConfig):
         imitated = f", {self.imitated} imitated laboratories of each ({', '.join(self.mixes)})" if self.imitated else ""
         return words + imitated
 
-    def tasks(self, name: str, targets: Mapping[str, Sequence[str]], data: BenchmarkData) -> list[Task]:
+    def tasks(self, name: str, sources: Sources, data: BenchmarkData) -> list[Task]:
         """A task for each laboratory that can be tested."""
-        refuse_sources(tuple(targets), name)
+        specs = [spec for spec, _ in sources]
+        refuse_sources(specs, name)
         if self.imitated:
             check_mixes(self.mixes)
-        inputs = [data.laboratory(spec) for spec in targets]
+        inputs = [data.laboratory(spec) for spec in specs]
         laboratories = laboratories_of(inputs, min_per_class=data.min_per_class)
         tested = [each for each in laboratories if len(each.tested) >= FEWEST_TYPES]
         if len(laboratories) < 2 or not tested:
