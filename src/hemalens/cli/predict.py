@@ -104,9 +104,11 @@ def _lines(found: PredictionSummary, out: object, abstain_below: float) -> list[
 
 def _review(found: PredictionSummary) -> str:
     """How many cells a person must look at, by the reason, the most urgent first."""
+    from hemalens.trust.review import in_words
+
     if found.review is None:
         return "unknown, the bundle has no thresholds for it"
-    return ", ".join(f"{n} {reason}" for reason, n in found.review.items()) or "no cell"
+    return in_words(found.review)
 
 
 def _cell_lines(found: PredictionSummary) -> list[str]:

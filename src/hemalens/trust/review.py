@@ -5,6 +5,7 @@ Pure NumPy, no torch, no names of cell types: `Roles` says which labels are matu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -112,6 +113,11 @@ def is_foreign(reason: str | None, typicality: float | None) -> bool:
 def rank(reason: Reason | None) -> int | None:
     """1 for the most urgent reason; None for none."""
     return None if reason is None else 1 + REASONS.index(reason)
+
+
+def in_words(counts: Mapping[Reason, int]) -> str:
+    """How many cells to review each reason has, as in "2 near tie, 1 foreign laboratory"."""
+    return ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "no cell"
 
 
 # -------------------------------------------------------------------------------------------------------- calibration
