@@ -94,10 +94,11 @@ def predict(
 ) -> PredictionSummary:
     """Predict for an image, a folder of images or a dataset ("reader:path"), and write `out` (.csv or .parquet).
 
-    Columns: path, the box of a cell in a larger field, label, probability, abstained, review, review_rank, p_<label> of each
-    class, fine_label and fine_probability of a bundle with subtypes, typicality, prediction_set, cell_found, cell_reason,
-    error, and what the dataset knows of the image; with `embeddings` (Parquet only) a list column. `review` is the reason
-    why a person must look at the cell and `review_rank` its urgency, 1 the highest; both are empty for none. The typicality in (0, 1] is the
+    Columns: path, the box of a cell in a larger field, label, probability, abstained, review, review_rank, p_<label> of
+    each class, fine_label and fine_probability of a bundle with subtypes, typicality, prediction_set, cell_found,
+    cell_reason, error, and what the dataset knows of the image; with `embeddings` (Parquet only) a list column. `review` is
+    why a person must look at the cell and `review_rank` its urgency, 1 the highest; both are empty for no reason, and for a
+    bundle without thresholds. The typicality in (0, 1] is the
     conformal p-value of the out-of-distribution score. The prediction set holds the labels that the nominal `coverage` in
     (0, 1) needs, joined by "|", for images of the laboratory that the bundle was trained on; None leaves the column out.
     Both are empty for a bundle without reference statistics. An image that cannot be read is a row with its error, one

@@ -104,18 +104,14 @@ def count(
             n_fields = sum(len(slide.fields) for slide in slides)
             with track("counting cells", n_fields) as progress, cell_writer(folder, parquet=options.parquet) as write:
                 counts = [counter.count(slide, write, progress) for slide in slides]
-            trust = counter.monitor.report()
-            if counter.monitor.reviewer is not None and trust.shift.verdict == DETECTED:
-                counter.to_review.mark(folder)
-            review = None if counter.monitor.reviewer is None else counter.to_review.counts
+            trust, review = counter.finish()
             notes = [note for each in counts for note in each.notes]
             notes += [*shared_contents(counts), *limits_of(opened.manifest.labels)]
             write_slides(folder, counts)
             if options.review is not None:
                 write_sheet(folder, counter.for_review)
             pictures = counter.exhibits.tables(opened.manifest.labels, review or {})
-            remarks = notes if review is None else [*notes, f"Cells to review: {in_words(review)}."]
-            write_report(report_of(counts, source, counter.settings(), pictures, remarks), folder)
+            write_report(report_of(counts, source, counter.settings(), pictures, [*notes, *_remarks(review)]), folder)
             names = [*files_below(folder), COUNT_FILE]
             sheet = None if options.review is None else {"cells": options.review, "seed": options.seed}
             known = {"kind": "hemalens-count", "schema_version": 1, "files": names, "review": sheet}
@@ -163,6 +159,15 @@ class _Counter:
             self.for_review += rows_for_review(slide, fields, self.by.rules, self.options.review, self.options.seed)
         return counts
 
+    def finish(self) -> tuple[BatchReport, Mapping[Reason, int] | None]:
+        """The report on all white cells and the cells to review; where it detects a shift, the tables are marked."""
+        trust = self.monitor.report()
+        if self.monitor.reviewer is None:
+            return trust, None
+        if trust.shift.verdict == DETECTED:
+            self.to_review.mark(self.folder)
+        return trust, self.to_review.counts
+
     def settings(self) -> dict[str, dict[str, Any]]:
         """The settings of the report: bundle, detector, and how cells are counted."""
         manifest = self.bundle.manifest
@@ -179,6 +184,10 @@ class _Counter:
                 "rules": self.by.rules.model_dump(mode="json"),
             }
         }
+
+
+def _remarks(review: Mapping[Reason, int] | None) -> list[str]:
+    return [] if review is None else [f"Cells to review: {in_words(review)}."]
 
 
 def _place(path: Path) -> str:

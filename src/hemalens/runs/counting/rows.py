@@ -15,7 +15,19 @@ from hemalens.runs.counting.results import SlideCounts
 from hemalens.runs.counting.slides import Slide
 
 CELLS_CSV, CELLS_PARQUET, SLIDES_CSV = "cells.csv", "cells.parquet", "slides.csv"
-_TEXTS = ("slide", "field", "kind", "type", "fine_type", "prediction_set", "cell_found", "review", "why_not", "crop", "error")
+_TEXTS = (
+    "slide",
+    "field",
+    "kind",
+    "type",
+    "fine_type",
+    "prediction_set",
+    "cell_found",
+    "review",
+    "why_not",
+    "crop",
+    "error",
+)
 _NUMBERS = ("score", "probability", "typicality")
 CELL_COLUMNS = (
     "slide",
