@@ -17,14 +17,15 @@ from hemalens import evaluate, open_bundle, predict
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.bundle import MODEL, Bundle, write_bundle
-from hemalens.bundle.reference import reference_files
+from hemalens.bundle.reference import reference_of
+from hemalens.bundle.review import thresholds_of
 from hemalens.bundle.seen import SEEN
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError
 from hemalens.report import read_report
 from hemalens.runs.evaluate import EvaluateOptions
 from hemalens.trust.domain_shift import DETECTED, NO_REFERENCE, NOT_DETECTED
-from hemalens.trust.reference import REFERENCE_FILE
+from hemalens.trust.reference import REFERENCE_FILE, reference_bytes
 from trained import Colour, colour_cells
 
 STAIN: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -46,7 +47,7 @@ def bundle(plain: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     train = open_dataset(f"folder:{plain.path.parent / 'home'}")
     held = open_dataset(f"folder:{colour_cells(folder / 'held', STAIN, 40, seed=1, noise=8)}")
     files = {MODEL: plain.graph_bytes, SEEN: (plain.path / SEEN).read_bytes()}
-    return write_bundle(folder / "bundle", plain.manifest, {**files, **reference_files(train, held, plain.graph, None)})
+    return write_bundle(folder / "bundle", plain.manifest, {**files, **reference_of(train, held, plain.graph, None)})
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_training_writes_the_file(method: str, tmp_path_factory: pytest.TempPath
 
 def test_without_validation_images_nothing_is_kept(plain: Bundle) -> None:
     train = open_dataset(f"folder:{plain.path.parent / 'home'}")
-    assert reference_files(train, None, plain.graph, None) == {}
+    assert reference_of(train, None, plain.graph, None) == {}
     assert plain.reference is None
 
 

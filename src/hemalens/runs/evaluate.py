@@ -23,6 +23,7 @@ from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.report import report_files, write_report
 from hemalens.report.compose import Results, make_report
+from hemalens.report.review import sentence
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 
 
@@ -92,6 +93,8 @@ def evaluate(
         trust = trust_check(bundle, answered, seed=seed)
         evaluation = evaluation.model_copy(update={"trust": trust})
         review = cells_to_review(bundle, answered, verdict=trust.verdict)
+        if review is not None:
+            say(sentence(review))
         pictures = _occlusion_maps(bundle, dataset, answered, n=options.n_occluded, say=say)
         report = make_report(
             f"{bundle.manifest.method} tested on {dataset.name}",
