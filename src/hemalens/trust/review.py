@@ -71,7 +71,7 @@ class Reviewer:
     def reasons(self, probabilities: Floats, embeddings: Floats | None, doubtful: NDArray[np.bool_]) -> list[Reason | None]:
         """The most urgent reason for each cell of probabilities (n, k) and embeddings (n, d), or None.
 
-        `doubtful` (n,): not one cell was found beyond doubt. A foreign laboratory shows in a whole batch alone: `is_foreign`.
+        `doubtful` (n,): not one cell was found beyond doubt. Only a batch shows a foreign laboratory: see `is_foreign`.
         """
         scores = None
         if self.geometry is not None and embeddings is not None and len(embeddings):
