@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,14 @@ from hemalens.errors import OutputError, one_line, public
 from hemalens.files import PathLike, as_path, atomic_path
 from hemalens.imaging.segmentation import CellFound
 from hemalens.inference.predictor import CellReason, Prediction, Predictor
-from hemalens.inference.rows import RowFormat, check_predictions, mark_foreign, row_writer
+from hemalens.inference.rows import RowFormat, check_predictions, mark_reviews, row_writer
 from hemalens.outputs import claim_output
 from hemalens.progress import Say, track
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.trust.conformal import COVERAGE, check_coverage
 from hemalens.trust.domain_shift import DETECTED
 from hemalens.trust.monitor import BatchReport
-from hemalens.trust.review import Reason, Reviewer, ToReview
+from hemalens.trust.review import Reason, ToReview
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +54,14 @@ class PredictionSummary:
 class _Counts:
     """Counts the predictions of a run."""
 
-    def __init__(self, reviewer: Reviewer | None) -> None:
+    def __init__(self) -> None:
         self.labels: Counter[str] = Counter()
         self.cells: Counter[CellFound] = Counter()
         self.reasons: Counter[CellReason] = Counter()
         self.n_abstained = 0
         self.errors = 0
         self.first_error: str | None = None
-        self.review = ToReview(reviewer)
+        self.review = ToReview()
 
     def add(self, prediction: Prediction) -> None:
         """Count one."""
@@ -71,7 +72,7 @@ class _Counts:
             self.cells[prediction.cell_found] += 1
         if prediction.cell_reason is not None:
             self.reasons[prediction.cell_reason] += 1
-        self.review.add(prediction.label, prediction.review, prediction.typicality)
+        self.review.add(prediction.review, prediction.review_if_foreign)
         if prediction.label is not None:
             self.labels[prediction.label] += 1
             self.n_abstained += prediction.abstained
@@ -117,19 +118,11 @@ def predict(
         images = open_images(source, say=notes.append)
         monitor = opened.monitor(coverage=coverage)
         predictor = Predictor(opened, monitor=monitor, abstain_below=abstain_below, embeddings=embeddings)
-        counts = _Counts(monitor.reviewer)
         with atomic_path(out) as temporary:
-            with (
-                row_writer(temporary, RowFormat.of(predictor, images)) as write,
-                track("predicting", len(images)) as progress,
-            ):
-                for prediction in predictor.predict(images):
-                    write(prediction)
-                    counts.add(prediction)
-                    progress(1)
+            counts = _written(temporary, predictor, images)
             trust = monitor.report()
             if trust.shift.verdict == DETECTED:
-                mark_foreign(temporary, counts.review.foreign())
+                mark_reviews(temporary, counts.review.foreign())
         return PredictionSummary(
             len(images),
             by_label={label: counts.labels[label] for label in predictor.labels if counts.labels[label]},
@@ -143,6 +136,17 @@ def predict(
             coverage=None if monitor.sets is None else monitor.sets.coverage,
             notes=tuple(notes),
         )
+
+
+def _written(path: Path, predictor: Predictor, images: Sequence[Record]) -> _Counts:
+    """Write the table of all predictions, before the domain shift is known, and count them."""
+    counts = _Counts()
+    with row_writer(path, RowFormat.of(predictor, images)) as write, track("predicting", len(images)) as progress:
+        for prediction in predictor.predict(images):
+            write(prediction)
+            counts.add(prediction)
+            progress(1)
+    return counts
 
 
 def open_images(source: str, *, say: Say) -> tuple[Record, ...]:

@@ -48,7 +48,8 @@ class Prediction:
     p(type | class); None where the bundle has no subtypes. `typicality` in (0, 1] is the conformal p-value of the
     out-of-distribution score and `prediction_set` the labels that the nominal coverage needs, which holds for the
     laboratory of the training images; None without a monitor or without reference statistics. `review` is the most urgent
-    reason why a person must look at the cell; None for none, without a monitor, and for a bundle without thresholds.
+    reason why a person must look at the cell, `review_if_foreign` that where the images turn out to have a domain shift;
+    None for none, without a monitor, and for a bundle without thresholds.
     """
 
     record: Record
@@ -62,6 +63,7 @@ class Prediction:
     typicality: float | None = None
     prediction_set: tuple[str, ...] | None = None
     review: Reason | None = None
+    review_if_foreign: Reason | None = None
     cell_found: CellFound | None = None
     cell_reason: CellReason | None = None
 
@@ -246,7 +248,7 @@ class Predictor:
 
 def monitored(batch: Sequence[Prediction], monitor: Monitor, labels: Sequence[str]) -> list[Prediction]:
     """The predictions with typicality, prediction set and the reason for a review; the monitor observes them."""
-    made = [replace(each, review=_without_label(each, monitor)) for each in batch]
+    made = [each if each.label is not None else _without_label(each, monitor) for each in batch]
     known = [i for i, each in enumerate(made) if each.probabilities is not None]
     if not known:
         return made
@@ -254,25 +256,27 @@ def monitored(batch: Sequence[Prediction], monitor: Monitor, labels: Sequence[st
     embeddings = [each for each in (made[i].embedding for i in known) if each is not None]
     embedded = np.stack(embeddings) if monitor.needs_embeddings else None
     typicality, members = monitor.observe(embedded, probabilities)
-    reasons: Sequence[Reason | None] = [None] * len(known)
+    reasons: Sequence[tuple[Reason | None, Reason | None]] = [(None, None)] * len(known)
     if monitor.reviewer is not None:
         doubtful = np.array([made[i].cell_found not in SURELY_FOUND for i in known], bool)
-        reasons = monitor.reviewer.reasons(probabilities, embedded, doubtful)
+        reasons = monitor.reviewer.reasons(probabilities, embedded, doubtful, typicality)
     names = np.array(labels)
     for row, i in enumerate(known):
         made[i] = replace(
             made[i],
             typicality=None if typicality is None else float(typicality[row]),
             prediction_set=None if members is None else tuple(names[members[row]].tolist()),
-            review=reasons[row],
+            review=reasons[row][0],
+            review_if_foreign=reasons[row][1],
         )
     return made
 
 
-def _without_label(prediction: Prediction, monitor: Monitor) -> Reason | None:
-    """The reason to look at an image in which no cell is found; an unreadable one shows nothing."""
-    found = prediction.cell_found
-    return DOUBTFUL if monitor.reviewer is not None and prediction.error is None and found == "none" else None
+def _without_label(prediction: Prediction, monitor: Monitor) -> Prediction:
+    """An image in which no cell is found, with the reason to look at it; an unreadable one shows nothing."""
+    if monitor.reviewer is None or prediction.error is not None or prediction.cell_found != "none":
+        return prediction
+    return replace(prediction, review=DOUBTFUL, review_if_foreign=DOUBTFUL)
 
 
 def _batches(predictions: Iterable[Prediction]) -> Iterator[list[Prediction]]:

@@ -14,7 +14,7 @@ from hemalens.datasets.table_text import cell, free_names
 from hemalens.errors import OutputError, one_line
 from hemalens.files import atomic_path, open_regular
 from hemalens.inference.predictor import Prediction, Predictor
-from hemalens.trust.review import FOREIGN, Reason, rank
+from hemalens.trust.review import REASONS, Reason, rank
 
 Value = str | int | float | bool | list[float] | None
 Row = dict[str, Value]
@@ -199,19 +199,17 @@ def _short(value: Value) -> Value:
     return f"{value:.6f}" if isinstance(value, float) else value
 
 
-def mark_foreign(path: Path, foreign: Sequence[int]) -> int:
-    """Give the rows of the table at `path`, .csv or .parquet, whose number is true in `foreign` that reason for a review.
+def mark_reviews(path: Path, ranks: Sequence[int]) -> None:
+    """Give each row of the table at `path`, .csv or .parquet, the reason of its rank; 0 leaves the row as it is.
 
-    The table is written anew, one part of it in memory at a time. Returns the number of such rows.
+    The table is written anew, one part of it in memory at a time.
     """
-    if any(foreign):
+    if any(ranks):
         with atomic_path(path) as temporary:
-            (_mark_csv if path.suffix == ".csv" else _mark_parquet)(path, temporary, foreign)
-    return sum(foreign)
+            (_mark_csv if path.suffix == ".csv" else _mark_parquet)(path, temporary, ranks)
 
 
-def _mark_csv(path: Path, new: Path, foreign: Sequence[int]) -> None:
-    given = review_values(FOREIGN)
+def _mark_csv(path: Path, new: Path, ranks: Sequence[int]) -> None:
     with (
         open(path, newline="", encoding="utf-8") as old,
         open(new, "w", newline="", encoding="utf-8") as file,
@@ -220,12 +218,15 @@ def _mark_csv(path: Path, new: Path, foreign: Sequence[int]) -> None:
         columns = next(rows)
         table = csv.writer(file)
         table.writerow(columns)
-        places = {columns.index(name): value for name, value in given.items()}
-        for holds, row in zip(foreign, rows, strict=True):
-            table.writerow([places.get(i, value) for i, value in enumerate(row)] if holds else row)
+        places = [columns.index(name) for name in REVIEW]
+        for given, row in zip(ranks, rows, strict=True):
+            if given:
+                for place, value in zip(places, (REASONS[given - 1], given), strict=True):
+                    row[place] = str(value)
+            table.writerow(row)
 
 
-def _mark_parquet(path: Path, new: Path, foreign: Sequence[int]) -> None:
+def _mark_parquet(path: Path, new: Path, ranks: Sequence[int]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -233,10 +234,11 @@ def _mark_parquet(path: Path, new: Path, foreign: Sequence[int]) -> None:
     with parquet.ParquetFile(path) as old, parquet.ParquetWriter(new, old.schema_arrow) as file:
         for batch in old.iter_batches(ROWS_A_GROUP):
             part = pa.Table.from_batches([batch])
-            marked = foreign[first : first + len(part)]
-            for name, value in review_values(FOREIGN).items():
+            marked = ranks[first : first + len(part)]
+            reasons = [REASONS[given - 1] if given else None for given in marked]
+            for name, values in zip(REVIEW, (reasons, [given or None for given in marked]), strict=True):
                 known, column = part.schema.field(name), part[name].to_pylist()
-                filled = [value if holds else each for holds, each in zip(marked, column, strict=True)]
+                filled = [before if value is None else value for value, before in zip(values, column, strict=True)]
                 part = part.set_column(part.schema.get_field_index(name), known, pa.array(filled, known.type))
             file.write_table(part)
             first += len(part)

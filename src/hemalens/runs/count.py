@@ -17,13 +17,13 @@ from hemalens.errors import check_seed, public
 from hemalens.files import PathLike, as_path, atomic_dir, files_below, read_sealed, write_sealed
 from hemalens.graphs.runtime import in_order, n_cores
 from hemalens.inference.predictor import Predictor
-from hemalens.inference.rows import mark_foreign
+from hemalens.inference.rows import mark_reviews
 from hemalens.outputs import check_outside, claim_folder
 from hemalens.progress import Advance, Say, track
 from hemalens.report import write_report
 from hemalens.runs.confusion import read_confusion
 from hemalens.runs.counting.copies import count_once
-from hemalens.runs.counting.decide import decide, limits_of, seen_elsewhere
+from hemalens.runs.counting.decide import decide, limits_of
 from hemalens.runs.counting.exhibits import Exhibits
 from hemalens.runs.counting.find import FieldWorker, FoundField, observed, slide_scales
 from hemalens.runs.counting.options import DEFAULTS, CountOptions, rules_of
@@ -131,8 +131,8 @@ class _Counter:
         self.bundle, self.detector, self.options, self.by = bundle, detector, options, by
         self.folder = folder
         self.monitor = bundle.monitor()
-        self.to_review = ToReview(self.monitor.reviewer)
-        self.exhibits = Exhibits(folder, self.monitor.reviewer, most_overlays=options.most_overlays)
+        self.to_review = ToReview()
+        self.exhibits = Exhibits(folder, most_overlays=options.most_overlays)
         self.for_review: list[dict[str, Value]] = []
         self._predictor = Predictor(bundle, embeddings=self.monitor.needs_embeddings, n_workers=1)
         self._n_workers = options.n_workers or n_cores()
@@ -154,12 +154,8 @@ class _Counter:
             self.exhibits.add(slide, found, shown)
             for row in cell_rows(slide, found):
                 write(row)
-            if found.error is not None:
-                self.to_review.add(None, None, None)
-            for cell in found.cells:
-                # one look at a cell is enough
-                elsewhere = seen_elsewhere(cell.reason)
-                self.to_review.add(cell.label, cell.review, None if elsewhere else cell.typicality)
+            for cell in (*((None,) if found.error is not None else ()), *found.cells):
+                self.to_review.add(*((None, None) if cell is None else (cell.review, cell.review_if_foreign)))
         if self.options.review is not None:
             self.for_review += rows_for_review(slide, fields, self.by.rules, self.options.review, self.options.seed)
         return counts
@@ -172,7 +168,7 @@ class _Counter:
         if trust.shift.verdict == DETECTED:
             rows = self.to_review.foreign()
             for name in (CELLS_CSV, *([CELLS_PARQUET] if self.options.parquet else [])):
-                mark_foreign(self.folder / name, rows)
+                mark_reviews(self.folder / name, rows)
         return trust, self.to_review.counts
 
     def settings(self) -> dict[str, dict[str, Any]]:
