@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from hemalens.errors import OutputError, one_line, public
 from hemalens.files import PathLike, as_path, atomic_path
 from hemalens.imaging.segmentation import CellFound
 from hemalens.inference.predictor import CellReason, Prediction, Predictor
-from hemalens.inference.rows import RowFormat, check_predictions, row_writer
+from hemalens.inference.rows import RowFormat, check_predictions, mark_reviews, row_writer
 from hemalens.outputs import claim_output
 from hemalens.progress import Say, track
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.trust.conformal import COVERAGE, check_coverage
+from hemalens.trust.domain_shift import DETECTED
 from hemalens.trust.monitor import BatchReport
+from hemalens.trust.review import Reason, ToReview
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class PredictionSummary:
     """Images by what was found in them; of a bundle of whole images, those without a label alone."""
     cell_reasons: dict[CellReason, int]
     """Images in doubt, or without a cell, by the reason."""
+    review: dict[Reason, int] | None
+    """Cells that a person must look at by the reason, the most urgent first; None for a bundle without thresholds."""
     trust: BatchReport
     """Domain shift and estimated accuracy, without labels."""
     coverage: float | None
@@ -56,6 +61,7 @@ class _Counts:
         self.n_abstained = 0
         self.errors = 0
         self.first_error: str | None = None
+        self.review = ToReview()
 
     def add(self, prediction: Prediction) -> None:
         """Count one."""
@@ -66,6 +72,7 @@ class _Counts:
             self.cells[prediction.cell_found] += 1
         if prediction.cell_reason is not None:
             self.reasons[prediction.cell_reason] += 1
+        self.review.add(prediction.review, prediction.review_if_foreign)
         if prediction.label is not None:
             self.labels[prediction.label] += 1
             self.n_abstained += prediction.abstained
@@ -84,9 +91,11 @@ def predict(
 ) -> PredictionSummary:
     """Predict for an image, a folder of images or a dataset ("reader:path"), and write `out` (.csv or .parquet).
 
-    Columns: path, the box of a cell in a larger field, label, probability, abstained, p_<label> of each class, fine_label
-    and fine_probability of a bundle with subtypes, typicality, prediction_set, cell_found, cell_reason, error, and what
-    the dataset knows of the image; with `embeddings` (Parquet only) a list column. The typicality in (0, 1] is the
+    Columns: path, the box of a cell in a larger field, label, probability, abstained, review, review_rank, p_<label> of
+    each class, fine_label and fine_probability of a bundle with subtypes, typicality, prediction_set, cell_found,
+    cell_reason, error, and what the dataset knows of the image; with `embeddings` (Parquet only) a list column. `review` is
+    why a person must look at the cell and `review_rank` its urgency, 1 the highest; both are empty for no reason, and for a
+    bundle without thresholds. The typicality in (0, 1] is the
     conformal p-value of the out-of-distribution score. The prediction set holds the labels that the nominal `coverage` in
     (0, 1) needs, joined by "|", for images of the laboratory that the bundle was trained on; None leaves the column out.
     Both are empty for a bundle without reference statistics. An image that cannot be read is a row with its error, one
@@ -109,16 +118,11 @@ def predict(
         images = open_images(source, say=notes.append)
         monitor = opened.monitor(coverage=coverage)
         predictor = Predictor(opened, monitor=monitor, abstain_below=abstain_below, embeddings=embeddings)
-        counts = _Counts()
-        with (
-            atomic_path(out) as temporary,
-            row_writer(temporary, RowFormat.of(predictor, images)) as write,
-            track("predicting", len(images)) as progress,
-        ):
-            for prediction in predictor.predict(images):
-                write(prediction)
-                counts.add(prediction)
-                progress(1)
+        with atomic_path(out) as temporary:
+            counts = _written(temporary, predictor, images)
+            trust = monitor.report()
+            if trust.shift.verdict == DETECTED:
+                mark_reviews(temporary, counts.review.foreign())
         return PredictionSummary(
             len(images),
             by_label={label: counts.labels[label] for label in predictor.labels if counts.labels[label]},
@@ -127,10 +131,22 @@ def predict(
             first_error=counts.first_error,
             cell_found=dict(counts.cells),
             cell_reasons=dict(counts.reasons.most_common()),
-            trust=monitor.report(),
+            review=None if monitor.reviewer is None else counts.review.counts,
+            trust=trust,
             coverage=None if monitor.sets is None else monitor.sets.coverage,
             notes=tuple(notes),
         )
+
+
+def _written(path: Path, predictor: Predictor, images: Sequence[Record]) -> _Counts:
+    """Write the table of all predictions, before the domain shift is known, and count them."""
+    counts = _Counts()
+    with row_writer(path, RowFormat.of(predictor, images)) as write, track("predicting", len(images)) as progress:
+        for prediction in predictor.predict(images):
+            write(prediction)
+            counts.add(prediction)
+            progress(1)
+    return counts
 
 
 def open_images(source: str, *, say: Say) -> tuple[Record, ...]:

@@ -33,11 +33,12 @@ from hemalens.evaluation.results import (
     NamedScatter,
     PictureTable,
     Report,
+    ReviewCheck,
     SlideResult,
     TrainingCurve,
 )
 from hemalens.graphs.runtime import n_cores
-from hemalens.report import count_comparisons, detection, left_out
+from hemalens.report import count_comparisons, detection, left_out, review
 from hemalens.report.slides import summarise_slides
 from hemalens.report.summary import (
     summarise_efficiency,
@@ -149,6 +150,7 @@ class Results:
     scatters: Sequence[NamedScatter] = ()
     tables: Sequence[ComparisonTable] = ()
     pictures: Sequence[PictureTable] = ()
+    review: ReviewCheck | None = None
     curves: Sequence[TrainingCurve] = ()
     remarks: Sequence[str] = ()
     differences: Sequence[str] = ()
@@ -161,6 +163,7 @@ class Results:
         for result in self.left_out:
             sentences += [left_out.sentence(result), *left_out.harm_sentences(result)]
         sentences += summarise_evaluations(self.evaluations, self.comparisons)
+        sentences += [] if self.review is None else [review.sentence(self.review)]
         for place in dict.fromkeys((each.target, each.against) for each in self.k_shot):
             sentences += summarise_k_shot([each for each in self.k_shot if (each.target, each.against) == place])
         return (*sentences, *summarise_fractions(self.fractions))
@@ -203,5 +206,6 @@ def make_report(
         scatters=tuple(results.scatters),
         tables=tuple(results.tables),
         pictures=tuple(results.pictures),
+        review=results.review,
         curves=tuple(results.curves),
     )

@@ -13,16 +13,17 @@ from hemalens.datasets import CellDataset
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.open import check_spec, spec_path
 from hemalens.errors import DatasetError, public
-from hemalens.evaluation.cells_in_doubt import cells_in_doubt
+from hemalens.evaluation.cells_to_review import cells_to_review
 from hemalens.evaluation.evaluate import DatasetPredictions, evaluate_with_predictions
 from hemalens.evaluation.occlusion import N_SHOWN, occlusion_table
-from hemalens.evaluation.results import MethodCard, PictureTable, Report
+from hemalens.evaluation.results import MethodCard, PictureTable, Report, ReviewCheck, TrustCheck
 from hemalens.evaluation.trust_check import trust_check
 from hemalens.files import PathLike, as_path, atomic_dir
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.report import report_files, write_report
 from hemalens.report.compose import Results, make_report
+from hemalens.report.review import sentence
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 
 
@@ -89,13 +90,13 @@ def evaluate(
         if evaluation.unreadable:
             name, error = next(iter(evaluation.unreadable.items()))
             say(f"left out {len(evaluation.unreadable)} unreadable image(s), first: {name}: {error}")
-        evaluation = evaluation.model_copy(update={"trust": trust_check(bundle, answered, seed=seed)})
-        pictures = _cells_in_doubt(bundle, answered, say=say)
-        pictures += _occlusion_maps(bundle, dataset, answered, n=options.n_occluded, say=say)
+        trust = trust_check(bundle, answered, seed=seed)
+        evaluation = evaluation.model_copy(update={"trust": trust})
+        pictures = _occlusion_maps(bundle, dataset, answered, n=options.n_occluded, say=say)
         report = make_report(
             f"{bundle.manifest.method} tested on {dataset.name}",
             "a saved bundle on images whose labels it has not seen",
-            Results(evaluations=[evaluation], pictures=pictures),
+            Results(evaluations=[evaluation], pictures=pictures, review=_review(bundle, answered, trust, say=say)),
             data=[card],
             methods={bundle.manifest.method: bundle.manifest.config},
             method_cards=[_card_of(bundle)],
@@ -119,12 +120,12 @@ def _unseen(given: Inputs, bundle: Bundle) -> Inputs:
     return rest
 
 
-def _cells_in_doubt(bundle: Bundle, answered: DatasetPredictions, *, say: Say) -> list[PictureTable]:
-    """A table of the cells in doubt; none for a bundle of whole images."""
-    table = cells_in_doubt(bundle, answered)
-    if table:
-        say(f"cells: {table.note}")
-    return [table] if table else []
+def _review(bundle: Bundle, answered: DatasetPredictions, trust: TrustCheck, *, say: Say) -> ReviewCheck | None:
+    """The cells to review; None for a bundle of whole images without thresholds."""
+    found = cells_to_review(bundle, answered, verdict=trust.verdict)
+    if found is not None:
+        say(sentence(found))
+    return found
 
 
 def _occlusion_maps(

@@ -35,6 +35,7 @@ from hemalens.evaluation.results.left_out import (
     Worst,
 )
 from hemalens.evaluation.results.report import DataCard, Failure, MethodCard, Report
+from hemalens.evaluation.results.review import ReasonCount, ReviewCheck
 from hemalens.evaluation.results.slides import (
     CellsNeeded,
     CountComparison,
@@ -82,9 +83,11 @@ __all__ = [
     "NamedScatter",
     "Picture",
     "PictureTable",
+    "ReasonCount",
     "ReferenceInterval",
     "ReliabilityBin",
     "Report",
+    "ReviewCheck",
     "Scatter",
     "ScatterPoint",
     "Scores",
