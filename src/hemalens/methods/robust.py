@@ -33,7 +33,7 @@ from hemalens.training.ema import average_into
 from hemalens.training.fit import TrainingData, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.laboratory_augmentation import LaboratoryAugmentation, LaboratoryConfig
 from hemalens.training.masks import without_background
-from hemalens.training.mature_types import AT_ALL, MatureTypes
+from hemalens.training.mature_types import AT_ALL, MatureTypes, held_back
 from hemalens.training.module import MOST
 from hemalens.training.subclass_labels import FineLabels, admitted_cross_entropy
 from hemalens.training.trainer import KeptEpoch
@@ -148,6 +148,19 @@ class RobustModule(CellClassifier):
         """Fold the batch norms of the outline network, so that adaptation leaves it unchanged."""
         if isinstance(self.served, WithOutline):
             self.served.outlined = without_batch_norm(self.served.outlined)
+
+    def hold_back(self, logits: NDArray[np.float32], targets: NDArray[np.int64]) -> bool:
+        """Lower the biases of the outputs for further types, as `training.mature_types.held_back`."""
+        if not self.types.twice:
+            return False
+        of_class = held_back(logits, targets, self.labels.classes)
+        shift = torch.zeros(self.types.n_outputs)
+        shift[-len(self.types.mature) :] = torch.from_numpy(of_class[self.labels.class_of_output]).float()
+        network = self.served
+        heads = [network.network.get_classifier(), network.outlined.head] if isinstance(network, WithOutline) else []
+        for head in heads or [network.get_classifier()]:
+            head.bias.data -= shift.to(head.bias)
+        return bool(of_class.any())
 
     def classes_of(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Index of the class of each training target (n,)."""

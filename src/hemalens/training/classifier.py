@@ -54,6 +54,10 @@ class CellClassifier(Learner):
     def after_training(self) -> None:
         """Called after the last epoch, before calibration and export; does nothing here."""
 
+    def hold_back(self, logits: NDArray[np.float32], targets: NDArray[np.int64]) -> bool:
+        """Ask for more certainty, by logits (n, k) and classes (n,) of held-out images; whether any answer changes."""
+        return False
+
     def classes_of(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Index of the class of each training target (n,); here the target itself."""
         return targets

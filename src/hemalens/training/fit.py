@@ -144,7 +144,7 @@ def fit_network(
     else:
         module.eval()  # the weights as they are
     module.after_training()
-    temperature = fit_temperature(logits_of(module, held), validation.targets) if config.calibrate else 1.0
+    temperature = _calibrated(module, held, validation.targets) if config.calibrate else 1.0
     predictions = ModulePredictions(module, train_part, scratch, temperature)
     trained = Trained(
         method=method,
@@ -165,6 +165,14 @@ def fit_network(
     bundle = export_bundle(trained, run_dir / "bundle", extra_files={WEIGHTS: tensor_bytes(module.weights())})
     shutil.rmtree(scratch, ignore_errors=True)
     return bundle
+
+
+def _calibrated(module: CellClassifier, held: NDArray[np.uint8], targets: NDArray[np.int64]) -> float:
+    """The temperature of a module on held-out images (n, 3, size, size), after it holds back what it is asked to."""
+    logits = logits_of(module, held)
+    if module.hold_back(logits, targets):
+        logits = logits_of(module, held)
+    return fit_temperature(logits, targets)
 
 
 def _check_sampling(config: TrainingConfig) -> None:
