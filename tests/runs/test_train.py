@@ -251,8 +251,16 @@ def test_predict_writes_a_row_an_image_in_input_order(
     rows = pandas.read_csv(out) if suffix == ".csv" else pandas.read_parquet(out)
     labels = bundle.manifest.labels
     judged = ["typicality", "prediction_set"]
-    columns = ["path", "label", "probability", "abstained", *(f"p_{label}" for label in labels), *judged]
-    columns += ["cell_found", "cell_reason", "error", "source_label", "domain"]
+    columns = ["path", "label", "probability", "abstained", "review", "review_rank"]
+    columns += [
+        *(f"p_{label}" for label in labels),
+        *judged,
+        "cell_found",
+        "cell_reason",
+        "error",
+        "source_label",
+        "domain",
+    ]
     assert list(rows.columns) == columns
     records = trained.laboratory(tmp_path_factory, "lab_b").records
     assert rows["path"].tolist() == [str(record.path) for record in records]
