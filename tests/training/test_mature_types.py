@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
-from hemalens.training.mature_types import FEWEST, HELD_BACK, MatureTypes, held_back
+from hemalens.training.mature_types import FALSE_ALARMS, FEWEST, HELD_BACK, STEP, MatureTypes, held_back
 
 CLASSES = ("neutrophil", "lymphocyte", "erythroblast", "monocyte", "artefact")
 OUTPUTS = np.array([0, 0, 1, 2, 3, 4])
@@ -71,3 +71,18 @@ def test_one_more_than_the_share_would_be_too_many() -> None:
     shift = held_back(logits, np.full(40, 2), CLASSES)
     assert shift[2] == pytest.approx(3, rel=1e-5)
     assert (logits - shift).argmax(axis=1).tolist().count(2) == 38
+
+
+@given(seed=st.integers(0, 2**31 - 1), n=st.integers(1, 300))
+def test_few_mature_cells_of_other_laboratories_are_answered_as_a_further_type(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    elsewhere = 2 * rng.normal(size=(n, len(CLASSES)))
+    shift = held_back(np.zeros((0, 5)), np.zeros(0, np.int64), CLASSES, mature_elsewhere=elsewhere)
+    assert shift[[0, 1, 3]].tolist() == [0, 0, 0]
+    assert shift[2] == shift[4] >= 0
+
+    def alarms(by: float) -> int:
+        return int(np.isin((elsewhere - by * np.isin(np.arange(5), [2, 4])).argmax(axis=1), [2, 4]).sum())
+
+    assert alarms(shift[2]) <= FALSE_ALARMS * n
+    assert shift[2] == 0 or alarms(shift[2] - STEP - 1e-9) > FALSE_ALARMS * n - 1, "no more than needed"

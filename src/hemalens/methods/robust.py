@@ -27,8 +27,9 @@ from hemalens.models.freezing import freeze
 from hemalens.models.outline import OutlineNetwork, WithOutline, without_batch_norm
 from hemalens.models.test_time_augmentation import Views, mean_over_views
 from hemalens.models.white_balance import white_balanced
+from hemalens.taxonomy import is_mature
 from hemalens.training.augmentation import Augmentation, AugmentationConfig
-from hemalens.training.classifier import CellClassifier
+from hemalens.training.classifier import CellClassifier, Judged
 from hemalens.training.ema import average_into
 from hemalens.training.fit import TrainingData, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.laboratory_augmentation import LaboratoryAugmentation, LaboratoryConfig
@@ -149,18 +150,21 @@ class RobustModule(CellClassifier):
         if isinstance(self.served, WithOutline):
             self.served.outlined = without_batch_norm(self.served.outlined)
 
-    def hold_back(self, logits: NDArray[np.float32], targets: NDArray[np.int64]) -> bool:
+    @property
+    def holds_back(self) -> bool:
+        """Under a label map with mature and further types."""
+        return self.types.twice
+
+    def hold_back(self, home: Judged, elsewhere: Judged) -> None:
         """Lower the biases of the outputs for further types, as `training.mature_types.held_back`."""
-        if not self.types.twice:
-            return False
-        of_class = held_back(logits, targets, self.labels.classes)
+        mature = np.array([is_mature(label) for label in self.labels.classes])
+        of_class = held_back(*home, self.labels.classes, mature_elsewhere=elsewhere[0][mature[elsewhere[1]]])
         shift = torch.zeros(self.types.n_outputs)
         shift[-len(self.types.mature) :] = torch.from_numpy(of_class[self.labels.class_of_output]).float()
         network = self.served
         heads = [network.network.get_classifier(), network.outlined.head] if isinstance(network, WithOutline) else []
         for head in heads or [network.get_classifier()]:
             head.bias.data -= shift.to(head.bias)
-        return bool(of_class.any())
 
     def classes_of(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Index of the class of each training target (n,)."""

@@ -15,6 +15,10 @@ from hemalens.imaging.reading import Preprocessing
 from hemalens.training.module import Learner, OptimiserConfig
 
 
+Judged = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Logits (n, k) and classes (n,) of images."""
+
+
 class CellClassifier(Learner):
     """Trains a timm network with a head on uint8 batches (n, 3, size, size).
 
@@ -54,9 +58,13 @@ class CellClassifier(Learner):
     def after_training(self) -> None:
         """Called after the last epoch, before calibration and export; does nothing here."""
 
-    def hold_back(self, logits: NDArray[np.float32], targets: NDArray[np.int64]) -> bool:
-        """Ask for more certainty, by logits (n, k) and classes (n,) of held-out images; whether any answer changes."""
+    @property
+    def holds_back(self) -> bool:
+        """Whether `hold_back` has any use."""
         return False
+
+    def hold_back(self, home: Judged, elsewhere: Judged) -> None:
+        """Ask for more certainty, by held-out images of the training's and of imitated laboratories; here for none."""
 
     def classes_of(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Index of the class of each training target (n,); here the target itself."""

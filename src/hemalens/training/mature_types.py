@@ -24,8 +24,15 @@ AT_ALL = 0.5
 """Weight of the loss of the outputs for all types, beside 1 for those of the mature types."""
 HELD_BACK = 0.05
 """Share of the right answers of each further type that is given up for fewer wrong ones in other laboratories."""
+FALSE_ALARMS = 0.05
+"""Largest share of mature cells in imitated laboratories that may be answered as a further type."""
+STEP, MOST = 0.1, 10.0
+"""Steps of what all further types are held back by beyond that, in natural log odds, and its largest value."""
 FEWEST = 20
 """Fewest right answers on held-out images for a type to be held back."""
+
+
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +80,28 @@ class MatureTypes:
         return np.where(self.mature, np.cumsum(self.mature) - 1, n + np.arange(len(self.mature)))
 
 
-def held_back(logits: NDArray[np.floating[Any]], targets: NDArray[np.int64], classes: Sequence[str]) -> NDArray[np.float64]:
+def held_back(
+    logits: Floats, targets: NDArray[np.int64], classes: Sequence[str], *, mature_elsewhere: Floats | None = None
+) -> NDArray[np.float64]:
     """What to subtract from the logits of each class (k,): 0 for a mature type.
 
     A further type that the training laboratories tell apart with ease, as a red cell, can be asked for more certainty: of
-    its right answers on held-out images, by logits (n, k) and classes (n,), `HELD_BACK` become wrong. Elsewhere it is then
-    answered in place of a mature type far more rarely.
+    its right answers on held-out images, by logits (n, k) and classes (n,), `HELD_BACK` become wrong. All further types
+    are then held back alike until at most `FALSE_ALARMS` of the mature cells of other laboratories, by their logits
+    `mature_elsewhere` (m, k), are answered as one.
     """
     found = np.zeros(len(classes))
     wide = np.asarray(logits, np.float64)
-    for c, label in enumerate(classes):
+    further = np.array([not is_mature(label) for label in classes])
+    for c in np.flatnonzero(further):
         others = np.delete(wide, c, axis=1).max(axis=1, initial=-np.inf)
         ahead = np.sort((wide[:, c] - others)[(targets == c) & (wide[:, c] > others)])
-        if not is_mature(label) and len(ahead) >= FEWEST:
+        if len(ahead) >= FEWEST:
             found[c] = ahead[int(HELD_BACK * len(ahead))] * (1 - 1e-6)
-    return found
+    if mature_elsewhere is None or not len(mature_elsewhere):
+        return found
+    elsewhere = np.asarray(mature_elsewhere, np.float64) - found
+    ahead = np.sort(elsewhere[:, further].max(axis=1) - elsewhere[:, ~further].max(axis=1))[::-1]
+    # the lead of the first cell beyond the share that may be answered so
+    lead = ahead[int(FALSE_ALARMS * len(ahead))]
+    return found + further * float(np.clip(np.ceil(lead / STEP) * STEP, 0, MOST))

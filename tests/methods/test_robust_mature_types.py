@@ -1,0 +1,85 @@
+"""`robust` under a label map with further types: outputs of their own for the mature ones, and what is held back."""
+
+from __future__ import annotations
+
+import hemalens.models._torchvision  # noqa: F401
+
+import numpy as np
+import pytest
+import timm
+import torch
+from scipy.special import log_softmax, logsumexp
+from torch.nn.functional import cross_entropy
+
+import trained
+from hemalens.methods.robust import RobustConfig, RobustModule, types_of
+from hemalens.models.backbone import preprocessing_of
+from hemalens.models.outline import OutlineNetwork, WithOutline
+from hemalens.training.mature_types import AT_ALL
+from hemalens.training.subclass_labels import FineLabels
+
+CLASSES = ("neutrophil", "lymphocyte", "erythroblast", "artefact")
+LABELS = FineLabels(
+    CLASSES, ("band_neutrophil", "segmented_neutrophil", "lymphocyte", "erythroblast", "artefact"), (2, 1, 1, 1)
+)
+
+
+def _module(*, outline: bool) -> RobustModule:
+    config = RobustConfig.from_mapping(
+        {**trained.ROBUST, "optimiser": {"label_smoothing": 0.0}, "views": 1, "outline": outline}
+    )
+    preprocessing, n_outputs = preprocessing_of(config), types_of(LABELS, config).n_outputs
+    assert n_outputs == 8, "three outputs of mature types, five of all types"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm.create_model("test_resnet", num_classes=n_outputs)
+        if outline:
+            network = WithOutline(network, OutlineNetwork(n_classes=n_outputs, weights="none", seed=0), preprocessing)
+        return RobustModule(network, preprocessing, config=config, labels=LABELS, seed=0).eval()
+
+
+def _pixels(module: RobustModule, n: int) -> torch.Tensor:
+    images = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return module.pixels(images)
+
+
+def test_the_mature_types_learn_from_mature_cells_alone() -> None:
+    module = _module(outline=False)
+    pixels = _pixels(module, 4)
+    targets = torch.tensor([0, 2, 3, 4])  # a band, a lymphocyte, an erythroblast, an artefact
+    with torch.inference_mode():
+        own = module.served.get_classifier()(module.embed(pixels))
+        expected = AT_ALL * cross_entropy(own[:, 3:], targets) + cross_entropy(own[:2, :3], targets[:2]) / 2
+        assert float(module.loss(pixels, targets)) == pytest.approx(float(expected), rel=1e-5)
+        none = AT_ALL * cross_entropy(own[2:, 3:], targets[2:])
+        assert float(module.loss(pixels[2:], targets[2:])) == pytest.approx(float(none), rel=1e-5)
+
+
+@pytest.mark.parametrize("outline", [False, True])
+def test_holding_back_lowers_the_odds_of_further_types_by_the_same_on_all_images(outline: bool) -> None:
+    module = _module(outline=outline)
+    pixels = _pixels(module, 30)
+    with torch.inference_mode():
+        embedding = module.embed(pixels)
+        before = module.classify(embedding).numpy().astype(float)
+        # forty held-out artefacts, answered with leads of 1 to 40
+        held = np.zeros((40, 4), np.float32)
+        held[:, 3] = np.arange(1, 41)
+        none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        module.hold_back((held, np.full(40, 3)), none)
+        after = module.classify(embedding).numpy().astype(float)
+    np.testing.assert_allclose(logsumexp(after, axis=1), 0, atol=1e-5)
+    # log odds against the mature types: two of forty are given up, with leads of 1 and 2
+    fell = [log_softmax(x, axis=1)[:, 3] - logsumexp(x[:, :2], axis=1) for x in (before, after)]
+    np.testing.assert_allclose(fell[0] - fell[1], 3, atol=1e-4)
+    np.testing.assert_allclose(before[:, 0] - before[:, 1], after[:, 0] - after[:, 1], atol=1e-4)
+
+
+def test_a_network_of_mature_types_alone_holds_nothing_back() -> None:
+    config = RobustConfig.from_mapping(trained.ROBUST)
+    labels = FineLabels.none(("neutrophil", "lymphocyte"))
+    module = RobustModule(
+        timm.create_model("test_resnet", num_classes=2), preprocessing_of(config), config=config, labels=labels, seed=0
+    )
+    assert not module.holds_back
+    assert _module(outline=False).holds_back
