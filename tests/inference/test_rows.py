@@ -64,6 +64,8 @@ def test_the_columns_depend_on_what_is_predicted() -> None:
         "label",
         "probability",
         "abstained",
+        "review",
+        "review_rank",
         "p_a",
         "p_b",
         "typicality",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,14 +18,16 @@ from hemalens import evaluate, open_bundle, predict
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.bundle import MODEL, Bundle, write_bundle
-from hemalens.bundle.reference import reference_files
+from hemalens.bundle.reference import reference_of
+from hemalens.bundle.review import thresholds_of
 from hemalens.bundle.seen import SEEN
 from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError
 from hemalens.report import read_report
 from hemalens.runs.evaluate import EvaluateOptions
 from hemalens.trust.domain_shift import DETECTED, NO_REFERENCE, NOT_DETECTED
-from hemalens.trust.reference import REFERENCE_FILE
+from hemalens.trust.reference import REFERENCE_FILE, reference_bytes
+from hemalens.trust.review import REASONS
 from trained import Colour, colour_cells
 
 STAIN: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -45,8 +48,11 @@ def bundle(plain: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("kept")
     train = open_dataset(f"folder:{plain.path.parent / 'home'}")
     held = open_dataset(f"folder:{colour_cells(folder / 'held', STAIN, 40, seed=1, noise=8)}")
-    files = {MODEL: plain.graph_bytes, SEEN: (plain.path / SEEN).read_bytes()}
-    return write_bundle(folder / "bundle", plain.manifest, {**files, **reference_files(train, held, plain.graph, None)})
+    reference = reference_of(train, held, plain.graph, None)
+    assert reference is not None
+    files = {MODEL: plain.graph_bytes, SEEN: (plain.path / SEEN).read_bytes(), REFERENCE_FILE: reference_bytes(reference)}
+    manifest = plain.manifest.model_copy(update={"review": thresholds_of(reference, plain.manifest.labels)})
+    return write_bundle(folder / "bundle", manifest, files)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +103,7 @@ def test_training_writes_the_file(method: str, tmp_path_factory: pytest.TempPath
 
 def test_without_validation_images_nothing_is_kept(plain: Bundle) -> None:
     train = open_dataset(f"folder:{plain.path.parent / 'home'}")
-    assert reference_files(train, None, plain.graph, None) == {}
+    assert reference_of(train, None, plain.graph, None) is None
     assert plain.reference is None
 
 
@@ -120,6 +126,7 @@ def test_each_row_has_its_typicality_and_its_set(bundle: Bundle, like: Path, tmp
     found = predict(bundle.path, str(like), out=tmp_path / "a.csv")
     (like.parent / "like" / "neutrophil" / "torn.png").unlink()
     rows = _rows(tmp_path / "a.csv")
+    assert list(rows[0])[4:6] == ["review", "review_rank"]
     assert list(rows[0])[-5:] == ["typicality", "prediction_set", "cell_found", "cell_reason", "error"]
     for row in rows:
         if row["error"]:
@@ -173,6 +180,64 @@ def test_a_coverage_that_cannot_be_is_refused(
     assert "coverage" in ended.err
 
 
+# --------------------------------------------------------------------------------------------------------------- review
+
+
+def test_training_states_the_thresholds_of_held_out_cells(tmp_path_factory: pytest.TempPathFactory) -> None:
+    fitted = trained.fitted(tmp_path_factory, "linear_probe")
+    assert fitted.bundle.reference is not None
+    assert len(fitted.bundle.reference.targets) < 20
+    assert fitted.bundle.manifest.review is None, "too few to calibrate on"
+
+
+def test_few_cells_of_the_training_laboratory_are_reviewed(bundle: Bundle, like: Path, tmp_path: Path) -> None:
+    found = predict(bundle.path, str(like), out=tmp_path / "a.csv")
+    thresholds = bundle.manifest.review
+    assert thresholds is not None
+    assert thresholds.n_cells == 120
+    assert thresholds.false_alarms <= 0.05
+    assert found.review is not None
+    assert found.trust.shift.verdict == NOT_DETECTED
+    assert "foreign laboratory" not in found.review
+    assert sum(found.review.values()) <= 0.3 * found.n_rows
+    rows = _rows(tmp_path / "a.csv")
+    assert dict(Counter(row["review"] for row in rows if row["review"])) == found.review
+    assert all(row["review_rank"] == (str(1 + REASONS.index(row["review"])) if row["review"] else "") for row in rows)
+
+
+def test_atypical_cells_of_a_foreign_laboratory_are_marked_at_the_end(
+    bundle: Bundle, foreign: Path, tmp_path: Path, hemalens: Command
+) -> None:
+    # far distances are an unknown type: without that threshold the domain shift alone remains
+    assert bundle.manifest.review is not None
+    manifest = bundle.manifest.model_copy(
+        update={"review": bundle.manifest.review.model_copy(update={"distance": None})}
+    )
+    kept = (MODEL, SEEN, REFERENCE_FILE)
+    blunt = write_bundle(tmp_path / "blunt", manifest, {name: (bundle.path / name).read_bytes() for name in kept})
+    found = predict(blunt.path, str(foreign), out=tmp_path / "a.csv")
+    assert found.trust.shift.verdict == DETECTED
+    assert found.review is not None
+    assert found.review["foreign laboratory"] > 0
+    rows = _rows(tmp_path / "a.csv")
+    for row in rows:
+        if row["review"] in ("", "foreign laboratory"):
+            assert (row["review"] == "foreign laboratory") == (float(row["typicality"]) < 0.05)
+    assert sum(row["review"] == "foreign laboratory" for row in rows) == found.review["foreign laboratory"]
+    said = hemalens("predict", blunt.path, foreign, "--out", tmp_path / "a.parquet", "--quiet")
+    assert f"{found.review['foreign laboratory']} foreign laboratory" in said.out
+    table = parquet.read_table(tmp_path / "a.parquet").to_pydict()
+    assert [value or "" for value in table["review"]] == [row["review"] for row in rows]
+    assert ["" if value is None else str(value) for value in table["review_rank"]] == [row["review_rank"] for row in rows]
+    assert sorted(file.name for file in tmp_path.iterdir() if file.is_file()) == ["a.csv", "a.parquet"]
+
+
+def test_without_thresholds_the_column_is_empty(plain: Bundle, like: Path, tmp_path: Path, hemalens: Command) -> None:
+    said = hemalens("predict", plain.path, like, "--out", tmp_path / "a.csv", "--quiet")
+    assert "to review: unknown, the bundle has no thresholds for it" in said.out
+    assert {(row["review"], row["review_rank"]) for row in _rows(tmp_path / "a.csv")} == {("", "")}
+
+
 # ------------------------------------------------------------------------------------------------------------- evaluate
 
 
@@ -214,6 +279,12 @@ def test_an_adapted_bundle_is_calibrated_on_its_cells_left_out(bundle: Bundle, f
     reference = adapted.reference
     assert reference is not None
     assert len(reference.targets) == 45
+    refitted = thresholds_of(reference, adapted.manifest.labels)
+    assert refitted is not None
+    assert adapted.manifest.review is not None
+    # the file holds 32 bits
+    assert adapted.manifest.review.model_dump() == pytest.approx(refitted.model_dump(), rel=1e-5)
+    assert adapted.manifest.review != bundle.manifest.review
     expected = adapted.manifest.adaptation and adapted.manifest.adaptation.expected.accuracy
     assert reference.accuracy == pytest.approx(expected)
     fresh = colour_cells(tmp_path / "fresh", OTHER, 15, seed=9, noise=8)
@@ -238,6 +309,7 @@ def test_a_bundle_that_followed_unlabelled_images_has_nothing_to_judge_by(
     settings = ["batch_norm=false", "size=false"]
     made = adapt(bundle.path, out=tmp_path / "followed", unlabelled=str(foreign), options=AdaptOptions(settings=settings))
     assert made.reference is None
+    assert made.manifest.review == bundle.manifest.review
     found = predict(made.path, str(foreign), out=tmp_path / "a.csv")
     assert found.trust.shift.verdict == NO_REFERENCE
     assert len(found.trust.lines) == 1
@@ -262,6 +334,7 @@ def test_a_type_without_a_labelled_cell_keeps_its_class_mean(bundle: Bundle, tmp
     few = colour_cells(tmp_path / "few", two, {"neutrophil": 12, "lymphocyte": 1}, seed=4, noise=8)
     adapted = adapt(bundle.path, out=tmp_path / "adapted", support=f"folder:{few}")
     assert adapted.manifest.labels == bundle.manifest.labels
+    assert adapted.manifest.review == bundle.manifest.review, "13 labelled cells are too few to calibrate on"
     reference = adapted.reference
     assert reference is not None
     assert reference.geometry is not None

@@ -23,6 +23,7 @@ from hemalens.bundle.bundle import (
     open_bundle,
 )
 from hemalens.bundle.export import check_parity
+from hemalens.bundle.review import thresholds_of
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.classifiers.few_shot import FewShotConfig, PrototypeClassifier, few_shot_graph, leave_one_out
 from hemalens.datasets import READERS, CellDataset, Record
@@ -79,6 +80,9 @@ def adapt_few_labels(
     reference_statistics = _reference(None if options.beside else base, support, embeddings, learned)
     files = {} if reference_statistics is None else {REFERENCE_FILE: reference_bytes(reference_statistics)}
     manifest = _manifest(embedders, support, config, learned, parity)
+    # with too few labelled cells the thresholds of the bundle stay
+    review = thresholds_of(reference_statistics, support.classes) or manifest.review
+    manifest = manifest.model_copy(update={"review": review})
     return base.derive(run.out, manifest, content, others=embedders.bundles, seen=support.contents, files=files)
 
 

@@ -18,6 +18,7 @@ from hemalens.bundle.adaptations import Adaptation, ExpectedAccuracy
 from hemalens.bundle.artifact import WEIGHTS, DataEntry, library_versions
 from hemalens.bundle.bundle import MODEL, Bundle, Manifest, open_bundle
 from hemalens.bundle.export import Reference, check_parity
+from hemalens.bundle.review import thresholds_of
 from hemalens.classifiers.calibration import fit_temperature, log_softmax
 from hemalens.datasets import CellDataset, Record
 from hemalens.datasets.splits import k_fold, seeded, units
@@ -126,7 +127,10 @@ def _fine_tune(
     if scored.any():
         # the embedding has moved: reference statistics hold predictions only
         probabilities = np.exp(log_softmax(logits[scored] / temperature))
-        files[REFERENCE_FILE] = reference_bytes(ReferenceStatistics(probabilities, support.targets[scored]))
+        reference_statistics = ReferenceStatistics(probabilities, support.targets[scored])
+        files[REFERENCE_FILE] = reference_bytes(reference_statistics)
+        review = thresholds_of(reference_statistics, support.classes) or manifest.review
+        manifest = manifest.model_copy(update={"review": review})
     return base.derive(run.out, manifest, content, others=_others(classifier), seen=support.contents, files=files)
 
 

@@ -109,6 +109,8 @@ class ArtifactManifest(Part):
     """Name of the file with the graph."""
     stated: ClassVar[tuple[str, ...]] = ()
     """Fields that say what the graph's outputs mean."""
+    unstated: ClassVar[tuple[str, ...]] = ()
+    """Fields that a graph states nothing of while they are None: graphs of older bundles do not know them."""
     tested: ClassVar[tuple[str, ...]] = ()
     """Outputs in [0, 1] that the self-test compares."""
     n_drawn: ClassVar[int] = 1

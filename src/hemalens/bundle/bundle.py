@@ -16,6 +16,7 @@ from hemalens.bundle.adaptations import Adaptation, Unlabelled
 from hemalens.bundle.artifact import MANIFEST, ArtifactManifest, Part
 from hemalens.bundle.folders import open_artifact, parsed, write_artifact
 from hemalens.bundle.nucleus_size import NucleusSize
+from hemalens.bundle.review import roles_of
 from hemalens.bundle.seen import SEEN, read_digests, seen_images
 from hemalens.bundle.self_test import check_runner
 from hemalens.bundle.stages import Stage, StageEntry, stage_of
@@ -30,6 +31,7 @@ from hemalens.taxonomy import cell_types
 from hemalens.trust.conformal import COVERAGE
 from hemalens.trust.monitor import Monitor
 from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, read_reference
+from hemalens.trust.review import Reviewer, ReviewThresholds
 
 MODEL = "model.onnx"
 SEEN_UNLABELLED = "seen_unlabelled_images.txt"
@@ -88,13 +90,14 @@ class Manifest(ArtifactManifest):
 
     `parity` is the largest difference of a probability from the trained model, or with a `quantisation` from its base.
     `embedding_parts` are the widths of concatenated embeddings. `fine` names the columns of the graph's output `FINE`: at
-    least one for each class, and none of another class.
+    least one for each class, and none of another class. `review`: thresholds of the cells that a person must look at.
     """
 
     graph_file: ClassVar[str] = MODEL
     stated: ClassVar[tuple[str, ...]] = (
         "label_map", "classes", "fine", "temperature", "preprocessing", "before_graph", "embedding_size", "embedding_parts",
     )  # fmt: skip
+    unstated: ClassVar[tuple[str, ...]] = ("review",)
     tested: ClassVar[tuple[str, ...]] = ("probabilities", FINE)
     n_drawn: ClassVar[int] = 8
 
@@ -112,6 +115,7 @@ class Manifest(ArtifactManifest):
     adaptation: Adaptation | None = None
     quantisation: Quantisation | None = None
     unlabelled: Unlabelled | None = None
+    review: ReviewThresholds | None = None
 
     @model_validator(mode="after")
     def _parts_fit_each_other(self) -> Manifest:
@@ -248,12 +252,21 @@ class Bundle:
         self.runner(tuple(self.manifest.outputs), n_workers=1)
         return self.graph
 
+    @property
+    def reviewer(self) -> Reviewer | None:
+        """What finds the cells to review, by the thresholds of the manifest; None where it has none."""
+        manifest, reference = self.manifest, self.reference
+        if manifest.review is None:
+            return None
+        return Reviewer(manifest.review, roles_of(manifest.labels), None if reference is None else reference.geometry)
+
     def monitor(self, *, coverage: float | None = COVERAGE, seed: int = 0) -> Monitor:
         """A monitor that compares predictions with this bundle's reference statistics; arguments as in `Monitor`."""
         return Monitor(
             self.reference,
             calibrated_confidence=self.manifest.calibrated_confidence,
             coverage=coverage,
+            reviewer=self.reviewer,
             seed=seed,
         )
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from hemalens.bundle.artifact import DataEntry, library_versions
 from hemalens.bundle.bundle import FINE, MODEL, SEEN_UNLABELLED, Bundle, FineEntry, Manifest, class_entries, write_bundle
 from hemalens.bundle.nucleus_size import sizes_of
-from hemalens.bundle.reference import reference_files
+from hemalens.bundle.reference import reference_of
+from hemalens.bundle.review import thresholds_of
 from hemalens.bundle.seen import SEEN, seen_images
 from hemalens.bundle.stages import Stage
 from hemalens.cache import FeatureCache
@@ -26,6 +27,7 @@ from hemalens.files import default_cache_dir
 from hemalens.graphs import build as graphs
 from hemalens.graphs.runtime import GraphRunner
 from hemalens.imaging.reading import Preprocessing
+from hemalens.trust.reference import REFERENCE_FILE, reference_bytes
 
 PARITY = 1e-3
 """Largest allowed difference of a probability from the trained model."""
@@ -89,6 +91,8 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     data += [entry for dataset in trained.pretraining for entry in DataEntry.each(dataset, "pretraining")]
     data += [entry for dataset in trained.auxiliary for entry in DataEntry.each(dataset, "auxiliary")]
     stages = bundle_stages(trained.train)
+    cache = FeatureCache(default_cache_dir()) if trained.frozen_backbone else None
+    reference = reference_of(trained.train, trained.validation, graph, cache)
     manifest = Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         method=trained.method,
@@ -102,6 +106,7 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
         temperature=trained.temperature,
         fine=trained.fine.entries if trained.fine else (),
         nucleus_sizes=sizes_of(trained.train, stages),
+        review=thresholds_of(reference, classes),
         data=tuple(data),
         parity=parity,
         versions=library_versions(),
@@ -111,8 +116,8 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     files = {MODEL: content, SEEN: seen_images(seen), **(extra_files or {})}
     if trained.auxiliary:
         files[SEEN_UNLABELLED] = seen_images(content for dataset in trained.auxiliary for content in dataset.contents)
-    cache = FeatureCache(default_cache_dir()) if trained.frozen_backbone else None
-    files |= reference_files(trained.train, trained.validation, graph, cache)
+    if reference is not None:
+        files[REFERENCE_FILE] = reference_bytes(reference)
     for stage in stages:
         files |= stage.files()
     return write_bundle(path, manifest, files)

@@ -11,23 +11,23 @@ from hemalens.datasets.base import CellDataset
 from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
 from hemalens.graphs.runtime import run_rows
-from hemalens.trust.reference import MOST_HELD, REFERENCE_FILE, Geometry, evenly, fit_reference, reference_bytes
+from hemalens.trust.reference import MOST_HELD, Geometry, ReferenceStatistics, evenly, fit_reference
 
 MOST_TRAINING = 512
 """Training images, evenly spaced within each class, for class means and covariances."""
 
 
-def reference_files(
+def reference_of(
     train: CellDataset, validation: CellDataset | None, graph: onnx.ModelProto, cache: FeatureCache | None
-) -> dict[str, bytes]:
-    """The file `REFERENCE_FILE` of a bundle's `graph`; none without validation images.
+) -> ReferenceStatistics | None:
+    """The reference statistics of a bundle's `graph`; None without validation images.
 
     Means and covariances come from training images, calibration from validation images alone: predictions on training
     images are too confident and too close to their class.
     """
     held = None if validation is None else validation.under(train.classes)
     if held is None or not len(held):
-        return {}
+        return None
     held = held.subset(evenly(len(held), MOST_HELD).tolist())
     encoder = graphs.cut(graph, ["image"], ["embedding"])
     learned = _per_class(train)
@@ -36,7 +36,7 @@ def reference_files(
     head = graphs.cut(graph, ["embedding"], ["probabilities"]).SerializeToString()
     probabilities = run_rows(head, {"embedding": embeddings}, ["probabilities"])["probabilities"]
     geometry = Geometry.fit(known, train.targets[learned], len(train.classes))
-    return {REFERENCE_FILE: reference_bytes(fit_reference(geometry, embeddings, probabilities, held.targets))}
+    return fit_reference(geometry, embeddings, probabilities, held.targets)
 
 
 def _per_class(dataset: CellDataset) -> NDArray[np.int64]:

@@ -28,7 +28,8 @@ def statement(manifest: ArtifactManifest) -> dict[str, Any]:
     fields = json.loads(manifest.model_dump_json())
     files = {name: entry["sha256"] for name, entry in fields.pop("files").items() if name != manifest.graph_file}
     stated = {name: fields.pop(name) for name in manifest.stated}
-    digests = {name: sha256_text(json.dumps(value, sort_keys=True)) for name, value in fields.items()}
+    known = {name: value for name, value in fields.items() if value is not None or name not in manifest.unstated}
+    digests = {name: sha256_text(json.dumps(value, sort_keys=True)) for name, value in known.items()}
     return {"stated": {**stated, "files": files}, "digests": digests}
 
 

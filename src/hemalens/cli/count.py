@@ -129,7 +129,7 @@ def _value(found: CountSummary) -> dict[str, Any]:
         {**each.result.model_dump(mode="json"), "n_fields": len(each.slide.fields), "notes": list(each.notes)}
         for each in found.slides
     ]
-    return {"slides": slides, "notes": list(found.notes), "trust": list(found.trust.lines)}
+    return {"slides": slides, "notes": list(found.notes), "trust": list(found.trust.lines), "review": found.review}
 
 
 def _lines(found: CountSummary) -> Iterator[str]:
@@ -143,8 +143,16 @@ def _lines(found: CountSummary) -> Iterator[str]:
             most = ", ".join(f"{each.code} {percent(each.share)}" for each in result.types[:2] if each.count)
             yield f"{result.name}: {result.total} white cells" + (f"; {most} %" if most else "")
             yield from (f"  flag: {flag}" for flag in result.flags)
-    for line in found.trust.lines:
+    for line in (*_to_review(found), *found.trust.lines):
         yield from textwrap.wrap(line, WIDTH, subsequent_indent="  ")
+
+
+def _to_review(found: CountSummary) -> Iterator[str]:
+    """How many cells a person must look at, by the reason, the most urgent first."""
+    from hemalens.trust.review import in_words
+
+    if found.review is not None:
+        yield f"cells to review: {in_words(found.review)}"
 
 
 def _differential(result: SlideResult) -> Iterator[str]:

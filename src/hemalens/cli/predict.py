@@ -92,6 +92,7 @@ def _lines(found: PredictionSummary, out: object, abstain_below: float) -> list[
     if abstain_below:
         lines.append(f"below {abstain_below:g}: {found.n_abstained}")
     lines += _cell_lines(found)
+    lines.append(f"to review: {_review(found)}")
     lines.append(f"unreadable: {found.n_unreadable}" + (f", first: {found.first_error}" if found.first_error else ""))
     lines += found.trust.lines
     if found.coverage is not None:
@@ -99,6 +100,15 @@ def _lines(found: PredictionSummary, out: object, abstain_below: float) -> list[
             f"prediction sets: coverage of {found.coverage:g} only for images like those of the training laboratory"
         )
     return lines
+
+
+def _review(found: PredictionSummary) -> str:
+    """How many cells a person must look at, by the reason, the most urgent first."""
+    from hemalens.trust.review import in_words
+
+    if found.review is None:
+        return "unknown, the bundle has no thresholds for it"
+    return in_words(found.review)
 
 
 def _cell_lines(found: PredictionSummary) -> list[str]:

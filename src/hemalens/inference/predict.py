@@ -15,12 +15,14 @@ from hemalens.errors import OutputError, one_line, public
 from hemalens.files import PathLike, as_path, atomic_path
 from hemalens.imaging.segmentation import CellFound
 from hemalens.inference.predictor import CellReason, Prediction, Predictor
-from hemalens.inference.rows import RowFormat, check_predictions, row_writer
+from hemalens.inference.rows import RowFormat, check_predictions, mark_foreign, row_writer
 from hemalens.outputs import claim_output
 from hemalens.progress import Say, track
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.trust.conformal import COVERAGE, check_coverage
+from hemalens.trust.domain_shift import DETECTED
 from hemalens.trust.monitor import BatchReport
+from hemalens.trust.review import FOREIGN, REASONS, Reason, is_foreign
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class PredictionSummary:
     """Images by what was found in them; of a bundle of whole images, those without a label alone."""
     cell_reasons: dict[CellReason, int]
     """Images in doubt, or without a cell, by the reason."""
+    review: dict[Reason, int] | None
+    """Cells that a person must look at by the reason, the most urgent first; None for a bundle without thresholds."""
     trust: BatchReport
     """Domain shift and estimated accuracy, without labels."""
     coverage: float | None
@@ -53,6 +57,9 @@ class _Counts:
         self.labels: Counter[str] = Counter()
         self.cells: Counter[CellFound] = Counter()
         self.reasons: Counter[CellReason] = Counter()
+        self.review: Counter[Reason] = Counter()
+        self.foreign = bytearray()
+        # of each row whether it is reviewed where the laboratory is foreign: a byte, so that memory stays flat
         self.n_abstained = 0
         self.errors = 0
         self.first_error: str | None = None
@@ -66,6 +73,9 @@ class _Counts:
             self.cells[prediction.cell_found] += 1
         if prediction.cell_reason is not None:
             self.reasons[prediction.cell_reason] += 1
+        if prediction.review is not None:
+            self.review[prediction.review] += 1
+        self.foreign.append(is_foreign(prediction.review, prediction.typicality))
         if prediction.label is not None:
             self.labels[prediction.label] += 1
             self.n_abstained += prediction.abstained
@@ -84,9 +94,11 @@ def predict(
 ) -> PredictionSummary:
     """Predict for an image, a folder of images or a dataset ("reader:path"), and write `out` (.csv or .parquet).
 
-    Columns: path, the box of a cell in a larger field, label, probability, abstained, p_<label> of each class, fine_label
-    and fine_probability of a bundle with subtypes, typicality, prediction_set, cell_found, cell_reason, error, and what
-    the dataset knows of the image; with `embeddings` (Parquet only) a list column. The typicality in (0, 1] is the
+    Columns: path, the box of a cell in a larger field, label, probability, abstained, review, review_rank, p_<label> of
+    each class, fine_label and fine_probability of a bundle with subtypes, typicality, prediction_set, cell_found,
+    cell_reason, error, and what the dataset knows of the image; with `embeddings` (Parquet only) a list column. `review` is
+    why a person must look at the cell and `review_rank` its urgency, 1 the highest; both are empty for no reason, and for a
+    bundle without thresholds. The typicality in (0, 1] is the
     conformal p-value of the out-of-distribution score. The prediction set holds the labels that the nominal `coverage` in
     (0, 1) needs, joined by "|", for images of the laboratory that the bundle was trained on; None leaves the column out.
     Both are empty for a bundle without reference statistics. An image that cannot be read is a row with its error, one
@@ -110,15 +122,18 @@ def predict(
         monitor = opened.monitor(coverage=coverage)
         predictor = Predictor(opened, monitor=monitor, abstain_below=abstain_below, embeddings=embeddings)
         counts = _Counts()
-        with (
-            atomic_path(out) as temporary,
-            row_writer(temporary, RowFormat.of(predictor, images)) as write,
-            track("predicting", len(images)) as progress,
-        ):
-            for prediction in predictor.predict(images):
-                write(prediction)
-                counts.add(prediction)
-                progress(1)
+        with atomic_path(out) as temporary:
+            with (
+                row_writer(temporary, RowFormat.of(predictor, images)) as write,
+                track("predicting", len(images)) as progress,
+            ):
+                for prediction in predictor.predict(images):
+                    write(prediction)
+                    counts.add(prediction)
+                    progress(1)
+            trust = monitor.report()
+            if monitor.reviewer is not None and trust.shift.verdict == DETECTED:
+                counts.review[FOREIGN] = mark_foreign(temporary, counts.foreign)
         return PredictionSummary(
             len(images),
             by_label={label: counts.labels[label] for label in predictor.labels if counts.labels[label]},
@@ -127,7 +142,8 @@ def predict(
             first_error=counts.first_error,
             cell_found=dict(counts.cells),
             cell_reasons=dict(counts.reasons.most_common()),
-            trust=monitor.report(),
+            review=None if monitor.reviewer is None else {why: counts.review[why] for why in REASONS if counts.review[why]},
+            trust=trust,
             coverage=None if monitor.sets is None else monitor.sets.coverage,
             notes=tuple(notes),
         )

@@ -20,6 +20,7 @@ from hemalens.imaging.reading import Exposure, exposure
 from hemalens.imaging.segmentation import FOUND, CellFound, Outcome
 from hemalens.inference.inputs import Images, Input, inputs_of
 from hemalens.trust.monitor import Monitor
+from hemalens.trust.review import DOUBTFUL, Reason
 
 MONITORED_AT_ONCE = 256
 """Images that a monitor observes together; predictions of a monitored predictor arrive in batches of so many."""
@@ -30,6 +31,8 @@ CellReason = Literal[
     "no white cell", "noise", "black image", "white image", "flat image",
 ]  # fmt: skip
 """Why a cell is in doubt, or why there is none."""
+SURELY_FOUND: tuple[CellFound | None, ...] = (None, "found")
+"""Values of `cell_found` without doubt; a bundle of whole images looks for no cell."""
 _EXPOSURES: dict[Exposure, CellReason] = {"black": "black image", "white": "white image", "flat": "flat image"}
 
 
@@ -44,7 +47,8 @@ class Prediction:
     best guess. `fine_label` is the likeliest subtype within the class and `fine_probability` its p(class) x
     p(type | class); None where the bundle has no subtypes. `typicality` in (0, 1] is the conformal p-value of the
     out-of-distribution score and `prediction_set` the labels that the nominal coverage needs, which holds for the
-    laboratory of the training images; None without a monitor or without reference statistics.
+    laboratory of the training images; None without a monitor or without reference statistics. `review` is the most urgent
+    reason why a person must look at the cell; None for none, without a monitor, and for a bundle without thresholds.
     """
 
     record: Record
@@ -57,6 +61,7 @@ class Prediction:
     fine_probability: float | None = None
     typicality: float | None = None
     prediction_set: tuple[str, ...] | None = None
+    review: Reason | None = None
     cell_found: CellFound | None = None
     cell_reason: CellReason | None = None
 
@@ -78,6 +83,7 @@ class Prediction:
             "abstained": "yes" if self.abstained else None,
             "typicality": None if self.typicality is None else f"{self.typicality:.3f}",
             "prediction set (training laboratory)": None if self.prediction_set is None else ", ".join(self.prediction_set),
+            "review": self.review,
             "cell found": self._found_in_words(),
             "error": self.error,
         }
@@ -233,27 +239,40 @@ class Predictor:
         return self.fine[finest].code, probability * float(outputs[FINE][finest])
 
     def _monitored(self, batch: Sequence[Prediction], monitor: Monitor) -> Iterator[Prediction]:
-        """The predictions with typicality and prediction set; the embedding only where it is wanted."""
-        probabilities = [p.probabilities for p in batch if p.probabilities is not None]
-        embeddings = [p.embedding for p in batch if p.embedding is not None]
-        if not probabilities:
-            yield from batch
-            return
-        typicality, members = monitor.observe(
-            np.stack(embeddings) if monitor.needs_embeddings else None, np.stack(probabilities)
+        """The predictions with what the monitor adds; the embedding only where it is wanted."""
+        for prediction in monitored(batch, monitor, self.labels):
+            yield prediction if self.embeddings else replace(prediction, embedding=None)
+
+
+def monitored(batch: Sequence[Prediction], monitor: Monitor, labels: Sequence[str]) -> list[Prediction]:
+    """The predictions with typicality, prediction set and the reason for a review; the monitor observes them."""
+    made = [replace(each, review=_without_label(each, monitor)) for each in batch]
+    known = [i for i, each in enumerate(made) if each.probabilities is not None]
+    if not known:
+        return made
+    probabilities = np.stack([each for each in (made[i].probabilities for i in known) if each is not None])
+    embeddings = [each for each in (made[i].embedding for i in known) if each is not None]
+    embedded = np.stack(embeddings) if monitor.needs_embeddings else None
+    typicality, members = monitor.observe(embedded, probabilities)
+    reasons: Sequence[Reason | None] = [None] * len(known)
+    if monitor.reviewer is not None:
+        doubtful = np.array([made[i].cell_found not in SURELY_FOUND for i in known], bool)
+        reasons = monitor.reviewer.reasons(probabilities, embedded, doubtful)
+    names = np.array(labels)
+    for row, i in enumerate(known):
+        made[i] = replace(
+            made[i],
+            typicality=None if typicality is None else float(typicality[row]),
+            prediction_set=None if members is None else tuple(names[members[row]].tolist()),
+            review=reasons[row],
         )
-        labels, row = np.array(self.labels), 0
-        for prediction in batch:
-            if prediction.probabilities is None:
-                yield prediction
-                continue
-            yield replace(
-                prediction,
-                embedding=prediction.embedding if self.embeddings else None,
-                typicality=None if typicality is None else float(typicality[row]),
-                prediction_set=None if members is None else tuple(labels[members[row]].tolist()),
-            )
-            row += 1
+    return made
+
+
+def _without_label(prediction: Prediction, monitor: Monitor) -> Reason | None:
+    """The reason to look at an image in which no cell is found; an unreadable one shows nothing."""
+    found = prediction.cell_found
+    return DOUBTFUL if monitor.reviewer is not None and prediction.error is None and found == "none" else None
 
 
 def _batches(predictions: Iterable[Prediction]) -> Iterator[list[Prediction]]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from hemalens.datasets.base import Record
 from hemalens.datasets.table_text import cell, free_names
 from hemalens.errors import OutputError, one_line
-from hemalens.files import open_regular
+from hemalens.files import atomic_path, open_regular
 from hemalens.inference.predictor import Prediction, Predictor
+from hemalens.trust.review import FOREIGN, Reason, rank
 
 Value = str | int | float | bool | list[float] | None
 Row = dict[str, Value]
@@ -54,6 +55,12 @@ class Source:
 
 
 BOX = ("x_min", "y_min", "x_max", "y_max")
+REVIEW = ("review", "review_rank")
+
+
+def review_values(reason: Reason | None) -> dict[str, str | int | None]:
+    """The columns `REVIEW` of a reason: its words, and its place in the order of urgency."""
+    return dict(zip(REVIEW, (reason, rank(reason)), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +96,8 @@ class RowFormat:
         subtypes = ["fine_label", "fine_probability"] if self.subtypes else []
         monitored = ["typicality", *(["prediction_set"] if self.prediction_sets else [])]
         classes = [f"p_{label}" for label in self.labels]
-        return ["label", "probability", "abstained", *classes, *subtypes, *monitored, "cell_found", "cell_reason", "error"]
+        found = ["cell_found", "cell_reason", "error"]
+        return ["label", "probability", "abstained", *REVIEW, *classes, *subtypes, *monitored, *found]
 
     def row(self, prediction: Prediction) -> Row:
         """The row of a prediction, by column."""
@@ -101,6 +109,7 @@ class RowFormat:
             "abstained": prediction.abstained,
             **{f"p_{label}": None if p is None else float(p[i]) for i, label in enumerate(self.labels)},
             "typicality": prediction.typicality,
+            **review_values(prediction.review),
             "cell_found": prediction.cell_found,
             "cell_reason": prediction.cell_reason,
             "error": _cell(prediction.error),
@@ -162,7 +171,8 @@ def _parquet_writer(path: Path, rows: RowFormat) -> Iterator[Write]:
     from pyarrow import parquet
 
     numbers = ("probability", "fine_probability", "typicality", *(f"p_{label}" for label in rows.labels))
-    types = {**dict.fromkeys(numbers, pa.float32()), **dict.fromkeys(BOX, pa.int64()), "abstained": pa.bool_()}
+    types = {**dict.fromkeys(numbers, pa.float32()), **dict.fromkeys((*BOX, "review_rank"), pa.int64())}
+    types["abstained"] = pa.bool_()
     fields = [pa.field(name, types.get(name, pa.string())) for name in rows.columns]
     if rows.embeddings:
         fields.append(pa.field("embedding", pa.list_(pa.float32())))
@@ -187,3 +197,46 @@ def _parquet_writer(path: Path, rows: RowFormat) -> Iterator[Write]:
 
 def _short(value: Value) -> Value:
     return f"{value:.6f}" if isinstance(value, float) else value
+
+
+def mark_foreign(path: Path, foreign: Sequence[int]) -> int:
+    """Give the rows of the table at `path`, .csv or .parquet, whose number is true in `foreign` that reason for a review.
+
+    The table is written anew, one part of it in memory at a time. Returns the number of such rows.
+    """
+    if any(foreign):
+        with atomic_path(path) as temporary:
+            (_mark_csv if path.suffix == ".csv" else _mark_parquet)(path, temporary, foreign)
+    return sum(foreign)
+
+
+def _mark_csv(path: Path, new: Path, foreign: Sequence[int]) -> None:
+    given = review_values(FOREIGN)
+    with (
+        open(path, newline="", encoding="utf-8") as old,
+        open(new, "w", newline="", encoding="utf-8") as file,
+    ):
+        rows = csv.reader(old)
+        columns = next(rows)
+        table = csv.writer(file)
+        table.writerow(columns)
+        places = {columns.index(name): value for name, value in given.items()}
+        for holds, row in zip(foreign, rows, strict=True):
+            table.writerow([places.get(i, value) for i, value in enumerate(row)] if holds else row)
+
+
+def _mark_parquet(path: Path, new: Path, foreign: Sequence[int]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    first = 0
+    with parquet.ParquetFile(path) as old, parquet.ParquetWriter(new, old.schema_arrow) as file:
+        for batch in old.iter_batches(ROWS_A_GROUP):
+            part = pa.Table.from_batches([batch])
+            marked = foreign[first : first + len(part)]
+            for name, value in review_values(FOREIGN).items():
+                known, column = part.schema.field(name), part[name].to_pylist()
+                filled = [value if holds else each for holds, each in zip(marked, column, strict=True)]
+                part = part.set_column(part.schema.get_field_index(name), known, pa.array(filled, known.type))
+            file.write_table(part)
+            first += len(part)

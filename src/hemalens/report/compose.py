@@ -32,11 +32,12 @@ from hemalens.evaluation.results import (
     NamedScatter,
     PictureTable,
     Report,
+    ReviewCheck,
     SlideResult,
     TrainingCurve,
 )
 from hemalens.graphs.runtime import n_cores
-from hemalens.report import count_comparisons, detection
+from hemalens.report import count_comparisons, detection, review
 from hemalens.report.slides import summarise_slides
 from hemalens.report.summary import (
     summarise_efficiency,
@@ -147,6 +148,7 @@ class Results:
     scatters: Sequence[NamedScatter] = ()
     tables: Sequence[ComparisonTable] = ()
     pictures: Sequence[PictureTable] = ()
+    review: ReviewCheck | None = None
     curves: Sequence[TrainingCurve] = ()
     remarks: Sequence[str] = ()
     differences: Sequence[str] = ()
@@ -157,6 +159,7 @@ class Results:
         sentences += [*summarise_slides(self.slides), *map(count_comparisons.sentence, self.count_comparisons)]
         sentences += detection.sentences(self.detections)
         sentences += summarise_evaluations(self.evaluations, self.comparisons)
+        sentences += [] if self.review is None else [review.sentence(self.review)]
         for place in dict.fromkeys((result.target, result.against) for result in self.k_shot):
             sentences += summarise_k_shot([result for result in self.k_shot if (result.target, result.against) == place])
         return (*sentences, *summarise_fractions(self.fractions))
@@ -198,5 +201,6 @@ def make_report(
         scatters=tuple(results.scatters),
         tables=tuple(results.tables),
         pictures=tuple(results.pictures),
+        review=results.review,
         curves=tuple(results.curves),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hemalens.evaluation import formatting
@@ -17,6 +17,7 @@ from hemalens.report import (
     evaluations,
     fractions,
     k_shot,
+    review,
     slides,
     training_curves,
     transfer_matrix,
@@ -50,7 +51,7 @@ def sections(report: Report) -> Iterator[Section]:
     """Every section that has content."""
     lines = Items(tuple(map(formatting.visible, report.summary)), kind="summary")
     differences = (Items(tuple(map(formatting.visible, report.differences))),) if report.differences else ()
-    pictures = tuple(_gallery(table) for table in report.pictures if table.rows)
+    pictures = _galleries(report.pictures)
     found = transfer_matrix.matrices(report.evaluations, report.failures)
     n_points = evaluations.n_points(report) if evaluations.all_drawn(report) else 0
     possible = (
@@ -66,6 +67,7 @@ def sections(report: Report) -> Iterator[Section]:
         Section("embeddings", "Embeddings", tuple(_joint_embeddings(report))),
         *([efficiency.section(report.efficiency)] if report.efficiency else []),
         *(evaluations.section(number, report) for number in range(1, len(report.evaluations) + 1)),
+        review.section(report.review, _galleries([report.review.cells] if report.review else [])),
         *(detection.section(number, report) for number in range(1, len(report.detections) + 1)),
         *(k_shot.section(target, n_points=n_points) for target in k_shot.targets(report.k_shot)),
         *map(fractions.section, fractions.targets(report.fractions)),
@@ -112,6 +114,10 @@ def _joint_embeddings(report: Report) -> Iterator[Block]:
 def n_abreast(n_columns: int) -> int:
     """How many pictures of a cell are side by side, in lines of about the same length."""
     return math.ceil(n_columns / math.ceil(n_columns / N_ABREAST))
+
+
+def _galleries(tables: Sequence[PictureTable]) -> tuple[Gallery, ...]:
+    return tuple(_gallery(table) for table in tables if table.rows)
 
 
 def _gallery(table: PictureTable) -> Gallery:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ from hemalens.runs.counting.results import Rules, SlideCounts, counts_of, report
 from hemalens.runs.counting.review import rows_for_review, write_sheet
 from hemalens.runs.counting.rows import Value, Write, cell_rows, cell_writer, write_slides
 from hemalens.runs.counting.slides import Slide, open_slides
+from hemalens.runs.counting.to_review import ToReview
+from hemalens.trust.domain_shift import DETECTED
 from hemalens.trust.monitor import BatchReport
+from hemalens.trust.review import Reason, in_words
 
 COUNT_FILE = "count.json"
 """Names what a count has written, so that `overwrite` replaces nothing else."""
@@ -43,6 +47,8 @@ class CountSummary:
     slides: tuple[SlideCounts, ...]
     notes: tuple[str, ...]
     trust: BatchReport
+    review: Mapping[Reason, int] | None
+    """Cells that a person must look at by the reason, the most urgent first; None for a bundle without thresholds."""
 
     @property
     def n_fields(self) -> int:
@@ -98,18 +104,19 @@ def count(
             n_fields = sum(len(slide.fields) for slide in slides)
             with track("counting cells", n_fields) as progress, cell_writer(folder, parquet=options.parquet) as write:
                 counts = [counter.count(slide, write, progress) for slide in slides]
+            trust, review = counter.finish()
             notes = [note for each in counts for note in each.notes]
             notes += [*shared_contents(counts), *limits_of(opened.manifest.labels)]
             write_slides(folder, counts)
             if options.review is not None:
                 write_sheet(folder, counter.for_review)
-            pictures = counter.exhibits.tables(opened.manifest.labels)
-            write_report(report_of(counts, source, counter.settings(), pictures, notes), folder)
+            pictures = counter.exhibits.tables(opened.manifest.labels, review or {})
+            write_report(report_of(counts, source, counter.settings(), pictures, [*notes, *_remarks(review)]), folder)
             names = [*files_below(folder), COUNT_FILE]
-            review = None if options.review is None else {"cells": options.review, "seed": options.seed}
-            known = {"kind": "hemalens-count", "schema_version": 1, "files": names, "review": review}
+            sheet = None if options.review is None else {"cells": options.review, "seed": options.seed}
+            known = {"kind": "hemalens-count", "schema_version": 1, "files": names, "review": sheet}
             write_sealed(folder / COUNT_FILE, known)
-        return CountSummary(tuple(counts), tuple(notes), counter.monitor.report())
+        return CountSummary(tuple(counts), tuple(notes), trust, review)
 
 
 def _files(detector: PathLike | None, options: CountOptions) -> tuple[PathLike | None, ...]:
@@ -124,6 +131,7 @@ class _Counter:
         self.bundle, self.detector, self.options, self.by = bundle, detector, options, by
         self.folder = folder
         self.monitor = bundle.monitor()
+        self.to_review = ToReview()
         self.for_review: list[dict[str, Value]] = []
         self.exhibits = Exhibits(folder, most_overlays=options.most_overlays)
         self._predictor = Predictor(bundle, embeddings=self.monitor.needs_embeddings, n_workers=1)
@@ -144,11 +152,21 @@ class _Counter:
         painter = Painter.of(self.folder, slide, labels, crops=self.options.crops, overlays=self.options.overlays)
         for found, shown in in_order(painter, fields, self._n_workers):
             self.exhibits.add(slide, found, shown)
+            self.to_review.add(found)
             for row in cell_rows(slide, found):
                 write(row)
         if self.options.review is not None:
             self.for_review += rows_for_review(slide, fields, self.by.rules, self.options.review, self.options.seed)
         return counts
+
+    def finish(self) -> tuple[BatchReport, Mapping[Reason, int] | None]:
+        """The report on all white cells and the cells to review; where it detects a shift, the tables are marked."""
+        trust = self.monitor.report()
+        if self.monitor.reviewer is None:
+            return trust, None
+        if trust.shift.verdict == DETECTED:
+            self.to_review.mark(self.folder)
+        return trust, self.to_review.counts
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """The settings of the report: bundle, detector, and how cells are counted."""
@@ -166,6 +184,10 @@ class _Counter:
                 "rules": self.by.rules.model_dump(mode="json"),
             }
         }
+
+
+def _remarks(review: Mapping[Reason, int] | None) -> list[str]:
+    return [] if review is None else [f"Cells to review: {in_words(review)}."]
 
 
 def _place(path: Path) -> str:

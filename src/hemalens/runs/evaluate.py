@@ -13,7 +13,7 @@ from hemalens.datasets import CellDataset
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.open import check_spec, spec_path
 from hemalens.errors import DatasetError, public
-from hemalens.evaluation.cells_in_doubt import cells_in_doubt
+from hemalens.evaluation.cells_to_review import cells_to_review
 from hemalens.evaluation.evaluate import DatasetPredictions, evaluate_with_predictions
 from hemalens.evaluation.occlusion import N_SHOWN, occlusion_table
 from hemalens.evaluation.results import MethodCard, PictureTable, Report
@@ -23,6 +23,7 @@ from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.report import report_files, write_report
 from hemalens.report.compose import Results, make_report
+from hemalens.report.review import sentence
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 
 
@@ -89,13 +90,16 @@ def evaluate(
         if evaluation.unreadable:
             name, error = next(iter(evaluation.unreadable.items()))
             say(f"left out {len(evaluation.unreadable)} unreadable image(s), first: {name}: {error}")
-        evaluation = evaluation.model_copy(update={"trust": trust_check(bundle, answered, seed=seed)})
-        pictures = _cells_in_doubt(bundle, answered, say=say)
-        pictures += _occlusion_maps(bundle, dataset, answered, n=options.n_occluded, say=say)
+        trust = trust_check(bundle, answered, seed=seed)
+        evaluation = evaluation.model_copy(update={"trust": trust})
+        review = cells_to_review(bundle, answered, verdict=trust.verdict)
+        if review is not None:
+            say(sentence(review))
+        pictures = _occlusion_maps(bundle, dataset, answered, n=options.n_occluded, say=say)
         report = make_report(
             f"{bundle.manifest.method} tested on {dataset.name}",
             "a saved bundle on images whose labels it has not seen",
-            Results(evaluations=[evaluation], pictures=pictures),
+            Results(evaluations=[evaluation], pictures=pictures, review=review),
             data=[card],
             methods={bundle.manifest.method: bundle.manifest.config},
             method_cards=[_card_of(bundle)],
@@ -117,14 +121,6 @@ def _unseen(given: Inputs, bundle: Bundle) -> Inputs:
             remedy="Test on other images.",
         )
     return rest
-
-
-def _cells_in_doubt(bundle: Bundle, answered: DatasetPredictions, *, say: Say) -> list[PictureTable]:
-    """A table of the cells in doubt; none for a bundle of whole images."""
-    table = cells_in_doubt(bundle, answered)
-    if table:
-        say(f"cells: {table.note}")
-    return [table] if table else []
 
 
 def _occlusion_maps(

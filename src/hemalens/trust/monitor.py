@@ -21,6 +21,7 @@ from hemalens.trust.accuracy_estimates import (
 from hemalens.trust.conformal import COVERAGE, PredictionSets, check_coverage
 from hemalens.trust.domain_shift import DETECTED, FEWEST, NO_REFERENCE, TOO_FEW, Shift, domain_shift, ood_auroc
 from hemalens.trust.reference import ReferenceStatistics
+from hemalens.trust.review import Reviewer
 
 Floats = NDArray[np.floating[Any]]
 MOST_KEPT = 2000
@@ -75,7 +76,8 @@ class Monitor:
     """Compares predictions with a bundle's reference statistics, batch by batch, and reports on all of them.
 
     Without a `reference` no shift can be found; with `calibrated_confidence` the mean confidence then estimates the
-    accuracy. `coverage` of prediction sets lies in (0, 1), None for no sets. Of more than 2,000 images a sample is kept,
+    accuracy. `coverage` of prediction sets lies in (0, 1), None for no sets. The `reviewer` finds the cells that a person
+    must look at. Of more than 2,000 images a sample is kept,
     drawn by `seed`. Raises `InputError` for a coverage out of range.
     """
 
@@ -85,6 +87,7 @@ class Monitor:
         *,
         calibrated_confidence: bool = False,
         coverage: float | None = COVERAGE,
+        reviewer: Reviewer | None = None,
         seed: int = 0,
     ) -> None:
         if coverage is not None:
@@ -92,6 +95,7 @@ class Monitor:
         self.reference = reference
         self.calibrated_confidence = calibrated_confidence
         self.coverage = coverage
+        self.reviewer = reviewer
         self.sets: PredictionSets | None = None
         if reference is not None and coverage is not None and len(reference.targets):
             self.sets = PredictionSets.calibrate(reference.probabilities, reference.targets, coverage=coverage)

@@ -25,6 +25,7 @@ from hemalens.evaluation.results.evaluations import (
 )
 from hemalens.evaluation.results.exhibits import ComparisonTable, Picture, PictureTable
 from hemalens.evaluation.results.report import DataCard, Failure, MethodCard, Report
+from hemalens.evaluation.results.review import ReasonCount, ReviewCheck
 from hemalens.evaluation.results.slides import (
     CellsNeeded,
     CountComparison,
@@ -65,9 +66,11 @@ __all__ = [
     "NamedScatter",
     "Picture",
     "PictureTable",
+    "ReasonCount",
     "ReferenceInterval",
     "ReliabilityBin",
     "Report",
+    "ReviewCheck",
     "Scatter",
     "ScatterPoint",
     "Scores",

@@ -14,6 +14,7 @@ from hemalens.evaluation.results.curves import FractionCurve, KShot
 from hemalens.evaluation.results.detection import Detection
 from hemalens.evaluation.results.evaluations import Evaluation, NamedScatter
 from hemalens.evaluation.results.exhibits import ComparisonTable, PictureTable
+from hemalens.evaluation.results.review import ReviewCheck
 from hemalens.evaluation.results.slides import CountComparison, SlideResult
 from hemalens.evaluation.results.training_curves import TrainingCurve
 
@@ -90,6 +91,7 @@ class Report(Part):
     scatters: tuple[NamedScatter, ...] = ()
     tables: tuple[ComparisonTable, ...] = ()
     pictures: tuple[PictureTable, ...] = ()
+    review: ReviewCheck | None = None
     curves: tuple[TrainingCurve, ...] = ()
     methods: dict[str, dict[str, Any]]
     method_cards: tuple[MethodCard, ...] = ()

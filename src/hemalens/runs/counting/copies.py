@@ -16,6 +16,7 @@ from scipy import fft
 
 from hemalens.datasets.near_copies import join_near_copies
 from hemalens.datasets.relatives import UPRIGHT, Relatives
+from hemalens.runs.counting.decide import COUNTED_IN, IN_COPY_OF
 from hemalens.runs.counting.find import FoundCell, FoundField
 
 COPY_CORRELATION, LEAST_CORRELATION = 0.9, 0.7
@@ -281,7 +282,7 @@ def count_once(fields: Sequence[FoundField]) -> None:
     for j, i in copies.items():
         fields[j].copy_of = fields[i].field.name
         for cell in fields[j].cells:
-            cell.reason = f"copy of {fields[i].field.name}"
+            cell.reason, cell.review = f"{IN_COPY_OF}{fields[i].field.name}", None
     _merge(fields, [each for each in overlaps if each.i not in copies and each.j not in copies])
 
 
@@ -299,9 +300,8 @@ def _merge(fields: Sequence[FoundField], overlaps: Sequence[Overlap]) -> None:
         views = sorted(members, key=lambda one: _view(fields, one))
         best = fields[views[0][0]].cells[views[0][1]]
         for i, number in views[1:] if not best.reason else ():
-            fields[i].cells[number].reason = (
-                fields[i].cells[number].reason or f"counted in {fields[views[0][0]].field.name}"
-            )
+            cell = fields[i].cells[number]
+            cell.reason, cell.review = cell.reason or f"{COUNTED_IN}{fields[views[0][0]].field.name}", None
 
 
 def _view(fields: Sequence[FoundField], member: tuple[int, int]) -> tuple[bool, bool, float, int, int]:

@@ -1,9 +1,9 @@
-"""What the report shows of a count: crops of each type, doubtful ones first, and fields that open their overlays."""
+"""What the report shows of a count: cells to review, crops of each type, and fields that open their overlays."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -16,23 +16,31 @@ from hemalens.runs.counting.decide import SURELY_FOUND, doubt
 from hemalens.runs.counting.find import FoundCell, FoundField
 from hemalens.runs.counting.pictures import overlay_name
 from hemalens.runs.counting.slides import Slide
+from hemalens.runs.counting.to_review import waits
+from hemalens.trust.review import FOREIGN, Reason, in_words
 
 MOST_CROPS = 18
 """Cells of a type that the report shows."""
+MOST_TO_REVIEW = 36
+"""Cells to review that the report shows."""
 NOT_COUNTED = "not counted"
+TO_REVIEW = "Cells to review"
+_Crop = tuple[float, int, str, str]
+"""A crop by its doubt and its order: the file, and caption and place in two lines."""
 
 
 class Exhibits:
     """Collects what the report shows while slides are counted, in flat memory.
 
-    Of each type the `MOST_CROPS` most doubtful crops are shown, of the fields the `most_overlays` first that hold a white
-    cell.
+    Of the cells to review the `MOST_TO_REVIEW` most urgent are shown, of each type the `MOST_CROPS` most doubtful, of the
+    fields the `most_overlays` first that hold a white cell.
     """
 
     def __init__(self, folder: Path, *, most_overlays: int) -> None:
         self._folder = folder
         self._most = most_overlays
-        self._crops: dict[str, list[tuple[float, int, str, str]]] = {}
+        self._crops: dict[str, list[_Crop]] = {}
+        self._to_review: dict[Reason, list[_Crop]] = {}
         self._order = count()
         self._n: dict[str, int] = {}
         self._fields: list[tuple[str, Picture]] = []
@@ -56,14 +64,18 @@ class Exhibits:
         code = NOT_COUNTED if cell.reason else cell.type
         self._n[code] = self._n.get(code, 0) + 1
         caption = cell.reason or _caption(cell)
-        kept = self._crops.setdefault(code, [])
-        # the earlier one stays where two are as doubtful
-        heapq.heappush(kept, (doubt(cell), -next(self._order), cell.crop, f"{caption}\n{where}"))
-        if len(kept) > MOST_CROPS:
-            heapq.heappop(kept)
+        shown = doubt(cell), -next(self._order), cell.crop
+        _keep(self._crops.setdefault(code, []), (*shown, f"{caption}\n{where}"), MOST_CROPS)
+        reason = FOREIGN if waits(cell) else cell.review
+        if reason is not None:
+            text = f"{reason}: {formatting.label(cell.label or 'no label')}, {_caption(cell)}\n{where}"
+            _keep(self._to_review.setdefault(reason, []), (*shown, text), MOST_TO_REVIEW)
 
-    def tables(self, labels: Sequence[str]) -> list[PictureTable]:
-        """The pictures of the report: fields by slide, then cells by type in the order of `labels`."""
+    def tables(self, labels: Sequence[str], to_review: Mapping[Reason, int]) -> list[PictureTable]:
+        """The pictures of the report: cells to review, fields by slide, then cells by type in the order of `labels`.
+
+        `to_review`: how many cells each reason has, the most urgent first.
+        """
         by_slide: dict[str, list[Picture]] = {}
         for slide, picture in self._fields:
             by_slide.setdefault(slide, []).append(picture)
@@ -72,7 +84,15 @@ class Exhibits:
             for slide, rows in by_slide.items()
         ]
         order = [code for code in (*labels, NOT_COUNTED) if code in self._crops]
-        return [*found, *(self._cells(code) for code in order)]
+        return [*self._reviewed(to_review), *found, *(self._cells(code) for code in order)]
+
+    def _reviewed(self, to_review: Mapping[Reason, int]) -> list[PictureTable]:
+        """A table of the most urgent cells to review; none without such a cell."""
+        crops = [crop for reason in to_review for crop in _sorted(self._to_review.get(reason, []))]
+        rows = self._pictures(crops[:MOST_TO_REVIEW])
+        n, of = len(rows), sum(to_review.values())
+        note = f"{in_words(to_review)}. " + (f"The {n} most urgent of {of}." if of > n else "The most urgent first.")
+        return [PictureTable(title=TO_REVIEW, columns=("",), rows=rows, note=note)] if rows else []
 
     def _fields_note(self) -> str:
         n = self.n_fields - len(self._fields)
@@ -81,17 +101,34 @@ class Exhibits:
         )
 
     def _cells(self, code: str) -> PictureTable:
+        rows = self._pictures(_sorted(self._crops[code]))
+        n, of = len(rows), self._n[code]
+        note = f"The {n} most doubtful of {of}." if of > n else "The most doubtful first."
+        return PictureTable(title=f"Cells: {formatting.label(code)}", columns=("",), rows=rows, note=note)
+
+    def _pictures(self, crops: Sequence[_Crop]) -> tuple[Picture, ...]:
+        """The crops that can be read, as pictures that open them."""
         rows = []
-        for _, _, crop, text in sorted(self._crops[code], key=lambda one: (-one[0], -one[1])):
+        for _, _, crop, text in crops:
             caption, _, where = text.partition("\n")
             try:
                 shown = thumbnail(read_image(self._folder / crop))
             except ImageError:
                 continue
             rows.append(Picture(name=where, caption=caption, pictures=(shown,), link=crop))
-        n, of = len(rows), self._n[code]
-        note = f"The {n} most doubtful of {of}." if of > n else "The most doubtful first."
-        return PictureTable(title=f"Cells: {formatting.label(code)}", columns=("",), rows=tuple(rows), note=note)
+        return tuple(rows)
+
+
+def _keep(kept: list[_Crop], crop: _Crop, most: int) -> None:
+    """Add a crop, and drop the least doubtful of more than `most`; the earlier one stays where two are as doubtful."""
+    heapq.heappush(kept, crop)
+    if len(kept) > most:
+        heapq.heappop(kept)
+
+
+def _sorted(crops: Sequence[_Crop]) -> list[_Crop]:
+    """The most doubtful first."""
+    return sorted(crops, key=lambda one: (-one[0], -one[1]))
 
 
 def _caption(cell: FoundCell) -> str:

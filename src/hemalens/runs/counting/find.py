@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from dataclasses import field as default
@@ -19,9 +19,10 @@ from hemalens.detection.pixels import ArrayPixels, Pixels, cut_out, open_pixels
 from hemalens.errors import ImageError
 from hemalens.imaging.boxes import AROUND_CELL, KINDS, WHITE, Boxes
 from hemalens.imaging.scans import is_scan
-from hemalens.inference.predictor import Prediction, Predictor
+from hemalens.inference.predictor import Prediction, Predictor, monitored
 from hemalens.runs.counting.slides import SlideField
 from hemalens.trust.monitor import Monitor
+from hemalens.trust.review import Reason
 
 N_FOR_SCALE = 9
 """Fields of a slide from which its magnification is found."""
@@ -43,7 +44,8 @@ NO_LEUKOCYTE = "no leukocyte"
 class FoundCell:
     """A cell of a field: kind, corners and score of the detector, and of a white cell what the bundle finds.
 
-    `cell_found` is what the bundle finds where it looks for the cell itself, empty for a bundle of whole images. `cut`: the
+    `cell_found` is what the bundle finds where it looks for the cell itself, empty for a bundle of whole images. `review`:
+    why a person must look at it. `cut`: the
     border of the field cuts it. `reason` says why it is not counted; it is empty for a counted cell. `number` is its place
     in the field.
     """
@@ -60,6 +62,7 @@ class FoundCell:
     fine_label: str | None = None
     typicality: float | None = None
     prediction_set: tuple[str, ...] | None = None
+    review: Reason | None = None
     error: str | None = None
     reason: str = ""
     crop: str = ""
@@ -238,32 +241,13 @@ def portrait(gray: Image.Image, corners: Sequence[float]) -> NDArray[np.float32]
 
 def observed(found: FoundField, monitor: Monitor, labels: Sequence[str]) -> FoundField:
     """The field with what its predictions say of its white cells, which the monitor observes."""
-    predictions = _monitored(found.predictions, monitor, np.array(labels))
+    predictions = monitored(found.predictions, monitor, labels)
     white = [cell for cell in found.cells if cell.is_white]
     for cell, each in zip(white, predictions, strict=True):
         cell.label, cell.error = each.label, each.error
         cell.probability = None if each.probabilities is None else float(each.probabilities.max())
         cell.fine_label, cell.typicality, cell.prediction_set = each.fine_label, each.typicality, each.prediction_set
-        cell.cell_found = each.cell_found or ""
+        cell.cell_found, cell.review = each.cell_found or "", each.review
         if each.label is None and each.error is None and each.cell_reason is not None:
             cell.reason = f"{NO_LEUKOCYTE}: {each.cell_reason}"
     return replace(found, predictions=())
-
-
-def _monitored(predictions: Iterable[Prediction], monitor: Monitor, labels: NDArray[np.str_]) -> list[Prediction]:
-    made = list(predictions)
-    known = [i for i, each in enumerate(made) if each.probabilities is not None]
-    if not known:
-        return made
-    embeddings = [made[i].embedding for i in known]
-    typicality, members = monitor.observe(
-        np.stack([each for each in embeddings if each is not None]) if monitor.needs_embeddings else None,
-        np.stack([each for each in (made[i].probabilities for i in known) if each is not None]),
-    )
-    for row, i in enumerate(known):
-        made[i] = replace(
-            made[i],
-            typicality=None if typicality is None else float(typicality[row]),
-            prediction_set=None if members is None else tuple(labels[members[row]].tolist()),
-        )
-    return made

@@ -19,7 +19,15 @@ from hemalens.evaluation.results.slides import SlideResult
 from hemalens.files import sha256_text
 from hemalens.imaging.boxes import PLATELET, RED
 from hemalens.report.compose import Results, make_report
-from hemalens.runs.counting.decide import BEYOND, BORDER_RULE, UNREADABLE, counted_white, mark_beyond_target
+from hemalens.runs.counting.decide import (
+    BEYOND,
+    BORDER_RULE,
+    COUNTED_IN,
+    IN_COPY_OF,
+    UNREADABLE,
+    counted_white,
+    mark_beyond_target,
+)
 from hemalens.runs.counting.find import NO_LEUKOCYTE, FoundField
 from hemalens.runs.counting.slides import Slide
 
@@ -149,9 +157,9 @@ def _reasons(fields: Iterable[FoundField]) -> dict[str, int]:
 
 def _in_general(reason: str) -> str:
     """A reason without the name of a field, and without the message of an error."""
-    if reason.startswith("copy of "):
+    if reason.startswith(IN_COPY_OF):
         return IN_COPY
-    if reason.startswith("counted in "):
+    if reason.startswith(COUNTED_IN):
         return ELSEWHERE
     return UNREADABLE if reason.startswith(UNREADABLE) else reason
 

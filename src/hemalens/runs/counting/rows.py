@@ -9,13 +9,25 @@ from pathlib import Path
 
 from hemalens.datasets.table_text import cell as as_cell
 from hemalens.imaging.boxes import KINDS
-from hemalens.inference.rows import BOX, ROWS_A_GROUP
+from hemalens.inference.rows import BOX, REVIEW, ROWS_A_GROUP, review_values
 from hemalens.runs.counting.find import FoundCell, FoundField
 from hemalens.runs.counting.results import SlideCounts
 from hemalens.runs.counting.slides import Slide
 
 CELLS_CSV, CELLS_PARQUET, SLIDES_CSV = "cells.csv", "cells.parquet", "slides.csv"
-_TEXTS = ("slide", "field", "kind", "type", "fine_type", "prediction_set", "cell_found", "why_not", "crop", "error")
+_TEXTS = (
+    "slide",
+    "field",
+    "kind",
+    "type",
+    "fine_type",
+    "prediction_set",
+    "cell_found",
+    "review",
+    "why_not",
+    "crop",
+    "error",
+)
 _NUMBERS = ("score", "probability", "typicality")
 CELL_COLUMNS = (
     "slide",
@@ -29,6 +41,7 @@ CELL_COLUMNS = (
     "typicality",
     "prediction_set",
     "cell_found",
+    *REVIEW,
     "counted",
     "why_not",
     "crop",
@@ -60,6 +73,7 @@ def _row(cell: FoundCell) -> dict[str, Value]:
         "typicality": cell.typicality,
         "prediction_set": None if members is None else as_cell("|".join(members)),
         "cell_found": cell.cell_found or None,
+        **review_values(cell.review),
         "counted": not cell.reason,
         "why_not": as_cell(cell.reason) if cell.reason else None,
         "crop": cell.crop or None,
@@ -92,6 +106,7 @@ def _parquet_writer(path: Path) -> Iterator[Write]:
     types = {
         **dict.fromkeys(_TEXTS, pa.string()),
         **dict.fromkeys((*_NUMBERS, *BOX), pa.float32()),
+        "review_rank": pa.int64(),
         "counted": pa.bool_(),
     }
     schema = pa.schema([pa.field(name, types[name]) for name in CELL_COLUMNS])

@@ -1,0 +1,110 @@
+"""The cells of a test that a person must look at: why, how many errors they hold, and the most urgent ones as a gallery."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemalens.bundle.bundle import Bundle
+from hemalens.bundle.review import roles_of
+from hemalens.datasets.base import Record
+from hemalens.evaluation import formatting
+from hemalens.evaluation.evaluate import DatasetPredictions
+from hemalens.evaluation.results import Picture, PictureTable, ReasonCount, ReviewCheck
+from hemalens.evaluation.thumbnails import thumbnail
+from hemalens.imaging.segmentation import Outcome
+from hemalens.trust.domain_shift import DETECTED
+from hemalens.trust.review import DOUBTFUL, FOREIGN, REASONS, UNKNOWN, URGENT, Reason, is_foreign
+
+N_SHOWN = 24
+TITLE = "The most urgent cells"
+
+
+def cells_to_review(
+    bundle: Bundle, answered: DatasetPredictions, *, verdict: str = "", n: int = N_SHOWN
+) -> ReviewCheck | None:
+    """The cells to review, at most `n` of them with their pictures, compared with the labels.
+
+    `verdict` on the domain shift: where it is detected, atypical cells are reviewed too. A bundle without thresholds knows
+    doubtful cells alone. None for one that takes whole images besides.
+    """
+    if bundle.reviewer is None and not bundle.stages:
+        return None
+    labels = bundle.manifest.labels
+    outcomes = [_outcome(bundle, record) if bundle.stages else "cell" for record in answered.records]
+    reasons = _reasons(bundle, answered, np.array([outcome != "cell" for outcome in outcomes], bool), verdict)
+    best = answered.probabilities.argmax(axis=1)
+    truth = np.array([labels.index(str(record.label)) for record in answered.records], np.int64)
+    wrong, mature = best != truth, roles_of(labels).mature[truth]
+    alarms = np.array([reason in (URGENT, UNKNOWN) for reason in reasons], bool)
+    thresholds = bundle.manifest.review
+    sure = answered.probabilities.max(axis=1)
+    chosen = sorted(
+        (i for i, reason in enumerate(reasons) if reason is not None), key=lambda i: (REASONS.index(reasons[i]), sure[i])
+    )
+    rows = [
+        Picture(
+            name=answered.records[i].file_name,
+            caption=f"{_why(reasons[i], outcomes[i])}; true {formatting.label(labels[truth[i]])}, "
+            f"predicted {formatting.label(labels[best[i]])}, {formatting.probability(float(sure[i]))}",
+            pictures=_pictures(bundle, answered.records[i]),
+        )
+        for i in chosen[:n]
+    ]
+    columns = ("image", "window") if bundle.stages else ("image",)
+    return ReviewCheck(
+        n_cells=len(truth),
+        n_wrong=int(wrong.sum()),
+        reasons=tuple(_counted(reason, reasons, wrong) for reason in REASONS),
+        n_mature=int(mature.sum()),
+        n_false_alarms=int((mature & alarms).sum()),
+        stated=None if thresholds is None else thresholds.false_alarms,
+        cells=PictureTable(title=TITLE, columns=columns, rows=tuple(rows), note=_note(len(rows), len(chosen))),
+    )
+
+
+def _reasons(
+    bundle: Bundle, answered: DatasetPredictions, doubtful: NDArray[np.bool_], verdict: str
+) -> list[Reason | None]:
+    """The reason for a review of each cell, as `predict` finds it."""
+    reviewer = bundle.reviewer
+    if reviewer is None:
+        return [DOUBTFUL if each else None for each in doubtful]
+    found = reviewer.reasons(answered.probabilities, answered.embeddings, doubtful)
+    typicality, _ = bundle.monitor().observe(answered.embeddings, answered.probabilities)
+    if verdict != DETECTED or typicality is None:
+        return found
+    return [FOREIGN if is_foreign(why, float(p)) else why for why, p in zip(found, typicality, strict=True)]
+
+
+def _outcome(bundle: Bundle, record: Record) -> Outcome:
+    """What the bundle's stages find in an image."""
+    return _through(bundle, record.unstaged().read())[1]
+
+
+def _pictures(bundle: Bundle, record: Record) -> tuple[str, ...]:
+    """Small copies of an image and, for a bundle with stages, of what they make of it."""
+    image = record.unstaged().read()
+    return (thumbnail(image), *((thumbnail(_through(bundle, image)[0]),) if bundle.stages else ()))
+
+
+def _through(bundle: Bundle, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Outcome]:
+    outcome: Outcome = "cell"
+    for stage in bundle.stages:
+        cut = stage.make(image)
+        image, outcome = cut.pixels, cut.outcome
+    return image, outcome
+
+
+def _counted(reason: Reason, reasons: list[Reason | None], wrong: NDArray[np.bool_]) -> ReasonCount:
+    has = np.array([each == reason for each in reasons], bool)
+    return ReasonCount(reason=reason, n=int(has.sum()), n_wrong=int((has & wrong).sum()))
+
+
+def _why(reason: Reason | None, outcome: Outcome) -> str:
+    """The reason, of a doubtful cell with what was found."""
+    return f"{reason}: {outcome}" if reason == DOUBTFUL else str(reason)
+
+
+def _note(n: int, of: int) -> str:
+    return f"The {n} most urgent of {of:,}." if of > n else "The most urgent first."

@@ -1,0 +1,193 @@
+"""Which cells a person must look at, and why: thresholds on probabilities and distance, calibrated on held-out cells.
+
+Pure NumPy, no torch, no names of cell types: `Roles` says which labels are mature, urgent or unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from hemalens.config import StrictConfig
+from hemalens.trust.accuracy_estimates import ATYPICAL
+from hemalens.trust.reference import Geometry, ReferenceStatistics
+
+Floats = NDArray[np.floating[Any]]
+Reason = Literal["blast or immature cell", "unknown type", "doubtful cell", "near tie", "foreign laboratory"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+"""In order of urgency: a cell has the first that applies."""
+URGENT, UNKNOWN, DOUBTFUL, NEAR_TIE, FOREIGN = REASONS
+FALSE_ALARMS = 0.05
+"""Largest share of held-out mature cells that may be called urgent or unknown."""
+NEAR_TIES = 0.05
+"""Share of held-out mature cells whose two best labels lie closer than the threshold."""
+FEWEST = 20
+"""Fewest held-out mature cells to calibrate on: below, one false alarm is more than 5 %."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ReviewThresholds(StrictConfig):
+    """Thresholds of the reasons, and their rates on the held-out mature cells that they were calibrated on.
+
+    A cell is urgent above `urgent`, the summed probability of the urgent labels. It is of an unknown type above `unsure`,
+    one minus its highest probability, or above `distance`, its out-of-distribution score; None without such a label or
+    score. It is a near tie where its two highest probabilities differ by less than `near_tie`. `false_alarms`: share of
+    the `n_cells` called urgent or unknown; `near_ties`: share of near ties, more urgent ones included.
+    """
+
+    urgent: Share | None
+    unsure: Share
+    distance: float | None
+    near_tie: Share
+    n_cells: Annotated[int, Field(ge=FEWEST)]
+    false_alarms: Share
+    near_ties: Share
+
+
+@dataclass(frozen=True, eq=False)
+class Roles:
+    """What the labels mean for a review: masks (k,) of mature types, of urgent ones, and of no known type."""
+
+    mature: NDArray[np.bool_]
+    urgent: NDArray[np.bool_]
+    unknown: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Reviewer:
+    """Finds the reason to look at each cell by thresholds, what the labels mean, and the geometry of the embedding."""
+
+    thresholds: ReviewThresholds
+    roles: Roles
+    geometry: Geometry | None = None
+
+    def reasons(self, probabilities: Floats, embeddings: Floats | None, doubtful: NDArray[np.bool_]) -> list[Reason | None]:
+        """The most urgent reason for each cell of probabilities (n, k) and embeddings (n, d), or None.
+
+        `doubtful` (n,): not one cell was found beyond doubt. Nothing but a whole batch shows a foreign laboratory.
+        """
+        scores = None
+        if self.geometry is not None and embeddings is not None and len(embeddings):
+            scores = self.geometry.scores(self.geometry.project(embeddings))
+        return most_urgent(self.thresholds, self.roles, probabilities, scores, doubtful)
+
+
+def most_urgent(
+    thresholds: ReviewThresholds,
+    roles: Roles,
+    probabilities: Floats,
+    scores: Floats | None,
+    doubtful: NDArray[np.bool_],
+) -> list[Reason | None]:
+    """The most urgent reason for each cell of probabilities (n, k) and out-of-distribution scores (n,), or None."""
+    if not len(probabilities):
+        return []
+    signals = _signals(roles, probabilities, scores)
+    urgent, unknown = _by_label(roles, probabilities)
+    if thresholds.urgent is not None:
+        urgent = urgent | (signals.urgent > thresholds.urgent)
+    unknown = unknown | (signals.unsure > thresholds.unsure)
+    if thresholds.distance is not None and signals.distance is not None:
+        unknown = unknown | (signals.distance > thresholds.distance)
+    applies = np.column_stack([urgent, unknown, doubtful, margins(probabilities) < thresholds.near_tie])
+    return [REASONS[row.argmax()] if row.any() else None for row in applies]
+
+
+def margins(probabilities: Floats) -> NDArray[np.float64]:
+    """Highest minus second highest probability (n,) of (n, k)."""
+    best = np.sort(np.asarray(probabilities, np.float64), axis=1)
+    return np.asarray(best[:, -1] - best[:, -2])
+
+
+def is_foreign(reason: str | None, typicality: float | None) -> bool:
+    """Whether a cell is to be reviewed where the laboratory is foreign: for no other reason, and as it is atypical."""
+    return reason is None and typicality is not None and typicality < ATYPICAL
+
+
+def rank(reason: Reason | None) -> int | None:
+    """1 for the most urgent reason; None for none."""
+    return None if reason is None else 1 + REASONS.index(reason)
+
+
+def in_words(counts: Mapping[Reason, int]) -> str:
+    """How many cells to review each reason has, as in "2 near tie, 1 foreign laboratory"."""
+    return ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "no cell"
+
+
+# -------------------------------------------------------------------------------------------------------- calibration
+
+
+def calibrate(reference: ReferenceStatistics, roles: Roles) -> ReviewThresholds | None:
+    """Thresholds at which at most `FALSE_ALARMS` of the held-out mature cells are called urgent or unknown.
+
+    Each threshold gives as many alarms by itself, as many as all together allow (Tippett's combination of p-values). None
+    with fewer than `FEWEST` mature cells.
+    """
+    known = roles.mature[reference.targets] if len(reference.targets) else np.zeros(0, bool)
+    n = int(known.sum())
+    if n < FEWEST:
+        return None
+    probabilities = np.asarray(reference.probabilities, np.float64)[known]
+    scores = None if reference.geometry is None or reference.scores is None else np.asarray(reference.scores)[known]
+    signals = _signals(roles, probabilities, scores)
+    columns = [signals.unsure]
+    columns += [signals.urgent] if roles.urgent.any() else []
+    columns += [signals.distance] if signals.distance is not None else []
+    values = np.column_stack(columns)
+    called = np.logical_or(*_by_label(roles, probabilities))
+    limits, alarms = _limits(values, called, most=int(FALSE_ALARMS * n + 1e-9))
+    unsure, *further = limits.tolist()
+    urgent = further.pop(0) if roles.urgent.any() else None
+    distance = further.pop(0) if signals.distance is not None else None
+    apart = margins(probabilities)
+    tie = float(np.sort(apart)[int(NEAR_TIES * n + 1e-9)])
+    return ReviewThresholds(
+        urgent=urgent, unsure=unsure, distance=distance, near_tie=tie, n_cells=n,
+        false_alarms=float(alarms.mean()), near_ties=float((apart < tie).mean()),
+    )  # fmt: skip
+
+
+def _limits(
+    values: NDArray[np.float64], called: NDArray[np.bool_], *, most: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The lowest thresholds (t,) on values (n, t) with at most `most` alarms in all, and the alarms (n,).
+
+    Those `called` anyway are alarms. Above each threshold lie equally many of the others, but for ties.
+    """
+    others = np.sort(values[~called], axis=0)[::-1] if not called.all() else values
+    limits = others[0]
+    alarms = called | (values > limits).any(axis=1)
+    for candidate in others[1:]:
+        wider = called | (values > candidate).any(axis=1)
+        if wider.sum() > most:
+            break
+        limits, alarms = candidate, wider
+    return limits, alarms
+
+
+@dataclass(frozen=True, slots=True)
+class _Signals:
+    """What the thresholds apply to, each (n,)."""
+
+    urgent: NDArray[np.float64]
+    unsure: NDArray[np.float64]
+    distance: NDArray[np.float64] | None
+
+
+def _signals(roles: Roles, probabilities: Floats, scores: Floats | None) -> _Signals:
+    wide = np.asarray(probabilities, np.float64)
+    urgent = np.clip(wide[:, roles.urgent].sum(axis=1), 0, 1)
+    distance = None if scores is None else np.asarray(scores, np.float64)
+    return _Signals(urgent, np.clip(1 - wide.max(axis=1), 0, 1), distance)
+
+
+def _by_label(roles: Roles, probabilities: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which cells (n,) the predicted label alone calls urgent, and which unknown."""
+    best = np.asarray(probabilities).argmax(axis=1)
+    return roles.urgent[best], roles.unknown[best]

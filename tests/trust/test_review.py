@@ -1,0 +1,209 @@
+"""Cells to review: the order of urgency, thresholds and their calibration on held-out cells."""
+
+from __future__ import annotations
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from hemalens.trust.reference import Geometry, ReferenceStatistics, fit_reference
+from hemalens.trust.review import (
+    FALSE_ALARMS,
+    FEWEST,
+    REASONS,
+    Reviewer,
+    ReviewThresholds,
+    Roles,
+    calibrate,
+    in_words,
+    is_foreign,
+    most_urgent,
+    rank,
+)
+
+K, D = 6, 10
+ROLES = Roles(
+    mature=np.array([1, 1, 1, 0, 0, 0], bool), urgent=np.array([0, 0, 0, 1, 1, 0], bool), unknown=np.arange(K) == 5
+)
+NEVER = ReviewThresholds(urgent=1.0, unsure=1.0, distance=1e9, near_tie=0.0, n_cells=20, false_alarms=0.0, near_ties=0.0)
+SURE = np.array([False])
+SEEDS = st.integers(0, 10**6)
+
+
+def _cells(n: int, seed: int, *, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embeddings (n, d), probabilities (n, k) and classes (n,)."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(K, size=n)
+    embeddings = 4 * np.eye(D)[targets] + noise * rng.normal(size=(n, D))
+    powers = np.exp(1.5 * embeddings[:, :K])
+    return embeddings, powers / powers.sum(axis=1, keepdims=True), targets
+
+
+def _reference(seed: int, n: int = 400, noise: float = 1.0) -> ReferenceStatistics:
+    learned, _, classes = _cells(300, seed + 1)
+    return fit_reference(Geometry.fit(learned, classes, K), *_cells(n, seed, noise=noise))
+
+
+def _row(*values: float) -> np.ndarray:
+    return np.array([values]) / np.sum(values)
+
+
+# ------------------------------------------------------------------------------------------------------------- reasons
+
+
+def test_a_sure_cell_of_a_mature_type_has_no_reason() -> None:
+    assert most_urgent(NEVER, ROLES, _row(98, 1, 1, 0, 0, 0), np.zeros(1), SURE) == [None]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "change", "score", "doubtful", "reason"),
+    [
+        (_row(10, 0, 0, 80, 10, 0), {}, 0.0, False, "blast or immature cell"),
+        (_row(60, 0, 0, 20, 20, 0), {"urgent": 0.39}, 0.0, False, "blast or immature cell"),
+        (_row(60, 0, 0, 20, 20, 0), {"urgent": 0.41}, 0.0, False, None),
+        (_row(10, 0, 0, 0, 0, 90), {}, 0.0, False, "unknown type"),
+        (_row(60, 40, 0, 0, 0, 0), {"unsure": 0.39}, 0.0, False, "unknown type"),
+        (_row(99, 1, 0, 0, 0, 0), {"distance": 7.0}, 7.1, False, "unknown type"),
+        (_row(99, 1, 0, 0, 0, 0), {"distance": 7.0}, 6.9, False, None),
+        (_row(99, 1, 0, 0, 0, 0), {}, 0.0, True, "doubtful cell"),
+        (_row(55, 45, 0, 0, 0, 0), {"near_tie": 0.11}, 0.0, False, "near tie"),
+        (_row(55, 45, 0, 0, 0, 0), {"near_tie": 0.09}, 0.0, False, None),
+        # all of them: the most urgent one
+        (_row(35, 34, 0, 31, 0, 0), {"urgent": 0.2, "unsure": 0.2, "near_tie": 0.5}, 1e10, True, "blast or immature cell"),
+        (_row(55, 45, 0, 0, 0, 0), {"unsure": 0.2, "near_tie": 0.5}, 0.0, True, "unknown type"),
+        (_row(55, 45, 0, 0, 0, 0), {"near_tie": 0.5}, 0.0, True, "doubtful cell"),
+    ],
+)
+def test_a_cell_has_the_most_urgent_reason_that_applies(
+    probabilities: np.ndarray, change: dict[str, float], score: float, doubtful: bool, reason: str | None
+) -> None:
+    thresholds = NEVER.model_copy(update=change)
+    assert most_urgent(thresholds, ROLES, probabilities, np.array([score]), np.array([doubtful])) == [reason]
+
+
+def test_without_a_distance_or_a_threshold_on_it_none_is_used() -> None:
+    sure = _row(99, 1, 0, 0, 0, 0)
+    assert most_urgent(NEVER.model_copy(update={"distance": 1.0}), ROLES, sure, None, SURE) == [None]
+    assert most_urgent(NEVER.model_copy(update={"distance": None}), ROLES, sure, np.array([9.0]), SURE) == [None]
+
+
+def test_ranks_follow_the_order_of_urgency() -> None:
+    assert REASONS == ("blast or immature cell", "unknown type", "doubtful cell", "near tie", "foreign laboratory")
+    assert [rank(reason) for reason in REASONS] == [1, 2, 3, 4, 5]
+    assert rank(None) is None
+    assert in_words({"unknown type": 2, "near tie": 1}) == "2 unknown type, 1 near tie"
+    assert in_words({}) == "no cell"
+
+
+def test_only_an_atypical_cell_without_another_reason_is_foreign() -> None:
+    assert is_foreign(None, 0.04)
+    assert not is_foreign(None, 0.05)
+    assert not is_foreign(None, None)
+    assert not is_foreign("near tie", 0.01)
+
+
+@hypothesis.given(seed=SEEDS, name=st.sampled_from(["urgent", "unsure", "distance", "near_tie"]), value=st.floats(0, 1))
+def test_a_stricter_threshold_only_adds_cells(seed: int, name: str, value: float) -> None:
+    rng = np.random.default_rng(seed)
+    _, probabilities, _ = _cells(40, seed, noise=2)
+    scores, doubtful = rng.uniform(size=40), rng.random(40) < 0.2
+    base = NEVER.model_copy(update={"urgent": 0.5, "unsure": 0.5, "distance": 0.5, "near_tie": 0.5})
+    lax = base.model_copy(update={name: value})
+    stricter = base.model_copy(update={name: min(1.0, value + 0.1) if name == "near_tie" else max(0.0, value - 0.1)})
+    few, many = (most_urgent(each, ROLES, probabilities, scores, doubtful) for each in (lax, stricter))
+    for before, after in zip(few, many, strict=True):
+        assert after is None if before is None and after is None else after is not None
+        if before is not None:
+            assert after is not None
+            assert REASONS.index(after) <= REASONS.index(before), "no cell becomes less urgent"
+
+
+def test_the_reviewer_measures_the_distance_in_the_embedding() -> None:
+    reference = _reference(3)
+    assert reference.geometry is not None
+    assert reference.scores is not None
+    limit = float(np.quantile(reference.scores, 0.5))
+    reviewer = Reviewer(NEVER.model_copy(update={"distance": limit}), ROLES, reference.geometry)
+    embeddings, probabilities, _ = _cells(60, 8)
+    scores = reference.geometry.scores(reference.geometry.project(embeddings))
+    mature = ROLES.mature[probabilities.argmax(axis=1)]
+    found = reviewer.reasons(probabilities, embeddings, np.zeros(60, bool))
+    assert [why == "unknown type" for why in np.array(found, object)[mature]] == (scores[mature] > limit).tolist()
+    assert reviewer.reasons(probabilities[:0], embeddings[:0], np.zeros(0, bool)) == []
+
+
+# --------------------------------------------------------------------------------------------------------- calibration
+
+
+@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.given(seed=SEEDS, noise=st.floats(0.5, 1.2), n=st.integers(60, 400))
+def test_at_most_one_in_twenty_calibration_cells_is_a_false_alarm(seed: int, noise: float, n: int) -> None:
+    reference = _reference(seed, n, noise)
+    thresholds = calibrate(reference, ROLES)
+    known = ROLES.mature[reference.targets]
+    if thresholds is None:
+        assert known.sum() < FEWEST
+        return
+    reasons = most_urgent(thresholds, ROLES, reference.probabilities, reference.scores, np.zeros(n, bool))
+    alarms = np.array([why in REASONS[:2] for why in reasons])[known]
+    by_label = (~ROLES.mature)[reference.probabilities.argmax(axis=1)][known]
+    assert thresholds.n_cells == known.sum()
+    assert thresholds.false_alarms == pytest.approx(alarms.mean())
+    assert alarms.mean() <= max(FALSE_ALARMS, by_label.mean())
+    best = np.sort(reference.probabilities[known], axis=1)
+    ties = best[:, -1] - best[:, -2] < thresholds.near_tie
+    assert thresholds.near_ties == pytest.approx(ties.mean())
+    assert ties.mean() <= 0.05
+
+
+def test_calibration_uses_up_the_false_alarms_and_finds_what_is_unknown() -> None:
+    reference = _reference(5, 1200)
+    thresholds = calibrate(reference, ROLES)
+    assert thresholds is not None
+    assert 0.03 < thresholds.false_alarms <= FALSE_ALARMS
+    assert thresholds.distance is not None
+    far = 12 * np.eye(D)[[7]] + np.zeros((1, D))
+    reviewer = Reviewer(thresholds, ROLES, reference.geometry)
+    assert reviewer.reasons(_row(99, 1, 0, 0, 0, 0), far, SURE) == ["unknown type"]
+
+
+def test_more_alarms_by_label_than_allowed_leave_the_thresholds_at_the_largest_values() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(K), 100)
+    targets = rng.integers(3, size=100)
+    thresholds = calibrate(ReferenceStatistics(probabilities, targets), ROLES)
+    assert thresholds is not None
+    called = ~ROLES.mature[probabilities.argmax(axis=1)]
+    assert called.mean() > FALSE_ALARMS
+    assert thresholds.false_alarms == pytest.approx(called.mean())
+    assert thresholds.unsure == pytest.approx((1 - probabilities.max(axis=1))[~called].max())
+    assert thresholds.urgent == pytest.approx(probabilities[:, 3:5].sum(axis=1)[~called].max())
+
+
+def test_what_a_bundle_lacks_has_no_threshold() -> None:
+    _, probabilities, targets = _cells(200, 4)
+    plain = calibrate(ReferenceStatistics(probabilities, targets), ROLES)
+    assert plain is not None
+    assert plain.distance is None
+    none = np.zeros(K, bool)
+    mature_only = calibrate(_reference(4), Roles(np.ones(K, bool), none, none))
+    assert mature_only is not None
+    assert mature_only.urgent is None
+    assert calibrate(_reference(4), Roles(none, none, none)) is None
+    few = ReferenceStatistics(probabilities[: FEWEST - 1], np.zeros(FEWEST - 1, np.int64))
+    assert calibrate(few, ROLES) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"urgent": 1.1}, {"urgent": -0.1}, {"unsure": 2.0}, {"near_tie": -0.5}, {"false_alarms": 1.5}, {"near_ties": -1.0},
+        {"distance": float("nan")}, {"distance": float("inf")}, {"unsure": "0.5"}, {"unsure": None}, {"n_cells": 3},
+        {"n_cells": 20.5}, {"more": 1},
+    ],
+)  # fmt: skip
+def test_thresholds_out_of_range_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        ReviewThresholds.model_validate({**NEVER.model_dump(), **change})
