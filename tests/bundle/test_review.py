@@ -15,7 +15,10 @@ LABELS = (
 
 def test_types_below_a_mature_or_an_urgent_one_are_so_too() -> None:
     roles = roles_of(LABELS)
-    named = {role: [x for x, has in zip(LABELS, getattr(roles, role), strict=True) if has] for role in vars(roles)}
+    named = {
+        role: [x for x, has in zip(LABELS, getattr(roles, role), strict=True) if has]
+        for role in ("mature", "urgent", "unknown")
+    }
     assert named == {
         "mature": ["neutrophil", "segmented_neutrophil", "variant_lymphocyte"],
         "urgent": ["promyelocyte", "blast", "proerythroblast"],

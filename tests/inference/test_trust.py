@@ -210,9 +210,7 @@ def test_atypical_cells_of_a_foreign_laboratory_are_marked_at_the_end(
 ) -> None:
     # far distances are an unknown type: without that threshold the domain shift alone remains
     assert bundle.manifest.review is not None
-    manifest = bundle.manifest.model_copy(
-        update={"review": bundle.manifest.review.model_copy(update={"distance": None})}
-    )
+    manifest = bundle.manifest.model_copy(update={"review": bundle.manifest.review.model_copy(update={"distance": None})})
     kept = (MODEL, SEEN, REFERENCE_FILE)
     blunt = write_bundle(tmp_path / "blunt", manifest, {name: (bundle.path / name).read_bytes() for name in kept})
     found = predict(blunt.path, str(foreign), out=tmp_path / "a.csv")

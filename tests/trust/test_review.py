@@ -16,18 +16,21 @@ from hemalens.trust.review import (
     Reviewer,
     ReviewThresholds,
     Roles,
+    ToReview,
     calibrate,
     in_words,
-    is_foreign,
     most_urgent,
     rank,
 )
 
 K, D = 6, 10
 ROLES = Roles(
-    mature=np.array([1, 1, 1, 0, 0, 0], bool), urgent=np.array([0, 0, 0, 1, 1, 0], bool), unknown=np.arange(K) == 5
+    tuple("abcdef"),
+    mature=np.array([1, 1, 1, 0, 0, 0], bool),
+    urgent=np.array([0, 0, 0, 1, 1, 0], bool),
+    unknown=np.arange(K) == 5,
 )
-NEVER = ReviewThresholds(urgent=1.0, unsure=1.0, distance=1e9, near_tie=0.0, n_cells=20, false_alarms=0.0, near_ties=0.0)
+NEVER = ReviewThresholds(urgent=1.0, distance=1e9, near_tie=0.0, n_cells=20, false_alarms=0.0, near_ties=0.0)
 SURE = np.array([False])
 SEEDS = st.integers(0, 10**6)
 
@@ -64,15 +67,14 @@ def test_a_sure_cell_of_a_mature_type_has_no_reason() -> None:
         (_row(60, 0, 0, 20, 20, 0), {"urgent": 0.39}, 0.0, False, "blast or immature cell"),
         (_row(60, 0, 0, 20, 20, 0), {"urgent": 0.41}, 0.0, False, None),
         (_row(10, 0, 0, 0, 0, 90), {}, 0.0, False, "unknown type"),
-        (_row(60, 40, 0, 0, 0, 0), {"unsure": 0.39}, 0.0, False, "unknown type"),
         (_row(99, 1, 0, 0, 0, 0), {"distance": 7.0}, 7.1, False, "unknown type"),
         (_row(99, 1, 0, 0, 0, 0), {"distance": 7.0}, 6.9, False, None),
         (_row(99, 1, 0, 0, 0, 0), {}, 0.0, True, "doubtful cell"),
         (_row(55, 45, 0, 0, 0, 0), {"near_tie": 0.11}, 0.0, False, "near tie"),
         (_row(55, 45, 0, 0, 0, 0), {"near_tie": 0.09}, 0.0, False, None),
         # all of them: the most urgent one
-        (_row(35, 34, 0, 31, 0, 0), {"urgent": 0.2, "unsure": 0.2, "near_tie": 0.5}, 1e10, True, "blast or immature cell"),
-        (_row(55, 45, 0, 0, 0, 0), {"unsure": 0.2, "near_tie": 0.5}, 0.0, True, "unknown type"),
+        (_row(35, 34, 0, 31, 0, 0), {"urgent": 0.2, "near_tie": 0.5}, 1e10, True, "blast or immature cell"),
+        (_row(55, 45, 0, 0, 0, 0), {"near_tie": 0.5}, 1e10, True, "unknown type"),
         (_row(55, 45, 0, 0, 0, 0), {"near_tie": 0.5}, 0.0, True, "doubtful cell"),
     ],
 )
@@ -97,19 +99,37 @@ def test_ranks_follow_the_order_of_urgency() -> None:
     assert in_words({}) == "no cell"
 
 
-def test_only_an_atypical_cell_without_another_reason_is_foreign() -> None:
-    assert is_foreign(None, 0.04)
-    assert not is_foreign(None, 0.05)
-    assert not is_foreign(None, None)
-    assert not is_foreign("near tie", 0.01)
+REVIEWER = Reviewer(NEVER, ROLES)
 
 
-@hypothesis.given(seed=SEEDS, name=st.sampled_from(["urgent", "unsure", "distance", "near_tie"]), value=st.floats(0, 1))
+def test_a_foreign_laboratory_is_the_reason_of_atypical_cells_and_of_far_ones() -> None:
+    assert REVIEWER.is_foreign("a", None, 0.04)
+    assert not REVIEWER.is_foreign("a", None, 0.05)
+    assert not REVIEWER.is_foreign("a", None, None)
+    assert REVIEWER.is_foreign("a", "unknown type", 0.2), "by its distance alone"
+    assert not REVIEWER.is_foreign("f", "unknown type", 0.01), "by its label"
+    assert not any(REVIEWER.is_foreign("a", reason, 0.01) for reason in REASONS if reason != "unknown type")
+
+
+def test_reasons_are_counted_until_the_shift_is_known() -> None:
+    counted = ToReview(REVIEWER)
+    for row in [("a", None, 0.01), ("a", None, 0.5), ("f", "unknown type", 0.01), ("a", "unknown type", 0.01),
+                ("d", "blast or immature cell", 0.01), (None, None, None)]:  # fmt: skip
+        counted.add(*row)
+    assert list(counted.counts.items()) == [("blast or immature cell", 1), ("unknown type", 2)]
+    assert list(counted.foreign()) == [1, 0, 0, 1, 0, 0]
+    assert counted.counts == {"blast or immature cell": 1, "unknown type": 1, "foreign laboratory": 2}
+    nothing = ToReview(None)
+    nothing.add("a", None, 0.01)
+    assert (list(nothing.foreign()), nothing.counts) == ([0], {})
+
+
+@hypothesis.given(seed=SEEDS, name=st.sampled_from(["urgent", "distance", "near_tie"]), value=st.floats(0, 1))
 def test_a_stricter_threshold_only_adds_cells(seed: int, name: str, value: float) -> None:
     rng = np.random.default_rng(seed)
     _, probabilities, _ = _cells(40, seed, noise=2)
     scores, doubtful = rng.uniform(size=40), rng.random(40) < 0.2
-    base = NEVER.model_copy(update={"urgent": 0.5, "unsure": 0.5, "distance": 0.5, "near_tie": 0.5})
+    base = NEVER.model_copy(update={"urgent": 0.5, "distance": 0.5, "near_tie": 0.5})
     lax = base.model_copy(update={name: value})
     stricter = base.model_copy(update={name: min(1.0, value + 0.1) if name == "near_tie" else max(0.0, value - 0.1)})
     few, many = (most_urgent(each, ROLES, probabilities, scores, doubtful) for each in (lax, stricter))
@@ -178,7 +198,6 @@ def test_more_alarms_by_label_than_allowed_leave_the_thresholds_at_the_largest_v
     called = ~ROLES.mature[probabilities.argmax(axis=1)]
     assert called.mean() > FALSE_ALARMS
     assert thresholds.false_alarms == pytest.approx(called.mean())
-    assert thresholds.unsure == pytest.approx((1 - probabilities.max(axis=1))[~called].max())
     assert thresholds.urgent == pytest.approx(probabilities[:, 3:5].sum(axis=1)[~called].max())
 
 
@@ -188,10 +207,10 @@ def test_what_a_bundle_lacks_has_no_threshold() -> None:
     assert plain is not None
     assert plain.distance is None
     none = np.zeros(K, bool)
-    mature_only = calibrate(_reference(4), Roles(np.ones(K, bool), none, none))
+    mature_only = calibrate(_reference(4), Roles(ROLES.labels, np.ones(K, bool), none, none))
     assert mature_only is not None
     assert mature_only.urgent is None
-    assert calibrate(_reference(4), Roles(none, none, none)) is None
+    assert calibrate(_reference(4), Roles(ROLES.labels, none, none, none)) is None
     few = ReferenceStatistics(probabilities[: FEWEST - 1], np.zeros(FEWEST - 1, np.int64))
     assert calibrate(few, ROLES) is None
 
@@ -199,8 +218,8 @@ def test_what_a_bundle_lacks_has_no_threshold() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"urgent": 1.1}, {"urgent": -0.1}, {"unsure": 2.0}, {"near_tie": -0.5}, {"false_alarms": 1.5}, {"near_ties": -1.0},
-        {"distance": float("nan")}, {"distance": float("inf")}, {"unsure": "0.5"}, {"unsure": None}, {"n_cells": 3},
+        {"urgent": 1.1}, {"urgent": -0.1}, {"near_tie": -0.5}, {"false_alarms": 1.5}, {"near_ties": -1.0},
+        {"distance": float("nan")}, {"distance": float("inf")}, {"urgent": "0.5"}, {"near_tie": None}, {"n_cells": 3},
         {"n_cells": 20.5}, {"more": 1},
     ],
 )  # fmt: skip

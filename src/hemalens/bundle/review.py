@@ -21,7 +21,7 @@ UNKNOWN = frozenset({"artefact", "smudge_cell", "erythrocyte", "platelet_clump",
 def roles_of(labels: Sequence[str]) -> Roles:
     """The roles of a label order; types below a mature or urgent one are so too."""
     mature, urgent = (np.array([not of.isdisjoint(_lineage(label)) for label in labels], bool) for of in (MATURE, URGENT))
-    return Roles(mature, urgent, np.array([label in UNKNOWN for label in labels], bool))
+    return Roles(tuple(labels), mature, urgent, np.array([label in UNKNOWN for label in labels], bool))
 
 
 def thresholds_of(reference: ReferenceStatistics | None, labels: Sequence[str]) -> ReviewThresholds | None:

@@ -14,7 +14,7 @@ from hemalens.evaluation.results import Picture, PictureTable, ReasonCount, Revi
 from hemalens.evaluation.thumbnails import thumbnail
 from hemalens.imaging.segmentation import Outcome
 from hemalens.trust.domain_shift import DETECTED
-from hemalens.trust.review import DOUBTFUL, FOREIGN, REASONS, UNKNOWN, URGENT, Reason, is_foreign
+from hemalens.trust.review import DOUBTFUL, FOREIGN, REASONS, UNKNOWN, URGENT, Reason
 
 N_SHOWN = 24
 TITLE = "The most urgent cells"
@@ -74,7 +74,9 @@ def _reasons(
     typicality, _ = bundle.monitor().observe(answered.embeddings, answered.probabilities)
     if verdict != DETECTED or typicality is None:
         return found
-    return [FOREIGN if is_foreign(why, float(p)) else why for why, p in zip(found, typicality, strict=True)]
+    best = [bundle.manifest.labels[i] for i in answered.probabilities.argmax(axis=1)]
+    rows = zip(best, found, typicality.tolist(), strict=True)
+    return [FOREIGN if reviewer.is_foreign(label, why, p) else why for label, why, p in rows]
 
 
 def _outcome(bundle: Bundle, record: Record) -> Outcome:

@@ -22,7 +22,7 @@ from hemalens.taxonomy import AS_LABELLED
 from hemalens.trust.conformal import COVERAGE, check_coverage
 from hemalens.trust.domain_shift import DETECTED
 from hemalens.trust.monitor import BatchReport
-from hemalens.trust.review import FOREIGN, REASONS, Reason, is_foreign
+from hemalens.trust.review import Reason, Reviewer, ToReview
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +53,14 @@ class PredictionSummary:
 class _Counts:
     """Counts the predictions of a run."""
 
-    def __init__(self) -> None:
+    def __init__(self, reviewer: Reviewer | None) -> None:
         self.labels: Counter[str] = Counter()
         self.cells: Counter[CellFound] = Counter()
         self.reasons: Counter[CellReason] = Counter()
-        self.review: Counter[Reason] = Counter()
-        self.foreign = bytearray()
-        # of each row whether it is reviewed where the laboratory is foreign: a byte, so that memory stays flat
         self.n_abstained = 0
         self.errors = 0
         self.first_error: str | None = None
+        self.review = ToReview(reviewer)
 
     def add(self, prediction: Prediction) -> None:
         """Count one."""
@@ -73,9 +71,7 @@ class _Counts:
             self.cells[prediction.cell_found] += 1
         if prediction.cell_reason is not None:
             self.reasons[prediction.cell_reason] += 1
-        if prediction.review is not None:
-            self.review[prediction.review] += 1
-        self.foreign.append(is_foreign(prediction.review, prediction.typicality))
+        self.review.add(prediction.label, prediction.review, prediction.typicality)
         if prediction.label is not None:
             self.labels[prediction.label] += 1
             self.n_abstained += prediction.abstained
@@ -121,7 +117,7 @@ def predict(
         images = open_images(source, say=notes.append)
         monitor = opened.monitor(coverage=coverage)
         predictor = Predictor(opened, monitor=monitor, abstain_below=abstain_below, embeddings=embeddings)
-        counts = _Counts()
+        counts = _Counts(monitor.reviewer)
         with atomic_path(out) as temporary:
             with (
                 row_writer(temporary, RowFormat.of(predictor, images)) as write,
@@ -132,8 +128,8 @@ def predict(
                     counts.add(prediction)
                     progress(1)
             trust = monitor.report()
-            if monitor.reviewer is not None and trust.shift.verdict == DETECTED:
-                counts.review[FOREIGN] = mark_foreign(temporary, counts.foreign)
+            if trust.shift.verdict == DETECTED:
+                mark_foreign(temporary, counts.review.foreign())
         return PredictionSummary(
             len(images),
             by_label={label: counts.labels[label] for label in predictor.labels if counts.labels[label]},
@@ -142,7 +138,7 @@ def predict(
             first_error=counts.first_error,
             cell_found=dict(counts.cells),
             cell_reasons=dict(counts.reasons.most_common()),
-            review=None if monitor.reviewer is None else {why: counts.review[why] for why in REASONS if counts.review[why]},
+            review=None if monitor.reviewer is None else counts.review.counts,
             trust=trust,
             coverage=None if monitor.sets is None else monitor.sets.coverage,
             notes=tuple(notes),

@@ -40,7 +40,7 @@ def sentence(check: ReviewCheck) -> str:
     if check.stated is None:
         return f"{found}. {NO_THRESHOLDS}"
     alarms = f"false alarms {_share(check.n_false_alarms, check.n_mature)} of the cells of mature types"
-    return f"{found}; {alarms} ({formatting.share(check.stated)} on held-out training data)."
+    return f"{found}; {alarms} ({100 * check.stated:.1f} % on held-out training data)."
 
 
 def _share(n: int, of: int) -> str:

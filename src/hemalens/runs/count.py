@@ -17,24 +17,24 @@ from hemalens.errors import check_seed, public
 from hemalens.files import PathLike, as_path, atomic_dir, files_below, read_sealed, write_sealed
 from hemalens.graphs.runtime import in_order, n_cores
 from hemalens.inference.predictor import Predictor
+from hemalens.inference.rows import mark_foreign
 from hemalens.outputs import check_outside, claim_folder
 from hemalens.progress import Advance, Say, track
 from hemalens.report import write_report
 from hemalens.runs.confusion import read_confusion
 from hemalens.runs.counting.copies import count_once
-from hemalens.runs.counting.decide import decide, limits_of
+from hemalens.runs.counting.decide import decide, limits_of, seen_elsewhere
 from hemalens.runs.counting.exhibits import Exhibits
 from hemalens.runs.counting.find import FieldWorker, FoundField, observed, slide_scales
 from hemalens.runs.counting.options import DEFAULTS, CountOptions, rules_of
 from hemalens.runs.counting.pictures import Painter
 from hemalens.runs.counting.results import Rules, SlideCounts, counts_of, report_of, shared_contents
 from hemalens.runs.counting.review import rows_for_review, write_sheet
-from hemalens.runs.counting.rows import Value, Write, cell_rows, cell_writer, write_slides
+from hemalens.runs.counting.rows import CELLS_CSV, CELLS_PARQUET, Value, Write, cell_rows, cell_writer, write_slides
 from hemalens.runs.counting.slides import Slide, open_slides
-from hemalens.runs.counting.to_review import ToReview
 from hemalens.trust.domain_shift import DETECTED
 from hemalens.trust.monitor import BatchReport
-from hemalens.trust.review import Reason, in_words
+from hemalens.trust.review import Reason, ToReview, in_words
 
 COUNT_FILE = "count.json"
 """Names what a count has written, so that `overwrite` replaces nothing else."""
@@ -131,9 +131,9 @@ class _Counter:
         self.bundle, self.detector, self.options, self.by = bundle, detector, options, by
         self.folder = folder
         self.monitor = bundle.monitor()
-        self.to_review = ToReview()
+        self.to_review = ToReview(self.monitor.reviewer)
+        self.exhibits = Exhibits(folder, self.monitor.reviewer, most_overlays=options.most_overlays)
         self.for_review: list[dict[str, Value]] = []
-        self.exhibits = Exhibits(folder, most_overlays=options.most_overlays)
         self._predictor = Predictor(bundle, embeddings=self.monitor.needs_embeddings, n_workers=1)
         self._n_workers = options.n_workers or n_cores()
 
@@ -152,9 +152,14 @@ class _Counter:
         painter = Painter.of(self.folder, slide, labels, crops=self.options.crops, overlays=self.options.overlays)
         for found, shown in in_order(painter, fields, self._n_workers):
             self.exhibits.add(slide, found, shown)
-            self.to_review.add(found)
             for row in cell_rows(slide, found):
                 write(row)
+            if found.error is not None:
+                self.to_review.add(None, None, None)
+            for cell in found.cells:
+                # one look at a cell is enough
+                elsewhere = seen_elsewhere(cell.reason)
+                self.to_review.add(cell.label, cell.review, None if elsewhere else cell.typicality)
         if self.options.review is not None:
             self.for_review += rows_for_review(slide, fields, self.by.rules, self.options.review, self.options.seed)
         return counts
@@ -165,7 +170,9 @@ class _Counter:
         if self.monitor.reviewer is None:
             return trust, None
         if trust.shift.verdict == DETECTED:
-            self.to_review.mark(self.folder)
+            rows = self.to_review.foreign()
+            for name in (CELLS_CSV, *([CELLS_PARQUET] if self.options.parquet else [])):
+                mark_foreign(self.folder / name, rows)
         return trust, self.to_review.counts
 
     def settings(self) -> dict[str, dict[str, Any]]:

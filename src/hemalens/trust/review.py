@@ -5,7 +5,8 @@ Pure NumPy, no torch, no names of cell types: `Roles` says which labels are matu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -35,14 +36,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class ReviewThresholds(StrictConfig):
     """Thresholds of the reasons, and their rates on the held-out mature cells that they were calibrated on.
 
-    A cell is urgent above `urgent`, the summed probability of the urgent labels. It is of an unknown type above `unsure`,
-    one minus its highest probability, or above `distance`, its out-of-distribution score; None without such a label or
-    score. It is a near tie where its two highest probabilities differ by less than `near_tie`. `false_alarms`: share of
-    the `n_cells` called urgent or unknown; `near_ties`: share of near ties, more urgent ones included.
+    A cell is urgent above `urgent`, the summed probability of the urgent labels, and of an unknown type above `distance`,
+    its out-of-distribution score; None without such a label or score. It is a near tie where its two highest probabilities
+    differ by less than `near_tie`. `false_alarms`: share of the `n_cells` called urgent or unknown, by label or by
+    threshold; `near_ties`: share of near ties, more urgent cells included.
     """
 
     urgent: Share | None
-    unsure: Share
     distance: float | None
     near_tie: Share
     n_cells: Annotated[int, Field(ge=FEWEST)]
@@ -52,8 +52,9 @@ class ReviewThresholds(StrictConfig):
 
 @dataclass(frozen=True, eq=False)
 class Roles:
-    """What the labels mean for a review: masks (k,) of mature types, of urgent ones, and of no known type."""
+    """What `labels` (k) mean for a review: masks (k,) of mature types, of urgent ones, and of no known type."""
 
+    labels: tuple[str, ...]
     mature: NDArray[np.bool_]
     urgent: NDArray[np.bool_]
     unknown: NDArray[np.bool_]
@@ -70,12 +71,22 @@ class Reviewer:
     def reasons(self, probabilities: Floats, embeddings: Floats | None, doubtful: NDArray[np.bool_]) -> list[Reason | None]:
         """The most urgent reason for each cell of probabilities (n, k) and embeddings (n, d), or None.
 
-        `doubtful` (n,): not one cell was found beyond doubt. Nothing but a whole batch shows a foreign laboratory.
+        `doubtful` (n,): not one cell was found beyond doubt. Only a batch shows a foreign laboratory: see `is_foreign`.
         """
         scores = None
         if self.geometry is not None and embeddings is not None and len(embeddings):
             scores = self.geometry.scores(self.geometry.project(embeddings))
         return most_urgent(self.thresholds, self.roles, probabilities, scores, doubtful)
+
+    def is_foreign(self, label: str | None, reason: Reason | None, typicality: float | None) -> bool:
+        """Whether a cell's reason is the foreign laboratory, where its batch has a detected domain shift.
+
+        It is for an atypical cell without another reason, and for one that its distance alone calls unknown: in a foreign
+        laboratory many cells of known types are as far.
+        """
+        if reason == UNKNOWN:
+            return label not in np.array(self.roles.labels)[self.roles.unknown]
+        return reason is None and typicality is not None and typicality < ATYPICAL
 
 
 def most_urgent(
@@ -88,13 +99,11 @@ def most_urgent(
     """The most urgent reason for each cell of probabilities (n, k) and out-of-distribution scores (n,), or None."""
     if not len(probabilities):
         return []
-    signals = _signals(roles, probabilities, scores)
     urgent, unknown = _by_label(roles, probabilities)
     if thresholds.urgent is not None:
-        urgent = urgent | (signals.urgent > thresholds.urgent)
-    unknown = unknown | (signals.unsure > thresholds.unsure)
-    if thresholds.distance is not None and signals.distance is not None:
-        unknown = unknown | (signals.distance > thresholds.distance)
+        urgent = urgent | (_urgent_mass(roles, probabilities) > thresholds.urgent)
+    if thresholds.distance is not None and scores is not None:
+        unknown = unknown | (np.asarray(scores) > thresholds.distance)
     applies = np.column_stack([urgent, unknown, doubtful, margins(probabilities) < thresholds.near_tie])
     return [REASONS[row.argmax()] if row.any() else None for row in applies]
 
@@ -105,11 +114,6 @@ def margins(probabilities: Floats) -> NDArray[np.float64]:
     return np.asarray(best[:, -1] - best[:, -2])
 
 
-def is_foreign(reason: str | None, typicality: float | None) -> bool:
-    """Whether a cell is to be reviewed where the laboratory is foreign: for no other reason, and as it is atypical."""
-    return reason is None and typicality is not None and typicality < ATYPICAL
-
-
 def rank(reason: Reason | None) -> int | None:
     """1 for the most urgent reason; None for none."""
     return None if reason is None else 1 + REASONS.index(reason)
@@ -118,6 +122,39 @@ def rank(reason: Reason | None) -> int | None:
 def in_words(counts: Mapping[Reason, int]) -> str:
     """How many cells to review each reason has, as in "2 near tie, 1 foreign laboratory"."""
     return ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "no cell"
+
+
+class ToReview:
+    """Counts the reasons of a batch, row by row, until its domain shift is known; a byte a row, so that memory stays flat.
+
+    Without a `reviewer` no row has a reason.
+    """
+
+    def __init__(self, reviewer: Reviewer | None) -> None:
+        self._reviewer = reviewer
+        self._counts: Counter[Reason] = Counter()
+        self._if_foreign: Counter[Reason] = Counter()
+        self._rows = bytearray()
+
+    def add(self, label: str | None, reason: Reason | None, typicality: float | None) -> None:
+        """Take the next row."""
+        foreign = self._reviewer is not None and self._reviewer.is_foreign(label, reason, typicality)
+        self._rows.append(foreign)
+        if reason is not None:
+            self._counts[reason] += 1
+        reason = FOREIGN if foreign else reason
+        if reason is not None:
+            self._if_foreign[reason] += 1
+
+    def foreign(self) -> Sequence[int]:
+        """Take the laboratory for a foreign one; returns for each row whether that is its reason."""
+        self._counts = self._if_foreign
+        return self._rows
+
+    @property
+    def counts(self) -> dict[Reason, int]:
+        """Rows by the reason, the most urgent first."""
+        return {reason: self._counts[reason] for reason in REASONS if self._counts[reason]}
 
 
 # -------------------------------------------------------------------------------------------------------- calibration
@@ -135,56 +172,41 @@ def calibrate(reference: ReferenceStatistics, roles: Roles) -> ReviewThresholds 
         return None
     probabilities = np.asarray(reference.probabilities, np.float64)[known]
     scores = None if reference.geometry is None or reference.scores is None else np.asarray(reference.scores)[known]
-    signals = _signals(roles, probabilities, scores)
-    columns = [signals.unsure]
-    columns += [signals.urgent] if roles.urgent.any() else []
-    columns += [signals.distance] if signals.distance is not None else []
-    values = np.column_stack(columns)
+    columns = {"urgent": _urgent_mass(roles, probabilities)} if roles.urgent.any() else {}
+    columns |= {} if scores is None else {"distance": scores}
     called = np.logical_or(*_by_label(roles, probabilities))
-    limits, alarms = _limits(values, called, most=int(FALSE_ALARMS * n + 1e-9))
-    unsure, *further = limits.tolist()
-    urgent = further.pop(0) if roles.urgent.any() else None
-    distance = further.pop(0) if signals.distance is not None else None
+    limits, alarms = _limits(columns, called, most=int(FALSE_ALARMS * n + 1e-9))
     apart = margins(probabilities)
     tie = float(np.sort(apart)[int(NEAR_TIES * n + 1e-9)])
     return ReviewThresholds(
-        urgent=urgent, unsure=unsure, distance=distance, near_tie=tie, n_cells=n,
+        urgent=limits.get("urgent"), distance=limits.get("distance"), near_tie=tie, n_cells=n,
         false_alarms=float(alarms.mean()), near_ties=float((apart < tie).mean()),
     )  # fmt: skip
 
 
 def _limits(
-    values: NDArray[np.float64], called: NDArray[np.bool_], *, most: int
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The lowest thresholds (t,) on values (n, t) with at most `most` alarms in all, and the alarms (n,).
+    columns: Mapping[str, NDArray[np.float64]], called: NDArray[np.bool_], *, most: int
+) -> tuple[dict[str, float], NDArray[np.bool_]]:
+    """The lowest thresholds on each column (n,) with at most `most` alarms in all, and the alarms (n,).
 
     Those `called` anyway are alarms. Above each threshold lie equally many of the others, but for ties.
     """
-    others = np.sort(values[~called], axis=0)[::-1] if not called.all() else values
-    limits = others[0]
-    alarms = called | (values > limits).any(axis=1)
+    if not columns or called.all():
+        return {name: float(values.max()) for name, values in columns.items()}, called
+    values = np.column_stack(list(columns.values()))
+    others = np.sort(values[~called], axis=0)[::-1]
+    limits, alarms = others[0], called | (values > others[0]).any(axis=1)
     for candidate in others[1:]:
         wider = called | (values > candidate).any(axis=1)
         if wider.sum() > most:
             break
         limits, alarms = candidate, wider
-    return limits, alarms
+    return dict(zip(columns, limits.tolist(), strict=True)), alarms
 
 
-@dataclass(frozen=True, slots=True)
-class _Signals:
-    """What the thresholds apply to, each (n,)."""
-
-    urgent: NDArray[np.float64]
-    unsure: NDArray[np.float64]
-    distance: NDArray[np.float64] | None
-
-
-def _signals(roles: Roles, probabilities: Floats, scores: Floats | None) -> _Signals:
-    wide = np.asarray(probabilities, np.float64)
-    urgent = np.clip(wide[:, roles.urgent].sum(axis=1), 0, 1)
-    distance = None if scores is None else np.asarray(scores, np.float64)
-    return _Signals(urgent, np.clip(1 - wide.max(axis=1), 0, 1), distance)
+def _urgent_mass(roles: Roles, probabilities: Floats) -> NDArray[np.float64]:
+    """The summed probability (n,) of the urgent labels."""
+    return np.clip(np.asarray(probabilities, np.float64)[:, roles.urgent].sum(axis=1), 0, 1)
 
 
 def _by_label(roles: Roles, probabilities: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -12,12 +12,11 @@ from hemalens.evaluation import formatting
 from hemalens.evaluation.results import Picture, PictureTable
 from hemalens.evaluation.thumbnails import thumbnail
 from hemalens.imaging.reading import read_image
-from hemalens.runs.counting.decide import SURELY_FOUND, doubt
+from hemalens.runs.counting.decide import SURELY_FOUND, doubt, seen_elsewhere
 from hemalens.runs.counting.find import FoundCell, FoundField
 from hemalens.runs.counting.pictures import overlay_name
 from hemalens.runs.counting.slides import Slide
-from hemalens.runs.counting.to_review import waits
-from hemalens.trust.review import FOREIGN, Reason, in_words
+from hemalens.trust.review import FOREIGN, Reason, Reviewer, in_words
 
 MOST_CROPS = 18
 """Cells of a type that the report shows."""
@@ -25,6 +24,8 @@ MOST_TO_REVIEW = 36
 """Cells to review that the report shows."""
 NOT_COUNTED = "not counted"
 TO_REVIEW = "Cells to review"
+_Reasons = tuple[Reason | None, Reason | None]
+"""The reason for a review, and the reason in a foreign laboratory."""
 _Crop = tuple[float, int, str, str]
 """A crop by its doubt and its order: the file, and caption and place in two lines."""
 
@@ -36,11 +37,12 @@ class Exhibits:
     fields the `most_overlays` first that hold a white cell.
     """
 
-    def __init__(self, folder: Path, *, most_overlays: int) -> None:
+    def __init__(self, folder: Path, reviewer: Reviewer | None = None, *, most_overlays: int) -> None:
         self._folder = folder
+        self._reviewer = reviewer
         self._most = most_overlays
         self._crops: dict[str, list[_Crop]] = {}
-        self._to_review: dict[Reason, list[_Crop]] = {}
+        self._to_review: dict[_Reasons, list[_Crop]] = {}
         self._order = count()
         self._n: dict[str, int] = {}
         self._fields: list[tuple[str, Picture]] = []
@@ -66,10 +68,16 @@ class Exhibits:
         caption = cell.reason or _caption(cell)
         shown = doubt(cell), -next(self._order), cell.crop
         _keep(self._crops.setdefault(code, []), (*shown, f"{caption}\n{where}"), MOST_CROPS)
-        reason = FOREIGN if waits(cell) else cell.review
-        if reason is not None:
-            text = f"{reason}: {formatting.label(cell.label or 'no label')}, {_caption(cell)}\n{where}"
-            _keep(self._to_review.setdefault(reason, []), (*shown, text), MOST_TO_REVIEW)
+        self._add_to_review(cell, shown, where)
+
+    def _add_to_review(self, cell: FoundCell, shown: tuple[float, int, str], where: str) -> None:
+        if self._reviewer is None or seen_elsewhere(cell.reason):
+            return
+        foreign = self._reviewer.is_foreign(cell.label, cell.review, cell.typicality)
+        reasons = cell.review, FOREIGN if foreign else cell.review
+        if any(reasons):
+            text = f"{formatting.label(cell.label or 'no label')}, {_caption(cell)}\n{where}"
+            _keep(self._to_review.setdefault(reasons, []), (*shown, text), MOST_TO_REVIEW)
 
     def tables(self, labels: Sequence[str], to_review: Mapping[Reason, int]) -> list[PictureTable]:
         """The pictures of the report: cells to review, fields by slide, then cells by type in the order of `labels`.
@@ -88,7 +96,14 @@ class Exhibits:
 
     def _reviewed(self, to_review: Mapping[Reason, int]) -> list[PictureTable]:
         """A table of the most urgent cells to review; none without such a cell."""
-        crops = [crop for reason in to_review for crop in _sorted(self._to_review.get(reason, []))]
+        foreign = FOREIGN in to_review
+        crops = [
+            (doubt, order, crop, f"{reason}: {text}")
+            for reason in to_review
+            for doubt, order, crop, text in _sorted(
+                [crop for reasons, kept in self._to_review.items() if reasons[foreign] == reason for crop in kept]
+            )
+        ]
         rows = self._pictures(crops[:MOST_TO_REVIEW])
         n, of = len(rows), sum(to_review.values())
         note = f"{in_words(to_review)}. " + (f"The {n} most urgent of {of}." if of > n else "The most urgent first.")
