@@ -46,8 +46,8 @@ class Prediction:
     images looks for no cell. `abstained`: there is no label, or its probability is below the threshold; the label is the
     best guess. `fine_label` is the likeliest subtype within the class and `fine_probability` its p(class) x
     p(type | class); None where the bundle has no subtypes. `typicality` in (0, 1] is the conformal p-value of the
-    out-of-distribution score and `prediction_set` the labels that the nominal coverage needs, which holds for the
-    laboratory of the training images; None without a monitor or without reference statistics. `review` is the most urgent
+    out-of-distribution score. `prediction_set` has the labels that the nominal coverage needs in the bundle's own
+    laboratory, `prediction_set_elsewhere` those that it needs in laboratories like the imitated ones. All are None without a monitor or without reference statistics. `review` is the most urgent
     reason why a person must look at the cell; None for none, without a monitor, and for a bundle without thresholds.
     """
 
