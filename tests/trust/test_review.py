@@ -99,29 +99,38 @@ def test_ranks_follow_the_order_of_urgency() -> None:
     assert in_words({}) == "no cell"
 
 
-REVIEWER = Reviewer(NEVER, ROLES)
-
-
-def test_a_foreign_laboratory_is_the_reason_of_atypical_cells_and_of_far_ones() -> None:
-    assert REVIEWER.is_foreign("a", None, 0.04)
-    assert not REVIEWER.is_foreign("a", None, 0.05)
-    assert not REVIEWER.is_foreign("a", None, None)
-    assert REVIEWER.is_foreign("a", "unknown type", 0.2), "by its distance alone"
-    assert not REVIEWER.is_foreign("f", "unknown type", 0.01), "by its label"
-    assert not any(REVIEWER.is_foreign("a", reason, 0.01) for reason in REASONS if reason != "unknown type")
+@pytest.mark.parametrize(
+    ("probabilities", "score", "atypical", "doubtful", "reason"),
+    [
+        (_row(99, 1, 0, 0, 0, 0), 0.0, True, False, "foreign laboratory"),
+        (_row(99, 1, 0, 0, 0, 0), 0.0, False, False, None),
+        (_row(99, 1, 0, 0, 0, 0), 9.0, False, False, "foreign laboratory"),
+        (_row(9, 1, 0, 0, 0, 90), 9.0, True, False, "unknown type"),
+        (_row(9, 1, 0, 90, 0, 0), 9.0, True, False, "blast or immature cell"),
+        (_row(51, 49, 0, 0, 0, 0), 9.0, True, False, "near tie"),
+        (_row(51, 49, 0, 0, 0, 0), 9.0, True, True, "doubtful cell"),
+    ],
+)
+def test_in_a_foreign_laboratory_a_distance_is_no_unknown_type(
+    probabilities: np.ndarray, score: float, atypical: bool, doubtful: bool, reason: str | None
+) -> None:
+    thresholds = NEVER.model_copy(update={"distance": 8.0, "near_tie": 0.1})
+    given = thresholds, ROLES, probabilities, np.array([score]), np.array([doubtful])
+    assert most_urgent(*given, atypical=np.array([atypical])) == [reason]
 
 
 def test_reasons_are_counted_until_the_shift_is_known() -> None:
-    counted = ToReview(REVIEWER)
-    for row in [("a", None, 0.01), ("a", None, 0.5), ("f", "unknown type", 0.01), ("a", "unknown type", 0.01),
-                ("d", "blast or immature cell", 0.01), (None, None, None)]:  # fmt: skip
-        counted.add(*row)
+    counted = ToReview()
+    counted.add(None, "foreign laboratory")
+    counted.add(None, None)
+    counted.add("unknown type", "unknown type")
+    counted.add("unknown type", "near tie")
+    counted.add("blast or immature cell", "blast or immature cell")
     assert list(counted.counts.items()) == [("blast or immature cell", 1), ("unknown type", 2)]
-    assert list(counted.foreign()) == [1, 0, 0, 1, 0, 0]
-    assert counted.counts == {"blast or immature cell": 1, "unknown type": 1, "foreign laboratory": 2}
-    nothing = ToReview(None)
-    nothing.add("a", None, 0.01)
-    assert (list(nothing.foreign()), nothing.counts) == ([0], {})
+    assert list(counted.foreign()) == [5, 0, 0, 4, 0]
+    assert list(counted.counts.items()) == [
+        ("blast or immature cell", 1), ("unknown type", 1), ("near tie", 1), ("foreign laboratory", 1),
+    ]  # fmt: skip
 
 
 @hypothesis.given(seed=SEEDS, name=st.sampled_from(["urgent", "distance", "near_tie"]), value=st.floats(0, 1))
@@ -149,7 +158,7 @@ def test_the_reviewer_measures_the_distance_in_the_embedding() -> None:
     embeddings, probabilities, _ = _cells(60, 8)
     scores = reference.geometry.scores(reference.geometry.project(embeddings))
     mature = ROLES.mature[probabilities.argmax(axis=1)]
-    found = reviewer.reasons(probabilities, embeddings, np.zeros(60, bool))
+    found = [why for why, _ in reviewer.reasons(probabilities, embeddings, np.zeros(60, bool))]
     assert [why == "unknown type" for why in np.array(found, object)[mature]] == (scores[mature] > limit).tolist()
     assert reviewer.reasons(probabilities[:0], embeddings[:0], np.zeros(0, bool)) == []
 
@@ -186,7 +195,7 @@ def test_calibration_uses_up_the_false_alarms_and_finds_what_is_unknown() -> Non
     assert thresholds.distance is not None
     far = 12 * np.eye(D)[[7]] + np.zeros((1, D))
     reviewer = Reviewer(thresholds, ROLES, reference.geometry)
-    assert reviewer.reasons(_row(99, 1, 0, 0, 0, 0), far, SURE) == ["unknown type"]
+    assert reviewer.reasons(_row(99, 1, 0, 0, 0, 0), far, SURE) == [("unknown type", "foreign laboratory")]
 
 
 def test_more_alarms_by_label_than_allowed_leave_the_thresholds_at_the_largest_values() -> None:

@@ -14,7 +14,7 @@ from hemalens.evaluation.results import Picture, PictureTable, ReasonCount, Revi
 from hemalens.evaluation.thumbnails import thumbnail
 from hemalens.imaging.segmentation import Outcome
 from hemalens.trust.domain_shift import DETECTED
-from hemalens.trust.review import DOUBTFUL, FOREIGN, REASONS, UNKNOWN, URGENT, Reason
+from hemalens.trust.review import DOUBTFUL, REASONS, UNKNOWN, URGENT, Reason
 
 N_SHOWN = 24
 TITLE = "The most urgent cells"
@@ -70,13 +70,9 @@ def _reasons(
     reviewer = bundle.reviewer
     if reviewer is None:
         return [DOUBTFUL if each else None for each in doubtful]
-    found = reviewer.reasons(answered.probabilities, answered.embeddings, doubtful)
     typicality, _ = bundle.monitor().observe(answered.embeddings, answered.probabilities)
-    if verdict != DETECTED or typicality is None:
-        return found
-    best = [bundle.manifest.labels[i] for i in answered.probabilities.argmax(axis=1)]
-    rows = zip(best, found, typicality.tolist(), strict=True)
-    return [FOREIGN if reviewer.is_foreign(label, why, p) else why for label, why, p in rows]
+    found = reviewer.reasons(answered.probabilities, answered.embeddings, doubtful, typicality)
+    return [if_foreign if verdict == DETECTED else why for why, if_foreign in found]
 
 
 def _outcome(bundle: Bundle, record: Record) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,16 @@ from hemalens.errors import OutputError, one_line, public
 from hemalens.files import PathLike, as_path, atomic_path
 from hemalens.imaging.segmentation import CellFound
 from hemalens.inference.predictor import CellReason, Prediction, Predictor
-from hemalens.inference.rows import RowFormat, check_predictions, mark_foreign, row_writer
+from hemalens.inference.revision import LaterSets, revise
+from hemalens.inference.rows import RowFormat, check_predictions, row_writer
 from hemalens.outputs import claim_output
 from hemalens.progress import Say, track
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.trust.conformal import COVERAGE, check_coverage
 from hemalens.trust.domain_shift import DETECTED
+from hemalens.trust.guarantee import SetGuarantee
 from hemalens.trust.monitor import BatchReport
-from hemalens.trust.review import Reason, Reviewer, ToReview
+from hemalens.trust.review import Reason, ToReview
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,8 @@ class PredictionSummary:
     """Cells that a person must look at by the reason, the most urgent first; None for a bundle without thresholds."""
     trust: BatchReport
     """Domain shift and estimated accuracy, without labels."""
-    coverage: float | None
-    """Nominal coverage of the prediction sets, for images of the training laboratory; None without sets."""
+    sets: SetGuarantee | None
+    """The coverage of the prediction sets, and what it rests on; None without sets."""
     notes: tuple[str, ...]
     """What was left out of the folder or dataset, and how its images were read."""
 
@@ -53,14 +56,15 @@ class PredictionSummary:
 class _Counts:
     """Counts the predictions of a run."""
 
-    def __init__(self, reviewer: Reviewer | None) -> None:
+    def __init__(self) -> None:
         self.labels: Counter[str] = Counter()
         self.cells: Counter[CellFound] = Counter()
         self.reasons: Counter[CellReason] = Counter()
         self.n_abstained = 0
         self.errors = 0
         self.first_error: str | None = None
-        self.review = ToReview(reviewer)
+        self.review = ToReview()
+        self.later_sets = LaterSets()
 
     def add(self, prediction: Prediction) -> None:
         """Count one."""
@@ -71,7 +75,8 @@ class _Counts:
             self.cells[prediction.cell_found] += 1
         if prediction.cell_reason is not None:
             self.reasons[prediction.cell_reason] += 1
-        self.review.add(prediction.label, prediction.review, prediction.typicality)
+        self.review.add(prediction.review, prediction.review_if_foreign)
+        self.later_sets.add(prediction.prediction_set_elsewhere)
         if prediction.label is not None:
             self.labels[prediction.label] += 1
             self.n_abstained += prediction.abstained
@@ -96,8 +101,8 @@ def predict(
     why a person must look at the cell and `review_rank` its urgency, 1 the highest; both are empty for no reason, and for a
     bundle without thresholds. The typicality in (0, 1] is the
     conformal p-value of the out-of-distribution score. The prediction set holds the labels that the nominal `coverage` in
-    (0, 1) needs, joined by "|", for images of the laboratory that the bundle was trained on; None leaves the column out.
-    Both are empty for a bundle without reference statistics. An image that cannot be read is a row with its error, one
+    (0, 1) needs, joined by "|"; `sets` of the summary says for which laboratories. None leaves the column out. Both are
+    empty for a bundle without reference statistics. An image that cannot be read is a row with its error, one
     without a cell a row without a label. The file appears whole at the end, or not at all.
     """
     out = as_path(out, "out")
@@ -117,19 +122,15 @@ def predict(
         images = open_images(source, say=notes.append)
         monitor = opened.monitor(coverage=coverage)
         predictor = Predictor(opened, monitor=monitor, abstain_below=abstain_below, embeddings=embeddings)
-        counts = _Counts(monitor.reviewer)
         with atomic_path(out) as temporary:
-            with (
-                row_writer(temporary, RowFormat.of(predictor, images)) as write,
-                track("predicting", len(images)) as progress,
-            ):
-                for prediction in predictor.predict(images):
-                    write(prediction)
-                    counts.add(prediction)
-                    progress(1)
+            counts = _written(temporary, predictor, images)
             trust = monitor.report()
-            if trust.shift.verdict == DETECTED:
-                mark_foreign(temporary, counts.review.foreign())
+            sets = monitor.guarantee(trust.shift.verdict)
+            revise(
+                temporary,
+                ranks=counts.review.foreign() if trust.shift.verdict == DETECTED else (),
+                sets=None if sets is None or sets.at_home else counts.later_sets,
+            )
         return PredictionSummary(
             len(images),
             by_label={label: counts.labels[label] for label in predictor.labels if counts.labels[label]},
@@ -140,9 +141,20 @@ def predict(
             cell_reasons=dict(counts.reasons.most_common()),
             review=None if monitor.reviewer is None else counts.review.counts,
             trust=trust,
-            coverage=None if monitor.sets is None else monitor.sets.coverage,
+            sets=sets,
             notes=tuple(notes),
         )
+
+
+def _written(path: Path, predictor: Predictor, images: Sequence[Record]) -> _Counts:
+    """Write the table of all predictions, before the domain shift is known, and count them."""
+    counts = _Counts()
+    with row_writer(path, RowFormat.of(predictor, images)) as write, track("predicting", len(images)) as progress:
+        for prediction in predictor.predict(images):
+            write(prediction)
+            counts.add(prediction)
+            progress(1)
+    return counts
 
 
 def open_images(source: str, *, say: Say) -> tuple[Record, ...]:

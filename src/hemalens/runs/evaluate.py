@@ -16,7 +16,7 @@ from hemalens.errors import DatasetError, public
 from hemalens.evaluation.cells_to_review import cells_to_review
 from hemalens.evaluation.evaluate import DatasetPredictions, evaluate_with_predictions
 from hemalens.evaluation.occlusion import N_SHOWN, occlusion_table
-from hemalens.evaluation.results import MethodCard, PictureTable, Report
+from hemalens.evaluation.results import MethodCard, PictureTable, Report, ReviewCheck, TrustCheck
 from hemalens.evaluation.trust_check import trust_check
 from hemalens.files import PathLike, as_path, atomic_dir
 from hemalens.outputs import claim_folder
@@ -92,9 +92,7 @@ def evaluate(
             say(f"left out {len(evaluation.unreadable)} unreadable image(s), first: {name}: {error}")
         trust = trust_check(bundle, answered, seed=seed)
         evaluation = evaluation.model_copy(update={"trust": trust})
-        review = cells_to_review(bundle, answered, verdict=trust.verdict)
-        if review is not None:
-            say(sentence(review))
+        review = _review(bundle, answered, trust, say=say)
         pictures = _occlusion_maps(bundle, dataset, answered, n=options.n_occluded, say=say)
         report = make_report(
             f"{bundle.manifest.method} tested on {dataset.name}",
@@ -121,6 +119,14 @@ def _unseen(given: Inputs, bundle: Bundle) -> Inputs:
             remedy="Test on other images.",
         )
     return rest
+
+
+def _review(bundle: Bundle, answered: DatasetPredictions, trust: TrustCheck, *, say: Say) -> ReviewCheck | None:
+    """The cells to review; None for a bundle of whole images without thresholds."""
+    found = cells_to_review(bundle, answered, verdict=trust.verdict)
+    if found is not None:
+        say(sentence(found))
+    return found
 
 
 def _occlusion_maps(

@@ -68,25 +68,24 @@ class Reviewer:
     roles: Roles
     geometry: Geometry | None = None
 
-    def reasons(self, probabilities: Floats, embeddings: Floats | None, doubtful: NDArray[np.bool_]) -> list[Reason | None]:
+    def reasons(
+        self,
+        probabilities: Floats,
+        embeddings: Floats | None,
+        doubtful: NDArray[np.bool_],
+        typicality: Floats | None = None,
+    ) -> list[tuple[Reason | None, Reason | None]]:
         """The most urgent reason for each cell of probabilities (n, k) and embeddings (n, d), or None.
 
-        `doubtful` (n,): not one cell was found beyond doubt. Only a batch shows a foreign laboratory: see `is_foreign`.
+        `doubtful` (n,): not one cell was found beyond doubt. Only a batch shows a foreign laboratory: the second reason is
+        that in such a batch, with the `typicality` (n,) of the cells.
         """
         scores = None
         if self.geometry is not None and embeddings is not None and len(embeddings):
             scores = self.geometry.scores(self.geometry.project(embeddings))
-        return most_urgent(self.thresholds, self.roles, probabilities, scores, doubtful)
-
-    def is_foreign(self, label: str | None, reason: Reason | None, typicality: float | None) -> bool:
-        """Whether a cell's reason is the foreign laboratory, where its batch has a detected domain shift.
-
-        It is for an atypical cell without another reason, and for one that its distance alone calls unknown: in a foreign
-        laboratory many cells of known types are as far.
-        """
-        if reason == UNKNOWN:
-            return label not in np.array(self.roles.labels)[self.roles.unknown]
-        return reason is None and typicality is not None and typicality < ATYPICAL
+        known = self.thresholds, self.roles, probabilities, scores, doubtful
+        atypical = np.zeros(len(probabilities), bool) if typicality is None else np.asarray(typicality) < ATYPICAL
+        return list(zip(most_urgent(*known), most_urgent(*known, atypical=atypical), strict=True))
 
 
 def most_urgent(
@@ -95,17 +94,27 @@ def most_urgent(
     probabilities: Floats,
     scores: Floats | None,
     doubtful: NDArray[np.bool_],
+    *,
+    atypical: NDArray[np.bool_] | None = None,
 ) -> list[Reason | None]:
-    """The most urgent reason for each cell of probabilities (n, k) and out-of-distribution scores (n,), or None."""
+    """The most urgent reason for each cell of probabilities (n, k) and out-of-distribution scores (n,), or None.
+
+    With `atypical` (n,) the laboratory is foreign. That is the reason for an atypical cell, and for one that its distance
+    alone would call unknown: in a foreign laboratory many cells of known types are as far.
+    """
     if not len(probabilities):
         return []
     urgent, unknown = _by_label(roles, probabilities)
     if thresholds.urgent is not None:
         urgent = urgent | (_urgent_mass(roles, probabilities) > thresholds.urgent)
+    far = np.zeros(len(urgent), bool)
     if thresholds.distance is not None and scores is not None:
-        unknown = unknown | (np.asarray(scores) > thresholds.distance)
-    applies = np.column_stack([urgent, unknown, doubtful, margins(probabilities) < thresholds.near_tie])
-    return [REASONS[row.argmax()] if row.any() else None for row in applies]
+        far = np.asarray(scores) > thresholds.distance
+    near = margins(probabilities) < thresholds.near_tie
+    applies = (
+        [urgent, unknown | far, doubtful, near] if atypical is None else [urgent, unknown, doubtful, near, far | atypical]
+    )
+    return [REASONS[row.argmax()] if row.any() else None for row in np.column_stack(applies)]
 
 
 def margins(probabilities: Floats) -> NDArray[np.float64]:
@@ -125,31 +134,24 @@ def in_words(counts: Mapping[Reason, int]) -> str:
 
 
 class ToReview:
-    """Counts the reasons of a batch, row by row, until its domain shift is known; a byte a row, so that memory stays flat.
+    """Counts the reasons of a batch, row by row, until its domain shift is known; in memory lies a byte a row."""
 
-    Without a `reviewer` no row has a reason.
-    """
-
-    def __init__(self, reviewer: Reviewer | None) -> None:
-        self._reviewer = reviewer
+    def __init__(self) -> None:
         self._counts: Counter[Reason] = Counter()
         self._if_foreign: Counter[Reason] = Counter()
-        self._rows = bytearray()
+        self._changed = bytearray()
 
-    def add(self, label: str | None, reason: Reason | None, typicality: float | None) -> None:
-        """Take the next row."""
-        foreign = self._reviewer is not None and self._reviewer.is_foreign(label, reason, typicality)
-        self._rows.append(foreign)
-        if reason is not None:
-            self._counts[reason] += 1
-        reason = FOREIGN if foreign else reason
-        if reason is not None:
-            self._if_foreign[reason] += 1
+    def add(self, reason: Reason | None, if_foreign: Reason | None) -> None:
+        """Take the next row: its reason, and the one that it has in a foreign laboratory."""
+        self._changed.append(0 if reason == if_foreign else rank(if_foreign) or 0)
+        for found, counts in ((reason, self._counts), (if_foreign, self._if_foreign)):
+            if found is not None:
+                counts[found] += 1
 
     def foreign(self) -> Sequence[int]:
-        """Take the laboratory for a foreign one; returns for each row whether that is its reason."""
+        """Take the laboratory for a foreign one; returns the rank of each row whose reason changes, 0 for others."""
         self._counts = self._if_foreign
-        return self._rows
+        return self._changed
 
     @property
     def counts(self) -> dict[Reason, int]:

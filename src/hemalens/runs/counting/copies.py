@@ -282,7 +282,7 @@ def count_once(fields: Sequence[FoundField]) -> None:
     for j, i in copies.items():
         fields[j].copy_of = fields[i].field.name
         for cell in fields[j].cells:
-            cell.reason, cell.review = f"{IN_COPY_OF}{fields[i].field.name}", None
+            cell.elsewhere(f"{IN_COPY_OF}{fields[i].field.name}")
     _merge(fields, [each for each in overlaps if each.i not in copies and each.j not in copies])
 
 
@@ -301,7 +301,7 @@ def _merge(fields: Sequence[FoundField], overlaps: Sequence[Overlap]) -> None:
         best = fields[views[0][0]].cells[views[0][1]]
         for i, number in views[1:] if not best.reason else ():
             cell = fields[i].cells[number]
-            cell.reason, cell.review = cell.reason or f"{COUNTED_IN}{fields[views[0][0]].field.name}", None
+            cell.elsewhere(cell.reason or f"{COUNTED_IN}{fields[views[0][0]].field.name}")
 
 
 def _view(fields: Sequence[FoundField], member: tuple[int, int]) -> tuple[bool, bool, float, int, int]:

@@ -20,11 +20,6 @@ IN_COPY_OF, COUNTED_IN = "copy of ", "counted in "
 """Begin the reasons of a cell that another field shows too."""
 
 
-def seen_elsewhere(reason: str) -> bool:
-    """Whether a cell does not count because another field shows it: one look at it is enough."""
-    return reason.startswith((IN_COPY_OF, COUNTED_IN))
-
-
 def decide(found: FoundField, rules: CountRules) -> None:
     """Give each cell of a field that does not count its reason; those that have one keep it."""
     for cell in found.cells:

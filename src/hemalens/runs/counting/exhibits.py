@@ -12,11 +12,11 @@ from hemalens.evaluation import formatting
 from hemalens.evaluation.results import Picture, PictureTable
 from hemalens.evaluation.thumbnails import thumbnail
 from hemalens.imaging.reading import read_image
-from hemalens.runs.counting.decide import SURELY_FOUND, doubt, seen_elsewhere
+from hemalens.runs.counting.decide import SURELY_FOUND, doubt
 from hemalens.runs.counting.find import FoundCell, FoundField
 from hemalens.runs.counting.pictures import overlay_name
 from hemalens.runs.counting.slides import Slide
-from hemalens.trust.review import FOREIGN, Reason, Reviewer, in_words
+from hemalens.trust.review import FOREIGN, Reason, in_words
 
 MOST_CROPS = 18
 """Cells of a type that the report shows."""
@@ -37,9 +37,8 @@ class Exhibits:
     fields the `most_overlays` first that hold a white cell.
     """
 
-    def __init__(self, folder: Path, reviewer: Reviewer | None = None, *, most_overlays: int) -> None:
+    def __init__(self, folder: Path, *, most_overlays: int) -> None:
         self._folder = folder
-        self._reviewer = reviewer
         self._most = most_overlays
         self._crops: dict[str, list[_Crop]] = {}
         self._to_review: dict[_Reasons, list[_Crop]] = {}
@@ -68,13 +67,7 @@ class Exhibits:
         caption = cell.reason or _caption(cell)
         shown = doubt(cell), -next(self._order), cell.crop
         _keep(self._crops.setdefault(code, []), (*shown, f"{caption}\n{where}"), MOST_CROPS)
-        self._add_to_review(cell, shown, where)
-
-    def _add_to_review(self, cell: FoundCell, shown: tuple[float, int, str], where: str) -> None:
-        if self._reviewer is None or seen_elsewhere(cell.reason):
-            return
-        foreign = self._reviewer.is_foreign(cell.label, cell.review, cell.typicality)
-        reasons = cell.review, FOREIGN if foreign else cell.review
+        reasons = cell.review, cell.review_if_foreign
         if any(reasons):
             text = f"{formatting.label(cell.label or 'no label')}, {_caption(cell)}\n{where}"
             _keep(self._to_review.setdefault(reasons, []), (*shown, text), MOST_TO_REVIEW)

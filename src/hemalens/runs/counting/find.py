@@ -45,7 +45,7 @@ class FoundCell:
     """A cell of a field: kind, corners and score of the detector, and of a white cell what the bundle finds.
 
     `cell_found` is what the bundle finds where it looks for the cell itself, empty for a bundle of whole images. `review`:
-    why a person must look at it. `cut`: the
+    why a person must look at it, `review_if_foreign` where the slides have a domain shift. `cut`: the
     border of the field cuts it. `reason` says why it is not counted; it is empty for a counted cell. `number` is its place
     in the field.
     """
@@ -62,7 +62,9 @@ class FoundCell:
     fine_label: str | None = None
     typicality: float | None = None
     prediction_set: tuple[str, ...] | None = None
+    prediction_set_elsewhere: tuple[str, ...] | None = None
     review: Reason | None = None
+    review_if_foreign: Reason | None = None
     error: str | None = None
     reason: str = ""
     crop: str = ""
@@ -76,6 +78,10 @@ class FoundCell:
     def type(self) -> str:
         """The type of a white cell; the kind of any other."""
         return (self.label or "") if self.is_white else KINDS[self.kind].replace(" ", "_")
+
+    def elsewhere(self, reason: str) -> None:
+        """Another field shows the cell too, which is the reason not to count it: one look at it is enough."""
+        self.reason, self.review, self.review_if_foreign = reason, None, None
 
 
 @dataclass(slots=True)
@@ -247,7 +253,9 @@ def observed(found: FoundField, monitor: Monitor, labels: Sequence[str]) -> Foun
         cell.label, cell.error = each.label, each.error
         cell.probability = None if each.probabilities is None else float(each.probabilities.max())
         cell.fine_label, cell.typicality, cell.prediction_set = each.fine_label, each.typicality, each.prediction_set
-        cell.cell_found, cell.review = each.cell_found or "", each.review
+        cell.prediction_set_elsewhere = each.prediction_set_elsewhere
+        cell.cell_found = each.cell_found or ""
+        cell.review, cell.review_if_foreign = each.review, each.review_if_foreign
         if each.label is None and each.error is None and each.cell_reason is not None:
             cell.reason = f"{NO_LEUKOCYTE}: {each.cell_reason}"
     return replace(found, predictions=())
