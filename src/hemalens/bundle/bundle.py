@@ -268,9 +268,7 @@ class Bundle:
             coverage=coverage,
             reviewer=self.reviewer,
             home="held-out images" if self.manifest.adaptation is None else "labelled images",
-            elsewhere="imitated laboratories"
-            if self.manifest.unlabelled is None
-            else "imitated laboratories of the base",
+            elsewhere="imitated laboratories" if self.manifest.unlabelled is None else "imitated laboratories of the base",
             seed=seed,
         )
 

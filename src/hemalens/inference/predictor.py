@@ -266,7 +266,7 @@ def monitored(batch: Sequence[Prediction], monitor: Monitor, labels: Sequence[st
     reasons: Sequence[tuple[Reason | None, Reason | None]] = [(None, None)] * len(known)
     if monitor.reviewer is not None:
         doubtful = np.array([made[i].cell_found not in SURELY_FOUND for i in known], bool)
-        reasons = monitor.reviewer.reasons(probabilities, embedded, doubtful, typicality)
+        reasons = monitor.reviewer.reasons(probabilities, embedded, doubtful, seen.typicality)
     names = np.array(labels)
     for row, i in enumerate(known):
         made[i] = replace(

@@ -31,6 +31,7 @@ from hemalens.training.augmentation import Augmentation, AugmentationConfig
 from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.data import EpochSampler, PixelDataset, resized_images
+from hemalens.training.imitations import imitations_of
 from hemalens.training.masks import MaskUse, training_images, without_background
 from hemalens.training.module import MOST, OptimiserConfig
 from hemalens.training.trainer import KeptEpoch, Precision, Schedule, train
@@ -146,6 +147,7 @@ def fit_network(
         config=config,
         train=train_part,
         validation=None if config.only_watches else validation,
+        imitated=() if config.only_watches else imitations_of(validation),
         watched=validation if config.only_watches else None,
         graph=graph_of(module),
         preprocessing=preprocessing,

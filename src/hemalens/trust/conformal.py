@@ -1,12 +1,12 @@
 """Split-conformal prediction sets: sets of labels that cover the true one with a nominal coverage. Pure NumPy.
 
 The coverage holds for images exchangeable with the calibration images. It is lost under domain shift (Vovk et al. 2005;
-Angelopoulos & Bates 2023). Calibrated on several laboratories, the unit is the laboratory (Dunn, Wasserman & Ramdas 2023).
+Angelopoulos & Bates 2023).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,11 @@ Floats = NDArray[np.floating[Any]]
 COVERAGE = 0.9
 FEWEST_OF_CLASS = 20
 """A class of fewer calibration images shares its threshold with other such classes."""
-LEVELS = 50
-"""Levels between the coverage and 1 among which that of several laboratories is chosen."""
 
 
 @dataclass(frozen=True, eq=False)
 class PredictionSets:
-    """Calibrated thresholds: a set holds each label with a probability of at least 1 - threshold.
+    """Calibrated thresholds for one laboratory: a set holds each label with a probability of at least 1 - threshold.
 
     `thresholds` (k,) lie in [0, 1], or are infinite where calibration images are too few for the coverage: every set then
     holds the label. `groups` (k,) number the classes that share a threshold; the coverage holds within each group. `n`
@@ -50,33 +48,6 @@ class PredictionSets:
         of_group = [threshold(scores[groups[targets] == g], coverage) for g in range(int(groups.max()) + 1)]
         return cls(coverage, np.array(of_group)[groups], groups, len(targets))
 
-    @classmethod
-    def calibrate_across(
-        cls,
-        probabilities: Floats,
-        targets: NDArray[np.int64],
-        laboratories: NDArray[np.int64],
-        *,
-        coverage: float = COVERAGE,
-    ) -> PredictionSets:
-        """Calibrate on images (m, k) of several laboratories (m,), so that the coverage holds in most of them.
-
-        The thresholds are those of all images at a higher level than the coverage: the lowest at which a share `coverage`
-        of K laboratories has its coverage, ceil((K + 1) coverage) of them but at most K. Each laboratory is judged by the
-        thresholds of the others. Where no level is enough, every set holds all labels.
-        """
-        check_coverage(coverage)
-        probabilities = np.asarray(probabilities, np.float64)
-        names = np.unique(laboratories)
-        needed = min(len(names), _place(len(names), coverage))
-        for level in coverage + (1 - coverage) * np.arange(LEVELS) / LEVELS:
-            held = [_coverage_in(name, probabilities, targets, laboratories, float(level)) for name in names]
-            if sum(share >= coverage for share in held) >= needed:
-                found = cls.calibrate(probabilities, targets, coverage=float(level))
-                return replace(found, coverage=coverage)
-        k = probabilities.shape[1]
-        return cls(coverage, np.full(k, np.inf), np.zeros(k, np.int64), len(targets))
-
     def members(self, probabilities: Floats) -> NDArray[np.bool_]:
         """Members (n, k) of each image's set by its probabilities (n, k); the predicted label is always one."""
         found = np.asarray(1 - np.asarray(probabilities, np.float64) <= self.thresholds)
@@ -91,24 +62,9 @@ def check_coverage(coverage: float) -> None:
 
 def threshold(scores: Floats, coverage: float) -> float:
     """The ceil((n + 1) coverage)-th smallest of n scores; infinity where there is none."""
-    place = _place(len(scores), coverage)
-    return float(np.sort(scores)[place - 1]) if place <= len(scores) else float("inf")
-
-
-def _place(n: int, coverage: float) -> int:
     # 1e-9: (n + 1) * 0.9 of n = 9 is 9.000000000000002 on some machines
-    return int(np.ceil((n + 1) * coverage - 1e-9))
-
-
-def _coverage_in(
-    name: int, probabilities: Floats, targets: NDArray[np.int64], laboratories: NDArray[np.int64], level: float
-) -> float:
-    """Share of a laboratory's images whose set, by the thresholds of the others at this level, holds the true class."""
-    own = laboratories == name
-    if own.all():
-        return 0.0
-    sets = PredictionSets.calibrate(probabilities[~own], targets[~own], coverage=level)
-    return float(sets.members(probabilities[own])[np.arange(int(own.sum())), targets[own]].mean())
+    place = int(np.ceil((len(scores) + 1) * coverage - 1e-9))
+    return float(np.sort(scores)[place - 1]) if place <= len(scores) else float("inf")
 
 
 def class_groups(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -37,8 +37,7 @@ class SetGuarantee:
     @property
     def text(self) -> str:
         """The guarantee in a line."""
-        share = f"{100 * self.coverage:g} %"
-        return f"prediction sets: {share} {self._where}; {self._why}"
+        return f"prediction sets: {100 * self.coverage:g} % {self._where}; {self._why}"
 
     @property
     def _where(self) -> str:

@@ -31,6 +31,7 @@ from hemalens.trust.domain_shift import (
     ood_auroc,
 )
 from hemalens.trust.guarantee import Basis, SetGuarantee
+from hemalens.trust.laboratory_sets import LaboratorySets
 from hemalens.trust.reference import ReferenceStatistics
 from hemalens.trust.review import Reviewer
 
@@ -124,13 +125,13 @@ class Monitor:
         self.reviewer = reviewer
         self.home, self.elsewhere = home, elsewhere
         self.sets: PredictionSets | None = None
-        self.sets_elsewhere: PredictionSets | None = None
+        self.sets_elsewhere: LaboratorySets | None = None
         if coverage is not None and self.reference is not None:
             known = self.reference
             self.sets = PredictionSets.calibrate(known.probabilities, known.targets, coverage=coverage)
         if coverage is not None and self.imitated is not None:
             shown = self.imitated
-            self.sets_elsewhere = PredictionSets.calibrate_across(
+            self.sets_elsewhere = LaboratorySets.calibrate(
                 shown.probabilities, shown.targets, shown.laboratories, coverage=coverage
             )
         self.n_images = 0
@@ -149,11 +150,9 @@ class Monitor:
         Without a detected shift they rest on the bundle's own laboratory; otherwise, and where it is unknown, on the
         imitated ones. Where the bundle lacks one of both, they rest on the other.
         """
-        if self.sets_elsewhere is not None and self.imitated is not None and (verdict != NOT_DETECTED or self.sets is None):
-            n_laboratories = self.imitated.n_laboratories
-            return SetGuarantee(
-                self.sets_elsewhere.coverage, self.elsewhere, self.sets_elsewhere.n, n_laboratories, verdict
-            )
+        if self.sets_elsewhere is not None and (verdict != NOT_DETECTED or self.sets is None):
+            found = self.sets_elsewhere
+            return SetGuarantee(found.coverage, self.elsewhere, found.n_images, found.n_laboratories, verdict)
         return None if self.sets is None else SetGuarantee(self.sets.coverage, self.home, self.sets.n, 0, verdict)
 
     def observe(self, embeddings: Floats | None, probabilities: Floats) -> Observation:

@@ -155,11 +155,6 @@ class ImitatedImages:
     targets: NDArray[np.int64]
     laboratories: NDArray[np.int64]
 
-    @property
-    def n_laboratories(self) -> int:
-        """How many laboratories there are."""
-        return len(np.unique(self.laboratories))
-
 
 @dataclass(frozen=True, eq=False)
 class ReferenceStatistics:
