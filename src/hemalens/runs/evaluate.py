@@ -92,12 +92,11 @@ def evaluate(
             say(f"left out {len(evaluation.unreadable)} unreadable image(s), first: {name}: {error}")
         trust = trust_check(bundle, answered, seed=seed)
         evaluation = evaluation.model_copy(update={"trust": trust})
-        review = _review(bundle, answered, trust, say=say)
         pictures = _occlusion_maps(bundle, dataset, answered, n=options.n_occluded, say=say)
         report = make_report(
             f"{bundle.manifest.method} tested on {dataset.name}",
             "a saved bundle on images whose labels it has not seen",
-            Results(evaluations=[evaluation], pictures=pictures, review=review),
+            Results(evaluations=[evaluation], pictures=pictures, review=_review(bundle, answered, trust, say=say)),
             data=[card],
             methods={bundle.manifest.method: bundle.manifest.config},
             method_cards=[_card_of(bundle)],
