@@ -12,8 +12,8 @@ IMAGES_OF_TYPE = 12
 FEWEST = 50
 """Fewest held-out images: below, a laboratory has too few for a quantile."""
 STRENGTHS = (1.5, 2.0, 2.5)
-"""Factors on the strengths of the laboratory augmentation, which laboratories have in turn: imitations as weak as those that
-a network was trained with are easier for it than real laboratories (docs/explanation/monitoring.md)."""
+"""Factors on the strengths of the laboratory augmentation, which laboratories have in turn: imitations no stronger than
+those of the training are easier than real laboratories (docs/explanation/monitoring.md)."""
 FIRST_SEED = 7000
 """Seed of the first laboratory; those of `hemalens data imitate` begin at 0, so that tests on them see others."""
 _STRENGTHS = (
