@@ -249,8 +249,7 @@ def test_the_summary_says_for_whom_the_coverage_holds(
     _save(tmp_path / "cells" / "a.png", _cell())
     ended = hemalens("predict", fitted.bundle.path, tmp_path / "cells", "--out", tmp_path / "a.csv")
     assert "prediction sets: 90 % in the bundle's own laboratory alone, by" in ended.out
-    assert "held-out images; whether there is a domain shift is unknown, and the bundle has no imitated laboratories" in " ".join(
-        ended.out.split()
-    )
+    why = "held-out images; whether there is a domain shift is unknown, and the bundle has no imitated laboratories"
+    assert why in " ".join(ended.out.split())
     ended = hemalens("predict", fitted.bundle.path, tmp_path / "cells", "--out", tmp_path / "b.csv", "--coverage", "")
     assert "prediction sets" not in ended.out

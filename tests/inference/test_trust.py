@@ -6,6 +6,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pyarrow import parquet
 
 import trained
 from command import Command
-from hemalens import evaluate, open_bundle, predict
+from hemalens import Predictor, evaluate, open_bundle, predict
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.bundle import MODEL, Bundle, write_bundle
@@ -25,6 +26,7 @@ from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError
 from hemalens.report import read_report
 from hemalens.runs.evaluate import EvaluateOptions
+from hemalens.training.imitated_laboratory import imitated
 from hemalens.trust.domain_shift import DETECTED, NO_REFERENCE, NOT_DETECTED
 from hemalens.trust.reference import REFERENCE_FILE, reference_bytes
 from hemalens.trust.review import REASONS

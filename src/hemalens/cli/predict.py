@@ -44,7 +44,7 @@ def predict(
         str,
         typer.Option(
             metavar="SHARE",
-            help='Nominal coverage of prediction sets, for the training laboratory only; "" leaves them out.',
+            help='Nominal coverage of prediction sets; the last line says where it holds. "" leaves them out.',
         ),
     ] = "0.9",
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embedding (Parquet only).")] = False,
