@@ -28,7 +28,6 @@ def table(check: TrustCheck, *, where: str) -> Table:
     score = formatting.score
     compared = f"{formatting.count(check.n_compared)} images, {formatting.count(check.n_home)} reference images"
     p_value = "" if check.p_value is None else f", p {score(check.p_value)}"
-    stated = formatting.share(check.coverage_stated)
     known = "" if check.home_accuracy is None else f"{score(check.home_accuracy)} on held-out training data"
     rows = [
         (Cell("Domain shift"), Cell(_verdict(check)), Cell(compared)),
