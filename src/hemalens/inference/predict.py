@@ -126,11 +126,8 @@ def predict(
             counts = _written(temporary, predictor, images)
             trust = monitor.report()
             sets = monitor.guarantee(trust.shift.verdict)
-            revise(
-                temporary,
-                ranks=counts.review.foreign() if trust.shift.verdict == DETECTED else (),
-                sets=None if sets is None or sets.at_home else counts.later_sets,
-            )
+            ranks = counts.review.foreign() if trust.shift.verdict == DETECTED else ()
+            revise(temporary, ranks=ranks, sets=None if sets is None or sets.at_home else counts.later_sets)
         return PredictionSummary(
             len(images),
             by_label={label: counts.labels[label] for label in predictor.labels if counts.labels[label]},
