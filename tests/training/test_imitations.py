@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import trained
 from hemalens.datasets import CellDataset, open_dataset
+from hemalens.methods import find_method
 from hemalens.training.imitated_laboratory import ImitatedLaboratory
 from hemalens.training.imitations import FEWEST, IMAGES_OF_TYPE, LABORATORIES, MOST_HAZE, STRENGTHS, imitations_of, stronger
 from hemalens.training.laboratory_augmentation import LaboratoryConfig
+from hemalens.trust.domain_shift import DETECTED
 from trained import Colour, colour_cells
 
 STAIN: dict[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
@@ -64,3 +68,25 @@ def test_stronger_strengths_are_times_the_factor_and_within_their_limits(factor:
 def test_the_images_change(held: CellDataset) -> None:
     record = imitations_of(held)[0].records[0]
     assert record.read().shape != replace(record, imitation=None).read().shape
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_trained_network_keeps_what_it_predicts_on_imitated_laboratories(
+    held: CellDataset, tmp_path: Path, watched: bool
+) -> None:
+    train = open_dataset(f"folder:{colour_cells(tmp_path / 'train', STAIN, 6, seed=1, noise=8)}")
+    method = find_method("finetune")
+    only = {"patience": None, "kept_epoch": "last", "calibrate": False} if watched else {}
+    config = method.config.from_mapping({**trained.FINETUNE, "epochs": 1, **only})
+    rng = np.random.default_rng(0)
+    bundle = method.fit(train, validation=held, auxiliary={}, config=config, rng=rng, run_dir=tmp_path / "run")
+    if watched:
+        assert bundle.reference is None, "the held-out images chose nothing"
+        return
+    assert bundle.reference is not None
+    shown = bundle.reference.imitated
+    assert shown is not None
+    assert np.bincount(shown.laboratories).tolist() == [len(STAIN) * IMAGES_OF_TYPE] * LABORATORIES
+    sets = bundle.monitor().guarantee(DETECTED)
+    assert sets is not None
+    assert (sets.basis, sets.n_laboratories) == ("imitated laboratories", LABORATORIES)
