@@ -248,6 +248,8 @@ def test_the_summary_says_for_whom_the_coverage_holds(
     fitted: Any = trained.fitted(tmp_path_factory, "linear_probe")
     _save(tmp_path / "cells" / "a.png", _cell())
     ended = hemalens("predict", fitted.bundle.path, tmp_path / "cells", "--out", tmp_path / "a.csv")
-    assert "coverage of 0.9 only for images like those of the training laboratory" in ended.out
+    assert "prediction sets: 90 % in the bundle's own laboratory alone, by" in ended.out
+    why = "held-out images; whether there is a domain shift is unknown, and the bundle has no imitated laboratories"
+    assert why in " ".join(ended.out.split())
     ended = hemalens("predict", fitted.bundle.path, tmp_path / "cells", "--out", tmp_path / "b.csv", "--coverage", "")
-    assert "coverage" not in ended.out
+    assert "prediction sets" not in ended.out

@@ -6,6 +6,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pyarrow import parquet
 
 import trained
 from command import Command
-from hemalens import evaluate, open_bundle, predict
+from hemalens import Predictor, evaluate, open_bundle, predict
 from hemalens.adaptation.adapt import adapt
 from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.bundle import MODEL, Bundle, write_bundle
@@ -25,6 +26,7 @@ from hemalens.datasets import open_dataset
 from hemalens.errors import BundleError
 from hemalens.report import read_report
 from hemalens.runs.evaluate import EvaluateOptions
+from hemalens.training.imitated_laboratory import imitated
 from hemalens.trust.domain_shift import DETECTED, NO_REFERENCE, NOT_DETECTED
 from hemalens.trust.reference import REFERENCE_FILE, reference_bytes
 from hemalens.trust.review import REASONS
@@ -145,6 +147,69 @@ def test_a_shift_is_detected_in_another_stain(bundle: Bundle, foreign: Path, tmp
     table = parquet.read_table(tmp_path / "a.parquet").to_pydict()
     assert np.median(table["typicality"]) < 0.05
     assert {"embedding", "prediction_set"} <= set(table)
+
+
+@pytest.fixture(scope="module")
+def imitating(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same bundle with its held-out images as eight imitated laboratories show them."""
+    folder = tmp_path_factory.mktemp("imitating")
+    held = open_dataset(f"folder:{colour_cells(folder / 'held', STAIN, 12, seed=5, noise=8)}")
+    sets = [imitated(held, seed, "balanced", 36, seed) for seed in range(8)]
+    train = open_dataset(f"folder:{colour_cells(folder / 'home', STAIN, 20, seed=0, noise=8)}")
+    reference = reference_of(train, held, bundle.graph, None, imitated=sets)
+    assert reference is not None
+    assert bundle.reference is not None
+    kept = replace(bundle.reference, imitated=reference.imitated)
+    files = {name: (bundle.path / name).read_bytes() for name in (MODEL, SEEN)} | {REFERENCE_FILE: reference_bytes(kept)}
+    return write_bundle(folder / "bundle", bundle.manifest, files)
+
+
+def test_the_export_predicts_on_imitated_laboratories(imitating: Bundle) -> None:
+    assert imitating.reference is not None
+    shown = imitating.reference.imitated
+    assert shown is not None
+    assert shown.probabilities.shape == (288, 3)
+    np.testing.assert_array_equal(np.bincount(shown.laboratories), np.full(8, 36))
+    np.testing.assert_array_equal(np.bincount(shown.targets), np.full(3, 96))
+    np.testing.assert_allclose(shown.probabilities.sum(axis=1), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_the_sets_of_a_foreign_laboratory_rest_on_imitated_ones(
+    imitating: Bundle, foreign: Path, like: Path, tmp_path: Path, suffix: str
+) -> None:
+    expected = imitating.monitor().sets_elsewhere
+    assert expected is not None
+    for images, elsewhere in ((foreign, True), (like, False)):
+        found = predict(imitating.path, str(images), out=tmp_path / f"a{suffix}", overwrite=True)
+        assert found.sets is not None
+        assert found.sets.at_home != elsewhere
+        assert (found.sets.basis, found.sets.n_laboratories) == (
+            ("imitated laboratories", 8) if elsewhere else ("held-out images", 0)
+        )
+        written = _rows(tmp_path / "a.csv") if suffix == ".csv" else parquet.read_table(tmp_path / "a.parquet").to_pylist()
+        predictions = list(Predictor(imitating, monitor=imitating.monitor()).predict([row["path"] for row in written]))
+        for row, each in zip(written, predictions, strict=True):
+            assert each.probabilities is not None
+            held = expected.members(each.probabilities[None])[0]
+            assert each.prediction_set_elsewhere == tuple(np.array(imitating.manifest.labels)[held])
+            in_force = each.prediction_set_elsewhere if elsewhere else each.prediction_set
+            assert row["prediction_set"] == "|".join(in_force or ())
+
+
+def test_an_adapted_bundle_says_what_its_sets_rest_on(imitating: Bundle, foreign: Path, tmp_path: Path) -> None:
+    labelled = adapt(imitating.path, out=tmp_path / "labelled", support=f"folder:{foreign}")
+    found = predict(labelled.path, str(foreign), out=tmp_path / "a.csv")
+    assert found.sets is not None
+    assert (found.sets.basis, found.sets.n_images) == ("labelled images", 45)
+    plain = adapt(
+        imitating.path, out=tmp_path / "unlabelled", unlabelled=str(foreign),
+        options=AdaptOptions(settings=("batch_norm=false",)),
+    )  # fmt: skip
+    found = predict(plain.path, str(foreign), out=tmp_path / "b.csv")
+    assert found.sets is not None
+    assert (found.sets.basis, found.sets.n_images) == ("imitated laboratories of the base", 288)
+    assert found.trust.shift.verdict == NO_REFERENCE
 
 
 def test_without_reference_statistics_the_shift_is_unknown(plain: Bundle, like: Path, tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from hemalens.errors import InputError
 from hemalens.trust.domain_shift import DETECTED, NO_REFERENCE, NOT_DETECTED, TOO_FEW
+from hemalens.trust.laboratory_sets import LaboratorySets
 from hemalens.trust.monitor import MOST_KEPT, Monitor
-from hemalens.trust.reference import Geometry, ReferenceStatistics, fit_reference
+from hemalens.trust.reference import Geometry, ImitatedImages, ReferenceStatistics, fit_reference
 
 K, D = 3, 12
 
@@ -32,7 +35,8 @@ def reference() -> ReferenceStatistics:
 def test_no_shift_is_detected_on_images_like_the_training_data(reference: ReferenceStatistics) -> None:
     embeddings, probabilities, targets = _cells(120, 2)
     monitor = Monitor(reference)
-    typicality, members = monitor.observe(embeddings, probabilities)
+    typicality, members, elsewhere = monitor.observe(embeddings, probabilities)
+    assert elsewhere is None
     found = monitor.report()
     assert found.shift.verdict == NOT_DETECTED
     assert typicality is not None
@@ -63,7 +67,7 @@ def test_batches_give_the_same_report_as_one_batch(reference: ReferenceStatistic
     whole, parts = Monitor(reference), Monitor(reference)
     at_once = whole.observe(embeddings, probabilities)
     in_parts = [parts.observe(embeddings[i : i + 7], probabilities[i : i + 7]) for i in range(0, 90, 7)]
-    np.testing.assert_allclose(np.concatenate([typicality for typicality, _ in in_parts]), at_once[0])
+    np.testing.assert_allclose(np.concatenate([typicality for typicality, *_ in in_parts]), at_once[0])
     assert whole.report() == parts.report()
 
 
@@ -90,7 +94,8 @@ def test_few_images_give_no_verdict_and_no_estimate(reference: ReferenceStatisti
 def test_without_reference_statistics_the_shift_is_unknown() -> None:
     monitor = Monitor(None)
     assert not monitor.needs_embeddings
-    assert monitor.observe(None, np.eye(K)) == (None, None)
+    assert monitor.observe(None, np.eye(K)) == (None, None, None)
+    assert monitor.guarantee(NO_REFERENCE) is None
     found = monitor.report()
     assert found.shift.verdict == NO_REFERENCE
     assert len(found.lines) == 1
@@ -123,7 +128,7 @@ def test_reference_statistics_take_precedence_over_confidence(reference: Referen
 
 def test_without_embeddings_there_are_sets_and_estimates_only(reference: ReferenceStatistics) -> None:
     monitor = Monitor(ReferenceStatistics(reference.probabilities, reference.targets))
-    typicality, members = monitor.observe(None, _cells(60, 6)[1])
+    typicality, members, _ = monitor.observe(None, _cells(60, 6)[1])
     assert typicality is None
     assert members is not None
     found = monitor.report()
@@ -135,3 +140,51 @@ def test_no_coverage_means_no_sets_and_a_wrong_one_is_refused(reference: Referen
     assert Monitor(reference, coverage=None).observe(*_cells(5, 5)[:2])[1] is None
     with pytest.raises(InputError, match="coverage"):
         Monitor(None, coverage=1.5)
+
+
+@pytest.fixture(scope="module")
+def imitated() -> ImitatedImages:
+    shown = [_cells(30, 20 + i, moved=0.3 * i) for i in range(8)]
+    probabilities, targets = (np.concatenate([part[place] for part in shown]) for place in (1, 2))
+    return ImitatedImages(probabilities, targets, np.repeat(np.arange(8), 30))
+
+
+def test_sets_rest_on_imitated_laboratories_unless_no_shift_is_detected(
+    reference: ReferenceStatistics, imitated: ImitatedImages
+) -> None:
+    monitor = Monitor(replace(reference, imitated=imitated))
+    probabilities = _cells(50, 3)[1]
+    _, members, elsewhere = monitor.observe(*_cells(50, 3)[:2])
+    assert members is not None
+    expected = LaboratorySets.calibrate(imitated.probabilities, imitated.targets, imitated.laboratories)
+    np.testing.assert_array_equal(elsewhere, expected.members(probabilities))
+    for verdict in (DETECTED, TOO_FEW, NO_REFERENCE):
+        found = monitor.guarantee(verdict)
+        assert found is not None
+        assert (found.basis, found.n_images, found.n_laboratories) == ("imitated laboratories", 240, 8)
+        assert found.shift == verdict
+    found = monitor.guarantee(NOT_DETECTED)
+    assert found is not None
+    assert (found.basis, found.n_images, found.coverage) == ("held-out images", 150, 0.9)
+    assert Monitor(replace(reference, imitated=imitated), coverage=None).guarantee(DETECTED) is None
+
+
+def test_without_held_out_images_sets_rest_on_the_imitated_laboratories_of_the_base(imitated: ImitatedImages) -> None:
+    alone = ReferenceStatistics(np.zeros((0, K)), np.zeros(0, np.int64), imitated=imitated)
+    monitor = Monitor(alone, calibrated_confidence=True, elsewhere="imitated laboratories of the base")
+    _, members, elsewhere = monitor.observe(None, _cells(30, 3)[1])
+    assert members is None
+    assert elsewhere is not None
+    report = monitor.report()
+    assert report.shift.verdict == NO_REFERENCE
+    assert set(report.estimates) == {"mean_confidence"}
+    for verdict in (NO_REFERENCE, NOT_DETECTED):
+        found = monitor.guarantee(verdict)
+        assert found is not None
+        assert found.basis == "imitated laboratories of the base"
+
+
+def test_a_bundle_without_imitated_laboratories_keeps_the_sets_of_its_own(reference: ReferenceStatistics) -> None:
+    found = Monitor(reference, home="labelled images").guarantee(DETECTED)
+    assert found is not None
+    assert (found.basis, found.n_laboratories, found.at_home) == ("labelled images", 0, True)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hemalens.errors import BundleError
 from hemalens.trust.reference import (
     Geometry,
+    ImitatedImages,
     ReferenceStatistics,
     adapt_reference,
     evenly,
@@ -199,6 +200,32 @@ def _arrays(content: bytes, **changed: np.ndarray | None) -> bytes:
     return buffer.getvalue()
 
 
+def _imitated(content: bytes, n: int, **changed: np.ndarray) -> bytes:
+    """The file with n images of imitated laboratories."""
+    arrays = {
+        "imitated_probabilities": np.full((n, K), 1 / K, np.float32),
+        "imitated_targets": np.zeros(n, np.int32),
+        "imitated_laboratories": np.zeros(n, np.int32),
+    }
+    return _arrays(content, **{**arrays, **changed})
+
+
+def test_images_of_imitated_laboratories_come_back_and_older_files_have_none() -> None:
+    rng = np.random.default_rng(3)
+    imitated = ImitatedImages(rng.dirichlet(np.ones(K), 40), rng.integers(0, K, 40), np.repeat(np.arange(4), 10))
+    for reference in (_reference(), ReferenceStatistics(np.zeros((0, K)), np.zeros(0, np.int64))):
+        content = reference_bytes(replace(reference, imitated=imitated))
+        found = read_reference(content, n_features=D, n_classes=K)
+        assert found.imitated is not None
+        np.testing.assert_allclose(found.imitated.probabilities, imitated.probabilities, atol=1e-6)
+        np.testing.assert_array_equal(found.imitated.targets, imitated.targets)
+        np.testing.assert_array_equal(found.imitated.laboratories, imitated.laboratories)
+        assert len(found.targets) == len(reference.targets)
+    older = read_reference(_arrays(CONTENT, version=np.array(1)), n_features=D, n_classes=K)
+    assert older.imitated is None
+    assert len(older.targets) == 60
+
+
 CONTENT = reference_bytes(_reference())
 DAMAGED = {
     "cut off": CONTENT[: len(CONTENT) // 2],
@@ -211,7 +238,15 @@ DAMAGED = {
     "shape": _arrays(CONTENT, points=np.zeros((60, 2), np.float16)),
     "no covariance": _arrays(CONTENT, covariance=-np.eye(len(_reference().geometry.class_means[0]))),  # type: ignore[union-attr]
     "pickle": _arrays(CONTENT, scores=np.array([{}] * 60, object)),
-    "newer": _arrays(CONTENT, version=np.array(2)),
+    "newer": _arrays(CONTENT, version=np.array(3)),
+    "imitated in part": _arrays(CONTENT, imitated_targets=np.zeros(5, np.int32)),
+    "imitated of no image": _imitated(CONTENT, 0),
+    "imitated of too many": _imitated(CONTENT, 4097),
+    "imitated of another class": _imitated(CONTENT, 5, imitated_targets=np.full(5, K)),
+    "imitated of other labels": _imitated(CONTENT, 5, imitated_probabilities=np.zeros((5, K + 1), np.float32)),
+    "imitated above 1": _imitated(CONTENT, 5, imitated_probabilities=np.full((5, K), 1.5, np.float32)),
+    "imitated of NaN": _imitated(CONTENT, 5, imitated_probabilities=np.full((5, K), np.nan, np.float32)),
+    "imitated in the old version": _imitated(CONTENT, 5, version=np.array(1)),
 }
 
 

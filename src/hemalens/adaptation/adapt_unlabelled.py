@@ -30,6 +30,7 @@ from hemalens.graphs.batch_norm import has_batch_norm, pixels_of
 from hemalens.progress import Say
 from hemalens.runs.folders import RunOptions
 from hemalens.taxonomy import AS_LABELLED
+from hemalens.trust.reference import REFERENCE_FILE, ReferenceStatistics, reference_bytes
 
 FEWEST = 8
 """Fewest images to adapt to."""
@@ -70,7 +71,23 @@ def adapt_unlabelled(
     fine = adapted.fine_reference if base.manifest.fine else None
     parity, _ = check_parity(content, images.records, adapted.reference, fine=fine)
     manifest = _manifest(embedders, given, config, adapted).model_copy(update={"parity": parity})
-    return base.derive(run.out, manifest, content, others=embedders.bundles, seen_unlabelled=images.contents)
+    return base.derive(
+        run.out,
+        manifest,
+        content,
+        others=embedders.bundles,
+        seen_unlabelled=images.contents,
+        files=_reference_files(base),
+    )
+
+
+def _reference_files(base: Bundle) -> dict[str, bytes]:
+    """The imitated laboratories of the base: on them the prediction sets still rest. Its held-out images are left out."""
+    known = base.reference
+    if known is None or known.imitated is None:
+        return {}
+    none = ReferenceStatistics(known.probabilities[:0], known.targets[:0], imitated=known.imitated)
+    return {REFERENCE_FILE: reference_bytes(none)}
 
 
 def unlabelled_config(options: AdaptOptions) -> UnlabelledConfig:

@@ -267,6 +267,8 @@ class Bundle:
             calibrated_confidence=self.manifest.calibrated_confidence,
             coverage=coverage,
             reviewer=self.reviewer,
+            home="held-out images" if self.manifest.adaptation is None else "labelled images",
+            elsewhere="imitated laboratories" if self.manifest.unlabelled is None else "imitated laboratories of the base",
             seed=seed,
         )
 

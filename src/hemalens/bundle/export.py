@@ -70,6 +70,8 @@ class Trained:
     """Labelled images of the pretraining."""
     inherited: frozenset[str] = frozenset()
     """Content digests of the images that its initial weights were trained on."""
+    imitated: tuple[CellDataset, ...] = ()
+    """Validation images as imitated laboratories show them, a set for each."""
     watched: CellDataset | None = None
     """Labelled images whose scores were noted in each epoch. They chose nothing, so the model has not seen them."""
 
@@ -93,7 +95,7 @@ def export_bundle(trained: Trained, path: Path, *, extra_files: dict[str, bytes]
     data += [entry for dataset in trained.auxiliary for entry in DataEntry.each(dataset, "auxiliary")]
     stages = bundle_stages(trained.train)
     cache = FeatureCache(default_cache_dir()) if trained.frozen_backbone else None
-    reference = reference_of(trained.train, trained.validation, graph, cache)
+    reference = reference_of(trained.train, trained.validation, graph, cache, imitated=trained.imitated)
     manifest = Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         method=trained.method,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -11,19 +14,25 @@ from hemalens.datasets.base import CellDataset
 from hemalens.graphs import build as graphs
 from hemalens.graphs.features import extract
 from hemalens.graphs.runtime import run_rows
-from hemalens.trust.reference import MOST_HELD, Geometry, ReferenceStatistics, evenly, fit_reference
+from hemalens.trust.reference import MOST_HELD, Geometry, ImitatedImages, ReferenceStatistics, evenly, fit_reference
 
 MOST_TRAINING = 512
 """Training images, evenly spaced within each class, for class means and covariances."""
 
 
 def reference_of(
-    train: CellDataset, validation: CellDataset | None, graph: onnx.ModelProto, cache: FeatureCache | None
+    train: CellDataset,
+    validation: CellDataset | None,
+    graph: onnx.ModelProto,
+    cache: FeatureCache | None,
+    *,
+    imitated: Sequence[CellDataset] = (),
 ) -> ReferenceStatistics | None:
     """The reference statistics of a bundle's `graph`; None without validation images.
 
     Means and covariances come from training images, calibration from validation images alone: predictions on training
-    images are too confident and too close to their class.
+    images are too confident and too close to their class. `imitated` are validation images as imitated laboratories show
+    them.
     """
     held = None if validation is None else validation.under(train.classes)
     if held is None or not len(held):
@@ -36,7 +45,20 @@ def reference_of(
     head = graphs.cut(graph, ["embedding"], ["probabilities"]).SerializeToString()
     probabilities = run_rows(head, {"embedding": embeddings}, ["probabilities"])["probabilities"]
     geometry = Geometry.fit(known, train.targets[learned], len(train.classes))
-    return fit_reference(geometry, embeddings, probabilities, held.targets)
+    found = fit_reference(geometry, embeddings, probabilities, held.targets)
+    return replace(found, imitated=_imitated(imitated, train.classes, graphs.cut(graph, ["image"], ["probabilities"])))
+
+
+def _imitated(sets: Sequence[CellDataset], classes: tuple[str, ...], graph: onnx.ModelProto) -> ImitatedImages | None:
+    """Predictions on the images of imitated laboratories; an image that a laboratory spoils is left out."""
+    parts = []
+    for number, dataset in enumerate(each.under(classes) for each in sets):
+        found = extract(dataset.records, graph, cache=None, output="probabilities")
+        if len(found.readable):
+            parts.append((found.embeddings, dataset.targets[found.readable], np.full(len(found.readable), number)))
+    if not parts:
+        return None
+    return ImitatedImages(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _per_class(dataset: CellDataset) -> NDArray[np.int64]:

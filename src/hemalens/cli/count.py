@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,7 +129,8 @@ def _value(found: CountSummary) -> dict[str, Any]:
         {**each.result.model_dump(mode="json"), "n_fields": len(each.slide.fields), "notes": list(each.notes)}
         for each in found.slides
     ]
-    return {"slides": slides, "notes": list(found.notes), "trust": list(found.trust.lines), "review": found.review}
+    trust = {"trust": list(found.trust.lines), "sets": None if found.sets is None else asdict(found.sets)}
+    return {"slides": slides, "notes": list(found.notes), **trust, "review": found.review}
 
 
 def _lines(found: CountSummary) -> Iterator[str]:
@@ -143,7 +144,7 @@ def _lines(found: CountSummary) -> Iterator[str]:
             most = ", ".join(f"{each.code} {percent(each.share)}" for each in result.types[:2] if each.count)
             yield f"{result.name}: {result.total} white cells" + (f"; {most} %" if most else "")
             yield from (f"  flag: {flag}" for flag in result.flags)
-    for line in (*_to_review(found), *found.trust.lines):
+    for line in (*_to_review(found), *found.trust.lines, *([] if found.sets is None else [found.sets.text])):
         yield from textwrap.wrap(line, WIDTH, subsequent_indent="  ")
 
 

@@ -44,7 +44,7 @@ def predict(
         str,
         typer.Option(
             metavar="SHARE",
-            help='Nominal coverage of prediction sets, for the training laboratory only; "" leaves them out.',
+            help='Nominal coverage of prediction sets; the last line says where it holds. "" leaves them out.',
         ),
     ] = "0.9",
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embedding (Parquet only).")] = False,
@@ -95,10 +95,8 @@ def _lines(found: PredictionSummary, out: object, abstain_below: float) -> list[
     lines.append(f"to review: {_review(found)}")
     lines.append(f"unreadable: {found.n_unreadable}" + (f", first: {found.first_error}" if found.first_error else ""))
     lines += found.trust.lines
-    if found.coverage is not None:
-        lines.append(
-            f"prediction sets: coverage of {found.coverage:g} only for images like those of the training laboratory"
-        )
+    if found.sets is not None:
+        lines.append(found.sets.text)
     return lines
 
 

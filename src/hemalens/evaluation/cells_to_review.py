@@ -70,7 +70,7 @@ def _reasons(
     reviewer = bundle.reviewer
     if reviewer is None:
         return [DOUBTFUL if each else None for each in doubtful]
-    typicality, _ = bundle.monitor().observe(answered.embeddings, answered.probabilities)
+    typicality, *_ = bundle.monitor().observe(answered.embeddings, answered.probabilities)
     found = reviewer.reasons(answered.probabilities, answered.embeddings, doubtful, typicality)
     return [if_foreign if verdict == DETECTED else why for why, if_foreign in found]
 

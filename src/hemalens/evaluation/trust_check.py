@@ -19,8 +19,10 @@ def trust_check(bundle: Bundle, answered: DatasetPredictions, *, coverage: float
     labels = bundle.manifest.labels
     truth = np.array([labels.index(str(record.label)) for record in answered.records], np.int64)
     monitor = bundle.monitor(coverage=coverage, seed=seed)
-    _, members = monitor.observe(answered.embeddings, answered.probabilities)
+    seen = monitor.observe(answered.embeddings, answered.probabilities)
     report = monitor.report()
+    sets = monitor.guarantee(report.shift.verdict)
+    members = seen.members if sets is None or sets.at_home else seen.members_elsewhere
     covered, size = Estimate(value=None), None
     if members is not None:
         hits = int(members[np.arange(len(truth)), truth].sum())
@@ -43,4 +45,5 @@ def trust_check(bundle: Bundle, answered: DatasetPredictions, *, coverage: float
         coverage_stated=coverage,
         coverage=covered,
         set_size=size,
+        sets_rest_on="" if sets is None else sets.text,
     )

@@ -16,12 +16,14 @@ from hemalens.errors import OutputError, one_line, public
 from hemalens.files import PathLike, as_path, atomic_path
 from hemalens.imaging.segmentation import CellFound
 from hemalens.inference.predictor import CellReason, Prediction, Predictor
-from hemalens.inference.rows import RowFormat, check_predictions, mark_reviews, row_writer
+from hemalens.inference.revision import LaterSets, revise
+from hemalens.inference.rows import RowFormat, check_predictions, row_writer
 from hemalens.outputs import claim_output
 from hemalens.progress import Say, track
 from hemalens.taxonomy import AS_LABELLED
 from hemalens.trust.conformal import COVERAGE, check_coverage
 from hemalens.trust.domain_shift import DETECTED
+from hemalens.trust.guarantee import SetGuarantee
 from hemalens.trust.monitor import BatchReport
 from hemalens.trust.review import Reason, ToReview
 
@@ -45,8 +47,8 @@ class PredictionSummary:
     """Cells that a person must look at by the reason, the most urgent first; None for a bundle without thresholds."""
     trust: BatchReport
     """Domain shift and estimated accuracy, without labels."""
-    coverage: float | None
-    """Nominal coverage of the prediction sets, for images of the training laboratory; None without sets."""
+    sets: SetGuarantee | None
+    """The coverage of the prediction sets, and what it rests on; None without sets."""
     notes: tuple[str, ...]
     """What was left out of the folder or dataset, and how its images were read."""
 
@@ -62,6 +64,7 @@ class _Counts:
         self.errors = 0
         self.first_error: str | None = None
         self.review = ToReview()
+        self.later_sets = LaterSets()
 
     def add(self, prediction: Prediction) -> None:
         """Count one."""
@@ -73,6 +76,7 @@ class _Counts:
         if prediction.cell_reason is not None:
             self.reasons[prediction.cell_reason] += 1
         self.review.add(prediction.review, prediction.review_if_foreign)
+        self.later_sets.add(prediction.prediction_set_elsewhere)
         if prediction.label is not None:
             self.labels[prediction.label] += 1
             self.n_abstained += prediction.abstained
@@ -97,8 +101,8 @@ def predict(
     why a person must look at the cell and `review_rank` its urgency, 1 the highest; both are empty for no reason, and for a
     bundle without thresholds. The typicality in (0, 1] is the
     conformal p-value of the out-of-distribution score. The prediction set holds the labels that the nominal `coverage` in
-    (0, 1) needs, joined by "|", for images of the laboratory that the bundle was trained on; None leaves the column out.
-    Both are empty for a bundle without reference statistics. An image that cannot be read is a row with its error, one
+    (0, 1) needs, joined by "|"; `sets` of the summary says for which laboratories. None leaves the column out. Both are
+    empty for a bundle without reference statistics. An image that cannot be read is a row with its error, one
     without a cell a row without a label. The file appears whole at the end, or not at all.
     """
     out = as_path(out, "out")
@@ -121,8 +125,9 @@ def predict(
         with atomic_path(out) as temporary:
             counts = _written(temporary, predictor, images)
             trust = monitor.report()
-            if trust.shift.verdict == DETECTED:
-                mark_reviews(temporary, counts.review.foreign())
+            sets = monitor.guarantee(trust.shift.verdict)
+            ranks = counts.review.foreign() if trust.shift.verdict == DETECTED else ()
+            revise(temporary, ranks=ranks, sets=None if sets is None or sets.at_home else counts.later_sets)
         return PredictionSummary(
             len(images),
             by_label={label: counts.labels[label] for label in predictor.labels if counts.labels[label]},
@@ -133,7 +138,7 @@ def predict(
             cell_reasons=dict(counts.reasons.most_common()),
             review=None if monitor.reviewer is None else counts.review.counts,
             trust=trust,
-            coverage=None if monitor.sets is None else monitor.sets.coverage,
+            sets=sets,
             notes=tuple(notes),
         )
 

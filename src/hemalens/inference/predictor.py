@@ -46,10 +46,11 @@ class Prediction:
     images looks for no cell. `abstained`: there is no label, or its probability is below the threshold; the label is the
     best guess. `fine_label` is the likeliest subtype within the class and `fine_probability` its p(class) x
     p(type | class); None where the bundle has no subtypes. `typicality` in (0, 1] is the conformal p-value of the
-    out-of-distribution score and `prediction_set` the labels that the nominal coverage needs, which holds for the
-    laboratory of the training images; None without a monitor or without reference statistics. `review` is the most urgent
-    reason why a person must look at the cell, `review_if_foreign` that where the images turn out to have a domain shift;
-    None for none, without a monitor, and for a bundle without thresholds.
+    out-of-distribution score. `prediction_set` has the labels that the nominal coverage needs in the bundle's own
+    laboratory, `prediction_set_elsewhere` those that it needs in laboratories like the imitated ones, where a domain shift
+    is detected or unknown. All are None without a monitor, or where the bundle lacks the statistics. `review` is the most
+    urgent reason why a person must look at the cell, `review_if_foreign` that where the images turn out to have a domain
+    shift; None for none, without a monitor, and for a bundle without thresholds.
     """
 
     record: Record
@@ -62,6 +63,7 @@ class Prediction:
     fine_probability: float | None = None
     typicality: float | None = None
     prediction_set: tuple[str, ...] | None = None
+    prediction_set_elsewhere: tuple[str, ...] | None = None
     review: Reason | None = None
     review_if_foreign: Reason | None = None
     cell_found: CellFound | None = None
@@ -84,7 +86,8 @@ class Prediction:
             else _with_probability(self.fine_label, self.fine_probability),
             "abstained": "yes" if self.abstained else None,
             "typicality": None if self.typicality is None else f"{self.typicality:.3f}",
-            "prediction set (training laboratory)": None if self.prediction_set is None else ", ".join(self.prediction_set),
+            "prediction set (own laboratory)": _joined(self.prediction_set),
+            "prediction set (elsewhere)": _joined(self.prediction_set_elsewhere),
             "review": self.review,
             "cell found": self._found_in_words(),
             "error": self.error,
@@ -93,6 +96,10 @@ class Prediction:
 
     def _found_in_words(self) -> str | None:
         return f"{self.cell_found}: {self.cell_reason}" if self.cell_reason else self.cell_found
+
+
+def _joined(labels: tuple[str, ...] | None) -> str | None:
+    return None if labels is None else ", ".join(labels)
 
 
 def _with_probability(label: str | None, probability: float | None) -> str | None:
@@ -255,21 +262,26 @@ def monitored(batch: Sequence[Prediction], monitor: Monitor, labels: Sequence[st
     probabilities = np.stack([each for each in (made[i].probabilities for i in known) if each is not None])
     embeddings = [each for each in (made[i].embedding for i in known) if each is not None]
     embedded = np.stack(embeddings) if monitor.needs_embeddings else None
-    typicality, members = monitor.observe(embedded, probabilities)
+    seen = monitor.observe(embedded, probabilities)
     reasons: Sequence[tuple[Reason | None, Reason | None]] = [(None, None)] * len(known)
     if monitor.reviewer is not None:
         doubtful = np.array([made[i].cell_found not in SURELY_FOUND for i in known], bool)
-        reasons = monitor.reviewer.reasons(probabilities, embedded, doubtful, typicality)
+        reasons = monitor.reviewer.reasons(probabilities, embedded, doubtful, seen.typicality)
     names = np.array(labels)
     for row, i in enumerate(known):
         made[i] = replace(
             made[i],
-            typicality=None if typicality is None else float(typicality[row]),
-            prediction_set=None if members is None else tuple(names[members[row]].tolist()),
+            typicality=None if seen.typicality is None else float(seen.typicality[row]),
+            prediction_set=_set_of(names, seen.members, row),
+            prediction_set_elsewhere=_set_of(names, seen.members_elsewhere, row),
             review=reasons[row][0],
             review_if_foreign=reasons[row][1],
         )
     return made
+
+
+def _set_of(names: NDArray[np.str_], members: NDArray[np.bool_] | None, row: int) -> tuple[str, ...] | None:
+    return None if members is None else tuple(names[members[row]].tolist())
 
 
 def _without_label(prediction: Prediction, monitor: Monitor) -> Prediction:

@@ -12,9 +12,9 @@ from pathlib import Path
 from hemalens.datasets.base import Record
 from hemalens.datasets.table_text import cell, free_names
 from hemalens.errors import OutputError, one_line
-from hemalens.files import atomic_path, open_regular
+from hemalens.files import open_regular
 from hemalens.inference.predictor import Prediction, Predictor
-from hemalens.trust.review import REASONS, Reason, rank
+from hemalens.trust.review import Reason, rank
 
 Value = str | int | float | bool | list[float] | None
 Row = dict[str, Value]
@@ -119,11 +119,15 @@ class RowFormat:
         if self.subtypes:
             values |= {"fine_label": _cell(prediction.fine_label), "fine_probability": prediction.fine_probability}
         if self.prediction_sets:
-            members = prediction.prediction_set
-            values["prediction_set"] = None if members is None else cell("|".join(members))
+            values["prediction_set"] = set_value(prediction.prediction_set)
         if self.embeddings:
             values["embedding"] = None if prediction.embedding is None else prediction.embedding.tolist()
         return values | dict(zip(self.source.renamed(self._place + self._own), self.source.values(record), strict=True))
+
+
+def set_value(members: Sequence[str] | None) -> str | None:
+    """A prediction set as its column has it."""
+    return None if members is None else cell("|".join(members))
 
 
 def _cell(text: str | None) -> str | None:
@@ -197,48 +201,3 @@ def _parquet_writer(path: Path, rows: RowFormat) -> Iterator[Write]:
 
 def _short(value: Value) -> Value:
     return f"{value:.6f}" if isinstance(value, float) else value
-
-
-def mark_reviews(path: Path, ranks: Sequence[int]) -> None:
-    """Give each row of the table at `path`, .csv or .parquet, the reason of its rank; 0 leaves the row as it is.
-
-    The table is written anew, one part of it in memory at a time.
-    """
-    if any(ranks):
-        with atomic_path(path) as temporary:
-            (_mark_csv if path.suffix == ".csv" else _mark_parquet)(path, temporary, ranks)
-
-
-def _mark_csv(path: Path, new: Path, ranks: Sequence[int]) -> None:
-    with (
-        open(path, newline="", encoding="utf-8") as old,
-        open(new, "w", newline="", encoding="utf-8") as file,
-    ):
-        rows = csv.reader(old)
-        columns = next(rows)
-        table = csv.writer(file)
-        table.writerow(columns)
-        places = [columns.index(name) for name in REVIEW]
-        for given, row in zip(ranks, rows, strict=True):
-            if given:
-                for place, value in zip(places, (REASONS[given - 1], given), strict=True):
-                    row[place] = str(value)
-            table.writerow(row)
-
-
-def _mark_parquet(path: Path, new: Path, ranks: Sequence[int]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    first = 0
-    with parquet.ParquetFile(path) as old, parquet.ParquetWriter(new, old.schema_arrow) as file:
-        for batch in old.iter_batches(ROWS_A_GROUP):
-            part = pa.Table.from_batches([batch])
-            marked = ranks[first : first + len(part)]
-            reasons = [REASONS[given - 1] if given else None for given in marked]
-            for name, values in zip(REVIEW, (reasons, [given or None for given in marked]), strict=True):
-                known, column = part.schema.field(name), part[name].to_pylist()
-                filled = [before if value is None else value for value, before in zip(values, column, strict=True)]
-                part = part.set_column(part.schema.get_field_index(name), known, pa.array(filled, known.type))
-            file.write_table(part)
-            first += len(part)

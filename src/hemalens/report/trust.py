@@ -10,7 +10,7 @@ HEADING = "Reliability without labels"
 NOTE = (
     "Estimated as hemalens predict does, from the images alone, then compared with the labels. The domain-shift score is 0 "
     "for images like the held-out training images, 1 for images that share nothing with them. Prediction sets reach their "
-    "stated coverage on images like the training data; domain shift lowers it."
+    "stated coverage in the laboratories named; others may lower it."
 )
 HOLDS_FOR = "for the training laboratory only"
 NAMES = {
@@ -28,7 +28,6 @@ def table(check: TrustCheck, *, where: str) -> Table:
     score = formatting.score
     compared = f"{formatting.count(check.n_compared)} images, {formatting.count(check.n_home)} reference images"
     p_value = "" if check.p_value is None else f", p {score(check.p_value)}"
-    stated = formatting.share(check.coverage_stated)
     known = "" if check.home_accuracy is None else f"{score(check.home_accuracy)} on held-out training data"
     rows = [
         (Cell("Domain shift"), Cell(_verdict(check)), Cell(compared)),
@@ -41,12 +40,19 @@ def table(check: TrustCheck, *, where: str) -> Table:
         name = NAMES.get(estimate.name, formatting.visible(estimate.name))
         off = f"off by {estimate.value - check.accuracy:+.3f}; valid if {formatting.visible(estimate.assumes)}"
         rows.append((Cell(name), Cell(score(estimate.value)), Cell(off)))
-    rows.append((Cell("Coverage of prediction sets"), estimate_cell(check.coverage), Cell(f"{stated} stated, {HOLDS_FOR}")))
+    rows.append((Cell("Coverage of prediction sets"), estimate_cell(check.coverage), Cell(_stated(check))))
     rows.append((Cell("Mean size of prediction sets"), Cell(score(check.set_size)), Cell("labels")))
     columns = (Column("Quantity", numeric=False, heads=True), Column("Value"), Column("Remark", numeric=False))
     return Table(
         f"{HEADING}: estimates, and the true values", columns, tuple(rows), heading=HEADING, note=NOTE, where=where
     )
+
+
+def _stated(check: TrustCheck) -> str:
+    """The nominal coverage, and what it holds for; older reports know the training laboratory alone."""
+    if check.sets_rest_on:
+        return formatting.visible(check.sets_rest_on.removeprefix("prediction sets: "))
+    return f"nominal {formatting.share(check.coverage_stated)}, {HOLDS_FOR}"
 
 
 def _verdict(check: TrustCheck) -> str:
@@ -65,9 +71,8 @@ def sentences(evaluation: Evaluation) -> tuple[str, ...]:
         estimated = f"{values[0]:.3f}" + (f"{formatting.EN_DASH}{values[-1]:.3f}" if len(values) > 1 else "")
         parts.append(f"estimated accuracy {estimated}, true accuracy {check.accuracy:.3f}")
     if check.coverage.value is not None:
-        stated = formatting.share(check.coverage_stated)
         parts.append(
             f"prediction sets ({check.set_size:.2f} labels on average) hold the true label for "
-            f"{100 * check.coverage.value:.1f} % of the cells (nominal {stated}, {HOLDS_FOR})"
+            f"{100 * check.coverage.value:.1f} % of the cells ({_stated(check)})"
         )
     return ("; ".join(parts) + ".",)

@@ -17,7 +17,7 @@ from hemalens.errors import check_seed, public
 from hemalens.files import PathLike, as_path, atomic_dir, files_below, read_sealed, write_sealed
 from hemalens.graphs.runtime import in_order, n_cores
 from hemalens.inference.predictor import Predictor
-from hemalens.inference.rows import mark_reviews
+from hemalens.inference.revision import LaterSets, revise
 from hemalens.outputs import check_outside, claim_folder
 from hemalens.progress import Advance, Say, track
 from hemalens.report import write_report
@@ -33,6 +33,7 @@ from hemalens.runs.counting.review import rows_for_review, write_sheet
 from hemalens.runs.counting.rows import CELLS_CSV, CELLS_PARQUET, Value, Write, cell_rows, cell_writer, write_slides
 from hemalens.runs.counting.slides import Slide, open_slides
 from hemalens.trust.domain_shift import DETECTED
+from hemalens.trust.guarantee import SetGuarantee
 from hemalens.trust.monitor import BatchReport
 from hemalens.trust.review import Reason, ToReview, in_words
 
@@ -47,6 +48,8 @@ class CountSummary:
     slides: tuple[SlideCounts, ...]
     notes: tuple[str, ...]
     trust: BatchReport
+    sets: SetGuarantee | None
+    """The coverage of the prediction sets, and what it rests on; None for a bundle without."""
     review: Mapping[Reason, int] | None
     """Cells that a person must look at by the reason, the most urgent first; None for a bundle without thresholds."""
 
@@ -104,7 +107,7 @@ def count(
             n_fields = sum(len(slide.fields) for slide in slides)
             with track("counting cells", n_fields) as progress, cell_writer(folder, parquet=options.parquet) as write:
                 counts = [counter.count(slide, write, progress) for slide in slides]
-            trust, review = counter.finish()
+            trust, sets, review = counter.finish()
             notes = [note for each in counts for note in each.notes]
             notes += [*shared_contents(counts), *limits_of(opened.manifest.labels)]
             write_slides(folder, counts)
@@ -116,7 +119,7 @@ def count(
             sheet = None if options.review is None else {"cells": options.review, "seed": options.seed}
             known = {"kind": "hemalens-count", "schema_version": 1, "files": names, "review": sheet}
             write_sealed(folder / COUNT_FILE, known)
-        return CountSummary(tuple(counts), tuple(notes), trust, review)
+        return CountSummary(tuple(counts), tuple(notes), trust, sets, review)
 
 
 def _files(detector: PathLike | None, options: CountOptions) -> tuple[PathLike | None, ...]:
@@ -132,6 +135,7 @@ class _Counter:
         self.folder = folder
         self.monitor = bundle.monitor()
         self.to_review = ToReview()
+        self.later_sets = LaterSets()
         self.exhibits = Exhibits(folder, most_overlays=options.most_overlays)
         self.for_review: list[dict[str, Value]] = []
         self._predictor = Predictor(bundle, embeddings=self.monitor.needs_embeddings, n_workers=1)
@@ -156,20 +160,20 @@ class _Counter:
                 write(row)
             for cell in (*((None,) if found.error is not None else ()), *found.cells):
                 self.to_review.add(*((None, None) if cell is None else (cell.review, cell.review_if_foreign)))
+                self.later_sets.add(None if cell is None else cell.prediction_set_elsewhere)
         if self.options.review is not None:
             self.for_review += rows_for_review(slide, fields, self.by.rules, self.options.review, self.options.seed)
         return counts
 
-    def finish(self) -> tuple[BatchReport, Mapping[Reason, int] | None]:
-        """The report on all white cells and the cells to review; where it detects a shift, the tables are marked."""
+    def finish(self) -> tuple[BatchReport, SetGuarantee | None, Mapping[Reason, int] | None]:
+        """The report on all white cells, the sets in force, and the cells to review; the tables are revised by it."""
         trust = self.monitor.report()
-        if self.monitor.reviewer is None:
-            return trust, None
-        if trust.shift.verdict == DETECTED:
-            rows = self.to_review.foreign()
-            for name in (CELLS_CSV, *([CELLS_PARQUET] if self.options.parquet else [])):
-                mark_reviews(self.folder / name, rows)
-        return trust, self.to_review.counts
+        sets = self.monitor.guarantee(trust.shift.verdict)
+        ranks = self.to_review.foreign() if trust.shift.verdict == DETECTED else ()
+        for name in (CELLS_CSV, *([CELLS_PARQUET] if self.options.parquet else [])):
+            later = None if sets is None or sets.at_home else self.later_sets
+            revise(self.folder / name, ranks=ranks, sets=later)
+        return trust, sets, None if self.monitor.reviewer is None else self.to_review.counts
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """The settings of the report: bundle, detector, and how cells are counted."""

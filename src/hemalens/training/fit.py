@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from hemalens.training.augmentation import Augmentation, AugmentationConfig
 from hemalens.training.checkpoints import tensor_bytes
 from hemalens.training.classifier import CellClassifier
 from hemalens.training.data import EpochSampler, PixelDataset, resized_images
+from hemalens.training.imitations import imitations_of
 from hemalens.training.masks import MaskUse, training_images, without_background
 from hemalens.training.module import MOST, OptimiserConfig
 from hemalens.training.trainer import KeptEpoch, Precision, Schedule, train
@@ -144,13 +145,15 @@ def fit_network(
     else:
         module.eval()  # the weights as they are
     module.after_training()
-    temperature = _calibrated(module, held, validation.targets) if config.calibrate else 1.0
+    imitated = () if config.only_watches else imitations_of(validation)
+    temperature = _calibrated(module, held, validation, imitated, scratch) if config.calibrate else 1.0
     predictions = ModulePredictions(module, train_part, scratch, temperature)
     trained = Trained(
         method=method,
         config=config,
         train=train_part,
         validation=None if config.only_watches else validation,
+        imitated=imitated,
         watched=validation if config.only_watches else None,
         graph=graph_of(module),
         preprocessing=preprocessing,
@@ -167,12 +170,18 @@ def fit_network(
     return bundle
 
 
-def _calibrated(module: CellClassifier, held: NDArray[np.uint8], targets: NDArray[np.int64]) -> float:
+def _calibrated(
+    module: CellClassifier, held: NDArray[np.uint8], validation: CellDataset, imitated: Sequence[CellDataset], scratch: Path
+) -> float:
     """The temperature of a module on held-out images (n, 3, size, size), after it holds back what it is asked to."""
     logits = logits_of(module, held)
-    if module.hold_back(logits, targets):
+    if module.holds_back:
+        elsewhere = [resized_images(each, module.preprocessing, scratch / "imitated.npy") for each in imitated]
+        found = [logits_of(module, pixels) for pixels in elsewhere] or [logits[:0]]
+        targets = np.concatenate([each.targets for each in imitated] or [validation.targets[:0]])
+        module.hold_back((logits, validation.targets), (np.concatenate(found), targets))
         logits = logits_of(module, held)
-    return fit_temperature(logits, targets)
+    return fit_temperature(logits, validation.targets)
 
 
 def _check_sampling(config: TrainingConfig) -> None:

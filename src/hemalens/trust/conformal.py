@@ -22,7 +22,7 @@ FEWEST_OF_CLASS = 20
 
 @dataclass(frozen=True, eq=False)
 class PredictionSets:
-    """Calibrated thresholds: a set holds each label with a probability of at least 1 - threshold.
+    """Calibrated thresholds for one laboratory: a set holds each label with a probability of at least 1 - threshold.
 
     `thresholds` (k,) lie in [0, 1], or are infinite where calibration images are too few for the coverage: every set then
     holds the label. `groups` (k,) number the classes that share a threshold; the coverage holds within each group. `n`

@@ -6,7 +6,7 @@ Pure NumPy, no torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,19 @@ from hemalens.trust.accuracy_estimates import (
     typical_cells,
 )
 from hemalens.trust.conformal import COVERAGE, PredictionSets, check_coverage
-from hemalens.trust.domain_shift import DETECTED, FEWEST, NO_REFERENCE, TOO_FEW, Shift, domain_shift, ood_auroc
+from hemalens.trust.domain_shift import (
+    DETECTED,
+    FEWEST,
+    NO_REFERENCE,
+    NOT_DETECTED,
+    TOO_FEW,
+    Shift,
+    Verdict,
+    domain_shift,
+    ood_auroc,
+)
+from hemalens.trust.guarantee import Basis, SetGuarantee
+from hemalens.trust.laboratory_sets import LaboratorySets
 from hemalens.trust.reference import ReferenceStatistics
 from hemalens.trust.review import Reviewer
 
@@ -72,12 +84,23 @@ class BatchReport:
         return tuple(found)
 
 
+class Observation(NamedTuple):
+    """What a monitor finds of n images: typicality (n,) and members (n, k) of the prediction sets; each may be None.
+
+    `members` hold for the bundle's own laboratory, `members_elsewhere` for laboratories like the imitated ones.
+    """
+
+    typicality: NDArray[np.float64] | None
+    members: NDArray[np.bool_] | None
+    members_elsewhere: NDArray[np.bool_] | None
+
+
 class Monitor:
     """Compares predictions with a bundle's reference statistics, batch by batch, and reports on all of them.
 
     Without a `reference` no shift can be found; with `calibrated_confidence` the mean confidence then estimates the
     accuracy. `coverage` of prediction sets lies in (0, 1), None for no sets. The `reviewer` finds the cells that a person
-    must look at. Of more than 2,000 images a sample is kept,
+    must look at. `home` and `elsewhere` name what the prediction sets rest on. Of more than 2,000 images a sample is kept,
     drawn by `seed`. Raises `InputError` for a coverage out of range.
     """
 
@@ -88,17 +111,29 @@ class Monitor:
         calibrated_confidence: bool = False,
         coverage: float | None = COVERAGE,
         reviewer: Reviewer | None = None,
+        home: Basis = "held-out images",
+        elsewhere: Basis = "imitated laboratories",
         seed: int = 0,
     ) -> None:
         if coverage is not None:
             check_coverage(coverage)
-        self.reference = reference
+        # a bundle adapted without labels has no held-out image
+        self.reference = reference if reference is not None and len(reference.targets) else None
+        self.imitated = None if reference is None else reference.imitated
         self.calibrated_confidence = calibrated_confidence
         self.coverage = coverage
         self.reviewer = reviewer
+        self.home, self.elsewhere = home, elsewhere
         self.sets: PredictionSets | None = None
-        if reference is not None and coverage is not None and len(reference.targets):
-            self.sets = PredictionSets.calibrate(reference.probabilities, reference.targets, coverage=coverage)
+        self.sets_elsewhere: LaboratorySets | None = None
+        if coverage is not None and self.reference is not None:
+            known = self.reference
+            self.sets = PredictionSets.calibrate(known.probabilities, known.targets, coverage=coverage)
+        if coverage is not None and self.imitated is not None:
+            shown = self.imitated
+            self.sets_elsewhere = LaboratorySets.calibrate(
+                shown.probabilities, shown.targets, shown.laboratories, coverage=coverage
+            )
         self.n_images = 0
         self._rng = np.random.default_rng(seed)
         self._points: list[NDArray[np.float64]] = []
@@ -109,19 +144,31 @@ class Monitor:
         """Whether `observe` uses embeddings as well as probabilities."""
         return self.reference is not None and self.reference.geometry is not None
 
-    def observe(
-        self, embeddings: Floats | None, probabilities: Floats
-    ) -> tuple[NDArray[np.float64] | None, NDArray[np.bool_] | None]:
-        """Typicality (n,) and members of the prediction sets (n, k), of embeddings (n, d) and probabilities (n, k).
+    def guarantee(self, verdict: Verdict) -> SetGuarantee | None:
+        """The prediction sets in force under a verdict on the domain shift: what they hold for; None without sets.
 
-        Either is None where the bundle lacks the statistics. The images count in `report`.
+        Without a detected shift they rest on the bundle's own laboratory; otherwise, and where it is unknown, on the
+        imitated ones. Where the bundle lacks one of both, they rest on the other.
+        """
+        if self.sets_elsewhere is not None and (verdict != NOT_DETECTED or self.sets is None):
+            found = self.sets_elsewhere
+            return SetGuarantee(found.coverage, self.elsewhere, found.n_images, found.n_laboratories, verdict)
+        return None if self.sets is None else SetGuarantee(self.sets.coverage, self.home, self.sets.n, 0, verdict)
+
+    def observe(self, embeddings: Floats | None, probabilities: Floats) -> Observation:
+        """Typicality and prediction sets of embeddings (n, d) and probabilities (n, k).
+
+        Each is None where the bundle lacks the statistics. The images count in `report`.
         """
         points = None
         if self.reference is not None and self.reference.geometry is not None and embeddings is not None:
             points = self.reference.geometry.project(embeddings)
         for i, row in enumerate(np.asarray(probabilities, np.float64)):
             self._keep(None if points is None else points[i], row)
-        return self._typicality(points), None if self.sets is None else self.sets.members(probabilities)
+        home, elsewhere = (
+            None if sets is None else sets.members(probabilities) for sets in (self.sets, self.sets_elsewhere)
+        )
+        return Observation(self._typicality(points), home, elsewhere)
 
     def report(self) -> BatchReport:
         """The report on all images observed."""

@@ -1,7 +1,8 @@
 """Reference statistics of the training data, stored in the bundle: held-out predictions and class means of the embedding.
 
 Scores, probabilities and true classes come from validation images, which the weights have not learned from. Class means and
-covariances come from training images. Pure NumPy, no pickle, no torch.
+covariances come from training images. Predictions on imitated laboratories are of validation images too. Pure NumPy, no
+pickle, no torch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ MOST_AXIS_VALUES = 40_000
 MOST_HELD = 512
 """Validation images kept, evenly spaced."""
 MOST_BYTES = 16_000_000
-VERSION = 1
+MOST_IMITATED = 4096
+"""Largest number of images of imitated laboratories in the file."""
+VERSION = 2
+"""Written. Version 1, without imitated laboratories, is read as well."""
 PRIOR_CELLS = 50
 """Weight of the source covariance, in cells, when the statistics are adapted to a few cells of the target."""
 
@@ -32,6 +36,7 @@ Floats = NDArray[np.floating[Any]]
 _GEOMETRY = ("axes", "centre", "scale", "class_means", "covariance", "background_mean", "background_covariance")
 _HELD = ("points", "scores")
 _ANSWERS = ("probabilities", "targets")
+_IMITATED = ("imitated_probabilities", "imitated_targets", "imitated_laboratories")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,10 +148,21 @@ def _distances(points: Floats, means: Floats, covariance: Floats) -> NDArray[np.
 
 
 @dataclass(frozen=True, eq=False)
+class ImitatedImages:
+    """Held-out images as imitated laboratories show them: `probabilities` (m, k), `targets` (m,), `laboratories` (m,)."""
+
+    probabilities: Floats
+    targets: NDArray[np.int64]
+    laboratories: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
 class ReferenceStatistics:
     """Held-out images of the training data: predicted `probabilities` (m, k) and true `targets` (m,).
 
-    With a `geometry` there are also their `points` (m, q) and out-of-distribution `scores` (m,).
+    With a `geometry` there are also their `points` (m, q) and out-of-distribution `scores` (m,). `imitated` are held-out
+    images as imitated laboratories show them. A bundle adapted without labels has no held-out images (m = 0), and the
+    imitated ones of its base.
     """
 
     probabilities: Floats
@@ -154,6 +170,7 @@ class ReferenceStatistics:
     geometry: Geometry | None = None
     points: Floats | None = None
     scores: Floats | None = None
+    imitated: ImitatedImages | None = None
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -239,6 +256,12 @@ def reference_bytes(reference: ReferenceStatistics) -> bytes:
             "points": np.clip(np.asarray(reference.points), -6e4, 6e4).astype(np.float16),
             "scores": np.asarray(reference.scores, np.float32),
         }
+    if reference.imitated is not None:
+        arrays |= {
+            "imitated_probabilities": np.asarray(reference.imitated.probabilities, np.float32),
+            "imitated_targets": np.asarray(reference.imitated.targets, np.int32),
+            "imitated_laboratories": np.asarray(reference.imitated.laboratories, np.int32),
+        }
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
@@ -264,8 +287,12 @@ def read_reference(content: bytes, *, n_features: int, n_classes: int) -> Refere
 
 def _checked(arrays: dict[str, NDArray[Any]], d: int, k: int) -> ReferenceStatistics:
     """The statistics in the arrays; raises `ValueError` for an impossible shape or value."""
-    if int(arrays.pop("version")) != VERSION:
-        raise ValueError("unknown version")
+    version = int(arrays.pop("version"))
+    if version not in (1, VERSION):
+        raise ValueError(f"version {version}, which this version of hemalens does not know")
+    imitated = None
+    if version == VERSION and set(_IMITATED) & set(arrays):
+        imitated = _checked_imitated({name: arrays.pop(name) for name in _IMITATED}, k)
     whole = {*_ANSWERS, *_GEOMETRY, *_HELD}
     if set(arrays) not in (whole, set(_ANSWERS)):
         raise ValueError(f"arrays {', '.join(sorted(arrays))}"[:100])
@@ -276,17 +303,38 @@ def _checked(arrays: dict[str, NDArray[Any]], d: int, k: int) -> ReferenceStatis
         q = p + (d > p)
         shapes |= {"axes": (p, d), "centre": (d,), "scale": (p,), "class_means": (k, q), "covariance": (q, q)}
         shapes |= {"background_mean": (q,), "background_covariance": (q, q), "points": (m, q), "scores": (m,)}
+    _check_arrays(arrays, shapes)
+    targets = _class_indices(arrays["targets"], k)
+    wide = {name: arrays[name].astype(np.float64) for name in arrays if name not in ("targets", "axes")}
+    if "axes" not in arrays:
+        return ReferenceStatistics(wide["probabilities"], targets, imitated=imitated)
+    geometry = Geometry(arrays["axes"], **{name: wide[name] for name in _GEOMETRY[1:]})
+    geometry.scores(wide["points"][:1])  # raises for a matrix that is not a covariance
+    return ReferenceStatistics(wide["probabilities"], targets, geometry, wide["points"], wide["scores"], imitated)
+
+
+def _checked_imitated(arrays: dict[str, NDArray[Any]], k: int) -> ImitatedImages:
+    """The images of imitated laboratories in the arrays; raises `ValueError` for an impossible shape or value."""
+    probabilities, targets, laboratories = (arrays[name] for name in _IMITATED)
+    n = len(targets)
+    if not 0 < n <= MOST_IMITATED:
+        raise ValueError(f"{n:,} images of imitated laboratories, not 1 to {MOST_IMITATED:,}")
+    _check_arrays(arrays, dict(zip(_IMITATED, ((n, k), (n,), (n,)), strict=True)))
+    if probabilities.min() < 0 or probabilities.max() > 1 + 1e-3:
+        raise ValueError("imitated_probabilities outside [0, 1]")
+    return ImitatedImages(probabilities.astype(np.float64), _class_indices(targets, k), laboratories.astype(np.int64))
+
+
+def _check_arrays(arrays: dict[str, NDArray[Any]], shapes: dict[str, tuple[int, ...]]) -> None:
     for name, shape in shapes.items():
         if arrays[name].shape != shape or arrays[name].dtype.kind not in "fi":
             raise ValueError(f"{name} of shape {arrays[name].shape}, not {shape}")
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} holds NaN or infinity")
-    targets = arrays["targets"].astype(np.int64)
-    if m and not (targets.min() >= 0 and targets.max() < k):
+
+
+def _class_indices(values: NDArray[Any], k: int) -> NDArray[np.int64]:
+    targets = values.astype(np.int64)
+    if len(targets) and not (targets.min() >= 0 and targets.max() < k):
         raise ValueError("class index out of range")
-    wide = {name: arrays[name].astype(np.float64) for name in arrays if name not in ("targets", "axes")}
-    if "axes" not in arrays:
-        return ReferenceStatistics(wide["probabilities"], targets)
-    geometry = Geometry(arrays["axes"], **{name: wide[name] for name in _GEOMETRY[1:]})
-    geometry.scores(wide["points"][:1])  # raises for a matrix that is not a covariance
-    return ReferenceStatistics(wide["probabilities"], targets, geometry, wide["points"], wide["scores"])
+    return targets

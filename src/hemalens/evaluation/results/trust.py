@@ -20,7 +20,8 @@ class TrustCheck(Part):
     held-out reference images. `atypical`: share of images with a typicality below 0.05. `strangeness`: AUC of test against
     reference images by their out-of-distribution score. `accuracy` is the true one, `home_accuracy` that on the reference
     images, None where the bundle has none. `coverage` in [0, 1] is the share of prediction sets that hold the true label,
-    against `coverage_stated`, with exact binomial limits; `set_size` their mean number of labels.
+    against `coverage_stated`, with exact binomial limits; `set_size` their mean number of labels. `sets_rest_on`
+    says which coverage they have and on what it rests, empty without sets and in older reports.
     """
 
     verdict: str
@@ -36,3 +37,4 @@ class TrustCheck(Part):
     coverage_stated: float
     coverage: Estimate
     set_size: float | None
+    sets_rest_on: str = ""

@@ -62,6 +62,7 @@ class FoundCell:
     fine_label: str | None = None
     typicality: float | None = None
     prediction_set: tuple[str, ...] | None = None
+    prediction_set_elsewhere: tuple[str, ...] | None = None
     review: Reason | None = None
     review_if_foreign: Reason | None = None
     error: str | None = None
@@ -252,6 +253,7 @@ def observed(found: FoundField, monitor: Monitor, labels: Sequence[str]) -> Foun
         cell.label, cell.error = each.label, each.error
         cell.probability = None if each.probabilities is None else float(each.probabilities.max())
         cell.fine_label, cell.typicality, cell.prediction_set = each.fine_label, each.typicality, each.prediction_set
+        cell.prediction_set_elsewhere = each.prediction_set_elsewhere
         cell.cell_found = each.cell_found or ""
         cell.review, cell.review_if_foreign = each.review, each.review_if_foreign
         if each.label is None and each.error is None and each.cell_reason is not None:
