@@ -14,7 +14,6 @@ from hemalens.evaluation import metrics
 from hemalens.imaging.reading import Preprocessing
 from hemalens.training.module import Learner, OptimiserConfig
 
-
 Judged = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Logits (n, k) and classes (n,) of images."""
 

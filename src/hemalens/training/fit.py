@@ -176,8 +176,8 @@ def _calibrated(
     """The temperature of a module on held-out images (n, 3, size, size), after it holds back what it is asked to."""
     logits = logits_of(module, held)
     if module.holds_back:
-        elsewhere = [resized_images(each, module.preprocessing, scratch / "imitated.npy") for each in imitated]
-        found = [logits_of(module, pixels) for pixels in elsewhere] or [logits[:0]]
+        file = scratch / "imitated.npy"
+        found = [logits_of(module, resized_images(each, module.preprocessing, file)) for each in imitated] or [logits[:0]]
         targets = np.concatenate([each.targets for each in imitated] or [validation.targets[:0]])
         module.hold_back((logits, validation.targets), (np.concatenate(found), targets))
         logits = logits_of(module, held)
