@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hemalens.trust.reference import Geometry, ReferenceStatistics, fit_reference
+from hemalens.trust.reference import Geometry, ImitatedImages, ReferenceStatistics, fit_reference
 from hemalens.trust.review import (
     FALSE_ALARMS,
+    FALSE_ALARMS_ELSEWHERE,
     FEWEST,
     REASONS,
     Reviewer,
@@ -235,3 +238,37 @@ def test_what_a_bundle_lacks_has_no_threshold() -> None:
 def test_thresholds_out_of_range_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         ReviewThresholds.model_validate({**NEVER.model_dump(), **change})
+
+
+# ----------------------------------------------------------------------------------------------------------- elsewhere
+
+
+def test_a_foreign_laboratory_has_its_own_threshold_of_the_urgent() -> None:
+    thresholds = NEVER.model_copy(update={"urgent": 0.1, "urgent_elsewhere": 0.5})
+    suspect, surer = _row(70, 0, 0, 15, 15, 0), _row(45, 0, 0, 45, 10, 0)
+    here = [most_urgent(thresholds, ROLES, row, np.zeros(1), SURE)[0] for row in (suspect, surer)]
+    there = [most_urgent(thresholds, ROLES, row, np.zeros(1), SURE, atypical=SURE)[0] for row in (suspect, surer)]
+    assert here == ["blast or immature cell"] * 2
+    assert there == [None, "blast or immature cell"]
+
+
+@given(seed=SEEDS, n=st.integers(1, 400))
+def test_few_mature_cells_of_imitated_laboratories_are_above_it(seed: int, n: int) -> None:
+    _, probabilities, targets = _cells(n, seed, noise=3.0)
+    imitated = ImitatedImages(probabilities, targets, np.zeros(n, np.int64))
+    thresholds = calibrate(replace(_reference(seed), imitated=imitated), ROLES)
+    assert thresholds is not None
+    mature = ROLES.mature[targets]
+    if not mature.any():
+        assert thresholds.urgent_elsewhere is None
+        return
+    mass = probabilities[mature][:, ROLES.urgent].sum(axis=1)
+    assert thresholds.urgent_elsewhere is not None
+    assert (mass > thresholds.urgent_elsewhere + 1e-12).sum() <= FALSE_ALARMS_ELSEWHERE * mature.sum()
+    assert (mass >= thresholds.urgent_elsewhere - 1e-12).sum() > FALSE_ALARMS_ELSEWHERE * mature.sum()
+
+
+def test_without_imitated_laboratories_there_is_none() -> None:
+    thresholds = calibrate(_reference(0), ROLES)
+    assert thresholds is not None
+    assert thresholds.urgent_elsewhere is None

@@ -24,8 +24,9 @@ AT_ALL = 0.5
 """Weight of the loss of the outputs for all types, beside 1 for those of the mature types."""
 HELD_BACK = 0.05
 """Share of the right answers of each further type that is given up for fewer wrong ones in other laboratories."""
-FALSE_ALARMS = 0.05
-"""Largest share of mature cells in imitated laboratories that may be answered as a further type."""
+FALSE_ALARMS = 0.01
+"""Largest share of mature cells in imitated laboratories that may be answered as a further type. Imitated laboratories are
+easier than real ones, where several times as many are."""
 STEP, MOST = 0.1, 10.0
 """Steps of what all further types are held back by beyond that, in natural log odds, and its largest value."""
 FEWEST = 20

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from hemalens.config import StrictConfig
 from hemalens.trust.accuracy_estimates import ATYPICAL
-from hemalens.trust.reference import Geometry, ReferenceStatistics
+from hemalens.trust.reference import Geometry, ImitatedImages, ReferenceStatistics
 
 Floats = NDArray[np.floating[Any]]
 Reason = Literal["blast or immature cell", "unknown type", "doubtful cell", "near tie", "foreign laboratory"]
@@ -27,6 +27,9 @@ FALSE_ALARMS = 0.05
 """Largest share of held-out mature cells that may be called urgent or unknown."""
 NEAR_TIES = 0.05
 """Share of held-out mature cells whose two best labels lie closer than the threshold."""
+FALSE_ALARMS_ELSEWHERE = 0.01
+"""Largest share of mature cells in imitated laboratories whose probability of an urgent type may be above its threshold for
+other laboratories. Imitated laboratories are easier than real ones, which give several times as many alarms."""
 FEWEST = 20
 """Fewest held-out mature cells to calibrate on: below, one false alarm is more than 5 %."""
 
@@ -38,13 +41,15 @@ class ReviewThresholds(StrictConfig):
 
     A cell is urgent above `urgent`, the summed probability of the urgent labels, and of an unknown type above `distance`,
     its out-of-distribution score; None without such a label or score. It is a near tie where its two highest probabilities
-    differ by less than `near_tie`. `false_alarms`: share of the `n_cells` called urgent or unknown, by label or by
+    differ by less than `near_tie`. `urgent_elsewhere` takes the place of `urgent` in a foreign laboratory; None where no
+    imitated laboratory was seen. `false_alarms`: share of the `n_cells` called urgent or unknown, by label or by
     threshold; `near_ties`: share of near ties, more urgent cells included.
     """
 
     urgent: Share | None
     distance: float | None
     near_tie: Share
+    urgent_elsewhere: Share | None = None
     n_cells: Annotated[int, Field(ge=FEWEST)]
     false_alarms: Share
     near_ties: Share
@@ -105,8 +110,9 @@ def most_urgent(
     if not len(probabilities):
         return []
     urgent, unknown = _by_label(roles, probabilities)
-    if thresholds.urgent is not None:
-        urgent = urgent | (_urgent_mass(roles, probabilities) > thresholds.urgent)
+    foreign = atypical is not None and thresholds.urgent_elsewhere is not None
+    if (most := thresholds.urgent_elsewhere if foreign else thresholds.urgent) is not None:
+        urgent = urgent | (_urgent_mass(roles, probabilities) > most)
     far = np.zeros(len(urgent), bool)
     if thresholds.distance is not None and scores is not None:
         far = np.asarray(scores) > thresholds.distance
@@ -181,9 +187,18 @@ def calibrate(reference: ReferenceStatistics, roles: Roles) -> ReviewThresholds 
     apart = margins(probabilities)
     tie = float(np.sort(apart)[int(NEAR_TIES * n + 1e-9)])
     return ReviewThresholds(
-        urgent=limits.get("urgent"), distance=limits.get("distance"), near_tie=tie, n_cells=n,
+        urgent=limits.get("urgent"), distance=limits.get("distance"), near_tie=tie,
+        urgent_elsewhere=_urgent_elsewhere(reference.imitated, roles), n_cells=n,
         false_alarms=float(alarms.mean()), near_ties=float((apart < tie).mean()),
     )  # fmt: skip
+
+
+def _urgent_elsewhere(imitated: ImitatedImages | None, roles: Roles) -> float | None:
+    """The lowest threshold on the probability of an urgent type with few enough alarms in imitated laboratories."""
+    if imitated is None or not roles.urgent.any():
+        return None
+    masses = np.sort(_urgent_mass(roles, imitated.probabilities[roles.mature[imitated.targets]]))[::-1]
+    return float(masses[int(FALSE_ALARMS_ELSEWHERE * len(masses))]) if len(masses) else None
 
 
 def _limits(
