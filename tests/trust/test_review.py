@@ -252,7 +252,8 @@ def test_a_foreign_laboratory_has_its_own_threshold_of_the_urgent() -> None:
     assert there == [None, "blast or immature cell"]
 
 
-@given(seed=SEEDS, n=st.integers(1, 400))
+@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.given(seed=SEEDS, n=st.integers(1, 400))
 def test_few_mature_cells_of_imitated_laboratories_are_above_it(seed: int, n: int) -> None:
     _, probabilities, targets = _cells(n, seed, noise=3.0)
     imitated = ImitatedImages(probabilities, targets, np.zeros(n, np.int64))
