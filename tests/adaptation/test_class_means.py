@@ -41,9 +41,14 @@ def _by_hand(embeddings: np.ndarray, logits: np.ndarray, counts: np.ndarray, sou
             share = n / (n + 10)
             shift = sum(share[c] * (means[c] - known[c]) for c in range(k)) / share.sum()
             means = np.stack([(n[c] * means[c] + 60 * (known[c] + shift)) / (n[c] + 60) for c in range(k)])
-        covariance = sum(
-            members[i, c] * np.outer(points[i] - means[c], points[i] - means[c]) for i in range(len(points)) for c in range(k)
-        ) / counts.sum()
+        covariance = (
+            sum(
+                members[i, c] * np.outer(points[i] - means[c], points[i] - means[c])
+                for i in range(len(points))
+                for c in range(k)
+            )
+            / counts.sum()
+        )
         covariance = covariance + 0.3 * np.trace(covariance) / n_axes * np.eye(n_axes)
         inverse = np.linalg.inv(covariance)
         squares = np.stack([((points - m) @ inverse * (points - m)).sum(axis=1) for m in means], axis=1)
