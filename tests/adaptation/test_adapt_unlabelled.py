@@ -65,6 +65,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
 def adapted(network: Bundle, drawn: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hemalens.adaptation.guards.FEWEST_MOVED", 0)
+        patch.setattr("hemalens.adaptation.guards.ONE_TYPE", 1)
         return adapt(
             network.path,
             out=tmp_path_factory.mktemp("bn") / "bundle",

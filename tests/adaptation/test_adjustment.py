@@ -87,11 +87,9 @@ def _fitted(labels: tuple[str, ...], pieces: set[str], images: Images) -> Adjust
 
 @pytest.mark.parametrize("labels", [ALL, FIVE], ids=["mature types", "and platelets"])
 @pytest.mark.parametrize(
-    "pieces", [{"size"}, {"neighbours"}, {"class_means"}, {"size", "neighbours", "class_means"}], ids=lambda p: "+".join(p)
+    "pieces", [{"size"}, {"neighbours"}, {"class_means"}, {"size", "neighbours", "class_means"}], ids="+".join
 )
-def test_the_graph_agrees_with_the_formula_and_the_addition_can_be_removed(
-    labels: tuple[str, ...], pieces: set[str]
-) -> None:
+def test_the_graph_agrees_with_the_formula_and_can_be_had_back(labels: tuple[str, ...], pieces: set[str]) -> None:
     images, fresh = _images(40), _images(6, seed=1)
     before = _of(GRAPH, images)
     found = _fitted(labels, pieces, before)
