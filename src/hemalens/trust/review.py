@@ -181,7 +181,7 @@ def calibrate(reference: ReferenceStatistics, roles: Roles) -> ReviewThresholds 
     probabilities = np.asarray(reference.probabilities, np.float64)[known]
     scores = None if reference.geometry is None or reference.scores is None else np.asarray(reference.scores)[known]
     columns = {"urgent": _urgent_mass(roles, probabilities)} if roles.urgent.any() else {}
-    columns |= {} if scores is None else {"distance": scores}
+    columns |= {} if scores is None else {"distance": scores.astype(np.float64)}
     called = np.logical_or(*_by_label(roles, probabilities))
     limits, alarms = _limits(columns, called, most=int(FALSE_ALARMS * n + 1e-9))
     apart = margins(probabilities)
@@ -223,7 +223,7 @@ def _limits(
 
 def _urgent_mass(roles: Roles, probabilities: Floats) -> NDArray[np.float64]:
     """The summed probability (n,) of the urgent labels."""
-    return np.clip(np.asarray(probabilities, np.float64)[:, roles.urgent].sum(axis=1), 0, 1)
+    return np.asarray(np.clip(np.asarray(probabilities, np.float64)[:, roles.urgent].sum(axis=1), 0, 1), np.float64)
 
 
 def _by_label(roles: Roles, probabilities: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
