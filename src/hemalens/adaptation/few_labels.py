@@ -151,9 +151,6 @@ def _manifest(
     """The first bundle's manifest, updated."""
     bundles = embedders.bundles
     first = bundles[0].manifest
-    unlabelled = first.unlabelled
-    if unlabelled is not None and not config.uses_base:
-        unlabelled = unlabelled.model_copy(update={"bias": None})
     adaptation = Adaptation(
         base_model_sha256=embedders.digests,
         beside=embedders.beside,
@@ -174,7 +171,6 @@ def _manifest(
             "embedding_parts": embedders.parts,
             "frozen_backbone": all(bundle.manifest.frozen_backbone for bundle in bundles),
             "adaptation": adaptation,
-            "unlabelled": unlabelled,
             "nucleus_sizes": first.nucleus_sizes if support.classes == first.labels else (),
             "parity": parity,
             "versions": library_versions(),

@@ -122,8 +122,6 @@ class Manifest(ArtifactManifest):
             raise ValueError("every class and subtype once")
         if self.nucleus_sizes and len(self.nucleus_sizes) != k:
             raise ValueError("nucleus sizes of every class")
-        if self.unlabelled and self.unlabelled.bias and len(self.unlabelled.bias) != k:
-            raise ValueError("a bias of every class")
         if self.embedding_parts and sum(self.embedding_parts) != self.embedding_size:
             raise ValueError("parts that make up the embedding")
         return self
