@@ -157,6 +157,11 @@ class CellSet:
         ]
         return cls(name, mix, digest, replace(cells, records=tuple(records)))
 
+    @property
+    def labelled(self) -> list[str | None]:
+        """What its tests depend on: the digest of its images, and their labels."""
+        return [self.digest, *(record.label for record in self.cells.records)]
+
 
 @dataclass(frozen=True)
 class Training:
@@ -189,7 +194,7 @@ class Training:
     def tests(self, candidate: Adaptation | None, name: str, out: Path) -> list[Test]:
         """The tests of a candidate; without one, of the model as it is. They are kept in `out`."""
         asked = {} if candidate is None else {**candidate.model_dump(mode="json", exclude={"name"}), "code": _code()}
-        model, sets = self.bundle.manifest.files[MODEL].sha256, [each.digest for each in self.sets]
+        model, sets = self.bundle.manifest.files[MODEL].sha256, [each.labelled for each in self.sets]
         key = sha256_text(json.dumps([asked, model, sets, self.tested, self.trial.task.seed], sort_keys=True))
         file = out / f"{key[:16]}.json"
         scores = (read_sealed(file) or {}).get(key)
