@@ -1,7 +1,7 @@
 """The pieces of an adaptation to unlabelled images as one change of a bundle's logits, in NumPy and as a graph.
 
 A head calibrated on its training laboratory is overconfident under domain shift. Its logits return to their training
-temperature where that is softer, so that the pieces have an effect. At the end the mean confidence is what it was then.
+temperature where that is softer, so that the pieces have an effect. At the end the mean confidence is what it is after the sizes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hemalens.graphs import build as graphs
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """What a bundle computes of a laboratory's images: logits (n, k), embeddings (n, d), log nucleus diameters (n,) or None."""
+    """What a bundle computes of images: logits (n, k), embeddings (n, d), and log nucleus diameters (n,) or None."""
 
     logits: Floats
     embeddings: Floats
@@ -63,9 +63,9 @@ class Adjustment:
         return self.of.into(images.logits, self.among(images) / self.temperature)
 
     def as_confident(self, images: Images) -> Adjustment:
-        """With the temperature at which the mean confidence among the mature types is that of the softened logits."""
+        """With the temperature at which the mean confidence among the mature types is that after the sizes."""
         counts = np.exp(self.of.log_mass(images.logits))
-        own = replace(self, size=None, neighbours=None, class_means=None).among(images)
+        own = replace(self, neighbours=None, class_means=None).among(images)
         kept = float(np.average(softmax(own, axis=1).max(axis=1), weights=counts))
         return replace(self, temperature=temperature_of_certainty(self.among(images), kept, counts))
 

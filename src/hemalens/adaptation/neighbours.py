@@ -40,8 +40,8 @@ TOLERANCE = 1e-6
 class Neighbours:
     """Smoothing over a laboratory's images: unit embeddings `points` (m, d) and their smoothed `probabilities` (m, k).
 
-    An embedding (n, d) is centred on `centre` (d,) and scaled to unit length. The rows of `probabilities` sum to how much an
-    image counts. `n_nearest` neighbours add at most `WEIGHT` to a logit.
+    An embedding (n, d) is centred on `centre` (d,) and scaled to unit length. The rows of `probabilities` sum to how much
+    an image counts. `n_nearest` neighbours add at most `WEIGHT` to a logit.
     """
 
     centre: Floats
@@ -89,7 +89,9 @@ class Neighbours:
             "neighbour_weight": np.array([WEIGHT], np.float32),
         }
         nodes = [
-            helper.make_node("Slice", ["embedding", "neighbour_first", "neighbour_end", "neighbour_axis"], ["neighbour_own"]),
+            helper.make_node(
+                "Slice", ["embedding", "neighbour_first", "neighbour_end", "neighbour_axis"], ["neighbour_own"]
+            ),
             helper.make_node("Sub", ["neighbour_own", "neighbour_centre"], ["neighbour_centred"]),
             *graphs.unit_length_nodes("neighbour_centred", "neighbour_unit", constants="neighbour_"),
             helper.make_node("MatMul", ["neighbour_unit", "neighbour_points"], ["neighbour_cosine"]),

@@ -14,8 +14,8 @@ class UnlabelledConfig(StrictConfig):
     """Which pieces may adapt a bundle to unlabelled images; `guards` then leaves out those that do not suit the images.
 
     `size` adds the log likelihood of the nucleus size, relative to the laboratory's typical one, to the logits.
-    `neighbours` smooths predictions over the nearest of the images. `class_means` adds the log density of a Gaussian mixture
-    of the embedding.
+    `neighbours` smooths predictions over the nearest of the images. `class_means` adds the log density of a Gaussian
+    mixture of the embedding.
     """
 
     size: bool = True

@@ -10,9 +10,8 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from hemalens.adaptation.adjustment import Adjustment, Images
+from hemalens.adaptation.adjustment import Images
 from hemalens.adaptation.guards import Chosen, choose
-from hemalens.adaptation.mature_types import MatureTypes
 from hemalens.adaptation.unlabelled_config import UnlabelledConfig
 from hemalens.bundle.bundle import FINE, Bundle
 from hemalens.bundle.nucleus_size import extent_of, log_diameters

@@ -57,7 +57,7 @@ class Unlabelled(Part):
     n_unreadable: int = Field(ge=0)
     fingerprint: str
     pieces: tuple[str, ...]
-    left_out: dict[str, str] = {}
+    left_out: dict[str, str]
     changed: float = Field(ge=0, le=1)
     typical_nucleus_px: float | None = Field(default=None, gt=0)
     size_widening: float | None = Field(default=None, ge=1)

@@ -149,12 +149,12 @@ class Manifest(ArtifactManifest):
     def calibrated_confidence(self) -> bool:
         """Whether the mean confidence estimates the accuracy on the target data (docs/reference/results/domain-shift.md).
 
-        True of unlabelled adaptation with nucleus sizes and a class bias at the training temperature.
+        True of unlabelled adaptation with nucleus sizes, at the training temperature.
         """
         how = self.unlabelled
         if how is None or self.adaptation is not None:
             return False
-        return how.size_widening is not None and how.bias is not None
+        return how.size_widening is not None
 
     @property
     def trained_on(self) -> str:

@@ -97,14 +97,12 @@ def log_likelihoods(relative: Floats, sizes: Sequence[NucleusSize], widening: fl
     return np.asarray(whole - np.log(scales) - (DEGREES + 1) / 2 * np.log1p(z**2 / DEGREES))
 
 
-def fit_sizes(
-    logits: Floats, log_diameters: Floats, sizes: Sequence[NucleusSize], counts: Floats
-) -> tuple[float, float]:
+def fit_sizes(logits: Floats, log_diameters: Floats, sizes: Sequence[NucleusSize], counts: Floats) -> tuple[float, float]:
     """Most likely typical log diameter of a target laboratory, and factor, at least 1, on the scales of `sizes`.
 
-    Classes are known by `logits` (n, k), and `counts` (n,) is by how much each image counts. The typical diameter is near the
-    median, which a mix of types unlike that of the training data moves: the offset has a normal prior. A large factor gives
-    sizes little weight, as where crops of several magnifications are mixed.
+    Classes are known by `logits` (n, k), and `counts` (n,) is by how much each image counts. The typical diameter is near
+    the median, which a mix of types unlike that of the training data moves: the offset has a normal prior. A large factor
+    gives sizes little weight, as where crops of several magnifications are mixed.
     """
     known = log_softmax(np.asarray(logits, np.float64), axis=1)
     middle = _weighted_median(log_diameters, counts)
