@@ -56,6 +56,8 @@ PROTOCOL = "leave-one-laboratory-out"
 REAL = "real"
 """The mix of a laboratory as it is."""
 PACKAGE = hemalens.adaptation.__name__
+CODE = sha256_text(*(file.read_text("utf-8") for file in sorted(Path(hemalens.adaptation.__path__[0]).glob("*.py"))))
+"""A digest of the adaptation: its tests are computed anew where it changes."""
 
 # ---------------------------------------------------------------------------------------------------------- candidates
 
@@ -193,7 +195,7 @@ class Training:
 
     def tests(self, candidate: Adaptation | None, name: str, out: Path) -> list[Test]:
         """The tests of a candidate; without one, of the model as it is. They are kept in `out`."""
-        asked = {} if candidate is None else {**candidate.model_dump(mode="json", exclude={"name"}), "code": _code()}
+        asked = {} if candidate is None else {**candidate.model_dump(mode="json", exclude={"name"}), "code": CODE}
         model, sets = self.bundle.manifest.files[MODEL].sha256, [each.labelled for each in self.sets]
         key = sha256_text(json.dumps([asked, model, sets, self.tested, self.trial.task.seed], sort_keys=True))
         file = out / f"{key[:16]}.json"
@@ -226,11 +228,6 @@ class Training:
         places = [i for i, record in enumerate(cells.records) if record.label in self.tested]
         truth = np.array([labels.index(str(cells.records[i].label)) for i in places], np.int64)
         return float(metrics.balanced_accuracy(metrics.confusion(truth, logits.argmax(axis=1)[places], len(labels))))
-
-
-def _code() -> str:
-    """A digest of the adaptation: its tests are computed anew where it changes."""
-    return sha256_text(*(file.read_text("utf-8") for file in sorted(Path(hemalens.adaptation.__path__[0]).glob("*.py"))))
 
 
 def _task(trial: Trial) -> LeftOutTask:
