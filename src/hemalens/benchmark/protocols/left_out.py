@@ -172,10 +172,13 @@ class LeftOutTask(Task):
             **self.config.forms.request,
         }
 
+    def folder(self, i: int, run_dir: Path) -> Path:
+        """The folder of training `i` below that of all trainings."""
+        return run_dir / re.sub(r"\W", "_", f"{self.source.dataset.name}_seed_{self._seed(i)}")
+
     def run(self, i: int, fit: FitFold, run_dir: Path) -> Outcome:
         """The forms of one training."""
-        seed, source = self._seed(i), self.source.dataset
-        folder = run_dir / re.sub(r"\W", "_", f"{source.name}_seed_{seed}")
+        seed, source, folder = self._seed(i), self.source.dataset, self.folder(i, run_dir)
         bundle = fit_whole(without_checkpoints(fit), source, seed=seed, run_dir=folder)
         refuse_leaks(bundle.seen, self.laboratory.cells)
         found = self._test(bundle, i)
