@@ -91,9 +91,9 @@ class AdaptedForms:
         )
         protocol = KShotProtocol(few_shot=few_shot_config(DEFAULTS))
         predicted = protocol.predict(EmbeddedLaboratory(embedded), drawn, seed=seed, done=lambda: None)
-        return np.where([episode.query for episode in drawn], predicted, -1)
+        return np.asarray(np.where([episode.query for episode in drawn], predicted, -1), np.int64)
 
 
 def _answers(bundle: Bundle, cells: CellDataset, found: DatasetPredictions) -> Labels:
     """The classes that a bundle predicts, (1, n)."""
-    return class_indices(bundle, cells)[found.probabilities.argmax(axis=1)][None]
+    return np.asarray(class_indices(bundle, cells)[found.probabilities.argmax(axis=1)][None], np.int64)

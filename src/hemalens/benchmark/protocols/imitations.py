@@ -45,13 +45,14 @@ def imitations_of(cells: CellDataset, n: int, mixes: Sequence[str], *, images: i
     if not n:
         return ()
     require_extra("torch", "train", "imitated laboratories")
+    from hemalens.datasets.mixes import mix_named
     from hemalens.training.imitated_laboratory import imitated
 
     first = int(seeded(seed, "imitated", cells.name).integers(2**31 - n))
     found = []
     for i in range(n):
         mix = mixes[i % len(mixes)]
-        found.append(Imitation(first + i, mix, imitated(cells, first + i, mix, images, seed)))
+        found.append(Imitation(first + i, mix, imitated(cells, first + i, mix_named(mix), images, seed)))
     return tuple(found)
 
 

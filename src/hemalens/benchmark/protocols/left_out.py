@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from hemalens.adaptation.adapt_unlabelled import FEWEST
+from hemalens.adaptation.guards import FEWEST
 from hemalens.benchmark.protocols.adapted_forms import BOTH, FORMS, UNLABELLED, AdaptedForms
 from hemalens.benchmark.protocols.base import FitFold, Outcome, ProtocolConfig, Sources, Task, Words, relative_path
 from hemalens.benchmark.protocols.data import BenchmarkData

@@ -116,7 +116,7 @@ def training_without(
     dropped |= {"copies of tested images": n_copies}
     return Inputs(
         dataset,
-        data_card(dataset, "train", **dropped),
+        data_card(dataset, "train", None, **dropped),
         tuple(f"{dataset.name}: {note}" for note in notes),
         {name: f"{n} image(s) in the training" for name, n in small.items()},
         cleaning,
