@@ -36,8 +36,8 @@ def adapt_unlabelled(
     """Adapt the bundle at `bundle_path` to the images of `spec`, a dataset or a folder, without reading a label.
 
     `options.settings` are those of `UnlabelledConfig`; pieces that do not suit the images are left out. `run.seed` draws
-    the images that neighbours are kept of. Copies and unreadable images are left out, and so are weights for further training.
-    Raises `InputError` for fewer than 8 images, and `BundleError` for a bundle that is adapted already.
+    the images that neighbours are kept of. Copies and unreadable images are left out, and so are weights for further
+    training. Raises `InputError` for fewer than 8 images, and `BundleError` for a bundle that is adapted already.
     """
     config = UnlabelledConfig.load(None, options.settings)
     base = open_bundle(bundle_path)

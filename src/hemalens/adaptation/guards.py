@@ -1,8 +1,8 @@
 """Which pieces of an adaptation to unlabelled images are used, and why others are left out.
 
 A laboratory that differs from the source shifts predictions in one direction: one type gains what another loses. Changes
-that cancel are noise, and cost accuracy as often as they gain it. So the pieces are used only where the count of a type changes
-(docs/explanation/adaptation.md has the figures).
+that cancel are noise, and cost accuracy as often as they gain it. So the pieces are used only where the count of a type
+changes (docs/explanation/adaptation.md has the figures).
 """
 
 from __future__ import annotations
