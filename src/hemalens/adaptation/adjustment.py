@@ -1,8 +1,7 @@
 """The pieces of an adaptation to unlabelled images as one change of a bundle's logits, in NumPy and as a graph.
 
 A head calibrated on its training laboratory is overconfident under domain shift. Its logits return to their training
-temperature where that is softer, so that the pieces have an effect. At the end the mean confidence is what it is after the
-sizes.
+temperature where that is softer, so that the pieces have an effect. At the end the mean confidence is that after the sizes.
 """
 
 from __future__ import annotations
