@@ -87,7 +87,9 @@ def _fitted(labels: tuple[str, ...], pieces: set[str], images: Images) -> Adjust
 
 @pytest.mark.parametrize("labels", [ALL, FIVE], ids=["mature types", "and platelets"])
 @pytest.mark.parametrize(
-    "pieces", [{"size"}, {"neighbours"}, {"class_means"}, {"size", "neighbours", "class_means"}], ids="+".join
+    "pieces",
+    [{"size"}, {"neighbours"}, {"class_means"}, {"size", "neighbours", "class_means"}],
+    ids=lambda names: "+".join(sorted(names)),
 )
 def test_the_graph_agrees_with_the_formula_and_can_be_had_back(labels: tuple[str, ...], pieces: set[str]) -> None:
     images, fresh = _images(40), _images(6, seed=1)

@@ -13,7 +13,7 @@ from pydantic import Field
 import trained
 from hemalens.benchmark.config import BenchmarkConfig
 from hemalens.benchmark.protocols import PROTOCOLS
-from hemalens.benchmark.protocols.base import FitFold, Outcome, ProtocolConfig, Task, relative_path
+from hemalens.benchmark.protocols.base import FitFold, Outcome, SourceProtocol, Task, relative_path
 from hemalens.benchmark.protocols.data import BenchmarkData
 from hemalens.benchmark.protocols.folds import fit_whole
 from hemalens.benchmark.run import benchmark
@@ -25,7 +25,7 @@ from hemalens.runs.inputs import Inputs
 # ------------------------------------------------------------------------------------- first place: the protocol's module
 
 
-class WholeProtocol(ProtocolConfig):
+class WholeProtocol(SourceProtocol):
     """One model of the whole source, tested on every target."""
 
     needs_target: ClassVar[bool] = True
