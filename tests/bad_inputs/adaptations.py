@@ -63,10 +63,10 @@ CASES = (
     Case("images of no cell", _images(30), (USED,), code=0, writes=("out",)),
     Case("lymphocytes only", _one_type, (USED,), code=0, writes=("out",)),
     Case("an adapted bundle", _twice, ("adapted to unlabelled images already", "original bundle"), writes=("first",)),
-    Case("labels of eight types", _eight_types, ("unknown to the bundle", "platelet (2)", "--allow-new")),
+    Case("labels of eight types", _eight_types, ("unknown to the bundle", "'platelet' (2)", "--allow-new")),
     Case("no piece", _images(9, more=sum((("--set", f"{p}=false") for p in ("size", "neighbours", "class_means")), ())),
          ("every piece is off",)),
     Case("a second encoder for images", _images(9, more=("--beside", "imagenet")), ("--beside needs --support",)),
-    Case("sizes of a bundle without them", _images(9, more=("--set", "size=true")), ("without nucleus sizes", "size=false")),
+    Case("sizes of a bundle without them", _images(9, more=("--set", "size=true")), ("without nucleus sizes",)),
     *(_set(setting) for setting in ("batch_norm=false", "class_bias=true", "scarce=1", "strength=1", "neighbour_weight=3")),
 )  # fmt: skip
