@@ -256,7 +256,6 @@ def imitated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[int,
         return replace(dataset, records=tuple(records))
 
     monkeypatch.setitem(sys.modules, "hemalens.training.imitated_laboratory", SimpleNamespace(imitated=make))
-    monkeypatch.setitem(sys.modules, "hemalens.datasets.mixes", SimpleNamespace(MIXES=("balanced", "blood", "absent")))
     return asked
 
 
