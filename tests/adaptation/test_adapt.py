@@ -20,7 +20,7 @@ from trained import Colour, colour_cells
 
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
 AWAY: Mapping[str, Colour] = {"neutrophil": (150, 110, 90), "lymphocyte": (80, 110, 160), "monocyte": (80, 180, 90)}
-BIAS = ["batch_norm=false", "size=false"]
+BIAS = ["size=false"]
 
 
 def _digests(folder: Path) -> set[str]:

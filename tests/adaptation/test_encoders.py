@@ -110,7 +110,7 @@ def test_the_word_imagenet_adapts_with_and_without_images_before(
     images = walk_files(away)
     right = [p.label == path.parent.name for p, path in zip(Predictor(made).predict(images), images, strict=True)]
     assert np.mean(right) > 0.8
-    settings = ["batch_norm=false", "size=false"]
+    settings = ["size=false"]
     both = adapt(
         base.path,
         out=tmp_path / "two",

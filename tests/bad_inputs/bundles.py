@@ -41,7 +41,7 @@ def _adapt(place: Place, bundle: Path) -> Arguments:
 
 
 def _unlabelled(place: Place, bundle: Path) -> Arguments:
-    given = ("--unlabelled", f"folder:{place.cells()}", "--set", "batch_norm=false")
+    given = ("--unlabelled", f"folder:{place.cells()}")
     return ("adapt", bundle, *given, "--out", place.out)
 
 

@@ -38,7 +38,7 @@ def _verb(verb: str, place: Place, spec: object, bundle: Path | None = None) -> 
         "predict": ("predict", made, path, "--out", out),
         "evaluate": ("evaluate", made, "--data", spec, "--occlusion", 0, "--out", out),
         "adapt": ("adapt", made, "--support", spec, "--out", out),
-        "adapt to images": ("adapt", made, "--unlabelled", spec, "--out", out, "--set", "batch_norm=false"),
+        "adapt to images": ("adapt", made, "--unlabelled", spec, "--out", out),
         "suggest": ("suggest", made, path, "--n", 2, "--out", out),
         "segment": ("segment", "classical", path, "--out", out),
         "quantize": ("quantize", made, "--calibrate", spec, "--precision", "fp16", "--out", out),

@@ -30,7 +30,7 @@ AWAY: Mapping[str, Colour] = {"neutrophil": (150, 110, 90), "lymphocyte": (80, 1
 PROTOCOLS: dict[str, LaboratoryProtocol] = {
     "k-shot": KShotProtocol(shots=(1, 3), repeats=3),
     "labelling": LabellingProtocol(budgets=(6,), strategies=("random", "even"), repeats=3),
-    "unlabelled": UnlabelledProtocol(images=(8,), pieces=("class_bias",), repeats=3),
+    "unlabelled": UnlabelledProtocol(images=(8,), pieces=("class_means",), repeats=3),
 }
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -63,7 +63,7 @@ def test_every_protocol_is_drawn_for_every_laboratory(bundle: Bundle, labs: tupl
     assert {(r.target, r.against, r.variant) for r in report.k_shot} == {
         (target, *curve)
         for target in ("near", "far")
-        for curve in (("shots", ""), ("labelled", "random"), ("labelled", "even"), ("unlabelled", "class_bias"))
+        for curve in (("shots", ""), ("labelled", "random"), ("labelled", "even"), ("unlabelled", "class_means"))
     }
     assert {(r.method, r.source) for r in report.k_shot} == {("nearest_colour", "home")}
     assert [card.name for card in report.data] == ["near", "far"]
@@ -74,14 +74,14 @@ def test_every_protocol_is_drawn_for_every_laboratory(bundle: Bundle, labs: tupl
     assert alone["random"] == alone["even"]
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "near" in text
-    assert "class_bias" in text
+    assert "class_means" in text
 
 
 def test_a_test_on_images_that_were_looked_at_is_called_transductive(
     bundle: Bundle, labs: tuple[str, str], tmp_path: Path
 ) -> None:
     """By the bundle, or by one that stands beside it."""
-    settings = ["batch_norm=false", "size=false"]
+    settings = ["size=false"]
     followed = adapt(bundle.path, out=tmp_path / "made", unlabelled=labs[0], options=AdaptOptions(settings=settings))
     plan = KShotProtocol(shots=(2,), repeats=2, replacement=False, few_shot=FewShotConfig(rule="base"))
     asked = {
@@ -129,7 +129,7 @@ def test_the_command_draws_what_the_function_does(
     bundle: Bundle, labs: tuple[str, str], tmp_path: Path, hemalens: Command
 ) -> None:
     shared = ("benchmark", "--bundle", bundle.path, "--target", labs[0], "--quiet")
-    options = ("--unlabelled", "images=8", "--unlabelled", "pieces=class_bias", "--unlabelled", "repeats=3")
+    options = ("--unlabelled", "images=8", "--unlabelled", "pieces=class_means", "--unlabelled", "repeats=3")
     ended = hemalens(*shared, "--protocol", "unlabelled", *options, "--out", tmp_path / "report")
     assert ended.code == 0, ended.err
     found = read_report(tmp_path / "report" / "report.json")

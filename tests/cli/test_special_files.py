@@ -81,7 +81,7 @@ VERBS: dict[str, tuple[list[str], int, str]] = {
     ),
     "adapt": (["adapt", "{bundle}", "--support", "folder:{cells}", "--out", "out"], 2, NO_FILE),
     "adapt unlabelled": (
-        ["adapt", "{bundle}", "--unlabelled", "folder:{cells}", "--set", "batch_norm=false", "--out", "out"],
+        ["adapt", "{bundle}", "--unlabelled", "folder:{cells}", "--out", "out"],
         0,
         "left out 1 unreadable image(s)",
     ),

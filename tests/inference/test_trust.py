@@ -370,7 +370,7 @@ def test_several_embeddings_side_by_side_have_sets_but_no_typicality(bundle: Bun
 def test_a_bundle_that_followed_unlabelled_images_has_nothing_to_judge_by(
     bundle: Bundle, foreign: Path, tmp_path: Path
 ) -> None:
-    settings = ["batch_norm=false", "size=false"]
+    settings = ["size=false"]
     made = adapt(bundle.path, out=tmp_path / "followed", unlabelled=str(foreign), options=AdaptOptions(settings=settings))
     assert made.reference is None
     assert made.manifest.review == bundle.manifest.review
@@ -387,7 +387,7 @@ def test_unlabelled_then_labelled_adaptation_has_sets_but_no_typicality(
         out=tmp_path / "both",
         unlabelled=str(foreign),
         support=f"folder:{foreign}",
-        options=AdaptOptions(settings=["batch_norm=false", "size=false"]),
+        options=AdaptOptions(settings=["size=false"]),
     ).reference
     assert reference is not None
     assert reference.geometry is None

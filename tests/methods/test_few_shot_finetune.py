@@ -86,22 +86,21 @@ def test_the_network_that_is_taken_up_answers_as_its_bundle(
     assert bool(learned.finer) == ("min_fine_images" in changes)
 
 
-def test_batch_norm_that_followed_a_laboratory_and_weights_in_16_bits_are_taken_up(
-    plain: Fitted, abroad: CellDataset, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+def test_pieces_that_follow_a_laboratory_and_weights_in_16_bits_are_taken_up(
+    plain: Fitted,
+    abroad: CellDataset,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images = trained.cells(tmp_path_factory) / "lab_b" / "images"
-    settings = ["size=false", "class_bias=false"]
-    followed = adapt(
-        plain.bundle.path, out=tmp_path / "followed", unlabelled=str(images), options=AdaptOptions(settings=settings)
-    )
+    # what the pieces add is not the network's, which is taken up without it
+    monkeypatch.setattr("hemalens.adaptation.guards.FEWEST_MOVED", 0)
+    monkeypatch.setattr("hemalens.adaptation.guards.ONE_TYPE", 1)
+    followed = adapt(plain.bundle.path, out=tmp_path / "followed", unlabelled=str(images))
+    assert followed.manifest.unlabelled is not None
+    assert "class_means" in followed.manifest.unlabelled.pieces
     _way(followed, tmp_path).check(abroad)
-    # what a bias adds is not the network's, which is taken up without it
-    biased = adapt(
-        plain.bundle.path, out=tmp_path / "biased", unlabelled=str(images), options=AdaptOptions(settings=["size=false"])
-    )
-    assert biased.manifest.unlabelled is not None
-    assert biased.manifest.unlabelled.bias is not None
-    _way(biased, tmp_path).check(abroad)
     half = quantize(
         plain.bundle.path, f"folder:{images}", out=tmp_path / "half", precision="fp16", options=QuantizeOptions(n_images=4)
     )

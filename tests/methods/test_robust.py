@@ -27,7 +27,6 @@ from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.bundle import FINE, Bundle
 from hemalens.datasets import CellDataset
 from hemalens.errors import BundleError, ConfigError
-from hemalens.graphs.batch_norm import OP_TYPE, has_batch_norm
 from hemalens.graphs.build import cut, kind_of
 from hemalens.graphs.cost import count_graph
 from hemalens.inference.predictor import Predictor
@@ -473,23 +472,6 @@ def test_with_outlines_a_killed_run_ends_as_an_unbroken_one(
     assert first.keys() == second.keys()
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5, msg=name)
-
-
-def test_only_the_colours_follow_a_new_laboratory(
-    unbroken: Fitted, outlined: Bundle, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    def norms(bundle: Bundle) -> list[str]:
-        return [node.output[0] for node in bundle.graph.graph.node if node.op_type == OP_TYPE]
-
-    assert has_batch_norm(outlined.graph)
-    assert len(norms(outlined)) == len(norms(unbroken.bundle)), "none but those of the network of colours"
-    spec = f"synthetic:{trained.cells(tmp_path_factory) / 'lab_b'}"
-    settings = ["size=false", "class_bias=false", "batch_size=8"]
-    followed = adapt(outlined.path, out=tmp_path / "followed", unlabelled=spec, options=AdaptOptions(settings=settings))
-    width = _two_networks(outlined)[1].head.in_features
-    before, after = (_run(bundle, _images(unbroken), "embedding")[0] for bundle in (outlined, followed))
-    np.testing.assert_allclose(after[:, -width:], before[:, -width:], atol=1e-5)
-    assert np.abs(after[:, :-width] - before[:, :-width]).max() > 1e-2
 
 
 def test_a_bundle_with_outlines_is_adapted_to_labelled_cells(

@@ -127,7 +127,7 @@ def test_adapting_without_labels_keeps_the_finer_types(bundle: Bundle, abroad: P
 
 
 def test_a_class_bias_leaves_the_shares_within_classes(bundle: Bundle, abroad: Path, tmp_path: Path) -> None:
-    bias = ["batch_norm=false", "size=false"]
+    bias = ["size=false"]
     made = adapt(
         bundle.path, out=tmp_path / "adapted", unlabelled=f"synthetic:{abroad}", options=AdaptOptions(settings=bias)
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled, unlabelled_config
+from hemalens.adaptation.adapt_unlabelled import adapt_unlabelled
 from hemalens.adaptation.encoders import folders_of
 from hemalens.adaptation.few_labels import adapt_few_labels, few_shot_config
 from hemalens.adaptation.finetune import adapt_finetuned
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
+from hemalens.adaptation.unlabelled_config import UnlabelledConfig
 from hemalens.bundle.bundle import Bundle, BundleLike, bundle_folder
 from hemalens.bundle.folders import artifact_files
 from hemalens.config import checked
@@ -58,19 +58,20 @@ def _adapt(
         return adapt_finetuned(bundle, support, run=run, options=options, say=say)
     if unlabelled is None:
         return adapt_few_labels(bundle, support, run=run, options=options, say=say)
-    unlabelled_config(options)
+    UnlabelledConfig.load(None, options.settings)
     few_shot_config(options)
     with scratch_folder() as folder:
         between = folder / "bundle"
         adapt_unlabelled(bundle, unlabelled, run=RunOptions(between, run.seed), options=options, say=say)
-        # the adapted bundle contains the further encoders already
-        return adapt_few_labels(between, support, run=run, options=replace(options, beside=()), say=say)
+        return adapt_few_labels(between, support, run=run, options=options, say=say)
 
 
 def _check(support: str | None, unlabelled: str | None, options: AdaptOptions) -> None:
     """Raise `InputError` if there is nothing to adapt to, or an option has no use."""
     if support is None and unlabelled is None:
         raise InputError("there is nothing to adapt to", expected="--support SPEC, --unlabelled SPEC or both")
+    if support is None and options.beside:
+        raise InputError("--beside needs --support", remedy="Leave it out: unlabelled images need no further encoder.")
     of_classifier = {"--few-shot": options.few_shot, "--allow-new": options.allow_new}
     given = [name for name, value in of_classifier.items() if value]
     if support is None and (given or options.finetune):

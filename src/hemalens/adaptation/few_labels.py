@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hemalens.adaptation.doubtful_labels import doubtful_labels
 from hemalens.adaptation.encoders import Embedders, open_embedders
 from hemalens.adaptation.options import DEFAULTS, AdaptOptions
 from hemalens.bundle.adaptations import Adaptation, ExpectedAccuracy
@@ -67,6 +68,8 @@ def adapt_few_labels(
     embeddings = embedders.embed(support)
     known_logits = embedders.head.logits(embeddings, support.classes) if embedders.head else None
     learned = _fit(config, support, embeddings, known_logits, embedders.parts)
+    if known_logits is not None and (warning := doubtful_labels(support, learned.left_out, known_logits)):
+        say(f"warning: {warning}")
     place = {id(record): i for i, record in enumerate(support.records)}
 
     def reference(records: list[Record]) -> NDArray[np.float64]:
@@ -155,9 +158,6 @@ def _manifest(
     """The first bundle's manifest, updated."""
     bundles = embedders.bundles
     first = bundles[0].manifest
-    unlabelled = first.unlabelled
-    if unlabelled is not None and not config.uses_base:
-        unlabelled = unlabelled.model_copy(update={"bias": None})
     adaptation = Adaptation(
         base_model_sha256=embedders.digests,
         beside=embedders.beside,
@@ -178,7 +178,6 @@ def _manifest(
             "embedding_parts": embedders.parts,
             "frozen_backbone": all(bundle.manifest.frozen_backbone for bundle in bundles),
             "adaptation": adaptation,
-            "unlabelled": unlabelled,
             "nucleus_sizes": first.nucleus_sizes if support.classes == first.labels else (),
             "parity": parity,
             "versions": library_versions(),

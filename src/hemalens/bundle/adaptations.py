@@ -45,10 +45,10 @@ class Unlabelled(Part):
     """How a bundle was adapted to a laboratory's unlabelled images.
 
     `settings` are those of `UnlabelledConfig`; `n_images` and `fingerprint` describe the images used, `n_unreadable` those
-    left out. `base_model_sha256` is the digest of the graph before. With nucleus sizes, `typical_nucleus_px` is the
-    laboratory's median diameter, `size_widening` the factor on the scales, and the embedding ends with the log relative
-    diameter. `bias` is added to the logits (k,). `neighbours` is the number of neighbours, `beside` names the encoders that
-    find them.
+    left out. `base_model_sha256` is the digest of the graph before. `pieces` are those in use, `left_out` states why the
+    others are not, and `changed` is the fraction of the images whose predicted class changes. With nucleus sizes,
+    `typical_nucleus_px` is the laboratory's typical diameter, `size_widening` the factor on the scales, and the embedding
+    ends with the log relative diameter. `neighbours` is the number of neighbours.
     """
 
     settings: dict[str, Any]
@@ -56,8 +56,9 @@ class Unlabelled(Part):
     n_images: int = Field(ge=1)
     n_unreadable: int = Field(ge=0)
     fingerprint: str
+    pieces: tuple[str, ...]
+    left_out: dict[str, str]
+    changed: float = Field(ge=0, le=1)
     typical_nucleus_px: float | None = Field(default=None, gt=0)
     size_widening: float | None = Field(default=None, ge=1)
-    bias: tuple[float, ...] | None = None
     neighbours: int | None = None
-    beside: tuple[str, ...] = ()

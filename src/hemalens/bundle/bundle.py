@@ -126,8 +126,6 @@ class Manifest(ArtifactManifest):
             raise ValueError("every class and subtype once")
         if self.nucleus_sizes and len(self.nucleus_sizes) != k:
             raise ValueError("nucleus sizes of every class")
-        if self.unlabelled and self.unlabelled.bias and len(self.unlabelled.bias) != k:
-            raise ValueError("a bias of every class")
         if self.embedding_parts and sum(self.embedding_parts) != self.embedding_size:
             raise ValueError("parts that make up the embedding")
         return self
@@ -155,12 +153,12 @@ class Manifest(ArtifactManifest):
     def calibrated_confidence(self) -> bool:
         """Whether the mean confidence estimates the accuracy on the target data (docs/reference/results/domain-shift.md).
 
-        True of unlabelled adaptation with nucleus sizes and a class bias at the training temperature.
+        True of unlabelled adaptation with nucleus sizes, at the training temperature.
         """
         how = self.unlabelled
         if how is None or self.adaptation is not None:
             return False
-        return how.size_widening is not None and how.bias is not None
+        return how.size_widening is not None
 
     @property
     def trained_on(self) -> str:

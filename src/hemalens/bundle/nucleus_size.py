@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from scipy import stats
-from scipy.special import log_softmax, logsumexp
+from scipy.special import gammaln, log_softmax, logsumexp
 
 from hemalens.bundle.artifact import Part
 from hemalens.bundle.stages import CentredCropStage, Stage
@@ -28,8 +28,12 @@ DEGREES = 4
 FEWEST = 8
 """Fewest cells for a distribution of a class's own; below, that of all classes is used."""
 LEAST_SPREAD = 0.02
-WIDENINGS = np.exp(np.linspace(0, 1.2, 25))
+WIDENINGS = np.exp(np.linspace(0, 1.2, 9))
 """Candidate factors on the scales in a target laboratory, 1 to 3.3."""
+OFFSETS = np.linspace(-0.4, 0.4, 33)
+"""Candidate differences of the typical log diameter from the median."""
+OFFSET_SPREAD = 0.2
+"""Standard deviation of their normal prior."""
 
 
 class NucleusSize(Part):
@@ -86,15 +90,32 @@ def sizes_of(dataset: CellDataset, stages: Sequence[Stage]) -> tuple[NucleusSize
 
 def log_likelihoods(relative: Floats, sizes: Sequence[NucleusSize], widening: float = 1.0) -> NDArray[np.float64]:
     """Log density (n, k) of log diameters over the typical one (n,) in each class, all scales `widening` times as wide."""
-    columns = [stats.t.logpdf(relative, DEGREES, size.centre, size.scale * widening) for size in sizes]
-    return np.stack(columns, axis=1)
+    centres = np.array([size.centre for size in sizes])
+    scales = np.array([size.scale for size in sizes]) * widening
+    z = (np.asarray(relative, np.float64)[:, None] - centres) / scales
+    whole = gammaln((DEGREES + 1) / 2) - gammaln(DEGREES / 2) - np.log(DEGREES * np.pi) / 2
+    return np.asarray(whole - np.log(scales) - (DEGREES + 1) / 2 * np.log1p(z**2 / DEGREES))
 
 
-def widening_of(logits: Floats, relative: Floats, sizes: Sequence[NucleusSize]) -> float:
-    """Most likely factor, at least 1, on the scales of sizes in a target laboratory, with classes by `logits` (n, k).
+def fit_sizes(logits: Floats, log_diameters: Floats, sizes: Sequence[NucleusSize], counts: Floats) -> tuple[float, float]:
+    """Most likely typical log diameter of a target laboratory, and factor, at least 1, on the scales of `sizes`.
 
-    A large factor gives sizes little weight, as where crops of several magnifications are mixed.
+    Classes are known by `logits` (n, k), and `counts` (n,) is by how much each image counts. The typical diameter is near
+    the median, which a mix of types unlike that of the training data moves: the offset has a normal prior. A large factor
+    gives sizes little weight, as where crops of several magnifications are mixed.
     """
     known = log_softmax(np.asarray(logits, np.float64), axis=1)
-    fits = [logsumexp(known + log_likelihoods(relative, sizes, w), axis=1).sum() for w in WIDENINGS]
-    return float(WIDENINGS[int(np.argmax(fits))])
+    middle = _weighted_median(log_diameters, counts)
+    best = (-np.inf, middle, 1.0)
+    for offset in OFFSETS:
+        for widening in WIDENINGS:
+            fit = logsumexp(known + log_likelihoods(log_diameters - middle - offset, sizes, widening), axis=1)
+            value = float((counts * fit).sum()) - (offset / OFFSET_SPREAD) ** 2 / 2
+            best = max(best, (value, float(middle + offset), float(widening)))
+    return best[1:]
+
+
+def _weighted_median(values: Floats, counts: Floats) -> float:
+    order = np.argsort(values)
+    reached = np.cumsum(counts[order])
+    return float(np.asarray(values)[order][np.searchsorted(reached, reached[-1] / 2)])

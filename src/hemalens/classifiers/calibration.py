@@ -38,12 +38,16 @@ def fit_temperature(logits: Floats, target: NDArray[np.int64]) -> float:
     return float(np.exp(found.x))
 
 
-def temperature_of_certainty(logits: Floats, certainty: float) -> float:
-    """Find the temperature at which logits (n, k) have the mean confidence `certainty`, within `TEMPERATURES`."""
+def temperature_of_certainty(logits: Floats, certainty: float, counts: Floats) -> float:
+    """Find the temperature at which logits (n, k) have the mean confidence `certainty`, within `TEMPERATURES`.
+
+    `counts` (n,) is by how much each row counts in the mean.
+    """
     wide = np.asarray(logits, np.float64)
 
     def surplus(log_temperature: float) -> float:
-        return float(special.softmax(wide / np.exp(log_temperature), axis=1).max(axis=1).mean()) - certainty
+        confidence = special.softmax(wide / np.exp(log_temperature), axis=1).max(axis=1)
+        return float(np.average(confidence, weights=counts)) - certainty
 
     low, high = np.log(TEMPERATURES)
     if surplus(low) <= 0:

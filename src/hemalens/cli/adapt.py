@@ -24,12 +24,7 @@ from hemalens.cli.options import (
 if TYPE_CHECKING:
     from hemalens.bundle.bundle import Manifest
 
-PIECES = {
-    "batch_norm": "batch norm",
-    "size": "nucleus size",
-    "class_bias": "class bias",
-    "neighbours": "nearest-neighbour smoothing",
-}
+PIECES = {"size": "nucleus size", "neighbours": "nearest-neighbour smoothing", "class_means": "class means"}
 
 
 Support = Annotated[
@@ -40,7 +35,7 @@ Unlabelled = Annotated[
 ]
 Beside = Annotated[
     list[str] | None,
-    typer.Option("--beside", metavar="BUNDLE", help="A second encoder: a bundle, or the word imagenet; repeatable."),
+    typer.Option("--beside", metavar="BUNDLE", help="With --support, a second encoder: a bundle, or imagenet; repeatable."),
 ]
 Finetune = Annotated[
     bool, typer.Option("--finetune", help="Train all weights on the labelled cells (minutes; bundles of robust).")
@@ -50,8 +45,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="With --unlabelled: batch_norm, size, class_bias, neighbours, strength, scarce, neighbour_weight, "
-        "batch_size. With --finetune: steps, folds, classifier, optimiser.learning_rate.",
+        help="With --unlabelled: size, neighbours, class_means. "
+        "With --finetune: steps, folds, classifier, optimiser.learning_rate.",
         rich_help_panel=ADVANCED,
     ),
 ]
@@ -83,7 +78,7 @@ def adapt(
     \b
     Examples:
     hemalens adapt runs/robust/bundle --support csv:cells.csv --out runs/adapted
-    hemalens adapt --unlabelled folder:images --beside imagenet --out runs/adapted
+    hemalens adapt --unlabelled folder:images --out runs/adapted
     """
     from hemalens.adaptation.adapt import adapt as run
     from hemalens.adaptation.options import AdaptOptions
@@ -108,27 +103,18 @@ def adapt(
 
 
 def _describe_unlabelled(manifest: Manifest) -> list[str]:
-    from hemalens.adaptation.unlabelled_config import log_class_prior
-
     how = manifest.unlabelled
     if how is None:
         return []
-    pieces = ", ".join(words for name, words in PIECES.items() if how.settings.get(name))
-    lines = [f"adapted to {how.n_images} unlabelled images: {pieces}; a test on these images is transductive"]
+    pieces = ", ".join(PIECES[name] for name in how.pieces) or "no piece is used, the bundle predicts as before"
+    lines = [f"adapted to {how.n_images} unlabelled images: {pieces}"]
+    lines += [f"{PIECES[name]} is left out: {reason}" for name, reason in how.left_out.items()]
     if how.typical_nucleus_px is not None:
-        lines.append(f"median nucleus diameter: {how.typical_nucleus_px:.0f} px")
-    if how.bias is not None:
-        scarce = how.settings.get("scarce", 1.0)
-        names = [label for label, log in zip(manifest.labels, log_class_prior(manifest.labels, scarce), strict=True) if log]
-        if names:
-            lines.append(f"class prior of scarce types multiplied by {scarce:g}: {', '.join(names)}")
+        lines.append(f"typical nucleus diameter: {how.typical_nucleus_px:.0f} px")
     if how.neighbours is not None:
-        found = f", found with {', '.join(how.beside)}" if how.beside else ""
-        lines.append(f"predictions are smoothed over the {how.neighbours} nearest neighbours{found}")
-    elif how.settings.get("class_bias"):
-        lines.append(
-            "optional: --beside imagenet for nearest-neighbour smoothing (slower; finds fewer cells of rare types)"
-        )
+        lines.append(f"predictions are smoothed over the {how.neighbours} nearest neighbours")
+    if how.pieces:
+        lines.append(f"the predicted type changes for {how.changed:.0%} of them; a test on these images is transductive")
     return lines
 
 

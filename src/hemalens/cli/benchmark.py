@@ -136,8 +136,7 @@ Unlabelled = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=VALUE",
-        help="images=8,16,32,64,128; pieces=batch_norm,size+class_bias; strength, repeats, test_fraction, "
-        "beside=imagenet; repeatable.",
+        help="images=8,16,32,64,128; pieces=size,size+neighbours; repeats, test_fraction; repeatable.",
     ),
 ]
 LeaveOneOut = Annotated[

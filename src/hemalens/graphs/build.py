@@ -7,6 +7,7 @@ The whole graph of a bundle: image uint8 (n, h, w, 3) -> resize, round -> resize
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,10 @@ OWN_NAMES = ("", "image", "embedding", "logits")
 """Names that an insertion leaves unchanged; an omitted input has an empty name."""
 BESIDE_FEATURES = "beside_features"
 """Constant with the width of the first embedding, where a second one is concatenated."""
+BATCH_NORM = "BatchNormalization"
+"""The operator of batch norm."""
+PIXELS = re.compile(r"(?:.*_)?pixels(?:_\d+)?")
+"""Names of the tensors that networks read; joined encoders have a prefix and a number."""
 PILLOW_CUBIC = -0.5
 """Coefficient of Pillow's bicubic kernel; that of ONNX is -0.75 by default."""
 SHORTEST_LENGTH = 1e-12
@@ -258,6 +263,12 @@ def mean_answer_graph(n_classes: int, *, fine: tuple[str, int] | None = None) ->
         inputs.append(float_value(f"own_{name}", ["n", size]))
         outputs.append(float_value(name, ["n", size]))
     return make_model(nodes, inputs, outputs, [])
+
+
+def pixels_of(graph: onnx.ModelProto) -> list[str]:
+    """Names of the tensors that the networks in a graph read; joined encoders have one each."""
+    made = (name for node in graph.graph.node for name in node.output)
+    return [name for name in made if PIXELS.fullmatch(name)]
 
 
 def insert_behind(

@@ -1,7 +1,7 @@
 """Store a graph's weights in 16 bits and cast them to 32 where they are used: half the size, the same computation.
 
 Rounding to 16 bits changes a weight by at most one part in 2,000. Only large tensors between pixels and embedding are
-rounded; batch norm keeps 32 bits, because its statistics are re-estimated.
+rounded; batch norm keeps 32 bits, because its constants are small.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from hemalens.errors import BundleError
-from hemalens.graphs.batch_norm import OP_TYPE
-from hemalens.graphs.build import cut
+from hemalens.graphs.build import BATCH_NORM, cut
 
 FEWEST = 256
 """Smallest number of values of a tensor that is rounded."""
@@ -51,7 +50,7 @@ def with_half_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
 def _roundable(model: onnx.ModelProto) -> frozenset[str]:
     """Names of the large 32-bit weights below the embedding, outside batch norm, that 16 bits can hold."""
     encoder = cut(model, ["image"], ["embedding"]).graph
-    kept = {name for node in model.graph.node if node.op_type == OP_TYPE for name in node.input}
+    kept = {name for node in model.graph.node if node.op_type == BATCH_NORM for name in node.input}
     used = {name for node in encoder.node for name in node.input} - kept
     return frozenset(
         tensor.name

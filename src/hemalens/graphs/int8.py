@@ -24,8 +24,7 @@ from hemalens.config import StrictConfig
 from hemalens.datasets.base import Record
 from hemalens.errors import BundleError, HemalensError
 from hemalens.files import scratch_folder
-from hemalens.graphs.batch_norm import pixels_of
-from hemalens.graphs.build import IR_VERSION, cut, join
+from hemalens.graphs.build import IR_VERSION, cut, join, pixels_of
 from hemalens.graphs.checks import is_quantised
 from hemalens.graphs.runtime import session_of
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from hemalens.errors import BundleError
-from hemalens.graphs.batch_norm import OP_TYPE
+from hemalens.graphs.build import BATCH_NORM
 from hemalens.graphs.fp16 import SUFFIX
 
 Weights = dict[str, NDArray[np.float32]]
@@ -33,7 +33,7 @@ def network_weights(graph: onnx.ModelProto) -> Weights:
         if named := OF_NETWORK.fullmatch(name.removesuffix(SUFFIX)):
             found[named["name"]] = value.astype(np.float32)
     for node in graph.graph.node:
-        if node.op_type == OP_TYPE and (layer := _layer_of(node)):
+        if node.op_type == BATCH_NORM and (layer := _layer_of(node)):
             for part, name in zip(PARTS, node.input[1:], strict=True):
                 value, own = values[name].astype(np.float32), f"{layer}.{part}"
                 # a tensor without a name of the network was re-estimated

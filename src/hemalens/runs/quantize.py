@@ -84,10 +84,9 @@ def quantize(
         base = open_bundle(bundle)
         _refuse_small(base)
         how = base.manifest.unlabelled
-        if precision == "int8" and how is not None and (how.typical_nucleus_px or how.neighbours):
-            what = "uses nucleus sizes" if how.typical_nucleus_px else "smooths predictions over nearest neighbours"
+        if precision == "int8" and how is not None and how.pieces:
             raise BundleError(
-                f"the bundle {one_line(base.path)} {what}, which int8 does not support",
+                f"the bundle {one_line(base.path)} is adapted to unlabelled images, which int8 does not support",
                 remedy="Quantise its base, then adapt that; or use --precision fp16.",
             )
         unreadable: Unreadable = "drop" if options.drop_unreadable else "refuse"

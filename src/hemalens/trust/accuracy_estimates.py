@@ -14,7 +14,7 @@ ASSUMES = {
     "thresholded_confidence": "a confidence means the same in the target laboratory as in the training data",
     "difference_of_confidences": "accuracy falls by as much as the mean confidence does",
     "typical_cells": "atypical cells are classified by chance, the others as in the training data",
-    "mean_confidence": "probabilities are calibrated at the training temperature, with nucleus sizes and a class bias",
+    "mean_confidence": "probabilities are calibrated at the training temperature, with nucleus sizes",
 }
 """The assumption of each estimator, in words."""
 

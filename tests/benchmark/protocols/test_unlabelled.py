@@ -31,10 +31,10 @@ from trained import Colour, colour_cells
 HOME: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 60, 200), "monocyte": (60, 200, 60)}
 AWAY: Mapping[str, Colour] = {"monocyte": (120, 150, 90), "lymphocyte": (110, 110, 160), "neutrophil": (150, 130, 90)}
 """Two of three types are mixed up there; listed in another order."""
-PLAN = UnlabelledProtocol(images=(16, 8), pieces=("class_bias", "class_bias+neighbours"), repeats=3)
+PLAN = UnlabelledProtocol(images=(16, 8), pieces=("class_means", "neighbours+class_means"), repeats=3)
 SETTINGS = {
-    "size": ["batch_norm=false", "class_bias=false"],
-    "size+class_bias": ["batch_norm=false"],
+    "size": ["neighbours=false", "class_means=false"],
+    "size+class_means": ["neighbours=false"],
 }
 
 
@@ -68,6 +68,14 @@ def sized(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def sized_laboratory(sized: Bundle, tmp_path_factory: pytest.TempPathFactory) -> NewLaboratory:
     spec = f"synthetic:{trained.cells(tmp_path_factory) / 'lab_b'}"
     return open_laboratories([spec], None, labels=sized.manifest.label_map, stages=sized.stages)[0]
+
+
+@pytest.fixture(autouse=True)
+def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every piece is used that the images suffice for."""
+    monkeypatch.setattr("hemalens.adaptation.guards.FEWEST_MOVED", 0)
+    monkeypatch.setattr("hemalens.adaptation.guards.ONE_TYPE", 1)
+    monkeypatch.setattr("hemalens.adaptation.guards.FEW", 8)
 
 
 @pytest.fixture
@@ -110,8 +118,8 @@ def test_images_are_drawn_beside_the_tested_ones_and_more_hold_the_fewer(
 ) -> None:
     found = PLAN.run(bundle, laboratory, source="home", seed=4)
     assert [(curve.variant, curve.against, curve.transductive) for curve in found] == [
-        ("class_bias", "unlabelled", False),
-        ("class_bias+neighbours", "unlabelled", False),
+        ("class_means", "unlabelled", False),
+        ("neighbours+class_means", "unlabelled", False),
     ]
     assert [[shots.k for shots in curve.shots] for curve in found] == [[0, 8, 16]] * 2
     assert all(parts == tested[0] for parts in tested), "every number and every piece has the same tests"
@@ -132,7 +140,7 @@ def test_the_scores_are_those_of_bundles_adapted_to_what_was_drawn(
     tested: list[list[frozenset[Path]]],
     tmp_path: Path,
 ) -> None:
-    plan = UnlabelledProtocol(images=(12,), pieces=("size", "size+class_bias"), repeats=2)
+    plan = UnlabelledProtocol(images=(12,), pieces=("size", "size+class_means"), repeats=2)
     found = plan.run(sized, sized_laboratory, source="home", seed=0)
     right = []
     for i, (config, images) in enumerate(drawn):
@@ -152,26 +160,13 @@ def test_the_scores_are_those_of_bundles_adapted_to_what_was_drawn(
         assert after.accuracy.value != before.accuracy.value
 
 
-def test_batch_norm_follows_and_the_embedding_is_computed_anew(
-    tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[UnlabelledConfig, CellDataset]]
-) -> None:
-    network = trained.fitted(tmp_path_factory, "finetune").bundle
-    lab = NewLaboratory(trained.laboratory(tmp_path_factory, "lab_b"), None)
-    plan = UnlabelledProtocol(images=(8,), pieces=("batch_norm", "batch_norm+class_bias"), strength=0.5, repeats=2)
-    found = plan.run(network, lab, source="lab_a", seed=0)
-    assert [config.pieces for config, _ in drawn[::2]] == [("batch_norm",), ("batch_norm", "class_bias")]
-    assert {config.strength for config, _ in drawn} == {0.5}
-    assert [[shots.k for shots in curve.shots] for curve in found] == [[0, 8]] * 2
-    assert all("strength 0.5" in curve.classifier for curve in found)
-
-
 def test_the_same_seed_gives_the_same_curves(bundle: Bundle, laboratory: NewLaboratory) -> None:
     first, again = (PLAN.run(bundle, laboratory, source="home", seed=4) for _ in range(2))
     assert first == again
 
 
 def test_numbers_that_the_laboratory_does_not_have_are_left_out(bundle: Bundle, laboratory: NewLaboratory) -> None:
-    plan = UnlabelledProtocol(images=(8, 500), pieces=("class_bias",), repeats=2)
+    plan = UnlabelledProtocol(images=(8, 500), pieces=("class_means",), repeats=2)
     plan.check([laboratory], seed=0)
     (found,) = plan.run(bundle, laboratory, source="home", seed=0)
     assert [shots.k for shots in found.shots] == [0, 8]
@@ -180,10 +175,9 @@ def test_numbers_that_the_laboratory_does_not_have_are_left_out(bundle: Bundle, 
 
 
 def test_a_piece_that_the_bundle_does_not_have_is_refused(bundle: Bundle, laboratory: NewLaboratory) -> None:
-    for piece, lacking in {"batch_norm": "no batch norm", "size": "without nucleus sizes"}.items():
-        plan = UnlabelledProtocol(images=(8,), pieces=("class_bias", piece), repeats=2)
-        with pytest.raises(BundleError, match=lacking):
-            plan.run(bundle, laboratory, source="home", seed=0)
+    plan = UnlabelledProtocol(images=(8,), pieces=("class_means", "size"), repeats=2)
+    with pytest.raises(BundleError, match="without nucleus sizes"):
+        plan.run(bundle, laboratory, source="home", seed=0)
 
 
 @pytest.mark.parametrize("asked", [{"images": ()}, {"images": (7,)}, {"images": (8, 8)}])
@@ -194,27 +188,24 @@ def test_a_plan_that_cannot_be_is_refused(asked: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("piece", ["colour", "prior", "standardise"])
 def test_an_unknown_piece_is_refused(piece: str) -> None:
-    with pytest.raises(ConfigError, match=f"unknown piece '{piece}'.*batch_norm, size, class_bias, neighbours"):
+    with pytest.raises(ConfigError, match=f"unknown piece '{piece}'.*size, neighbours, class_means"):
         UnlabelledProtocol(pieces=(f"size+{piece}",))
 
 
 def test_pieces_are_joined_by_a_plus() -> None:
-    plan = UnlabelledProtocol(strength=0.8)
-    assert plan.config("batch_norm + size").pieces == ("batch_norm", "size")
-    assert plan.config("batch_norm+size").strength == 0.8
-    assert "strength" not in plan.config("size").model_fields_set, "of batch norm alone"
+    assert UnlabelledProtocol().config("neighbours + size").pieces == ("size", "neighbours")
+    with pytest.raises(ConfigError, match="no use for beside; got imagenet"):
+        UnlabelledProtocol(beside=("imagenet",))
 
 
 def test_the_last_of_the_pieces_that_are_compared_are_those_of_adapting() -> None:
-    plan, usual = UnlabelledProtocol(), UnlabelledConfig()
-    found = [plan.config(words) for words in plan.pieces]
-    assert [config.pieces for config in found] == [("batch_norm",), ("size", "class_bias"), usual.pieces]
-    assert found[0].strength == found[-1].strength == usual.strength == 0.5
+    plan = UnlabelledProtocol()
+    assert plan.config(plan.pieces[-1]).pieces == UnlabelledConfig().pieces
 
 
 def test_what_the_scores_depend_on_is_in_the_request() -> None:
     requests = [
         UnlabelledProtocol(**asked).request()
-        for asked in ({}, {"images": (8,)}, {"strength": 0.8}, {"repeats": 3}, {"test_fraction": 0.5})
+        for asked in ({}, {"images": (8,)}, {"pieces": ("size",)}, {"repeats": 3}, {"test_fraction": 0.5})
     ]
     assert all(a != b for i, a in enumerate(requests) for b in requests[:i])

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from hemalens.adaptation.adapt_unlabelled import FEWEST, refuse_lacking
-from hemalens.adaptation.encoders import open_embedders
+from hemalens.adaptation.adapt_unlabelled import refuse_lacking
+from hemalens.adaptation.encoders import Embedder
+from hemalens.adaptation.guards import FEWEST
 from hemalens.adaptation.source_head import SourceHead
 from hemalens.adaptation.unlabelled_config import PIECES, UnlabelledConfig
-from hemalens.adaptation.unlabelled_steps import adapted_to, embeddings_beside
+from hemalens.adaptation.unlabelled_steps import adapted_to
 from hemalens.benchmark.protocols.base import Counts, Words
 from hemalens.benchmark.protocols.data import NewLaboratory
 from hemalens.benchmark.protocols.laboratory import (
@@ -29,38 +29,37 @@ from hemalens.benchmark.protocols.laboratory import (
 )
 from hemalens.bundle.bundle import Bundle
 from hemalens.cache import FeatureCache
-from hemalens.classifiers.few_shot import FewShotConfig
 from hemalens.datasets import CellDataset
 from hemalens.datasets.episodes import Episode
 from hemalens.datasets.splits import seeded
 from hemalens.errors import ConfigError, SplitError
 from hemalens.evaluation.results import Against, KShot
 from hemalens.files import default_cache_dir
-from hemalens.graphs.features import extract
 from hemalens.progress import track
 
-COMPARED = ("batch_norm", "size+class_bias", "batch_norm+size+class_bias")
+COMPARED = ("size", "size+neighbours", "size+neighbours+class_means")
 """Components that are compared by default; together they are those of `adapt --unlabelled`."""
 
 
 class UnlabelledProtocol(LaboratoryProtocol):
     """For each of `pieces`, adaptation to each number of unlabelled `images`.
 
-    Components that are used together are joined by a plus: `batch_norm+size`. Each of `repeats` tests a part of the target,
-    `test_fraction`; the unlabelled images are drawn from the rest. `beside` helps to find nearest neighbours.
+    Components that are used together are joined by a plus: `size+neighbours`. Each of `repeats` tests a part of the target,
+    `test_fraction`; the unlabelled images are drawn from the rest.
     """
 
     against: ClassVar[Against] = "unlabelled"
 
     images: Counts = (8, 16, 32, 64, 128)
     pieces: Words = COMPARED
-    strength: float = Field(default=0.5, gt=0, le=1)
     repeats: int = Field(default=10, ge=2)
     test_fraction: float = Field(default=0.4, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _check_settings(self) -> UnlabelledProtocol:
         check_counts(self.images, "numbers of images", at_least=FEWEST)
+        if self.beside:
+            raise ConfigError("images without labels have no use for beside", got=self.beside[0])
         if not self.pieces:
             raise ConfigError("no piece is named", expected=f"one or more of {', '.join(PIECES)}")
         for words in self.pieces:
@@ -73,16 +72,14 @@ class UnlabelledProtocol(LaboratoryProtocol):
         unknown = [word for word in named if word not in PIECES]
         if unknown:
             raise ConfigError(f"unknown piece {unknown[0]!r}", expected=f"{', '.join(PIECES)}, or some with + between them")
-        strength = {"strength": self.strength} if "batch_norm" in named else {}
-        return UnlabelledConfig.from_mapping({**{piece: piece in named for piece in PIECES}, **strength}, source=words)
+        return UnlabelledConfig.from_mapping({piece: piece in named for piece in PIECES}, source=words)
 
     @property
     def description(self) -> str:
         """The protocol in words."""
-        beside = f", with {', '.join(self.beside)}" if self.beside else ""
         return (
-            f"{', '.join(map(str, self.images))} images without labels, {', '.join(self.pieces)}{beside}, strength "
-            f"{self.strength:g}, {self.repeats} repeats, tested on other images (inductive)"
+            f"{', '.join(map(str, self.images))} images without labels, {', '.join(self.pieces)}, {self.repeats} repeats, "
+            "tested on other images (inductive)"
         )
 
     def check(self, laboratories: Sequence[NewLaboratory], *, seed: int) -> None:
@@ -99,10 +96,7 @@ class UnlabelledProtocol(LaboratoryProtocol):
         """A curve for each entry of `pieces`; numbers of images that the target does not have are left out."""
         for words in self.pieces:
             refuse_lacking(bundle, self.config(words))
-        embedders = open_embedders(bundle, self.beside, FewShotConfig())
-        beside = [one.encoder for one in embedders.each[1:]]
-        target = embed(embedders.each[0].encoder, laboratory.target)
-        others = embeddings_beside(beside, target.dataset.records, FeatureCache(default_cache_dir()))
+        target = embed(Embedder.of(bundle).encoder, laboratory.target)
         tested = self._tested(target.dataset, seed=seed)
         numbers = [n for n in sorted(self.images) if n <= min(int((~test).sum()) for test in tested)]
         episodes = [Episode(np.zeros(0, np.int64), test) for test in tested]
@@ -117,9 +111,7 @@ class UnlabelledProtocol(LaboratoryProtocol):
                     rows = []
                     for repeat, test in enumerate(tested):
                         images = target.dataset.subset(_drawn(test, n, repeat, seed=seed))
-                        rows.append(
-                            _predict(bundle, target, images, config, test=test, beside=beside, others=others, seed=seed)
-                        )
+                        rows.append(_predict(bundle, target, images, config, test=test, seed=seed))
                         progress(1)
                     shots.append(query_scores(n, target.dataset, episodes, np.stack(rows), seed=seed))
                 found.append(
@@ -130,7 +122,7 @@ class UnlabelledProtocol(LaboratoryProtocol):
                         source=source,
                         support=f"{self.test_fraction:.0%} of {target.dataset.name} are tested, images are drawn from the "
                         "rest",
-                        classifier=f"the model's own head; strength {self.strength:g}",
+                        classifier="the model's own head",
                         variant=words,
                     )
                 )
@@ -148,29 +140,13 @@ def _drawn(test: NDArray[np.bool_], n: int, repeat: int, *, seed: int) -> Labels
 
 
 def _predict(
-    bundle: Bundle,
-    target: Embedded,
-    images: CellDataset,
-    config: UnlabelledConfig,
-    *,
-    test: NDArray[np.bool_],
-    beside: Sequence[onnx.ModelProto],
-    others: NDArray[np.float32],
-    seed: int,
+    bundle: Bundle, target: Embedded, images: CellDataset, config: UnlabelledConfig, *, test: NDArray[np.bool_], seed: int
 ) -> Labels:
-    """Predictions (n,) of the bundle adapted to `images`, for the images of `test`; 0 for the rest.
-
-    `others` (n, d) are the embeddings of all images by the encoders `beside`.
-    """
+    """Predictions (n,) of the bundle adapted to `images`, for the images of `test`; 0 for the rest."""
     dataset, at = target.dataset, np.flatnonzero(test)
-    # batch norm changes the encoder, and with it the embeddings
-    cache = None if config.batch_norm else FeatureCache(default_cache_dir())
-    adapted = adapted_to(bundle, images, config, seed, cache=cache, beside=beside)
+    adapted = adapted_to(bundle, images, config, seed, cache=FeatureCache(default_cache_dir()))
     records = [dataset.records[i] for i in at]
-    embeddings = target.embeddings[at].astype(np.float32)
-    if config.batch_norm:
-        embeddings = extract(records, adapted.encoder, cache=None).complete()
-    probabilities = adapted.probabilities(embeddings, adapted.log_diameters(records), others[at])
+    probabilities = adapted.probabilities(target.embeddings[at].astype(np.float32), records)
     predicted = np.zeros(len(dataset), np.int64)
     predicted[at] = class_indices(bundle, dataset)[probabilities.argmax(axis=1)]
     return predicted
