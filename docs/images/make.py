@@ -99,9 +99,9 @@ def next_laboratory() -> Figure:
         "linear_probe": "linear_probe",
         "finetune": "finetune",
         "robust": "robust, centred crop",
-        "adapted without labels": "+ unlabelled images",
-        "adapted without labels, imagenet neighbours": "+ nearest-neighbour smoothing",
-        "adapted without labels, imagenet neighbours, then 10 labelled cells a type": "+ 10 labelled cells a type",
+        "1 labelled cell a type": "+ 1 labelled cell a type",
+        "10 labelled cells a type": "+ 10 labelled cells a type",
+        "finetuned on 10 labelled cells a type, imagenet": "+ 10 cells a type, all weights",
     }
     table = {(row["model"], row["laboratory"]): row for row in rows_of("next_laboratory.csv")}
     figure, axes = _panels(1, 3, (9.2, 2.9))
@@ -118,18 +118,6 @@ def next_laboratory() -> Figure:
     for axis in axes[1:]:
         axis.set_yticklabels([])
     return figure
-
-
-def unlabelled_curve() -> Figure:
-    """Balanced accuracy on unseen images against the number of unlabelled images a bundle adapted to."""
-    names = {
-        "batch_norm": "batch norm",
-        "size+class_bias": "nucleus size, class bias",
-        "batch_norm+size+class_bias": "all three (default)",
-        "size+class_bias+neighbours": "size, bias, neighbours",
-        "batch_norm+size+class_bias+neighbours": "all four",
-    }
-    return _curves(rows_of("unlabelled_curve.csv"), "pieces", "images", names, "unlabelled images")
 
 
 def labelling_curve() -> Figure:
@@ -235,7 +223,6 @@ CHARTS: dict[str, Callable[[], Figure]] = {
     chart.__name__: chart
     for chart in (
         next_laboratory,
-        unlabelled_curve,
         labelling_curve,
         bloodshot_k_shot,
         bloodshot_classifiers,
