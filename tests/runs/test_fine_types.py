@@ -14,7 +14,6 @@ from pyarrow import parquet
 
 import trained
 from hemalens.adaptation.adapt import adapt
-from hemalens.adaptation.options import AdaptOptions
 from hemalens.bundle.bundle import FINE, MODEL, Bundle, open_bundle, write_bundle
 from hemalens.bundle.export import check_parity
 from hemalens.datasets import CellDataset

@@ -116,3 +116,27 @@ def test_too_few_laboratories_or_images_put_every_label_into_every_set() -> None
 def test_a_coverage_out_of_range_is_refused(coverage: float) -> None:
     with pytest.raises(InputError, match="coverage"):
         LaboratorySets.calibrate(*_laboratories(3, 20, 3, np.random.default_rng(0)), coverage=coverage)
+
+
+# ---------------------------------------------------------------------------------------------------- among some classes
+
+
+@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.given(seed=SEEDS)
+def test_sets_among_some_classes_are_those_without_the_others(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, among = 400, np.array([True, True, False, True, False])
+    probabilities = rng.dirichlet(np.ones(5), size=n)
+    targets, laboratories = rng.integers(5, size=n), rng.integers(8, size=n)
+    found = LaboratorySets.calibrate(probabilities, targets, laboratories, among=among)
+    kept, columns = among[targets], np.flatnonzero(among)
+    alone = probabilities[:, columns] / probabilities[:, columns].sum(axis=1, keepdims=True)
+    places = np.searchsorted(columns, targets[kept])
+    plain = LaboratorySets.calibrate(alone[kept], places, laboratories[kept])
+    assert found.threshold == pytest.approx(plain.threshold)
+    assert found.n_images == kept.sum()
+    members, best = found.members(probabilities), np.eye(5, dtype=bool)[probabilities.argmax(axis=1)]
+    expected = np.zeros((n, 5), bool)
+    expected[:, columns] = plain.members(alone)
+    # a label of another class only where it is the predicted one
+    np.testing.assert_array_equal(members, expected | best)

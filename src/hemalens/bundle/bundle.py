@@ -260,6 +260,7 @@ class Bundle:
 
     def monitor(self, *, coverage: float | None = COVERAGE, seed: int = 0) -> Monitor:
         """A monitor that compares predictions with this bundle's reference statistics; arguments as in `Monitor`."""
+        mature = roles_of(self.manifest.labels).mature
         return Monitor(
             self.reference,
             calibrated_confidence=self.manifest.calibrated_confidence,
@@ -267,6 +268,7 @@ class Bundle:
             reviewer=self.reviewer,
             home="held-out images" if self.manifest.adaptation is None else "labelled images",
             elsewhere="imitated laboratories" if self.manifest.unlabelled is None else "imitated laboratories of the base",
+            mature=mature if mature.any() and not mature.all() else None,
             seed=seed,
         )
 

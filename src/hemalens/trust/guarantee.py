@@ -20,7 +20,8 @@ class SetGuarantee:
     """The nominal `coverage` of prediction sets, and what it rests on.
 
     `basis` names the calibration images, `n_images` of them; `n_laboratories` counts the imitated laboratories, 0 of a
-    basis at home. `shift` is the verdict on the domain shift of the images predicted.
+    basis at home. `shift` is the verdict on the domain shift of the images predicted. `of_mature`: of cells of mature types
+    alone.
     """
 
     coverage: float
@@ -28,6 +29,7 @@ class SetGuarantee:
     n_images: int
     n_laboratories: int
     shift: Verdict
+    of_mature: bool = False
 
     @property
     def at_home(self) -> bool:
@@ -42,7 +44,8 @@ class SetGuarantee:
     @property
     def _where(self) -> str:
         if not self.at_home:
-            return f"in laboratories like the {self.n_laboratories} imitated ones"
+            cells = "of cells of mature types " if self.of_mature else ""
+            return f"{cells}in laboratories like the {self.n_laboratories} imitated ones"
         return f"in the bundle's own laboratory alone, by {self.n_images} {self.basis}"
 
     @property

@@ -100,7 +100,8 @@ class Monitor:
 
     Without a `reference` no shift can be found; with `calibrated_confidence` the mean confidence then estimates the
     accuracy. `coverage` of prediction sets lies in (0, 1), None for no sets. The `reviewer` finds the cells that a person
-    must look at. `home` and `elsewhere` name what the prediction sets rest on. Of more than 2,000 images a sample is kept,
+    must look at. `home` and `elsewhere` name what the prediction sets rest on; those elsewhere are of classes of the mask
+    `mature` (k,) alone, where it is given. Of more than 2,000 images a sample is kept,
     drawn by `seed`. Raises `InputError` for a coverage out of range.
     """
 
@@ -113,6 +114,7 @@ class Monitor:
         reviewer: Reviewer | None = None,
         home: Basis = "held-out images",
         elsewhere: Basis = "imitated laboratories",
+        mature: NDArray[np.bool_] | None = None,
         seed: int = 0,
     ) -> None:
         if coverage is not None:
@@ -132,7 +134,7 @@ class Monitor:
         if coverage is not None and self.imitated is not None:
             shown = self.imitated
             self.sets_elsewhere = LaboratorySets.calibrate(
-                shown.probabilities, shown.targets, shown.laboratories, coverage=coverage
+                shown.probabilities, shown.targets, shown.laboratories, coverage=coverage, among=mature
             )
         self.n_images = 0
         self._rng = np.random.default_rng(seed)
@@ -152,7 +154,8 @@ class Monitor:
         """
         if self.sets_elsewhere is not None and (verdict != NOT_DETECTED or self.sets is None):
             found = self.sets_elsewhere
-            return SetGuarantee(found.coverage, self.elsewhere, found.n_images, found.n_laboratories, verdict)
+            of_mature = found.among is not None
+            return SetGuarantee(found.coverage, self.elsewhere, found.n_images, found.n_laboratories, verdict, of_mature)
         return None if self.sets is None else SetGuarantee(self.sets.coverage, self.home, self.sets.n, 0, verdict)
 
     def observe(self, embeddings: Floats | None, probabilities: Floats) -> Observation:
