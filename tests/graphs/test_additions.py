@@ -52,21 +52,3 @@ def test_a_second_encoder_is_removed() -> None:
     assert graphs.kind_of(removed, "embedding")[1] == (3,)
     for found, expected in zip(_run(removed, image), _run(graph, image), strict=True):
         np.testing.assert_array_equal(found, expected)
-
-
-def test_softened_logits_stay_softened_without_their_bias() -> None:
-    graph, image = _graph(), np.random.default_rng(2).normal(size=(4, 3)).astype(np.float32)
-    biased = onnx.ModelProto()
-    biased.CopyFrom(graph)
-    nodes = [
-        helper.make_node("Mul", ["logits_before", "evidence_softening"], ["evidence_softened"]),
-        helper.make_node("Sum", ["evidence_softened", "evidence_constant"], ["logits"]),
-    ]
-    constants = {
-        "evidence_softening": np.array([0.5], np.float32),
-        "evidence_constant": np.array([1, -1], np.float32),
-    }
-    graphs.insert_behind(biased, "logits", nodes, constants, then="logits")
-    before, after, removed = (_run(one, image)[1] for one in (graph, biased, without_additions(biased)))
-    np.testing.assert_allclose(after, 0.5 * before + [1, -1], atol=1e-6)
-    np.testing.assert_allclose(removed, 0.5 * before, atol=1e-6)

@@ -204,7 +204,6 @@ def test_an_adapted_bundle_says_what_its_sets_rest_on(imitating: Bundle, foreign
     assert (found.sets.basis, found.sets.n_images) == ("labelled images", 45)
     plain = adapt(
         imitating.path, out=tmp_path / "unlabelled", unlabelled=str(foreign),
-        options=AdaptOptions(settings=("batch_norm=false",)),
     )  # fmt: skip
     found = predict(plain.path, str(foreign), out=tmp_path / "b.csv")
     assert found.sets is not None

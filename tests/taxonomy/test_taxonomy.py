@@ -324,10 +324,6 @@ def test_loinc_codes_are_those_of_the_counts_per_100_leukocytes() -> None:
     assert {code: t.loinc for code, t in cell_types().items() if t.loinc is not None} == LOINC
 
 
-def test_of_all_types_the_basophil_alone_is_scarce() -> None:
-    assert [code for code, cell_type in cell_types().items() if cell_type.scarce] == ["basophil"]
-
-
 def test_loinc_codes_have_a_valid_check_digit() -> None:
     """LOINC's check digit: the Luhn algorithm (mod 10) over the number before the dash."""
     for loinc in LOINC.values():

@@ -72,7 +72,7 @@ def adapted_to(
 
     `cache` may hold the encoder's embeddings; `seed` draws the images that neighbours are kept of.
     """
-    encoder = graphs.cut(base.graph, ["image"], ["embedding"])
+    encoder = graphs.cut(base.tested_graph, ["image"], ["embedding"])
     with track("embedding", len(images)) as progress:
         embeddings = extract(images.records, encoder, cache=cache, progress=progress).complete()
     extent = extent_of(base.stages) if config.size else None

@@ -49,9 +49,8 @@ SHORTEST_STEM = 7
 class CellType:
     """A cell type: its code, ICSH name, parent's code, LOINC code of its count, and other spellings.
 
-    `scarce` types are at most two in a hundred leukocytes of nearly all blood. `mature` are the five types of the
-    differential count of healthy blood, `urgent` blasts and immature cells; the types below one are so too: see `is_mature`
-    and `is_urgent`.
+    `mature` are the five types of the differential count of healthy blood, `urgent` blasts and immature cells; the types
+    below one are so too: see `is_mature` and `is_urgent`.
     """
 
     code: str
@@ -59,7 +58,6 @@ class CellType:
     parent: str | None = None
     loinc: str | None = None
     aliases: tuple[str, ...] = ()
-    scarce: bool = False
     mature: bool = False
     urgent: bool = False
 
