@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from scipy.special import log_softmax, logsumexp
 
-from hemalens.taxonomy import cell_type_of, cell_types, label_map
+from hemalens.taxonomy import is_mature
 
 Floats = NDArray[np.floating[Any]]
 Constants = dict[str, NDArray[Any]]
@@ -32,7 +32,7 @@ class MatureTypes:
     @classmethod
     def of(cls, labels: Sequence[str]) -> MatureTypes:
         """The mature types among these labels, and the types below them."""
-        mature = tuple(i for i, label in enumerate(labels) if _is_mature(label))
+        mature = tuple(i for i, label in enumerate(labels) if is_mature(label))
         return cls(mature if len(mature) > 1 else tuple(range(len(labels))), len(labels))
 
     @property
@@ -75,8 +75,3 @@ class MatureTypes:
             helper.make_node("Gather", ["mature_joined", "mature_order"], ["logits"], axis=1),
         ]
         return nodes, constants
-
-
-def _is_mature(label: str) -> bool:
-    code = cell_type_of(label)
-    return code is not None and bool(set(cell_types()[code].lineage()) & set(label_map("five_class").classes))
