@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import timm
 import torch
-from scipy.special import log_softmax, logsumexp
+from scipy.special import logsumexp
 from torch.nn.functional import cross_entropy
 
 import trained
 from hemalens.methods.robust import RobustConfig, RobustModule, types_of
 from hemalens.models.backbone import preprocessing_of
 from hemalens.models.outline import OutlineNetwork, WithOutline
-from hemalens.training.mature_types import AT_ALL
+from hemalens.training.mature_types import AT_ALL, FurtherTypes
 from hemalens.training.subclass_labels import FineLabels
 
 CLASSES = ("neutrophil", "lymphocyte", "erythroblast", "artefact")
@@ -56,23 +56,32 @@ def test_the_mature_types_learn_from_mature_cells_alone() -> None:
 
 
 @pytest.mark.parametrize("outline", [False, True])
-def test_holding_back_lowers_the_odds_of_further_types_by_the_same_on_all_images(outline: bool) -> None:
+def test_further_types_are_held_back_by_distance_and_the_mature_ones_keep_their_odds(outline: bool) -> None:
     module = _module(outline=outline)
-    pixels = _pixels(module, 30)
     with torch.inference_mode():
-        embedding = module.embed(pixels)
+        embedding = module.embed(_pixels(module, 40))
         before = module.classify(embedding).numpy().astype(float)
-        # forty held-out artefacts, answered with leads of 1 to 40
-        held = np.zeros((40, 4), np.float32)
-        held[:, 3] = np.arange(1, 41)
-        none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-        module.hold_back((held, np.full(40, 3)), none)
+        rows, classes = embedding.numpy(), np.arange(40) % 4
+        module.hold_back((rows, classes), (rows[:20], classes[:20]), (rows[:0], classes[:0]))
         after = module.classify(embedding).numpy().astype(float)
+        far = module.classify(embedding + 100 * embedding.std()).numpy().astype(float)
+    assert isinstance(module.further, FurtherTypes)
     np.testing.assert_allclose(logsumexp(after, axis=1), 0, atol=1e-5)
-    # log odds against the mature types: two of forty are given up, with leads of 1 and 2
-    fell = [log_softmax(x, axis=1)[:, 3] - logsumexp(x[:, :2], axis=1) for x in (before, after)]
-    np.testing.assert_allclose(fell[0] - fell[1], 3, atol=1e-4)
     np.testing.assert_allclose(before[:, 0] - before[:, 1], after[:, 0] - after[:, 1], atol=1e-4)
+    # no held-out mature cell is answered as a further type
+    mature = classes[:20] < 2
+    assert (after[:20][mature].argmax(axis=1) < 2).all()
+    assert (far.argmax(axis=1) < 2).all(), "far from all training cells"
+
+
+def test_types_that_are_drawn_less_often_get_that_back_where_no_mature_cell_suffers() -> None:
+    module = _module(outline=False)
+    rows = module.embed(_pixels(module, 40)).detach().numpy()
+    classes = np.full(40, 3)
+    classes[:4] = np.arange(4)
+    module.hold_back((rows, classes), (rows[4:], classes[4:]), (rows[:0], classes[:0]))
+    assert module.further is not None
+    assert module.further.back == pytest.approx(np.log(module.further_types))
 
 
 def test_a_network_of_mature_types_alone_holds_nothing_back() -> None:

@@ -23,18 +23,19 @@ from hemalens.imaging.reading import Preprocessing
 from hemalens.methods.base import Method
 from hemalens.methods.finetune import PRETRAINING, PRETRAINING_ROLE, FinetuneConfig, starting_network
 from hemalens.models.backbone import preprocessing_of
+from hemalens.models.class_distance import ClassDistance
 from hemalens.models.freezing import freeze
 from hemalens.models.outline import OutlineNetwork, WithOutline, without_batch_norm
 from hemalens.models.test_time_augmentation import Views, mean_over_views
 from hemalens.models.white_balance import white_balanced
 from hemalens.taxonomy import is_mature
 from hemalens.training.augmentation import Augmentation, AugmentationConfig
-from hemalens.training.classifier import CellClassifier, Judged
+from hemalens.training.classifier import CellClassifier, Embedded
 from hemalens.training.ema import average_into
 from hemalens.training.fit import TrainingData, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.laboratory_augmentation import LaboratoryAugmentation, LaboratoryConfig
 from hemalens.training.masks import without_background
-from hemalens.training.mature_types import AT_ALL, MatureTypes, held_back
+from hemalens.training.mature_types import AT_ALL, FurtherTypes, MatureTypes, held_back
 from hemalens.training.module import MOST
 from hemalens.training.subclass_labels import FineLabels, admitted_cross_entropy
 from hemalens.training.trainer import KeptEpoch
@@ -128,6 +129,8 @@ class RobustModule(CellClassifier):
         self.decay = decay
         self.labels = labels
         self.types = types_of(labels, config)
+        self.further_types = config.further_types
+        self.further: FurtherTypes | None = None
         self.averaged: Any = freeze(copy.deepcopy(self.network)) if decay else None
         self.n_averaged: Tensor
         self.admitted: Tensor
@@ -155,16 +158,17 @@ class RobustModule(CellClassifier):
         """Under a label map with mature and further types."""
         return self.types.twice
 
-    def hold_back(self, home: Judged, elsewhere: Judged) -> None:
-        """Lower the biases of the outputs for further types, as `training.mature_types.held_back`."""
+    def hold_back(self, learned: Embedded, home: Embedded, elsewhere: Embedded) -> None:
+        """Ask for more certainty of further types, as `training.mature_types.FurtherTypes`.
+
+        In training they are drawn less often; that is made up for where mature cells allow.
+        """
         mature = np.array([is_mature(label) for label in self.labels.classes])
-        of_class = held_back(*home, self.labels.classes, mature_elsewhere=elsewhere[0][mature[elsewhere[1]]])
-        shift = torch.zeros(self.types.n_outputs)
-        shift[-len(self.types.mature) :] = torch.from_numpy(of_class[self.labels.class_of_output]).float()
-        network = self.served
-        heads = [network.network.get_classifier(), network.outlined.head] if isinstance(network, WithOutline) else []
-        for head in heads or [network.get_classifier()]:
-            head.bias.data -= shift.to(head.bias)
+        distance = ClassDistance.of(*learned, *home)
+        self.further = FurtherTypes(distance, ~mature, 0.0).eval()
+        cells = [self.classify(torch.from_numpy(found[mature[classes]])).numpy() for found, classes in (home, elsewhere)]
+        back = held_back(cells, self.labels.classes, least=float(np.log(self.further_types)))
+        self.further = FurtherTypes(distance, ~mature, back).eval()
 
     def classes_of(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Index of the class of each training target (n,)."""
@@ -187,7 +191,8 @@ class RobustModule(CellClassifier):
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Embedding (n, d) -> logits of the classes (n, k)."""
-        return self.labels.class_logits(self.types.joined(super().classify(embedding)))
+        logits = self.labels.class_logits(self.types.joined(super().classify(embedding)))
+        return logits if self.further is None else self.further(logits, embedding)
 
     @property
     def finer(self) -> tuple[tuple[str, str], ...]:

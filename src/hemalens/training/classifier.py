@@ -14,8 +14,8 @@ from hemalens.evaluation import metrics
 from hemalens.imaging.reading import Preprocessing
 from hemalens.training.module import Learner, OptimiserConfig
 
-Judged = tuple[NDArray[np.float32], NDArray[np.int64]]
-"""Logits (n, k) and classes (n,) of images."""
+Embedded = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Embeddings (n, d) and classes (n,) of images."""
 
 
 class CellClassifier(Learner):
@@ -62,8 +62,8 @@ class CellClassifier(Learner):
         """Whether `hold_back` has any use."""
         return False
 
-    def hold_back(self, home: Judged, elsewhere: Judged) -> None:
-        """Ask for more certainty, by held-out images of the training's and of imitated laboratories; here for none."""
+    def hold_back(self, learned: Embedded, home: Embedded, elsewhere: Embedded) -> None:
+        """Ask for more certainty, by training images, held-out ones and those of imitated laboratories; here for none."""
 
     def classes_of(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Index of the class of each training target (n,); here the target itself."""

@@ -39,6 +39,8 @@ from hemalens.training.trainer import KeptEpoch, Precision, Schedule, train
 
 BATCH_NORM_MOMENTUM = 0.1
 """Share of each batch in the running statistics (torch's own default)."""
+LEARNED = 200
+"""Training images of each class, at most, that show where their embeddings lie."""
 
 
 class TrainingConfig(BackboneConfig):
@@ -137,7 +139,8 @@ def fit_network(
     pixels, targets = training_images(shown, preprocessing, config.masks, seed=module.seed, run_dir=run_dir)
     learned = PixelDataset(pixels, targets, augment or Augmentation(config.augmentation))
     weights = sampling_weights(module.classes_of(targets), train_part, config)
-    training, checking = _loaders(module, learned, PixelDataset(held, validation.targets, None), config, weights)
+    shown_held = PixelDataset(held, validation.targets, None)
+    training, checking = _loaders(module, learned, shown_held, config, weights)
     module.score = f"val_{config.selection_score}"
     schedule = Schedule(config.patience, config.kept_epoch, precision=config.precision, accumulate=config.accumulate)
     if config.epochs:
@@ -146,7 +149,7 @@ def fit_network(
         module.eval()  # the weights as they are
     module.after_training()
     imitated = () if config.only_watches else imitations_of(validation)
-    temperature = _calibrated(module, held, validation, imitated, scratch) if config.calibrate else 1.0
+    temperature = _calibrated(module, learned, shown_held, imitated, scratch) if config.calibrate else 1.0
     predictions = ModulePredictions(module, train_part, scratch, temperature)
     trained = Trained(
         method=method,
@@ -171,17 +174,26 @@ def fit_network(
 
 
 def _calibrated(
-    module: CellClassifier, held: NDArray[np.uint8], validation: CellDataset, imitated: Sequence[CellDataset], scratch: Path
+    module: CellClassifier, learned: PixelDataset, held: PixelDataset, imitated: Sequence[CellDataset], scratch: Path
 ) -> float:
-    """The temperature of a module on held-out images (n, 3, size, size), after it holds back what it is asked to."""
-    logits = logits_of(module, held)
+    """The temperature of a module on held-out images, after it holds back what it is asked to.
+
+    `imitated` are the held-out images as imitated laboratories show them.
+    """
+    home = embeddings_of(module, held.pixels), held.targets
     if module.holds_back:
         file = scratch / "imitated.npy"
-        found = [logits_of(module, resized_images(each, module.preprocessing, file)) for each in imitated] or [logits[:0]]
-        targets = np.concatenate([each.targets for each in imitated] or [validation.targets[:0]])
-        module.hold_back((logits, validation.targets), (np.concatenate(found), targets))
-        logits = logits_of(module, held)
-    return fit_temperature(logits, validation.targets)
+        found = [embeddings_of(module, resized_images(each, module.preprocessing, file)) for each in imitated]
+        elsewhere = (
+            np.concatenate([home[0][:0], *found]),
+            np.concatenate([home[1][:0], *(each.targets for each in imitated)]),
+        )
+        classes = module.classes_of(learned.targets)
+        some = first_of_each(classes, LEARNED)
+        module.hold_back((embeddings_of(module, learned.pixels[some]), classes[some]), home, elsewhere)
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = module.classify(torch.from_numpy(home[0])).numpy()
+    return fit_temperature(logits, held.targets)
 
 
 def _check_sampling(config: TrainingConfig) -> None:
@@ -306,6 +318,19 @@ def set_batch_norm_momentum(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = BATCH_NORM_MOMENTUM
+
+
+def first_of_each(classes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Places of the first `most` of each class in (n,), in order."""
+    return np.sort(np.concatenate([np.flatnonzero(classes == c)[:most] for c in np.unique(classes)]))
+
+
+def embeddings_of(module: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Embeddings (n, d) of images uint8 (n, 3, size, size)."""
+    with torch.inference_mode():
+        parts = [module.embed(module.pixels(torch.from_numpy(pixels[i : i + 32]))) for i in range(0, len(pixels), 32)]
+    embeddings: NDArray[np.float32] = torch.cat(parts).numpy()
+    return embeddings
 
 
 def logits_of(module: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

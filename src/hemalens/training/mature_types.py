@@ -4,6 +4,9 @@ With one softmax over all types, further ones take cells of a mature type in a l
 monocyte of another stain resembles an immature granulocyte. The network therefore answers twice. Its first outputs tell the
 mature types apart and learn from mature cells alone; the others compare all types and learn from every image. The
 probability of a mature type is that of being mature at all, by the second outputs, times that of the type, by the first.
+
+A further type is then predicted near its training cells alone: where the embedding lies farther from them than held-out
+cells of the training laboratories usually do, its logit falls with the distance (`FurtherTypes`).
 """
 
 from __future__ import annotations
@@ -15,22 +18,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
+from hemalens.models.class_distance import ClassDistance
 from hemalens.taxonomy import is_mature
 
 AT_ALL = 0.5
 """Weight of the loss of the outputs for all types, beside 1 for those of the mature types."""
-HELD_BACK = 0.05
-"""Share of the right answers of each further type that is given up for fewer wrong ones in other laboratories."""
 FALSE_ALARMS = 0.01
-"""Largest share of mature cells in imitated laboratories that may be answered as a further type. Imitated laboratories are
-easier than real ones, where several times as many are."""
+"""Largest share of mature cells that may be answered as a further type, in the training laboratories and in imitated ones.
+Real laboratories are harder: several times as many are there."""
+SLOPE = 8.0
+"""What a further type loses, in natural log odds, for each usual distance that an image lies farther from its cells."""
 STEP, MOST = 0.1, 10.0
 """Steps of what all further types are held back by beyond that, in natural log odds, and its largest value."""
-FEWEST = 20
-"""Fewest right answers on held-out images for a type to be held back."""
 
 
 Floats = NDArray[np.floating[Any]]
@@ -81,28 +83,35 @@ class MatureTypes:
         return np.where(self.mature, np.cumsum(self.mature) - 1, n + np.arange(len(self.mature)))
 
 
-def held_back(
-    logits: Floats, targets: NDArray[np.int64], classes: Sequence[str], *, mature_elsewhere: Floats | None = None
-) -> NDArray[np.float64]:
-    """What to subtract from the logits of each class (k,): 0 for a mature type.
+class FurtherTypes(nn.Module):
+    """Lowers the logits of further types: by `back`, and by `SLOPE` for each unit of distance beyond the first.
 
-    A further type that the training laboratories tell apart with ease, as a red cell, can be asked for more certainty: of
-    its right answers on held-out images, by logits (n, k) and classes (n,), `HELD_BACK` become wrong. All further types
-    are then held back alike until at most `FALSE_ALARMS` of the mature cells of other laboratories, by their logits
-    `mature_elsewhere` (m, k), are answered as one.
+    `further`, bool (k,), marks their classes; a unit is the median distance of held-out cells to their own class.
     """
-    found = np.zeros(len(classes))
-    wide = np.asarray(logits, np.float64)
+
+    def __init__(self, distance: ClassDistance, further: NDArray[np.bool_], back: float) -> None:
+        super().__init__()
+        self.distance = distance
+        self.further: Tensor
+        self.register_buffer("further", torch.from_numpy(further).float())
+        self.back = back
+
+    def forward(self, logits: Tensor, embedding: Tensor) -> Tensor:
+        """Logits (n, k) of embeddings (n, d) -> log probabilities (n, k)."""
+        beyond = (self.distance(embedding) - 1).clamp(min=0)
+        return log_softmax(logits - self.further * (SLOPE * beyond + self.back), dim=1)
+
+
+def held_back(logits: Sequence[Floats], classes: Sequence[str], *, least: float) -> float:
+    """What to subtract from the logits of all further types, in natural log odds.
+
+    At most `FALSE_ALARMS` of each of some sets of mature cells, by their logits (n, k), are then answered as one. It is
+    `least` where that suffices; below 0 it favours further types.
+    """
     further = np.array([not is_mature(label) for label in classes])
-    for c in np.flatnonzero(further):
-        others = np.delete(wide, c, axis=1).max(axis=1, initial=-np.inf)
-        ahead = np.sort((wide[:, c] - others)[(targets == c) & (wide[:, c] > others)])
-        if len(ahead) >= FEWEST:
-            found[c] = ahead[int(HELD_BACK * len(ahead))] * (1 - 1e-6)
-    if mature_elsewhere is None or not len(mature_elsewhere):
-        return found
-    elsewhere = np.asarray(mature_elsewhere, np.float64) - found
-    ahead = np.sort(elsewhere[:, further].max(axis=1) - elsewhere[:, ~further].max(axis=1))[::-1]
-    # the lead of the first cell beyond the share that may be answered so
-    lead = ahead[int(FALSE_ALARMS * len(ahead))]
-    return found + further * float(np.clip(np.ceil(lead / STEP) * STEP, 0, MOST))
+    found = least
+    for each in (np.asarray(one, np.float64) for one in logits if len(one)):
+        ahead = np.sort(each[:, further].max(axis=1) - each[:, ~further].max(axis=1))[::-1]
+        # the lead of the first cell beyond the share that may be answered so
+        found = max(found, float(np.ceil(ahead[int(FALSE_ALARMS * len(ahead))] / STEP) * STEP))
+    return min(found, MOST)
