@@ -39,7 +39,7 @@ from hemalens.training.trainer import KeptEpoch, Precision, Schedule, train
 
 BATCH_NORM_MOMENTUM = 0.1
 """Share of each batch in the running statistics (torch's own default)."""
-LEARNED = 200
+LEARNED = 250
 """Training images of each class, at most, that show where their embeddings lie."""
 
 
@@ -189,7 +189,7 @@ def _calibrated(
             np.concatenate([home[1][:0], *(each.targets for each in imitated)]),
         )
         classes = module.classes_of(learned.targets)
-        some = first_of_each(classes, LEARNED)
+        some = some_of_each(classes, LEARNED)
         module.hold_back((embeddings_of(module, learned.pixels[some]), classes[some]), home, elsewhere)
     with torch.inference_mode():
         logits: NDArray[np.float32] = module.classify(torch.from_numpy(home[0])).numpy()
@@ -320,9 +320,14 @@ def set_batch_norm_momentum(network: nn.Module) -> None:
             module.momentum = BATCH_NORM_MOMENTUM
 
 
-def first_of_each(classes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Places of the first `most` of each class in (n,), in order."""
-    return np.sort(np.concatenate([np.flatnonzero(classes == c)[:most] for c in np.unique(classes)]))
+def some_of_each(classes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Places of at most `most` images of each class in (n,), evenly spread: laboratories lie one after the other."""
+    found = []
+    for c in np.unique(classes):
+        own = np.flatnonzero(classes == c)
+        n = min(most, len(own))
+        found.append(own[np.arange(n) * len(own) // n])
+    return np.sort(np.concatenate(found))
 
 
 def embeddings_of(module: CellClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -29,7 +29,7 @@ AT_ALL = 0.5
 FALSE_ALARMS = 0.01
 """Largest share of mature cells that may be answered as a further type, in the training laboratories and in imitated ones.
 Real laboratories are harder: several times as many are there."""
-SLOPE = 8.0
+SLOPE = 4.0
 """What a further type loses, in natural log odds, for each usual distance that an image lies farther from its cells."""
 STEP, MOST = 0.1, 10.0
 """Steps of what all further types are held back by beyond that, in natural log odds, and its largest value."""
