@@ -29,7 +29,7 @@ from hemalens.runs.train import TrainOptions
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
-SIZE = ["neighbours=false", "class_means=false"]
+SIZE = ["size=true", "neighbours=false", "class_means=false"]
 N = 4 * 12
 UNKNOWN = "the bundle was trained without nucleus sizes"
 ADAPTED = "is adapted to unlabelled images already"
@@ -89,8 +89,9 @@ def away(cells: Path) -> str:
 
 @pytest.fixture(scope="module")
 def sized(base: Bundle, away: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Adapted as it is by default."""
-    return adapt(base.path, out=tmp_path_factory.mktemp("sized") / "bundle", unlabelled=away)
+    """Adapted by all pieces."""
+    out = tmp_path_factory.mktemp("sized") / "bundle"
+    return adapt(base.path, out=out, unlabelled=away, options=AdaptOptions(settings=["size=true"]))
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,11 @@ def test_a_laboratory_at_another_magnification_is_answered_alike(
         image.resize(size, Image.Resampling.BICUBIC).save(folder / record.source_label / record.path.name)
     scaled = open_dataset(f"folder:{folder}")
     assert [r.path.name for r in scaled.records] == [r.path.name for r in dataset.records]
-    made = [adapt(base.path, out=tmp_path / str(i), unlabelled=spec) for i, spec in enumerate((away, str(folder)))]
+    options = AdaptOptions(settings=["size=true"])
+    made = [
+        adapt(base.path, out=tmp_path / str(i), unlabelled=spec, options=options)
+        for i, spec in enumerate((away, str(folder)))
+    ]
     typical = [bundle.manifest.unlabelled.typical_nucleus_px for bundle in made if bundle.manifest.unlabelled]
     assert typical[1] == pytest.approx(factor * (typical[0] or 0), rel=0.05)
     first, second = (_answered(bundle, images)[0] for bundle, images in zip(made, (dataset, scaled), strict=True))
@@ -220,20 +225,14 @@ def test_a_laboratory_at_another_magnification_is_answered_alike(
 # ---------------------------------------------------------------------------------------------- where it cannot count
 
 
-def test_a_bundle_that_does_not_know_sizes_leaves_them_out_by_default_and_says_so(
-    whole: Bundle, away: str, tmp_path: Path
-) -> None:
+def test_sizes_are_left_out_by_default(base: Bundle, away: str, tmp_path: Path) -> None:
     said: list[str] = []
-    made = adapt(whole.path, out=tmp_path / "made", unlabelled=away, say=said.append)
+    made = adapt(base.path, out=tmp_path / "made", unlabelled=away, say=said.append)
     how = made.manifest.unlabelled
     assert how is not None
-    assert (how.left_out, how.typical_nucleus_px) == ({"size": UNKNOWN}, None)
-    assert made.manifest.embedding_size == whole.manifest.embedding_size
-    said.clear()
-    adapt(
-        whole.path, out=tmp_path / "silent", unlabelled=away, options=AdaptOptions(settings=["size=false"]), say=said.append
-    )
-    assert not any("size" in line for line in said)
+    assert (how.left_out, how.typical_nucleus_px) == ({}, None)
+    assert made.manifest.embedding_size == base.manifest.embedding_size
+    assert not any("nucleus" in line for line in said)
 
 
 def test_a_bundle_that_does_not_know_sizes_is_refused_where_they_are_asked_for(
@@ -243,9 +242,9 @@ def test_a_bundle_that_does_not_know_sizes_is_refused_where_they_are_asked_for(
     ended = hemalens(*call, "--set", "size=true")
     assert ended.code == 2
     assert UNKNOWN in ended.error
-    assert "--set size=false" in ended.error
+    assert "Drop --set size=true" in ended.error
     assert not (tmp_path / "out").exists()
-    assert hemalens(*call, "--set", "size=false").code == 0
+    assert hemalens(*call).code == 0
 
 
 def test_a_bundle_is_adapted_to_images_once(by_size: Bundle, away: str, tmp_path: Path) -> None:
@@ -341,7 +340,7 @@ def test_a_smaller_bundle_knows_the_sizes_too(base: Bundle, away: str, tmp_path:
 
 
 def test_the_command_says_what_it_did(base: Bundle, away: str, tmp_path: Path, hemalens: Command) -> None:
-    call = ("adapt", base.path, "--unlabelled", away)
+    call = ("adapt", base.path, "--unlabelled", away, "--set", "size=true")
     ended = hemalens(*call, "--out", tmp_path / "out")
     assert ended.code == 0, ended.error
     first, second, third, fourth, last = ended.out.splitlines()

@@ -8,7 +8,7 @@ from hemalens.adaptation.unlabelled_config import PIECES, UnlabelledConfig
 from hemalens.errors import ConfigError
 
 REFUSED = {
-    "size=false neighbours=false class_means=false": "set one of size, neighbours, class_means to true",
+    "neighbours=false class_means=false": "set one of size, neighbours, class_means to true",
     "class_mean=true": "unknown key 'class_mean'. did you mean 'class_means'",
     "batch_norm=true": "unknown key 'batch_norm'",
     "class_bias=true": "unknown key 'class_bias'",
@@ -22,7 +22,8 @@ def test_what_cannot_be_meant_is_refused(setting: str, message: str) -> None:
         UnlabelledConfig.load(None, setting.split())
 
 
-def test_all_pieces_are_on_and_each_can_be_left_out() -> None:
-    assert UnlabelledConfig().pieces == PIECES == ("size", "neighbours", "class_means")
+def test_the_size_is_off_and_each_piece_can_be_switched() -> None:
+    assert UnlabelledConfig().pieces == PIECES[1:] == ("neighbours", "class_means")
     for piece in PIECES:
-        assert UnlabelledConfig.load(None, [f"{piece}=false"]).pieces == tuple(name for name in PIECES if name != piece)
+        others = tuple(name for name in PIECES if name != piece)
+        assert UnlabelledConfig.load(None, ["size=true", f"{piece}=false"]).pieces == others

@@ -82,13 +82,12 @@ def refuse_lacking(base: Bundle, config: UnlabelledConfig) -> None:
             f"the bundle {one_line(base.path)} is adapted to unlabelled images already",
             remedy="Adapt the original bundle to all images.",
         )
-    without_sizes = not base.manifest.nucleus_sizes or extent_of(base.stages) is None
-    if without_sizes and config.size and "size" in config.model_fields_set:
+    if config.size and (not base.manifest.nucleus_sizes or extent_of(base.stages) is None):
         raise BundleError(
             "the bundle was trained without nucleus sizes",
             expected="one trained with --cell-image centred",
             got=one_line(base.path),
-            remedy="Leave the piece out: --set size=false.",
+            remedy="Drop --set size=true.",
         )
 
 

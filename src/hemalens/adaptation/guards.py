@@ -56,11 +56,9 @@ def choose(base: Bundle, images: Images, config: UnlabelledConfig, extent: float
         one = f"{shares.max():.0%} of the cells are predicted {label}, and above {ONE_TYPE:.0%} the others may be mistakes"
         return Chosen(None, dict.fromkeys(config.pieces, one))
     left_out = {}
-    if config.size and (extent is None or not base.manifest.nucleus_sizes):
-        left_out["size"] = "the bundle was trained without nucleus sizes"
     if n_cells < FEW:
         few = f"about {n_cells:.0f} mature cells, and {FEW} are needed"
-        left_out |= {name: few for name in config.pieces if name != "size"}
+        left_out = {name: few for name in config.pieces if name != "size"}
     used = [name for name in config.pieces if name not in left_out]
     found = _fitted(base, images, counts, used=used, extent=extent or 1.0, seed=seed) if used else Adjustment(mature, 1.0)
     before, after = images.logits.argmax(axis=1), found.logits(images).argmax(axis=1)

@@ -136,7 +136,7 @@ Unlabelled = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=VALUE",
-        help="images=8,16,32,64,128; pieces=size,size+neighbours; repeats, test_fraction; repeatable.",
+        help="images=8,16,32,64,128; pieces=neighbours,class_means; repeats, test_fraction; repeatable.",
     ),
 ]
 LeaveOneOut = Annotated[

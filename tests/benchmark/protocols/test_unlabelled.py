@@ -33,8 +33,8 @@ AWAY: Mapping[str, Colour] = {"monocyte": (120, 150, 90), "lymphocyte": (110, 11
 """Two of three types are mixed up there; listed in another order."""
 PLAN = UnlabelledProtocol(images=(16, 8), pieces=("class_means", "neighbours+class_means"), repeats=3)
 SETTINGS = {
-    "size": ["neighbours=false", "class_means=false"],
-    "size+class_means": ["neighbours=false"],
+    "size": ["size=true", "neighbours=false", "class_means=false"],
+    "size+class_means": ["size=true", "neighbours=false"],
 }
 
 

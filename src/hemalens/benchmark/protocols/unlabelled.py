@@ -37,14 +37,14 @@ from hemalens.evaluation.results import Against, KShot
 from hemalens.files import default_cache_dir
 from hemalens.progress import track
 
-COMPARED = ("size", "size+neighbours", "size+neighbours+class_means")
-"""Components that are compared by default; together they are those of `adapt --unlabelled`."""
+COMPARED = ("neighbours", "class_means", "neighbours+class_means")
+"""Components that are compared by default; the last are those of `adapt --unlabelled`."""
 
 
 class UnlabelledProtocol(LaboratoryProtocol):
     """For each of `pieces`, adaptation to each number of unlabelled `images`.
 
-    Components that are used together are joined by a plus: `size+neighbours`. Each of `repeats` tests a part of the target,
+    Components that are used together are joined by a plus: `neighbours+class_means`. Each of `repeats` tests a part of the target,
     `test_fraction`; the unlabelled images are drawn from the rest.
     """
 
