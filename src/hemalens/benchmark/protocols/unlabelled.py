@@ -44,8 +44,8 @@ COMPARED = ("neighbours", "class_means", "neighbours+class_means")
 class UnlabelledProtocol(LaboratoryProtocol):
     """For each of `pieces`, adaptation to each number of unlabelled `images`.
 
-    Components that are used together are joined by a plus: `neighbours+class_means`. Each of `repeats` tests a part of the target,
-    `test_fraction`; the unlabelled images are drawn from the rest.
+    Components that are used together are joined by a plus: `neighbours+class_means`. Each of `repeats` tests a part of the
+    target, `test_fraction`; the unlabelled images are drawn from the rest.
     """
 
     against: ClassVar[Against] = "unlabelled"
