@@ -9,7 +9,8 @@ from hemalens.bundle.bundle import Bundle, fine_entries
 from hemalens.datasets import open_dataset
 from hemalens.errors import ReportError
 from hemalens.evaluation.formatting import score
-from hemalens.evaluation.results import Report
+from hemalens.evaluation.left_out import left_out_scores
+from hemalens.evaluation.results import FormAnswers, LeftOutTest, Report
 from hemalens.report.model_card import model_card
 from hemalens.runs.evaluate import EvaluateOptions, evaluate
 from trained import Colour, colour_bundle, colour_cells
@@ -89,3 +90,29 @@ def test_a_test_given_twice_stands_once(bundle: Bundle, report: Report) -> None:
 def test_a_name_with_a_bar_breaks_no_table(bundle: Bundle, report: Report) -> None:
     odd = report.evaluations[0].model_copy(update={"target": "a|b"})
     assert "a\\|b" in model_card(bundle.manifest, [report.model_copy(update={"evaluations": (odd,)})])
+
+
+def test_laboratories_left_out_have_mean_worst_and_spread(bundle: Bundle, report: Report) -> None:
+    def tested(laboratory: str, seed: int, answers: tuple[int, ...]) -> LeftOutTest:
+        forms = (FormAnswers(form="none", transductive=False, answers=(answers,)),)
+        return LeftOutTest(
+            name="x", method=bundle.manifest.method, source="others", laboratory=laboratory, seed=seed, n_tested=2,
+            classes=("neutrophil", "lymphocyte"), truth=(0, 0, 1, 1), units=(0, 1, 2, 3), grouped=False, forms=forms,
+        )  # fmt: skip
+
+    tests = [
+        tested("a", 0, (0, 0, 1, 1)),
+        tested("a", 1, (0, 0, 1, 0)),
+        tested("b", 0, (0, 1, 1, 0)),
+        tested("b", 1, (0, 0, 0, 0)),
+    ]
+    left_out = report.model_copy(update={"left_out": left_out_scores(tests, seed=0)})
+    card = model_card(bundle.manifest, [report], left_out=left_out)
+    section = card.partition("## Laboratories left out")[2].partition("## Weakest")[0]
+    assert "4 other trainings of this method, on all of a and b but one" in section
+    # 1, 0.75, 0.5 and 0.5; over seeds the variances are 1/32 and 0
+    assert "| none | 0.688 (" in section
+    assert "| 0.500 (b, seed 0) | 0.125 |" in section
+    assert "## Laboratories left out" not in model_card(bundle.manifest, [report])
+    with pytest.raises(ReportError, match="leaves no laboratory out for nearest_colour; expected hemalens benchmark"):
+        model_card(bundle.manifest, [report], left_out=report)

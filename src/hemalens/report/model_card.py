@@ -8,22 +8,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from hemalens.bundle.bundle import Manifest, Quantisation
 from hemalens.bundle.default_model import USE
 from hemalens.errors import ReportError
 from hemalens.evaluation.formatting import count, label, listed, score, share, visible
-from hemalens.evaluation.results import ClassScores, Evaluation, Report
+from hemalens.evaluation.results import ClassScores, Evaluation, FormScores, Report
 from hemalens.report.tables import interval_cell
 
 N_WEAKEST = 8
 """How many of the lowest recalls are listed."""
 
 
-def model_card(manifest: Manifest, reports: Sequence[Report], remarks: Sequence[str] = ()) -> str:
+def model_card(
+    manifest: Manifest, reports: Sequence[Report], remarks: Sequence[str] = (), left_out: Report | None = None
+) -> str:
     """The card in Markdown; `reports` are those of the model's tests, each test once.
 
-    `remarks` are further notes on the figures, such as settings that were chosen on a test set. Raises `ReportError` for a
-    report of another model, and without any test.
+    `remarks` are further notes on the figures, such as settings that were chosen on a test set. `left_out` is a report of
+    the model's method with each laboratory left out of the training. Raises `ReportError` for a report of another model
+    or method, and without any test.
     """
     tests = [evaluation for report in reports for evaluation in _tests_of(manifest, report)]
     tests = list({(test.target, test.transductive): test for test in tests}.values())
@@ -35,6 +40,7 @@ def model_card(manifest: Manifest, reports: Sequence[Report], remarks: Sequence[
         f"## Classes\n\n{_classes(manifest)}",
         f"## Data\n\n{_data(manifest)}",
         f"## Figures\n\n{_figures(tests, remarks)}",
+        *([f"## Laboratories left out\n\n{_left_out(manifest.method, left_out)}"] if left_out else []),
         f"## Weakest classes\n\n{_weakest(tests)}",
         f"## Training\n\n{_made(manifest)}",
     ]
@@ -52,6 +58,37 @@ def _tests_of(manifest: Manifest, report: Report) -> Iterable[Evaluation]:
                 got=f"{visible(test.method)} trained on {visible(test.source)}",
             )
         yield test
+
+
+def _left_out(method: str, report: Report) -> str:
+    """What the method's recipe does in laboratories that were not learned: mean, worst and spread over seeds."""
+    found = [each for each in report.left_out if each.method == method]
+    if not found:
+        raise ReportError(
+            f"the report {visible(report.title)!r} leaves no laboratory out for {method}",
+            expected=f"hemalens benchmark --methods {method} --protocol leave-one-laboratory-out",
+            got=", ".join(visible(each.method) for each in report.left_out) or "none",
+        )
+    (tested,) = found
+    names = listed([visible(name) for name in tested.laboratories])
+    text = (
+        f"{count(tested.n_tests)} other trainings of this method, on all of {names} but one, tested on that one. "
+        "Rows called transductive adapted to the tested images without their labels."
+    )
+    head = ("adapted", "balanced accuracy, mean", "worst training", "standard deviation over seeds")
+    return f"{text}\n\n{markdown_table(head, map(_left_out_row, tested.forms))}"
+
+
+def _left_out_row(form: FormScores) -> tuple[str, ...]:
+    name = visible(form.form) + (" (transductive)" if form.transductive else "")
+    mean, seeds = form.mean, [list(each.by_seed.values()) for each in form.laboratories]
+    variances = [float(np.var(values, ddof=1)) for values in seeds if len(values) > 1]
+    return (
+        name,
+        f"{score(mean.value)} ({score(mean.low)}–{score(mean.high)})",
+        f"{score(form.worst.value)} ({visible(form.worst.laboratory)}, seed {form.worst.seed})",
+        score(float(np.mean(variances) ** 0.5)) if variances else "one seed",
+    )
 
 
 def _name(manifest: Manifest) -> str:

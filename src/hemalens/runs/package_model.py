@@ -20,21 +20,24 @@ def package_model(
     report_paths: Sequence[Path],
     *,
     remarks: Sequence[str] = (),
+    left_out_path: Path | None = None,
     out: Path = FOLDER,
     overwrite: bool = False,
 ) -> Bundle:
     """Copy the bundle to `out` with a model card of its manifest, the `report.json` files of its tests, and remarks.
 
-    Weights for further training are left out. Raises `BundleError` for a bundle of more than 13 MB or one that fails
-    its own test, `ReportError` for a report of another model.
+    `left_out_path` is the `report.json` of a benchmark of its method under the protocol leave-one-laboratory-out. Weights
+    for further training are left out. Raises `BundleError` for a bundle of more than 13 MB or one that fails its own test,
+    `ReportError` for a report of another model or method.
     """
     if not report_paths:
         raise InputError("a model card needs test results", expected="one report.json or more")
-    inputs = [bundle_folder(bundle_path), *report_paths]
+    inputs = [bundle_folder(bundle_path), *report_paths, *([left_out_path] if left_out_path else [])]
     with claim_folder(out, artifact_files, "a bundle", overwrite=overwrite, inputs=inputs):
         base = open_bundle(bundle_path)
         base.runner(tuple(base.manifest.outputs), n_workers=1)
-        card = model_card(base.manifest, [read_report(path) for path in report_paths], remarks)
+        left_out = read_report(left_out_path) if left_out_path else None
+        card = model_card(base.manifest, [read_report(path) for path in report_paths], remarks, left_out)
         kept = [name for name in base.manifest.files if name not in (WEIGHTS, CARD)]
         files = {name: (base.path / name).read_bytes() for name in kept} | {CARD: card.encode("utf-8")}
         # the manifest counts too
