@@ -8,6 +8,7 @@ here. The same tables give the same bytes.
 from __future__ import annotations
 
 import csv
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES, draw_cell
+from hemalens import predict
+from hemalens.bundle.default_model import default_model_path
+from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES, draw_cell, synthesize
 from hemalens.datasets.synthetic.smear import PLATELET, RED_CELL, WHITE_TYPES, SmearConfig, draw_fields
 from hemalens.detection.border import counted, cut_by_border
 from hemalens.imaging.boxes import PLATELET as PLATELET_KIND
@@ -85,6 +88,38 @@ def field(folder: Path = FOLDER) -> None:
     shown = Image.fromarray(overlay(drawn.image, cells, colours_of(WHITE_TYPES)))
     # 128 colours: a third of the bytes
     shown.quantize(128, dither=Image.Dither.NONE).save(folder / "field.png", optimize=True)
+
+
+def failures(folder: Path = FOLDER) -> None:
+    """Synthetic cells that the default model answers wrongly, the surest first: at most two a pair of types."""
+    columns, n_rows, side, caption = 8, 3, 124, 62
+    wrong: list[tuple[float, Image.Image, tuple[str, str], str]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        cells, table = Path(scratch) / "cells", Path(scratch) / "predictions.csv"
+        synthesize(cells, n_per_class=12, seed=5)
+        for laboratory in LABORATORIES:
+            predict(default_model_path(), str(cells / laboratory / "images"), out=table, overwrite=True)
+            with open(table, encoding="utf-8", newline="") as handle:
+                rows = list(csv.DictReader(handle))
+            for row in rows:
+                path = Path(row["path"])
+                if row["label"] in ("", path.parent.name):
+                    continue
+                pair, p = (path.parent.name, row["label"]), float(row["probability"])
+                wrong.append((p, Image.open(path).convert("RGB"), pair, row["review"] or "not marked"))
+    kept: dict[tuple[str, str], int] = {}
+    sheet = Image.new("RGB", (columns * side, n_rows * (side + caption)), "white")
+    pen, i = ImageDraw.Draw(sheet), 0
+    for p, image, pair, review in sorted(wrong, key=lambda each: -each[0]):
+        kept[pair] = kept.get(pair, 0) + 1
+        if kept[pair] > 2 or i == columns * n_rows:
+            continue
+        x, y = i % columns * side, i // columns * (side + caption)
+        sheet.paste(image.resize((side - 6, side - 6), Image.Resampling.LANCZOS), (x + 3, y + 3))
+        said = f"drawn: {pair[0]}\n{pair[1]}, p {p:.2f}\n{review}".replace("_", " ")
+        pen.multiline_text((x + 4, y + side), said, fill="black", spacing=2)
+        i += 1
+    sheet.quantize(128, dither=Image.Dither.NONE).save(folder / "default_model_failures.png", optimize=True)
 
 
 def rows_of(name: str) -> list[Row]:
@@ -243,5 +278,6 @@ def draw(name: str, folder: Path = FOLDER) -> Path:
 if __name__ == "__main__":
     contact_sheet()
     field()
+    failures()
     for chart_name in CHARTS:
         draw(chart_name)

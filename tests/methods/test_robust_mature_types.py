@@ -12,9 +12,12 @@ from scipy.special import logsumexp
 from torch.nn.functional import cross_entropy
 
 import trained
+from hemalens.graphs.fp16 import with_half_weights
+from hemalens.graphs.weights import further_tensors
 from hemalens.methods.robust import RobustConfig, RobustModule, types_of
 from hemalens.models.backbone import preprocessing_of
 from hemalens.models.outline import OutlineNetwork, WithOutline
+from hemalens.training.fit import graph_of
 from hemalens.training.mature_types import AT_ALL, FurtherTypes
 from hemalens.training.subclass_labels import FineLabels
 
@@ -92,3 +95,20 @@ def test_a_network_of_mature_types_alone_holds_nothing_back() -> None:
     )
     assert not module.holds_back
     assert _module(outline=False).holds_back
+
+
+def test_a_graph_gives_back_what_holds_the_further_types_back_also_in_16_bits() -> None:
+    module = _module(outline=False)
+    embedding = module.embed(_pixels(module, 40)).detach()
+    rows, classes = embedding.numpy(), np.arange(40) % 4
+    module.hold_back((rows, classes), (rows[:20], classes[:20]), (rows[:0], classes[:0]))
+    assert module.further is not None
+    logits = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    expected = module.further(logits, embedding).numpy()
+    graph = graph_of(module)
+    for made, tolerance in ((graph, 1e-5), (with_half_weights(graph), 1e-2)):
+        tensors = {name: torch.from_numpy(values.copy()) for name, values in further_tensors(made).items()}
+        found = FurtherTypes.of(tensors)
+        assert found is not None
+        np.testing.assert_allclose(found(logits, embedding).numpy(), expected, rtol=tolerance, atol=tolerance)
+    assert FurtherTypes.of({}) is None

@@ -72,7 +72,7 @@ def test_a_further_type_is_lowered_by_its_own_distance_alone() -> None:
     cells, y = rng.normal(size=(90, 3)).astype(np.float32), np.arange(90) % 5
     cells[y == 4] += 50
     distance = ClassDistance.of(cells, y, cells, y)
-    module = FurtherTypes(distance, np.isin(np.arange(5), [2, 4]), 0.3)
+    module = FurtherTypes(distance, torch.from_numpy(np.isin(np.arange(5), [2, 4])), 0.3)
     logits = torch.from_numpy(rng.normal(size=(90, 5)).astype(np.float32))
     embedding = torch.from_numpy(cells)
     found = module(logits, embedding).numpy().astype(float)

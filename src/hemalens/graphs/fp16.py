@@ -1,7 +1,7 @@
 """Store a graph's weights in 16 bits and cast them to 32 where they are used: half the size, the same computation.
 
 Rounding to 16 bits changes a weight by at most one part in 2,000. Only large tensors between pixels and embedding are
-rounded; batch norm keeps 32 bits, because its constants are small.
+rounded, and the components of a distance in the embedding; batch norm keeps 32 bits, because its constants are small.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from hemalens.graphs.build import BATCH_NORM, cut
 FEWEST = 256
 """Smallest number of values of a tensor that is rounded."""
 SUFFIX = "_half"
+COMPONENTS = "distance.components"
+"""End of the name of the components of `models.class_distance.ClassDistance`."""
 
 
 def has_half_weights(graph: onnx.ModelProto) -> bool:
@@ -48,14 +50,16 @@ def with_half_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _roundable(model: onnx.ModelProto) -> frozenset[str]:
-    """Names of the large 32-bit weights below the embedding, outside batch norm, that 16 bits can hold."""
+    """Names of the large 32-bit weights that are rounded: outside batch norm, and such that 16 bits can hold them."""
     encoder = cut(model, ["image"], ["embedding"]).graph
     kept = {name for node in model.graph.node if node.op_type == BATCH_NORM for name in node.input}
     used = {name for node in encoder.node for name in node.input} - kept
     return frozenset(
         tensor.name
         for tensor in model.graph.initializer
-        if tensor.name in used and tensor.data_type == TensorProto.FLOAT and _fits(numpy_helper.to_array(tensor))
+        if (tensor.name in used or tensor.name.endswith(COMPONENTS))
+        and tensor.data_type == TensorProto.FLOAT
+        and _fits(numpy_helper.to_array(tensor))
     )
 
 

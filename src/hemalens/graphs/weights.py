@@ -17,6 +17,8 @@ from hemalens.graphs.fp16 import SUFFIX
 Weights = dict[str, NDArray[np.float32]]
 OF_NETWORK = re.compile(r"(?:\d+_)*module\.(?:averaged|network)\.(?P<name>.+)")
 """Names that the exporter gives to the tensors of a training module's network, or of its average."""
+OF_FURTHER = re.compile(r"(?:\d+_)*module\.further\.(?P<name>.+)")
+"""Names that it gives to those of `training.mature_types.FurtherTypes`."""
 PARTS = ("weight", "bias", "running_mean", "running_var")
 """Tensors of a batch norm, in the order of its inputs."""
 
@@ -41,6 +43,13 @@ def network_weights(graph: onnx.ModelProto) -> Weights:
     return found
 
 
+def further_tensors(graph: onnx.ModelProto) -> Weights:
+    """The tensors by which a graph lowers the logits of further types, in 32 bits, by name; none where it does not."""
+    values = {tensor.name.removesuffix(SUFFIX): tensor for tensor in graph.graph.initializer}
+    named = {match["name"]: values[name] for name in values if (match := OF_FURTHER.fullmatch(name))}
+    return {name: numpy_helper.to_array(tensor).astype(np.float32) for name, tensor in named.items()}
+
+
 def _layer_of(node: onnx.NodeProto) -> str | None:
     """The name of a batch norm, by the majority of its tensors: some may be shared with another layer."""
     matches = [(part, OF_NETWORK.fullmatch(name)) for part, name in zip(PARTS, node.input[1:], strict=True)]
@@ -51,9 +60,9 @@ def _layer_of(node: onnx.NodeProto) -> str | None:
 
 def head_weights(graph: onnx.ModelProto) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weight (f, d) and bias (f,) of the linear head on the embedding; raises `BundleError` where there is none."""
-    uses = [node for node in graph.graph.node if "embedding" in node.input]
+    uses = [node for node in graph.graph.node if "embedding" in node.input and node.op_type == "Gemm"]
     values = {tensor.name: tensor for tensor in graph.graph.initializer}
-    if len(uses) != 1 or uses[0].op_type != "Gemm" or not set(uses[0].input[1:]) <= set(values):
+    if len(uses) != 1 or not set(uses[0].input[1:]) <= set(values):
         raise BundleError("the bundle has no linear head of its own", remedy="Use the bundle that it was made from.")
     weight, bias = (numpy_helper.to_array(values[name]).astype(np.float32) for name in uses[0].input[1:])
     transposed = any(attribute.name == "transB" and attribute.i for attribute in uses[0].attribute)

@@ -25,7 +25,7 @@ from hemalens.datasets.base import CellDataset
 from hemalens.datasets.splits import balanced_weights
 from hemalens.errors import BundleError, ParityError
 from hemalens.graphs.additions import without_additions
-from hemalens.graphs.weights import head_weights, network_weights
+from hemalens.graphs.weights import further_tensors, head_weights, network_weights
 from hemalens.methods.robust import GEOMETRY, RobustConfig, RobustModule, types_of
 from hemalens.models.backbone import create_backbone
 from hemalens.models.outline import OutlineNetwork, WithOutline, without_batch_norm
@@ -34,6 +34,7 @@ from hemalens.training.data import EpochSampler, PixelDataset, resized_images
 from hemalens.training.fit import ModulePredictions, logits_of, set_batch_norm_momentum
 from hemalens.training.laboratory_augmentation import LaboratoryAugmentation, LaboratoryConfig
 from hemalens.training.masks import without_background
+from hemalens.training.mature_types import FurtherTypes
 from hemalens.training.module import MOST, OptimiserConfig
 from hemalens.training.subclass_labels import FineLabels
 from hemalens.training.trainer import Precision, Schedule, train
@@ -115,6 +116,7 @@ class FineTuner:
         """Fine-tune a fresh copy of the network on `cells`, whose classes are the bundle's."""
         config, preprocessing = self.config, self.base.manifest.preprocessing
         module = module_of(self.base, config, seed=seed)
+        module.further = None  # distances in the embedding do not outlast a training of it
         shown = without_background(module.labels.relabelled(cells), _settings(self.base).masks, preprocessing)
         pixels = resized_images(shown, preprocessing, self.scratch / f"cells_{seed}.npy")
         augment = v2.Compose([Augmentation(config.augmentation), LaboratoryAugmentation(config.laboratory)])
@@ -149,7 +151,7 @@ def module_of(base: Bundle, config: FewShotFinetuneConfig, *, seed: int) -> Robu
         outlined = without_batch_norm(OutlineNetwork(n_classes=n_outputs, weights="none", seed=seed))
         network = WithOutline(network, outlined, manifest.preprocessing)
     _load(network, base)
-    return RobustModule(
+    module = RobustModule(
         network,
         manifest.preprocessing,
         config=settings.model_copy(update={"epochs": 1, "optimiser": config.optimiser}),
@@ -157,6 +159,9 @@ def module_of(base: Bundle, config: FewShotFinetuneConfig, *, seed: int) -> Robu
         seed=seed,
         decay=config.weight_average,
     )
+    kept = further_tensors(without_additions(base.graph))
+    module.further = FurtherTypes.of({name: torch.from_numpy(values.copy()) for name, values in kept.items()})
+    return module
 
 
 def _settings(base: Bundle) -> RobustConfig:

@@ -165,10 +165,11 @@ class RobustModule(CellClassifier):
         """
         mature = np.array([is_mature(label) for label in self.labels.classes])
         distance = ClassDistance.of(*learned, *home)
-        self.further = FurtherTypes(distance, ~mature, 0.0).eval()
+        further = torch.from_numpy(~mature)
+        self.further = FurtherTypes(distance, further, 0.0).eval()
         cells = [self.classify(torch.from_numpy(found[mature[classes]])).numpy() for found, classes in (home, elsewhere)]
         back = held_back(cells, self.labels.classes, least=float(np.log(self.further_types)))
-        self.further = FurtherTypes(distance, ~mature, back).eval()
+        self.further = FurtherTypes(distance, further, back).eval()
 
     def classes_of(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Index of the class of each training target (n,)."""

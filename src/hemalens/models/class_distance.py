@@ -20,22 +20,23 @@ Floats = NDArray[np.floating[Any]]
 
 
 class ClassDistance(nn.Module):
-    """Mahalanobis distance of embeddings (n, d) to the mean of each of k classes, (n, k), in units of `unit`.
+    """Mahalanobis distance of embeddings (n, d) to the mean of each of k classes, (n, k), in a unit of its own.
 
     The classes share one covariance, a probabilistic PCA of the spread about their means: `components` orthonormal
-    directions (d, m) have `variances` (m,) of their own, all other directions the same one (Tipping and Bishop, 1999).
+    directions (d, m) have variances of their own, all other directions the same one (Tipping and Bishop, 1999).
+    `precisions` (m,) are the inverse variances along the components, `rest` that of all others, in squared units.
     """
 
-    def __init__(self, means: Tensor, components: Tensor, variances: Tensor, other: float, unit: float = 1.0) -> None:
+    def __init__(self, means: Tensor, components: Tensor, precisions: Tensor, rest: Tensor) -> None:
         super().__init__()
         self.means: Tensor
         self.components: Tensor
         self.precisions: Tensor
+        self.rest: Tensor
         self.register_buffer("means", means.float())
         self.register_buffer("components", components.float())
-        # in squared units: as 16-bit numbers they would otherwise overflow
-        self.register_buffer("precisions", ((1 / variances - 1 / other) / unit**2).float())
-        self.other_precision = 1 / (other * unit**2)
+        self.register_buffer("precisions", precisions.float())
+        self.register_buffer("rest", rest.float())
 
     @classmethod
     def of(cls, embeddings: Floats, classes: NDArray[np.int64], held: Floats, held_classes: NDArray[np.int64]) -> Self:
@@ -51,18 +52,17 @@ class ClassDistance(nn.Module):
         variances = singular**2 / n_free
         m = max(1, min(N_COMPONENTS, n_free - 1, wide.shape[1] - 1))
         other = max(variances[m:].sum() / (wide.shape[1] - m), LEAST_VARIANCE * variances[0], SMALLEST)
-        fitted = (
-            torch.from_numpy(means),
-            torch.from_numpy(directions[:m].T.copy()),
-            torch.from_numpy(np.maximum(variances[:m], other)),
-            float(other),
-        )
-        apart = cls(*fitted)(torch.from_numpy(np.asarray(held, np.float32))).numpy()
-        own = float(np.median(apart[np.arange(len(held)), held_classes]))
-        return cls(*fitted, unit=own or 1.0)
+        fitted = torch.from_numpy(means), torch.from_numpy(directions[:m].T.copy())
+        precisions, rest = torch.from_numpy(1 / np.maximum(variances[:m], other)), torch.tensor(1 / other)
+        apart = cls(*fitted, precisions, rest)(torch.from_numpy(np.asarray(held, np.float32))).numpy()
+        # a squared unit keeps them within 16 bits
+        squared = float(np.median(apart[np.arange(len(held)), held_classes])) ** 2 or 1.0
+        return cls(*fitted, precisions / squared, rest / squared)
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Embedding (n, d) -> distances (n, k)."""
         apart = embedding[:, None] - self.means
-        squared = ((apart @ self.components) ** 2) @ self.precisions + self.other_precision * (apart**2).sum(dim=2)
-        return squared.clamp(min=0).sqrt()
+        along = apart @ self.components
+        # the difference of two squared lengths would not survive 16 bits
+        beside = apart - along @ self.components.t()
+        return (along**2 @ self.precisions + self.rest * (beside**2).sum(dim=2)).sqrt()

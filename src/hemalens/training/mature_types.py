@@ -11,9 +11,9 @@ cells of the training laboratories usually do, its logit falls with the distance
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -86,15 +86,26 @@ class MatureTypes:
 class FurtherTypes(nn.Module):
     """Lowers the logits of further types: by `back`, and by `SLOPE` for each unit of distance beyond the first.
 
-    `further`, bool (k,), marks their classes; a unit is the median distance of held-out cells to their own class.
+    `further`, 1 or 0 (k,), marks their classes; a unit is the median distance of held-out cells to their own class.
     """
 
-    def __init__(self, distance: ClassDistance, further: NDArray[np.bool_], back: float) -> None:
+    def __init__(self, distance: ClassDistance, further: Tensor, back: float) -> None:
         super().__init__()
         self.distance = distance
         self.further: Tensor
-        self.register_buffer("further", torch.from_numpy(further).float())
-        self.back = back
+        self.back: Tensor
+        self.register_buffer("further", further.float())
+        self.register_buffer("back", torch.tensor(back))
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Self | None:
+        """From the tensors of its state, by name; None without them."""
+        if not tensors:
+            return None
+        distance = ClassDistance(
+            **{name: tensors[f"distance.{name}"] for name in ("means", "components", "precisions", "rest")}
+        )
+        return cls(distance, tensors["further"], float(tensors["back"]))
 
     def forward(self, logits: Tensor, embedding: Tensor) -> Tensor:
         """Logits (n, k) of embeddings (n, d) -> log probabilities (n, k)."""
