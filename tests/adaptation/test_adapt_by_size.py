@@ -21,7 +21,7 @@ from hemalens.bundle.bundle import Bundle
 from hemalens.bundle.nucleus_size import sizes_of
 from hemalens.datasets import CellDataset, open_dataset
 from hemalens.datasets.synthetic import synthesize
-from hemalens.errors import BundleError
+from hemalens.errors import BundleError, InputError
 from hemalens.inference.predictor import Predictor
 from hemalens.runs.evaluate import EvaluateOptions
 from hemalens.runs.quantize import QuantizeOptions, quantize
@@ -250,6 +250,31 @@ def test_a_bundle_that_does_not_know_sizes_is_refused_where_they_are_asked_for(
 def test_a_bundle_is_adapted_to_images_once(by_size: Bundle, away: str, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=ADAPTED):
         adapt(by_size.path, out=tmp_path / "no", unlabelled=away)
+
+
+def _white(folder: Path, n: int) -> Path:
+    """Fields without a cell, no two alike."""
+    folder.mkdir()
+    for i in range(n):
+        pixels = np.random.default_rng(i).integers(236, 244, (90, 90, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"empty_{i}.png")
+    return folder
+
+
+def test_images_without_a_cell_are_left_out_and_counted(base: Bundle, cells: Path, away: str, tmp_path: Path) -> None:
+    both = _white(tmp_path / "both", 5)
+    for i, record in enumerate(open_dataset(away).records):
+        shutil.copy(record.path, both / f"cell_{i}.png")
+    said: list[str] = []
+    made = adapt(base.path, out=tmp_path / "made", unlabelled=str(both), say=said.append)
+    assert "both: left out 5 image(s) without a white cell" in said
+    assert made.manifest.unlabelled is not None
+    assert made.manifest.unlabelled.n_images == N
+
+
+def test_images_of_no_cell_at_all_are_refused(base: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="too few images to adapt to; expected at least 8 images with a white cell; got 0"):
+        adapt(base.path, out=tmp_path / "made", unlabelled=str(_white(tmp_path / "empty", 12)))
 
 
 # ------------------------------------------------------------------------------------------------------ what comes then

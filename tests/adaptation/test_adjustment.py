@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hemalens.adaptation.adjustment import Adjustment, Images
 from hemalens.adaptation.class_means import ClassMeans
-from hemalens.adaptation.mature_types import MatureTypes
+from hemalens.adaptation.mature_types import AmongMature
 from hemalens.adaptation.neighbours import MAX_NEIGHBOURS, MIN_NEIGHBOURS, WEIGHT, Neighbours, n_nearest_of
 from hemalens.adaptation.size_evidence import SizeEvidence
 from hemalens.bundle.bundle import FINE
@@ -72,7 +72,7 @@ def _of(graph: onnx.ModelProto, images: list[np.ndarray]) -> Images:
 
 
 def _fitted(labels: tuple[str, ...], pieces: set[str], images: Images) -> Adjustment:
-    mature = MatureTypes.of(labels)
+    mature = AmongMature.of(labels)
     counts = np.exp(mature.log_mass(images.logits))
     found = Adjustment(mature, 0.6)
     if "size" in pieces:
@@ -137,7 +137,7 @@ def test_which_classes_are_mature_types() -> None:
         ("lymphocyte", "something else"): (0, 1),
     }
     for labels, columns in found.items():
-        mature = MatureTypes.of(labels)
+        mature = AmongMature.of(labels)
         assert mature.columns == columns
         assert sorted((*mature.columns, *mature.further)) == list(range(len(labels)))
 

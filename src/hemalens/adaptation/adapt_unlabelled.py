@@ -17,6 +17,7 @@ from hemalens.bundle.artifact import DataEntry, library_versions
 from hemalens.bundle.bundle import MODEL, Bundle, Manifest, open_bundle
 from hemalens.bundle.export import check_parity
 from hemalens.bundle.nucleus_size import extent_of
+from hemalens.bundle.stages import cut_by
 from hemalens.datasets import READERS, CellDataset, Record, open_dataset
 from hemalens.datasets.images import plain_images
 from hemalens.errors import BundleError, ImageError, InputError, one_line
@@ -38,13 +39,14 @@ def adapt_unlabelled(
     """Adapt the bundle at `bundle_path` to the images of `spec`, a dataset, its name or a folder, without reading a label.
 
     `options.settings` are those of `UnlabelledConfig`; pieces that do not suit the images are left out. `run.seed` draws
-    the images that neighbours are kept of. Copies and unreadable images are left out, and so are weights for further
-    training. Raises `InputError` for fewer than 8 images, and `BundleError` for a bundle that is adapted already.
+    the images that neighbours are kept of. Copies, unreadable images and those in which the bundle finds no cell are left
+    out, and so are weights for further training. Raises `InputError` for fewer than 8 images, and `BundleError` for a
+    bundle that is adapted already.
     """
     config = UnlabelledConfig.load(None, options.settings)
     base = open_bundle(bundle_path)
     refuse_lacking(base, config)
-    given = _open_images(spec)
+    given = _open_images(spec).showing_a_cell(base)
     for note in given.notes(base):
         say(note)
     if not base.manifest.nucleus_sizes:
@@ -131,6 +133,16 @@ class _Images:
     dataset: CellDataset
     n_unreadable: int
     n_copies: int
+    n_empty: int = 0
+
+    def showing_a_cell(self, base: Bundle) -> _Images:
+        """Without the images in which the bundle finds no white cell; raises `InputError` where too few are left."""
+        if not base.stages:
+            return self
+        records = self.dataset.records
+        kept = tuple(r for r in records if cut_by(base.stages, r.unstaged().read()).outcome != "no white cell")
+        _check_number(self.dataset.name, len(kept), "images with a white cell")
+        return replace(self, dataset=replace(self.dataset, records=kept), n_empty=len(records) - len(kept))
 
     def notes(self, base: Bundle) -> list[str]:
         """Remarks on the images, for the user."""
@@ -139,6 +151,8 @@ class _Images:
         notes.append(f"{name}: {n} image(s), labels not read")
         if self.n_unreadable or self.n_copies:
             notes.append(f"{name}: left out {self.n_unreadable} unreadable image(s), {self.n_copies} copies")
+        if self.n_empty:
+            notes.append(f"{name}: left out {self.n_empty} image(s) without a white cell")
         if n < FEW:
             notes.append(f"{name}: {n} images are few; the result depends on which cells they show")
         learned = sum(content in base.seen for content in self.dataset.contents)
@@ -148,7 +162,8 @@ class _Images:
 
     def entry(self) -> DataEntry:
         """The manifest's entry of the images."""
-        entry = DataEntry.of(self.dataset, "unlabelled", {"unreadable": self.n_unreadable, "copies": self.n_copies})
+        left_out = {"unreadable": self.n_unreadable, "copies": self.n_copies, "no white cell": self.n_empty}
+        entry = DataEntry.of(self.dataset, "unlabelled", left_out)
         return entry.model_copy(update={"class_counts": {"unlabelled": len(self.dataset)}})
 
 
@@ -158,14 +173,16 @@ def _open_images(spec: str | CellDataset) -> _Images:
     once = {content: i for i, content in reversed(list(enumerate(listed.contents)))}
     distinct = [listed.records[i] for i in sorted(once.values())]
     readable = [record for record in distinct if _can_be_read(record)]
-    if len(readable) < FEWEST:
-        raise InputError(
-            f"{one_line(listed.name)} has too few images to adapt to",
-            expected=f"at least {FEWEST} different, readable ones",
-            got=str(len(readable)),
-        )
+    _check_number(listed.name, len(readable), "different, readable ones")
     dataset = replace(listed, records=tuple(readable))
     return _Images(dataset, len(distinct) - len(readable), len(listed) - len(distinct))
+
+
+def _check_number(name: str, n: int, what: str) -> None:
+    if n < FEWEST:
+        raise InputError(
+            f"{one_line(name)} has too few images to adapt to", expected=f"at least {FEWEST} {what}", got=str(n)
+        )
 
 
 def _listed(spec: str) -> CellDataset:

@@ -15,7 +15,7 @@ from onnx import helper
 from scipy.special import softmax
 
 from hemalens.adaptation.class_means import ClassMeans
-from hemalens.adaptation.mature_types import Floats, MatureTypes
+from hemalens.adaptation.mature_types import AmongMature, Floats
 from hemalens.adaptation.neighbours import Neighbours
 from hemalens.adaptation.size_evidence import SizeEvidence
 from hemalens.adaptation.unlabelled_config import PIECES
@@ -36,7 +36,7 @@ class Images:
 class Adjustment:
     """A change of the logits of the mature types `of`: `softening` in (0, 1], the pieces in their order, `temperature`."""
 
-    of: MatureTypes
+    of: AmongMature
     softening: float
     size: SizeEvidence | None = None
     neighbours: Neighbours | None = None

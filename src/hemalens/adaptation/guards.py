@@ -13,7 +13,7 @@ import numpy as np
 
 from hemalens.adaptation.adjustment import Adjustment, Images
 from hemalens.adaptation.class_means import ClassMeans, SourceCells
-from hemalens.adaptation.mature_types import Floats, MatureTypes
+from hemalens.adaptation.mature_types import AmongMature, Floats
 from hemalens.adaptation.neighbours import MAX_IMAGES, Neighbours
 from hemalens.adaptation.size_evidence import SizeEvidence
 from hemalens.adaptation.unlabelled_config import UnlabelledConfig
@@ -44,7 +44,7 @@ class Chosen:
 
 def choose(base: Bundle, images: Images, config: UnlabelledConfig, extent: float | None, seed: int) -> Chosen:
     """Fit the configured pieces, each on the result of the ones before, and leave out those that do not suit the images."""
-    mature = MatureTypes.of(base.manifest.labels)
+    mature = AmongMature.of(base.manifest.labels)
     counts = np.exp(mature.log_mass(images.logits))
     n_cells = float(counts.sum())
     if n_cells < FEWEST:
@@ -71,7 +71,7 @@ def choose(base: Bundle, images: Images, config: UnlabelledConfig, extent: float
 
 def _fitted(base: Bundle, images: Images, counts: Floats, *, used: list[str], extent: float, seed: int) -> Adjustment:
     """Fit the pieces `used`, in this order."""
-    mature = MatureTypes.of(base.manifest.labels)
+    mature = AmongMature.of(base.manifest.labels)
     found = Adjustment(mature, min(1.0, base.manifest.temperature))
     if "size" in used and images.log_diameters is not None:
         sizes = tuple(base.manifest.nucleus_sizes[c] for c in mature.columns)

@@ -23,14 +23,14 @@ Constants = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class MatureTypes:
+class AmongMature:
     """The columns of the mature types among `n_classes`; all of them where fewer than two classes are mature types."""
 
     columns: tuple[int, ...]
     n_classes: int
 
     @classmethod
-    def of(cls, labels: Sequence[str]) -> MatureTypes:
+    def of(cls, labels: Sequence[str]) -> AmongMature:
         """The mature types among these labels, and the types below them."""
         mature = tuple(i for i, label in enumerate(labels) if is_mature(label))
         return cls(mature if len(mature) > 1 else tuple(range(len(labels))), len(labels))

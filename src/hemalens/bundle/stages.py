@@ -7,6 +7,7 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -215,6 +216,14 @@ class Stage(ABC):
         made = self.cut(image)
         cache.put(self.digest, {content: packed(made)})
         return made
+
+
+def cut_by(stages: Sequence[Stage], image: NDArray[np.uint8]) -> CellImage:
+    """What the stages, one after the other, make of an image (H, W, 3), with the last one's outcome."""
+    made = CellImage(image, "cell")
+    for stage in stages:
+        made = stage.make(made.pixels)
+    return made
 
 
 def packed(made: CellImage) -> NDArray[np.uint8]:

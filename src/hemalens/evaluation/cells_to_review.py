@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from hemalens.bundle.bundle import Bundle
 from hemalens.bundle.review import roles_of
+from hemalens.bundle.stages import cut_by
 from hemalens.datasets.base import Record
 from hemalens.evaluation import formatting
 from hemalens.evaluation.evaluate import DatasetPredictions
@@ -77,21 +78,13 @@ def _reasons(
 
 def _outcome(bundle: Bundle, record: Record) -> Outcome:
     """What the bundle's stages find in an image."""
-    return _through(bundle, record.unstaged().read())[1]
+    return cut_by(bundle.stages, record.unstaged().read()).outcome
 
 
 def _pictures(bundle: Bundle, record: Record) -> tuple[str, ...]:
     """Small copies of an image and, for a bundle with stages, of what they make of it."""
     image = record.unstaged().read()
-    return (thumbnail(image), *((thumbnail(_through(bundle, image)[0]),) if bundle.stages else ()))
-
-
-def _through(bundle: Bundle, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Outcome]:
-    outcome: Outcome = "cell"
-    for stage in bundle.stages:
-        cut = stage.make(image)
-        image, outcome = cut.pixels, cut.outcome
-    return image, outcome
+    return (thumbnail(image), *((thumbnail(cut_by(bundle.stages, image).pixels),) if bundle.stages else ()))
 
 
 def _counted(reason: Reason, reasons: list[Reason | None], wrong: NDArray[np.bool_]) -> ReasonCount:

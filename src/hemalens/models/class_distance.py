@@ -64,5 +64,6 @@ class ClassDistance(nn.Module):
         apart = embedding[:, None] - self.means
         along = apart @ self.components
         # the difference of two squared lengths would not survive 16 bits
-        beside = apart - along @ self.components.t()
+        # an exported transpose would be stored as a second tensor
+        beside = apart - torch.einsum("nkm,dm->nkd", along, self.components)
         return (along**2 @ self.precisions + self.rest * (beside**2).sum(dim=2)).sqrt()
