@@ -116,8 +116,8 @@ def failures(folder: Path = FOLDER) -> None:
             continue
         x, y = i % columns * side, i // columns * (side + caption)
         sheet.paste(image.resize((side - 6, side - 6), Image.Resampling.LANCZOS), (x + 3, y + 3))
-        said = f"drawn: {pair[0]}\n{pair[1]}, p {p:.2f}\n{review}".replace("_", " ")
-        pen.multiline_text((x + 4, y + side), said, fill="black", spacing=2)
+        said = f"drawn: {pair[0]}\n{pair[1]}\np {p:.2f}\n{review}".replace("_", " ")
+        pen.multiline_text((x + 4, y + side), said, fill="black", spacing=1)
         i += 1
     sheet.quantize(128, dither=Image.Dither.NONE).save(folder / "default_model_failures.png", optimize=True)
 
