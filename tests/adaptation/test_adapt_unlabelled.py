@@ -117,7 +117,7 @@ def test_the_manifest_says_how_it_came_to_be(network: Bundle, adapted: Bundle, d
     assert tuple(before) == network.manifest.data
     assert (entry.role, entry.name, entry.fingerprint) == ("unlabelled", "lab_b", how.fingerprint)
     assert entry.class_counts == {"unlabelled": how.n_images}
-    assert entry.dropped == {"unreadable": 0, "copies": 0}
+    assert entry.dropped == {"unreadable": 0, "copies": 0, "no white cell": 0}
     assert adapted.seen == network.seen
     assert adapted.seen_unlabelled == _digests(drawn)
     assert _names(adapted.path) == {"manifest.json", MODEL, SEEN, SEEN_UNLABELLED}
@@ -167,7 +167,7 @@ def test_copies_and_unreadable_images_are_counted_and_left_out(colours: Bundle, 
     )
     assert bundle.manifest.unlabelled is not None
     assert (bundle.manifest.unlabelled.n_images, bundle.manifest.unlabelled.n_unreadable) == (40, 2)
-    assert bundle.manifest.data[-1].dropped == {"unreadable": 2, "copies": 1}
+    assert bundle.manifest.data[-1].dropped == {"unreadable": 2, "copies": 1, "no white cell": 0}
     assert said[:2] == [
         "mixed: 40 image(s), labels not read",
         "mixed: left out 2 unreadable image(s), 1 copies",
@@ -198,7 +198,9 @@ def test_the_bundle_s_stages_come_first(tmp_path: Path) -> None:
     fresh = colour_cells(tmp_path / "fresh", AWAY, 4, seed=1)
     bundle = adapt(base.path, out=tmp_path / "out", unlabelled=str(fresh), options=AdaptOptions(settings=UNSIZED))
     assert bundle.manifest.before_graph == base.manifest.before_graph
-    assert bundle.seen_unlabelled == _digests(fresh)
+    shown = [r for r in open_dataset(f"folder:{fresh}").records if stage.cut(r.read()).outcome != "no white cell"]
+    assert 8 <= len(shown) < 12
+    assert bundle.seen_unlabelled == {hashlib.sha256(record.path.read_bytes()).hexdigest() for record in shown}
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
