@@ -158,6 +158,7 @@ class RobustModule(CellClassifier):
         """Under a label map with mature and further types."""
         return self.types.twice
 
+    @torch.no_grad()
     def hold_back(self, learned: Embedded, home: Embedded, elsewhere: Embedded) -> None:
         """Ask for more certainty of further types, as `training.mature_types.FurtherTypes`.
 
