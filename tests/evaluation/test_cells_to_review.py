@@ -16,7 +16,8 @@ from hemalens.datasets import Record
 from hemalens.evaluation.cells_to_review import cells_to_review
 from hemalens.evaluation.evaluate import DatasetPredictions
 from hemalens.imaging.centred_crop import CentredCropConfig
-from hemalens.report.review import sentence
+from hemalens.report.review import section, sentence
+from hemalens.report.tables import Table
 from hemalens.trust.review import ReviewThresholds
 
 
@@ -86,6 +87,13 @@ def test_the_most_urgent_come_first_and_errors_are_counted(plain: Bundle, tmp_pa
     assert found is not None
     assert [(each.reason, each.n, each.n_wrong) for each in found.reasons if each.n] == [("near tie", 2, 1)]
     assert [row.name for row in found.cells.rows] == ["2.png", "1.png"], "the least sure first"
+    assert [tuple(each.model_dump().values()) for each in found.types] == [
+        (bundle.manifest.labels[0], 2, 2, 0, 1, 0),
+        (bundle.manifest.labels[1], 2, 0, 0, 1, 1),
+    ]
+    _, table = section(found, ()).blocks
+    assert isinstance(table, Table)
+    assert [[cell.text for cell in row][1:] for row in table.rows] == [["2", "2", "0", "1", "0"], ["2", "0", "0", "1", "1"]]
     assert all(len(row.pictures) == 1 for row in found.cells.rows)
     assert (found.n_mature, found.n_false_alarms, found.stated) == (4, 0, 0.025)
     assert sentence(found) == (

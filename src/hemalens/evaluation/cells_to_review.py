@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +13,7 @@ from hemalens.bundle.stages import cut_by
 from hemalens.datasets.base import Record
 from hemalens.evaluation import formatting
 from hemalens.evaluation.evaluate import DatasetPredictions
-from hemalens.evaluation.results import Picture, PictureTable, ReasonCount, ReviewCheck
+from hemalens.evaluation.results import Picture, PictureTable, ReasonCount, ReviewCheck, TypeCount
 from hemalens.evaluation.thumbnails import thumbnail
 from hemalens.imaging.segmentation import Outcome
 from hemalens.trust.domain_shift import DETECTED
@@ -60,6 +62,7 @@ def cells_to_review(
         n_mature=int(mature.sum()),
         n_false_alarms=int((mature & alarms).sum()),
         stated=None if thresholds is None else thresholds.false_alarms,
+        types=_by_type(labels, truth, wrong=wrong, alarms=alarms, marked=np.array([each is not None for each in reasons])),
         cells=PictureTable(title=TITLE, columns=columns, rows=tuple(rows), note=_note(len(rows), len(chosen))),
     )
 
@@ -90,6 +93,31 @@ def _pictures(bundle: Bundle, record: Record) -> tuple[str, ...]:
 def _counted(reason: Reason, reasons: list[Reason | None], wrong: NDArray[np.bool_]) -> ReasonCount:
     has = np.array([each == reason for each in reasons], bool)
     return ReasonCount(reason=reason, n=int(has.sum()), n_wrong=int((has & wrong).sum()))
+
+
+def _by_type(
+    labels: Sequence[str],
+    truth: NDArray[np.int64],
+    *,
+    wrong: NDArray[np.bool_],
+    alarms: NDArray[np.bool_],
+    marked: NDArray[np.bool_],
+) -> tuple[TypeCount, ...]:
+    """The counts of each true type that is there, in the order of the labels."""
+    found = []
+    for c in np.unique(truth):
+        own = truth == c
+        found.append(
+            TypeCount(
+                type=labels[c],
+                n=int(own.sum()),
+                n_right=int((own & ~wrong).sum()),
+                n_urgent=int((own & alarms).sum()),
+                n_to_review=int((own & marked).sum()),
+                n_missed=int((own & wrong & ~marked).sum()),
+            )
+        )
+    return tuple(found)
 
 
 def _why(reason: Reason | None, outcome: Outcome) -> str:

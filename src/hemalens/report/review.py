@@ -17,7 +17,9 @@ NO_THRESHOLDS = "The bundle has no thresholds: only doubtful cells are found."
 
 def section(check: ReviewCheck | None, gallery: Sequence[Block]) -> Section:
     """The section; without blocks where there is no check."""
-    return Section("review", HEADING, () if check is None else (_table(check), *gallery))
+    if check is None:
+        return Section("review", HEADING, ())
+    return Section("review", HEADING, (_table(check), *([_types(check)] if check.types else []), *gallery))
 
 
 def _table(check: ReviewCheck) -> Table:
@@ -31,6 +33,18 @@ def _table(check: ReviewCheck) -> Table:
     columns = number_columns("Reason", ("Cells", "Of all cells", "Wrong labels", "Of all wrong labels"))
     note = NOTE if check.stated is not None else NO_THRESHOLDS
     return Table("Cells that a person must look at, by the reason", columns, tuple(rows), note=note)
+
+
+def _types(check: ReviewCheck) -> Table:
+    """A row for each true type."""
+    rows = [
+        (Cell(formatting.label(each.type)), Cell(formatting.count(each.n)), Cell(formatting.count(each.n_right)),
+         Cell(formatting.count(each.n_urgent)), Cell(formatting.count(each.n_to_review)),
+         Cell(formatting.count(each.n_missed)))
+        for each in check.types
+    ]  # fmt: skip
+    titles = ("Cells", "Predicted rightly", "Urgent or unknown", "Any reason", "Wrong and not marked")
+    return Table("Cells under review, by the true type", number_columns("True type", titles), tuple(rows))
 
 
 def sentence(check: ReviewCheck) -> str:

@@ -35,7 +35,7 @@ from hemalens.evaluation.results.left_out import (
     Worst,
 )
 from hemalens.evaluation.results.report import DataCard, Failure, MethodCard, Report
-from hemalens.evaluation.results.review import ReasonCount, ReviewCheck
+from hemalens.evaluation.results.review import ReasonCount, ReviewCheck, TypeCount
 from hemalens.evaluation.results.slides import (
     CellsNeeded,
     CountComparison,
@@ -99,6 +99,7 @@ __all__ = [
     "Timing",
     "TrainingCurve",
     "TrustCheck",
+    "TypeCount",
     "TypeDifference",
     "Worst",
     "WrongCell",

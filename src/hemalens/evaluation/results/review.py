@@ -16,12 +16,26 @@ class ReasonCount(Part):
     n_wrong: int = Field(ge=0)
 
 
+class TypeCount(Part):
+    """Of the `n` cells of a true type: those predicted rightly, called urgent or unknown, and with any reason.
+
+    `n_missed` cells have a wrong label and no reason for a review.
+    """
+
+    type: str
+    n: int = Field(ge=0)
+    n_right: int = Field(ge=0)
+    n_urgent: int = Field(ge=0)
+    n_to_review: int = Field(ge=0)
+    n_missed: int = Field(ge=0)
+
+
 class ReviewCheck(Part):
     """How many of `n_cells` cells, of which `n_wrong` have a wrong label, a person must look at, and why.
 
     `reasons` are in order of urgency. Of the `n_mature` cells whose true type is mature, `n_false_alarms` are called urgent
     or unknown; `stated` is that share on held-out cells of the training laboratories, None for a bundle without thresholds.
-    `cells` shows the most urgent ones.
+    `types` counts by the true type. `cells` shows the most urgent ones.
     """
 
     n_cells: int = Field(ge=0)
@@ -30,6 +44,7 @@ class ReviewCheck(Part):
     n_mature: int = Field(ge=0)
     n_false_alarms: int = Field(ge=0)
     stated: float | None
+    types: tuple[TypeCount, ...] = ()
     cells: PictureTable
 
     @property
