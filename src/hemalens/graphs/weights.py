@@ -19,6 +19,8 @@ OF_NETWORK = re.compile(r"(?:\d+_)*module\.(?:averaged|network)\.(?P<name>.+)")
 """Names that the exporter gives to the tensors of a training module's network, or of its average."""
 OF_FURTHER = re.compile(r"(?:\d+_)*module\.further\.(?P<name>.+)")
 """Names that it gives to those of `training.mature_types.FurtherTypes`."""
+FURTHER_NODES = re.compile(r"(?:\d+_)*/further/")
+"""Beginning of the names of its nodes: they take the embedding too, beside the head."""
 PARTS = ("weight", "bias", "running_mean", "running_var")
 """Tensors of a batch norm, in the order of its inputs."""
 
@@ -60,9 +62,9 @@ def _layer_of(node: onnx.NodeProto) -> str | None:
 
 def head_weights(graph: onnx.ModelProto) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weight (f, d) and bias (f,) of the linear head on the embedding; raises `BundleError` where there is none."""
-    uses = [node for node in graph.graph.node if "embedding" in node.input and node.op_type == "Gemm"]
+    uses = [node for node in graph.graph.node if "embedding" in node.input and not FURTHER_NODES.match(node.name)]
     values = {tensor.name: tensor for tensor in graph.graph.initializer}
-    if len(uses) != 1 or not set(uses[0].input[1:]) <= set(values):
+    if len(uses) != 1 or uses[0].op_type != "Gemm" or not set(uses[0].input[1:]) <= set(values):
         raise BundleError("the bundle has no linear head of its own", remedy="Use the bundle that it was made from.")
     weight, bias = (numpy_helper.to_array(values[name]).astype(np.float32) for name in uses[0].input[1:])
     transposed = any(attribute.name == "transB" and attribute.i for attribute in uses[0].attribute)
