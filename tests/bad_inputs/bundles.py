@@ -172,6 +172,11 @@ EDITED = (
     _case("a file put in", _file("home.npz", b"more"), (MISFIT, "home.npz"), _predict),
     _case("a path out of the bundle", _set(files=lambda old: {**old, "../cell.png": old["model.onnx"]}), ("is missing",)),
     _case("an absolute path", _set(files=lambda old: {**old, "/etc/passwd": old["model.onnx"]}), ("is missing",)),
+    _case(
+        "an older adaptation",
+        _set(unlabelled={"settings": {}, "base_model_sha256": "0" * 64, "n_images": 9, "bias": [0.0]}),
+        ("is older than this program", "an adaptation to unlabelled images", "Train or adapt it again"),
+    ),
     _case("an older schema", _set(schema_version=1), ("is older than this program", "Train or adapt it again")),
     _case("a newer schema", _set(schema_version=3), ("is newer than this program", "Upgrade hemalens")),
     _case("nested deep", _raw(b'{"kind": ' + b"[" * 100_000), ("the manifest of", "is damaged")),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from hemalens.bundle.artifact import Part
+from hemalens.bundle.artifact import OLDER, Part
 
 
 class ExpectedAccuracy(Part):
@@ -62,3 +63,11 @@ class Unlabelled(Part):
     typical_nucleus_px: float | None = Field(default=None, gt=0)
     size_widening: float | None = Field(default=None, ge=1)
     neighbours: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_pieces(cls, given: Any) -> Any:
+        """Refuse an adaptation from before it had pieces: its graph changes other things than those named here."""
+        if isinstance(given, dict) and "pieces" not in given:
+            raise PydanticCustomError(OLDER, "an adaptation to unlabelled images that names its pieces")
+        return given
