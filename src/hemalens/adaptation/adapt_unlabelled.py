@@ -46,7 +46,7 @@ def adapt_unlabelled(
     config = UnlabelledConfig.load(None, options.settings)
     base = open_bundle(bundle_path)
     refuse_lacking(base, config)
-    given = _open_images(spec).showing_a_cell(base)
+    given = _open_images(spec, base)
     for note in given.notes(base):
         say(note)
     if not base.manifest.nucleus_sizes:
@@ -133,16 +133,7 @@ class _Images:
     dataset: CellDataset
     n_unreadable: int
     n_copies: int
-    n_empty: int = 0
-
-    def showing_a_cell(self, base: Bundle) -> _Images:
-        """Without the images in which the bundle finds no white cell; raises `InputError` where too few are left."""
-        if not base.stages:
-            return self
-        records = self.dataset.records
-        kept = tuple(r for r in records if cut_by(base.stages, r.unstaged().read()).outcome != "no white cell")
-        _check_number(self.dataset.name, len(kept), "images with a white cell")
-        return replace(self, dataset=replace(self.dataset, records=kept), n_empty=len(records) - len(kept))
+    n_empty: int
 
     def notes(self, base: Bundle) -> list[str]:
         """Remarks on the images, for the user."""
@@ -167,15 +158,18 @@ class _Images:
         return entry.model_copy(update={"class_counts": {"unlabelled": len(self.dataset)}})
 
 
-def _open_images(spec: str | CellDataset) -> _Images:
-    """Open the images of a dataset or folder; raises `InputError` if fewer than 8 are readable."""
+def _open_images(spec: str | CellDataset, base: Bundle) -> _Images:
+    """Open the images of a dataset or folder; raises `InputError` if fewer than 8 are readable and show a cell."""
     listed = _without_labels(spec.through(())) if isinstance(spec, CellDataset) else _listed(spec)
     once = {content: i for i, content in reversed(list(enumerate(listed.contents)))}
     distinct = [listed.records[i] for i in sorted(once.values())]
-    readable = [record for record in distinct if _can_be_read(record)]
-    _check_number(listed.name, len(readable), "different, readable ones")
-    dataset = replace(listed, records=tuple(readable))
-    return _Images(dataset, len(distinct) - len(readable), len(listed) - len(distinct))
+    shown = {id(record): _shows_a_cell(record, base) for record in distinct}
+    n_unreadable = sum(cell is None for cell in shown.values())
+    _check_number(listed.name, len(distinct) - n_unreadable, "different, readable ones")
+    kept = tuple(record for record in distinct if shown[id(record)])
+    _check_number(listed.name, len(kept), "images with a white cell")
+    n_empty = len(distinct) - n_unreadable - len(kept)
+    return _Images(replace(listed, records=kept), n_unreadable, len(listed) - len(distinct), n_empty)
 
 
 def _check_number(name: str, n: int, what: str) -> None:
@@ -204,9 +198,10 @@ def _without_labels(dataset: CellDataset) -> CellDataset:
     return replace(dataset, records=tuple(bare), classes=())
 
 
-def _can_be_read(record: Record) -> bool:
+def _shows_a_cell(record: Record, base: Bundle) -> bool | None:
+    """Whether the bundle finds a white cell, or takes whole images; None where the image cannot be read."""
     try:
-        record.read()
+        image = record.read()
     except ImageError:
-        return False
-    return True
+        return None
+    return cut_by(base.stages, image).outcome != "no white cell"

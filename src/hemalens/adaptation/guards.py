@@ -55,10 +55,8 @@ def choose(base: Bundle, images: Images, config: UnlabelledConfig, extent: float
         label = base.manifest.labels[int(shares.argmax())]
         one = f"{shares.max():.0%} of the cells are predicted {label}, and above {ONE_TYPE:.0%} the others may be mistakes"
         return Chosen(None, dict.fromkeys(config.pieces, one))
-    left_out = {}
-    if n_cells < FEW:
-        few = f"about {n_cells:.0f} mature cells, and {FEW} are needed"
-        left_out = {name: few for name in config.pieces if name != "size"}
+    few = f"about {n_cells:.0f} mature cells, and {FEW} are needed"
+    left_out = {name: few for name in config.pieces if name != "size" and n_cells < FEW}
     used = [name for name in config.pieces if name not in left_out]
     found = _fitted(base, images, counts, used=used, extent=extent or 1.0, seed=seed) if used else Adjustment(mature, 1.0)
     before, after = images.logits.argmax(axis=1), found.logits(images).argmax(axis=1)
