@@ -33,7 +33,7 @@ from hemalens.inference.predictor import Predictor
 from hemalens.methods import find_method
 from hemalens.methods.robust import METHOD, RobustConfig, RobustModule
 from hemalens.models.backbone import preprocessing_of
-from hemalens.models.outline import OutlineNetwork, WithOutline
+from hemalens.models.outline import OutlineNetwork, WithOutline, outline
 from hemalens.runs.quantize import QuantizeOptions, quantize
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.classifier import CellClassifier
@@ -427,11 +427,11 @@ def test_the_graph_answers_as_both_networks_do_by_themselves(unbroken: Fitted, o
     stated, images = timm.get_pretrained_cfg("test_resnet"), _images(unbroken)
     light = torch.from_numpy((images / 255).astype(np.float32)).permute(0, 3, 1, 2)
     normal = (light - torch.tensor(stated.mean).view(3, 1, 1)) / torch.tensor(stated.std).view(3, 1, 1)
-    first, second = (own.forward_head(own.forward_features(normal), pre_logits=True), other.embed(light))
+    first, second = (own.forward_head(own.forward_features(normal), pre_logits=True), other.embed(outline(light)))
     with torch.no_grad():
         views = [(normal, light), (normal.flip(-1), light.flip(-1))]
         colours = torch.stack([own.forward_head(own.forward_features(x), pre_logits=True) for x, _ in views]).mean(dim=0)
-        outlines = torch.stack([other.embed(x) for _, x in views]).mean(dim=0)
+        outlines = torch.stack([other.embed(outline(x)) for _, x in views]).mean(dim=0)
         logits = (own.get_classifier()(colours) + other.head(outlines)) / 2
         fine = torch.softmax(logits.double(), dim=1).numpy()
     assert first.shape[1] + second.shape[1] == outlined.manifest.embedding_size

@@ -141,7 +141,7 @@ def test_folding_leaves_no_batch_norm_and_changes_no_answer() -> None:
     _unlike_at_the_start(network)
     n_norms = len(_norms(network))
     assert n_norms > 10
-    images = torch.cat([_cell(noise=0.02), _cell(FIELDS["yellow"])])
+    images = outline(torch.cat([_cell(noise=0.02), _cell(FIELDS["yellow"])]))
     with torch.no_grad():
         before, plain = network.embed(images), OutlineNetwork(n_classes=3, weights="none", seed=4).eval().embed(images)
         folded = without_batch_norm(network)
@@ -193,7 +193,7 @@ def test_the_embedding_is_one_behind_the_other_and_the_logits_are_the_mean(both:
     with torch.no_grad():
         embedding = both.forward_head(both.forward_features(pixels), pre_logits=True)
         own = both.network.forward_head(both.network.forward_features(pixels), pre_logits=True)
-        seen = both.outlined.embed(image)
+        seen = both.outlined.embed(outline(image))
         torch.testing.assert_close(embedding, torch.cat([own, seen], dim=1), rtol=1e-3, atol=1e-4)
         expected = both.network(pixels), both.outlined.head(seen)
         for found, logits in zip(both.logits_of_each(embedding), expected, strict=True):

@@ -17,7 +17,7 @@ from hemalens.datasets.near_copies import THUMBNAIL_PX, Thumbnail, join_near_cop
 from hemalens.datasets.relatives import UPRIGHT, Relatives
 from hemalens.datasets.turned_copies import View, join_turned_copies, view
 from hemalens.errors import ImageError
-from hemalens.imaging.reading import Exposure, exposure
+from hemalens.imaging.exposure import Exposure, exposure
 from hemalens.progress import Advance
 
 STEPS_PER_IMAGE = 2

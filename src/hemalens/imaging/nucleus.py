@@ -78,14 +78,20 @@ def find_nucleus(image: NDArray[np.uint8]) -> Mask:
 
 def is_noise(image: NDArray[np.uint8]) -> bool:
     """Whether no channel of an image, uint8 (H, W, 3), shows anything: neighbouring pixels are independent."""
-    values = reduced(image)[0].astype(float)
-    values -= values.mean(axis=(0, 1))
-    variance = (values**2).mean(axis=(0, 1))
+    values = np.ascontiguousarray(reduced(image)[0].transpose(2, 0, 1), np.float32)
+    values -= values.mean(axis=(1, 2), keepdims=True)
+    variance = _mean_product(values, values)
     if (variance < _FLAT).all():
         return False
-    down, across = (values[1:] * values[:-1]).mean(axis=(0, 1)), (values[:, 1:] * values[:, :-1]).mean(axis=(0, 1))
+    down, across = _mean_product(values[:, 1:], values[:, :-1]), _mean_product(values[..., 1:], values[..., :-1])
     correlation = (down + across) / 2 / variance.clip(_FLAT)
     return bool(correlation.max() < _NOISE_CORRELATION)
+
+
+def _mean_product(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of the products of two stacks (c, h, w) of planes, (c,)."""
+    products: NDArray[np.float32] = (first * second).mean(axis=(1, 2))
+    return products
 
 
 def spread(mask: Mask) -> Spread:

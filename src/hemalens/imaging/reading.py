@@ -22,6 +22,7 @@ from hemalens.files import open_regular
 from hemalens.imaging import tiff
 from hemalens.imaging.depth import DeepImage, whole_values
 from hemalens.imaging.formats import EXPECTED, not_read, pillow_formats
+from hemalens.imaging.jpeg import jpeg_pixels
 from hemalens.imaging.quiet import decoder_warnings
 
 MAX_PIXELS = 64_000_000
@@ -313,6 +314,9 @@ def _decode(file: BufferedReader, asked: _Asked) -> Image.Image | DeepImage:
     deep = whole_values(image, opened)
     if deep is not None:
         return _deep(deep, page.stated_bits if page is not None else None, asked)
+    pixels = jpeg_pixels(file, image) if image.format == "JPEG" else None
+    if pixels is not None:
+        return Image.fromarray(pixels)
     image.load()
     return ImageOps.exif_transpose(image)
 
@@ -332,31 +336,6 @@ def _to_rgb(image: Image.Image, asked: _Asked) -> Image.Image:
     raise ImageError(
         f"image {asked.shown} has an unsupported pixel type", expected="8 or 16 bits a channel", got=image.mode
     )
-
-
-Exposure = Literal["black", "white", "flat"]
-_LOOKED_AT = 10_000
-"""Pixels that are looked at, evenly spaced."""
-_BLACK, _WHITE, _FLAT = 48, 220, 16
-"""Gray levels. In 7,154 images of six public sets the brightest 1 % begin at 145 or more, the darkest 1 % end at 152 or
-less, and the two are 82 or more apart in some channel: none is taken for black, white or flat."""
-
-
-def exposure(image: NDArray[np.uint8]) -> Exposure | None:
-    """Whether an image (H, W, 3) is nearly black, nearly white or flat, by its brightest and darkest 1 %; else None."""
-    low, high = _darkest_and_brightest(image)
-    if high.max() < _BLACK:
-        return "black"
-    if low.min() > _WHITE:
-        return "white"
-    return "flat" if (high - low).max() < _FLAT else None
-
-
-def _darkest_and_brightest(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The 1st and the 99th percentile of each channel, (2, 3)."""
-    step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / _LOOKED_AT)))
-    levels: NDArray[np.float64] = np.percentile(image[::step, ::step].reshape(-1, 3), (1, 99), axis=0)
-    return levels
 
 
 Interpolation = Literal["bilinear", "bicubic"]

@@ -15,8 +15,8 @@ from hemalens.datasets.base import Record
 from hemalens.datasets.table_text import html_table
 from hemalens.errors import ImageError, InputError
 from hemalens.graphs.runtime import Outputs, check_probabilities
+from hemalens.imaging.exposure import Exposure, exposure
 from hemalens.imaging.nucleus import is_noise
-from hemalens.imaging.reading import Exposure, exposure
 from hemalens.imaging.segmentation import FOUND, CellFound, Outcome
 from hemalens.inference.inputs import Images, Input, inputs_of
 from hemalens.trust.monitor import Monitor

@@ -182,7 +182,10 @@ class RobustModule(CellClassifier):
 
         The head is linear: the logits of a mean embedding are the mean of the views' logits.
         """
-        return mean_over_views(super().embed, self.network_input(pixels), 1 if self.training else self.views)
+        served, given, views = self.served, self.network_input(pixels), 1 if self.training else self.views
+        if isinstance(served, WithOutline):
+            return mean_over_views(served.embed_both, served.with_outlines(given), views)
+        return mean_over_views(super().embed, given, views)
 
     def network_input(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (n, 3, size, size), white-balanced where configured."""

@@ -12,6 +12,7 @@ import torch
 
 from hemalens.errors import ConfigError
 from hemalens.graphs.build import IR_VERSION, OPSET
+from hemalens.graphs.simplify import simplified
 from hemalens.imaging.reading import Preprocessing
 
 
@@ -85,7 +86,8 @@ def to_onnx(
     model = onnx.load_model_from_string(buffer.getvalue())
     model.ir_version = IR_VERSION
     _name_directly(model.graph)
-    return model
+    # with free sides no size is the same for all images
+    return model if free_sides else simplified(model)
 
 
 def _has_batch_norm(module: torch.nn.Module) -> bool:

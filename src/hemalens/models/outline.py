@@ -72,9 +72,9 @@ class OutlineNetwork(nn.Module):
         pooled: Tensor = self.stages(self.norm(self.stem(pixels))).mean(dim=(2, 3))
         return pooled
 
-    def embed(self, light: Tensor) -> Tensor:
-        """Images (n, 3, h, w) in [0, 1] -> embedding (n, d)."""
-        seen = interpolate(outline(light), (SIZE_PX, SIZE_PX), mode="bilinear")
+    def embed(self, outlines: Tensor) -> Tensor:
+        """Outlines (n, 1, h, w) in [0, 1] -> embedding (n, d)."""
+        seen = interpolate(outlines, (SIZE_PX, SIZE_PX), mode="bilinear")
         pixels = ((seen * 255 - 127) / 128).expand(-1, 3, -1, -1)  # as the backbone was trained
         return self.features(pixels.contiguous(memory_format=torch.channels_last))
 
@@ -95,10 +95,22 @@ class WithOutline(nn.Module):
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
 
+    def with_outlines(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (n, 3, size, size) -> the same with the outline as a fourth channel.
+
+        The outline of a mirrored image is the mirrored outline, so it is found once for all views.
+        """
+        return torch.cat([pixels, outline((pixels * self.std + self.mean) / 255)], dim=1)
+
+    def embed_both(self, seen: Tensor) -> Tensor:
+        """Pixels with their outlines (n, 4, size, size) -> both embeddings (n, d)."""
+        pixels = seen[:, :3].contiguous(memory_format=torch.channels_last)
+        own = self.network.forward_head(self.network.forward_features(pixels), pre_logits=True)
+        return torch.cat([own, self.outlined.embed(seen[:, 3:])], dim=1)
+
     def forward_features(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (n, 3, size, size) -> both embeddings (n, d)."""
-        own = self.network.forward_head(self.network.forward_features(pixels), pre_logits=True)
-        return torch.cat([own, self.outlined.embed((pixels * self.std + self.mean) / 255)], dim=1)
+        return self.embed_both(self.with_outlines(pixels))
 
     def forward_head(self, embedding: Tensor, *, pre_logits: bool) -> Tensor:
         """The embedding (n, d) itself, or its logits (n, k)."""
