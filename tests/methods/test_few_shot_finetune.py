@@ -110,7 +110,7 @@ def test_pieces_that_follow_a_laboratory_and_weights_in_16_bits_are_taken_up(
 def test_the_default_model_s_network_is_built_from_its_manifest() -> None:
     default = open_bundle(default_model_path())
     module = module_of(default, FewShotFinetuneConfig(), seed=0)
-    assert (module.white_balance, module.views, module.labels.classes) == (True, 4, default.manifest.labels)
+    assert (module.white_balance, module.outline_views, module.labels.classes) == (True, 4, default.manifest.labels)
 
 
 def test_a_manifest_without_white_balance_is_of_a_network_without_it(plain: Fitted) -> None:

@@ -94,7 +94,8 @@ def _same_weights(a: Path, b: Path) -> None:
 def test_by_default_every_piece_is_on() -> None:
     config = RobustConfig()
     assert (config.backbone, config.weights, config.image_size_px) == ("tf_efficientnet_lite0", "package", 96)
-    assert (config.views, config.fine_labels, config.outline, config.white_balance) == (4, True, True, True)
+    assert (config.views, config.outline_views) == (2, 4)
+    assert config.fine_labels and config.outline and config.white_balance
     assert (config.optimiser.label_smoothing, config.optimiser.schedule, config.sampling) == (0.1, "cosine", "balanced")
     assert config.patience is None
     assert config.laboratory == LaboratoryConfig()
@@ -429,9 +430,9 @@ def test_the_graph_answers_as_both_networks_do_by_themselves(unbroken: Fitted, o
     normal = (light - torch.tensor(stated.mean).view(3, 1, 1)) / torch.tensor(stated.std).view(3, 1, 1)
     first, second = (own.forward_head(own.forward_features(normal), pre_logits=True), other.embed(outline(light)))
     with torch.no_grad():
-        views = [(normal, light), (normal.flip(-1), light.flip(-1))]
-        colours = torch.stack([own.forward_head(own.forward_features(x), pre_logits=True) for x, _ in views]).mean(dim=0)
-        outlines = torch.stack([other.embed(outline(x)) for _, x in views]).mean(dim=0)
+        turned, mirrored = (normal, normal.flip(-1, -2)), (light, light.flip(-1, -2), light.flip(-1), light.flip(-2))
+        colours = torch.stack([own.forward_head(own.forward_features(x), pre_logits=True) for x in turned]).mean(dim=0)
+        outlines = torch.stack([other.embed(outline(x)) for x in mirrored]).mean(dim=0)
         logits = (own.get_classifier()(colours) + other.head(outlines)) / 2
         fine = torch.softmax(logits.double(), dim=1).numpy()
     assert first.shape[1] + second.shape[1] == outlined.manifest.embedding_size
@@ -579,7 +580,7 @@ def test_with_everything_off_the_network_learns_as_in_finetune(unbroken: Fitted,
     shared = {**trained.ROBUST, "epochs": 1, "augmentation": STILL | {"brightness": 0.0, "contrast": 0.0}}
     shared["augmentation"] |= {"saturation": 0.0, "hue": 0.0}
     off = {"views": 1, "fine_labels": False, "laboratory": LaboratoryConfig.none().model_dump()}
-    of_robust = ("views", "outline", "white_balance")
+    of_robust = ("views", "outline_views", "outline", "white_balance")
     plain = {name: value for name, value in shared.items() if name not in of_robust} | {"patience": 1}
     finetune = find_method("finetune")
     _fit(unbroken, tmp_path / "robust", **{**shared, **off})

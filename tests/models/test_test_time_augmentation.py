@@ -31,9 +31,9 @@ def test_views_are_different_symmetries_the_image_itself_first(n_views: Views) -
         assert len(which) == n_views
 
 
-def test_two_are_a_mirror_and_four_the_mirrors() -> None:
+def test_two_are_half_turns_and_four_add_their_mirror_images() -> None:
     images = _images(1)
-    expected = [images, images.flip(3), images.flip(2), images.flip(2, 3)]
+    expected = [images, images.flip(2, 3), images.flip(3), images.flip(2)]
     assert torch.equal(views_of(images, 4), torch.cat(expected))
     assert torch.equal(views_of(images, 2), torch.cat(expected[:2]))
 

@@ -224,7 +224,10 @@ class Bundle:
         return graph
 
     def runner(self, outputs: Sequence[str], *, n_workers: int | None = None) -> GraphRunner:
-        """A runner of the graph that gives `outputs`, after the bundle's own test; raises `BundleError`."""
+        """A runner of the graph that gives `outputs`, after the bundle's own test; raises `BundleError`.
+
+        `runtime_parity.use_runtime` lets another runtime compute it.
+        """
         try:
             runner = GraphRunner(self.graph_bytes, outputs, n_workers=n_workers)
         except Exception as error:

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hemalens.cli.options import ADVANCED, FollowLinks, Json, Out, Overwrite, Quiet, Seed, Set, Talk, bundle_or_default
+from hemalens.cli.options import (
+    ADVANCED,
+    FollowLinks,
+    Json,
+    Out,
+    Overwrite,
+    Quiet,
+    Runtime,
+    Seed,
+    Set,
+    Talk,
+    bundle_or_default,
+)
 from hemalens.cli.shares import limits, percent
 from hemalens.errors import ImageError, one_line
 
@@ -72,6 +84,7 @@ def count(
     no_overlays: NoOverlays = False,
     shown: Shown = 12,
     parquet: Parquet = False,
+    runtime: Runtime = "onnxruntime",
     seed: Seed = 0,
     follow_links: FollowLinks = False,
     overwrite: Overwrite = False,
@@ -90,7 +103,7 @@ def count(
     talk = Talk(quiet, as_json)
     options = _options(white_count, red_count)
     options = replace(options, target=target, settings=tuple(settings or ()), rules_file=rules, parquet=parquet)
-    options = replace(options, confusion=confusion, review=review, seed=seed)
+    options = replace(options, confusion=confusion, review=review, seed=seed, runtime=runtime)
     options = replace(options, crops=not no_crops, overlays=not no_overlays, most_overlays=shown)
     found = run(
         bundle_or_default(bundle, talk),

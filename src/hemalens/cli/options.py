@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,6 +31,12 @@ Labels = Annotated[
         metavar="MAP",
         help="five_class (default), eight_class, smear, thirteen_class, fab_eight, blast_or_not, as_labelled.",
         show_default=False,
+    ),
+]
+Runtime = Annotated[
+    Literal["auto", "onnxruntime", "openvino", "cuda"],
+    typer.Option(
+        "--runtime", help="Computes the network; auto: the fastest with the same predictions.", rich_help_panel=ADVANCED
     ),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; repeatable.")]

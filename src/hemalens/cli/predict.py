@@ -14,6 +14,7 @@ from hemalens.cli.options import (
     Out,
     Overwrite,
     Quiet,
+    Runtime,
     Talk,
     bundle_and_images,
     bundle_or_default,
@@ -48,6 +49,7 @@ def predict(
         ),
     ] = "0.9",
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embedding (Parquet only).")] = False,
+    runtime: Runtime = "onnxruntime",
     follow_links: FollowLinks = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -73,6 +75,7 @@ def predict(
         abstain_below=abstain_below,
         embeddings=embeddings,
         coverage=_coverage(coverage),
+        runtime=runtime,
         overwrite=overwrite,
     )
     for note in found.notes:

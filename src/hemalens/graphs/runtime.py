@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -48,10 +48,11 @@ def n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def session_of(graph: bytes, *, fuse: bool = True) -> onnxruntime.InferenceSession:
+def session_of(graph: bytes, *, fuse: bool = True, provider: str = "CPUExecutionProvider") -> onnxruntime.InferenceSession:
     """A session of one thread; several images at once use the cores better than several threads on one image.
 
-    Without `fuse` the layers are computed one by one, as the graph states them.
+    Without `fuse` the layers are computed one by one, as the graph states them. Another `provider` of ONNX Runtime leaves
+    to the processor what it cannot compute.
     """
     options = onnxruntime.SessionOptions()
     if not fuse:
@@ -61,8 +62,16 @@ def session_of(graph: bytes, *, fuse: bool = True) -> onnxruntime.InferenceSessi
     options.log_severity_level = 3
     # images have many sizes: memory patterns would be kept for each of them
     options.enable_mem_pattern = False
+    providers = list(dict.fromkeys((provider, "CPUExecutionProvider")))
     # a second try would print to standard output
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    return onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+
+
+class Session(Protocol):
+    """A graph that is ready to run."""
+
+    def run(self, outputs: list[str], inputs: dict[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        """The outputs, by name, for inputs with a first axis n."""
 
 
 class GraphRunner:
@@ -71,9 +80,14 @@ class GraphRunner:
     def __init__(self, graph: bytes, outputs: Sequence[str], *, n_workers: int | None = None) -> None:
         self.outputs = tuple(outputs)
         self.n_workers = n_workers or n_cores()
-        self._session = session_of(graph)
-        self.given = tuple(value.name for value in self._session.get_outputs())
+        session = session_of(graph)
+        self.given = tuple(value.name for value in session.get_outputs())
         """All outputs that the graph has."""
+        self._session: Session = session
+
+    def use(self, session: Session) -> None:
+        """Run the graph by another session of the same graph."""
+        self._session = session
 
     def run(self, image: NDArray[np.uint8]) -> Outputs:
         """The outputs for one image uint8 (h, w, 3), each without its batch axis."""

@@ -14,6 +14,7 @@ from hemalens.datasets.images import plain_images
 from hemalens.datasets.open import check_spec, spec_path
 from hemalens.errors import OutputError, one_line, public
 from hemalens.files import PathLike, as_path, atomic_path
+from hemalens.graphs.runtimes import RuntimeChoice
 from hemalens.imaging.segmentation import CellFound
 from hemalens.inference.predictor import CellReason, Prediction, Predictor
 from hemalens.inference.revision import LaterSets, revise
@@ -50,7 +51,9 @@ class PredictionSummary:
     sets: SetGuarantee | None
     """The coverage of the prediction sets, and what it rests on; None without sets."""
     notes: tuple[str, ...]
-    """What was left out of the folder or dataset, and how its images were read."""
+    """What was left out of the folder or dataset, how its images were read, and where another runtime computed."""
+    computed_by: str
+    """The runtime, and its precision where that is not 32 bits."""
 
 
 class _Counts:
@@ -91,6 +94,7 @@ def predict(
     abstain_below: float = 0.0,
     embeddings: bool = False,
     coverage: float | None = COVERAGE,
+    runtime: RuntimeChoice = "onnxruntime",
     overwrite: bool = False,
 ) -> PredictionSummary:
     """Predict for an image, a folder of images or a dataset ("reader:path"), and write `out` (.csv or .parquet).
@@ -103,7 +107,8 @@ def predict(
     conformal p-value of the out-of-distribution score. The prediction set holds the labels that the nominal `coverage` in
     (0, 1) needs, joined by "|"; `sets` of the summary says for which laboratories. None leaves the column out. Both are
     empty for a bundle without reference statistics. An image that cannot be read is a row with its error, one
-    without a cell a row without a label. The file appears whole at the end, or not at all.
+    without a cell a row without a label. `runtime` computes the graph, as in `Predictor`. The file appears whole at the
+    end, or not at all.
     """
     out = as_path(out, "out")
     if out.suffix not in (".csv", ".parquet"):
@@ -121,7 +126,14 @@ def predict(
         notes: list[str] = []
         images = open_images(source, say=notes.append)
         monitor = opened.monitor(coverage=coverage)
-        predictor = Predictor(opened, monitor=monitor, abstain_below=abstain_below, embeddings=embeddings)
+        predictor = Predictor(
+            opened,
+            monitor=monitor,
+            abstain_below=abstain_below,
+            embeddings=embeddings,
+            runtime=runtime,
+            say=notes.append,
+        )
         with atomic_path(out) as temporary:
             counts = _written(temporary, predictor, images)
             trust = monitor.report()
@@ -140,6 +152,7 @@ def predict(
             trust=trust,
             sets=sets,
             notes=tuple(notes),
+            computed_by=str(predictor.computed),
         )
 
 

@@ -10,15 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemalens.bundle.bundle import FINE, BundleLike, open_bundle
+from hemalens.bundle.runtime_parity import use_runtime
 from hemalens.config import check_flag, check_share, check_whole
 from hemalens.datasets.base import Record
 from hemalens.datasets.table_text import html_table
 from hemalens.errors import ImageError, InputError
 from hemalens.graphs.runtime import Outputs, check_probabilities
+from hemalens.graphs.runtimes import RuntimeChoice
 from hemalens.imaging.exposure import Exposure, exposure
 from hemalens.imaging.nucleus import is_noise
 from hemalens.imaging.segmentation import FOUND, CellFound, Outcome
 from hemalens.inference.inputs import Images, Input, inputs_of
+from hemalens.progress import Say
 from hemalens.trust.monitor import Monitor
 from hemalens.trust.review import DOUBTFUL, Reason
 
@@ -121,9 +124,10 @@ class Predictor:
 
     `bundle` is an opened bundle or its folder. `monitor`, as from `bundle.monitor()`, fills typicality and prediction set
     and reports on all images. `abstain_below` in [0, 1] is the threshold on the highest probability; `embeddings` adds the
-    embedding (d,). `n_workers` threads work at once, one a core by default. `stages` process images before the graph and
-    count their outcomes. Raises `BundleError` for a graph that cannot run, or fails its
-    own test, and `InputError` for other arguments.
+    embedding (d,). `n_workers` threads work at once, one a core by default. `runtime` computes the graph, "auto" the
+    fastest installed one with the same predictions; `computed` names it, and `say` is given a line where it is another than
+    was asked for. `stages` process images before the graph and count their outcomes. Raises `BundleError` for a graph
+    that cannot run, or fails its own test, and `InputError` for other arguments.
     """
 
     def __init__(
@@ -134,6 +138,8 @@ class Predictor:
         abstain_below: float = 0.0,
         embeddings: bool = False,
         n_workers: int | None = None,
+        runtime: RuntimeChoice = "onnxruntime",
+        say: Say = lambda line: None,
     ) -> None:
         check_share(abstain_below, "the abstention threshold")
         check_flag(embeddings, "embeddings")
@@ -152,6 +158,7 @@ class Predictor:
         embedded = embeddings or (monitor is not None and monitor.needs_embeddings)
         outputs = ["probabilities", *([FINE] if self.fine else []), *(["embedding"] if embedded else [])]
         self._runner = bundle.runner(outputs, n_workers=n_workers)
+        self.computed = use_runtime(self._runner, bundle.graph_bytes, runtime, say)
 
     def __repr__(self) -> str:
         return f"Predictor({str(self.bundle.path)!r}, labels={self.labels})"

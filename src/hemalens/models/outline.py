@@ -95,22 +95,18 @@ class WithOutline(nn.Module):
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
 
-    def with_outlines(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (n, 3, size, size) -> the same with the outline as a fourth channel.
+    def outlines(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (n, 3, size, size) -> outlines (n, 1, size, size); of mirrored pixels, the mirrored ones."""
+        return outline((pixels * self.std + self.mean) / 255)
 
-        The outline of a mirrored image is the mirrored outline, so it is found once for all views.
-        """
-        return torch.cat([pixels, outline((pixels * self.std + self.mean) / 255)], dim=1)
-
-    def embed_both(self, seen: Tensor) -> Tensor:
-        """Pixels with their outlines (n, 4, size, size) -> both embeddings (n, d)."""
-        pixels = seen[:, :3].contiguous(memory_format=torch.channels_last)
-        own = self.network.forward_head(self.network.forward_features(pixels), pre_logits=True)
-        return torch.cat([own, self.outlined.embed(seen[:, 3:])], dim=1)
+    def embed_colours(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (n, 3, size, size) -> the timm network's own embedding."""
+        own: Tensor = self.network.forward_head(self.network.forward_features(pixels), pre_logits=True)
+        return own
 
     def forward_features(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (n, 3, size, size) -> both embeddings (n, d)."""
-        return self.embed_both(self.with_outlines(pixels))
+        return torch.cat([self.embed_colours(pixels), self.outlined.embed(self.outlines(pixels))], dim=1)
 
     def forward_head(self, embedding: Tensor, *, pre_logits: bool) -> Tensor:
         """The embedding (n, d) itself, or its logits (n, k)."""

@@ -15,21 +15,21 @@ Views = Literal[1, 2, 4, 8]
 def views_of(pixels: Tensor, n_views: Views) -> Tensor:
     """Square images (n, c, s, s) under the first `n_views` of the square's symmetries: (n_views * n, c, s, s).
 
-    1: the image; 2: and flipped left-right; 4: and both flipped up-down; 8: and all four transposed, which adds quarter
+    1: the image; 2: and turned by half; 4: and both mirrored left-right; 8: and all four transposed, which adds quarter
     turns. Each set is a group, so that the average is invariant under its members.
     """
     seen = pixels
-    for change in (_mirrored, _upside_down, _transposed)[: N_VIEWS.index(n_views)]:
+    for change in (_turned, _mirrored, _transposed)[: N_VIEWS.index(n_views)]:
         seen = torch.cat([seen, change(seen)])
     return seen
 
 
+def _turned(images: Tensor) -> Tensor:
+    return images.flip(2, 3)
+
+
 def _mirrored(images: Tensor) -> Tensor:
     return images.flip(3)
-
-
-def _upside_down(images: Tensor) -> Tensor:
-    return images.flip(2)
 
 
 def _transposed(images: Tensor) -> Tensor:

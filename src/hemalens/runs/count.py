@@ -108,7 +108,7 @@ def count(
             with track("counting cells", n_fields) as progress, cell_writer(folder, parquet=options.parquet) as write:
                 counts = [counter.count(slide, write, progress) for slide in slides]
             trust, sets, review = counter.finish()
-            notes = [note for each in counts for note in each.notes]
+            notes = [*counter.notes, *(note for each in counts for note in each.notes)]
             notes += [*shared_contents(counts), *limits_of(opened.manifest.labels)]
             write_slides(folder, counts)
             if options.review is not None:
@@ -138,7 +138,14 @@ class _Counter:
         self.later_sets = LaterSets()
         self.exhibits = Exhibits(folder, most_overlays=options.most_overlays)
         self.for_review: list[dict[str, Value]] = []
-        self._predictor = Predictor(bundle, embeddings=self.monitor.needs_embeddings, n_workers=1)
+        self.notes: list[str] = []
+        self._predictor = Predictor(
+            bundle,
+            embeddings=self.monitor.needs_embeddings,
+            n_workers=1,
+            runtime=options.runtime,
+            say=self.notes.append,
+        )
         self._n_workers = options.n_workers or n_cores()
 
     def count(self, slide: Slide, write: Write, progress: Advance) -> SlideCounts:

@@ -9,6 +9,7 @@ from pathlib import Path
 from hemalens.differential.rules import CountRules
 from hemalens.errors import InputError
 from hemalens.files import PathLike
+from hemalens.graphs.runtimes import RuntimeChoice
 
 MOST_WHITE, MOST_RED = 1000.0, 20.0
 """Largest counts in 10^3 and 10^6 per microlitre. Larger ones are in another unit: beyond the highest leukocytoses."""
@@ -24,7 +25,7 @@ class CountOptions:
     corrected for the bundle's known errors. `review` cells of each slide are drawn at random with `seed` for a reviewer.
     `crops` and `overlays` are written unless they are off. The
     report shows at most `most_overlays`. `parquet` adds cells.parquet. `n_workers` fields are read at once, one a core by
-    default.
+    default. `runtime` classifies the cells, as in `Predictor`.
     """
 
     white_count: float | None = None
@@ -40,6 +41,7 @@ class CountOptions:
     most_overlays: int = 12
     parquet: bool = False
     n_workers: int | None = None
+    runtime: RuntimeChoice = "onnxruntime"
 
 
 DEFAULTS = CountOptions()

@@ -1,0 +1,149 @@
+"""Runtimes that compute a graph: ONNX Runtime on the processor, OpenVINO, and CUDA through ONNX Runtime."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any, Literal, get_args
+
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from hemalens.errors import ConfigError, near_matches, require_extra
+from hemalens.graphs.build import cut
+from hemalens.graphs.runtime import Session, n_cores, session_of
+
+RuntimeName = Literal["onnxruntime", "openvino", "cuda"]
+RuntimeChoice = Literal["auto", "onnxruntime", "openvino", "cuda"]
+Precision = Literal["fp32", "bf16"]
+RESIZED = "resized"
+"""The tensor whose sides no longer depend on the image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A way to compute a graph. `package` is what has to be installed, by the extra of the same name where there is one.
+
+    `lacking` states why it cannot run on this machine, None if it can. `precisions` are those that it has here, the fastest
+    first. `open` makes a session of a serialised graph, for as many threads at once as there are cores.
+    """
+
+    name: RuntimeName
+    package: str
+    module: str
+    lacking: Callable[[], str | None]
+    precisions: Callable[[], tuple[Precision, ...]]
+    open: Callable[[bytes, Precision], Session]
+
+    @property
+    def version(self) -> str:
+        """The installed version of its package."""
+        try:
+            return version(self.package)
+        except PackageNotFoundError:
+            return "unknown"
+
+    @property
+    def installed(self) -> bool:
+        """Whether its module can be imported."""
+        return find_spec(self.module) is not None
+
+    def require(self) -> None:
+        """Raise `MissingExtraError` unless the runtime's package is installed."""
+        require_extra(self.module, self.name, f"--runtime {self.name}")
+
+
+def runtime_named(name: str) -> Runtime:
+    """The runtime of a name; raises `ConfigError` for an unknown one."""
+    if name not in RUNTIMES:
+        known = get_args(RuntimeChoice)
+        raise ConfigError(f"unknown runtime {name!r}", expected=", ".join(known), remedy=near_matches(name, known))
+    return next(runtime for runtime in RUNTIMES.values() if runtime.name == name)
+
+
+class _OpenVino:
+    """A session of OpenVINO. ONNX Runtime resizes, so that OpenVINO sees one shape and compiles once.
+
+    A graph without a fixed size, such as joined encoders of several sizes, is OpenVINO's as a whole.
+    """
+
+    def __init__(self, graph: bytes, precision: Precision) -> None:
+        import openvino
+
+        model = onnx.load_model_from_string(graph)
+        self._front, network = _cut_at_resize(model)
+        core = openvino.Core()
+        read = core.read_model(network.SerializeToString(), b"")
+        if self._front is not None:
+            read.reshape({RESIZED: [1, *_sides(network, RESIZED)]})
+        hints = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision]}
+        threads = {"NUM_STREAMS": n_cores(), "INFERENCE_NUM_THREADS": n_cores()}
+        self._compiled = core.compile_model(read, "CPU", {**hints, **threads})
+        self._inputs = {name for port in self._compiled.inputs for name in port.get_names()}
+        self._local = threading.local()
+
+    def run(self, outputs: list[str], inputs: dict[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        """One image at a time, each thread with a request of its own."""
+        request = getattr(self._local, "request", None)
+        if request is None:
+            request = self._local.request = self._compiled.create_infer_request()
+        given: Mapping[str, NDArray[Any]] = inputs
+        if self._front is not None:
+            given = {**inputs, RESIZED: self._front.run([RESIZED], inputs)[0]}
+        found = request.infer({name: value for name, value in given.items() if name in self._inputs})
+        # the request's own buffers hold the next image's outputs
+        return [found[name].copy() for name in outputs]
+
+
+def _cut_at_resize(model: onnx.ModelProto) -> tuple[onnxruntime.InferenceSession | None, onnx.ModelProto]:
+    """(what resizes, the rest) of a graph; (None, the graph) where no resized image of fixed size is part of it."""
+    outputs = [value.name for value in model.graph.output]
+    made = {name for node in model.graph.node for name in node.output}
+    if RESIZED not in made:
+        return None, model
+    try:
+        rest = cut(model, [RESIZED, "image"], outputs)
+    except ValueError:
+        return None, model
+    if 0 in _sides(rest, RESIZED):
+        return None, model
+    if not any("image" in node.input for node in rest.graph.node):
+        rest = cut(model, [RESIZED], outputs)
+    return session_of(cut(model, ["image"], [RESIZED]).SerializeToString()), rest
+
+
+def _sides(model: onnx.ModelProto, name: str) -> list[int]:
+    """The sizes of an input without its first axis; 0 for a free one."""
+    value = next(value for value in model.graph.input if value.name == name)
+    return [int(dim.dim_value) for dim in value.type.tensor_type.shape.dim][1:]
+
+
+def _openvino_precisions() -> tuple[Precision, ...]:
+    import openvino
+
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("bf16", "fp32") if "BF16" in able else ("fp32",)
+
+
+def _cuda_lacking() -> str | None:
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "this ONNX Runtime has no CUDA (package onnxruntime-gpu)"
+    return None
+
+
+def _cuda(graph: bytes, precision: Precision) -> Session:
+    return session_of(graph, provider="CUDAExecutionProvider")
+
+
+RUNTIMES: dict[RuntimeName, Runtime] = {
+    "onnxruntime": Runtime(
+        "onnxruntime", "onnxruntime", "onnxruntime", lambda: None, lambda: ("fp32",), lambda graph, *_: session_of(graph)
+    ),
+    "openvino": Runtime("openvino", "openvino", "openvino", lambda: None, _openvino_precisions, _OpenVino),
+    "cuda": Runtime("cuda", "onnxruntime-gpu", "onnxruntime", _cuda_lacking, lambda: ("fp32",), _cuda),
+}
+"""Every runtime by its name."""
