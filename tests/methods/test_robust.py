@@ -95,7 +95,7 @@ def test_by_default_every_piece_is_on() -> None:
     config = RobustConfig()
     assert (config.backbone, config.weights, config.image_size_px) == ("tf_efficientnet_lite0", "package", 96)
     assert (config.views, config.outline_views) == (2, 4)
-    assert config.fine_labels and config.outline and config.white_balance
+    assert (config.fine_labels, config.outline, config.white_balance) == (True, True, True)
     assert (config.optimiser.label_smoothing, config.optimiser.schedule, config.sampling) == (0.1, "cosine", "balanced")
     assert config.patience is None
     assert config.laboratory == LaboratoryConfig()

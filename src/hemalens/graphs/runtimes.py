@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
+import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
@@ -85,6 +86,8 @@ class _OpenVino:
         self._compiled = core.compile_model(read, "CPU", {**hints, **threads})
         self._inputs = {name for port in self._compiled.inputs for name in port.get_names()}
         self._local = threading.local()
+        # where several threads are the first to hand over an array, its bindings wait for one another for ever
+        self.run([model.graph.output[0].name], {"image": np.zeros((1, 32, 32, 3), np.uint8)})
 
     def run(self, outputs: list[str], inputs: dict[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
         """One image at a time, each thread with a request of its own."""
@@ -136,7 +139,8 @@ def _cuda_lacking() -> str | None:
 
 
 def _cuda(graph: bytes, precision: Precision) -> Session:
-    return session_of(graph, provider="CUDAExecutionProvider")
+    session: Session = session_of(graph, provider="CUDAExecutionProvider")
+    return session
 
 
 RUNTIMES: dict[RuntimeName, Runtime] = {

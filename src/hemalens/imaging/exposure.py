@@ -38,4 +38,5 @@ def _percentiles(levels: NDArray[np.uint8], shares: tuple[float, ...]) -> NDArra
     place = np.array(shares) * (levels.size - 1)
     # the value at place i of the sorted levels is the first level with more than i values up to it
     lower, upper = (np.searchsorted(up_to, at.astype(np.int64), side="right") for at in (np.floor(place), np.ceil(place)))
-    return lower + (place - np.floor(place)) * (upper - lower)
+    found: NDArray[np.float64] = lower + (place - np.floor(place)) * (upper - lower)
+    return found
