@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -14,15 +14,13 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from hemalens.errors import ConfigError, near_matches, require_extra
-from hemalens.graphs.build import cut
+from hemalens.errors import BundleError, ConfigError, near_matches, require_extra
+from hemalens.graphs.build import cut, pixels_of
 from hemalens.graphs.runtime import Session, n_cores, session_of
 
 RuntimeName = Literal["onnxruntime", "openvino", "cuda"]
 RuntimeChoice = Literal["auto", "onnxruntime", "openvino", "cuda"]
 Precision = Literal["fp32", "bf16"]
-RESIZED = "resized"
-"""The tensor whose sides no longer depend on the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,56 +65,46 @@ def runtime_named(name: str) -> Runtime:
 
 
 class _OpenVino:
-    """A session of OpenVINO. ONNX Runtime resizes, so that OpenVINO sees one shape and compiles once.
-
-    A graph without a fixed size, such as joined encoders of several sizes, is OpenVINO's as a whole.
-    """
+    """A session of OpenVINO. ONNX Runtime resizes, since OpenVINO does without antialiasing and compiles for one shape."""
 
     def __init__(self, graph: bytes, precision: Precision) -> None:
         import openvino
 
-        model = onnx.load_model_from_string(graph)
-        self._front, network = _cut_at_resize(model)
+        front, rest = _cut_at_pixels(onnx.load_model_from_string(graph))
+        self._front = session_of(front.SerializeToString())
+        self._pixels = [value.name for value in front.graph.output]
         core = openvino.Core()
-        read = core.read_model(network.SerializeToString(), b"")
-        if self._front is not None:
-            read.reshape({RESIZED: [1, *_sides(network, RESIZED)]})
+        network = core.read_model(rest.SerializeToString(), b"")
+        network.reshape({name: [1, *_sides(rest, name)] for name in self._pixels})
         hints = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision]}
         threads = {"NUM_STREAMS": n_cores(), "INFERENCE_NUM_THREADS": n_cores()}
-        self._compiled = core.compile_model(read, "CPU", {**hints, **threads})
+        self._compiled = core.compile_model(network, "CPU", {**hints, **threads})
         self._inputs = {name for port in self._compiled.inputs for name in port.get_names()}
         self._local = threading.local()
         # where several threads are the first to hand over an array, its bindings wait for one another for ever
-        self.run([model.graph.output[0].name], {"image": np.zeros((1, 32, 32, 3), np.uint8)})
+        self.run([rest.graph.output[0].name], {"image": np.zeros((1, 32, 32, 3), np.uint8)})
 
     def run(self, outputs: list[str], inputs: dict[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
         """One image at a time, each thread with a request of its own."""
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
-        given: Mapping[str, NDArray[Any]] = inputs
-        if self._front is not None:
-            given = {**inputs, RESIZED: self._front.run([RESIZED], inputs)[0]}
+        given = inputs | dict(zip(self._pixels, self._front.run(self._pixels, inputs), strict=True))
         found = request.infer({name: value for name, value in given.items() if name in self._inputs})
         # the request's own buffers hold the next image's outputs
         return [found[name].copy() for name in outputs]
 
 
-def _cut_at_resize(model: onnx.ModelProto) -> tuple[onnxruntime.InferenceSession | None, onnx.ModelProto]:
-    """(what resizes, the rest) of a graph; (None, the graph) where no resized image of fixed size is part of it."""
+def _cut_at_pixels(model: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """(from the image to the pixels that networks read, the rest); raises `BundleError` unless those have fixed sides."""
+    pixels = pixels_of(model)
     outputs = [value.name for value in model.graph.output]
-    made = {name for node in model.graph.node for name in node.output}
-    if RESIZED not in made:
-        return None, model
-    try:
-        rest = cut(model, [RESIZED, "image"], outputs)
-    except ValueError:
-        return None, model
-    if 0 in _sides(rest, RESIZED):
-        return None, model
+    rest = cut(model, [*pixels, "image"], outputs)
+    if not pixels or any(0 in _sides(rest, name) for name in pixels):
+        raise BundleError("its network has no input of one size")
     if not any("image" in node.input for node in rest.graph.node):
-        rest = cut(model, [RESIZED], outputs)
-    return session_of(cut(model, ["image"], [RESIZED]).SerializeToString()), rest
+        rest = cut(model, pixels, outputs)
+    return cut(model, ["image"], pixels), rest
 
 
 def _sides(model: onnx.ModelProto, name: str) -> list[int]:
