@@ -179,6 +179,11 @@ class Training:
         """The seed of the training."""
         return self.trial.task.seed + self.trial.i
 
+    @property
+    def laboratory(self) -> str:
+        """The laboratory that it has not seen."""
+        return _task(self.trial).laboratory.name
+
     @cached_property
     def images(self) -> list[Images]:
         """What the model computes of each set: once for all candidates."""
@@ -204,9 +209,8 @@ class Training:
             out.mkdir(parents=True, exist_ok=True)
             scores = self._scores(candidate)
             write_sealed(file, {key: scores})
-        laboratory = _task(self.trial).laboratory.name
         return [
-            Test(name, laboratory, self.seed, each.name, each.mix, score, before)
+            Test(name, self.laboratory, self.seed, each.name, each.mix, score, before)
             for each, (score, before) in zip(self.sets, scores, strict=True)
         ]
 
@@ -220,10 +224,11 @@ class Training:
                 with constants(candidate.constants):
                     chosen = choose(self.bundle, images, config, extent, self.trial.task.seed)
                     logits = images.logits if chosen.adjustment is None else chosen.adjustment.logits(images)
-            found.append((self._balanced(each.cells, logits), self._balanced(each.cells, images.logits)))
+            found.append((self.balanced(each.cells, logits), self.balanced(each.cells, images.logits)))
         return found
 
-    def _balanced(self, cells: CellDataset, logits: NDArray[np.floating[Any]]) -> float:
+    def balanced(self, cells: CellDataset, logits: NDArray[np.floating[Any]]) -> float:
+        """Balanced accuracy over the tested classes, of logits or probabilities (n, k)."""
         labels = list(self.bundle.manifest.labels)
         places = [i for i, record in enumerate(cells.records) if record.label in self.tested]
         truth = np.array([labels.index(str(cells.records[i].label)) for i in places], np.int64)
@@ -261,7 +266,8 @@ def trainings(candidates: Candidates, sources: Sequence[str], fits: Path, out: P
 # ---------------------------------------------------------------------------------------------------------------- output
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, floats with four digits."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -290,8 +296,8 @@ def run(candidates: Candidates, sources: Sequence[str], out: Path, fits: Path | 
     rows = {kind: ranked(in_common(tests)) for kind, tests in found.items()}
     each_row = [{"kind": kind, **asdict(row)} for kind, own in rows.items() for row in own]
     each_test = [{"kind": kind, **asdict(test)} for kind, tests in found.items() for test in tests]
-    write_text(out / "choice.csv", _table(each_row))
-    write_text(out / "tests.csv", _table(each_test))
+    write_text(out / "choice.csv", table(each_row))
+    write_text(out / "tests.csv", table(each_test))
     parts = [f"{verdict(kind, own)}\n\n{markdown(own)}" for kind, own in rows.items()]
     write_text(out / "choice.md", "\n".join(parts))
     return rows
