@@ -132,9 +132,7 @@ class ActivationMaps:
             values = self._linear.run(names, given | lengths)
             return np.concatenate([np.asarray(value, np.float64) for value in values], axis=1)
 
-        nothing = {
-            pool.pooled: np.zeros((1, *found[pool.pooled].shape[1:]), np.float32) for pool in self.linear.pools
-        }
+        nothing = {pool.pooled: np.zeros((1, *found[pool.pooled].shape[1:]), np.float32) for pool in self.linear.pools}
         (constant,) = outputs_of(nothing)
         weights = []
         for name, zero in nothing.items():

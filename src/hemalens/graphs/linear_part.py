@@ -75,7 +75,7 @@ class LinearPart:
 
 @dataclass(slots=True)
 class _Tensors:
-    """What is known of the tensors of a graph: their kind, their pools, and whether a matrix of weights lies behind them."""
+    """What is known of the tensors of a graph: kind, pools, lengths, and whether a matrix of weights lies behind them."""
 
     kind: dict[str, _Kind]
     pools: dict[str, frozenset[Pool]] = field(default_factory=dict)
@@ -129,11 +129,8 @@ def _walk(
         return "beside"
     outputs |= own_outputs
     beside |= own_beside
-    if not found:
-        return "constant"
-    if "mixed" in found or ("beside" in found and node.op_type not in _SUMS):
-        return "mixed"
-    return "linear"
+    mixed = "mixed" in found or ("beside" in found and node.op_type not in _SUMS)
+    return "mixed" if mixed else "linear" if found else "constant"
 
 
 def _classified(model: onnx.ModelProto) -> _Tensors:
@@ -165,22 +162,28 @@ def _classified(model: onnx.ModelProto) -> _Tensors:
 
 def _kind_of(node: onnx.NodeProto, known: _Tensors) -> _Kind:
     """The kind of a node's outputs."""
-    kinds = [known.of(name) for name in node.input]
+    kinds, operator = [known.of(name) for name in node.input], node.op_type
     n_linear = kinds.count("linear")
-    if all(kind == "constant" for kind in kinds) or (node.op_type == "Shape" and kinds[0] == "linear"):
-        return "constant"
-    if "other" in kinds:
-        return "other"
-    if "length" in kinds:
-        if kinds == ["linear", "length"] and node.op_type == "Div":
-            return "linear"
-        return "length" if not n_linear and node.op_type in _OF_LENGTH else "other"
-    first_only = kinds[0] == "linear" and n_linear == 1
-    if node.op_type == "ReduceL2" and first_only:
-        return "length"
-    if node.op_type in _SUMS or (node.op_type in _KEEPS | _PRODUCTS | {"Div"} and first_only):
-        return "linear"
-    return "linear" if node.op_type == "Mul" and n_linear == 1 else "other"
+    first_only = n_linear == 1 and kinds[0] == "linear"
+    found: _Kind = "other"
+    if all(kind == "constant" for kind in kinds) or (operator == "Shape" and first_only):
+        found = "constant"
+    elif "other" in kinds:
+        found = "other"
+    elif "length" in kinds:
+        if operator == "Div" and kinds == ["linear", "length"]:
+            found = "linear"
+        elif operator in _OF_LENGTH and not n_linear:
+            found = "length"
+    elif operator == "ReduceL2" and first_only:
+        found = "length"
+    elif (
+        operator in _SUMS
+        or (operator in _KEEPS | _PRODUCTS | {"Div"} and first_only)
+        or (operator == "Mul" and n_linear == 1)
+    ):
+        found = "linear"
+    return found
 
 
 def _pool_of(node: onnx.NodeProto, constants: dict[str, NDArray[Any]]) -> Pool | None:
