@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,6 +49,10 @@ def predict(
         ),
     ] = "0.9",
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embedding (Parquet only).")] = False,
+    explain: Annotated[
+        Path | None,
+        typer.Option("--explain", metavar="DIR", help="Also write a picture of the evidence for each image into DIR."),
+    ] = None,
     follow_links: FollowLinks = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -61,13 +66,19 @@ def predict(
     Examples:
     hemalens predict my_cells --out predictions.csv
     hemalens predict runs/probe/bundle my_cells --out predictions.parquet --embeddings
+    hemalens predict my_cells --out predictions.csv --explain evidence
     """
+    from hemalens.inference.explain import check_explainable
+    from hemalens.inference.explain import explain as explain_images
     from hemalens.inference.predict import predict as run
 
     talk = Talk(quiet, as_json)
     named, source = bundle_and_images(bundle, images, usage=USAGE)
+    model = bundle_or_default(named, talk)
+    if explain is not None:
+        check_explainable(model, source, out=explain, overwrite=overwrite)
     found = run(
-        bundle_or_default(named, talk),
+        model,
         source,
         out=out,
         abstain_below=abstain_below,
@@ -79,7 +90,12 @@ def predict(
         talk.say(f"note: {note}")
     value = asdict(found)
     value["trust"]["lines"] = list(found.trust.lines)
-    talk.result(value, _lines(found, out, abstain_below))
+    lines = _lines(found, out, abstain_below)
+    if explain is not None:
+        explained = explain_images(model, source, out=explain, overwrite=overwrite)
+        value["explained"] = asdict(explained)
+        lines.append(f"{explained.n_pictures} pictures of the evidence in {explain}")
+    talk.result(value, lines)
     if found.n_unreadable == found.n_rows:
         reason = str(found.first_error).rstrip(".")
         raise ImageError(f"no prediction: {reason}. The table with the error of each image is {one_line(out)}")

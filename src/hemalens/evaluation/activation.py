@@ -13,8 +13,7 @@ from hemalens.evaluation.chosen_cells import chosen_cells, verdict
 from hemalens.evaluation.evaluate import DatasetPredictions
 from hemalens.evaluation.results import Picture, PictureTable
 from hemalens.evaluation.thumbnails import thumbnail
-from hemalens.imaging.evidence import overlay
-from hemalens.inference.explain import Evidence, Explainer
+from hemalens.inference.explain import SCALE, Evidence, Explainer
 from hemalens.progress import track
 
 N_SHOWN = 12
@@ -24,14 +23,16 @@ REFUSED = (
     "No maps: this model has no exact map, since its logits do not follow from linear outputs of a pooled feature map. "
     "--explain occlusion shows occlusion maps."
 )
-COLOURS = "Orange: evidence for the predicted type; blue: evidence against it; plain gray: none."
+COLOURS = (
+    f"Orange: evidence for the predicted type; blue: against it; plain gray: none. Full colour is {SCALE:g} in log odds."
+)
 
 _SHOWN_PX = 160
 
 
 def drawn(image: NDArray[np.uint8], found: Evidence, size_px: int = _SHOWN_PX) -> str:
     """The map over an image (H, W, 3), as a thumbnail."""
-    return thumbnail(overlay(image, found.map, found.scale), size_px)
+    return thumbnail(found.over(image), size_px)
 
 
 def activation_table(
@@ -52,13 +53,9 @@ def activation_table(
             image = record.read()
             found = explainer(image)
             places = found.places
-            caption = [
-                verdict(str(record.label), found.label, found.probability),
-                f"evidence for {found.pro:+.1f}, against {found.contra:+.1f}",
-                f"colour scale: ±{found.scale:.1f}",
-            ]
+            caption = f"{verdict(str(record.label), found.label, found.probability)}; {found}"
             shown = thumbnail(image, _SHOWN_PX), drawn(image, found)
-            rows.append(Picture(name=record.file_name, caption="; ".join(caption), pictures=shown))
+            rows.append(Picture(name=record.file_name, caption=caption, pictures=shown))
             progress(1)
     return PictureTable(
         title=title_of(explainer.bundle.manifest.method, dataset.name),
@@ -83,8 +80,7 @@ def _note(explainer: Explainer, places: tuple[tuple[int, int], ...], n: int) -> 
         "The map splits the model's linear outputs into what each place adds (class activation map, Zhou et al. 2016), for "
         "the log odds of the predicted type.",
         COLOURS,
-        "The mean over all places is the evidence; the text under each picture splits it into for and against, and gives "
-        "the evidence in full colour.",
+        "The text under each picture gives the means over all places of what is for and what is against.",
         f"The map is coarse ({_places(places)} places, smooth in between), and a place also sees its surroundings.",
         "Occlusion shows finer detail (--explain occlusion).",
         "A sound prediction rests on the white cell, not on red cells or background.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,19 +29,21 @@ def cells_to_review(
     bundle: Bundle,
     answered: DatasetPredictions,
     *,
+    doubtful: Mapping[str, Outcome],
     verdict: str = "",
     explainer: Explainer | None = None,
     n: int = N_SHOWN,
 ) -> ReviewCheck | None:
     """The cells to review, at most `n` of them with their pictures, compared with the labels.
 
+    `doubtful` are the outcomes of images without one sure cell, by content id (`bundle.outcomes`).
     `verdict` on the domain shift: where it is detected, atypical cells are reviewed too. A bundle without thresholds knows
     doubtful cells alone. None for one that takes whole images besides. `explainer` adds a map of the evidence.
     """
     if bundle.reviewer is None and not bundle.stages:
         return None
     labels = bundle.manifest.labels
-    outcomes = [_outcome(bundle, record) if bundle.stages else "cell" for record in answered.records]
+    outcomes = [doubtful.get(record.content_id(), "cell") for record in answered.records]
     reasons = _reasons(bundle, answered, np.array([outcome != "cell" for outcome in outcomes], bool), verdict)
     best = answered.probabilities.argmax(axis=1)
     truth = np.array([labels.index(str(record.label)) for record in answered.records], np.int64)
@@ -90,11 +92,6 @@ def _reasons(
     typicality, *_ = bundle.monitor().observe(answered.embeddings, answered.probabilities)
     found = reviewer.reasons(answered.probabilities, answered.embeddings, doubtful, typicality)
     return [if_foreign if verdict == DETECTED else why for why, if_foreign in found]
-
-
-def _outcome(bundle: Bundle, record: Record) -> Outcome:
-    """What the bundle's stages find in an image."""
-    return cut_by(bundle.stages, record.unstaged().read()).outcome
 
 
 def _pictures(bundle: Bundle, record: Record, explainer: Explainer | None) -> tuple[str, ...]:

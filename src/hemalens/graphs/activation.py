@@ -58,7 +58,10 @@ class Activation:
 
     def map(self, height: int, width: int) -> NDArray[np.float64]:
         """The evidence of all feature maps, bilinear between the centres of the places, (height, width)."""
-        return np.sum([_resized(part, height, width) for part in self.evidence()], axis=0)
+        whole = np.zeros((height, width))
+        for part in self.evidence():
+            whole += _resized(part, height, width)
+        return whole
 
 
 class ActivationMaps:

@@ -225,7 +225,7 @@ def with_open_classifiers(model: onnx.ModelProto) -> onnx.ModelProto:
         )
         product = [node.input[0], f"{answer}_weight", f"{answer}_bias"]
         nodes.append(helper.make_node("Gemm", product, [f"{answer}_linear"], transB=1))
-        nodes.append(helper.make_node(link, [f"{answer}_linear"], [answer], **({"axis": 1} if link == "Softmax" else {})))
+        nodes.append(helper.make_node(link, [f"{answer}_linear"], [answer]))
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(kept)

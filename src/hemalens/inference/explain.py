@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,8 +36,8 @@ from hemalens.progress import track
 INDEX = "explanations.csv"
 COLUMNS = ("path", "picture", "label", "probability", "evidence", "evidence_for", "evidence_against", "error")
 OPTION = "--explain"
-LEAST_SCALE = 2.0
-"""The smallest evidence that has full colour, in log odds, so that weak evidence stays pale."""
+SCALE = 8.0
+"""The evidence of full colour, in log odds: the same for all pictures, so that weak evidence stays pale."""
 
 _SIDE_PX, _GAP_PX, _BAR_PX, _TEXT_PX, _LINE_PX = 224, 8, 10, 13, 20
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
@@ -77,10 +78,12 @@ class Evidence:
         """At most 0."""
         return float(self.map.clip(max=0).mean())
 
-    @property
-    def scale(self) -> float:
-        """The evidence of full colour."""
-        return max(LEAST_SCALE, float(np.abs(self.map).max()))
+    def over(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The map drawn over its image (H, W, 3)."""
+        return overlay(image, self.map, SCALE)
+
+    def __str__(self) -> str:
+        return f"evidence for {self.pro:.1f}, against {-self.contra:.1f}"
 
 
 class Explainer:
@@ -108,6 +111,13 @@ def explainer_of(bundle: Bundle) -> Explainer | None:
 
 
 @public
+def check_explainable(bundle: BundleLike, source: PathLike, *, out: PathLike, overwrite: bool = False) -> None:
+    """Raise the error that `explain` would raise for its bundle or folder, before a long prediction rather than after."""
+    with _claimed(bundle, as_path(out, "out"), check_spec(source, "the source of the images"), overwrite=overwrite):
+        Explainer(open_bundle(bundle))
+
+
+@public
 def explain(bundle: BundleLike, source: PathLike, *, out: PathLike, overwrite: bool = False) -> Explained:
     """Write a picture of the evidence for each image of `source` into the folder `out`, and `explanations.csv`.
 
@@ -117,9 +127,7 @@ def explain(bundle: BundleLike, source: PathLike, *, out: PathLike, overwrite: b
     map. The folder appears whole at the end, or not at all.
     """
     out, source = as_path(out, "out"), check_spec(source, "the source of the images")
-    check_outside(out, spec_path(source), OPTION)
-    inputs = [bundle_folder(bundle), spec_path(source)]
-    with claim_folder(out, explained_files, "explanations", overwrite=overwrite, inputs=inputs, option=OPTION):
+    with _claimed(bundle, out, source, overwrite=overwrite):
         opened = open_bundle(bundle)
         records = open_images(source, say=lambda text: None)
         explainer = Explainer(opened)
@@ -134,6 +142,15 @@ def explain(bundle: BundleLike, source: PathLike, *, out: PathLike, overwrite: b
         n_pictures = sum("picture" in row for row in rows)
         n_unreadable = sum("error" in row for row in rows)
         return Explained(len(rows), n_pictures, n_unreadable, len(rows) - n_pictures - n_unreadable)
+
+
+@contextmanager
+def _claimed(bundle: BundleLike, out: Path, source: str, *, overwrite: bool) -> Iterator[None]:
+    """Keep other processes away from the folder of the pictures, once it can be written."""
+    check_outside(out, spec_path(source), OPTION)
+    inputs = [bundle_folder(bundle), spec_path(source)]
+    with claim_folder(out, explained_files, "explanations", overwrite=overwrite, inputs=inputs, option=OPTION):
+        yield
 
 
 def explained_files(folder: Path) -> list[str] | None:
@@ -197,10 +214,7 @@ def picture(image: NDArray[np.uint8], found: Evidence) -> Image.Image:
     height, width = image.shape[:2]
     factor = _SIDE_PX / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    panels = [
-        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
-        for pixels in (image, overlay(image, found.map, found.scale))
-    ]
+    panels = [Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC) for pixels in (image, found.over(image))]
     sheet = Image.new("RGB", (2 * _SIDE_PX + _GAP_PX, size[1] + _BAR_PX + 2 * _LINE_PX + 2 * _GAP_PX), _PAPER)
     for panel, left in zip(panels, (0, _SIDE_PX + _GAP_PX), strict=True):
         sheet.paste(panel, (left + (_SIDE_PX - size[0]) // 2, 0))
@@ -208,14 +222,14 @@ def picture(image: NDArray[np.uint8], found: Evidence) -> Image.Image:
     top = size[1] + _GAP_PX
     name = visible(found.label).replace("_", " ")
     draw.text((2, top), f"{_shortened(name, 20)} {found.probability:.2f}", fill=_INK, font=font)
-    draw.text((2, top + _LINE_PX), f"for {found.pro:+.1f}, against {found.contra:+.1f}", fill=_INK, font=font)
+    draw.text((2, top + _LINE_PX), str(found), fill=_INK, font=font)
     left = _SIDE_PX + _GAP_PX
     sheet.paste(Image.fromarray(colour_bar(_SIDE_PX, _BAR_PX)), (left, top))
     below = top + _BAR_PX + 2
     for text, anchor, at in (
-        (f"against {-found.scale:.1f}", "la", left),
+        (f"against {SCALE:g}", "la", left),
         ("0", "ma", left + _SIDE_PX // 2),
-        (f"{found.scale:+.1f} for", "ra", left + _SIDE_PX - 1),
+        (f"for {SCALE:g}", "ra", left + _SIDE_PX - 1),
     ):
         draw.text((at, below), text, fill=_INK, font=font, anchor=anchor)
     return sheet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -21,6 +22,7 @@ from hemalens.evaluation.occlusion import occlusion_table
 from hemalens.evaluation.results import MethodCard, PictureTable, Report, ReviewCheck, TrustCheck
 from hemalens.evaluation.trust_check import trust_check
 from hemalens.files import PathLike, as_path, atomic_dir
+from hemalens.imaging.segmentation import Outcome
 from hemalens.inference.explain import Explainer, explainer_of
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say
@@ -100,7 +102,7 @@ def evaluate(
         evaluation = evaluation.model_copy(update={"trust": trust})
         explainer = explainer_of(bundle) if options.explain == "activation" else None
         pictures = _maps(explainer, bundle, dataset, answered, explain=options.explain, say=say)
-        review = _review(bundle, answered, trust, explainer=explainer, say=say)
+        review = _review(bundle, answered, given.doubtful, trust, explainer=explainer, say=say)
         report = make_report(
             f"{bundle.manifest.method} tested on {dataset.name}",
             "a saved bundle on images whose labels it has not seen",
@@ -129,10 +131,16 @@ def _unseen(given: Inputs, bundle: Bundle) -> Inputs:
 
 
 def _review(
-    bundle: Bundle, answered: DatasetPredictions, trust: TrustCheck, *, explainer: Explainer | None, say: Say
+    bundle: Bundle,
+    answered: DatasetPredictions,
+    doubtful: Mapping[str, Outcome],
+    trust: TrustCheck,
+    *,
+    explainer: Explainer | None,
+    say: Say,
 ) -> ReviewCheck | None:
     """The cells to review; None for a bundle of whole images without thresholds."""
-    found = cells_to_review(bundle, answered, verdict=trust.verdict, explainer=explainer)
+    found = cells_to_review(bundle, answered, doubtful=doubtful, verdict=trust.verdict, explainer=explainer)
     if found is not None:
         say(sentence(found))
     return found
