@@ -65,5 +65,5 @@ def test_a_model_without_exact_maps_has_a_reason_and_no_row() -> None:
     table = refused_table("bloodshot", "jtsc")
     assert table.rows == ()
     assert table.title == "bloodshot on jtsc: evidence"
-    assert table.note == REFUSED
-    assert "--explain occlusion" in table.note
+    assert table.reason == REFUSED
+    assert "--explain occlusion" in table.reason

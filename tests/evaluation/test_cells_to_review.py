@@ -122,7 +122,8 @@ def test_a_bundle_of_whole_images_without_thresholds_has_none(plain: Bundle, tmp
 def test_an_explainer_adds_the_evidence_for_each_cell(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     probe = _with_thresholds(trained.fitted(tmp_path_factory, "linear_probe").bundle, tmp_path / "bundle")
     answered = _answered(tmp_path, probe, [True, False], [60, 40])
-    answered = replace(answered, probabilities=np.full_like(answered.probabilities, 1 / answered.probabilities.shape[1]))
+    even = np.full_like(answered.probabilities, 1 / answered.probabilities.shape[1])
+    answered = replace(answered, probabilities=even, embeddings=np.zeros((2, probe.manifest.embedding_size), np.float32))
     plain, explained = (
         cells_to_review(probe, answered, doubtful={}, explainer=explainer) for explainer in (None, Explainer(probe))
     )

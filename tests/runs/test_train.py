@@ -309,7 +309,7 @@ def test_evaluate_from_end_to_end(bundle: Bundle, labs: Callable[[str], str], tm
     (evaluation,) = report.evaluations
     assert (evaluation.source, evaluation.target, evaluation.n_images) == ("lab_a", "lab_b", 4 * trained.N_PER_CLASS)
     (table,) = report.pictures
-    assert (table.title, table.rows, table.note) == ("nearest_colour on lab_b: evidence", (), REFUSED)
+    assert (table.title, table.rows, table.reason) == ("nearest_colour on lab_b: evidence", (), REFUSED)
     shown = (tmp_path / "report" / "report.md").read_text()
     assert "nearest_colour on lab_b: evidence. No maps: this model has no exact map" in shown.replace("\\", "")
 
@@ -331,7 +331,7 @@ def test_evaluate_shows_occlusion_maps_on_request_or_no_maps(
     monkeypatch.setattr("hemalens.evaluation.occlusion.affordable", lambda bundle, n: 0)
     report = evaluate(bundle.path, labs("lab_b"), out=tmp_path / "large", options=occluded, say=said.append)
     assert sum(len(table.rows) for table in report.pictures) == 0
-    assert "no occlusion maps" in said[-1]
+    assert "No occlusion maps" in said[-1]
 
 
 @pytest.mark.usefixtures("undrawn")

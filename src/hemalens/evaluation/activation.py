@@ -67,7 +67,7 @@ def activation_table(
 
 def refused_table(method: str, dataset: str) -> PictureTable:
     """The table of a bundle without an exact map: no rows, and the reason."""
-    return PictureTable(title=title_of(method, dataset), columns=COLUMNS, rows=(), note=REFUSED)
+    return PictureTable(title=title_of(method, dataset), columns=COLUMNS, rows=(), reason=REFUSED)
 
 
 def title_of(method: str, dataset: str) -> str:

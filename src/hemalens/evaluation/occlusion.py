@@ -34,6 +34,7 @@ N_SHOWN = 4
 MAX_FLOPS = 5e12
 """The most work for one table; cells are left out beyond it. Two minutes of one core at 40 GFLOPS a second."""
 COLUMNS = ("image", "occlusion map")
+TOO_LARGE = "No occlusion maps: the network is too large, or its operations cannot be counted."
 
 _PIXELS_AT_ONCE = 2_000_000
 _SHOWN_PX = 160
@@ -195,6 +196,7 @@ def occlusion_table(
         columns=COLUMNS,
         rows=tuple(rows),
         note=_note(n, shortened=room < n, cut_out=bool(bundle.stages)),
+        reason="" if room else TOO_LARGE,
     )
 
 

@@ -119,12 +119,12 @@ def n_abreast(n_columns: int) -> int:
 
 
 def _galleries(tables: Sequence[PictureTable]) -> tuple[Block, ...]:
-    """A gallery for each table; of one without rows its note, which says why."""
-    return tuple(_gallery(table) if table.rows else _reason(table) for table in tables if table.rows or table.note)
+    """A gallery for each table; of one without rows the reason, where it has one."""
+    return tuple(_gallery(table) if table.rows else _reason(table) for table in tables if table.rows or table.reason)
 
 
 def _reason(table: PictureTable) -> Items:
-    return Items((f"{formatting.visible(table.title)}. {sentence(table.note)}",))
+    return Items((f"{formatting.visible(table.title)}. {sentence(table.reason)}",))
 
 
 def _gallery(table: PictureTable) -> Gallery:

@@ -162,7 +162,7 @@ def _maps(
         say(f"occlusion maps of at most {N_OCCLUDED} cells")
         table = occlusion_table(bundle, dataset, answered, n=N_OCCLUDED)
         if not table.rows:
-            say("no occlusion maps: the network is too large, or its operations cannot be counted")
+            say(table.reason)
         return [table]
     if explainer is None:
         say(REFUSED)
