@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from hemalens.inference.predict import PredictionSummary
 
 WORDS: tuple[CellFound, ...] = ("found", "doubtful", "several", "none")
+Explain = Annotated[
+    Path | None,
+    typer.Option("--explain", metavar="DIR", help="Also write a picture of the evidence for each image into DIR."),
+]
 USAGE = "hemalens predict [BUNDLE] IMAGES --out FILE"
 
 
@@ -49,10 +53,7 @@ def predict(
         ),
     ] = "0.9",
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embedding (Parquet only).")] = False,
-    explain: Annotated[
-        Path | None,
-        typer.Option("--explain", metavar="DIR", help="Also write a picture of the evidence for each image into DIR."),
-    ] = None,
+    explain: Explain = None,
     follow_links: FollowLinks = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -68,15 +69,12 @@ def predict(
     hemalens predict runs/probe/bundle my_cells --out predictions.parquet --embeddings
     hemalens predict my_cells --out predictions.csv --explain evidence
     """
-    from hemalens.inference.explain import check_explainable
-    from hemalens.inference.explain import explain as explain_images
     from hemalens.inference.predict import predict as run
 
     talk = Talk(quiet, as_json)
     named, source = bundle_and_images(bundle, images, usage=USAGE)
     model = bundle_or_default(named, talk)
-    if explain is not None:
-        check_explainable(model, source, out=explain, overwrite=overwrite)
+    explaining = None if explain is None else Explaining(model, source, explain, overwrite)
     found = run(
         model,
         source,
@@ -91,14 +89,34 @@ def predict(
     value = asdict(found)
     value["trust"]["lines"] = list(found.trust.lines)
     lines = _lines(found, out, abstain_below)
-    if explain is not None:
-        explained = explain_images(model, source, out=explain, overwrite=overwrite)
-        value["explained"] = asdict(explained)
-        lines.append(f"{explained.n_pictures} pictures of the evidence in {explain}")
+    value |= {} if explaining is None else {"explained": explaining.written(lines)}
     talk.result(value, lines)
     if found.n_unreadable == found.n_rows:
         reason = str(found.first_error).rstrip(".")
         raise ImageError(f"no prediction: {reason}. The table with the error of each image is {one_line(out)}")
+
+
+@dataclass(frozen=True)
+class Explaining:
+    """The pictures of `--explain`; a bundle or folder that does not allow them is refused before the prediction."""
+
+    model: Path
+    source: str
+    folder: Path
+    overwrite: bool
+
+    def __post_init__(self) -> None:
+        from hemalens.inference.explain import check_explainable
+
+        check_explainable(self.model, self.source, out=self.folder, overwrite=self.overwrite)
+
+    def written(self, lines: list[str]) -> dict[str, int]:
+        """Write them, add a line, and return the counts."""
+        from hemalens.inference.explain import explain
+
+        explained = explain(self.model, self.source, out=self.folder, overwrite=self.overwrite)
+        lines.append(f"{explained.n_pictures} pictures of the evidence in {self.folder}")
+        return asdict(explained)
 
 
 def _lines(found: PredictionSummary, out: object, abstain_below: float) -> list[str]:

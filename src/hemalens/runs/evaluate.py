@@ -19,7 +19,7 @@ from hemalens.evaluation.cells_to_review import cells_to_review
 from hemalens.evaluation.evaluate import DatasetPredictions, evaluate_with_predictions
 from hemalens.evaluation.occlusion import N_SHOWN as N_OCCLUDED
 from hemalens.evaluation.occlusion import occlusion_table
-from hemalens.evaluation.results import MethodCard, PictureTable, Report, ReviewCheck, TrustCheck
+from hemalens.evaluation.results import Evaluation, MethodCard, PictureTable, Report, ReviewCheck, TrustCheck
 from hemalens.evaluation.trust_check import trust_check
 from hemalens.files import PathLike, as_path, atomic_dir
 from hemalens.imaging.segmentation import Outcome
@@ -95,18 +95,19 @@ def evaluate(
             seed=seed,
             min_per_class=options.min_per_class,
         )
-        if evaluation.unreadable:
-            name, error = next(iter(evaluation.unreadable.items()))
-            say(f"left out {len(evaluation.unreadable)} unreadable image(s), first: {name}: {error}")
+        _report_unreadable(evaluation, say)
         trust = trust_check(bundle, answered, seed=seed)
         evaluation = evaluation.model_copy(update={"trust": trust})
         explainer = explainer_of(bundle) if options.explain == "activation" else None
-        pictures = _maps(explainer, bundle, dataset, answered, explain=options.explain, say=say)
-        review = _review(bundle, answered, given.doubtful, trust, explainer=explainer, say=say)
+        results = Results(
+            evaluations=[evaluation],
+            pictures=_maps(explainer, bundle, dataset, answered, explain=options.explain, say=say),
+            review=_review(bundle, answered, given.doubtful, trust, explainer=explainer, say=say),
+        )
         report = make_report(
             f"{bundle.manifest.method} tested on {dataset.name}",
             "a saved bundle on images whose labels it has not seen",
-            Results(evaluations=[evaluation], pictures=pictures, review=review),
+            results,
             data=[card],
             methods={bundle.manifest.method: bundle.manifest.config},
             method_cards=[_card_of(bundle)],
@@ -115,6 +116,13 @@ def evaluate(
         with atomic_dir(out, report_files) as folder:
             write_report(report, folder)
         return report
+
+
+def _report_unreadable(evaluation: Evaluation, say: Say) -> None:
+    """A line on the images that could not be read, with the first of them."""
+    if evaluation.unreadable:
+        name, error = next(iter(evaluation.unreadable.items()))
+        say(f"left out {len(evaluation.unreadable)} unreadable image(s), first: {name}: {error}")
 
 
 def _unseen(given: Inputs, bundle: Bundle) -> Inputs:
