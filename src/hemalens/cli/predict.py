@@ -115,7 +115,7 @@ class Explaining:
         from hemalens.inference.explain import explain
 
         explained = explain(self.model, self.source, out=self.folder, overwrite=self.overwrite)
-        lines.append(f"{explained.n_pictures} pictures of the evidence in {self.folder}")
+        lines.append(f"pictures of the evidence: {explained.n_pictures} in {self.folder}")
         return asdict(explained)
 
 

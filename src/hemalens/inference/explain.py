@@ -158,10 +158,10 @@ def explained_files(folder: Path) -> list[str] | None:
     try:
         with io.TextIOWrapper(open_regular(folder / INDEX), encoding="utf-8", newline="") as file:
             table = csv.DictReader(file)
-            rows = list(table)
+            names, rows = table.fieldnames or (), list(table)
     except (OSError, ValueError, csv.Error):
         return None
-    if not set(COLUMNS) <= set(table.fieldnames or ()):
+    if not set(COLUMNS) <= set(names):
         return None
     return [INDEX, *(plain(row["picture"]) for row in rows if row["picture"])]
 

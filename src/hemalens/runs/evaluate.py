@@ -99,15 +99,12 @@ def evaluate(
         trust = trust_check(bundle, answered, seed=seed)
         evaluation = evaluation.model_copy(update={"trust": trust})
         explainer = explainer_of(bundle) if options.explain == "activation" else None
-        results = Results(
-            evaluations=[evaluation],
-            pictures=_maps(explainer, bundle, dataset, answered, explain=options.explain, say=say),
-            review=_review(bundle, answered, given.doubtful, trust, explainer=explainer, say=say),
-        )
+        pictures = _maps(explainer, bundle, dataset, answered, explain=options.explain, say=say)
+        review = _review(bundle, answered, given.doubtful, trust, explainer=explainer, say=say)
         report = make_report(
             f"{bundle.manifest.method} tested on {dataset.name}",
             "a saved bundle on images whose labels it has not seen",
-            results,
+            Results(evaluations=[evaluation], pictures=pictures, review=review),
             data=[card],
             methods={bundle.manifest.method: bundle.manifest.config},
             method_cards=[_card_of(bundle)],
