@@ -42,7 +42,7 @@ def test_a_table_shows_the_chosen_cells_with_their_evidence(fit: Fitted) -> None
         assert row.caption.startswith("right: " if right else "wrong: true ")
         assert predicted.replace("_", " ") in row.caption
         found = explainer(known.records[i].read())
-        assert row.caption.endswith(f"evidence for {found.pro:.1f}, against {-found.contra:.1f}")
+        assert row.caption.endswith(f"evidence for {found.pro:.1f}, against {abs(found.contra):.1f}")
         image, shown = map(_picture, row.pictures)
         assert image.shape == shown.shape
     assert "at most 5 cells" in table.note

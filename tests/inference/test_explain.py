@@ -76,6 +76,7 @@ def test_the_evidence_is_split_into_for_and_against() -> None:
     evidence = Evidence("lymphocyte", 0.9, np.array([[3.0, -1.0], [0.0, 2.0]]), places=((2, 2),))
     assert (evidence.pro, evidence.contra) == (1.25, -0.25)
     assert str(evidence) == "evidence for 1.2, against 0.2"
+    assert str(Evidence("lymphocyte", 0.9, np.array([[1.0, 0.0]]), places=((1, 2),))).endswith("against 0.0")
     image = np.full((2, 2, 3), 200, np.uint8)
     red, _, blue = np.moveaxis(evidence.over(image).astype(int), 2, 0)
     assert red[0, 0] > blue[0, 0]

@@ -83,7 +83,7 @@ class Evidence:
         return overlay(image, self.map, SCALE)
 
     def __str__(self) -> str:
-        return f"evidence for {self.pro:.1f}, against {-self.contra:.1f}"
+        return f"evidence for {self.pro:.1f}, against {abs(self.contra):.1f}"
 
 
 class Explainer:
@@ -189,7 +189,7 @@ def _written(records: Sequence[Record], explainer: Explainer, folder: Path) -> l
             "probability": f"{found.probability:.6f}",
             "evidence": f"{found.pro + found.contra:.4f}",
             "evidence_for": f"{found.pro:.4f}",
-            "evidence_against": f"{found.contra:.4f}",
+            "evidence_against": f"{found.contra:z.4f}",
         }
 
     rows = []
