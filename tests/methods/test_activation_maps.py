@@ -51,7 +51,7 @@ def test_a_method_has_an_exact_map_or_refuses_in_one_line(fit: Fitted) -> None:
         assert found.best == probabilities[0].argmax()
 
 
-@pytest.mark.parametrize("head", ["lr", "rf", "ann", "svm_rbf"])
+@pytest.mark.parametrize("head", ["lr", "rf", "ann", "svm_rbf", "svm_linear"])
 def test_a_probe_has_an_exact_map_with_a_linear_head_alone(head: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     fit = trained.fitted(tmp_path_factory, "linear_probe")
     bundle = _again(fit, tmp_path_factory.mktemp(head), head=head)
