@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import onnx
 import pytest
@@ -12,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphs.test_linear_part import BIAS, FLAT, GEMM, POOL, TO_LOGITS, WEIGHT, C, M, graph
 from hemalens.errors import BundleError
-from hemalens.graphs.activation import ActivationMaps, upright
+from hemalens.graphs.activation import ActivationMaps, symmetries_of, upright
 from hemalens.graphs.build import float_value, make_model
 from hemalens.models.test_time_augmentation import N_VIEWS, views_of
 
@@ -78,13 +80,22 @@ def test_a_vector_of_unit_length_has_weights_of_its_own_for_each_image() -> None
 # ---------------------------------------------------------------------------------------------------------------- views
 
 
-@given(st.sampled_from(N_VIEWS), st.integers(1, 6), st.integers(0, 99))
-def test_upright_undoes_what_views_of_does(n_views: int, side: int, seed: int) -> None:
+@given(st.sampled_from(N_VIEWS), st.integers(1, 6), st.integers(0, 99), st.randoms())
+def test_upright_undoes_views_in_any_order(n_views: int, side: int, seed: int, order: Random) -> None:
     image = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, 2, side, side)))
     views = views_of(image, n_views).numpy()  # type: ignore[arg-type]
     assert views.shape[0] == n_views
-    for view in upright(views):
+    others = list(views[1:])
+    order.shuffle(others)
+    views = np.stack([views[0], *others])
+    for view in upright(views, symmetries_of(views)):
         np.testing.assert_array_equal(view, image[0].numpy())
+
+
+def test_a_view_that_is_no_flip_or_turn_is_refused() -> None:
+    views = np.random.default_rng(0).normal(size=(2, 3, 4, 4))
+    with pytest.raises(BundleError, match="no flip or turn of the image"):
+        symmetries_of(views)
 
 
 def _viewed() -> onnx.ModelProto:

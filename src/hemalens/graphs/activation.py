@@ -7,7 +7,8 @@ these values. Flipped and turned views of an image are turned back.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -27,6 +28,17 @@ _AT_ONCE = 256
 """Features whose weights are found at once."""
 
 Floats = NDArray[np.float32]
+
+
+class Symmetry(NamedTuple):
+    """A symmetry of the square: transposed or not, then read downwards and across, 1, or backwards, -1."""
+
+    transposed: bool
+    down: int
+    across: int
+
+
+SYMMETRIES = tuple(Symmetry(*each) for each in product((False, True), (1, -1), (1, -1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,7 @@ class ActivationMaps:
         self._session = _opened(model)
         self._linear = _opened(self.linear.linear_graph())
         self._weights: tuple[list[NDArray[np.float64]], NDArray[np.float64]] | None = None
+        self._symmetries: tuple[Symmetry, ...] | None = None
         tail = self.linear.tail_graph()
         self._tail = None if tail is None else _opened(tail)
         self._tail_takes = [] if self._tail is None else [value.name for value in self._tail.get_inputs()]
@@ -107,7 +120,7 @@ class ActivationMaps:
                 raise _unusable(f"a feature map of shape {feature_map.shape}")
             places = np.moveaxis(feature_map, 3, 1) if pool.axes == (1, 2) else feature_map
             each = np.einsum("cm,vchw->vmhw", weight, places.astype(np.float64))
-            parts.append(upright(each).mean(axis=0))
+            parts.append(upright(each, self._views(len(each), image)).mean(axis=0))
         outputs = _joined(found, self.linear.outputs)
         whole = sum((part.mean(axis=(1, 2)) for part in parts), start=constant)
         if not np.abs(whole - outputs).max() <= TOLERANCE * max(1.0, float(np.abs(outputs).max())):
@@ -115,6 +128,23 @@ class ActivationMaps:
         probabilities = found["probabilities"][0].astype(np.float32)
         slope = self._slope(found, int(probabilities.argmax()))
         return Activation(tuple(parts), constant, outputs, probabilities, slope)
+
+    def _views(self, n_views: int, image: NDArray[np.uint8]) -> tuple[Symmetry, ...]:
+        """How the graph changes each of its views of an image, found once, on noise of the image's size."""
+        if n_views == 1:
+            return (SYMMETRIES[0],)
+        if self._symmetries is None:
+            model = onnx.ModelProto()
+            model.CopyFrom(self.linear.graph)
+            names = [node.output[0] for node in model.graph.node if node.op_type == "Concat" and _axis(node) == 0]
+            model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+            noise = np.random.default_rng(0).integers(0, 256, image.shape, dtype=np.uint8)
+            values = _opened(model).run(names, {"image": noise[None]}) if names else []
+            views = [value for value in values if value.ndim == 4 and len(value) == n_views]
+            if not views:
+                raise _unusable(f"{n_views} views that are not found")
+            self._symmetries = symmetries_of(views[0])
+        return self._symmetries
 
     def _found_weights(self, found: dict[str, NDArray[Any]]) -> tuple[list[NDArray[np.float64]], NDArray[np.float64]]:
         """The weights (c, m) of each pool, and the constant (m,), from the outputs of single features.
@@ -165,28 +195,30 @@ class ActivationMaps:
         return np.array(slopes)
 
 
-def upright(views: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Maps of views (v, m, h, w) as those of the image itself: what `models.test_time_augmentation.views_of` did, undone.
-
-    Of each next half of the views the first are flipped left-right, the second up-down, the third transposed.
-    """
-    if len(views) == 1:
-        return views
-    half = len(views) // 2
-    change = {1: _mirrored, 2: _upside_down, 4: _transposed}[half]
-    return np.concatenate([upright(views[:half]), upright(change(views[half:]))])
-
-
-def _mirrored(maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    return maps[..., ::-1]
+def symmetries_of(views: NDArray[Any]) -> tuple[Symmetry, ...]:
+    """How each of the views (v, c, h, w) of an image follows from the first; raises `BundleError` for one that does not."""
+    found = []
+    for view in views:
+        same = [change for change in SYMMETRIES if np.array_equal(_changed(views[0], change), view)]
+        if not same:
+            raise _unusable("a view that is no flip or turn of the image")
+        found.append(same[0])
+    return tuple(found)
 
 
-def _upside_down(maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    return maps[..., ::-1, :]
+def upright(views: NDArray[np.float64], changes: tuple[Symmetry, ...]) -> NDArray[np.float64]:
+    """Maps of views (v, m, h, w) as those of the image itself: its changes undone."""
+    return np.stack([_undone(view, change) for view, change in zip(views, changes, strict=True)])
 
 
-def _transposed(maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    return maps.swapaxes(-1, -2)
+def _changed(image: NDArray[Any], change: Symmetry) -> NDArray[Any]:
+    turned = image.swapaxes(-1, -2) if change.transposed else image
+    return turned[..., :: change.down, :: change.across]
+
+
+def _undone(image: NDArray[np.float64], change: Symmetry) -> NDArray[np.float64]:
+    flipped = image[..., :: change.down, :: change.across]
+    return flipped.swapaxes(-1, -2) if change.transposed else flipped
 
 
 def _resized(places: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
@@ -200,6 +232,10 @@ def _weights(n: int, size: int) -> NDArray[np.float64]:
     """Weight of each of `n` equal places at each of `size` pixels, (size, n)."""
     centres = (np.arange(n) + 0.5) * size / n - 0.5
     return np.stack([np.interp(np.arange(size), centres, unit) for unit in np.eye(n)], axis=1)
+
+
+def _axis(node: onnx.NodeProto) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
 
 
 def _log_odds(logits: NDArray[np.float64], best: int) -> float:
