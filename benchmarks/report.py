@@ -1,9 +1,12 @@
-"""Writing a report: seconds and megabytes, for one evaluation of 5,000 images and for a whole benchmark of them.
+"""A report: seconds by stage for 250 and 5,000 cells, maps beside occlusion, and the seconds and megabytes of many results.
 
-python benchmarks/report.py                     # 1, 9 and 54 evaluations of 5,000 images
-python benchmarks/report.py --images 20000      # of more images
+python benchmarks/report.py                     # all three
+python benchmarks/report.py --images 20000      # many results of more images
+python benchmarks/report.py --bundle DIR        # stages and maps of another bundle than the default model
 
-Every evaluation has the answers of five models, a scatter of 1,000 points and 12 thumbnails; what they say is random.
+The stages are those of `hemalens evaluate` on drawn cells. The 5,000 are 250 cells in distinct files, so that the
+network predicts 250. The many results have the answers of five models, a scatter of 1,000 points and 12 thumbnails; what
+they say is random.
 """
 
 from __future__ import annotations
@@ -19,8 +22,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hemalens.bundle.bundle import Bundle, open_bundle
+from hemalens.bundle.default_model import default_model_path
 from hemalens.datasets.synthetic import CELL_TYPES, LABORATORIES, draw_cell
 from hemalens.evaluation import metrics
+from hemalens.evaluation.activation import activation_table
+from hemalens.evaluation.cells_to_review import cells_to_review
+from hemalens.evaluation.evaluate import DatasetPredictions, plan_test, predict_dataset, score
+from hemalens.evaluation.occlusion import Occluder
 from hemalens.evaluation.projection import joint_scatter, scatter
 from hemalens.evaluation.results import (
     ClassScores,
@@ -35,12 +44,20 @@ from hemalens.evaluation.results import (
     WrongCell,
 )
 from hemalens.evaluation.thumbnails import thumbnail
+from hemalens.evaluation.trust_check import trust_check
+from hemalens.inference.explain import Explainer
 from hemalens.report import render_html, render_markdown, write_report
-from hemalens.report.compose import environment
+from hemalens.report.compose import Results, environment
+from hemalens.report.compose import make_report as composed
+from hemalens.runs.inputs import open_inputs
 
 DOMAINS = ("lab_a", "lab_b", "lab_c")
 N_MODELS = 5
 MOST_S, MOST_MB = 20.0, 5.0
+N_DRAWN = 250
+MOST_AFTER = {250: 6.0, 5000: 15.0}
+"""Limits of the seconds after the predictions, by the number of cells."""
+N_MAPS = 12
 
 
 def evaluation(number: int, n_images: int, thumbnails: list[str]) -> Evaluation:
@@ -141,13 +158,106 @@ def seconds(render: Callable[[Report], str], report: Report) -> float:
     return time.perf_counter() - begun
 
 
+def draw(folder: Path, n: int) -> None:
+    """`n` cell images in folders by type: `N_DRAWN` drawn ones, each further copy with another corner pixel."""
+    rng = np.random.default_rng(0)
+    types = [CELL_TYPES[i % len(CELL_TYPES)] for i in range(N_DRAWN)]
+    drawn = [draw_cell(each, LABORATORIES["lab_b"], rng)[0] for each in types]
+    for each in set(types):
+        (folder / each).mkdir(parents=True)
+    for i in range(n):
+        image = drawn[i % N_DRAWN].copy()
+        image[0, 0] = (i // N_DRAWN, i % N_DRAWN, 200)
+        Image.fromarray(image).save(folder / types[i % N_DRAWN] / f"{i:05d}.png", compress_level=1)
+
+
+def stages_of(bundle: Bundle, n: int, folder: Path) -> dict[str, float]:
+    """Seconds of each stage of an evaluation of `n` cells; "network" is for `N_DRAWN` of them."""
+    draw(folder / "cells", n)
+    spent: dict[str, float] = {}
+    begun = time.perf_counter()
+
+    def lap(stage: str) -> None:
+        nonlocal begun
+        spent[stage], begun = time.perf_counter() - begun, time.perf_counter()
+
+    spec = f"folder:{folder / 'cells'}"
+    given = open_inputs(spec, labels=bundle.manifest.label_map, role="test", stages=bundle.stages)
+    lap("open")
+    plan = plan_test(bundle.manifest.labels, given.dataset)
+    dataset = given.dataset.only_classes(plan.tested)
+    numbers = [int(record.path.stem) % N_DRAWN for record in dataset.records]
+    first = {number: i for i, number in reversed(list(enumerate(numbers)))}
+    few = predict_dataset(bundle, dataset.subset(sorted(first.values())))
+    lap("network")
+    place = {number: j for j, number in enumerate(sorted(first, key=first.__getitem__))}
+    at = [place[number] for number in numbers]
+    answered = DatasetPredictions(dataset.records, np.arange(len(dataset)), few.probabilities[at], few.embeddings[at], {})
+    evaluated = score([answered], plan, target=dataset, method="default", source_name="home", seed=0)
+    lap("scores")
+    trust = trust_check(bundle, answered)
+    lap("trust")
+    explainer = Explainer(bundle)
+    pictures = [activation_table(explainer, dataset, answered)]
+    lap("maps")
+    review = cells_to_review(bundle, answered, doubtful=given.doubtful, verdict=trust.verdict, explainer=explainer)
+    lap("review")
+    results = Results(evaluations=[evaluated], pictures=pictures, review=review)
+    report = composed("Stages", "none", results, data=[given.card], methods={}, seed=0)
+    write_report(report, folder)
+    lap("write")
+    return spent
+
+
+def print_stages(bundle: Bundle) -> None:
+    """The stages, with the sum of what follows the predictions."""
+    print(
+        f"{'cells':>6} "
+        + " ".join(f"{name:>8}" for name in ("open", "network", "scores", "trust", "maps", "review", "write"))
+    )
+    for n, most in MOST_AFTER.items():
+        with tempfile.TemporaryDirectory() as temporary:
+            spent = stages_of(bundle, n, Path(temporary))
+        after = sum(spent.values()) - spent["open"] - spent["network"]
+        shown = ", ".join(f"{name} {value:.2f} s" for name, value in spent.items())
+        print(f"{n} cells: {shown}; after the predictions {after:.1f} s, {after / most:.0%} of {most:g} s")
+
+
+def print_maps(bundle: Bundle) -> None:
+    """Exact maps beside occlusion maps of the same cells: milliseconds, and the correlation of their pixels."""
+    explainer, occluder, rng = Explainer(bundle), Occluder(bundle), np.random.default_rng(1)
+    spent, alike = {"prediction": 0.0, "exact map": 0.0, "occlusion": 0.0}, []
+    runner = bundle.runner(["probabilities"])
+    for i in range(N_MAPS + 1):
+        image = draw_cell(CELL_TYPES[i % len(CELL_TYPES)], LABORATORIES["lab_b"], rng)[0]
+        for stage in bundle.stages:
+            image = stage.once()(image)
+        times = [time.perf_counter()]
+        best = int(runner.run(image)["probabilities"].argmax())
+        times.append(time.perf_counter())
+        evidence = explainer(image)
+        times.append(time.perf_counter())
+        covered = occluder(image).map(best)
+        times.append(time.perf_counter())
+        if i:  # the first run of a session is slower
+            spent = {name: spent[name] + b - a for name, a, b in zip(spent, times[:-1], times[1:], strict=True)}
+            alike.append(np.corrcoef(evidence.map.ravel(), covered.ravel())[0, 1])
+    print(", ".join(f"{name} {1000 * value / N_MAPS:.0f} ms" for name, value in spent.items()), end="; ")
+    print(f"occlusion / exact map {spent['occlusion'] / spent['exact map']:.0f}; correlation {np.nanmean(alike):.2f}")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=None)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--evaluations", type=int, nargs="+", default=[1, 9, 54])
     chosen = parser.parse_args()
-    print(f"{chosen.images} images an evaluation, {environment()['processor']}")
+    bundle = open_bundle(chosen.bundle or default_model_path())
+    print(environment()["processor"])
+    print_stages(bundle)
+    print_maps(bundle)
+    print(f"{chosen.images} images an evaluation")
     print(f"{'evaluations':>11} {'Markdown':>9} {'HTML':>8} {'all files':>10} {'report.json':>12} {'report.html':>12}")
     for n in chosen.evaluations:
         report = make_report(n, chosen.images)

@@ -94,7 +94,7 @@ def _seen(place: Path) -> Sequence[object]:
     home = colour_cells(place / "home", COLOURS, 6, seed=0)
     for image in home.rglob("*.png"):
         shutil.copy(image, place / "cells" / image.parent.name / f"seen {image.name}")
-    return ("evaluate", "bundle", "--data", "folder:cells", "--out", "tested", "--occlusion", 0)
+    return ("evaluate", "bundle", "--data", "folder:cells", "--out", "tested", "--explain", "none")
 
 
 def _unknown_reader(place: Path) -> Sequence[object]:

@@ -328,7 +328,7 @@ def _only(images: Path, folder: Path, kinds: tuple[str, ...]) -> Path:
 def test_it_predicts_and_is_evaluated_as_any_other(sized: Bundle, away: str, cells: Path, tmp_path: Path) -> None:
     found = predict(sized.path, str(cells / "away" / "lab_a" / "images"), out=tmp_path / "answers.csv")
     assert (found.n_rows, found.n_unreadable) == (N, 0)
-    evaluation = evaluate(sized.path, away, out=tmp_path / "report", options=EvaluateOptions(n_occluded=1)).evaluations[0]
+    evaluation = evaluate(sized.path, away, out=tmp_path / "report", options=EvaluateOptions()).evaluations[0]
     dataset = open_dataset(away)
     expected = np.zeros((4, 4), int)
     np.add.at(expected, (dataset.targets, _answered(sized, dataset)[0].argmax(axis=1)), 1)

@@ -134,7 +134,7 @@ def test_a_test_on_those_images_is_transductive_and_on_others_it_is_not(
     fresh = colour_cells(tmp_path / "fresh", AWAY, 4, seed=9, noise=15)
     for folder, transductive in ((away, True), (fresh, False)):
         report = evaluate(
-            bundle.path, f"folder:{folder}", out=tmp_path / f"{transductive}", options=EvaluateOptions(n_occluded=0)
+            bundle.path, f"folder:{folder}", out=tmp_path / f"{transductive}", options=EvaluateOptions(explain="none")
         )
         assert report.evaluations[0].transductive == transductive
     said = hemalens("evaluate", bundle.path, "--data", f"folder:{away}", "--out", tmp_path / "shown")

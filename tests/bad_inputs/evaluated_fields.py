@@ -109,8 +109,8 @@ CASES = (
     Case("a damaged graph", _damaged_graph, ("damaged",)),
     Case(
         "occlusion maps of a detector",
-        lambda p: _evaluate(p, _detector(p), "--data", _fields(p), "--occlusion", "3"),
-        ("--occlusion does not apply to a detector",),
+        lambda p: _evaluate(p, _detector(p), "--data", _fields(p), "--explain", "occlusion"),
+        ("--explain does not apply to a detector",),
     ),
     Case(
         "classes of a detector",

@@ -36,7 +36,7 @@ def _verb(verb: str, place: Place, spec: object, bundle: Path | None = None) -> 
     return {
         "train": ("train", "stub", "--train", spec, "--out", out),
         "predict": ("predict", made, path, "--out", out),
-        "evaluate": ("evaluate", made, "--data", spec, "--occlusion", 0, "--out", out),
+        "evaluate": ("evaluate", made, "--data", spec, "--explain", "none", "--out", out),
         "adapt": ("adapt", made, "--support", spec, "--out", out),
         "adapt to images": ("adapt", made, "--unlabelled", spec, "--out", out),
         "suggest": ("suggest", made, path, "--n", 2, "--out", out),

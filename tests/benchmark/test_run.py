@@ -99,8 +99,8 @@ def test_every_method_from_every_source_on_every_target(labs: Path, fits: list[s
     ]
     assert {point.domain for point in report.scatters[0].scatter.points} == {"one", "two", "three"}
     assert [table.title for table in report.pictures] == [
-        "near, one -> two: occlusion maps",
-        "far, one -> two: occlusion maps",
+        "near, one -> two: evidence",
+        "far, one -> two: evidence",
     ]
     assert [(card.role, card.name) for card in report.data] == [
         *(("source", name) for name in ("one", "two", "three")),

@@ -33,7 +33,6 @@ from hemalens.bundle.stages import (
     ClassicalSegmenter,
     GraphSegmenter,
     Stage,
-    count_outcomes,
     kept_mask,
     stage_of,
 )
@@ -197,22 +196,6 @@ def test_many_threads_count_every_image_and_give_the_same_cells() -> None:
         np.testing.assert_array_equal(pixels, alone[i % 5])
     assert sum(stage.seen.values()) == 40
     assert all(n % 8 == 0 for n in stage.seen.values())
-
-
-def test_outcomes_of_a_dataset_are_counted_and_broken_files_are_not(tmp_path: Path) -> None:
-    records = []
-    for i, name in enumerate(["cell", "cell", "no white cell", "touches border", "cell"]):
-        image = PICTURES[name].copy()
-        image[-1, -1] = i
-        Image.fromarray(image).save(tmp_path / f"{i}.png")
-        records.append(Record(tmp_path / f"{i}.png", "", "lab"))
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    cells = CellDataset("cells", (*records, Record(tmp_path / "broken.png", "", "lab")), (), "as_labelled", "-", "-")
-    stage = CellImageStage(Red(), SMALL)
-    expected = {"cell": 3, "no white cell": 1, "touches border": 1}
-    assert count_outcomes(cells, stage) == expected
-    assert count_outcomes(cells.through((stage,)), stage) == expected, "of the images as they lie on disk"
-    assert not stage.seen
 
 
 def test_the_classical_segmenter_is_the_one_by_colour(cells: CellDataset) -> None:

@@ -74,7 +74,7 @@ def test_suggest_without_a_bundle(abroad: Path, own: Bundle, tmp_path: Path, hem
 def test_evaluate_and_adapt_without_a_bundle(abroad: Path, tmp_path: Path, hemalens: Command) -> None:
     spec = f"synthetic:{abroad}"
     for command in (
-        ("evaluate", "--data", spec, "--occlusion", 0),
+        ("evaluate", "--data", spec, "--explain", "none"),
         ("adapt", "--support", spec),
         ("adapt", "--unlabelled", spec),
     ):

@@ -72,7 +72,7 @@ VERBS: dict[str, tuple[list[str], int, str]] = {
     "predict": (["predict", "{bundle}", "{cells}", "--out", "out.csv"], 0, NO_FILE),
     "segment": (["segment", "classical", "{cells}", "--out", "out"], 0, NO_FILE),
     "suggest": (["suggest", "{bundle}", "{cells}", "--out", "out.csv"], 0, NO_FILE),
-    "evaluate": (["evaluate", "{bundle}", "--data", "folder:{cells}", "--out", "out", "--occlusion", "0"], 0, NO_FILE),
+    "evaluate": (["evaluate", "{bundle}", "--data", "folder:{cells}", "--out", "out", "--explain", "none"], 0, NO_FILE),
     "train": (["train", "stub", "--train", "folder:{cells}", "--out", "out"], 2, NO_FILE),
     "train without": (
         ["train", "stub", "--train", "folder:{cells}", "--out", "out", "--drop-unreadable"],

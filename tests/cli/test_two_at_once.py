@@ -45,7 +45,7 @@ class Place:
             "train": (("train", "stub", "--train", spec, "--out", out), out),
             "predict": (("predict", self.bundle, self.cells, "--out", table), table),
             "adapt": (("adapt", self.bundle, "--support", spec, "--few-shot", "rule=prototype", "--out", out), out),
-            "evaluate": (("evaluate", self.bundle, "--data", spec, "--occlusion", 0, "--out", out), out),
+            "evaluate": (("evaluate", self.bundle, "--data", spec, "--explain", "none", "--out", out), out),
             "quantize": (("quantize", self.bundle, "--calibrate", spec, "--out", out), out),
             "segment": (("segment", "classical", self.cells, "--out", out), out),
             "suggest": (("suggest", self.bundle, self.cells, "--n", 2, "--out", table), table),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from PIL import Image
 
 import trained
 from hemalens.bundle.bundle import MODEL, Bundle, write_bundle
-from hemalens.bundle.stages import CentredCropStage
+from hemalens.bundle.stages import CentredCropStage, cut_by
 from hemalens.datasets import Record
 from hemalens.evaluation.cells_to_review import cells_to_review
 from hemalens.evaluation.evaluate import DatasetPredictions
 from hemalens.imaging.centred_crop import CentredCropConfig
+from hemalens.imaging.segmentation import Outcome
+from hemalens.inference.explain import Explainer
 from hemalens.report.review import section, sentence
 from hemalens.report.tables import Table
 from hemalens.trust.review import ReviewThresholds
@@ -52,6 +55,16 @@ def _answered(folder: Path, bundle: Bundle, right: list[bool], columns: list[int
     )
 
 
+def _doubtful(bundle: Bundle, answered: DatasetPredictions) -> dict[str, Outcome]:
+    """The outcome of the last stage on each image, by the digest of its file."""
+    found = {}
+    for record in answered.records:
+        outcome = cut_by(bundle.stages, record.read()).outcome
+        if outcome != "cell":
+            found[hashlib.sha256(record.path.read_bytes()).hexdigest()] = outcome
+    return found
+
+
 def _with_thresholds(bundle: Bundle, folder: Path) -> Bundle:
     thresholds = ReviewThresholds(urgent=None, distance=None, near_tie=0.3, n_cells=40, false_alarms=0.025, near_ties=0.05)
     manifest = bundle.manifest.model_copy(update={"review": thresholds})
@@ -61,7 +74,7 @@ def _with_thresholds(bundle: Bundle, folder: Path) -> Bundle:
 
 def test_doubtful_cells_are_shown_with_their_windows(cropping: Bundle, tmp_path: Path) -> None:
     answered = _answered(tmp_path, cropping, [True, True, False, True, False], [60, 55, 2, None, 50])
-    found = cells_to_review(cropping, answered)
+    found = cells_to_review(cropping, answered, doubtful=_doubtful(cropping, answered))
     assert found is not None
     assert {row.name for row in found.cells.rows} == {"2.png", "3.png"}
     assert {row.caption.split(";")[0] for row in found.cells.rows} == {
@@ -71,7 +84,7 @@ def test_doubtful_cells_are_shown_with_their_windows(cropping: Bundle, tmp_path:
     assert (found.n_cells, found.n_wrong, found.n_to_review, found.n_caught) == (5, 2, 2, 1)
     assert found.stated is None, "the bundle has no thresholds"
     assert "5 cells; they hold 1 of 2 wrong labels. The bundle has no thresholds" in sentence(found)
-    shown = cells_to_review(cropping, answered, n=1)
+    shown = cells_to_review(cropping, answered, doubtful=_doubtful(cropping, answered), n=1)
     assert shown is not None
     assert len(shown.cells.rows) == 1
     assert shown.cells.note == "The 1 most urgent of 2."
@@ -83,7 +96,7 @@ def test_the_most_urgent_come_first_and_errors_are_counted(plain: Bundle, tmp_pa
     answered.probabilities[0] = [0.9, 0.1, 0, 0]
     answered.probabilities[1] = [0.6, 0.4, 0, 0]
     answered.probabilities[2] = [0.55, 0.45, 0, 0]
-    found = cells_to_review(bundle, answered)
+    found = cells_to_review(bundle, answered, doubtful=_doubtful(bundle, answered))
     assert found is not None
     assert [(each.reason, each.n, each.n_wrong) for each in found.reasons if each.n] == [("near tie", 2, 1)]
     assert [row.name for row in found.cells.rows] == ["2.png", "1.png"], "the least sure first"
@@ -103,4 +116,24 @@ def test_the_most_urgent_come_first_and_errors_are_counted(plain: Bundle, tmp_pa
 
 
 def test_a_bundle_of_whole_images_without_thresholds_has_none(plain: Bundle, tmp_path: Path) -> None:
-    assert cells_to_review(plain, _answered(tmp_path, plain, [True], [60])) is None
+    assert cells_to_review(plain, _answered(tmp_path, plain, [True], [60]), doubtful={}) is None
+
+
+def test_an_explainer_adds_the_evidence_for_each_cell(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    probe = _with_thresholds(trained.fitted(tmp_path_factory, "linear_probe").bundle, tmp_path / "bundle")
+    answered = _answered(tmp_path, probe, [True, False], [60, 40])
+    even = np.full_like(answered.probabilities, 1 / answered.probabilities.shape[1])
+    answered = replace(answered, probabilities=even, embeddings=np.zeros((2, probe.manifest.embedding_size), np.float32))
+    plain, explained = (
+        cells_to_review(probe, answered, doubtful={}, explainer=explainer) for explainer in (None, Explainer(probe))
+    )
+    assert plain is not None
+    assert explained is not None
+    assert plain.cells.columns == ("image",)
+    assert explained.cells.columns == ("image", "evidence")
+    assert len(explained.cells.rows) == 2, "a near tie"
+    for before, row in zip(plain.cells.rows, explained.cells.rows, strict=True):
+        assert row.pictures[:1] == before.pictures
+        assert row.pictures[1] not in ("", row.pictures[0])
+    assert "Orange: evidence for the predicted type" in explained.cells.note
+    assert "Orange" not in plain.cells.note

@@ -305,7 +305,7 @@ def test_without_thresholds_the_column_is_empty(plain: Bundle, like: Path, tmp_p
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_report_compares_estimates_with_the_labels(bundle: Bundle, foreign: Path, tmp_path: Path) -> None:
-    report = evaluate(bundle.path, f"folder:{foreign}", out=tmp_path / "report", options=EvaluateOptions(n_occluded=0))
+    report = evaluate(bundle.path, f"folder:{foreign}", out=tmp_path / "report", options=EvaluateOptions(explain="none"))
     assert read_report(tmp_path / "report" / "report.json") == report
     check = report.evaluations[0].trust
     assert check is not None
@@ -324,7 +324,7 @@ def test_the_report_compares_estimates_with_the_labels(bundle: Bundle, foreign: 
 @pytest.mark.usefixtures("undrawn")
 def test_the_report_without_reference_statistics(plain: Bundle, foreign: Path, tmp_path: Path) -> None:
     check = (
-        evaluate(plain.path, f"folder:{foreign}", out=tmp_path / "report", options=EvaluateOptions(n_occluded=0))
+        evaluate(plain.path, f"folder:{foreign}", out=tmp_path / "report", options=EvaluateOptions(explain="none"))
         .evaluations[0]
         .trust
     )

@@ -211,6 +211,14 @@ def test_no_section_without_pictures() -> None:
             assert "#pictures" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_table_without_pictures_gives_its_reason() -> None:
+    table = _table(0, reason="No maps: the head is a forest.")
+    for text in (render_html(_with(table)), render_markdown(_with(table))):
+        assert "Outlines of monocytes" in text
+        assert "No maps: the head is a forest." in text
+
+
 def test_hostile_words_stay_text() -> None:
     row = _table(1).rows[0].model_copy(update={"name": HOSTILE, "caption": HOSTILE})
     report = _with(_table(title=HOSTILE, columns=(HOSTILE,) * 3, note=HOSTILE, rows=(row,)))

@@ -31,7 +31,7 @@ def report(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = tmp_path_factory.mktemp("abroad")
     cells = colour_cells(folder / "abroad", ABROAD, 10, seed=1)
     with trained.undrawn():
-        return evaluate(bundle.path, f"folder:{cells}", out=folder / "report", options=EvaluateOptions(n_occluded=0))
+        return evaluate(bundle.path, f"folder:{cells}", out=folder / "report", options=EvaluateOptions(explain="none"))
 
 
 def test_the_card_holds_the_figures_of_the_report_and_the_data_of_the_manifest(bundle: Bundle, report: Report) -> None:

@@ -34,7 +34,7 @@ def abroad(tmp_path_factory: pytest.TempPathFactory) -> str:
 def report(bundle: Bundle, abroad: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("test") / "report"
     with trained.undrawn():
-        evaluate(bundle.path, abroad, out=out, options=EvaluateOptions(n_occluded=0))
+        evaluate(bundle.path, abroad, out=out, options=EvaluateOptions(explain="none"))
     return out / "report.json"
 
 

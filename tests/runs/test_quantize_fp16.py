@@ -70,7 +70,7 @@ def test_the_images_changed_nothing_and_count_as_unseen(base: Bundle, half: Bund
     assert half.seen == base.seen
     assert SEEN_UNLABELLED not in half.manifest.files
     with trained.undrawn():
-        found = evaluate(half.path, f"synthetic:{abroad}", out=tmp_path / "report", options=EvaluateOptions(n_occluded=0))
+        found = evaluate(half.path, f"synthetic:{abroad}", out=tmp_path / "report", options=EvaluateOptions(explain="none"))
     assert not found.evaluations[0].transductive
 
 

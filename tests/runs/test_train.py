@@ -24,6 +24,7 @@ from hemalens.bundle.bundle import Bundle
 from hemalens.cli.quickstart import quickstart
 from hemalens.datasets.synthetic.smear import SmearConfig
 from hemalens.errors import OutputError, SplitError
+from hemalens.evaluation.activation import REFUSED
 from hemalens.methods import Method, find_method
 from hemalens.report import read_report
 from hemalens.runs.evaluate import EvaluateOptions
@@ -302,32 +303,51 @@ def test_evaluate_from_end_to_end(bundle: Bundle, labs: Callable[[str], str], tm
     said: list[str] = []
     report = evaluate(bundle.path, labs("lab_b"), out=tmp_path / "report", say=said.append)
     assert f"testing {4 * trained.N_PER_CLASS} images, with confidence intervals" in said
-    assert "occlusion maps of at most 4 cells (--occlusion 0: none)" in said
+    assert REFUSED in said
     assert _names(tmp_path / "report") == REPORT_FILES
     assert read_report(tmp_path / "report" / "report.json") == report
     (evaluation,) = report.evaluations
     assert (evaluation.source, evaluation.target, evaluation.n_images) == ("lab_a", "lab_b", 4 * trained.N_PER_CLASS)
     (table,) = report.pictures
-    assert table.title == "nearest_colour on lab_b: occlusion maps"
-    assert len(table.rows) == 4
-    assert "at most 4 cells" in table.note
+    assert (table.title, table.rows, table.reason) == ("nearest_colour on lab_b: evidence", (), REFUSED)
+    shown = (tmp_path / "report" / "report.md").read_text()
+    assert "nearest_colour on lab_b: evidence. No maps: this model has no exact map" in shown.replace("\\", "")
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_evaluate_shows_as_many_cells_as_asked_for(
+def test_evaluate_shows_occlusion_maps_on_request_or_no_maps(
     bundle: Bundle, labs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    for n in (3, 0):
-        report = evaluate(
-            bundle.path, labs("lab_b"), out=tmp_path / f"{n}", options=EvaluateOptions(n_occluded=n), say=said.append
-        )
-        assert [len(table.rows) for table in report.pictures] == ([n] if n else [])
+    occluded = EvaluateOptions(explain="occlusion")
+    report = evaluate(bundle.path, labs("lab_b"), out=tmp_path / "occluded", options=occluded, say=said.append)
+    (table,) = report.pictures
+    assert (table.title, len(table.rows)) == ("nearest_colour on lab_b: occlusion maps", 4)
+    assert "at most 4 cells" in table.note
+    assert "occlusion maps of at most 4 cells" in said
+    none = EvaluateOptions(explain="none")
+    assert evaluate(bundle.path, labs("lab_b"), out=tmp_path / "none", options=none, say=said.append).pictures == ()
     assert not any("too large" in text for text in said)
     monkeypatch.setattr("hemalens.evaluation.occlusion.affordable", lambda bundle, n: 0)
-    report = evaluate(bundle.path, labs("lab_b"), out=tmp_path / "large", say=said.append)
+    report = evaluate(bundle.path, labs("lab_b"), out=tmp_path / "large", options=occluded, say=said.append)
     assert sum(len(table.rows) for table in report.pictures) == 0
-    assert "no occlusion maps" in said[-1]
+    assert "No occlusion maps" in said[-1]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_evaluate_shows_exact_maps_of_a_linear_head(
+    labs: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    probe = trained.fitted(tmp_path_factory, "linear_probe").bundle
+    reports = [
+        evaluate(probe.path, labs("lab_b"), out=tmp_path / explain, options=EvaluateOptions(explain=explain))
+        for explain in ("activation", "none")
+    ]
+    (table,) = reports[0].pictures
+    assert table.title == "linear_probe on lab_b: evidence"
+    assert 4 <= len(table.rows) <= 12
+    assert all("evidence for" in row.caption and len(row.pictures) == 2 for row in table.rows)
+    assert reports[1].pictures == ()
 
 
 def test_evaluate_refuses_images_the_model_has_seen(bundle: Bundle, labs: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Figures of a benchmark's report: joint scatter plots, occlusion maps, and the cost of the models."""
+"""Figures of a benchmark's report: joint scatter plots, maps of the evidence, and the cost of the models."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from hemalens.benchmark.efficiency.measure import measure_bundles
 from hemalens.benchmark.trials import TrialResult
 from hemalens.bundle.bundle import open_bundle
 from hemalens.datasets import CellDataset
-from hemalens.evaluation.occlusion import occlusion_table
+from hemalens.evaluation.activation import activation_table, refused_table
+from hemalens.evaluation.evaluate import predict_dataset
 from hemalens.evaluation.projection import Projection, joint_scatter
 from hemalens.evaluation.results import Efficiency, Evaluation, NamedScatter, PictureTable, TrainingCurve
+from hemalens.inference.explain import explainer_of
 from hemalens.progress import Say
 
 N_CELLS, N_CANDIDATES = 4, 100
-"""Occlusion maps of each method, and how many cells they are chosen from."""
+"""Maps of each method, and how many cells they are chosen from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +98,18 @@ def joint_scatters(results: Sequence[TrialResult], *, projection: Projection, se
     return tuple(scatters)
 
 
-def occlusion_maps(models: Sequence[FirstModel], *, seed: int) -> list[PictureTable]:
-    """Occlusion maps of some cells of the first target, by each method's first model of the first source."""
+def evidence_maps(models: Sequence[FirstModel], *, seed: int) -> list[PictureTable]:
+    """Exact maps of some cells of the first target, by each method's first model of the first source."""
     tables: dict[str, PictureTable] = {}
     for model in models:
         if model.tested is not None and model.method not in tables:
             drawn = np.random.default_rng(seed).permutation(len(model.tested))[:N_CANDIDATES]
-            table = occlusion_table(open_bundle(model.bundle), model.tested.subset(sorted(drawn.tolist())), n=N_CELLS)
-            title = f"{model.method}, {model.source} -> {model.tested.name}: occlusion maps"
+            cells, bundle = model.tested.subset(sorted(drawn.tolist())), open_bundle(model.bundle)
+            explainer = explainer_of(bundle)
+            if explainer is None:
+                table = refused_table(model.method, model.tested.name)
+            else:
+                table = activation_table(explainer, cells, predict_dataset(bundle, cells), n=N_CELLS)
+            title = f"{model.method}, {model.source} -> {model.tested.name}: evidence"
             tables[model.method] = table.model_copy(update={"title": title})
     return list(tables.values())

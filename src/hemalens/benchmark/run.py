@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hemalens.benchmark.config import EFFICIENCY, BenchmarkConfig, Entry
-from hemalens.benchmark.figures import first_models, joint_scatters, measure_efficiency, occlusion_maps, training_curves
+from hemalens.benchmark.figures import evidence_maps, first_models, joint_scatters, measure_efficiency, training_curves
 from hemalens.benchmark.plan import BenchmarkPlan, plan_benchmark
 from hemalens.benchmark.trials import TrialCallback, TrialResult, failures, run_trials
 from hemalens.benchmark.workers import run_in_workers
@@ -79,7 +79,7 @@ def _report(config: BenchmarkConfig, plan: BenchmarkPlan, results: Sequence[Tria
             comparisons=compare(evaluations, seed=config.seed),
             failures=failures(results),
             scatters=joint_scatters(results, projection=config.projection, seed=config.seed),
-            pictures=occlusion_maps(models, seed=config.seed),
+            pictures=evidence_maps(models, seed=config.seed),
             curves=training_curves(results),
         ),
         data=plan.cards,

@@ -8,7 +8,6 @@ import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -23,17 +22,16 @@ from pydantic_core import PydanticCustomError
 
 from hemalens.bundle.artifact import OLDER, Part
 from hemalens.cache import FeatureCache
-from hemalens.datasets.base import CellDataset, Record
+from hemalens.datasets.base import Record
 from hemalens.detection.finder import CellFinder
 from hemalens.detection.maps import N_DISTANCES, N_SCORES
-from hemalens.errors import BundleError, ImageError, one_line
+from hemalens.errors import BundleError, one_line
 from hemalens.files import default_cache_dir, open_regular, sha256_text
 from hemalens.graphs import build as graphs
 from hemalens.graphs.checks import check_interface
 from hemalens.graphs.runtime import session_of
 from hemalens.imaging.centred_crop import CentredCropConfig, centred_crop
 from hemalens.imaging.segmentation import CellImage, CellImageConfig, Outcome, cell_image, cut_source, segment_cell
-from hemalens.progress import track
 
 CLASSICAL = "classical"
 """The segmenter by colour, without weights."""
@@ -319,15 +317,3 @@ def _parsed(content: bytes, folder: Path, what: str) -> onnx.ModelProto:
     except Exception as error:
         # protobuf's error classes differ between its backends
         raise BundleError(f"the {what} in {one_line(folder)} cannot be parsed", got=str(error)[:120]) from error
-
-
-def count_outcomes(dataset: CellDataset, stage: Stage) -> dict[Outcome, int]:
-    """Outcomes of the cell images of a dataset; unreadable images are not counted."""
-    found: Counter[Outcome] = Counter()
-    with track("cutting cells out", len(dataset)) as progress:
-        for record in dataset.records:
-            # unreadable images are reported where they are tested or trained on
-            with suppress(ImageError):
-                found[stage.make(record.unstaged().read()).outcome] += 1
-            progress(1)
-    return dict(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,7 +28,7 @@ from hemalens.errors import InputError
 FIELDS = "Detectors and fields"
 """The help panel of the options for detectors."""
 FIELD_OPTIONS = ("--domain", "--bundle")
-CELL_OPTIONS = ("--occlusion", "--min-per-class", "--strict")
+CELL_OPTIONS = ("--explain", "--min-per-class", "--strict")
 """Options of detectors alone, and of bundles alone."""
 
 
@@ -46,8 +46,12 @@ Data = Annotated[
         help="Test data: folder:other_lab; fields with boxes for a detector: yolo:fields, repeatable.",
     ),
 ]
-Occlusion = Annotated[
-    int, typer.Option(min=0, metavar="N", help="Maximum number of cells with an occlusion map; 0 for none.")
+Maps = Annotated[
+    Literal["activation", "occlusion", "none"],
+    typer.Option(
+        "--explain",
+        help="Maps in the report: exact ones of a linear head (activation), by covering parts (occlusion), or none.",
+    ),
 ]
 Domain = Annotated[
     list[str] | None,
@@ -70,7 +74,7 @@ def evaluate(
     bundle: Model = None,
     data: Data,
     out: Out,
-    occlusion: Occlusion = 4,
+    explain: Maps = "activation",
     domain: Domain = None,
     behind: Behind = None,
     min_per_class: MinPerClass = 1,
@@ -101,7 +105,7 @@ def evaluate(
         report = evaluate_fields(bundle, data, out=out, options=options, seed=seed, overwrite=overwrite, say=talk.say)
     else:
         _refuse(given, FIELD_OPTIONS, "a bundle, which is tested on single-cell images")
-        cells = CellOptions(min_per_class=min_per_class, drop_seen=drop_seen, n_occluded=occlusion, strict=strict)
+        cells = CellOptions(min_per_class=min_per_class, drop_seen=drop_seen, explain=explain, strict=strict)
         model = bundle_or_default(bundle, talk)
         report = run(model, _one(data), out=out, options=cells, seed=seed, overwrite=overwrite, say=talk.say)
     show_report(talk, report, out)

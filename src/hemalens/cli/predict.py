@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from hemalens.inference.predict import PredictionSummary
 
 WORDS: tuple[CellFound, ...] = ("found", "doubtful", "several", "none")
+Explain = Annotated[
+    Path | None,
+    typer.Option("--explain", metavar="DIR", help="Also write a picture of the evidence for each image into DIR."),
+]
 USAGE = "hemalens predict [BUNDLE] IMAGES --out FILE"
 
 
@@ -50,6 +55,7 @@ def predict(
     ] = "0.9",
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embedding (Parquet only).")] = False,
     runtime: Runtime = "onnxruntime",
+    explain: Explain = None,
     follow_links: FollowLinks = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -63,13 +69,16 @@ def predict(
     Examples:
     hemalens predict my_cells --out predictions.csv
     hemalens predict runs/probe/bundle my_cells --out predictions.parquet --embeddings
+    hemalens predict my_cells --out predictions.csv --explain evidence
     """
     from hemalens.inference.predict import predict as run
 
     talk = Talk(quiet, as_json)
     named, source = bundle_and_images(bundle, images, usage=USAGE)
+    model = bundle_or_default(named, talk)
+    explaining = None if explain is None else Explaining(model, source, explain, overwrite)
     found = run(
-        bundle_or_default(named, talk),
+        model,
         source,
         out=out,
         abstain_below=abstain_below,
@@ -82,10 +91,35 @@ def predict(
         talk.say(f"note: {note}")
     value = asdict(found)
     value["trust"]["lines"] = list(found.trust.lines)
-    talk.result(value, _lines(found, out, abstain_below))
+    lines = _lines(found, out, abstain_below)
+    value |= {} if explaining is None else {"explained": explaining.written(lines)}
+    talk.result(value, lines)
     if found.n_unreadable == found.n_rows:
         reason = str(found.first_error).rstrip(".")
         raise ImageError(f"no prediction: {reason}. The table with the error of each image is {one_line(out)}")
+
+
+@dataclass(frozen=True)
+class Explaining:
+    """The pictures of `--explain`; a bundle or folder that does not allow them is refused before the prediction."""
+
+    model: Path
+    source: str
+    folder: Path
+    overwrite: bool
+
+    def __post_init__(self) -> None:
+        from hemalens.inference.explain import check_explainable
+
+        check_explainable(self.model, self.source, out=self.folder, overwrite=self.overwrite)
+
+    def written(self, lines: list[str]) -> dict[str, int]:
+        """Write them, add a line, and return the counts."""
+        from hemalens.inference.explain import explain
+
+        explained = explain(self.model, self.source, out=self.folder, overwrite=self.overwrite)
+        lines.append(f"pictures of the evidence: {explained.n_pictures} in {self.folder}")
+        return asdict(explained)
 
 
 def _lines(found: PredictionSummary, out: object, abstain_below: float) -> list[str]:

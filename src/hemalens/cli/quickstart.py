@@ -33,8 +33,6 @@ from hemalens.taxonomy import AS_LABELLED
 N_PER_CLASS = 40
 N_SUPPORT = 10
 """Labelled target cells of each class."""
-N_OCCLUDED = 6
-"""Cells with an occlusion map: few, so that it takes seconds."""
 SMEAR = SmearConfig(n_slides=1, n_fields=12, white_cells=9.0, empty=False)
 """The smear of the second laboratory: a hundred white cells in few fields, so that it takes seconds."""
 
@@ -66,7 +64,6 @@ def quickstart(
             folder / "train" / "bundle",
             target,
             out=folder / "lab_b",
-            options=EvaluateOptions(n_occluded=N_OCCLUDED),
             seed=seed,
             overwrite=True,
         )
@@ -85,7 +82,7 @@ def quickstart(
             folder / "adapted",
             target,
             out=folder / "lab_b_adapted",
-            options=EvaluateOptions(drop_seen=True, n_occluded=0),
+            options=EvaluateOptions(drop_seen=True, explain="none"),
             seed=seed,
             overwrite=True,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,12 @@ from hemalens.bundle.review import roles_of
 from hemalens.bundle.stages import cut_by
 from hemalens.datasets.base import Record
 from hemalens.evaluation import formatting
+from hemalens.evaluation.activation import COLOURS, drawn
 from hemalens.evaluation.evaluate import DatasetPredictions
 from hemalens.evaluation.results import Picture, PictureTable, ReasonCount, ReviewCheck, TypeCount
-from hemalens.evaluation.thumbnails import thumbnail
+from hemalens.evaluation.thumbnails import THUMBNAIL_PX, thumbnail
 from hemalens.imaging.segmentation import Outcome
+from hemalens.inference.explain import Explainer
 from hemalens.trust.domain_shift import DETECTED
 from hemalens.trust.review import DOUBTFUL, REASONS, UNKNOWN, URGENT, Reason
 
@@ -24,17 +26,24 @@ TITLE = "The most urgent cells"
 
 
 def cells_to_review(
-    bundle: Bundle, answered: DatasetPredictions, *, verdict: str = "", n: int = N_SHOWN
+    bundle: Bundle,
+    answered: DatasetPredictions,
+    *,
+    doubtful: Mapping[str, Outcome],
+    verdict: str = "",
+    explainer: Explainer | None = None,
+    n: int = N_SHOWN,
 ) -> ReviewCheck | None:
     """The cells to review, at most `n` of them with their pictures, compared with the labels.
 
+    `doubtful` are the outcomes of images without one sure cell, by content id (`bundle.outcomes`).
     `verdict` on the domain shift: where it is detected, atypical cells are reviewed too. A bundle without thresholds knows
-    doubtful cells alone. None for one that takes whole images besides.
+    doubtful cells alone. None for one that takes whole images besides. `explainer` adds a map of the evidence.
     """
     if bundle.reviewer is None and not bundle.stages:
         return None
     labels = bundle.manifest.labels
-    outcomes = [_outcome(bundle, record) if bundle.stages else "cell" for record in answered.records]
+    outcomes = [doubtful.get(record.content_id(), "cell") for record in answered.records]
     reasons = _reasons(bundle, answered, np.array([outcome != "cell" for outcome in outcomes], bool), verdict)
     best = answered.probabilities.argmax(axis=1)
     truth = np.array([labels.index(str(record.label)) for record in answered.records], np.int64)
@@ -50,11 +59,12 @@ def cells_to_review(
             name=answered.records[i].file_name,
             caption=f"{_why(reasons[i], outcomes[i])}; true {formatting.label(labels[truth[i]])}, "
             f"predicted {formatting.label(labels[best[i]])}, {formatting.probability(float(sure[i]))}",
-            pictures=_pictures(bundle, answered.records[i]),
+            pictures=_pictures(bundle, answered.records[i], explainer),
         )
         for i in chosen[:n]
     ]
-    columns = ("image", "window") if bundle.stages else ("image",)
+    note = _note(len(rows), len(chosen), explained=explainer is not None)
+    columns = ("image", *(["window"] if bundle.stages else []), *(["evidence"] if explainer else []))
     return ReviewCheck(
         n_cells=len(truth),
         n_wrong=int(wrong.sum()),
@@ -63,7 +73,12 @@ def cells_to_review(
         n_false_alarms=int((mature & alarms).sum()),
         stated=None if thresholds is None else thresholds.false_alarms,
         types=_by_type(labels, truth, wrong=wrong, alarms=alarms, marked=np.array([each is not None for each in reasons])),
-        cells=PictureTable(title=TITLE, columns=columns, rows=tuple(rows), note=_note(len(rows), len(chosen))),
+        cells=PictureTable(
+            title=TITLE,
+            columns=columns,
+            rows=tuple(rows),
+            note=note,
+        ),
     )
 
 
@@ -79,15 +94,13 @@ def _reasons(
     return [if_foreign if verdict == DETECTED else why for why, if_foreign in found]
 
 
-def _outcome(bundle: Bundle, record: Record) -> Outcome:
-    """What the bundle's stages find in an image."""
-    return cut_by(bundle.stages, record.unstaged().read()).outcome
-
-
-def _pictures(bundle: Bundle, record: Record) -> tuple[str, ...]:
-    """Small copies of an image and, for a bundle with stages, of what they make of it."""
+def _pictures(bundle: Bundle, record: Record, explainer: Explainer | None) -> tuple[str, ...]:
+    """Small copies of an image and, for a bundle with stages, of what they make of it; and the map of its evidence."""
     image = record.unstaged().read()
-    return (thumbnail(image), *((thumbnail(cut_by(bundle.stages, image).pixels),) if bundle.stages else ()))
+    window = cut_by(bundle.stages, image).pixels
+    shown = [image, window] if bundle.stages else [image]
+    evidence = [drawn(window, explainer(window), THUMBNAIL_PX)] if explainer else []
+    return (*map(thumbnail, shown), *evidence)
 
 
 def _counted(reason: Reason, reasons: list[Reason | None], wrong: NDArray[np.bool_]) -> ReasonCount:
@@ -125,5 +138,6 @@ def _why(reason: Reason | None, outcome: Outcome) -> str:
     return f"{reason}: {outcome}" if reason == DOUBTFUL else str(reason)
 
 
-def _note(n: int, of: int) -> str:
-    return f"The {n} most urgent of {of:,}." if of > n else "The most urgent first."
+def _note(n: int, of: int, *, explained: bool) -> str:
+    note = f"The {n} most urgent of {of:,}." if of > n else "The most urgent first."
+    return f"{note} {COLOURS}" if explained else note

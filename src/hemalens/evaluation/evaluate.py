@@ -230,11 +230,12 @@ def _scores(folds: list[_Fold], plan: TestPlan, seed: int) -> Scores:
     allowed = [plan.labels.index(label) for label in plan.tested]
     free = [metrics.Predictions(f.truth, f.predicted, f.unit) for f in folds]
     bound = [metrics.Predictions(f.truth, f.restricted(allowed), f.unit) for f in folds]
+    # one generator for each: the intervals of a score are the same whatever else is computed
+    drawn = [metrics.resampled_confusions(each, k, rng=np.random.default_rng(seed)) for each in (free, bound)]
 
     def estimate(score: Callable[[metrics.Confusion], Any], models: list[metrics.Predictions]) -> Estimate:
         values = np.array([score(metrics.confusion(m.target, m.predicted, k)) for m in models])
-        # one generator a score: each interval is the same whatever else is computed
-        low, high = metrics.bootstrap_interval(score, models, k, rng=np.random.default_rng(seed))
+        low, high = metrics.percentile_interval(score, drawn[0] if models is free else drawn[1])
         std = float(values.std(ddof=1)) if len(values) > 1 else None
         return Estimate(value=float(values.mean()), low=low, high=high, std=std)
 

@@ -149,7 +149,11 @@ def bootstrap_interval(
 
     `score` takes counts (..., k, k) and gives (...). See `resampled_confusions`.
     """
-    resampled = resampled_confusions(models, n_classes, rng=rng, n_repeats=n_repeats)
+    return percentile_interval(score, resampled_confusions(models, n_classes, rng=rng, n_repeats=n_repeats))
+
+
+def percentile_interval(score: Callable[[Confusion], Any], resampled: Confusion | None) -> tuple[float, float]:
+    """95 % percentile interval of the mean score of some models over their `resampled_confusions`; NaN for None."""
     if resampled is None:
         return float("nan"), float("nan")
     low, high = np.nanpercentile(np.nanmean(score(resampled), axis=0), [2.5, 97.5])

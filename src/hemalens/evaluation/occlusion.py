@@ -17,21 +17,24 @@ from hemalens.bundle.bundle import Bundle
 from hemalens.datasets.base import CellDataset
 from hemalens.errors import BundleError, InputError, one_line
 from hemalens.evaluation import formatting
+from hemalens.evaluation.chosen_cells import chosen_cells, verdict
 from hemalens.evaluation.evaluate import DatasetPredictions, predict_dataset
 from hemalens.evaluation.results import Picture, PictureTable
 from hemalens.evaluation.thumbnails import WHITE, outlined, thumbnail
 from hemalens.graphs.cost import count_graph
 from hemalens.graphs.runtime import n_cores, require_probabilities, session_of
+from hemalens.imaging.evidence import overlay
 from hemalens.imaging.reading import rim_colour
 from hemalens.progress import track
 
 PATCH_SHARE = 1 / 5
 """Side of the patch as a share of the image's side: about a nuclear lobe, or a red cell beside the white one."""
 N_SHOWN = 4
-"""Cells with a map by default: a map takes as long as about eighty predictions."""
+"""Cells with a map: a map takes as long as about eighty predictions."""
 MAX_FLOPS = 5e12
 """The most work for one table; cells are left out beyond it. Two minutes of one core at 40 GFLOPS a second."""
 COLUMNS = ("image", "occlusion map")
+TOO_LARGE = "No occlusion maps: the network is too large, or its operations cannot be counted."
 
 _PIXELS_AT_ONCE = 2_000_000
 _SHOWN_PX = 160
@@ -39,10 +42,6 @@ _MIN_SCALE = 0.1
 """The smallest change of a probability that has full colour, so that noise stays pale."""
 _MIN_BOXED = 0.05
 """The smallest drop of a probability whose place gets a box."""
-_LOWERS, _RAISES = np.array([213.0, 94.0, 0.0]), np.array([0.0, 114.0, 178.0])
-"""Vermilion and blue of Okabe and Ito (2008), which colour-blind readers distinguish."""
-_OPACITY, _PALER = 0.7, 0.75
-"""Of full colour, so that the cell stays visible; and of the gray image's contrast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,50 +162,6 @@ def _n_places(share: float) -> int:
     return int(np.ceil((1 - share) / (share / 2) - 1e-9)) + 1
 
 
-def overlay(image: NDArray[np.uint8], change: NDArray[np.float64], scale: float) -> NDArray[np.uint8]:
-    """The image uint8 (H, W, 3) in pale gray under a map (H, W): vermilion above 0, blue below, full at `scale`.
-
-    Where the map is 0 nothing but the gray image is seen.
-    """
-    gray = image @ np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601
-    paper = (255 - _PALER * (255 - gray))[..., None]
-    opacity = _OPACITY * np.clip(np.abs(change) / scale, 0, 1)[..., None]
-    colour = np.where(change[..., None] > 0, _LOWERS, _RAISES)
-    blended: NDArray[np.uint8] = np.round((1 - opacity) * paper + opacity * colour).astype(np.uint8)
-    return blended
-
-
-# -------------------------------------------------------------------------------------------------------- chosen cells
-
-
-def chosen_cells(predictions: DatasetPredictions, labels: Sequence[str], n: int = N_SHOWN) -> list[int]:
-    """Positions in `predictions` of at most `n` cells for the maps; `labels` are the model's.
-
-    First, in label order, the correct prediction of each class with the highest probability. Then, the most confident
-    first, the wrong prediction of each pair of classes with the highest probability. If these are more than `n`, wrong ones
-    have at least half of the places, and correct ones of the largest classes come first. Images of other labels are left
-    out; predictions of equal probability are ordered by their file's path.
-    """
-    best = predictions.probabilities.argmax(axis=1)
-    sure = predictions.probabilities.max(axis=1)
-    order = sorted(range(len(best)), key=lambda i: (-float(sure[i]), predictions.records[i].name))
-    right: dict[str, int] = {}
-    wrong: dict[tuple[str, str], int] = {}
-    sizes = dict.fromkeys(labels, 0)
-    for i in order:
-        truth, predicted = predictions.records[i].label, labels[best[i]]
-        if truth is None or truth not in sizes:
-            continue
-        sizes[truth] += 1
-        if truth == predicted:
-            right.setdefault(truth, i)
-        else:
-            wrong.setdefault((truth, predicted), i)
-    n_wrong = min(len(wrong), max(n - len(right), n - n // 2))
-    kept = sorted(right, key=lambda label: (-sizes[label], labels.index(label)))[: n - n_wrong]
-    return [right[label] for label in labels if label in kept] + list(wrong.values())[:n_wrong]
-
-
 def affordable(bundle: Bundle, n: int = N_SHOWN) -> int:
     """How many of `n` cells `MAX_FLOPS` allow, by the graph's multiply-adds; none where these cannot be counted."""
     n_runs = 1 + _n_places(PATCH_SHARE) ** 2
@@ -241,6 +196,7 @@ def occlusion_table(
         columns=COLUMNS,
         rows=tuple(rows),
         note=_note(n, shortened=room < n, cut_out=bool(bundle.stages)),
+        reason="" if room else TOO_LARGE,
     )
 
 
@@ -252,7 +208,7 @@ def _row(name: str, label: str, image: NDArray[np.uint8], found: Occlusion, labe
     boxed = float(found.drops(k)[place]) >= _MIN_BOXED
     boxes = [found.box(place)] if boxed else []
     drawn = outlined(overlay(image, change, scale), *boxes, colours=[WHITE])
-    caption = [_verdict(label, labels[k], float(found.whole[k]))]
+    caption = [verdict(label, labels[k], float(found.whole[k]))]
     if boxed:
         covered = found.covered[place]
         other = int(covered.argmax())
@@ -267,12 +223,6 @@ def _row(name: str, label: str, image: NDArray[np.uint8], found: Occlusion, labe
     return Picture(
         name=name, caption="; ".join(caption), pictures=(thumbnail(image, _SHOWN_PX), thumbnail(drawn, _SHOWN_PX))
     )
-
-
-def _verdict(label: str, predicted: str, probability: float) -> str:
-    right = label == predicted
-    name = formatting.label(label) if right else f"true {formatting.label(label)}, predicted {formatting.label(predicted)}"
-    return f"{'right' if right else 'wrong'}: {name}, {formatting.probability(probability)}"
 
 
 def _note(n: int, *, shortened: bool, cut_out: bool) -> str:

@@ -2,6 +2,6 @@
 
 Begin with `reading.read_image`; `formats`, `headers`, `tiff`, `depth` and `quiet` are its parts. `segmentation` finds the
 white cell by colour, `nucleus` its nucleus, `centred_crop` the window around it, `compositing` puts masked cells on other
-backgrounds.
+backgrounds, `evidence` draws maps over images.
 Imports `config`, `files` and `errors`; no torch.
 """

@@ -118,8 +118,13 @@ def n_abreast(n_columns: int) -> int:
     return math.ceil(n_columns / math.ceil(n_columns / N_ABREAST))
 
 
-def _galleries(tables: Sequence[PictureTable]) -> tuple[Gallery, ...]:
-    return tuple(_gallery(table) for table in tables if table.rows)
+def _galleries(tables: Sequence[PictureTable]) -> tuple[Block, ...]:
+    """A gallery for each table; of one without rows the reason, where it has one."""
+    return tuple(_gallery(table) if table.rows else _reason(table) for table in tables if table.rows or table.reason)
+
+
+def _reason(table: PictureTable) -> Items:
+    return Items((f"{formatting.visible(table.title)}. {sentence(table.reason)}",))
 
 
 def _gallery(table: PictureTable) -> Gallery:

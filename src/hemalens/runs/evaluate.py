@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -13,12 +14,16 @@ from hemalens.datasets import CellDataset
 from hemalens.datasets.leaks import refuse_leaks
 from hemalens.datasets.open import check_spec, spec_path
 from hemalens.errors import DatasetError, public
+from hemalens.evaluation.activation import REFUSED, activation_table, refused_table
 from hemalens.evaluation.cells_to_review import cells_to_review
 from hemalens.evaluation.evaluate import DatasetPredictions, evaluate_with_predictions
-from hemalens.evaluation.occlusion import N_SHOWN, occlusion_table
-from hemalens.evaluation.results import MethodCard, PictureTable, Report, ReviewCheck, TrustCheck
+from hemalens.evaluation.occlusion import N_SHOWN as N_OCCLUDED
+from hemalens.evaluation.occlusion import occlusion_table
+from hemalens.evaluation.results import Evaluation, MethodCard, PictureTable, Report, ReviewCheck, TrustCheck
 from hemalens.evaluation.trust_check import trust_check
 from hemalens.files import PathLike, as_path, atomic_dir
+from hemalens.imaging.segmentation import Outcome
+from hemalens.inference.explain import Explainer, explainer_of
 from hemalens.outputs import claim_folder
 from hemalens.progress import Say
 from hemalens.report import report_files, write_report
@@ -26,18 +31,21 @@ from hemalens.report.compose import Results, make_report
 from hemalens.report.review import sentence
 from hemalens.runs.inputs import Inputs, open_inputs, report_inputs
 
+Explain = Literal["activation", "occlusion", "none"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateOptions:
     """Which images are tested and shown.
 
     Classes of fewer than `min_per_class` images are left out. `drop_seen` leaves out images that the bundle was trained on.
-    The report shows occlusion maps of at most `n_occluded` cells. With `strict` a label that is no cell type is an error.
+    `explain`: "activation" shows the exact maps of some cells, of a bundle that has them; "occlusion" occlusion maps, which
+    take seconds each; "none" no map. With `strict` a label that is no cell type is an error.
     """
 
     min_per_class: Annotated[int, Field(ge=1)] = 1
     drop_seen: bool = False
-    n_occluded: Annotated[int, Field(ge=0)] = N_SHOWN
+    explain: Explain = "activation"
     strict: bool = False
 
 
@@ -87,16 +95,16 @@ def evaluate(
             seed=seed,
             min_per_class=options.min_per_class,
         )
-        if evaluation.unreadable:
-            name, error = next(iter(evaluation.unreadable.items()))
-            say(f"left out {len(evaluation.unreadable)} unreadable image(s), first: {name}: {error}")
+        _report_unreadable(evaluation, say)
         trust = trust_check(bundle, answered, seed=seed)
         evaluation = evaluation.model_copy(update={"trust": trust})
-        pictures = _occlusion_maps(bundle, dataset, answered, n=options.n_occluded, say=say)
+        explainer = explainer_of(bundle) if options.explain == "activation" else None
+        pictures = _maps(explainer, bundle, dataset, answered, explain=options.explain, say=say)
+        review = _review(bundle, answered, given.doubtful, trust, explainer=explainer, say=say)
         report = make_report(
             f"{bundle.manifest.method} tested on {dataset.name}",
             "a saved bundle on images whose labels it has not seen",
-            Results(evaluations=[evaluation], pictures=pictures, review=_review(bundle, answered, trust, say=say)),
+            Results(evaluations=[evaluation], pictures=pictures, review=review),
             data=[card],
             methods={bundle.manifest.method: bundle.manifest.config},
             method_cards=[_card_of(bundle)],
@@ -105,6 +113,13 @@ def evaluate(
         with atomic_dir(out, report_files) as folder:
             write_report(report, folder)
         return report
+
+
+def _report_unreadable(evaluation: Evaluation, say: Say) -> None:
+    """A line on the images that could not be read, with the first of them."""
+    if evaluation.unreadable:
+        name, error = next(iter(evaluation.unreadable.items()))
+        say(f"left out {len(evaluation.unreadable)} unreadable image(s), first: {name}: {error}")
 
 
 def _unseen(given: Inputs, bundle: Bundle) -> Inputs:
@@ -120,25 +135,44 @@ def _unseen(given: Inputs, bundle: Bundle) -> Inputs:
     return rest
 
 
-def _review(bundle: Bundle, answered: DatasetPredictions, trust: TrustCheck, *, say: Say) -> ReviewCheck | None:
+def _review(
+    bundle: Bundle,
+    answered: DatasetPredictions,
+    doubtful: Mapping[str, Outcome],
+    trust: TrustCheck,
+    *,
+    explainer: Explainer | None,
+    say: Say,
+) -> ReviewCheck | None:
     """The cells to review; None for a bundle of whole images without thresholds."""
-    found = cells_to_review(bundle, answered, verdict=trust.verdict)
+    found = cells_to_review(bundle, answered, doubtful=doubtful, verdict=trust.verdict, explainer=explainer)
     if found is not None:
         say(sentence(found))
     return found
 
 
-def _occlusion_maps(
-    bundle: Bundle, dataset: CellDataset, answered: DatasetPredictions, *, n: int, say: Say
+def _maps(
+    explainer: Explainer | None,
+    bundle: Bundle,
+    dataset: CellDataset,
+    answered: DatasetPredictions,
+    *,
+    explain: Explain,
+    say: Say,
 ) -> list[PictureTable]:
-    """A table of at most `n` occlusion maps; none with `n` of 0."""
-    if not n:
+    """The table of maps that `explain` asks for; one without rows, and the reason, where there is no map."""
+    if explain == "none":
         return []
-    say(f"occlusion maps of at most {n} cells (--occlusion 0: none)")
-    table = occlusion_table(bundle, dataset, answered, n=n)
-    if not table.rows:
-        say("no occlusion maps: the network is too large, or its operations cannot be counted")
-    return [table]
+    if explain == "occlusion":
+        say(f"occlusion maps of at most {N_OCCLUDED} cells")
+        table = occlusion_table(bundle, dataset, answered, n=N_OCCLUDED)
+        if not table.rows:
+            say(table.reason)
+        return [table]
+    if explainer is None:
+        say(REFUSED)
+        return [refused_table(bundle.manifest.method, dataset.name)]
+    return [activation_table(explainer, dataset, answered)]
 
 
 def _card_of(bundle: Bundle) -> MethodCard:

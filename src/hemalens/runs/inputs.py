@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hemalens.bundle.stages import Stage, count_outcomes
+from hemalens.bundle.outcomes import outcomes_of
+from hemalens.bundle.stages import Stage
 from hemalens.datasets import CellDataset, Keep, open_dataset, together
 from hemalens.datasets.base import NO_LABEL, NO_TYPE
 from hemalens.datasets.copy_names import name_note
@@ -27,13 +28,17 @@ from hemalens.taxonomy import AS_LABELLED, LISTED
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """A clean dataset with its card and notes, the classes left out with their reasons, and the result of cleaning."""
+    """A clean dataset with its card and notes, the classes left out with their reasons, and the result of cleaning.
+
+    `doubtful` are the outcomes of images without one sure cell, by content id; empty for whole images.
+    """
 
     dataset: CellDataset
     card: DataCard
     notes: tuple[str, ...]
     left_out: dict[str, str]
     cleaning: Cleaning
+    doubtful: Mapping[str, Outcome] = field(default_factory=dict)
 
     def unseen(self, seen: Collection[str]) -> Inputs:
         """The inputs without images whose content digests are in `seen`; the card and a note count them."""
@@ -87,13 +92,13 @@ class Inputs:
 
     def through(self, stages: tuple[Stage, ...]) -> Inputs:
         """The inputs with these stages; the card and a note count the cells that each finds."""
-        staged = self
-        for stage in stages:
-            dataset = staged.dataset.through(stages)
-            note = _describe_cells(count_outcomes(dataset, stage), stage)
-            card = staged.card.model_copy(update={"notes": (*staged.card.notes, note)})
-            staged = replace(staged, dataset=dataset, card=card, notes=(*staged.notes, f"{dataset.name}: {note}"))
-        return staged
+        if not stages:
+            return self
+        dataset, found = self.dataset.through(stages), outcomes_of(self.dataset, stages)
+        told = [_describe_cells(counts, stage) for counts, stage in zip(found.counts, stages, strict=True)]
+        card = self.card.model_copy(update={"notes": (*self.card.notes, *told)})
+        notes = (*self.notes, *(f"{dataset.name}: {note}" for note in told))
+        return replace(self, dataset=dataset, card=card, notes=notes, doubtful=found.doubtful)
 
 
 def open_inputs(

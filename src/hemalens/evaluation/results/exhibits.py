@@ -56,13 +56,17 @@ class Picture(Part):
 
 
 class PictureTable(Part):
-    """Pictures of several cells, a row each; `columns` are the titles of the pictures. `large`: they show whole fields."""
+    """Pictures of several cells, a row each; `columns` are the titles of the pictures. `large`: they show whole fields.
+
+    `reason`: why there are no rows, where a reader expects some.
+    """
 
     title: str
     columns: tuple[str, ...] = Field(min_length=1)
     rows: tuple[Picture, ...]
     note: str = ""
     large: bool = False
+    reason: str = ""
 
     @model_validator(mode="after")
     def _as_many_pictures_as_columns(self) -> PictureTable:
