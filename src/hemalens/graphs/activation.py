@@ -94,7 +94,7 @@ class ActivationMaps:
         self._session = _opened(model)
         self._linear = _opened(self.linear.linear_graph())
         self._weights: tuple[list[NDArray[np.float64]], NDArray[np.float64]] | None = None
-        self._symmetries: tuple[Symmetry, ...] | None = None
+        self._symmetries: dict[int, tuple[Symmetry, ...]] = {}
         tail = self.linear.tail_graph()
         self._tail = None if tail is None else _opened(tail)
         self._tail_takes = [] if self._tail is None else [value.name for value in self._tail.get_inputs()]
@@ -133,7 +133,7 @@ class ActivationMaps:
         """How the graph changes each of its views of an image, found once, on noise of the image's size."""
         if n_views == 1:
             return (SYMMETRIES[0],)
-        if self._symmetries is None:
+        if n_views not in self._symmetries:
             model = onnx.ModelProto()
             model.CopyFrom(self.linear.graph)
             names = [node.output[0] for node in model.graph.node if node.op_type == "Concat" and _axis(node) == 0]
@@ -143,25 +143,24 @@ class ActivationMaps:
             views = [value for value in values if value.ndim == 4 and len(value) == n_views]
             if not views:
                 raise _unusable(f"{n_views} views that are not found")
-            self._symmetries = symmetries_of(views[0])
-        return self._symmetries
+            self._symmetries[n_views] = symmetries_of(views[0])
+        return self._symmetries[n_views]
 
     def _found_weights(self, found: dict[str, NDArray[Any]]) -> tuple[list[NDArray[np.float64]], NDArray[np.float64]]:
         """The weights (c, m) of each pool, and the constant (m,), from the outputs of single features.
 
-        They are kept, unless they depend on the length of an image's vector. All views of an image have the same weights;
-        the maps of an image where they differ do not add up.
+        They are kept, unless they depend on the length of an image's vector. Each pool has its own number of views, which
+        all have the same weights; the maps of an image where they differ do not add up.
         """
-        n_views = {len(found[pool.pooled]) for pool in self.linear.pools}
-        if len(n_views) > 1 or not n_views <= set(N_VIEWS):
-            raise _unusable(f"{sorted(n_views)} views")
-        views = n_views.pop()
+        n_views = {pool.pooled: len(found[pool.pooled]) for pool in self.linear.pools}
+        if not set(n_views.values()) <= set(N_VIEWS):
+            raise _unusable(f"{sorted(n_views.values())} views")
         names = list(self.linear.outputs)
         lengths = {name: found[name] for name in self.linear.lengths}
 
         def outputs_of(rows: dict[str, Floats]) -> NDArray[np.float64]:
             # the views of all images lie one after the other
-            given = {name: np.concatenate([row] * views) for name, row in rows.items()}
+            given = {name: np.concatenate([row] * n_views[name]) for name, row in rows.items()}
             values = self._linear.run(names, given | lengths)
             return np.concatenate([np.asarray(value, np.float64) for value in values], axis=1)
 

@@ -25,8 +25,8 @@ from hemalens.files import PathLike, as_path, atomic_dir, open_regular
 from hemalens.graphs.activation import ActivationMaps
 from hemalens.graphs.runtime import in_order, n_cores, require_probabilities
 from hemalens.imaging.evidence import colour_bar, overlay
+from hemalens.imaging.exposure import exposure
 from hemalens.imaging.nucleus import is_noise
-from hemalens.imaging.reading import exposure
 from hemalens.imaging.segmentation import FOUND
 from hemalens.inference.predict import open_images
 from hemalens.inference.rows import BOX
