@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from hemalens.datasets.alignment import SIDE_PX, Start, align, best_rotation, descriptor, polar_spectrum
 from hemalens.datasets.relatives import Orientation, Relatives
@@ -53,7 +53,7 @@ def view(image: Image.Image) -> View | None:
 
 def _without_fill(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Black and white pixels, such as an augmentation fills corners with, become the median colour of the others."""
-    filled = ndimage.binary_dilation((pixels.max(axis=2) < _FILLED_BLACK) | (pixels.min(axis=2) > _FILLED_WHITE))
+    filled = scipy.ndimage.binary_dilation((pixels.max(axis=2) < _FILLED_BLACK) | (pixels.min(axis=2) > _FILLED_WHITE))
     if filled.any() and not filled.all():
         pixels = np.where(filled[..., None], np.median(pixels[~filled], axis=0), pixels)
     return pixels
