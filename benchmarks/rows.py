@@ -21,10 +21,19 @@ class Row:
     ratios: tuple[float, ...]
 
     @classmethod
-    def of(cls, name: str, unit: str, ours: Sequence[float], peer: Sequence[float], peer_name: str) -> Row:
-        """A row of rounds; rates, whose unit ends in "/s", are better the higher, and all else the lower."""
-        rate = unit.endswith("/s")
-        ratios = [a / b if rate else b / a for a, b in zip(ours, peer, strict=True)]
+    def of(
+        cls,
+        name: str,
+        unit: str,
+        ours: Sequence[float],
+        peer: Sequence[float],
+        peer_name: str,
+        *,
+        more_is_better: bool | None = None,
+    ) -> Row:
+        """A row of rounds; by default more is better of a rate, whose unit ends in "/s", and less of all else."""
+        more = unit.endswith("/s") if more_is_better is None else more_is_better
+        ratios = [a / b if more else b / a for a, b in zip(ours, peer, strict=True)]
         return cls(name, unit, statistics.median(ours), peer_name, statistics.median(peer), tuple(ratios))
 
     @property

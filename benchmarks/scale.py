@@ -89,7 +89,7 @@ def run_command(name: str, bundle: Path, images: Path, top: Path) -> Spent:
 
 
 def slope(points: Sequence[tuple[int, Spent]]) -> Slope:
-    """The lines through processor seconds and megabytes, and the exponent by the last three sizes; 1 where there are two."""
+    """Lines through processor seconds and megabytes, and the exponent by the last three sizes; 1 where there are two."""
     start_s, s_per_image = _line([(n, each.processor_s) for n, each in points])
     start_mb, mb_per_image = _line([(n, each.peak_mb) for n, each in points])
     exponent = 1.0
