@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -41,7 +42,9 @@ MARK = "rows: "
 def run_one(name: str, *, quick: bool) -> list[Row]:
     """The rows of a benchmark, measured in a process of its own; raises `RuntimeError` with its last words."""
     command = [sys.executable, str(FOLDER / "run.py"), "--only", name, "--inside", *(["--quick"] if quick else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # every side chooses its own number of threads
+    free = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=free)
     last = done.stdout.strip().rpartition("\n")[2]
     if done.returncode or not last.startswith(MARK):
         words = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()

@@ -64,7 +64,7 @@ def measure(*, quick: bool = False) -> list[Row]:
             rates["timm"].append(n_images / timm_script(images, bf16=False))
             rates["bf16"].append(n_images / timm_script(images, bf16=True))
             rates["ours"].append(n_images / measured_prediction(bundle, top / "images", top / "out.csv")[0])
-    peers = {"loop": "a plain torch loop", "timm": "timm's inference script", "bf16": "the same in bf16"}
+    peers = {"loop": "a plain torch loop", "timm": "timm's inference script", "bf16": "timm's inference script in bf16"}
     what = f"predict, {n_images} JPEGs, Lite0"
     return [Row.of(what, "images/s", rates["ours"], rates[key], name) for key, name in peers.items()]
 
