@@ -98,7 +98,8 @@ class HashIndex:
         """The value that all hashes of an entry share, by `values` (n,) of the hashes; -1 where they differ."""
         sorted_values, begins = values[self._order], self._begins[:-1]
         low, high = np.minimum.reduceat(sorted_values, begins), np.maximum.reduceat(sorted_values, begins)
-        return np.asarray(np.where(low == high, low, -1), np.int64)
+        shared: Indices = np.where(low == high, low, -1)
+        return shared
 
 
 def ranges(begins: Indices, counts: Indices) -> Indices:
