@@ -98,14 +98,14 @@ class HashIndex:
         """The value that all hashes of an entry share, by `values` (n,) of the hashes; -1 where they differ."""
         sorted_values, begins = values[self._order], self._begins[:-1]
         low, high = np.minimum.reduceat(sorted_values, begins), np.maximum.reduceat(sorted_values, begins)
-        shared: Indices = np.where(low == high, low, -1)
-        return shared
+        return np.where(low == high, low, -1)
 
 
 def ranges(begins: Indices, counts: Indices) -> Indices:
     """The numbers begin, begin + 1, ... of each range, one range after the other."""
     ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(begins - (ends - counts), counts)
+    numbers: Indices = np.arange(ends[-1] if len(ends) else 0) + np.repeat(begins - (ends - counts), counts)
+    return numbers
 
 
 def parts_of(counts: Indices, most: int) -> Iterator[slice]:
