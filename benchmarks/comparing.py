@@ -2,8 +2,8 @@
 
 python benchmarks/comparing.py --sizes 1000 10000 100000
 
-A look is the blend of two drawn cells, with a hash of its own. Each size runs in a process of its own. Processor seconds and
-peak memory include making the looks.
+A look is the blend of two drawn cells, with a hash of its own. Each size runs in a process of its own. Processor seconds
+and peak memory include making the looks.
 """
 
 from __future__ import annotations
