@@ -44,9 +44,8 @@ docs: $(VENV)/.docs  ## the documentation site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site
 	@echo "open site/index.html; with the search: $(BIN)/python -m http.server --directory site"
 
-benchmarks: $(VENV)/.dev  ## speed and memory, side by side in one run
-	$(BIN)/python benchmarks/prediction.py
-	$(BIN)/python benchmarks/startup.py
+benchmarks: $(VENV)/.dev  ## ours beside others in one run; BENCHMARKS="--quick", "--only startup"
+	$(BIN)/python benchmarks/run.py $(BENCHMARKS)
 
 # the default model: trained on two sets of cells and on cut-outs of fields, tested on three others, made smaller, packaged
 DATA ?= ../shared/data

@@ -27,6 +27,7 @@ from hemalens.progress import set_quiet
 from hemalens.report.compose import environment
 from hemalens.runs.inputs import open_inputs
 from hemalens.runs.quantize import QuantizeOptions, quantize
+from rows import Row
 
 
 def images_per_second(predictor: Predictor, inputs: Sequence[Path | Record]) -> float:
@@ -87,6 +88,20 @@ def main() -> None:
             n_tested = len(dataset.under(small.manifest.labels))
             print(f"balanced accuracy on {n_tested} images, {how}:")
             print(f"fp32 {before:.3f}, int8 {after:.3f}, {after - before:+.3f}")
+
+
+def measure(*, quick: bool = False) -> list[Row]:
+    """Images a second in 8 bits beside 32, on drawn cells."""
+    set_quiet(True)
+    with tempfile.TemporaryDirectory() as temporary:
+        path, spec, inputs = drawn(Path(temporary), 100 if quick else 400)
+        small = quantize(path, spec, out=Path(temporary) / "int8", say=lambda text: None)
+        sides = {"fp32": Predictor(path), "int8": Predictor(small)}
+        rates: dict[str, list[float]] = {name: [images_per_second(p, inputs[:8])] for name, p in sides.items()}
+        for _ in range(2 if quick else 5):
+            for name, predictor in sides.items():
+                rates[name].append(images_per_second(predictor, inputs))
+    return [Row.of("predict in 8 bits, Lite0", "images/s", rates["int8"][1:], rates["fp32"][1:], "the same in 32 bits")]
 
 
 def compare(before: Bundle, after: Bundle, inputs: Sequence[Path | Record], *, n_rounds: int) -> None:

@@ -6,31 +6,19 @@ python benchmarks/memory.py hemalens train ...    # one command; its children ar
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-MAIN = "import sys; sys.argv[0] = 'hemalens'; from hemalens.cli.main import main; main()"
-
-
-def measured(arguments: list[str]) -> tuple[int, float, float]:
-    """(exit code, seconds, peak MB) of a `hemalens` command."""
-    begun = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", MAIN, *arguments], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, time.perf_counter() - begun, usage.ru_maxrss / 1024
+from commands import spent
 
 
 def main() -> None:
     """Measure and print."""
     given = sys.argv[1:]
     if given:
-        code, seconds, peak = measured(given[1:] if given[0] == "hemalens" else given)
-        print(f"exit code {code}, {seconds:.1f} s, peak {peak:.0f} MB")
+        found = spent(given[1:] if given[0] == "hemalens" else given)
+        print(f"exit code {found.exit_code}, {found.seconds:.1f} s, peak {found.peak_mb:.0f} MB")
         return
     with tempfile.TemporaryDirectory() as temporary:
         top = Path(temporary)
@@ -57,8 +45,8 @@ def main() -> None:
             "quickstart": ["quickstart", "--out", str(top / "quickstart")],
         }
         for name, arguments in commands.items():
-            code, seconds, peak = measured([*arguments, "--quiet"])
-            print(f"{name:<20} exit code {code} {seconds:>7.1f} s {peak:>7.0f} MB")
+            found = spent([*arguments, "--quiet"])
+            print(f"{name:<20} exit code {found.exit_code} {found.seconds:>7.1f} s {found.peak_mb:>7.0f} MB")
 
 
 if __name__ == "__main__":

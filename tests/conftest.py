@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import socket
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -52,6 +53,26 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEMALENS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_folders_left(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _own_cache: None
+) -> Iterator[None]:
+    """Remove the temporary folders of a module's fixtures with it, unless a test of it has failed."""
+    made: list[Path] = []
+    make, n_failed = tmp_path_factory.mktemp, request.session.testsfailed
+
+    def mktemp(basename: str, numbered: bool = True) -> Path:
+        made.append(make(basename, numbered))
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tmp_path_factory, "mktemp", mktemp)
+        yield
+    if request.session.testsfailed == n_failed:
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -40,7 +40,9 @@ VERBS = (
     ("study", "list"),
     *(("study", name) for name in STUDIES),
 )
-HEAVY = ("torch", "torchvision", "timm", "lightning", "sklearn", "matplotlib", "pandas", "onnxruntime", "scipy", "skimage")
+TRAINING = ("torch", "torchvision", "timm", "lightning", "sklearn", "matplotlib", "pandas", "pyarrow", "jinja2", "openpyxl")
+HEAVY = (*TRAINING, "onnxruntime", "onnx", "scipy", "skimage", "pydantic")
+HEAVY_TO_PREDICT = (*TRAINING, "scipy.stats", "scipy.optimize", "skimage.filters", "hemalens.runs", "hemalens.report")
 
 
 @pytest.fixture
@@ -301,14 +303,26 @@ def test_several_training_sets_are_one(command: Command, few: Path, tmp_path: Pa
     assert (card["name"], card["n_images"]) == ("images + other", 12)
 
 
-@pytest.mark.parametrize(
-    "statement", ["import hemalens", "sys.argv = ['hemalens', '--help']; from hemalens.cli.main import main; main()"]
-)
-def test_starting_loads_nothing_heavy(statement: str) -> None:
-    report = f"atexit.register(lambda: print('loaded:', [m for m in {HEAVY!r} if m in sys.modules]))"
-    code = f"import sys, atexit\n{report}\n{statement}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "loaded: []"
+def _loaded(statement: str, modules: tuple[str, ...], *words: object) -> str:
+    """Which of `modules` a process has loaded at its end, after the statement with `words` as its command line."""
+    report = f"atexit.register(lambda: print('loaded:', [m for m in {modules!r} if m in sys.modules]))"
+    code = f"import sys, atexit\nsys.argv = ['hemalens', *sys.argv[1:]]\n{report}\n{statement}"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+MAIN = "from hemalens.cli.main import main; main()"
+
+
+def test_starting_loads_nothing_heavy() -> None:
+    assert _loaded("import hemalens", HEAVY) == _loaded(MAIN, HEAVY, "--help") == "loaded: []"
+
+
+def test_a_prediction_loads_nothing_that_only_others_need(few: Path, tmp_path: Path) -> None:
+    image = next((few / "images" / "neutrophil").iterdir())
+    words = ("predict", image, "--out", tmp_path / "table.csv")
+    assert _loaded(MAIN, HEAVY_TO_PREDICT, *words) == "loaded: []"
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 2
 
 
 def test_the_public_names_are_these() -> None:

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import stats
-from scipy.special import gammaln, log_softmax, logsumexp
 
 from hemalens.bundle.artifact import Part
 from hemalens.bundle.stages import CentredCropStage, Stage
@@ -83,7 +82,7 @@ def sizes_of(dataset: CellDataset, stages: Sequence[Stage]) -> tuple[NucleusSize
     found = []
     for i in range(len(dataset.classes)):
         own = relative[targets == i]
-        _, centre, scale = stats.t.fit(own if len(own) >= FEWEST else relative, fdf=DEGREES)
+        _, centre, scale = scipy.stats.t.fit(own if len(own) >= FEWEST else relative, fdf=DEGREES)
         found.append(NucleusSize(centre=float(centre), scale=max(float(scale), LEAST_SPREAD)))
     return tuple(found)
 
@@ -93,7 +92,7 @@ def log_likelihoods(relative: Floats, sizes: Sequence[NucleusSize], widening: fl
     centres = np.array([size.centre for size in sizes])
     scales = np.array([size.scale for size in sizes]) * widening
     z = (np.asarray(relative, np.float64)[:, None] - centres) / scales
-    whole = gammaln((DEGREES + 1) / 2) - gammaln(DEGREES / 2) - np.log(DEGREES * np.pi) / 2
+    whole = scipy.special.gammaln((DEGREES + 1) / 2) - scipy.special.gammaln(DEGREES / 2) - np.log(DEGREES * np.pi) / 2
     return np.asarray(whole - np.log(scales) - (DEGREES + 1) / 2 * np.log1p(z**2 / DEGREES))
 
 
@@ -104,12 +103,13 @@ def fit_sizes(logits: Floats, log_diameters: Floats, sizes: Sequence[NucleusSize
     the median, which a mix of types unlike that of the training data moves: the offset has a normal prior. A large factor
     gives sizes little weight, as where crops of several magnifications are mixed.
     """
-    known = log_softmax(np.asarray(logits, np.float64), axis=1)
+    known = scipy.special.log_softmax(np.asarray(logits, np.float64), axis=1)
     middle = _weighted_median(log_diameters, counts)
     best = (-np.inf, middle, 1.0)
     for offset in OFFSETS:
         for widening in WIDENINGS:
-            fit = logsumexp(known + log_likelihoods(log_diameters - middle - offset, sizes, widening), axis=1)
+            likelihoods = log_likelihoods(log_diameters - middle - offset, sizes, widening)
+            fit = scipy.special.logsumexp(known + likelihoods, axis=1)
             value = float((counts * fit).sum()) - (offset / OFFSET_SPREAD) ** 2 / 2
             best = max(best, (value, float(middle + offset), float(widening)))
     return best[1:]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 SIDE_PX = 72
 RADIUS_PX = 0.36 * SIDE_PX
@@ -48,7 +48,7 @@ def polar_spectrum(gray: Float, centre: complex) -> NDArray[np.complex64]:
     All zeros for an image without structure.
     """
     at = centre + RINGS_PX[:, None] * np.exp(1j * ANGLES)
-    rings = ndimage.map_coordinates(gray, [at.imag, at.real], order=1, mode="nearest")
+    rings = scipy.ndimage.map_coordinates(gray, [at.imag, at.real], order=1, mode="nearest")
     rings = rings - (rings.mean(axis=1) * _WEIGHTS).sum()
     spread = np.sqrt(((rings**2).mean(axis=1) * _WEIGHTS).sum())
     spectrum = np.fft.rfft(rings / max(spread, 1e-6), axis=1)[:, :N_FREQUENCIES] / N_ANGLES
@@ -112,7 +112,9 @@ def align(first: Float, second: Float, centres: tuple[Complex, Complex], start: 
 
     A position z from the first centre lies at alpha * z + beta from the second one; mirrored, at alpha * conj(z) + beta.
     """
-    a, b = (ndimage.gaussian_filter(stack.astype(np.float32), (0, _SMOOTH_PX, _SMOOTH_PX)) for stack in (first, second))
+    a, b = (
+        scipy.ndimage.gaussian_filter(stack.astype(np.float32), (0, _SMOOTH_PX, _SMOOTH_PX)) for stack in (first, second)
+    )
     at = centres[0][:, None] + DISC
     template, inside = _sample(a, at)
     gradient_y, gradient_x = (_sample(g, at)[0] for g in np.gradient(a, axis=(1, 2)))
@@ -140,7 +142,7 @@ def align(first: Float, second: Float, centres: tuple[Complex, Complex], start: 
 
 def _detail(stack: Float) -> Float:
     """The images without their coarse structure, which all cells of a type share."""
-    detail: Float = stack - ndimage.gaussian_filter(stack, (0, _DETAIL_PX, _DETAIL_PX))
+    detail: Float = stack - scipy.ndimage.gaussian_filter(stack, (0, _DETAIL_PX, _DETAIL_PX))
     return detail
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hemalens.datasets.alignment import N_FREQUENCIES, N_RINGS, SIDE_PX
 from hemalens.datasets.base import CellDataset, Record
 from hemalens.datasets.copy_names import name_sources
-from hemalens.datasets.near_copies import THUMBNAIL_PX, Thumbnail, join_near_copies, thumbnail
+from hemalens.datasets.near_copies import ORIENTATIONS, THUMBNAIL_PX, Thumbnail, join_near_copies, thumbnail
 from hemalens.datasets.relatives import UPRIGHT, Relatives
 from hemalens.datasets.turned_copies import View, join_turned_copies, view
 from hemalens.errors import ImageError
@@ -22,6 +23,7 @@ from hemalens.progress import Advance
 
 STEPS_PER_IMAGE = 2
 """Steps of progress: an image is read, and compared."""
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +124,35 @@ def _read(dataset: CellDataset, n_threads: int, progress: Advance) -> tuple[dict
     """What the comparison needs of each readable image, and why the others are not readable."""
     looks: dict[int, _Look] = {}
     unreadable: dict[str, str] = {}
+    kept = _Kept(len(dataset))
     with ThreadPoolExecutor(n_threads) as pool:
-        for i, found in enumerate(pool.map(_look, dataset.records)):
-            if isinstance(found, _Look):
-                looks[i] = found
-            else:
-                unreadable[_name(dataset.records[i])] = found
-            progress(1, "reading images")
+        for start in range(0, len(dataset), _AT_ONCE):
+            for i, found in enumerate(pool.map(_look, dataset.records[start : start + _AT_ONCE]), start):
+                if isinstance(found, _Look):
+                    looks[i] = kept.keep(i, found)
+                else:
+                    unreadable[_name(dataset.records[i])] = found
+                progress(1, "reading images")
     return looks, unreadable
+
+
+class _Kept:
+    """Arrays that hold the looks of all images: one allocation, where one for each image would scatter the memory."""
+
+    def __init__(self, n: int) -> None:
+        self._hashes = np.empty((n, len(ORIENTATIONS)), np.uint64)
+        self._thumbnails = np.empty((n, THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
+        self._grays = np.empty((n, SIDE_PX, SIDE_PX), np.uint8)
+        self._spectra = np.empty((n, N_RINGS, N_FREQUENCIES), np.complex64)
+
+    def keep(self, i: int, look: _Look) -> _Look:
+        """The look of image `i`, with its arrays in those of all."""
+        self._hashes[i], self._thumbnails[i] = look.thumbnail.hashes, look.thumbnail.gray
+        seen = look.view
+        if seen is not None:
+            self._grays[i], self._spectra[i] = seen.gray, seen.spectrum
+            seen = View(self._grays[i], seen.centre, self._spectra[i])
+        return replace(look, thumbnail=Thumbnail(self._hashes[i], self._thumbnails[i]), view=seen)
 
 
 def _name(record: Record) -> str:

@@ -36,11 +36,15 @@ UPRIGHT = Orientation()
 
 
 class Relatives:
-    """Sets of related images, 0 to n - 1, joined pair by pair; each knows its orientation against its set's root."""
+    """Sets of related images, 0 to n - 1, joined pair by pair; each knows its orientation against its set's root.
+
+    `n_sets` counts the sets, those of one image included.
+    """
 
     def __init__(self, n: int) -> None:
         self._parent = list(range(n))
         self._turned = [UPRIGHT] * n
+        self.n_sets = n
 
     def root(self, i: int) -> int:
         """The image that stands for the set of image `i`."""
@@ -76,6 +80,7 @@ class Relatives:
         if first > second:
             first, second, second_against_first = second, first, second_against_first.inverse()
         self._parent[second], self._turned[second] = first, second_against_first
+        self.n_sets -= 1
         return True
 
     def roots(self) -> NDArray[np.int64]:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from hemalens.datasets.alignment import SIDE_PX, Start, align, best_rotation, descriptor, polar_spectrum
+from hemalens.datasets.nearest import nearest
 from hemalens.datasets.relatives import Orientation, Relatives
 
 MIN_SIDE_PX = 48
@@ -22,7 +23,7 @@ _MIN_CORRELATION = 0.75
 N_NEIGHBOURS = 24
 """Images of the most similar amplitudes that each image is compared with."""
 _N_ALIGNED = 4
-_ROWS, _PAIRS, _ALIGNMENTS = 500, 2000, 250
+_PAIRS, _ALIGNMENTS = 2000, 250
 _LUMINANCE = np.array([0.2, 0.6, 0.2], np.float32)
 _FILLED_BLACK, _FILLED_WHITE = 40, 250
 """Darker and brighter pixels fill a frame; no stained cell and no background has them."""
@@ -53,7 +54,7 @@ def view(image: Image.Image) -> View | None:
 
 def _without_fill(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Black and white pixels, such as an augmentation fills corners with, become the median colour of the others."""
-    filled = ndimage.binary_dilation((pixels.max(axis=2) < _FILLED_BLACK) | (pixels.min(axis=2) > _FILLED_WHITE))
+    filled = scipy.ndimage.binary_dilation((pixels.max(axis=2) < _FILLED_BLACK) | (pixels.min(axis=2) > _FILLED_WHITE))
     if filled.any() and not filled.all():
         pixels = np.where(filled[..., None], np.median(pixels[~filled], axis=0), pixels)
     return pixels
@@ -116,19 +117,8 @@ def join_turned_copies(
 def _candidates(amplitudes: NDArray[np.float32], progress: Callable[[int], None]) -> NDArray[np.int64]:
     """Pairs (k, 2), first < second, of which one is among the nearest of the other."""
     n = len(amplitudes)
-    n_near = min(N_NEIGHBOURS, n - 1)
-    square = (amplitudes**2).sum(axis=1)
-    keys = []
-    for start in range(0, n, _ROWS):
-        part = amplitudes[start : start + _ROWS]
-        distance = square[None, :] - 2 * part @ amplitudes.T
-        rows = np.arange(len(part))
-        distance[rows, start + rows] = np.inf
-        near = np.argpartition(distance, n_near - 1, axis=1)[:, :n_near]
-        own = np.broadcast_to((start + rows)[:, None], near.shape)
-        keys.append((np.minimum(own, near) * n + np.maximum(own, near)).ravel())
-        progress(len(part))
-    pairs = np.unique(np.concatenate(keys))
+    own, near = nearest(amplitudes, N_NEIGHBOURS, progress=progress)
+    pairs = np.unique(np.minimum(own, near) * n + np.maximum(own, near))
     return np.stack([pairs // n, pairs % n], axis=1)
 
 

@@ -10,6 +10,9 @@ from hemalens.evaluation.metrics import exact_interval
 from hemalens.evaluation.results import AccuracyEstimate, Estimate, TrustCheck
 from hemalens.trust.conformal import COVERAGE
 
+OBSERVED_AT_ONCE = 1024
+"""Images that the monitor observes at once, so that memory stays flat."""
+
 
 def trust_check(bundle: Bundle, answered: DatasetPredictions, *, coverage: float = COVERAGE, seed: int = 0) -> TrustCheck:
     """Monitor the predictions as `predict` does, and add the true accuracy and coverage; `coverage` in (0, 1) is nominal.
@@ -19,10 +22,13 @@ def trust_check(bundle: Bundle, answered: DatasetPredictions, *, coverage: float
     labels = bundle.manifest.labels
     truth = np.array([labels.index(str(record.label)) for record in answered.records], np.int64)
     monitor = bundle.monitor(coverage=coverage, seed=seed)
-    seen = monitor.observe(answered.embeddings, answered.probabilities)
+    starts = range(0, len(truth), OBSERVED_AT_ONCE)
+    parts = (slice(start, start + OBSERVED_AT_ONCE) for start in starts)
+    seen = [monitor.observe(answered.embeddings[part], answered.probabilities[part]) for part in parts]
     report = monitor.report()
     sets = monitor.guarantee(report.shift.verdict)
-    members = seen.members if sets is None or sets.at_home else seen.members_elsewhere
+    known = [each.members if sets is None or sets.at_home else each.members_elsewhere for each in seen]
+    members = np.concatenate([each for each in known if each is not None]) if known and known[0] is not None else None
     covered, size = Estimate(value=None), None
     if members is not None:
         hits = int(members[np.arange(len(truth)), truth].sum())

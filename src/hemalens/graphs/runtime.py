@@ -21,6 +21,8 @@ onnxruntime.disable_telemetry_events()
 Outputs = dict[str, NDArray[Any]]
 T = TypeVar("T")
 R = TypeVar("R")
+ROWS_AT_ONCE = 256
+"""Rows that a graph is run on at once: one that compares each with many cells needs some 150 kB a row."""
 SUM_TOLERANCE = 1e-3
 """Largest distance of the sum of an image's probabilities from 1."""
 
@@ -148,6 +150,10 @@ def require_probabilities(values: NDArray[Any], n_classes: int, where: str) -> N
 
 
 def run_rows(graph: bytes, inputs: dict[str, NDArray[Any]], outputs: Sequence[str]) -> Outputs:
-    """Run a graph on whole arrays (first axis n); n may be 0."""
-    values = session_of(graph).run(list(outputs), inputs)
-    return {name: np.asarray(value) for name, value in zip(outputs, values, strict=True)}
+    """Run a graph on arrays of one first axis n, `ROWS_AT_ONCE` rows at a time; n may be 0."""
+    session, n = session_of(graph), len(next(iter(inputs.values())))
+    starts = range(0, max(n, 1), ROWS_AT_ONCE)
+    parts = [
+        session.run(list(outputs), {name: rows[at : at + ROWS_AT_ONCE] for name, rows in inputs.items()}) for at in starts
+    ]
+    return {name: np.concatenate(values) for name, values in zip(outputs, zip(*parts, strict=True), strict=True)}

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Image = NDArray[np.uint8]
 Share = NDArray[np.float32]
@@ -37,13 +37,13 @@ def without_cell(image: Image, share: Share) -> Image:
     filled = np.zeros_like(known)
     open_ = np.ones(share.shape, bool)
     for width in _LEVELS:
-        weight = ndimage.gaussian_filter(seen, width)
+        weight = scipy.ndimage.gaussian_filter(seen, width)
         near = open_ & (weight > 0.05)
-        mean = ndimage.gaussian_filter(known, (width, width, 0)) / np.maximum(weight, 1e-6)[..., None]
+        mean = scipy.ndimage.gaussian_filter(known, (width, width, 0)) / np.maximum(weight, 1e-6)[..., None]
         filled[near] = mean[near]
         open_ &= ~near
     filled[open_] = known.sum(axis=(0, 1)) / seen.sum()
-    return _mixed(filled, ndimage.gaussian_filter(1 - seen, 1.0).astype(np.float32), image.astype(np.float32))
+    return _mixed(filled, scipy.ndimage.gaussian_filter(1 - seen, 1.0).astype(np.float32), image.astype(np.float32))
 
 
 def moved_cell(image: Image, share: Share, background: Image, rng: np.random.Generator) -> Image:
@@ -68,10 +68,11 @@ def moved_cell(image: Image, share: Share, background: Image, rng: np.random.Gen
     low, high = -reach.min(axis=0), np.array([height - 1, width - 1]) - reach.max(axis=0)
     target = np.where(low <= high, low + np.array([down, across]) * (high - low), (low + high) / 2)
     offset = centre - turn.T @ target
-    alpha = ndimage.affine_transform(share, turn.T, offset=offset, order=1, output=np.float32)
+    alpha = scipy.ndimage.affine_transform(share, turn.T, offset=offset, order=1, output=np.float32)
     # colours are weighted by their share, so that no background is copied at the rim
     layers = [
-        ndimage.affine_transform(image[..., c] * share, turn.T, offset=offset, order=1, output=np.float32) for c in range(3)
+        scipy.ndimage.affine_transform(image[..., c] * share, turn.T, offset=offset, order=1, output=np.float32)
+        for c in range(3)
     ]
     cell = np.stack(layers, axis=-1)
     return _whole(cell + (1 - alpha[..., None]) * background)
@@ -79,7 +80,7 @@ def moved_cell(image: Image, share: Share, background: Image, rng: np.random.Gen
 
 def _background(share: Share) -> NDArray[np.bool_]:
     """Pixels (H, W) outside the cell that do not touch it."""
-    untouched: NDArray[np.bool_] = ndimage.maximum_filter(share, size=3) <= 0
+    untouched: NDArray[np.bool_] = scipy.ndimage.maximum_filter(share, size=3) <= 0
     return untouched
 
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
+import skimage
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 Mask = NDArray[np.bool_]
 Plane = NDArray[np.float64]
@@ -123,7 +123,7 @@ def reduced(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
 
 def otsu(values: Plane) -> float:
     """Otsu's threshold, or the maximum where the values hardly differ."""
-    return float(threshold_otsu(values)) if np.ptp(values) > _FLAT else float(values.max())
+    return float(skimage.filters.threshold_otsu(values)) if np.ptp(values) > _FLAT else float(values.max())
 
 
 def absorbance_of(image: NDArray[np.uint8]) -> Plane:
@@ -131,7 +131,7 @@ def absorbance_of(image: NDArray[np.uint8]) -> Plane:
 
     The background is the most frequent green value above the Otsu threshold: everything stained absorbs green.
     """
-    smooth = ndimage.gaussian_filter(image.astype(float), (_SMOOTHING_PX, _SMOOTHING_PX, 0))
+    smooth = scipy.ndimage.gaussian_filter(image.astype(float), (_SMOOTHING_PX, _SMOOTHING_PX, 0))
     green = smooth[..., 1]
     counts, edges = np.histogram(green[green >= otsu(green)], 64, (0, 256))
     mode = edges[int(np.argmax(counts))]
@@ -172,7 +172,7 @@ def central_nucleus(chromatin: Plane) -> tuple[Mask, Mask]:
 
 def _regions(chromatin: Plane) -> _Regions | None:
     """The strongly stained regions of a chromatin signal (h, w); None where no region is a nucleus."""
-    labels, n_labels = ndimage.label(chromatin > _chromatin_threshold(chromatin), EIGHT)
+    labels, n_labels = scipy.ndimage.label(chromatin > _chromatin_threshold(chromatin), EIGHT)
     if n_labels == 0:
         return None
     rows, columns = np.indices(chromatin.shape)
@@ -180,15 +180,15 @@ def _regions(chromatin: Plane) -> _Regions | None:
     distance = np.hypot(rows - (height - 1) / 2, columns - (width - 1) / 2) / (_CENTRE_SIGMA * (height + width) / 2)
     index = np.arange(1, n_labels + 1)
     areas = np.bincount(labels.ravel())[1:]
-    scores = ndimage.sum_labels(chromatin * np.exp(-(distance**2) / 2), labels, index)
+    scores = scipy.ndimage.sum_labels(chromatin * np.exp(-(distance**2) / 2), labels, index)
     scores[areas < _MIN_NUCLEUS_SHARE * labels.size] = 0
     best = int(np.argmax(scores))
     if scores[best] <= 0:
         return None
     main = labels == index[best]
-    gap = ndimage.minimum(ndimage.distance_transform_edt(~main), labels, index)
+    gap = scipy.ndimage.minimum(scipy.ndimage.distance_transform_edt(~main), labels, index)
     large = areas >= _LOBE_SHARE * areas[best]
-    alike = large & (ndimage.mean(chromatin, labels, index) > _LOBE_STAIN * chromatin[main].mean())
+    alike = large & (scipy.ndimage.mean(chromatin, labels, index) > _LOBE_STAIN * chromatin[main].mean())
     # a region at the border belongs to a neighbour
     cut = np.isin(index, np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     gap = gap / np.sqrt(areas[best] / np.pi)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
-from scipy import ndimage
 
 from hemalens.config import StrictConfig
 from hemalens.errors import ImageError, InputError
@@ -110,12 +110,12 @@ def _outline(absorbance: Plane, seed: Mask, others: Mask) -> tuple[Plane, Plane,
     nucleus = spread(seed)
     centre = np.array([nucleus.row, nucleus.column])
     extent = max(1.0, nucleus.diameter / 2)
-    distance = ndimage.distance_transform_edt(~seed)
+    distance = scipy.ndimage.distance_transform_edt(~seed)
     reach = distance / extent
-    brightness = -ndimage.gaussian_filter(absorbance.sum(axis=2), 1.0)
+    brightness = -scipy.ndimage.gaussian_filter(absorbance.sum(axis=2), 1.0)
     prior = _stain_evidence(absorbance, seed) - _REACH_WEIGHT * (reach - _REACH).clip(0)
     if others.any():
-        prior[ndimage.distance_transform_edt(~others) < distance] = _EXCLUDED
+        prior[scipy.ndimage.distance_transform_edt(~others) < distance] = _EXCLUDED
     bins = _colour_bins(absorbance)
     # corners count as background even where the cell fills the image
     far = min(_FAR, float(np.quantile(reach, 1 - _CORNERS)))
@@ -159,9 +159,11 @@ def _learnt_evidence(bins: NDArray[np.int64], inside: Mask, outside: Mask) -> Pl
     shares = []
     for part in (inside, outside):
         counts = np.bincount(bins[part], minlength=_N_BINS**3).reshape(shape).astype(float)
-        shares.append(ndimage.gaussian_filter(counts, _BIN_SIGMA, mode="nearest") / max(counts.sum(), 0.1 * bins.size))
+        shares.append(
+            scipy.ndimage.gaussian_filter(counts, _BIN_SIGMA, mode="nearest") / max(counts.sum(), 0.1 * bins.size)
+        )
     ratio = np.log((shares[0] + _UNSEEN) / (shares[1] + _UNSEEN)).ravel()[bins]
-    evidence: Plane = np.tanh(ndimage.gaussian_filter(ratio, 1.0) / 2 - _BIAS)
+    evidence: Plane = np.tanh(scipy.ndimage.gaussian_filter(ratio, 1.0) / 2 - _BIAS)
     return evidence
 
 
@@ -174,8 +176,8 @@ def _cheapest_curve(evidence: Plane, brightness: Plane, centre: Plane, extent: f
     angle = np.arange(_N_RAYS)[:, None] * (2 * np.pi / _N_RAYS)
     radius = np.arange(n_radii)[None, :]
     at = np.stack([centre[0] + radius * np.sin(angle), centre[1] + radius * np.cos(angle)])
-    inside = ndimage.map_coordinates(evidence, at, order=1, mode="constant", cval=-1.0)
-    profile = ndimage.map_coordinates(brightness, at, order=1, mode="nearest")
+    inside = scipy.ndimage.map_coordinates(evidence, at, order=1, mode="constant", cval=-1.0)
+    profile = scipy.ndimage.map_coordinates(brightness, at, order=1, mode="nearest")
     # a pixel further out covers a longer arc
     gain = np.cumsum(inside * radius, axis=1) / extent
     contrast = max(float(np.ptp(brightness)), 1e-6)
@@ -216,14 +218,14 @@ def _nucleus_within(chromatin: Plane, cell: Mask, seed: Mask) -> Mask:
     area = int(cell.sum())
     if area == 0:
         return cell
-    smooth = ndimage.gaussian_filter(chromatin, _NUCLEUS_SMOOTHING * float(np.sqrt(area / np.pi)))
+    smooth = scipy.ndimage.gaussian_filter(chromatin, _NUCLEUS_SMOOTHING * float(np.sqrt(area / np.pi)))
     threshold = otsu(smooth[cell])
     if (seed & cell).any():
         threshold = min(threshold, _NUCLEUS_STAIN * float(np.median(smooth[seed & cell])))
     nucleus: Mask = cell & (smooth > threshold)
     speck = int(_SPECK_SHARE * area) + 1
     for part in (nucleus, ~nucleus & cell):
-        labels, _ = ndimage.label(part, EIGHT)
+        labels, _ = scipy.ndimage.label(part, EIGHT)
         small = np.bincount(labels.ravel()) <= speck
         small[0] = False
         nucleus = nucleus ^ small[labels]
@@ -299,7 +301,7 @@ def cut_source(image: NDArray[np.uint8], config: CellImageConfig) -> NDArray[np.
         return image
     height, width = image.shape[:2]
     factors = (RESIZED_PX / height, RESIZED_PX / width, 1)
-    small: NDArray[np.uint8] = ndimage.zoom(image, factors, order=1, mode="nearest", grid_mode=True)
+    small: NDArray[np.uint8] = scipy.ndimage.zoom(image, factors, order=1, mode="nearest", grid_mode=True)
     return small
 
 
@@ -316,7 +318,7 @@ def cell_image(image: NDArray[np.uint8], mask: Mask, config: CellImageConfig = _
     component = largest_component(mask, connectivity=config.connectivity)
     if not component.any():
         return CellImage(resized(image, config.size_px, config.resampling), "no white cell")
-    rows, columns = ndimage.find_objects(component.view(np.uint8))[0]
+    rows, columns = scipy.ndimage.find_objects(component.view(np.uint8))[0]
     height, width = mask.shape
     touches = rows.start == 0 or columns.start == 0 or rows.stop == height or columns.stop == width
     crop = np.where(component[..., None], image, np.uint8(config.background))
@@ -327,7 +329,7 @@ def cell_image(image: NDArray[np.uint8], mask: Mask, config: CellImageConfig = _
 
 def largest_component(mask: Mask, *, connectivity: Literal[4, 8] = 8) -> Mask:
     """The largest connected part of a mask (of equal ones the first in scan order); with 8, diagonal pixels touch."""
-    labels, n_labels = ndimage.label(mask, EIGHT if connectivity == 8 else None)
+    labels, n_labels = scipy.ndimage.label(mask, EIGHT if connectivity == 8 else None)
     largest: Mask = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])) if n_labels else np.zeros_like(mask)
     return largest
 
@@ -348,5 +350,5 @@ def resized(
     if resampling == "bicubic":
         return np.asarray(Image.fromarray(image).resize((size_px, size_px), Image.Resampling.BICUBIC))
     height, width = image.shape[:2]
-    square: NDArray[np.uint8] = ndimage.zoom(image, (size_px / height, size_px / width, 1), order=3)
+    square: NDArray[np.uint8] = scipy.ndimage.zoom(image, (size_px / height, size_px / width, 1), order=3)
     return square

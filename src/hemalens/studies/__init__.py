@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from hemalens.config import check_flag, check_text, check_texts
 from hemalens.errors import InputError, near_matches, public
 from hemalens.files import PathLike, as_path
 from hemalens.progress import Say
@@ -61,6 +60,8 @@ def run_study(
     `data` names the dataset of each role, or a list of them where a role takes several. `settings` are key=value.
     `published_only` leaves out the study's own rows. Raises `InputError` for an unknown study or role.
     """
+    # the help lists the studies, and shows nothing of what these load
+    from hemalens.config import check_flag, check_text, check_texts
     from hemalens.datasets.open import check_specs
 
     check_text(name, "the study")

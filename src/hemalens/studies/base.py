@@ -12,11 +12,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hemalens.config import StrictConfig, setting_paths
 from hemalens.errors import InputError, near_matches
 from hemalens.progress import Say
 
 if TYPE_CHECKING:
+    from hemalens.config import StrictConfig
     from hemalens.evaluation.results import Report
 
 
@@ -135,7 +135,8 @@ class Study(Description):
 
 def input_paths(data: Mapping[str, Sequence[str]], settings: Sequence[str]) -> list[Path]:
     """The paths of all data of a study, and of the files that its settings name."""
-    # the readers load SciPy, and the help lists the studies
+    # the help lists the studies, and needs no dataset
+    from hemalens.config import setting_paths
     from hemalens.datasets.open import spec_path
 
     return [*(spec_path(spec) for specs in data.values() for spec in specs), *setting_paths(settings)]

@@ -13,9 +13,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 from hemalens.datasets.synthetic.cells import CELL_TYPES, MORPHOLOGIES, Chromatin, Granules, Morphology, Nucleus
 from hemalens.datasets.synthetic.laboratory import Laboratory, absorbance
@@ -234,7 +234,7 @@ def photograph(field: Field, laboratory: Laboratory, rng: np.random.Generator) -
     # One noise for all channels: the camera's chroma subsampling leaves little coloured noise.
     noise = laboratory.noise_levels * white_noise(lamp.shape, rng)
     for channel in range(3):
-        plane = gaussian_filter(np.exp(-field[channel]) * lamp, blur_px, truncate=3.0)
+        plane = scipy.ndimage.gaussian_filter(np.exp(-field[channel]) * lamp, blur_px, truncate=3.0)
         pixels[..., channel] = np.clip(plane * light[channel] + noise + 0.5, 0.0, 255.0)
     if laboratory.jpeg_quality:
         buffer = io.BytesIO()

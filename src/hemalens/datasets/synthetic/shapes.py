@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 from hemalens.datasets.synthetic.cells import Morphology, Nucleus, Range
 from hemalens.datasets.synthetic.laboratory import Laboratory
@@ -76,7 +76,7 @@ def smooth_noise(shape: tuple[int, int], sigma_px: float, rng: np.random.Generat
     factor = max(1, int(sigma_px / 1.5))
     sigma = sigma_px / factor
     height, width = -(-shape[0] // factor) + 2, -(-shape[1] // factor) + 2
-    field = gaussian_filter(white_noise((height, width), rng), sigma, mode="wrap", truncate=3.0)
+    field = scipy.ndimage.gaussian_filter(white_noise((height, width), rng), sigma, mode="wrap", truncate=3.0)
     field *= 2.0 * math.sqrt(math.pi) * sigma  # a 2-D Gaussian kernel keeps 1 / (4 pi sigma^2) of the variance
     if factor > 1:
         enlarged = Image.fromarray(field).resize((width * factor, height * factor), Image.Resampling.BICUBIC)

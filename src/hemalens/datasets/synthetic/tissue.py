@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
-from scipy.spatial import cKDTree
 
 from hemalens.datasets.base import SYNTHETIC_MARKER
 from hemalens.files import atomic_dir
@@ -93,19 +92,19 @@ def drawn_tissue(kind: str, number: int, *, seed: int, side_px: int) -> Drawn:
     look = KINDS[kind]
     rng = np.random.default_rng([seed, list(KINDS).index(kind), number])
     shape = (side_px, side_px)
-    relief = gaussian_filter(rng.standard_normal(shape), side_px / 8, mode="wrap")
+    relief = scipy.ndimage.gaussian_filter(rng.standard_normal(shape), side_px / 8, mode="wrap")
     # the tissue covers about two thirds, in one patch or a few
     tissue = relief > np.quantile(relief, rng.uniform(0.25, 0.45))
     image = np.where(tissue[..., None], look.cytoplasm, STROMA) + _fibres(rng, shape)
     inside = _nuclei(look, rng, side_px) & tissue
     image[inside] = look.nucleus + 12 * rng.standard_normal((int(inside.sum()), 1))
-    image = gaussian_filter(image, (0.6, 0.6, 0)) + rng.normal(0, 2, (side_px, side_px, 3))
+    image = scipy.ndimage.gaussian_filter(image, (0.6, 0.6, 0)) + rng.normal(0, 2, (side_px, side_px, 3))
     return np.clip(image, 0, 255).astype(np.uint8), tissue.astype(np.uint8) * 255
 
 
 def _fibres(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
     """Streaks of one direction, (H, W, 1), as eosin shows collagen."""
-    streaks = gaussian_filter(rng.standard_normal(shape), (0.8, shape[1] / 12), mode="wrap")
+    streaks = scipy.ndimage.gaussian_filter(rng.standard_normal(shape), (0.8, shape[1] / 12), mode="wrap")
     shown: NDArray[np.float64] = (10 * streaks / streaks.std())[..., None]
     return shown
 
@@ -118,6 +117,6 @@ def _nuclei(look: Look, rng: np.random.Generator, side_px: int) -> NDArray[np.bo
     radii = look.radius * rng.uniform(0.7, 1.3, len(centres))
     ticks = (np.arange(side_px) + 0.5) / side_px
     points = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
-    distances, nearest = cKDTree(centres).query(points)
+    distances, nearest = scipy.spatial.cKDTree(centres).query(points)
     inside: NDArray[np.bool_] = (distances < radii[nearest]).reshape(side_px, side_px)
     return inside
