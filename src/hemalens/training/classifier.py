@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hemalens.evaluation import metrics
 from hemalens.imaging.reading import Preprocessing
 from hemalens.training.module import Learner, OptimiserConfig
+from hemalens.training.processes import WholeBatchNorm, gathered, n_ranks, share_of_loss
 
 Embedded = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Embeddings (n, d) and classes (n,) of images."""
@@ -107,9 +108,21 @@ class CellClassifier(Learner):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """The loss of one batch."""
         images, targets = batch
-        loss = self.loss(self.pixels(images), targets)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets))
+        if n_ranks() == 1:
+            loss = self.loss(self.pixels(images), targets)
+        else:
+            with WholeBatchNorm():
+                loss = self.loss(self.pixels(images), targets)
+            loss = loss * share_of_loss(self._weight_of(targets))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets), sync_dist=True)
         return loss
+
+    def _weight_of(self, targets: Tensor) -> Tensor:
+        """What images of these targets weigh together in the loss of their batch."""
+        if self.class_weights is None:
+            return torch.tensor(float(len(targets)), device=targets.device)
+        classes = torch.from_numpy(self.classes_of(targets.cpu().numpy()))
+        return self.class_weights[classes].sum().to(targets.device)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Keep the logits for the epoch's scores."""
@@ -118,8 +131,8 @@ class CellClassifier(Learner):
 
     def on_validation_epoch_end(self) -> None:
         """Accuracy, balanced accuracy and NLL of the validation part."""
-        logits = torch.cat([logits for logits, _ in self._validation]).numpy()
-        targets = torch.cat([targets for _, targets in self._validation]).numpy()
+        logits = gathered(torch.cat([logits for logits, _ in self._validation])).numpy()
+        targets = gathered(torch.cat([targets for _, targets in self._validation])).numpy()
         self._validation.clear()
         counts = metrics.confusion(targets, logits.argmax(axis=1), logits.shape[1])
         probabilities = softmax(logits.astype(np.float64), axis=1)

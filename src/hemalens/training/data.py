@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,16 @@ class PixelDataset(Dataset[tuple[Tensor, int]]):
         self.pixels = pixels
         self.targets = targets
         self.augment = augment
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process of this machine: mapped images by the name of their file."""
+        mapped = isinstance(self.pixels, np.memmap)
+        return self.__dict__ | ({"pixels": Path(str(self.pixels.filename))} if mapped else {})  # type: ignore[attr-defined]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self.pixels, Path):
+            self.pixels = np.load(self.pixels, mmap_mode="r")
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -94,13 +105,28 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.shuffle = shuffle
         self.reshuffle = reshuffle
         self.epoch = 0
+        self.share: tuple[int, int, int] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
         self.epoch = epoch
 
+    def take_share(self, rank: int, n_ranks: int, batch_size: int) -> None:
+        """Draw only the share of process `rank` of each batch; of a last batch too small to share, nothing."""
+        self.share = (rank, n_ranks, batch_size)
+
     def __len__(self) -> int:
-        return self.n_draws
+        return len(self._places())
+
+    def _places(self) -> NDArray[np.int64]:
+        """Places in the epoch's order that are drawn here."""
+        places = np.arange(self.n_draws)
+        if self.share is None:
+            return places
+        rank, n_ranks, batch_size = self.share
+        batches = np.split(places, range(batch_size, self.n_draws, batch_size))
+        shares = [np.array_split(batch, n_ranks)[rank] for batch in batches if len(batch) >= n_ranks]
+        return np.concatenate([places[:0], *shares])
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
@@ -112,4 +138,5 @@ class EpochSampler(Sampler[tuple[int, int]]):
         else:
             order = drawing.choice(self.n, self.n_draws, p=self.weights)
         seeds = rng.integers(2**31, size=self.n_draws)
-        yield from zip(order.tolist(), seeds.tolist(), strict=True)
+        places = self._places()
+        yield from zip(order[places].tolist(), seeds[places].tolist(), strict=True)

@@ -1,0 +1,257 @@
+"""Train in several processes of one machine: each takes its share of every batch, and gradients are averaged.
+
+The processes compute what one would with the same batches: batch norms use the statistics of the whole batch, and the loss
+of a share counts by its size. Results differ by rounding, and where a network or loss draws at random.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import hemalens.models._torchvision  # noqa: F401
+
+import torch
+import torch.distributed
+import torch.multiprocessing
+from torch import Tensor
+from torch.nn.functional import batch_norm
+from torch.overrides import TorchFunctionMode
+
+from hemalens import errors
+from hemalens.errors import ConfigError, HemalensError
+from hemalens.files import scratch_folder
+from hemalens.graphs.runtime import n_cores
+from hemalens.progress import is_quiet, set_quiet
+
+LAST_WORDS_S = 2.0
+"""How long the others may still report after one process has ended with an error."""
+
+
+def check_devices(devices: int, batch_size: int) -> None:
+    """Raise `ConfigError` for more `devices` than this machine has, or a batch that they cannot share equally."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    most, kind = (gpus, "GPU(s)") if gpus else (n_cores(), "processor core(s)")
+    if devices > most:
+        raise ConfigError(
+            "more devices than this machine has",
+            expected=f"devices of 1 to {most}, the {kind} here",
+            got=f"devices={devices}",
+            remedy="Set fewer with --devices.",
+        )
+    if batch_size % devices:
+        raise ConfigError(
+            "the devices cannot share a batch equally",
+            expected=f"a batch_size that {devices} divides",
+            got=f"batch_size={batch_size}",
+            remedy=f"Use --set batch_size={-(-batch_size // devices) * devices}, or another number of --devices.",
+        )
+
+
+def rank() -> int:
+    """This process among those of a training; 0 where there is one."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def n_ranks() -> int:
+    """Number of processes of this training."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def share_of_loss(weight: Tensor) -> Tensor:
+    """What the loss of this process's share of a batch counts, by the sum of its images' weights; 1 for equal shares."""
+    total = weight.detach().clone()
+    torch.distributed.all_reduce(total)
+    return weight * n_ranks() / total
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """The rows (n, ...) of all processes, in their order; shares may differ in size."""
+    if n_ranks() == 1:
+        return rows
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.distributed.get_backend() == "nccl" else rows.device
+    sizes = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(n_ranks())]
+    torch.distributed.all_gather(sizes, torch.tensor(len(rows), device=device))
+    padded = rows.new_zeros((int(max(sizes)), *rows.shape[1:]), device=device)
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in sizes]
+    torch.distributed.all_gather(parts, padded)
+    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)]).to(rows.device)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+def _summed(values: Tensor) -> Tensor:
+    found: Tensor = _Sum.apply(values)
+    return found
+
+
+class WholeBatchNorm(TorchFunctionMode):
+    """Inside the block, batch norms that train use the statistics of all processes' images.
+
+    The modules stay as they are, and so do checkpoints and export. Works on processors, where torch has no SyncBatchNorm.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is batch_norm:
+            return _whole_batch_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _whole_batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`torch.nn.functional.batch_norm` over the images of all processes."""
+    if not training:
+        return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    others = [0, *range(2, input.ndim)]
+    shape = [1, -1] + [1] * (input.ndim - 2)
+    x = input.float()
+    sums = _summed(torch.cat([x.sum(others), x.new_tensor([x.numel() / x.shape[1]])]))
+    n, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
+    centred = x - mean.view(shape)
+    variance = _summed(centred.square().sum(others)) / n
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            running_mean.lerp_(mean.detach().to(running_mean), momentum)
+            running_var.lerp_((variance.detach() * n / (n - 1)).to(running_var), momentum)
+    scale = (variance + eps).rsqrt() if weight is None else weight * (variance + eps).rsqrt()
+    found = centred * scale.view(shape)
+    return (found if bias is None else found + bias.view(shape)).to(input.dtype)
+
+
+def in_processes(n: int, work: Callable[..., None], *args: Any) -> None:
+    """Run `work(*args)` in `n` processes that form one training; the error of one ends all, and is raised here.
+
+    `work` and `args` pass through pipes. A program that trains so needs `if __name__ == "__main__":` around its calls.
+    """
+    context = torch.multiprocessing.get_context("spawn")
+    threads = max(1, torch.get_num_threads() // n)
+    with scratch_folder() as folder:
+        pipes, processes = [], []
+        try:
+            for number in range(n):
+                receiving, sending = context.Pipe(duplex=False)
+                given = (number, n, folder / "meeting", threads, is_quiet() or number > 0, sending, work, args)
+                process = context.Process(target=_rank_main, args=given)
+                process.start()
+                sending.close()
+                pipes.append(receiving)
+                processes.append(process)
+            _wait(processes, pipes)
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join(10)
+                process.kill()
+
+
+def _wait(processes: Sequence[Any], pipes: Sequence[Any]) -> None:
+    """Wait for the end of all processes; raises the first error."""
+    running = {process.sentinel: process for process in processes}
+    while running:
+        for ended in connection.wait(list(running)):
+            process = running.pop(ended)  # type: ignore[index]
+            process.join()
+            if process.exitcode:
+                raise _error(processes, pipes, process.exitcode)
+
+
+def _error(processes: Sequence[Any], pipes: Sequence[Any], exitcode: int) -> BaseException:
+    """The error that ended a training: a process's own, rather than what it made of the others."""
+    said: list[tuple[str, str]] = []
+    for pipe in connection.wait(list(pipes), LAST_WORDS_S):
+        with suppress(EOFError, OSError):
+            said.append(pipe.recv())  # type: ignore[union-attr]
+    for name, text in said:
+        if name == "KeyboardInterrupt":
+            return KeyboardInterrupt()
+        kind = getattr(errors, name, None)
+        if isinstance(kind, type) and issubclass(kind, HemalensError):
+            return kind(text)
+    got = f"{said[0][0]}: {said[0][1]}" if said else _ending(exitcode)
+    return HemalensError(
+        f"one of the {len(processes)} processes of the training ended",
+        got=got,
+        remedy="The same command resumes after the last whole epoch.",
+    )
+
+
+def _ending(exitcode: int) -> str:
+    return f"signal {-exitcode}, as where memory runs out" if exitcode < 0 else f"exit code {exitcode}"
+
+
+def _rank_main(
+    number: int,
+    n: int,
+    meeting: Path,
+    threads: int,
+    quiet: bool,
+    sending: Any,
+    work: Callable[..., None],
+    args: tuple[Any, ...],
+) -> None:
+    """One process of a training: joins the others, works, and reports its error."""
+    _end_with_parent()
+    set_quiet(quiet)
+    try:
+        torch.set_num_threads(threads)
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        os.environ["LOCAL_RANK"] = str(number)  # Lightning starts no processes of its own
+        if sys.platform == "linux":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        backend = "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(number)
+            backend = "nccl"
+        torch.distributed.init_process_group(backend, init_method=meeting.as_uri(), rank=number, world_size=n)
+        work(*args)
+        torch.distributed.destroy_process_group()
+    except BaseException as error:
+        with suppress(OSError):
+            sending.send((type(error).__name__, str(error)))
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _end_with_parent() -> None:
+    """End this process where the command that started it was killed."""
+    parent = torch.multiprocessing.parent_process()
+    if parent is None:
+        return
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
