@@ -2,8 +2,8 @@
 
 Both sides train EfficientNet-Lite0 on the same JPEGs, with the same batches, AdamW and threads. `robust` also trains its
 outline network, averages its weights and imitates laboratories; the plain loop has the same networks and number of passes.
-The plain loop is a torch DataLoader of two workers with Pillow and torchvision's transforms; `channels_last` is a second
-one, in the memory format that timm recommends.
+The plain loop is a torch DataLoader with Pillow and torchvision's transforms; `channels_last` is a second one, in
+the memory format that timm recommends. Two workers load images on each side.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from hemalens.training.laboratory_augmentation import LaboratoryAugmentation
 from hemalens.training.subclass_labels import FineLabels
 from hemalens.training.trainer import Schedule, train
 
+WORKERS = 2
+"""Processes that load images, on both sides."""
 PLAIN = {
     "finetune": [
         v2.RandomHorizontalFlip(),
@@ -92,7 +94,7 @@ def plain_epoch(cells: CellDataset, method: str, config: Any, *, channels_last: 
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05)
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99))
     size = config.image_size_px
-    loader = DataLoader(Folder(cells, size, method), config.batch_size, shuffle=True, num_workers=2, drop_last=True)
+    loader = DataLoader(Folder(cells, size, method), config.batch_size, shuffle=True, num_workers=WORKERS, drop_last=True)
     loss_of = nn.CrossEntropyLoss(label_smoothing=0.1)
     begun = time.perf_counter()
     for images, targets in loader:
@@ -130,6 +132,7 @@ def own_epoch(cells: CellDataset, method: str, config: Any, folder: Path) -> flo
         config.batch_size,
         sampler=EpochSampler(len(cells), seed=0),
         drop_last=True,
+        num_workers=config.n_loader_workers,
     )
     train(module, loader, None, run_dir=folder, schedule=Schedule(precision=config.precision))
     return time.perf_counter() - begun
@@ -171,7 +174,7 @@ def compare(cells: CellDataset, method: str, chosen: Any, top: Path) -> None:
     """Alternating rounds of both plain loops and ours; prints a line a round, and medians."""
     kind: Any = {"finetune": FinetuneConfig, "robust": RobustConfig}[method]
     more = {"mature_first": False, "images_per_epoch": None} if method == "robust" else {}
-    config = kind(epochs=1, image_size_px=chosen.size, batch_size=chosen.batch, **more)
+    config = kind(epochs=1, image_size_px=chosen.size, batch_size=chosen.batch, n_loader_workers=WORKERS, **more)
     n = len(cells) // chosen.batch * chosen.batch
     ratios: list[tuple[float, float]] = []
     for number in range(chosen.rounds):

@@ -6,12 +6,15 @@ of a share counts by its size. Results differ by rounding, and where a network o
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,8 @@ from hemalens.progress import is_quiet, set_quiet
 
 LAST_WORDS_S = 2.0
 """How long the others may still report after one process has ended with an error."""
+
+BATCH_NORM = inspect.signature(batch_norm)
 
 
 def check_devices(devices: int, batch_size: int) -> None:
@@ -119,19 +124,14 @@ class WholeBatchNorm(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _whole_batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """`torch.nn.functional.batch_norm` over the images of all processes."""
-    if not training:
-        return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+def _whole_batch_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """`torch.nn.functional.batch_norm`, with the same arguments, over the images of all processes."""
+    given = BATCH_NORM.bind(input, *args, **kwargs)
+    given.apply_defaults()
+    if not given.arguments["training"]:
+        return batch_norm(*given.args, **given.kwargs)
+    names = ("running_mean", "running_var", "weight", "bias", "momentum", "eps")
+    running_mean, running_var, weight, bias, momentum, eps = (given.arguments[name] for name in names)
     others = [0, *range(2, input.ndim)]
     shape = [1, -1] + [1] * (input.ndim - 2)
     x = input.float()
@@ -148,20 +148,29 @@ def _whole_batch_norm(
     return (found if bias is None else found + bias.view(shape)).to(input.dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class _Processes:
+    """The processes of a training: number, the file by which they meet, threads of each, and whether all are quiet."""
+
+    n: int
+    meeting: Path
+    threads: int
+    quiet: bool
+
+
 def in_processes(n: int, work: Callable[..., None], *args: Any) -> None:
     """Run `work(*args)` in `n` processes that form one training; the error of one ends all, and is raised here.
 
     `work` and `args` pass through pipes. A program that trains so needs `if __name__ == "__main__":` around its calls.
     """
     context = torch.multiprocessing.get_context("spawn")
-    threads = max(1, torch.get_num_threads() // n)
     with scratch_folder() as folder:
+        how = _Processes(n, folder / "meeting", max(1, torch.get_num_threads() // n), is_quiet())
         pipes, processes = [], []
         try:
             for number in range(n):
                 receiving, sending = context.Pipe(duplex=False)
-                given = (number, n, folder / "meeting", threads, is_quiet() or number > 0, sending, work, args)
-                process = context.Process(target=_rank_main, args=given)
+                process = context.Process(target=_rank_main, args=(number, how, sending, work, args))
                 process.start()
                 sending.close()
                 pipes.append(receiving)
@@ -187,18 +196,25 @@ def _wait(processes: Sequence[Any], pipes: Sequence[Any]) -> None:
 
 
 def _error(processes: Sequence[Any], pipes: Sequence[Any], exitcode: int) -> BaseException:
-    """The error that ended a training: a process's own, rather than what it made of the others."""
-    said: list[tuple[str, str]] = []
-    for pipe in connection.wait(list(pipes), LAST_WORDS_S):
-        with suppress(EOFError, OSError):
-            said.append(pipe.recv())  # type: ignore[union-attr]
-    for name, text in said:
+    """The error that ended a training: the first one, since the others fail for want of the process that had it."""
+    said: list[tuple[float, str, str]] = []
+    open_pipes, until = list(pipes), time.monotonic() + LAST_WORDS_S
+    while open_pipes and (ready := connection.wait(open_pipes, max(0.0, until - time.monotonic()))):
+        for pipe in ready:
+            open_pipes.remove(pipe)
+            with suppress(EOFError, OSError):  # ended without a word
+                said.append(pipe.recv())  # type: ignore[union-attr]
+    killed = [process.exitcode for process in processes if (process.exitcode or 0) < 0]
+    if killed or not said:
+        got = _ending(killed[0] if killed else exitcode)
+    else:
+        _, name, text = min(said)
         if name == "KeyboardInterrupt":
             return KeyboardInterrupt()
         kind = getattr(errors, name, None)
         if isinstance(kind, type) and issubclass(kind, HemalensError):
             return kind(text)
-    got = f"{said[0][0]}: {said[0][1]}" if said else _ending(exitcode)
+        got = f"{name}: {text}"
     return HemalensError(
         f"one of the {len(processes)} processes of the training ended",
         got=got,
@@ -210,21 +226,12 @@ def _ending(exitcode: int) -> str:
     return f"signal {-exitcode}, as where memory runs out" if exitcode < 0 else f"exit code {exitcode}"
 
 
-def _rank_main(
-    number: int,
-    n: int,
-    meeting: Path,
-    threads: int,
-    quiet: bool,
-    sending: Any,
-    work: Callable[..., None],
-    args: tuple[Any, ...],
-) -> None:
+def _rank_main(number: int, how: _Processes, sending: Any, work: Callable[..., None], args: tuple[Any, ...]) -> None:
     """One process of a training: joins the others, works, and reports its error."""
     _end_with_parent()
-    set_quiet(quiet)
+    set_quiet(how.quiet or number > 0)
     try:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(how.threads)
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         os.environ["LOCAL_RANK"] = str(number)  # Lightning starts no processes of its own
         if sys.platform == "linux":
@@ -233,12 +240,12 @@ def _rank_main(
         if torch.cuda.is_available():
             torch.cuda.set_device(number)
             backend = "nccl"
-        torch.distributed.init_process_group(backend, init_method=meeting.as_uri(), rank=number, world_size=n)
+        torch.distributed.init_process_group(backend, init_method=how.meeting.as_uri(), rank=number, world_size=how.n)
         work(*args)
         torch.distributed.destroy_process_group()
     except BaseException as error:
         with suppress(OSError):
-            sending.send((type(error).__name__, str(error)))
+            sending.send((time.time(), type(error).__name__, str(error)))
         sys.stderr.flush()
         os._exit(1)
 
