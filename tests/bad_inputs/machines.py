@@ -10,12 +10,12 @@ from bad_input_cases import Case, Place
 
 import trained
 
-NONE_LEFT = {**trained.FINETUNE, "epochs": 1}
+SMALL = {**trained.FINETUNE, "epochs": 1}
 
 
-def _train(place: Place, *more: object, method: str = "finetune") -> tuple[object, ...]:
-    settings = [word for text in trained.settings(NONE_LEFT) for word in ("--set", text)]
-    return ("train", method, "--train", f"folder:{place.cells(n=12)}", "--out", place.out, *settings, *more)
+def _train(place: Place, *more: object) -> tuple[object, ...]:
+    settings = [word for text in trained.settings(SMALL) for word in ("--set", text)]
+    return ("train", "finetune", "--train", f"folder:{place.cells(n=12)}", "--out", place.out, *settings, *more)
 
 
 @contextmanager
@@ -28,9 +28,8 @@ def _machine(**values: object) -> Iterator[None]:
         yield
 
 
-def _case(name: str, says: tuple[str, ...], *more: object, method: str = "finetune", **machine: object) -> Case:
-    around = lambda place: _machine(**machine)  # noqa: E731
-    return Case(name, lambda place: _train(place, *more, method=method), says, around=around)
+def _case(name: str, says: tuple[str, ...], *more: object, **machine: object) -> Case:
+    return Case(name, lambda place: _train(place, *more), says, around=lambda: _machine(**machine))
 
 
 CASES = (

@@ -17,7 +17,14 @@ from hemalens.methods.base import AuxiliaryRole, Method
 from hemalens.models.backbone import BackboneConfig, create_backbone, preprocessing_of
 from hemalens.models.freezing import freeze_first_blocks, open_last_stages, start_head_near_zero
 from hemalens.training.classifier import CellClassifier
-from hemalens.training.fit import TrainingConfig, TrainingData, check_machine, check_parts, fit_network, set_batch_norm_momentum
+from hemalens.training.fit import (
+    TrainingConfig,
+    TrainingData,
+    check_machine,
+    check_parts,
+    fit_network,
+    set_batch_norm_momentum,
+)
 from hemalens.training.masks import without_background
 from hemalens.training.pretraining import PretrainingConfig, pretrained
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -108,21 +109,18 @@ class CellClassifier(Learner):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """The loss of one batch."""
         images, targets = batch
-        if n_ranks() == 1:
+        with WholeBatchNorm() if n_ranks() > 1 else nullcontext():
             loss = self.loss(self.pixels(images), targets)
-        else:
-            with WholeBatchNorm():
-                loss = self.loss(self.pixels(images), targets)
-            loss = loss * share_of_loss(self._weight_of(targets))
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets), sync_dist=True)
+        share, n_images = share_of_loss(self._weight_of(targets), len(targets))
+        loss = loss * share
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=n_images, sync_dist=True)
         return loss
 
-    def _weight_of(self, targets: Tensor) -> Tensor:
+    def _weight_of(self, targets: Tensor) -> float:
         """What images of these targets weigh together in the loss of their batch."""
         if self.class_weights is None:
-            return torch.tensor(float(len(targets)), device=targets.device)
-        classes = torch.from_numpy(self.classes_of(targets.cpu().numpy()))
-        return self.class_weights[classes].sum().to(targets.device)
+            return float(len(targets))
+        return float(self.class_weights[torch.from_numpy(self.classes_of(targets.cpu().numpy()))].sum())
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Keep the logits for the epoch's scores."""

@@ -70,11 +70,17 @@ def n_ranks() -> int:
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
-def share_of_loss(weight: Tensor) -> Tensor:
-    """What the loss of this process's share of a batch counts, by the sum of its images' weights; 1 for equal shares."""
-    total = weight.detach().clone()
+def share_of_loss(weight: float, n_images: int) -> tuple[float, int]:
+    """What the loss of this process's share of a batch counts, 1 for equal shares, and the images of the whole batch.
+
+    `weight` and `n_images` are of the share: the sum of its images' weights in the loss, and their number.
+    """
+    if n_ranks() == 1:
+        return 1.0, n_images
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    total = torch.tensor([weight, n_images], dtype=torch.float64, device=device)
     torch.distributed.all_reduce(total)
-    return weight * n_ranks() / total
+    return weight * n_ranks() / float(total[0]), int(total[1])
 
 
 def gathered(rows: Tensor) -> Tensor:
