@@ -33,10 +33,10 @@ def _case(name: str, says: tuple[str, ...], *more: object, **machine: object) ->
 
 
 CASES = (
-    _case("no device", ("--devices", "not in the range"), "--devices", 0),
-    _case("fewer than no device", ("--devices", "not in the range"), "--devices", -2),
-    _case("half a device", ("--devices", "0.5"), "--devices", 0.5),
-    _case("devices by name", ("--devices", "all"), "--devices", "all"),
+    _case("no device", ("key 'devices'", "greater than or equal to 1", "got 0"), "--devices", 0),
+    _case("fewer than no device", ("key 'devices'", "greater than or equal to 1", "got -2"), "--devices", -2),
+    _case("half a device", ("--devices", "a valid integer"), "--devices", 0.5),
+    _case("devices by name", ("--devices", "a valid integer"), "--devices", "all"),
     _case("a setting of no device", ("key 'devices'", "greater than or equal to 1", "got 0"), "--set", "devices=0"),
     _case(
         "more devices than cores",

@@ -48,7 +48,7 @@ ConfigFile = Annotated[
 ]
 Devices = Annotated[
     int | None,
-    typer.Option(min=1, max=1024, metavar="N", help="GPUs, or processes, that share a batch.", rich_help_panel=ADVANCED),
+    typer.Option(metavar="N", help="GPUs that share a batch.", rich_help_panel=ADVANCED),
 ]
 Validation = Annotated[
     str | None,

@@ -25,7 +25,7 @@ from hemalens.progress import track
 
 def _uint8_graph(preprocessing: Preprocessing) -> onnx.ModelProto:
     """image uint8 (n, h, w, 3) -> small uint8 (n, 3, size, size): a quarter of the cache that floats would take."""
-    shape = ["n", 3, preprocessing.size_px, preprocessing.size_px]
+    shape: list[int | str] = ["n", 3, preprocessing.size_px, preprocessing.size_px]
     node = helper.make_node("Cast", ["resized"], ["small"], to=TensorProto.UINT8)
     small = helper.make_tensor_value_info("small", TensorProto.UINT8, shape)
     return join(resize_graph(preprocessing), make_model([node], [float_value("resized", shape)], [small], []))

@@ -145,13 +145,7 @@ def fit_network(
     shown_held = PixelDataset(held, validation.targets, None)
     training, checking = _loaders(module, learned, shown_held, config, weights)
     module.score = f"val_{config.selection_score}"
-    schedule = Schedule(
-        config.patience,
-        config.kept_epoch,
-        precision=config.precision,
-        accumulate=config.accumulate,
-        devices=config.devices,
-    )
+    schedule = _schedule(config)
     if config.epochs:
         train(module, training, checking, run_dir=run_dir, schedule=schedule)
     else:
@@ -180,6 +174,16 @@ def fit_network(
     bundle = export_bundle(trained, run_dir / "bundle", extra_files={WEIGHTS: tensor_bytes(module.weights())})
     shutil.rmtree(scratch, ignore_errors=True)
     return bundle
+
+
+def _schedule(config: TrainingConfig) -> Schedule:
+    return Schedule(
+        config.patience,
+        config.kept_epoch,
+        precision=config.precision,
+        accumulate=config.accumulate,
+        devices=config.devices,
+    )
 
 
 def _calibrated(

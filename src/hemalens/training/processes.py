@@ -114,7 +114,7 @@ class _Sum(torch.autograd.Function):
 
 
 def _summed(values: Tensor) -> Tensor:
-    found: Tensor = _Sum.apply(values)
+    found: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -151,7 +151,8 @@ def _whole_batch_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             running_var.lerp_((variance.detach() * n / (n - 1)).to(running_var), momentum)
     scale = (variance + eps).rsqrt() if weight is None else weight * (variance + eps).rsqrt()
     found = centred * scale.view(shape)
-    return (found if bias is None else found + bias.view(shape)).to(input.dtype)
+    shifted: Tensor = found if bias is None else found + bias.view(shape)
+    return shifted.to(input.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,7 @@ def _error(processes: Sequence[Any], pipes: Sequence[Any], exitcode: int) -> Bas
         for pipe in ready:
             open_pipes.remove(pipe)
             with suppress(EOFError, OSError):  # ended without a word
-                said.append(pipe.recv())  # type: ignore[union-attr]
+                said.append(pipe.recv())  # type: ignore[union-attr, call-arg, arg-type]
     killed = [process.exitcode for process in processes if (process.exitcode or 0) < 0]
     if killed or not said:
         got = _ending(killed[0] if killed else exitcode)
