@@ -69,7 +69,7 @@ ValidationFraction = Annotated[
 ]
 LeaveOut = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Laboratory not to learn from; repeatable.", rich_help_panel=ADVANCED),
+    typer.Option(metavar="NAME", help="Laboratory left out; repeatable.", rich_help_panel=ADVANCED),
 ]
 
 
