@@ -46,6 +46,10 @@ Weights = Annotated[
 ConfigFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Settings of the method, TOML.", rich_help_panel=ADVANCED)
 ]
+Devices = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="GPUs that share a batch.", rich_help_panel=ADVANCED),
+]
 Validation = Annotated[
     str | None,
     typer.Option(
@@ -65,7 +69,7 @@ ValidationFraction = Annotated[
 ]
 LeaveOut = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Laboratory not to learn from; repeatable.", rich_help_panel=ADVANCED),
+    typer.Option(metavar="NAME", help="Laboratory left out; repeatable.", rich_help_panel=ADVANCED),
 ]
 
 
@@ -104,6 +108,7 @@ def train(
     settings: Set = None,
     weights: Weights = None,
     config: ConfigFile = None,
+    devices: Devices = None,
     validation: Validation = None,
     test_fraction: TestFraction = 0.2,
     validation_fraction: ValidationFraction = 0.15,
@@ -141,7 +146,8 @@ def train(
         strict=strict,
         leave_out=tuple(leave_out or ()),
     )
-    chosen = [*(settings or []), *([f"weights={weights}"] if weights else [])]
+    named = {"weights": weights, "devices": devices}
+    chosen = [*(settings or []), *(f"{name}={value}" for name, value in named.items() if value is not None)]
     made, run = _run_of(method)
     report = run(data, out=out, settings=chosen, options=options, seed=seed, overwrite=overwrite, say=talk.say)
     show_report(talk, report, out)

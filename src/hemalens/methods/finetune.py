@@ -17,7 +17,14 @@ from hemalens.methods.base import AuxiliaryRole, Method
 from hemalens.models.backbone import BackboneConfig, create_backbone, preprocessing_of
 from hemalens.models.freezing import freeze_first_blocks, open_last_stages, start_head_near_zero
 from hemalens.training.classifier import CellClassifier
-from hemalens.training.fit import TrainingConfig, TrainingData, check_parts, fit_network, set_batch_norm_momentum
+from hemalens.training.fit import (
+    TrainingConfig,
+    TrainingData,
+    check_machine,
+    check_parts,
+    fit_network,
+    set_batch_norm_momentum,
+)
 from hemalens.training.masks import without_background
 from hemalens.training.pretraining import PretrainingConfig, pretrained
 
@@ -74,6 +81,7 @@ def fit_as(
 ) -> Bundle:
     """`fit` for a method of another name, which the bundle stores."""
     held = check_parts(method, validation, auxiliary, [PRETRAINING])
+    check_machine(config, held)
     seed = int(rng.integers(2**31))
     preprocessing = preprocessing_of(config)
     without_background(train, config.masks, preprocessing)  # raises before hours of pretraining, not after

@@ -32,7 +32,7 @@ from hemalens.taxonomy import is_mature
 from hemalens.training.augmentation import Augmentation, AugmentationConfig
 from hemalens.training.classifier import CellClassifier, Embedded
 from hemalens.training.ema import average_into
-from hemalens.training.fit import TrainingData, check_parts, fit_network, set_batch_norm_momentum
+from hemalens.training.fit import TrainingData, check_machine, check_parts, fit_network, set_batch_norm_momentum
 from hemalens.training.laboratory_augmentation import LaboratoryAugmentation, LaboratoryConfig
 from hemalens.training.masks import without_background
 from hemalens.training.mature_types import AT_ALL, FurtherTypes, MatureTypes, held_back
@@ -285,6 +285,7 @@ def fit(
 ) -> Bundle:
     """Train for all epochs, calibrate the averaged weights on `validation`, export them."""
     held = check_parts("robust", validation, auxiliary, [PRETRAINING])
+    check_machine(config, held)
     seed = int(rng.integers(2**31))
     preprocessing = preprocessing_of(config)
     without_background(train, config.masks, preprocessing)  # raises before hours of pretraining, not after

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from hemalens.evaluation import metrics
 from hemalens.imaging.reading import Preprocessing
 from hemalens.training.module import Learner, OptimiserConfig
+from hemalens.training.processes import WholeBatchNorm, gathered, n_ranks, share_of_loss
 
 Embedded = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Embeddings (n, d) and classes (n,) of images."""
@@ -107,9 +109,18 @@ class CellClassifier(Learner):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """The loss of one batch."""
         images, targets = batch
-        loss = self.loss(self.pixels(images), targets)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets))
+        with WholeBatchNorm() if n_ranks() > 1 else nullcontext():
+            loss = self.loss(self.pixels(images), targets)
+        share, n_images = share_of_loss(self._weight_of(targets), len(targets))
+        loss = loss * share
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=n_images, sync_dist=True)
         return loss
+
+    def _weight_of(self, targets: Tensor) -> float:
+        """What images of these targets weigh together in the loss of their batch."""
+        if self.class_weights is None:
+            return float(len(targets))
+        return float(self.class_weights[torch.from_numpy(self.classes_of(targets.cpu().numpy()))].sum())
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Keep the logits for the epoch's scores."""
@@ -118,8 +129,8 @@ class CellClassifier(Learner):
 
     def on_validation_epoch_end(self) -> None:
         """Accuracy, balanced accuracy and NLL of the validation part."""
-        logits = torch.cat([logits for logits, _ in self._validation]).numpy()
-        targets = torch.cat([targets for _, targets in self._validation]).numpy()
+        logits = gathered(torch.cat([logits for logits, _ in self._validation])).numpy()
+        targets = gathered(torch.cat([targets for _, targets in self._validation])).numpy()
         self._validation.clear()
         counts = metrics.confusion(targets, logits.argmax(axis=1), logits.shape[1])
         probabilities = softmax(logits.astype(np.float64), axis=1)

@@ -35,7 +35,8 @@ from hemalens.training.data import EpochSampler, PixelDataset, resized_images
 from hemalens.training.imitations import imitations_of
 from hemalens.training.masks import MaskUse, training_images, without_background
 from hemalens.training.module import MOST, OptimiserConfig
-from hemalens.training.trainer import KeptEpoch, Precision, Schedule, train
+from hemalens.training.processes import check_devices
+from hemalens.training.trainer import KeptEpoch, Precision, Schedule, train, uses_bf16
 
 BATCH_NORM_MOMENTUM = 0.1
 """Share of each batch in the running statistics (torch's own default)."""
@@ -56,7 +57,8 @@ class TrainingConfig(BackboneConfig):
     `calibrate`: scale the logits by a temperature fitted on the validation part. `images_per_epoch`: images drawn an
     epoch, None for as many as there are; a fixed number gives small and large training sets the same number of steps.
     `masks`: how the masks of training images are used. `n_loader_workers`: 0 loads in the training process; the result
-    does not depend on it.
+    does not depend on it. `precision`: "bf16" multiplies in 16 bits, "auto" where that is faster. `devices`: GPUs of this
+    machine, or processes without a GPU, that share each batch; it stays one batch of `batch_size` images.
 
     Without patience and calibration, the last epoch kept, the validation part is only watched: its scores are in the
     history, the bundle does not depend on it, and may be tested on it. Such a bundle has no reference statistics.
@@ -76,6 +78,7 @@ class TrainingConfig(BackboneConfig):
     selection_score: Literal["balanced_accuracy", "accuracy"] = "balanced_accuracy"
     calibrate: bool = True
     precision: Precision = "auto"
+    devices: int = Field(default=1, ge=1, le=1024)
     n_loader_workers: int = Field(default=0, ge=0, le=256)
     optimiser: OptimiserConfig = OptimiserConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -129,7 +132,7 @@ def fit_network(
 
     `augment` changes a training image uint8 (3, H, W); None for the configured augmentation.
     """
-    _check_sampling(config)
+    check_machine(config, data.validation)
     preprocessing, scratch = module.preprocessing, run_dir / "scratch"
     shown, train_part, validation = (
         without_background(part, config.masks, preprocessing)
@@ -142,7 +145,7 @@ def fit_network(
     shown_held = PixelDataset(held, validation.targets, None)
     training, checking = _loaders(module, learned, shown_held, config, weights)
     module.score = f"val_{config.selection_score}"
-    schedule = Schedule(config.patience, config.kept_epoch, precision=config.precision, accumulate=config.accumulate)
+    schedule = _schedule(config)
     if config.epochs:
         train(module, training, checking, run_dir=run_dir, schedule=schedule)
     else:
@@ -173,6 +176,16 @@ def fit_network(
     return bundle
 
 
+def _schedule(config: TrainingConfig) -> Schedule:
+    return Schedule(
+        config.patience,
+        config.kept_epoch,
+        precision=config.precision,
+        accumulate=config.accumulate,
+        devices=config.devices,
+    )
+
+
 def _calibrated(
     module: CellClassifier, learned: PixelDataset, held: PixelDataset, imitated: Sequence[CellDataset], scratch: Path
 ) -> float:
@@ -194,6 +207,20 @@ def _calibrated(
     with torch.inference_mode():
         logits: NDArray[np.float32] = module.classify(torch.from_numpy(home[0])).numpy()
     return fit_temperature(logits, held.targets)
+
+
+def check_machine(config: TrainingConfig, validation: CellDataset) -> None:
+    """Raise `ConfigError` for a precision or devices that this machine lacks, and for images that cannot be shared."""
+    _check_sampling(config)
+    uses_bf16(config.precision)
+    check_devices(config.devices, config.batch_size)
+    if len(validation) < config.devices:
+        raise ConfigError(
+            "the validation part is too small for the devices",
+            expected=f"{config.devices} images or more",
+            got=str(len(validation)),
+            remedy="Set fewer with --devices.",
+        )
 
 
 def _check_sampling(config: TrainingConfig) -> None:

@@ -17,6 +17,9 @@ from hemalens.errors import ConfigError
 MOST = 1_000_000
 """Largest number of epochs, steps or images of a batch: what a machine still counts, and more than any training needs."""
 
+APART = 1_000_003
+"""Distance of the seeds of two processes, more than any number of epochs."""
+
 
 class OptimiserConfig(StrictConfig):
     """AdamW (without weight decay: Adam) and the learning-rate schedule.
@@ -69,10 +72,10 @@ class Learner(lightning.LightningModule):
                 module.eval()
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        """Seed the draws in the network and the loss by the epoch."""
+        """Seed the draws in the network and the loss by the epoch and the process."""
         if batch_index == 0:
             # loaders draw when the epoch begins, in a resumed run before that hook and otherwise after it
-            torch.manual_seed(self.seed + self.current_epoch)
+            torch.manual_seed(self.seed + self.current_epoch + APART * self.global_rank)
 
     def configure_optimizers(self) -> Any:
         """AdamW over the open parameters; a factor on the rate at every step."""

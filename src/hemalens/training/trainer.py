@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -17,15 +18,18 @@ import hemalens.models._torchvision  # noqa: F401
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import disable_possible_user_warnings
 from torch.utils.data import DataLoader
 
-from hemalens.errors import InputError
+from hemalens.errors import ConfigError, InputError
 from hemalens.files import parse_json, write_text
 from hemalens.progress import Advance, track
 from hemalens.training.checkpoints import SafetensorsCheckpointIO
 from hemalens.training.module import Learner
+from hemalens.training.processes import in_processes, n_ranks, rank
 
 Precision = Literal["auto", "fp32", "bf16"]
 KeptEpoch = Literal["best", "last"]
@@ -45,6 +49,20 @@ def gains_from_bf16() -> bool:
     return _in_hardware("amx_bf16", "bf16")
 
 
+def uses_bf16(precision: Precision) -> bool:
+    """Whether a training multiplies in bfloat16; raises `ConfigError` where it is asked to and the device cannot."""
+    if precision == "auto":
+        return gains_from_bf16()
+    if precision == "bf16" and not has_bf16():
+        raise ConfigError(
+            "this device does not multiply in bfloat16",
+            expected="a processor with AVX-512 BF16 or AMX, or a GPU with bfloat16",
+            got="precision=bf16",
+            remedy="Use --set precision=fp32, or auto.",
+        )
+    return precision == "bf16"
+
+
 def _in_hardware(*flags: str) -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -61,12 +79,13 @@ def _cpu_flag(*names: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Early stopping, the epoch whose weights are kept, precision and gradient accumulation of a training."""
+    """Early stopping, the epoch whose weights are kept, precision, gradient accumulation and devices of a training."""
 
     patience: int | None = None
     kept_epoch: KeptEpoch = "last"
     precision: Precision = "auto"
     accumulate: int = 1
+    devices: int = 1
 
 
 class _Finite(Callback):
@@ -89,6 +108,8 @@ class _History(Callback):
         self.path = path
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
         row = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         # an epoch whose checkpoint was not written is listed already
@@ -153,12 +174,38 @@ def train(
     finished = checkpoints / "finished"
     # a run that failed after early stopping is not trained further
     if not finished.is_file():
-        _fit(module, training, validation, run_dir=run_dir, schedule=schedule)
+        if schedule.devices > 1:
+            in_processes(schedule.devices, _fit_share, module, training, validation, run_dir, schedule)
+        else:
+            _fit(module, training, validation, run_dir=run_dir, schedule=schedule)
         write_text(finished, "")
     kept = "last" if module.score is None else schedule.kept_epoch
     state = SafetensorsCheckpointIO().load_checkpoint(checkpoints / f"{kept}.ckpt")
     module.load_state_dict(state["state_dict"])
     module.cpu().eval()
+
+
+def _fit_share(
+    module: Learner, training: DataLoader[Any], validation: DataLoader[Any] | None, run_dir: Path, schedule: Schedule
+) -> None:
+    """`_fit` in one of several processes, on its share of every batch."""
+    held = None if validation is None else _share(validation)
+    # torch passes tensors to a process in shared memory
+    _fit(copy.deepcopy(module), _share(training), held, run_dir=run_dir, schedule=schedule)
+
+
+def _share(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """A loader of this process's share of each batch of `loader`, whose sampler is an `EpochSampler`."""
+    sampler: Any = loader.sampler
+    n, batch_size = n_ranks(), loader.batch_size or 1
+    sampler.take_share(rank(), n, batch_size)
+    return DataLoader(loader.dataset, -(-batch_size // n), sampler=sampler, num_workers=loader.num_workers)
+
+
+def _strategy(schedule: Schedule) -> Any:
+    if schedule.devices == 1:
+        return "auto"
+    return DDPStrategy(cluster_environment=LightningEnvironment())
 
 
 def _fit(
@@ -175,13 +222,14 @@ def _fit(
     last = ModelCheckpoint(checkpoints, filename="last", save_top_k=1, enable_version_counter=False, every_n_epochs=1)
     stopping = [EarlyStopping(score, mode="max", patience=schedule.patience)] if schedule.patience and score else []
     history = _History(run_dir / "history.jsonl")
-    chosen = ("bf16" if gains_from_bf16() else "fp32") if schedule.precision == "auto" else schedule.precision
     with _quiet_lightning(), track("training", module.epochs * len(training)) as advance:
         trainer = lightning.Trainer(
             max_epochs=module.epochs,
             accelerator="auto",
-            devices=1,
-            precision="bf16-mixed" if chosen == "bf16" else "32-true",
+            devices=schedule.devices,
+            strategy=_strategy(schedule),
+            use_distributed_sampler=False,
+            precision="bf16-mixed" if uses_bf16(schedule.precision) else "32-true",
             callbacks=[_Finite(), *best, *stopping, history, _Bar(advance, score), last],
             plugins=[SafetensorsCheckpointIO()],
             logger=False,
