@@ -24,7 +24,7 @@ from hemalens.taxonomy import AS_LABELLED
 from hemalens.trust.conformal import COVERAGE, check_coverage
 from hemalens.trust.domain_shift import DETECTED
 from hemalens.trust.guarantee import SetGuarantee
-from hemalens.trust.monitor import BatchReport
+from hemalens.trust.monitor import BatchReport, Monitor
 from hemalens.trust.review import Reason, ToReview
 
 
@@ -53,10 +53,11 @@ class PredictionSummary:
     """What was left out of the folder or dataset, and how its images were read."""
 
 
-class _Counts:
+class Counts:
     """Counts the predictions of a run."""
 
     def __init__(self) -> None:
+        self.n_rows = 0
         self.labels: Counter[str] = Counter()
         self.cells: Counter[CellFound] = Counter()
         self.reasons: Counter[CellReason] = Counter()
@@ -68,6 +69,7 @@ class _Counts:
 
     def add(self, prediction: Prediction) -> None:
         """Count one."""
+        self.n_rows += 1
         if prediction.error is not None:
             self.errors += 1
             self.first_error = self.first_error or prediction.error
@@ -80,6 +82,24 @@ class _Counts:
         if prediction.label is not None:
             self.labels[prediction.label] += 1
             self.n_abstained += prediction.abstained
+
+    def summary(
+        self, labels: Sequence[str], monitor: Monitor, trust: BatchReport, notes: Sequence[str]
+    ) -> PredictionSummary:
+        """The summary of the run, with the `labels` in their order and what the `monitor` reports at the end."""
+        return PredictionSummary(
+            self.n_rows,
+            by_label={label: self.labels[label] for label in labels if self.labels[label]},
+            n_abstained=self.n_abstained,
+            n_unreadable=self.errors,
+            first_error=self.first_error,
+            cell_found=dict(self.cells),
+            cell_reasons=dict(self.reasons.most_common()),
+            review=None if monitor.reviewer is None else self.review.counts,
+            trust=trust,
+            sets=monitor.guarantee(trust.shift.verdict),
+            notes=tuple(notes),
+        )
 
 
 @public
@@ -128,24 +148,12 @@ def predict(
             sets = monitor.guarantee(trust.shift.verdict)
             ranks = counts.review.foreign() if trust.shift.verdict == DETECTED else ()
             revise(temporary, ranks=ranks, sets=None if sets is None or sets.at_home else counts.later_sets)
-        return PredictionSummary(
-            len(images),
-            by_label={label: counts.labels[label] for label in predictor.labels if counts.labels[label]},
-            n_abstained=counts.n_abstained,
-            n_unreadable=counts.errors,
-            first_error=counts.first_error,
-            cell_found=dict(counts.cells),
-            cell_reasons=dict(counts.reasons.most_common()),
-            review=None if monitor.reviewer is None else counts.review.counts,
-            trust=trust,
-            sets=sets,
-            notes=tuple(notes),
-        )
+        return counts.summary(predictor.labels, monitor, trust, notes)
 
 
-def _written(path: Path, predictor: Predictor, images: Sequence[Record]) -> _Counts:
+def _written(path: Path, predictor: Predictor, images: Sequence[Record]) -> Counts:
     """Write the table of all predictions, before the domain shift is known, and count them."""
-    counts = _Counts()
+    counts = Counts()
     with row_writer(path, RowFormat.of(predictor, images)) as write, track("predicting", len(images)) as progress:
         for prediction in predictor.predict(images):
             write(prediction)
