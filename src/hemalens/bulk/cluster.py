@@ -33,15 +33,19 @@ _ENVIRONMENT = {
 }
 
 
+def check_cluster(options: BulkOptions) -> None:
+    """Raise `MissingExtraError` without Ray, and `InputError` where the address does not answer; before any work."""
+    require_extra("ray", "ray", "--engine ray")
+    if options.address not in (None, "auto"):
+        check_answers(str(options.address))
+
+
 @contextmanager
 def connected(options: BulkOptions) -> Iterator[Any]:
     """The module `ray`, connected, inside the block; a connection that the program has already is used and stays.
 
-    Raises `MissingExtraError` without Ray, and `InputError` where it does not start or the address does not answer.
+    Raises `InputError` where Ray does not start, or its cluster cannot be used.
     """
-    require_extra("ray", "ray", "--engine ray")
-    if options.address not in (None, "auto"):
-        check_answers(str(options.address))
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with silent():

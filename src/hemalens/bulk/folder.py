@@ -151,6 +151,6 @@ def _set_aside(path: Path, old: Path) -> None:
 
 
 def _drop_unused(new: Path) -> None:
-    """Remove the folder of a run that has made nothing yet."""
-    if set(files_below(new)) <= {MANIFEST}:
+    """Remove the folder of a run that has made nothing yet: no file lies below a folder in it."""
+    if not any("/" in name for name in files_below(new)):
         shutil.rmtree(new, ignore_errors=True)

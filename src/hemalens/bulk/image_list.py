@@ -37,11 +37,11 @@ class ImageList:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def digest(self, shard_size: int) -> str:
+    def digest(self) -> str:
         """A digest of the rows in their order."""
         digest = hashlib.sha256()
-        for first in range(0, len(self), shard_size):
-            part = self.table.slice(first, shard_size)
+        for first in range(0, len(self), ROWS_AT_ONCE):
+            part = self.table.slice(first, ROWS_AT_ONCE)
             for name in COLUMNS:
                 column = part[name]
                 if column.null_count < len(column):

@@ -112,11 +112,10 @@ def run_units(
         fn_constructor_args=({**task, "version": __version__},),
         batch_size=1,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=n),
+        # without a queue of its own, so that no actor is left with several units at the end; by Ray Data's defaults actors
+        # spread over the nodes, restart, and begin again what a lost one had begun
+        compute=ActorPoolStrategy(size=n, max_tasks_in_flight_per_actor=1),
         num_cpus=1,
-        scheduling_strategy="SPREAD",
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     try:
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

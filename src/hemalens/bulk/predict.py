@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from hemalens.bulk.cluster import connected
+from hemalens.bulk.cluster import check_cluster, connected
 from hemalens.bulk.folder import Work, open_work
 from hemalens.bulk.image_list import ImageList, write_list
 from hemalens.bulk.listing import list_images
@@ -20,7 +21,7 @@ from hemalens.bundle.artifact import MANIFEST as BUNDLE_MANIFEST
 from hemalens.bundle.bundle import Bundle, BundleLike, bundle_folder, open_bundle
 from hemalens.config import check_flag, check_share
 from hemalens.datasets.open import check_spec, spec_path
-from hemalens.errors import HemalensError, public, require_extra
+from hemalens.errors import HemalensError, OutputError, one_line, public
 from hemalens.files import PathLike, as_path, output_errors, sha256_file
 from hemalens.inference.predict import Counts, PredictionSummary
 from hemalens.inference.revision import revise
@@ -49,13 +50,14 @@ def predict_on_ray(
     Raises `MissingExtraError` without Ray.
     """
     out = as_path(out, "out").absolute()
+    check_folder_name(out)
     check_flag(embeddings, "embeddings")
     check_share(abstain_below, "the abstention threshold")
     if coverage is not None:
         check_coverage(coverage)
     options.check()
     source = check_spec(source, "the source of the images")
-    require_extra("ray", "ray", "--engine ray")
+    check_cluster(options)
     inputs = [bundle_folder(bundle), *([] if is_address(source) else [spec_path(source)])]
     opened = open_bundle(bundle)
     images = list_images(source)
@@ -64,7 +66,7 @@ def predict_on_ray(
     request = {
         "job": "predict",
         "bundle": sha256_file(opened.path / BUNDLE_MANIFEST),
-        "images": images.digest(size),
+        "images": images.digest(),
         "options": {**rows, "shard_size": size},
     }
     with open_work(out, request, overwrite=overwrite, inputs=inputs) as work:
@@ -75,6 +77,12 @@ def predict_on_ray(
         summary = run.complete(coverage)
         work.finish(run.manifest(source, summary), (ROWS,))
     return summary
+
+
+def check_folder_name(out: Path) -> None:
+    """Raise `OutputError` for the name of a table, of which a run on Ray writes many."""
+    if out.suffix in (".csv", ".parquet"):
+        raise OutputError(f"{one_line(out.name)} is the name of a file", expected="a folder as --out, with --engine ray")
 
 
 class _Run:
@@ -127,7 +135,7 @@ class _Run:
         found = self._finished(number)
         if found is None:
             raise HemalensError(
-                f"shard {number} is not in {str(self._places.folder)!r}, though a worker has written it",
+                f"shard {number} is not in {one_line(self._places.folder)}, though a worker has written it",
                 expected="a disk that all machines of the cluster share",
                 remedy="Name a shared folder with --out.",
             )
@@ -152,4 +160,3 @@ class _Run:
             "notes": list(summary.notes),
             "shards": shards,
         }
-

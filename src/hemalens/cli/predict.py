@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hemalens.cli.bulk_options import LOCAL, Actors, Address, Engine, ShardSize, bulk_options
 from hemalens.cli.options import (
     BundleOrImages,
     FollowLinks,
@@ -48,6 +50,10 @@ def predict(
         ),
     ] = "0.9",
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embedding (Parquet only).")] = False,
+    engine: Engine = LOCAL,
+    address: Address = None,
+    shard_size: ShardSize = None,
+    n_actors: Actors = None,
     follow_links: FollowLinks = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -61,9 +67,10 @@ def predict(
     Examples:
     hemalens predict my_cells --out predictions.csv
     hemalens predict runs/probe/bundle my_cells --out predictions.parquet --embeddings
+    hemalens predict my_million_cells --out runs/all --engine ray
     """
-    from hemalens.inference.predict import predict as run
-
+    on_ray = bulk_options(engine, address, shard_size, n_actors)
+    run = _predict if on_ray is None else partial(_predict_on_ray, options=on_ray)
     talk = Talk(quiet, as_json)
     named, source = bundle_and_images(bundle, images, usage=USAGE)
     found = run(
@@ -83,6 +90,18 @@ def predict(
     if found.n_unreadable == found.n_rows:
         reason = str(found.first_error).rstrip(".")
         raise ImageError(f"no prediction: {reason}. The table with the error of each image is {one_line(out)}")
+
+
+def _predict(*given: Any, **settings: Any) -> PredictionSummary:
+    from hemalens.inference.predict import predict as run
+
+    return run(*given, **settings)
+
+
+def _predict_on_ray(*given: Any, **settings: Any) -> PredictionSummary:
+    from hemalens.bulk.predict import predict_on_ray as run
+
+    return run(*given, **settings)
 
 
 def _lines(found: PredictionSummary, out: object, abstain_below: float) -> list[str]:
