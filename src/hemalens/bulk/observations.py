@@ -71,7 +71,7 @@ class Observed:
     def read(cls, path: Path, key: str) -> Observed | None:
         """Read the file; None where it is missing, damaged, or of another run than that of `key`."""
         try:
-            with np.load(path, allow_pickle=False) as content:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
                 arrays = {name: content[name] for name in content.files}
             facts = json.loads(arrays.pop("facts").tobytes())
             same = facts["key"] == key and {"reasons", "if_foreign", "sets", "probabilities"} <= set(arrays)

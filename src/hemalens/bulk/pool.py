@@ -7,7 +7,7 @@ not lost, and what it had begun is begun anew by another.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -118,7 +118,8 @@ def run_units(
         num_cpus=1,
     )
     try:
-        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        batches: Iterator[Any] = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        for batch in batches:
             for row in batch.to_pylist():
                 if row["failure"]:
                     raise InputError(row["failure"])
