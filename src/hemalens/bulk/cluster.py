@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
@@ -48,7 +49,8 @@ def connected(options: BulkOptions) -> Iterator[Any]:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with silent():
+    with silent(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what Ray does in its own modules
         import ray
 
         own = not ray.is_initialized()
