@@ -33,10 +33,10 @@ class Work:
     key: str
     request: Mapping[str, Any]
 
-    def finish(self, known: Mapping[str, Any], entries: Sequence[str]) -> None:
-        """State that `entries` of the folder are complete, with what is `known` of them, for the manifest."""
-        files = [name for name in files_below(self.folder) if Path(name).parts[0] in entries]
-        whole = {**_state(self.key, self.request), **known, "finished": True, "entries": list(entries)}
+    def finish(self, known: Mapping[str, Any], entries: Sequence[str], *, within: str = ".") -> None:
+        """State that `entries` of the folder `within` are complete, with what is `known` of them, for the manifest."""
+        files = [name for name in files_below(self.folder / within) if Path(name).parts[0] in entries]
+        whole = {**_state(self.key, self.request), **known, "finished": True, "entries": list(entries), "within": within}
         write_sealed(self.folder / MANIFEST, {**whole, "files": [*files, MANIFEST]})
 
 
@@ -132,9 +132,9 @@ def _exchange(out: Path) -> None:
                     old.mkdir(exist_ok=True)
                     os.replace(out / name, old / name)
         for name in made["entries"]:
-            if os.path.lexists(new / name):
+            if os.path.lexists(new / made["within"] / name):
                 _set_aside(out / name, old)
-                os.replace(new / name, out / name)
+                os.replace(new / made["within"] / name, out / name)
         os.replace(new / MANIFEST, out / MANIFEST)
         shutil.rmtree(new)
     if old.exists():

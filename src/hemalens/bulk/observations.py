@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,42 @@ from hemalens.inference.predictor import Prediction
 from hemalens.inference.revision import LaterSets
 from hemalens.trust.monitor import Kept, Monitor
 from hemalens.trust.review import REASONS, Reason, rank
+
+
+def write_arrays(path: Path, key: str, facts: Any, kept: Kept, arrays: Mapping[str, NDArray[Any]] | None = None) -> None:
+    """Write `facts`, as JSON, what a monitor has `kept`, and further arrays; the `key` is that of the run."""
+    own = {"key": _text(key), "facts": _text(json.dumps(facts)), "probabilities": kept.probabilities.astype(np.float64)}
+    points = {} if kept.points is None else {"points": kept.points}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **own, **points, **(arrays or {}))
+
+
+def _text(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What `write_arrays` has written: the facts, what the monitor has kept, and the further arrays."""
+
+    facts: Any
+    kept: Kept
+    arrays: Mapping[str, NDArray[Any]]
+
+
+def read_arrays(path: Path, key: str) -> Read | None:
+    """Read the file; None where it is missing, damaged, or of another run than that of `key`."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+        if arrays.pop("key").tobytes() != key.encode():
+            return None
+        facts = json.loads(arrays.pop("facts").tobytes())
+        kept = Kept(arrays.pop("points", None), arrays.pop("probabilities"))
+    except Exception:
+        # of zipfile, zlib, NumPy or json
+        return None
+    return Read(facts, kept, arrays)
 
 
 class Recorder:
@@ -39,7 +77,6 @@ class Recorder:
     def save(self, path: Path, kept: Kept, key: str) -> None:
         """Write what is recorded and `kept`, with the `key` of the run; the file appears whole."""
         facts = {
-            "key": key,
             "sets": list(self._known),
             "labels": dict(self.counts.labels),
             "cells": dict(self.counts.cells),
@@ -48,37 +85,25 @@ class Recorder:
             "errors": self.counts.errors,
             "first_error": self.counts.first_error,
         }
-        arrays: dict[str, NDArray[Any]] = {
-            "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
+        arrays = {
             "reasons": np.array(self._reasons, np.uint8),
             "if_foreign": np.array(self._if_foreign, np.uint8),
             "sets": np.array(self._sets, np.uint32),
-            "probabilities": kept.probabilities.astype(np.float64),
         }
-        if kept.points is not None:
-            arrays["points"] = kept.points
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        write_arrays(path, key, facts, kept, arrays)
 
 
 class Observed:
     """What `Recorder` has written of a shard."""
 
-    def __init__(self, facts: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
-        self._facts, self._arrays = facts, arrays
+    def __init__(self, read: Read) -> None:
+        self._facts, self._kept, self._arrays = read.facts, read.kept, read.arrays
 
     @classmethod
     def read(cls, path: Path, key: str) -> Observed | None:
         """Read the file; None where it is missing, damaged, or of another run than that of `key`."""
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
-                arrays = {name: content[name] for name in content.files}
-            facts = json.loads(arrays.pop("facts").tobytes())
-            same = facts["key"] == key and {"reasons", "if_foreign", "sets", "probabilities"} <= set(arrays)
-        except Exception:
-            # of zipfile, zlib, NumPy or json
-            return None
-        return cls(facts, arrays) if same else None
+        found = read_arrays(path, key)
+        return None if found is None else cls(found)
 
     @property
     def n_rows(self) -> int:
@@ -101,7 +126,7 @@ class Observed:
         counts.first_error = counts.first_error or self._facts["first_error"]
         for reason, if_foreign in zip(self._arrays["reasons"], self._arrays["if_foreign"], strict=True):
             counts.review.add(_reason(reason), _reason(if_foreign))
-        monitor.take(Kept(self._arrays.get("points"), self._arrays["probabilities"]))
+        monitor.take(self._kept)
 
     @property
     def later_sets(self) -> LaterSets:

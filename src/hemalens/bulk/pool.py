@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hemalens import __version__
-from hemalens.bulk.shard import ShardPredictor
 from hemalens.errors import HemalensError, InputError, system_error
 
 if TYPE_CHECKING:
@@ -32,8 +31,20 @@ class Worker(Protocol):
         """Compute a unit."""
 
 
-WORKERS: dict[str, Callable[[Mapping[str, Any]], Worker]] = {"predict": ShardPredictor}
-"""What computes a unit, by the job."""
+def _shards(task: Mapping[str, Any]) -> Worker:
+    from hemalens.bulk.shard import ShardPredictor
+
+    return ShardPredictor(task)
+
+
+def _slides(task: Mapping[str, Any]) -> Worker:
+    from hemalens.bulk.slide import SlideCounter
+
+    return SlideCounter(task)
+
+
+WORKERS: dict[str, Callable[[Mapping[str, Any]], Worker]] = {"predict": _shards, "count": _slides}
+"""What computes a unit, by the job; each is imported where it is used."""
 
 
 class Actor:

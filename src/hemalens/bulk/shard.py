@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hemalens.bulk.image_list import read_shard
 from hemalens.bulk.inputs import inputs_of_shard
+from hemalens.bulk.node import check_node
 from hemalens.bulk.observations import Observed, Recorder
 from hemalens.bundle.bundle import open_bundle
-from hemalens.errors import InputError, one_line
 from hemalens.files import atomic_path
 from hemalens.inference.predictor import Predictor
 from hemalens.inference.rows import RowFormat, Source, row_writer
@@ -92,14 +91,3 @@ class ShardPredictor:
             # first: a shard with rows is done
             recorder.save(self._places.observed(number), self._monitor.hand_over(), self._key)
         return recorder.counts.n_rows
-
-
-def check_node(task: Mapping[str, Any]) -> None:
-    """Work in the user's folder, from which relative paths start; raises `InputError` where this machine lacks a folder."""
-    for name in ("cwd", "folder", "bundle"):
-        if not os.path.isdir(task[name]):
-            raise InputError(
-                f"the machine {os.uname().nodename} of the cluster has no folder {one_line(task[name])}",
-                expected="a disk that all machines share, under one name",
-            )
-    os.chdir(task["cwd"])
