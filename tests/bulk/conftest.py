@@ -67,7 +67,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> InProcess:
         yield None
 
     made = InProcess()
-    for verb in ("predict",):
+    for verb in ("predict", "count"):
         monkeypatch.setattr(f"hemalens.bulk.{verb}.connected", connected)
         monkeypatch.setattr(f"hemalens.bulk.{verb}.run_units", made.run_units)
     return made

@@ -17,6 +17,7 @@ import pytest
 
 from command import Command
 from hemalens import predict
+from hemalens.bulk.folder import version
 from hemalens.bulk.options import BulkOptions
 from hemalens.bulk.pool import MOST_STARTS, Actor
 from hemalens.bulk.predict import predict_on_ray
@@ -120,7 +121,6 @@ def _many(source: Path, folder: Path, copies: int) -> Path:
 def test_a_unit_that_ends_its_worker_again_and_again_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow as pa
 
-    from hemalens import __version__
     from hemalens.bulk import pool
 
     class Dying:
@@ -130,7 +130,7 @@ def test_a_unit_that_ends_its_worker_again_and_again_is_named(tmp_path: Path, mo
             raise KeyboardInterrupt  # what ends a worker is no exception that it could report
 
     monkeypatch.setitem(pool.WORKERS, "predict", Dying)
-    actor = Actor({"job": "predict", "folder": str(tmp_path), "version": __version__})
+    actor = Actor({"job": "predict", "folder": str(tmp_path), "version": version()})
     for _ in range(MOST_STARTS):
         with pytest.raises(KeyboardInterrupt):
             actor(pa.table({"unit": [3]}))
@@ -148,6 +148,7 @@ def test_another_version_on_a_node_is_named(tmp_path: Path) -> None:
 RUN = """
 import sys
 from pathlib import Path
+from hemalens.bulk.folder import version
 from hemalens.bulk.options import BulkOptions
 from hemalens.bulk.predict import predict_on_ray
 predict_on_ray(sys.argv[1], sys.argv[2], out=sys.argv[3], options=BulkOptions(shard_size=6, n_actors=2))
@@ -186,6 +187,7 @@ import ray
 from ray.cluster_utils import Cluster
 from hemalens.bulk import predict as verb
 from hemalens.bulk.cluster import silent
+from hemalens.bulk.folder import version
 from hemalens.bulk.options import BulkOptions
 
 node = {"num_cpus": 1, "object_store_memory": 80_000_000}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hemalens import __version__
+from hemalens.bundle.artifact import library_versions
 from hemalens.errors import OutputError, one_line
 from hemalens.files import files_below, is_temporary, output_errors, read_sealed, sha256_text, write_sealed
 from hemalens.outputs import LOCK, check_output, locked
@@ -23,6 +23,11 @@ MANIFEST, NEW, OLD = "manifest.json", ".new", ".old"
 KIND = "hemalens-bulk"
 SCHEMA_VERSION = 1
 _WHAT = {"job": "another command", "bundle": "another bundle", "images": "other images", "version": "another version"}
+
+
+def version() -> str:
+    """The version of hemalens, which a run keeps to the end, on all machines."""
+    return library_versions()["hemalens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ def open_work(out: Path, request: Mapping[str, Any], *, overwrite: bool, inputs:
     A stopped run of the same request resumes. A lock keeps other processes away. Raises `OutputError` for another run, a
     finished one without `overwrite`, a folder of something else, and an output on or above one of `inputs`.
     """
-    request = {**request, "version": __version__}
+    request = {**request, "version": version()}
     key = sha256_text(json.dumps(request, sort_keys=True))
     check_output(out, overwrite=True, inputs=inputs)
     if out.is_file():

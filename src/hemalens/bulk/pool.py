@@ -7,12 +7,12 @@ not lost, and what it had begun is begun anew by another.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hemalens import __version__
+from hemalens.bulk.folder import version
 from hemalens.errors import HemalensError, InputError, system_error
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class Actor:
     def __init__(self, task: Mapping[str, Any]) -> None:
         self._begun = Path(task["folder"]) / BEGUN
         self._worker, self._failure = None, ""
-        if task["version"] != __version__:
-            self._failure = f"a machine of the cluster has hemalens {__version__}; expected {task['version']}"
+        if task["version"] != version():
+            self._failure = f"a machine of the cluster has hemalens {version()}; expected {task['version']}"
             return
         try:
             self._worker = WORKERS[task["job"]](task)
@@ -120,7 +120,7 @@ def run_units(
     data = from_arrow([pa.table({"unit": pa.array([number], pa.int64())}) for number in units])
     results = data.map_batches(
         Actor,
-        fn_constructor_args=({**task, "version": __version__},),
+        fn_constructor_args=({**task, "version": version()},),
         batch_size=1,
         batch_format="pyarrow",
         # without a queue of its own, so that no actor is left with several units at the end; by Ray Data's defaults actors
@@ -129,7 +129,7 @@ def run_units(
         num_cpus=1,
     )
     try:
-        batches: Iterator[Any] = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        batches: Iterable[Any] = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         for batch in batches:
             for row in batch.to_pylist():
                 if row["failure"]:

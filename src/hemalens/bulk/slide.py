@@ -147,4 +147,5 @@ def _found_field(field: SlideField, known: Mapping[str, Any]) -> FoundField:
 
 def _cell(known: Mapping[str, Any]) -> FoundCell:
     """A cell, with tuples where JSON has lists."""
-    return FoundCell(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    return FoundCell(**values)
