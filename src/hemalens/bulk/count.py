@@ -62,17 +62,9 @@ def count_on_ray(
     }
     given = inputs_of(bundle, source, detector, options)
     with open_work(out, request, overwrite=overwrite, inputs=given) as work:
-        task: dict[str, Any] = {
-            "job": "count",
-            "key": work.key,
-            "count": own,
-            "cwd": os.getcwd(),
-            "folder": str(work.folder),
-        }
-        task |= {
-            "bundle": str(opened.path.absolute()),
-            "detector": None if detector is None else str(finder.path.absolute()),
-        }
+        task: dict[str, Any] = {"job": "count", "key": work.key, "count": own}
+        task |= {"cwd": os.getcwd(), "folder": str(work.folder), "bundle": str(opened.path.absolute())}
+        task["detector"] = None if detector is None else str(finder.path.absolute())
         run = _Run(work, slides)
         run.compute(task, bulk)
         summary = run.complete(opened, finder, options, rules, source)

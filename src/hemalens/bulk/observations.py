@@ -25,10 +25,12 @@ from hemalens.trust.review import REASONS, Reason, rank
 
 def write_arrays(path: Path, key: str, facts: Any, kept: Kept, arrays: Mapping[str, NDArray[Any]] | None = None) -> None:
     """Write `facts`, as JSON, what a monitor has `kept`, and further arrays; the `key` is that of the run."""
-    own = {"key": _text(key), "facts": _text(json.dumps(facts)), "probabilities": kept.probabilities.astype(np.float64)}
-    points = {} if kept.points is None else {"points": kept.points}
+    content: dict[str, NDArray[Any]] = {"key": _text(key), "facts": _text(json.dumps(facts)), **(arrays or {})}
+    content["probabilities"] = kept.probabilities.astype(np.float64)
+    if kept.points is not None:
+        content["points"] = kept.points
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **own, **points, **(arrays or {}))
+        np.savez_compressed(file, allow_pickle=False, **content)
 
 
 def _text(text: str) -> NDArray[np.uint8]:
@@ -85,7 +87,7 @@ class Recorder:
             "errors": self.counts.errors,
             "first_error": self.counts.first_error,
         }
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "reasons": np.array(self._reasons, np.uint8),
             "if_foreign": np.array(self._if_foreign, np.uint8),
             "sets": np.array(self._sets, np.uint32),
