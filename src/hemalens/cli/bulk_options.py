@@ -6,34 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hemalens.cli.options import ADVANCED
 from hemalens.errors import InputError, near_matches, one_line
 
 if TYPE_CHECKING:
     from hemalens.bulk.options import BulkOptions
 
-BULK = "Many images: Ray"
-"""The help panel of these options."""
 LOCAL, RAY = "local", "ray"
 
 Engine = Annotated[
-    str,
-    typer.Option(
-        metavar="ENGINE",
-        help="local (default), or ray: in shards, on all processors or a cluster.",
-        show_default=False,
-        rich_help_panel=BULK,
-    ),
+    str, typer.Option(metavar="NAME", help="local, or ray: in shards.", show_default=False, rich_help_panel=ADVANCED)
 ]
-Address = Annotated[
-    str | None,
-    typer.Option(metavar="HOST:PORT", help="A Ray cluster, or auto; by default this machine.", rich_help_panel=BULK),
+Address = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster, or auto.", rich_help_panel=ADVANCED)]
+ShardSize = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Images a shard, with Ray.", rich_help_panel=ADVANCED)
 ]
-ShardSize = Annotated[int | None, typer.Option(min=1, metavar="N", help="Images a shard.", rich_help_panel=BULK)]
 Actors = Annotated[
-    int | None,
-    typer.Option(
-        "--n-actors", min=1, metavar="N", help="Workers at once; by default one a processor.", rich_help_panel=BULK
-    ),
+    int | None, typer.Option("--n-actors", min=1, metavar="N", help="Workers at once, with Ray.", rich_help_panel=ADVANCED)
 ]
 
 

@@ -42,9 +42,7 @@ WhiteCount = Annotated[
 RedCount = Annotated[
     float | None, typer.Option(metavar="N", help="Red cells in 10^6 per microlitre, as 4.8: platelets by ratio.")
 ]
-Target = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Count the first so many white cells: 100, 200 or 400.")
-]
+Target = Annotated[int | None, typer.Option(min=1, metavar="N", help="Count the first 100, 200, 400 white cells.")]
 Rules = Annotated[
     Path | None, typer.Option("--rules", metavar="FILE", help="Rules of counting, TOML.", rich_help_panel=ADVANCED)
 ]
