@@ -97,6 +97,8 @@ def test_a_stopped_run_computes_the_missing_shards_alone(
     assert not (out / "manifest.json").exists(), "an unfinished output looks finished"
     kept = {path.name: path.stat().st_mtime_ns for path in (out / ".new" / "rows").iterdir()}
     assert sorted(kept) == [f"part-{number:05d}.parquet" for number in range(3)]
+    torn = out / ".new" / "rows" / ".part-00003.parquet.0a1b2c-1.abcdefgh.part.parquet"
+    torn.write_bytes(b"of a worker that was killed on another machine")
     in_process.stop_after = None
     in_process.done.clear()
     # to be kept apart from the revision of all shards at the end
@@ -106,6 +108,7 @@ def test_a_stopped_run_computes_the_missing_shards_alone(
     assert in_process.done == [3, 4, 5, 6]
     assert {name: (out / "rows" / name).stat().st_mtime_ns for name in kept} == kept
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "rows"]
+    assert not (out / "rows" / torn.name).exists()
 
 
 def test_a_stop_in_the_last_pass_loses_nothing(

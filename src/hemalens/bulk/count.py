@@ -16,6 +16,7 @@ from hemalens.bulk.slide import COUNTED, SlidePlaces, read_found, slide_text, wr
 from hemalens.bundle.artifact import MANIFEST as BUNDLE_MANIFEST
 from hemalens.bundle.bundle import Bundle, BundleLike
 from hemalens.bundle.detector import Detector
+from hemalens.config import checked
 from hemalens.errors import HemalensError, one_line, public
 from hemalens.files import PathLike, as_path, output_errors, sha256_file, sha256_text
 from hemalens.outputs import check_outside
@@ -46,7 +47,7 @@ def count_on_ray(
     resumes when it is called again: finished slides are kept. Raises `MissingExtraError` without Ray.
     """
     options = check_options(options)
-    bulk.check()
+    bulk = checked(bulk, BulkOptions).check()
     source, out = as_path(fields, "the fields"), as_path(out, "out").absolute()
     check_outside(out, source, "--out")
     rules = read_rules(options)

@@ -40,7 +40,12 @@ class Work:
 
     def finish(self, known: Mapping[str, Any], entries: Sequence[str], *, within: str = ".") -> None:
         """State that `entries` of the folder `within` are complete, with what is `known` of them, for the manifest."""
-        files = [name for name in files_below(self.folder / within) if Path(name).parts[0] in entries]
+        place = self.folder / within
+        with output_errors(place):
+            for name in files_below(place):
+                if is_temporary(Path(name).name):
+                    (place / name).unlink()  # of a worker that was killed
+        files = [name for name in files_below(place) if Path(name).parts[0] in entries]
         whole = {**_state(self.key, self.request), **known, "finished": True, "entries": list(entries), "within": within}
         write_sealed(self.folder / MANIFEST, {**whole, "files": [*files, MANIFEST]})
 

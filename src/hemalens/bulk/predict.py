@@ -19,7 +19,7 @@ from hemalens.bulk.remote import is_address
 from hemalens.bulk.shard import ROWS, Places
 from hemalens.bundle.artifact import MANIFEST as BUNDLE_MANIFEST
 from hemalens.bundle.bundle import Bundle, BundleLike, bundle_folder, open_bundle
-from hemalens.config import check_flag, check_share
+from hemalens.config import check_flag, check_share, checked
 from hemalens.datasets.open import check_spec, spec_path
 from hemalens.errors import HemalensError, OutputError, one_line, public
 from hemalens.files import PathLike, as_path, output_errors, sha256_file
@@ -55,7 +55,7 @@ def predict_on_ray(
     check_share(abstain_below, "the abstention threshold")
     if coverage is not None:
         check_coverage(coverage)
-    options.check()
+    options = checked(options, BulkOptions).check()
     source = check_spec(source, "the source of the images")
     check_cluster(options)
     inputs = [bundle_folder(bundle), *([] if is_address(source) else [spec_path(source)])]
