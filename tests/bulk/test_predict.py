@@ -298,3 +298,17 @@ def test_an_image_of_400_megapixels_is_a_row(bundle: Bundle, in_process: InProce
     errors = _rows(tmp_path / "out")["error"]
     assert found.n_unreadable == errors.notna().sum() == 1
     assert "too large" in errors[0]
+
+
+@pytest.mark.realdata
+def test_real_cells_and_the_default_model(real_data: Path, in_process: InProcess, tmp_path: Path) -> None:
+    from hemalens import default_model_path, open_bundle
+
+    folder = tmp_path / "cells"
+    folder.mkdir()
+    for file in sorted(file for file in (real_data / "raabin").rglob("*.jpg"))[::40][:10]:
+        shutil.copy(file, folder)
+    assert len(list(folder.iterdir())) >= 5
+    default = open_bundle(default_model_path())
+    predict_on_ray(default, folder, out=tmp_path / "out", options=BulkOptions(shard_size=3))
+    pd.testing.assert_frame_equal(_rows(tmp_path / "out"), _on_one_machine(default, folder, tmp_path)[1], rtol=1e-5)
