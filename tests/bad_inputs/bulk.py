@@ -34,6 +34,11 @@ def _tar(place: Place, member: str, content: bytes = b"x") -> object:
     return place.folder / "cells.tar"
 
 
+def _count(place: Place, *more: object) -> tuple[object, ...]:
+    place.image("slides/a/1.png", size=(320, 240))
+    return ("count", place.folder / "slides", "--bundle", place.bundle(), "--out", place.out, *more)
+
+
 def _out_among_inputs(place: Place) -> tuple[object, ...]:
     place.image("cells/a.png")
     return _ray(place, place.folder / "cells", out=place.folder)
@@ -81,4 +86,8 @@ CASES = (
     Case("an address of files that is unknown", lambda p: _ray(p, "moon://cells"), ("cannot read the address",)),
     Case("an address of files without images", lambda p: _ray(p, f"file://{p.folder}/gone"), ("no image in",)),
     Case("a coverage of 2 on Ray", lambda p: _ray(p, p.image(), "--coverage", "2"), ("coverage", "got 2")),
+    Case("a count with an address alone", lambda p: _count(p, "--address", "auto"), ("--address is for runs on Ray",)),
+    Case("a count on an unknown engine", lambda p: _count(p, "--engine", "dask"), ("--engine 'dask'", "local, ray")),
+    Case("a count at a closed address", lambda p: _count(p, *RAY, "--address", "127.0.0.1:1"), ("--address", "refused")),
+    Case("a count with a shard size", lambda p: _count(p, *RAY, "--shard-size", "9"), ("--shard-size",)),
 )

@@ -19,10 +19,10 @@ from command import Command
 from hemalens import predict
 from hemalens.bulk.folder import version
 from hemalens.bulk.options import BulkOptions
-from hemalens.bulk.pool import MOST_STARTS, Actor
+from hemalens.bulk.pool import MOST_STARTS, Actor, run_units
 from hemalens.bulk.predict import predict_on_ray
 from hemalens.bundle.bundle import Bundle
-from hemalens.errors import InputError
+from hemalens.errors import HemalensError, InputError
 
 pytest.importorskip("ray")
 
@@ -136,6 +136,48 @@ def test_a_unit_that_ends_its_worker_again_and_again_is_named(tmp_path: Path, mo
             actor(pa.table({"unit": [3]}))
     (row,) = actor(pa.table({"unit": [3]})).to_pylist()
     assert row["failure"] == f"unit 3 has ended its worker {MOST_STARTS} times, as without memory"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("ObjectStoreFullError", "no room left in its object store, or on the disk behind it. Free memory"),
+        ("OutOfDiskError", "no room left in its object store"),
+        ("RaySystemError", "the run on Ray has failed; got RaySystemError: .* Run the same command again"),
+    ],
+)
+def test_what_goes_wrong_in_ray_is_one_line(name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    class NoRay:
+        """A Ray whose data raises this error."""
+
+        exceptions = ray.exceptions
+
+        @staticmethod
+        def cluster_resources() -> dict[str, float]:
+            return {"CPU": 1.0}
+
+    class Failing:
+        def map_batches(self, *given: object, **more: object) -> Failing:
+            return self
+
+        def iter_batches(self, **more: object) -> object:
+            raise getattr(ray.exceptions, name)("a first line\nand the last one")
+
+    monkeypatch.setattr("ray.data.from_arrow", lambda blocks: Failing())
+    task = {"job": "predict", "folder": str(tmp_path)}
+    with pytest.raises(HemalensError, match=says) as raised:
+        run_units(NoRay, task, [0], n_actors=None, advance=lambda n: None)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_cluster_without_processors_is_named(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    idle = SimpleNamespace(cluster_resources=dict)
+    with pytest.raises(InputError, match="no processor for actors"):
+        run_units(idle, {"job": "predict", "folder": str(tmp_path)}, [0], n_actors=None, advance=lambda n: None)
 
 
 def test_another_version_on_a_node_is_named(tmp_path: Path) -> None:
