@@ -13,7 +13,7 @@ PACKAGE = Path(hemalens.__file__).parent
 TESTS = Path(__file__).parent
 ROOMS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MOST_ENTRIES, MOST_MODULES = 26, 7
+MOST_ENTRIES, MOST_MODULES = 27, 7
 MOST_LINES, MOST_FUNCTION_LINES = 400, 60
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from PIL import Image
 import trained
 from hemalens import Predictor, Record, open_bundle, open_dataset
 from hemalens.bundle.bundle import Bundle
-from hemalens.errors import InputError
+from hemalens.errors import ImageError, InputError
+from hemalens.inference.inputs import Input
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +190,27 @@ def test_notebooks_and_dictionaries(bundle: Bundle, image: Path, tmp_path: Path)
     assert frame["label"].tolist() == [record.label for record in dataset.records]
     assert frame["path"].tolist() == [str(record.path) for record in dataset.records]
     assert frame["x_min"].isna().all()
+
+
+def test_inputs_may_read_their_bytes_late(bundle: Bundle, image: Path) -> None:
+    """Nothing is read before its turn, and what cannot be read is a prediction with an error."""
+    read: list[str] = []
+
+    def content(name: str) -> bytes:
+        read.append(name)
+        if name == "gone":
+            raise ImageError("image 'gone' does not exist")
+        return image.read_bytes()
+
+    def inputs() -> Iterator[Input]:
+        for name in ("a", "gone", "b"):
+            yield Input(Record(Path(name), source_label="", domain=""), partial(content, name))
+
+    predictions = Predictor(bundle, n_workers=1).predict(inputs())
+    assert read == []
+    found = list(predictions)
+    assert read == ["a", "gone", "b"]
+    assert [each.record.name for each in found] == ["a", "gone", "b"]
+    assert [each.error for each in found] == [None, "image 'gone' does not exist", None]
+    (expected,) = Predictor(bundle).predict(image)
+    np.testing.assert_array_equal(found[2].probabilities, expected.probabilities)

@@ -81,6 +81,26 @@ def test_of_many_images_a_sample_is_kept(reference: ReferenceStatistics) -> None
     assert found.shift.verdict == NOT_DETECTED
 
 
+def test_images_that_others_hand_over_count_as_observed(reference: ReferenceStatistics) -> None:
+    """Parts observed elsewhere, in their order, give the report of one monitor; also where a sample is drawn."""
+    embeddings, probabilities, _ = _cells(MOST_KEPT + 700, 7, moved=0.3)
+    alone, together = Monitor(reference), Monitor(reference)
+    alone.observe(embeddings, probabilities)
+    worker = Monitor(reference).keep_all()
+    for first, last in ((0, 900), (900, 900), (900, len(embeddings))):
+        if last > first:
+            worker.observe(embeddings[first:last], probabilities[first:last])
+        kept = worker.hand_over()
+        assert len(kept.probabilities) == last - first
+        assert (kept.points is None) == (first == last)
+        together.take(kept)
+    found, expected = together.report(), alone.report()
+    assert found.n_images == expected.n_images == MOST_KEPT + 700
+    assert found.shift.score == pytest.approx(expected.shift.score)
+    assert found.shift.p_value == expected.shift.p_value
+    assert found.estimates == pytest.approx(expected.estimates)
+
+
 def test_few_images_give_no_verdict_and_no_estimate(reference: ReferenceStatistics) -> None:
     monitor = Monitor(reference)
     monitor.observe(*_cells(5, 5, moved=9.0)[:2])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hemalens.cli.bulk_options import LOCAL, Actors, Address, Engine, bulk_options
 from hemalens.cli.options import (
     ADVANCED,
     FollowLinks,
@@ -52,9 +54,7 @@ WhiteCount = Annotated[
 RedCount = Annotated[
     float | None, typer.Option(metavar="N", help="Red cells in 10^6 per microlitre, as 4.8: platelets by ratio.")
 ]
-Target = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Count the first so many white cells: 100, 200 or 400.")
-]
+Target = Annotated[int | None, typer.Option(min=1, metavar="N", help="Count the first 100, 200, 400 white cells.")]
 Rules = Annotated[
     Path | None, typer.Option("--rules", metavar="FILE", help="Rules of counting, TOML.", rich_help_panel=ADVANCED)
 ]
@@ -85,6 +85,9 @@ def count(
     shown: Shown = 12,
     parquet: Parquet = False,
     runtime: Runtime = "onnxruntime",
+    engine: Engine = LOCAL,
+    address: Address = None,
+    n_actors: Actors = None,
     seed: Seed = 0,
     follow_links: FollowLinks = False,
     overwrite: Overwrite = False,
@@ -98,8 +101,8 @@ def count(
     hemalens count my_slides --out runs/count
     hemalens count slide_7 --out runs/slide_7 --white-count 7.2 --target 200
     """
-    from hemalens.runs.count import count as run
-
+    on_ray = bulk_options(engine, address, None, n_actors)
+    run = _count if on_ray is None else partial(_count_on_ray, bulk=on_ray)
     talk = Talk(quiet, as_json)
     options = _options(white_count, red_count)
     options = replace(options, target=target, settings=tuple(settings or ()), rules_file=rules, parquet=parquet)
@@ -124,6 +127,18 @@ def count(
     if found.n_unreadable == found.n_fields:
         reason = str(found.slides[0].first_error).rstrip(".")
         raise ImageError(f"no field can be read: {reason}. The error of each field is in {one_line(out / 'cells.csv')}")
+
+
+def _count(*given: Any, **settings: Any) -> CountSummary:
+    from hemalens.runs.count import count as run
+
+    return run(*given, **settings)
+
+
+def _count_on_ray(*given: Any, **settings: Any) -> CountSummary:
+    from hemalens.bulk.count import count_on_ray as run
+
+    return run(*given, **settings)
 
 
 def _options(white_count: float | None, red_count: float | None) -> CountOptions:

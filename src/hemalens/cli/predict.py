@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hemalens.cli.bulk_options import LOCAL, Actors, Address, Engine, ShardSize, bulk_options
 from hemalens.cli.options import (
     BundleOrImages,
     FollowLinks,
@@ -24,6 +26,8 @@ from hemalens.cli.options import (
 from hemalens.errors import ImageError, InputError, one_line
 
 if TYPE_CHECKING:
+    from hemalens.bulk.options import BulkOptions
+    from hemalens.graphs.runtimes import RuntimeChoice
     from hemalens.imaging.segmentation import CellFound
     from hemalens.inference.predict import PredictionSummary
 
@@ -56,6 +60,10 @@ def predict(
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embedding (Parquet only).")] = False,
     runtime: Runtime = "onnxruntime",
     explain: Explain = None,
+    engine: Engine = LOCAL,
+    address: Address = None,
+    shard_size: ShardSize = None,
+    n_actors: Actors = None,
     follow_links: FollowLinks = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -70,9 +78,10 @@ def predict(
     hemalens predict my_cells --out predictions.csv
     hemalens predict runs/probe/bundle my_cells --out predictions.parquet --embeddings
     hemalens predict my_cells --out predictions.csv --explain evidence
+    hemalens predict my_million_cells --out runs/all --engine ray
     """
-    from hemalens.inference.predict import predict as run
-
+    on_ray = bulk_options(engine, address, shard_size, n_actors)
+    run = _predict if on_ray is None else partial(_predict_on_ray, options=on_ray)
     talk = Talk(quiet, as_json)
     named, source = bundle_and_images(bundle, images, usage=USAGE)
     model = bundle_or_default(named, talk)
@@ -120,6 +129,18 @@ class Explaining:
         explained = explain(self.model, self.source, out=self.folder, overwrite=self.overwrite)
         lines.append(f"pictures of the evidence: {explained.n_pictures} in {self.folder}")
         return asdict(explained)
+
+
+def _predict(*given: Any, **settings: Any) -> PredictionSummary:
+    from hemalens.inference.predict import predict as run
+
+    return run(*given, **settings)
+
+
+def _predict_on_ray(*given: Any, options: BulkOptions, runtime: RuntimeChoice, **settings: Any) -> PredictionSummary:
+    from hemalens.bulk.predict import predict_on_ray as run
+
+    return run(*given, options=replace(options, runtime=runtime), **settings)
 
 
 def _lines(found: PredictionSummary, out: object, abstain_below: float) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,10 +18,6 @@ from hemalens.errors import InputError
 from hemalens.files import PathLike, as_path
 from hemalens.imaging.in_memory import from_array, from_bytes, from_picture
 
-OneImage = PathLike | Record | NDArray[np.uint8] | Image.Image | bytes | bytearray | memoryview | BinaryIO
-"""An image as users pass it: a path, a record, uint8 (H, W, 3) or (H, W), a Pillow image, or the bytes of a file."""
-Images = OneImage | Iterable[OneImage] | CellDataset
-"""One image, or many."""
 EXPECTED = "a path, a Record, an array uint8 (H, W, 3), a Pillow image, the bytes of a file or an open binary file"
 
 
@@ -29,20 +25,29 @@ EXPECTED = "a path, a Record, an array uint8 (H, W, 3), a Pillow image, the byte
 class Input:
     """An image to predict: its record, and, of an image in memory, its content.
 
-    The record of an image in memory has the path "#" with its number among all inputs, from 0.
+    The record of an image in memory has the path "#" with its number among all inputs, from 0. A function as content gives
+    the bytes of a file when the image is read; it may raise `ImageError`.
     """
 
     record: Record
-    content: NDArray[np.uint8] | Image.Image | bytes | None = None
+    content: NDArray[np.uint8] | Image.Image | bytes | Callable[[], bytes] | None = None
 
     def read(self) -> NDArray[np.uint8]:
         """The image, RGB uint8 (H, W, 3), without stages; raises `ImageError`."""
-        name = str(self.record.path)
+        name = self.record.name
         if isinstance(self.content, bytes):
             return from_bytes(self.content, name)
         if isinstance(self.content, Image.Image):
             return from_picture(self.content, name)
-        return self.record.unstaged().read() if self.content is None else from_array(self.content, name)
+        if isinstance(self.content, np.ndarray):
+            return from_array(self.content, name)
+        return self.record.unstaged().read() if self.content is None else from_bytes(self.content(), name)
+
+
+OneImage = PathLike | Record | Input | NDArray[np.uint8] | Image.Image | bytes | bytearray | memoryview | BinaryIO
+"""An image as users pass it: a path, a record, uint8 (H, W, 3) or (H, W), a Pillow image, a file's bytes, or an `Input`."""
+Images = OneImage | Iterable[OneImage] | CellDataset
+"""One image, or many."""
 
 
 def inputs_of(images: Images) -> Iterator[Input]:
@@ -64,12 +69,14 @@ def _is_one(images: object) -> bool:
     """Whether this is a single image rather than several."""
     if isinstance(images, np.ndarray):
         return images.dtype.kind not in "OU" and images.ndim != 4
-    return isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Record | Image.Image) or hasattr(
+    return isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Record | Input | Image.Image) or hasattr(
         images, "read"
     )
 
 
 def _input(image: Any, number: int) -> Input:
+    if isinstance(image, Input):
+        return image
     if isinstance(image, Record):
         return Input(image)
     if isinstance(image, str | os.PathLike):

@@ -25,7 +25,7 @@ from hemalens.taxonomy import AS_LABELLED
 from hemalens.trust.conformal import COVERAGE, check_coverage
 from hemalens.trust.domain_shift import DETECTED
 from hemalens.trust.guarantee import SetGuarantee
-from hemalens.trust.monitor import BatchReport
+from hemalens.trust.monitor import BatchReport, Monitor
 from hemalens.trust.review import Reason, ToReview
 
 
@@ -56,10 +56,11 @@ class PredictionSummary:
     """The runtime, and its precision where that is not 32 bits."""
 
 
-class _Counts:
+class Counts:
     """Counts the predictions of a run."""
 
     def __init__(self) -> None:
+        self.n_rows = 0
         self.labels: Counter[str] = Counter()
         self.cells: Counter[CellFound] = Counter()
         self.reasons: Counter[CellReason] = Counter()
@@ -71,6 +72,7 @@ class _Counts:
 
     def add(self, prediction: Prediction) -> None:
         """Count one."""
+        self.n_rows += 1
         if prediction.error is not None:
             self.errors += 1
             self.first_error = self.first_error or prediction.error
@@ -83,6 +85,26 @@ class _Counts:
         if prediction.label is not None:
             self.labels[prediction.label] += 1
             self.n_abstained += prediction.abstained
+
+    def summary(
+        self, predictor: Predictor, monitor: Monitor, trust: BatchReport, notes: Sequence[str]
+    ) -> PredictionSummary:
+        """The summary of a run of `predictor`, with its labels in order and what the `monitor` reports at the end."""
+        labels = predictor.labels
+        return PredictionSummary(
+            self.n_rows,
+            by_label={label: self.labels[label] for label in labels if self.labels[label]},
+            n_abstained=self.n_abstained,
+            n_unreadable=self.errors,
+            first_error=self.first_error,
+            cell_found=dict(self.cells),
+            cell_reasons=dict(self.reasons.most_common()),
+            review=None if monitor.reviewer is None else self.review.counts,
+            trust=trust,
+            sets=monitor.guarantee(trust.shift.verdict),
+            notes=tuple(notes),
+            computed_by=str(predictor.computed),
+        )
 
 
 @public
@@ -140,25 +162,12 @@ def predict(
             sets = monitor.guarantee(trust.shift.verdict)
             ranks = counts.review.foreign() if trust.shift.verdict == DETECTED else ()
             revise(temporary, ranks=ranks, sets=None if sets is None or sets.at_home else counts.later_sets)
-        return PredictionSummary(
-            len(images),
-            by_label={label: counts.labels[label] for label in predictor.labels if counts.labels[label]},
-            n_abstained=counts.n_abstained,
-            n_unreadable=counts.errors,
-            first_error=counts.first_error,
-            cell_found=dict(counts.cells),
-            cell_reasons=dict(counts.reasons.most_common()),
-            review=None if monitor.reviewer is None else counts.review.counts,
-            trust=trust,
-            sets=sets,
-            notes=tuple(notes),
-            computed_by=str(predictor.computed),
-        )
+        return counts.summary(predictor, monitor, trust, notes)
 
 
-def _written(path: Path, predictor: Predictor, images: Sequence[Record]) -> _Counts:
+def _written(path: Path, predictor: Predictor, images: Sequence[Record]) -> Counts:
     """Write the table of all predictions, before the domain shift is known, and count them."""
-    counts = _Counts()
+    counts = Counts()
     with row_writer(path, RowFormat.of(predictor, images)) as write, track("predicting", len(images)) as progress:
         for prediction in predictor.predict(images):
             write(prediction)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from hemalens.runs.counting.rows import CELLS_CSV, CELLS_PARQUET, Value, Write, 
 from hemalens.runs.counting.slides import Slide, open_slides
 from hemalens.trust.domain_shift import DETECTED
 from hemalens.trust.guarantee import SetGuarantee
-from hemalens.trust.monitor import BatchReport
+from hemalens.trust.monitor import BatchReport, Monitor
 from hemalens.trust.review import Reason, ToReview, in_words
 
 COUNT_FILE = "count.json"
@@ -82,6 +82,28 @@ def count(
     cells. `out` gets cells.csv, slides.csv, crops by type, an overlay of each field, and the report. A field that cannot be
     read is a row with its error. The folder appears whole at the end, or not at all.
     """
+    options = check_options(options)
+    source, out = as_path(fields, "the fields"), as_path(out, "out")
+    given = inputs_of(bundle, source, detector, options)
+    check_outside(out, source, "--out")
+    rules = read_rules(options)
+    with claim_folder(out, counted_files, "a count", overwrite=overwrite, inputs=given):
+        slides = open_slides(source, options, say=say)
+        opened, finder = open_both(bundle, detector, rules)
+        with atomic_dir(out, counted_files) as folder:
+            finding = SlideFinder(opened, finder, options, rules, say=say)
+            counter = Counter(opened, finder, options, rules, folder)
+            n_fields = sum(len(slide.fields) for slide in slides)
+            with track("counting cells", n_fields) as progress, cell_writer(folder, parquet=options.parquet) as write:
+                for slide in slides:
+                    found = finding.find(slide, counter.monitor, progress)
+                    counts = counts_of(slide, found, rules, finding.labels)
+                    counter.add(counts, found, finding.paint(slide, found, folder), write)
+            return counter.finish(source)
+
+
+def check_options(options: CountOptions) -> CountOptions:
+    """The options; raises `InputError` for values that cannot be used."""
     options = checked(options, CountOptions)
     check_texts(options.settings, "the settings")
     check_whole(options.most_overlays, "most_overlays", least=0)
@@ -90,97 +112,112 @@ def count(
         check_whole(options.review, "review", least=1)
     if options.n_workers is not None:
         check_whole(options.n_workers, "the number of workers", least=1)
-    source, out = as_path(fields, "the fields"), as_path(out, "out")
-    given = [bundle_folder(bundle), table_file(source)[0]]
-    given += [as_path(path, "an input") for path in _files(detector, options) if path is not None]
-    check_outside(out, source, "--out")
-    rules = rules_of(options)
-    confusion = None if options.confusion is None else read_confusion(options.confusion)
-    with claim_folder(out, counted_files, "a count", overwrite=overwrite, inputs=given):
-        slides = open_slides(source, options, say=say)
-        opened = open_bundle(bundle)
-        if confusion is not None:
-            confusion.check_knows(opened.manifest.labels)
-        finder = default_detector() if detector is None else open_detector(as_path(detector, "the detector"))
-        with atomic_dir(out, counted_files) as folder:
-            counter = _Counter(opened, finder, options, Rules(rules, confusion), folder)
-            n_fields = sum(len(slide.fields) for slide in slides)
-            with track("counting cells", n_fields) as progress, cell_writer(folder, parquet=options.parquet) as write:
-                counts = [counter.count(slide, write, progress) for slide in slides]
-            trust, sets, review = counter.finish()
-            notes = [*counter.notes, *(note for each in counts for note in each.notes)]
-            notes += [*shared_contents(counts), *limits_of(opened.manifest.labels)]
-            write_slides(folder, counts)
-            if options.review is not None:
-                write_sheet(folder, counter.for_review)
-            pictures = counter.exhibits.tables(opened.manifest.labels, review or {})
-            write_report(report_of(counts, source, counter.settings(), pictures, [*notes, *_remarks(review)]), folder)
-            names = [*files_below(folder), COUNT_FILE]
-            sheet = None if options.review is None else {"cells": options.review, "seed": options.seed}
-            known = {"kind": "hemalens-count", "schema_version": 1, "files": names, "review": sheet}
-            write_sealed(folder / COUNT_FILE, known)
-        return CountSummary(tuple(counts), tuple(notes), trust, sets, review)
+    return options
 
 
-def _files(detector: PathLike | None, options: CountOptions) -> tuple[PathLike | None, ...]:
-    """Inputs beside bundle and fields."""
-    return detector, options.rules_file, options.confusion
+def inputs_of(bundle: BundleLike, source: Path, detector: PathLike | None, options: CountOptions) -> list[Path]:
+    """All files and folders that a count reads, on which its output must not lie."""
+    further = (detector, options.rules_file, options.confusion)
+    return [
+        bundle_folder(bundle),
+        table_file(source)[0],
+        *(as_path(path, "an input") for path in further if path is not None),
+    ]
 
 
-class _Counter:
-    """Counts slide after slide into `folder`; keeps no field longer than its slide."""
+def read_rules(options: CountOptions) -> Rules:
+    """The rules of counting and the known confusion that the options name."""
+    return Rules(rules_of(options), None if options.confusion is None else read_confusion(options.confusion))
+
+
+def open_both(bundle: BundleLike, detector: PathLike | None, rules: Rules) -> tuple[Bundle, Detector]:
+    """The opened bundle, which must know the types of the confusion, and the detector."""
+    opened = open_bundle(bundle)
+    if rules.confusion is not None:
+        rules.confusion.check_knows(opened.manifest.labels)
+    return opened, default_detector() if detector is None else open_detector(as_path(detector, "the detector"))
+
+
+class SlideFinder:
+    """Finds and classifies the cells of slide after slide; keeps no field longer than its slide."""
+
+    def __init__(
+        self, bundle: Bundle, detector: Detector, options: CountOptions, by: Rules, *, say: Say = lambda text: None
+    ) -> None:
+        self.labels = bundle.manifest.labels
+        self._finder, self._options, self._by = detector.finder, options, by
+        needed = bundle.monitor(coverage=None).needs_embeddings
+        self._predictor = Predictor(bundle, embeddings=needed, n_workers=1, runtime=options.runtime, say=say)
+        self._n_workers = options.n_workers or n_cores()
+
+    def find(self, slide: Slide, monitor: Monitor, progress: Advance) -> list[FoundField]:
+        """The fields of a slide with their cells, and whether each counts, the target apart."""
+        worker = FieldWorker(self._finder, self._predictor, slide_scales(self._finder, slide.fields))
+        fields: list[FoundField] = []
+        for _, found in in_order(worker, slide.fields, self._n_workers):
+            fields.append(observed(found, monitor, self.labels))
+            decide(fields[-1], self._by.rules)
+            progress(1)
+        count_once(fields)
+        return fields
+
+    def paint(self, slide: Slide, fields: Sequence[FoundField], folder: Path) -> list[str | None]:
+        """Write the pictures of a slide whose cells are counted; the small overlay of each field, None for none."""
+        options = self._options
+        painter = Painter.of(folder, slide, self.labels, crops=options.crops, overlays=options.overlays)
+        return [shown for _, shown in in_order(painter, fields, self._n_workers)]
+
+
+class Counter:
+    """Writes what is counted of slide after slide into `folder`, and the tables and the report at the end."""
 
     def __init__(self, bundle: Bundle, detector: Detector, options: CountOptions, by: Rules, folder: Path) -> None:
         self.bundle, self.detector, self.options, self.by = bundle, detector, options, by
         self.folder = folder
         self.monitor = bundle.monitor()
-        self.to_review = ToReview()
-        self.later_sets = LaterSets()
-        self.exhibits = Exhibits(folder, most_overlays=options.most_overlays)
-        self.for_review: list[dict[str, Value]] = []
-        self.notes: list[str] = []
-        self._predictor = Predictor(
-            bundle,
-            embeddings=self.monitor.needs_embeddings,
-            n_workers=1,
-            runtime=options.runtime,
-            say=self.notes.append,
-        )
-        self._n_workers = options.n_workers or n_cores()
+        self._counts: list[SlideCounts] = []
+        self._to_review = ToReview()
+        self._later_sets = LaterSets()
+        self._exhibits = Exhibits(folder, most_overlays=options.most_overlays)
+        self._for_review: list[dict[str, Value]] = []
 
-    def count(self, slide: Slide, write: Write, progress: Advance) -> SlideCounts:
-        """Count a slide: find its cells, decide what counts, then write its rows and pictures."""
-        labels = self.bundle.manifest.labels
-        finder = self.detector.finder
-        worker = FieldWorker(finder, self._predictor, slide_scales(finder, slide.fields))
-        fields: list[FoundField] = []
-        for _, found in in_order(worker, slide.fields, self._n_workers):
-            fields.append(observed(found, self.monitor, labels))
-            decide(fields[-1], self.by.rules)
-            progress(1)
-        count_once(fields)
-        counts = counts_of(slide, fields, self.by, labels)
-        painter = Painter.of(self.folder, slide, labels, crops=self.options.crops, overlays=self.options.overlays)
-        for found, shown in in_order(painter, fields, self._n_workers):
-            self.exhibits.add(slide, found, shown)
+    def add(self, counts: SlideCounts, fields: Sequence[FoundField], shown: Sequence[str | None], write: Write) -> None:
+        """Take the next slide: its counts, its fields, and their small overlays; its rows are written."""
+        slide = counts.slide
+        self._counts.append(counts)
+        for found, overlay in zip(fields, shown, strict=True):
+            self._exhibits.add(slide, found, overlay)
             for row in cell_rows(slide, found):
                 write(row)
             for cell in (*((None,) if found.error is not None else ()), *found.cells):
-                self.to_review.add(*((None, None) if cell is None else (cell.review, cell.review_if_foreign)))
-                self.later_sets.add(None if cell is None else cell.prediction_set_elsewhere)
+                self._to_review.add(*((None, None) if cell is None else (cell.review, cell.review_if_foreign)))
+                self._later_sets.add(None if cell is None else cell.prediction_set_elsewhere)
         if self.options.review is not None:
-            self.for_review += rows_for_review(slide, fields, self.by.rules, self.options.review, self.options.seed)
-        return counts
+            self._for_review += rows_for_review(slide, fields, self.by.rules, self.options.review, self.options.seed)
 
-    def finish(self) -> tuple[BatchReport, SetGuarantee | None, Mapping[Reason, int] | None]:
-        """The report on all white cells, the sets in force, and the cells to review; the tables are revised by it."""
+    def finish(self, source: Path) -> CountSummary:
+        """Revise the tables by the domain shift of all white cells, and write the others and the report."""
+        counts, labels = self._counts, self.bundle.manifest.labels
         trust = self.monitor.report()
         sets = self.monitor.guarantee(trust.shift.verdict)
-        ranks = self.to_review.foreign() if trust.shift.verdict == DETECTED else ()
+        ranks = self._to_review.foreign() if trust.shift.verdict == DETECTED else ()
         for name in (CELLS_CSV, *([CELLS_PARQUET] if self.options.parquet else [])):
-            later = None if sets is None or sets.at_home else self.later_sets
+            later = None if sets is None or sets.at_home else self._later_sets
             revise(self.folder / name, ranks=ranks, sets=later)
-        return trust, sets, None if self.monitor.reviewer is None else self.to_review.counts
+        review = None if self.monitor.reviewer is None else self._to_review.counts
+        notes = [note for each in counts for note in each.notes]
+        notes += [*shared_contents(counts), *limits_of(labels)]
+        write_slides(self.folder, counts)
+        if self.options.review is not None:
+            write_sheet(self.folder, self._for_review)
+        pictures = self._exhibits.tables(labels, review or {})
+        report = report_of(counts, source, self.settings(), pictures, [*notes, *_remarks(review)])
+        write_report(report, self.folder)
+        names = [*files_below(self.folder), COUNT_FILE]
+        sheet = None if self.options.review is None else {"cells": self.options.review, "seed": self.options.seed}
+        known = {"kind": "hemalens-count", "schema_version": 1, "files": names, "review": sheet}
+        write_sealed(self.folder / COUNT_FILE, known)
+        return CountSummary(tuple(counts), tuple(notes), trust, sets, review)
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """The settings of the report: bundle, detector, and how cells are counted."""

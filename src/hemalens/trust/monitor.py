@@ -95,6 +95,13 @@ class Observation(NamedTuple):
     members_elsewhere: NDArray[np.bool_] | None
 
 
+class Kept(NamedTuple):
+    """Images that a monitor keeps, in their order: points (m, q), None without a geometry, and probabilities (m, k)."""
+
+    points: NDArray[np.float64] | None
+    probabilities: NDArray[np.float64]
+
+
 class Monitor:
     """Compares predictions with a bundle's reference statistics, batch by batch, and reports on all of them.
 
@@ -137,6 +144,7 @@ class Monitor:
                 shown.probabilities, shown.targets, shown.laboratories, coverage=coverage, among=mature
             )
         self.n_images = 0
+        self._most: float = MOST_KEPT
         self._rng = np.random.default_rng(seed)
         self._points: list[NDArray[np.float64]] = []
         self._probabilities: list[NDArray[np.float64]] = []
@@ -172,6 +180,22 @@ class Monitor:
             None if sets is None else sets.members(probabilities) for sets in (self.sets, self.sets_elsewhere)
         )
         return Observation(self._typicality(points), home, elsewhere)
+
+    def keep_all(self) -> Monitor:
+        """Keep every image from here on, for `hand_over`; returns the monitor."""
+        self._most = np.inf
+        return self
+
+    def hand_over(self) -> Kept:
+        """The images kept since the last call, which are forgotten here."""
+        points, probabilities = self._points, self._probabilities
+        self.n_images, self._points, self._probabilities = 0, [], []
+        return Kept(np.array(points) if points else None, np.array(probabilities))
+
+    def take(self, kept: Kept) -> None:
+        """Count the images that another monitor of the bundle hands over, as if they were observed here."""
+        for i, row in enumerate(kept.probabilities):
+            self._keep(None if kept.points is None else kept.points[i], row)
 
     def report(self) -> BatchReport:
         """The report on all images observed."""
@@ -210,9 +234,9 @@ class Monitor:
         """Reservoir sampling (Vitter 1985): keep every image seen so far with the same chance."""
         place = self.n_images
         self.n_images += 1
-        if place >= MOST_KEPT:
+        if place >= self._most:
             place = int(self._rng.integers(self.n_images))
-            if place >= MOST_KEPT:
+            if place >= self._most:
                 return
             self._probabilities[place] = probabilities
             if point is not None:
