@@ -59,7 +59,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _no_folders_left(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _own_cache: None
 ) -> Iterator[None]:
-    """Remove the temporary folders of a module's fixtures with it, unless a test of it has failed."""
+    """Remove the temporary folders of a module's fixtures with it, unless a test of it has failed.
+
+    So fixtures of a wider scope take a folder below `getbasetemp()` instead of one by `mktemp`.
+    """
     made: list[Path] = []
     make, n_failed = tmp_path_factory.mktemp, request.session.testsfailed
 

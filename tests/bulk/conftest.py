@@ -24,7 +24,7 @@ STAIN: Mapping[str, Colour] = {"neutrophil": (200, 60, 60), "lymphocyte": (60, 6
 OTHER: Mapping[str, Colour] = {"neutrophil": (230, 110, 110), "lymphocyte": (110, 110, 230), "monocyte": (110, 230, 110)}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle with held-out images, imitated laboratories and thresholds for a review."""
     folder = tmp_path_factory.mktemp("bulk bundle")
@@ -43,7 +43,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return write_bundle(folder / "bundle", manifest, files)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """45 images of a laboratory that the bundle does not know, one of them torn."""
     folder = colour_cells(tmp_path_factory.mktemp("foreign") / "foreign", OTHER, 15, seed=3, noise=8)
@@ -51,7 +51,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """56 images of the bundle's own laboratory."""
     mix = {"neutrophil": 40, "lymphocyte": 6, "monocyte": 10}

@@ -24,6 +24,9 @@ from hemalens.bulk.predict import predict_on_ray
 from hemalens.bundle.bundle import Bundle
 from hemalens.errors import HemalensError, InputError
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+"""Ray warns of its own settings when it is first imported."""
+
 pytest.importorskip("ray")
 
 COPIES = 12

@@ -161,7 +161,7 @@ def test_the_manifest_states_what_the_output_is(
     assert manifest["trust"]["domain_shift"] == "detected"
     assert [shard["file"] for shard in manifest["shards"]] == sorted(p.name for p in (tmp_path / "out/rows").iterdir())
     assert manifest["request"]["options"] == {
-        "abstain_below": 0.0, "coverage": 0.9, "embeddings": False, "shard_size": 7,
+        "abstain_below": 0.0, "coverage": 0.9, "embeddings": False, "runtime": "onnxruntime", "shard_size": 7,
     }  # fmt: skip
 
 

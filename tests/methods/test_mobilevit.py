@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -112,5 +113,5 @@ def test_two_ways_to_balance_at_once_are_refused() -> None:
 def _fit_nothing(config: Any) -> None:
     from hemalens.training.fit import fit_network
 
-    nothing: Any = None
+    nothing: Any = SimpleNamespace(validation=())
     fit_network(_module(), nothing, method="mobilevit", config=config, run_dir=nothing)

@@ -49,7 +49,7 @@ def unbroken(tissue: CellDataset, tmp_path_factory: pytest.TempPathFactory) -> B
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _cache_of_the_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HEMALENS_CACHE", str(tmp_path / "cache of the test"))
 
 

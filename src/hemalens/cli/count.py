@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -30,6 +30,7 @@ from hemalens.errors import ImageError, one_line
 
 if TYPE_CHECKING:
     from hemalens.evaluation.results.slides import SlideResult
+    from hemalens.graphs.runtimes import RuntimeChoice
     from hemalens.runs.count import CountSummary
     from hemalens.runs.counting.options import CountOptions
 
@@ -46,7 +47,7 @@ Fields = Annotated[
 ]
 ByBundle = Annotated[
     Path | None,
-    typer.Option("--bundle", "-b", metavar="BUNDLE", help="Classifies the cells; by default the model of hemalens."),
+    typer.Option("--bundle", "-b", metavar="BUNDLE", help="By default the model of hemalens."),
 ]
 WhiteCount = Annotated[
     float | None, typer.Option(metavar="N", help="White cells in 10^3 per microlitre, as 7.2: absolute counts.")
@@ -104,9 +105,9 @@ def count(
     on_ray = bulk_options(engine, address, None, n_actors)
     run = _count if on_ray is None else partial(_count_on_ray, bulk=on_ray)
     talk = Talk(quiet, as_json)
-    options = _options(white_count, red_count)
+    options = _options(white_count, red_count, runtime)
     options = replace(options, target=target, settings=tuple(settings or ()), rules_file=rules, parquet=parquet)
-    options = replace(options, confusion=confusion, review=review, seed=seed, runtime=runtime)
+    options = replace(options, confusion=confusion, review=review, seed=seed)
     options = replace(options, crops=not no_crops, overlays=not no_overlays, most_overlays=shown)
     found = run(
         bundle_or_default(bundle, talk),
@@ -141,15 +142,17 @@ def _count_on_ray(*given: Any, **settings: Any) -> CountSummary:
     return run(*given, **settings)
 
 
-def _options(white_count: float | None, red_count: float | None) -> CountOptions:
-    """Options with the counts of the analyser, checked under the names that the command gives them."""
+def _options(white_count: float | None, red_count: float | None, runtime: str) -> CountOptions:
+    """Options with the counts of the analyser and the runtime, checked under the names that the command gives them."""
+    from hemalens.graphs.runtimes import check_runtime
     from hemalens.runs.counting.options import CountOptions, check_red_count, check_white_count
 
+    check_runtime(runtime)
     if white_count is not None:
         check_white_count(white_count, "--white-count")
     if red_count is not None:
         check_red_count(red_count, "--red-count")
-    return CountOptions(white_count=white_count, red_count=red_count)
+    return CountOptions(white_count=white_count, red_count=red_count, runtime=cast("RuntimeChoice", runtime))
 
 
 def _value(found: CountSummary) -> dict[str, Any]:

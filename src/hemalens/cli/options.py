@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -34,10 +34,8 @@ Labels = Annotated[
     ),
 ]
 Runtime = Annotated[
-    Literal["auto", "onnxruntime", "openvino", "cuda"],
-    typer.Option(
-        "--runtime", help="Computes the network; auto: the fastest with the same predictions.", rich_help_panel=ADVANCED
-    ),
+    str,
+    typer.Option(metavar="NAME", help="openvino, cuda or auto.", show_default=False, rich_help_panel=ADVANCED),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; repeatable.")]
 CellImage = Annotated[

@@ -76,12 +76,14 @@ def predict(
     \b
     Examples:
     hemalens predict my_cells --out predictions.csv
-    hemalens predict runs/probe/bundle my_cells --out predictions.parquet --embeddings
+    hemalens predict runs/probe my_cells --out cells.parquet --embeddings
     hemalens predict my_cells --out predictions.csv --explain evidence
     hemalens predict my_million_cells --out runs/all --engine ray
     """
     on_ray = bulk_options(engine, address, shard_size, n_actors)
     run = _predict if on_ray is None else partial(_predict_on_ray, options=on_ray)
+    if on_ray is not None and explain is not None:
+        raise InputError("--explain writes no shards", remedy="Leave out --engine ray, or --explain.")
     talk = Talk(quiet, as_json)
     named, source = bundle_and_images(bundle, images, usage=USAGE)
     model = bundle_or_default(named, talk)
@@ -96,6 +98,11 @@ def predict(
         runtime=runtime,
         overwrite=overwrite,
     )
+    _show(found, talk, out, abstain_below, explaining)
+
+
+def _show(found: PredictionSummary, talk: Talk, out: Path, abstain_below: float, explaining: Explaining | None) -> None:
+    """Print the summary, and write the pictures; raises `ImageError` where no image could be read."""
     for note in found.notes:
         talk.say(f"note: {note}")
     value = asdict(found)

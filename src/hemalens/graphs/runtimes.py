@@ -56,6 +56,12 @@ class Runtime:
         require_extra(self.module, self.name, f"--runtime {self.name}")
 
 
+def check_runtime(choice: str) -> None:
+    """Raise `ConfigError` for an unknown runtime, and `MissingExtraError` for one whose package is not installed."""
+    if choice != "auto":
+        runtime_named(choice).require()
+
+
 def runtime_named(name: str) -> Runtime:
     """The runtime of a name; raises `ConfigError` for an unknown one."""
     if name not in RUNTIMES:

@@ -16,7 +16,7 @@ from hemalens.datasets.base import Record
 from hemalens.datasets.table_text import html_table
 from hemalens.errors import ImageError, InputError
 from hemalens.graphs.runtime import Outputs, check_probabilities
-from hemalens.graphs.runtimes import RuntimeChoice
+from hemalens.graphs.runtimes import RuntimeChoice, check_runtime
 from hemalens.imaging.exposure import Exposure, exposure
 from hemalens.imaging.nucleus import is_noise
 from hemalens.imaging.segmentation import FOUND, CellFound, Outcome
@@ -147,6 +147,7 @@ class Predictor:
             check_whole(n_workers, "the number of workers", least=1)
         if monitor is not None and not isinstance(monitor, Monitor):
             raise InputError("this is no monitor", expected="bundle.monitor()", got=type(monitor).__name__)
+        check_runtime(runtime)
         bundle = open_bundle(bundle)
         self.bundle = bundle
         self.monitor = monitor
