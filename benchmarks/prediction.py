@@ -62,18 +62,18 @@ def plain_loop(images: list[Path]) -> float:
     return time.perf_counter() - begun
 
 
-def measured_prediction(bundle: Path, folder: Path, out: Path) -> tuple[float, float]:
+def measured_prediction(bundle: Path, folder: Path, out: Path, runtime: str = "onnxruntime") -> tuple[float, float]:
     """(seconds, peak MB) of a prediction in a process of its own; the seconds include opening the bundle."""
     code = (
         "import sys, time, json; from pathlib import Path; from hemalens.inference.predict import predict\n"
         "begun = time.perf_counter()\n"
-        "predict(Path(sys.argv[1]), sys.argv[2], out=Path(sys.argv[3]), overwrite=True)\n"
+        "predict(Path(sys.argv[1]), sys.argv[2], out=Path(sys.argv[3]), overwrite=True, runtime=sys.argv[4])\n"
         # not getrusage: its maximum is inherited from the process that starts this one
         "status = dict(line.split(':', 1) for line in open('/proc/self/status'))\n"
         "peak = int(status['VmHWM'].split()[0]) / 1024\n"
         "print(json.dumps([time.perf_counter() - begun, peak]))"
     )
-    command = [sys.executable, "-c", code, str(bundle), str(folder), str(out)]
+    command = [sys.executable, "-c", code, str(bundle), str(folder), str(out), runtime]
     seconds, peak = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return seconds, peak
 

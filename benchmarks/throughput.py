@@ -13,10 +13,17 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
+from hemalens.bundle.default_model import FOLDER
 from prediction import make_bundle, measured_prediction, plain_loop, write_images
 from rows import Row, table
 
 BATCH = 32
+SIDES = (
+    ("ours", None, "onnxruntime"),
+    ("openvino", None, "openvino"),
+    ("default", FOLDER, "onnxruntime"),
+)
+"""Rate, bundle, runtime; None is the bundle of the plain loop's network."""
 
 
 def timm_script(images: list[Path], *, bf16: bool) -> float:
@@ -50,10 +57,31 @@ def timm_script(images: list[Path], *, bf16: bool) -> float:
     return time.perf_counter() - begun
 
 
+def default_loop(images: list[Path]) -> float:
+    """Seconds for the images with the default model's network in torch: the plain loop, and no window around the cell."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from hemalens.bundle.bundle import open_bundle
+    from hemalens.methods.few_shot_finetune import FewShotFinetuneConfig, module_of
+
+    bundle = open_bundle(FOLDER)
+    module, side = module_of(bundle, FewShotFinetuneConfig(), seed=0).eval(), bundle.manifest.preprocessing.size_px
+    with torch.inference_mode():
+        module.classify(module.embed(module.pixels(torch.zeros(1, 3, side, side, dtype=torch.uint8))))
+        begun = time.perf_counter()
+        for path in images:
+            image = Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+            pixels = module.pixels(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])
+            module.classify(module.embed(pixels)).softmax(dim=1)
+    return time.perf_counter() - begun
+
+
 def measure(*, quick: bool = False) -> list[Row]:
     """Images a second of each, in alternating rounds."""
     n_images, n_rounds = (200, 2) if quick else (1000, 3)
-    rates: dict[str, list[float]] = {name: [] for name in ("ours", "loop", "timm", "bf16")}
+    rates: dict[str, list[float]] = {name: [] for name in ("ours", "openvino", "loop", "timm", "bf16", "default", "same")}
     with tempfile.TemporaryDirectory() as temporary:
         top = Path(temporary)
         write_images(top / "images", n_images)
@@ -63,10 +91,16 @@ def measure(*, quick: bool = False) -> list[Row]:
             rates["loop"].append(len(images[:200]) / plain_loop(images[:200]))
             rates["timm"].append(n_images / timm_script(images, bf16=False))
             rates["bf16"].append(n_images / timm_script(images, bf16=True))
-            rates["ours"].append(n_images / measured_prediction(bundle, top / "images", top / "out.csv")[0])
+            for name, model, runtime in SIDES:
+                found = measured_prediction(model or bundle, top / "images", top / "out.csv", runtime)
+                rates[name].append(n_images / found[0])
+            rates["same"].append(len(images[:200]) / default_loop(images[:200]))
     peers = {"loop": "a plain torch loop", "timm": "timm's inference script", "bf16": "timm's inference script in bf16"}
     what = f"predict, {n_images} JPEGs, Lite0"
-    return [Row.of(what, "images/s", rates["ours"], rates[key], name) for key, name in peers.items()]
+    rows = [Row.of(what, "images/s", rates["ours"], rates[key], name) for key, name in peers.items()]
+    rows.append(Row.of(f"{what}, OpenVINO", "images/s", rates["openvino"], rates["loop"], peers["loop"]))
+    what = f"predict, {n_images} JPEGs, default model"
+    return [*rows, Row.of(what, "images/s", rates["default"], rates["same"], "a plain torch loop without windows")]
 
 
 if __name__ == "__main__":
