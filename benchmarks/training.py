@@ -166,8 +166,8 @@ def images_of(spec: str | None, n: int, folder: Path) -> CellDataset:
         synthesize(folder / "cells", n_per_class=-(-n // 5), laboratories=["lab_a"])
         spec = f"synthetic:{folder / 'cells' / 'lab_a'}"
     cells = open_dataset(spec)
-    order = np.random.default_rng(0).permutation(len(cells))[:n]
-    return cells.subset(sorted(order.tolist()))
+    order = [i for i in np.random.default_rng(0).permutation(len(cells)).tolist() if cells.records[i].label is not None]
+    return cells.subset(sorted(order[:n]))
 
 
 def compare(cells: CellDataset, method: str, chosen: Any, top: Path) -> None:
