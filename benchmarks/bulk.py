@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from prediction import make_bundle, write_images
+from rows import Row
 
 LOCAL = """
 import sys
@@ -74,6 +75,21 @@ def measured(code: str, *arguments: object) -> tuple[float, float]:
     if run.returncode:
         raise SystemExit(f"a run has failed with {run.returncode}")
     return time.perf_counter() - begun, peak
+
+
+def measure(*, quick: bool = False) -> list[Row]:
+    """Images a second on Ray, its start included, and of one process."""
+    n, n_rounds = (250, 1) if quick else (2000, 2)
+    rates: dict[str, list[float]] = {name: [] for name in RUNS}
+    with tempfile.TemporaryDirectory() as temporary:
+        top = Path(temporary)
+        bundle = make_bundle(top)
+        write_images(top / "images", n)
+        for number in range(n_rounds):
+            for name, code in RUNS.items():
+                rates[name].append(n / measured(code, bundle, top / "images", top / f"{name} {number}")[0])
+    local, *on_ray = RUNS
+    return [Row.of(f"predict, {n} JPEGs, {name}", "images/s", rates[name], rates[local], local) for name in on_ray]
 
 
 def main() -> None:

@@ -50,6 +50,7 @@ from hemalens.report import render_html, render_markdown, write_report
 from hemalens.report.compose import Results, environment
 from hemalens.report.compose import make_report as composed
 from hemalens.runs.inputs import open_inputs
+from rows import Row
 
 DOMAINS = ("lab_a", "lab_b", "lab_c")
 N_MODELS = 5
@@ -223,8 +224,8 @@ def print_stages(bundle: Bundle) -> None:
         print(f"{n} cells: {shown}; after the predictions {after:.1f} s, {after / most:.0%} of {most:g} s")
 
 
-def print_maps(bundle: Bundle) -> None:
-    """Exact maps beside occlusion maps of the same cells: milliseconds, and the correlation of their pixels."""
+def map_times(bundle: Bundle) -> tuple[dict[str, float], float]:
+    """Seconds of `N_MAPS` predictions, exact maps and occlusion maps of the same cells, and the correlation of the maps."""
     explainer, occluder, rng = Explainer(bundle), Occluder(bundle), np.random.default_rng(1)
     spent, alike = {"prediction": 0.0, "exact map": 0.0, "occlusion": 0.0}, []
     runner = bundle.runner(["probabilities"])
@@ -242,8 +243,28 @@ def print_maps(bundle: Bundle) -> None:
         if i:  # the first run of a session is slower
             spent = {name: spent[name] + b - a for name, a, b in zip(spent, times[:-1], times[1:], strict=True)}
             alike.append(np.corrcoef(evidence.map.ravel(), covered.ravel())[0, 1])
+    return spent, float(np.nanmean(alike))
+
+
+def print_maps(bundle: Bundle) -> None:
+    """Exact maps beside occlusion maps of the same cells: milliseconds, and the correlation of their pixels."""
+    spent, alike = map_times(bundle)
     print(", ".join(f"{name} {1000 * value / N_MAPS:.0f} ms" for name, value in spent.items()), end="; ")
-    print(f"occlusion / exact map {spent['occlusion'] / spent['exact map']:.0f}; correlation {np.nanmean(alike):.2f}")
+    print(f"occlusion / exact map {spent['occlusion'] / spent['exact map']:.0f}; correlation {alike:.2f}")
+
+
+def measure(*, quick: bool = False) -> list[Row]:
+    """Milliseconds of an exact map and of an occlusion map, and seconds of a report and the most that it may take."""
+    bundle = open_bundle(default_model_path())
+    each = [map_times(bundle)[0] for _ in range(1 if quick else 3)]
+    exact, covered = ([1000 * spent[name] / N_MAPS for spent in each] for name in ("exact map", "occlusion"))
+    rows = [Row.of("a map of the evidence", "ms", exact, covered, "an occlusion map")]
+    for n, most in list(MOST_AFTER.items())[: 1 if quick else None]:
+        with tempfile.TemporaryDirectory() as temporary:
+            spent = stages_of(bundle, n, Path(temporary))
+        after = sum(spent.values()) - spent["open"] - spent["network"]
+        rows.append(Row.of(f"a report of {n} cells after the predictions", "s", [after], [most], "its limit"))
+    return rows
 
 
 def main() -> None:

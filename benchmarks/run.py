@@ -29,6 +29,9 @@ FOLDER = Path(__file__).resolve().parent
 BENCHMARKS = {
     "startup": "processor seconds of --help and of one image",
     "throughput": "predict beside a plain torch loop and timm's inference script",
+    "training": "an epoch of a training beside a plain timm loop",
+    "report": "maps of the evidence beside occlusion, and reports beside their limits",
+    "bulk": "predict on Ray beside one process",
     "int8": "predict in 8 bits beside 32",
     "heads": "learning from few cells beside scikit-learn on the same embeddings",
     "k_shot": "the k-shot evaluation beside a plain loop",

@@ -12,6 +12,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from hemalens.training.data import EpochSampler, PixelDataset, resized_images
 from hemalens.training.laboratory_augmentation import LaboratoryAugmentation
 from hemalens.training.subclass_labels import FineLabels
 from hemalens.training.trainer import Schedule, train
+from rows import Row
 
 WORKERS = 2
 """Processes that load images, on both sides."""
@@ -170,17 +172,38 @@ def images_of(spec: str | None, n: int, folder: Path) -> CellDataset:
     return cells.subset(sorted(order[:n]))
 
 
-def compare(cells: CellDataset, method: str, chosen: Any, top: Path) -> None:
-    """Alternating rounds of both plain loops and ours; prints a line a round, and medians."""
+def measure(*, quick: bool = False) -> list[Row]:
+    """Images a second of an epoch of each method, and of a plain timm loop in either memory format."""
+    n, size, n_rounds = (96, 96, 1) if quick else (320, 224, 3)
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        cells = images_of(None, n, Path(temporary))
+        for method in sorted(PLAIN):
+            found = rounds(cells, method, Path(temporary), size=size, batch=32, n_rounds=n_rounds)
+            plain, last, own = (list(column) for column in zip(*found, strict=True))
+            for peer, name in ((plain, "a plain timm loop"), (last, "the same in channels_last")):
+                rows.append(Row.of(f"an epoch of {method}, {n} images", "images/s", own, peer, name))
+    return rows
+
+
+def rounds(
+    cells: CellDataset, method: str, top: Path, *, size: int, batch: int, n_rounds: int
+) -> Iterator[tuple[float, float, float]]:
+    """Images a second of alternating rounds: the plain loop, the plain loop in channels_last, ours."""
     kind: Any = {"finetune": FinetuneConfig, "robust": RobustConfig}[method]
     more = {"mature_first": False, "images_per_epoch": None} if method == "robust" else {}
-    config = kind(epochs=1, image_size_px=chosen.size, batch_size=chosen.batch, n_loader_workers=WORKERS, **more)
-    n = len(cells) // chosen.batch * chosen.batch
+    config = kind(epochs=1, image_size_px=size, batch_size=batch, n_loader_workers=WORKERS, **more)
+    n = len(cells) // batch * batch
+    for number in range(n_rounds):
+        plain, last = (n / plain_epoch(cells, method, config, channels_last=form) for form in (False, True))
+        yield plain, last, n / own_epoch(cells, method, config, top / f"{method}_{number}")
+
+
+def compare(cells: CellDataset, method: str, chosen: Any, top: Path) -> None:
+    """Print a line a round, and medians."""
     ratios: list[tuple[float, float]] = []
-    for number in range(chosen.rounds):
-        plain = n / plain_epoch(cells, method, config, channels_last=False)
-        last = n / plain_epoch(cells, method, config, channels_last=True)
-        own = n / own_epoch(cells, method, config, top / f"{method}_{number}")
+    found = rounds(cells, method, top, size=chosen.size, batch=chosen.batch, n_rounds=chosen.rounds)
+    for number, (plain, last, own) in enumerate(found):
         ratios.append((own / plain, own / last))
         print(f"{method:<9} {number:>5} {plain:>8.1f} {last:>14.1f} {own:>9.1f} {own / plain:>6.2f}{own / last:>6.2f}")
     medians = [statistics.median(column) for column in zip(*ratios, strict=True)]
