@@ -62,7 +62,7 @@ class RobustConfig(FinetuneConfig):
     `laboratory`: augmentation that imitates other laboratories, applied after `augmentation`. `white_balance`: divide
     each channel by the brightness of the background, inside the graph. `views`: turned and mirrored copies of an image
     whose logits are averaged; prediction takes `views` times the work. `outline_views`: those that the outline network
-    sees, which costs a fifth as much. `fine_labels`: learn the finer cell types that `min_fine_images` or more training
+    sees, which costs a quarter. `fine_labels`: learn the finer cell types that `min_fine_images` or more training
     images show, and sum their probabilities to the classes. `outline`: add a second, small network that sees the outline
     of the nucleus alone; it has a loss of its own, and both networks' logits are averaged. `mature_first`: under a label
     map with further types, outputs of their own tell the five mature types apart (`training.mature_types`).
